@@ -1,0 +1,53 @@
+"""Random numbers as a function of what they are for: (seed, epoch, step) or (seed, image, repeat), never of history.
+
+A generator that is asked twice for the same key gives the same numbers, on every machine and in any order. So an
+interrupted run resumes bitwise, and what is drawn for an image does not depend on the batch it came in.
+"""
+
+import zlib
+
+import numpy as np
+import torch
+
+_MASK = 0xFFFFFFFFFFFFFFFF
+
+
+def _fold(*key: int | str) -> int:
+    """A 64-bit number from the parts of a key, by NumPy's SeedSequence (whose mixing is fixed by its documentation)."""
+    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part & _MASK for part in key]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+
+
+def generator(*key: int | str) -> torch.Generator:
+    """A CPU `torch.Generator` whose stream is a function of `key`, for example ``("augment", seed, epoch, step)``."""
+    # torch.Generator takes 64-bit seeds; the top bit is dropped because manual_seed wants a non-negative int64
+    return torch.Generator().manual_seed(_fold(*key) >> 1)
+
+
+def seed_for(*key: int | str) -> int:
+    """A non-negative 63-bit seed for libraries with a generator of their own."""
+    return _fold(*key) >> 1
+
+
+def _splitmix64(x: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection of 64-bit integers that scrambles all bits."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def uniform_integers(index: torch.Tensor, low: int, high: int, draws: int, *key: int | str) -> torch.Tensor:
+    """For each image number in `index` (N,), `draws` integers uniform in low..high-1, as int64 (N, draws).
+
+    Each number depends on (key, image number, draw) alone: the same image gets the same draw in any batch.
+    The bias of taking a 64-bit number modulo the span is below span / 2**64.
+    """
+    if high <= low:
+        raise ValueError(f"integers from {low} to {high - 1}: the range is empty")
+    with np.errstate(over="ignore"):
+        image = index.cpu().numpy().astype(np.uint64)[:, None]
+        draw = np.arange(draws, dtype=np.uint64)[None, :]
+        golden = np.uint64(0x9E3779B97F4A7C15)
+        start = np.uint64(_fold(*key))
+        bits = _splitmix64(_splitmix64(start + golden * (image + np.uint64(1))) + golden * (draw + np.uint64(1)))
+    return torch.from_numpy((bits % np.uint64(high - low)).astype(np.int64) + low)
