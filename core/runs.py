@@ -1,0 +1,82 @@
+"""Where a run keeps its files. Every path of a result is made here and nowhere else.
+
+A run is (pipeline, recipe, model, seed) and owns ``results/<pipeline>/<recipe>/<model>/seed<k>/``. A recipe is named
+after its data set, with a variant behind an underscore where there is one: ``cifar10``, ``cifar10_crop``.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import UserError
+
+RESULTS = Path("results")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training with one seed; `root` is the folder that holds all results."""
+
+    pipeline: str
+    recipe: str
+    model: str
+    seed: int
+    root: Path = RESULTS
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.pipeline / self.recipe / self.model / f"seed{self.seed}"
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration (yaml)."""
+        return self.folder / "config.yaml"
+
+    @property
+    def history(self) -> Path:
+        """One row per epoch (csv)."""
+        return self.folder / "history.csv"
+
+    @property
+    def state(self) -> Path:
+        """What a run resumes from; not a declared output of the workflow, so that a failed job keeps it."""
+        return self.folder / "state.pt"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.json"
+
+    @property
+    def maps(self) -> Path:
+        """Arrays too large for JSON, such as accuracy over every shift."""
+        return self.folder / "maps.safetensors"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    def snapshot(self, epoch: int) -> Path:
+        return self.folder / "snapshots" / f"e{epoch}.safetensors"
+
+    @classmethod
+    def of(cls, folder: str | Path) -> "Run":
+        """The run that owns `folder`; a `UserError` when the path is not that of a run."""
+        path = Path(folder)
+        match = re.fullmatch(r"seed(\d+)", path.name)
+        if not match or len(path.parts) < 4:
+            raise UserError(f"{folder} is not a run's folder: those are <results>/<pipeline>/<recipe>/<model>/seed<k>")
+        pipeline, recipe, model = path.parts[-4:-1]
+        return cls(pipeline, recipe, model, int(match[1]), Path(*path.parts[:-4]) if len(path.parts) > 4 else Path())
+
+
+def table(pipeline: str, recipe: str, suffix: str, root: Path = RESULTS) -> Path:
+    """The table of a pipeline under one recipe: `suffix` is csv, md, tex or json."""
+    return root / pipeline / recipe / f"table.{suffix}"
+
+
+def figure(pipeline: str, recipe: str, name: str, root: Path = RESULTS) -> Path:
+    return root / pipeline / recipe / "figures" / f"{name}.png"

@@ -1,0 +1,133 @@
+"""The door: every network of every paper by name, made or loaded in one line.
+
+    import pipelines
+    net = pipelines.create("aps/resnet18_aps3", dataset="cifar10")
+    pipelines.names("aps/*lpf3")
+
+Papers are the folders beside this file; one is imported only when it is asked for, and torch only when a network is made.
+A paper's folder offers ``catalogue.models()`` (torch-free), ``config.Config`` (the schema) and ``models.build``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.data.catalogue import DATASETS
+from core.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from core.config import RunConfig
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A network that a paper names.
+
+    name      the paper's own name, without the pipeline's
+    settings  what it sets in the MODEL section of the configuration
+    source    where the paper (or its code) states it: paper, section or table, row
+    datasets  the data sets whose form it has; empty: all
+    """
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+    datasets: tuple[str, ...] = ()
+
+
+def papers() -> list[str]:
+    """Names of all pipelines: the folders beside this file that hold a catalogue."""
+    return sorted(path.parent.name for path in HERE.glob("*/catalogue.py"))
+
+
+@cache
+def models(paper: str) -> dict[str, ModelEntry]:
+    """The networks of one paper by name; a `UserError` for an unknown paper."""
+    if paper not in papers():
+        raise UserError(f"unknown pipeline {paper!r}: one of {', '.join(papers())}")
+    return import_module(f"pipelines.{paper}.catalogue").models()
+
+
+def names(pattern: str = "*") -> list[str]:
+    """Full names (``paper/model``) that match a shell pattern."""
+    return [full for paper in papers() for name in models(paper) if fnmatchcase(full := f"{paper}/{name}", pattern)]
+
+
+def entry(name: str) -> tuple[str, ModelEntry]:
+    """(paper, entry) of a full name; a `UserError` that proposes the nearest names when there is none."""
+    paper, slash, model = name.partition("/")
+    if not slash:
+        raise UserError(f"a network is named pipeline/model, not {name!r}{nearest(name, [n.split('/')[1] for n in names()])}")
+    known = models(paper)
+    if model not in known:
+        raise UserError(f"unknown network {name!r}{nearest(name, names(f'{paper}/*'))} (see: stillpoint list '{paper}/*')")
+    return paper, known[model]
+
+
+def schema(paper: str) -> type[RunConfig]:
+    """The configuration schema of a paper."""
+    models(paper)
+    return import_module(f"pipelines.{paper}.config").Config
+
+
+def recipe_path(paper: str, recipe: str) -> Path:
+    """The yaml of a recipe; a `UserError` that lists those there are when there is none of that name."""
+    path = HERE / paper / "configs" / f"{recipe}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        raise UserError(f"{paper} has no recipe {recipe!r}: one of {', '.join(known)}")
+    return path
+
+
+def configure(name: str, recipe: str = "digits", pairs: list[str] | None = None, seed: int = 0) -> RunConfig:
+    """The resolved configuration of a network under a recipe, with `pairs` (``KEY VALUE ...``) laid over it."""
+    from core.config import merge, read_yaml
+
+    paper, model = entry(name)
+    form = schema(paper)
+    given = read_yaml(recipe_path(paper, recipe), form)
+    own = {"PIPELINE": paper, "RECIPE": recipe, "SEED": seed, "MODEL": {"NAME": model.name, **model.settings}}
+    config = merge(form, [given, own], pairs)
+    if model.datasets and config.data.name not in model.datasets:
+        raise UserError(f"{name} has no form for {config.data.name}: it is made for {', '.join(model.datasets)}")
+    return config
+
+
+def build(config: RunConfig) -> nn.Module:
+    """The network of a configuration, initialised from its seed."""
+    import torch
+
+    from core.randomness import seed_for
+
+    data = DATASETS[config.data.name]
+    size = config.data.image_size or data.size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for("init", config.seed))
+        return import_module(f"pipelines.{config.pipeline}.models").build(
+            config.model, in_channels=data.channels, num_classes=data.classes, image_size=size
+        )
+
+
+def create(name: str, *, dataset: str = "imagenet", seed: int = 0, **settings: Any) -> nn.Module:
+    """A network of a paper, untrained: ``create("aps/resnet18_aps3", dataset="cifar10", filter_size=5)``.
+
+    `dataset` decides its form (stem, channels, classes); `settings` are keys of the MODEL section in small letters.
+    """
+    pairs = [text for key, value in settings.items() for text in (f"MODEL.{key.upper()}", str(value))]
+    paper, model = entry(name)
+    from core.config import merge
+
+    if dataset not in DATASETS:
+        raise UserError(f"unknown data set {dataset!r}: one of {', '.join(DATASETS)}")
+    layer = {"PIPELINE": paper, "SEED": seed, "DATA": {"NAME": dataset}, "MODEL": {"NAME": model.name, **model.settings}}
+    layer["TRAIN"] = {"KEEP": "last"}
+    return build(merge(schema(paper), [layer], pairs))
