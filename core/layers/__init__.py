@@ -1,0 +1,55 @@
+"""Layers: one concept a file, a pure function and a thin Module of the same name."""
+
+from core.layers.adaptive_blur import AdaptiveBlur2d, adaptive_blur2d
+from core.layers.blur import (
+    BlurPool1d,
+    BlurPool2d,
+    BlurPool3d,
+    MaxBlurPool2d,
+    binomial_kernel,
+    binomial_taps,
+    blur_pool1d,
+    blur_pool2d,
+    blur_pool3d,
+)
+from core.layers.downsample import FILLINGS, DownsampleFactory, Subsample, downsample_factory
+from core.layers.lowpass import IdealLowPass2d, ideal_lowpass2d
+from core.layers.padding import PADDINGS, pad
+from core.layers.phases import CRITERIA, choose_phase, place_phase, polyphase_components, take_phase
+from core.layers.polyphase import (
+    PolyphaseDownsample2d,
+    PolyphaseUpsample2d,
+    polyphase_downsample2d,
+    polyphase_upsample2d,
+)
+
+__all__ = [
+    "CRITERIA",
+    "FILLINGS",
+    "PADDINGS",
+    "AdaptiveBlur2d",
+    "BlurPool1d",
+    "BlurPool2d",
+    "BlurPool3d",
+    "DownsampleFactory",
+    "IdealLowPass2d",
+    "MaxBlurPool2d",
+    "PolyphaseDownsample2d",
+    "PolyphaseUpsample2d",
+    "Subsample",
+    "adaptive_blur2d",
+    "binomial_kernel",
+    "binomial_taps",
+    "blur_pool1d",
+    "blur_pool2d",
+    "blur_pool3d",
+    "choose_phase",
+    "downsample_factory",
+    "ideal_lowpass2d",
+    "pad",
+    "place_phase",
+    "polyphase_components",
+    "polyphase_downsample2d",
+    "polyphase_upsample2d",
+    "take_phase",
+]

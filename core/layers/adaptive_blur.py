@@ -1,0 +1,130 @@
+"""Adaptive blur: a low-pass filter predicted for every pixel (Zou et al., "Delving deeper into anti-aliasing in
+ConvNets", BMVC 2020)."""
+
+import torch
+from torch import Tensor, nn
+
+from core.layers.padding import check_padding, pad
+from core.layers.phases import Stride, stride_pair, take_phase
+
+NORMALISATIONS = ("joint", "group")
+
+
+def adaptive_blur2d(
+    x: Tensor, logits: Tensor, *, size: int, stride: Stride = 1, padding: str = "reflect", normalise: str = "joint"
+) -> Tensor:
+    """Filter every pixel with its own k x k filter, shared by the channels of a group.
+
+    Args:
+        x: (B, C, H, W).
+        logits: (B, G * k * k, ceil(H/s), ceil(W/s)) with G dividing C: channel g * k * k + i * k + j is tap (i, j) of
+            the filter of group g, which serves the channels g * C/G to (g + 1) * C/G - 1.
+        size: k, odd.
+        stride: one integer or (rows, columns), from the first pixel.
+        padding: as in `blur_pool2d`, (k - 1) / 2 on all sides.
+        normalise: "joint" takes the softmax over all G * k * k logits, as the published networks do, so a group's
+            filter sums to 1/G on average; "group" takes it over the k * k of each group, as the paper's formula says,
+            so that every filter sums to one.
+
+    Returns:
+        (B, C, ceil(H/s), ceil(W/s)) in the dtype of `x`.
+
+    Raises:
+        ValueError: an even size, logits that do not fit, an unknown normalisation or padding.
+
+    Law: with circular padding, a shift of x and logits together shifts the result; with "group" a constant map stays
+    that constant.
+    """
+    s, t = stride_pair(stride)
+    _check(size, normalise)
+    batch, channels, height, width = x.shape
+    h, w = -(-height // s), -(-width // t)
+    groups, rest = divmod(logits.shape[1], size * size)
+    if rest or not groups or channels % groups or logits.shape != (batch, groups * size * size, h, w):
+        raise ValueError(
+            f"logits of shape {tuple(logits.shape)} do not give {h}x{w} filters of {size}x{size} for an input of "
+            f"shape {tuple(x.shape)}"
+        )
+    if normalise == "joint":
+        weights = logits.softmax(1).view(batch, groups, size * size, h, w)
+    else:
+        weights = logits.view(batch, groups, size * size, h, w).softmax(2)
+    weights = weights.to(x.dtype)
+    x = pad(x, [(size // 2, size // 2)] * 2, padding=padding)
+    x = x.unflatten(1, (groups, channels // groups))  # (B, G, C/G, H + k - 1, W + k - 1)
+    y = None
+    for tap in range(size * size):  # one product at a time: an unfolded map would take k * k times the memory
+        i, j = divmod(tap, size)
+        seen = x[..., i : i + (h - 1) * s + 1 : s, j : j + (w - 1) * t + 1 : t]  # (B, G, C/G, h, w)
+        term = weights[:, :, tap, None]
+        y = seen * term if y is None else torch.addcmul(y, seen, term)
+    assert y is not None
+    return y.flatten(1, 2)
+
+
+class AdaptiveBlur2d(nn.Module):
+    """Predict the filters of `adaptive_blur2d` by a k x k convolution and batch normalisation, and apply them.
+
+    A filling of the Downsample slot with a fixed grid, but one with parameters: ``conv.weight`` (G * k * k, C, k, k)
+    and ``bn``. Given a phase (B,), the blurred map is sampled there.
+
+    Args:
+        channels: C.
+        stride: one integer or (rows, columns).
+        size: k, odd.
+        groups: G, dividing C; the published networks have 8.
+        padding, normalise: as in `adaptive_blur2d`.
+
+    Raises:
+        ValueError: an even size, or groups that do not divide the channels.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        stride: Stride = 2,
+        *,
+        size: int = 3,
+        groups: int = 8,
+        padding: str = "reflect",
+        normalise: str = "joint",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        _check(size, normalise)
+        if groups < 1 or channels % groups:
+            raise ValueError(f"groups must divide the {channels} channels, got {groups}")
+        self.stride, self.padding = stride_pair(stride), check_padding(padding)
+        self.size, self.groups, self.normalise = size, groups, normalise
+        self.conv = nn.Conv2d(channels, groups * size * size, size, bias=False, device=device, dtype=dtype)
+        self.bn = nn.BatchNorm2d(groups * size * size, device=device, dtype=dtype)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor, phase: Tensor | None = None, *, return_phase: bool = False):
+        stride = self.stride if phase is None else (1, 1)
+        padded = pad(x, [(self.size // 2, self.size // 2)] * 2, padding=self.padding)
+        if self.bn.training:
+            # The batch statistics are those of all pixels, also of the ones that the stride drops.
+            logits = self.bn(self.conv(padded))[..., :: stride[0], :: stride[1]]
+        else:
+            logits = self.bn(nn.functional.conv2d(padded, self.conv.weight, stride=stride))
+        y = adaptive_blur2d(
+            x, logits, size=self.size, stride=stride, padding=self.padding, normalise=self.normalise
+        )  # (B, C, h, w)
+        if phase is not None:
+            y = take_phase(y, phase, stride=self.stride)
+        return (y, phase) if return_phase else y
+
+    def extra_repr(self) -> str:
+        return (
+            f"stride={self.stride}, size={self.size}, groups={self.groups}, padding={self.padding!r}, "
+            f"normalise={self.normalise!r}"
+        )
+
+
+def _check(size: int, normalise: str) -> None:
+    if not isinstance(size, int) or size < 1 or size % 2 == 0:
+        raise ValueError(f"size must be an odd positive integer, got {size!r}")
+    if normalise not in NORMALISATIONS:
+        raise ValueError(f"normalise must be one of {', '.join(NORMALISATIONS)}, got {normalise!r}")

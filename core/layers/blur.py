@@ -1,0 +1,200 @@
+"""BlurPool: binomial low-pass filter, then subsampling (Zhang, "Making convolutional networks shift-invariant again",
+ICML 2019)."""
+
+from collections.abc import Sequence
+from math import comb
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.layers.padding import check_padding, pad
+from core.layers.phases import take_phase
+
+SIZES = range(1, 8)
+
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+def binomial_taps(size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """Row size - 1 of Pascal's triangle divided by its sum, (size,): 1; 1 1; 1 2 1; 1 3 3 1; ....
+
+    Every tap and every product of two taps is exact in every floating dtype down to bfloat16. ValueError unless 1 <=
+    size <= 7.
+    """
+    if size not in SIZES:
+        raise ValueError(f"size must be an integer from 1 to 7, got {size!r}")
+    return torch.tensor([comb(size - 1, i) / 2 ** (size - 1) for i in range(size)], device=device, dtype=dtype)
+
+
+def binomial_kernel(
+    size: int, dims: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Outer product of `dims` rows of taps, (size, ..., size), of sum one."""
+    taps = kernel = binomial_taps(size, device=device, dtype=dtype)
+    for _ in range(dims - 1):
+        kernel = kernel[..., None] * taps
+    return kernel
+
+
+def blur_with(
+    x: Tensor, kernel: Tensor, *, stride: int | Sequence[int] = 1, padding: str = "reflect", pad_off: int = 0
+) -> Tensor:
+    """`blur_pool2d` and its kin with the filter given as a tensor (k, ..., k), so that a Module need not rebuild it."""
+    dims, size = kernel.ndim, kernel.shape[0]
+    strides = _strides(stride, dims)
+    if x.ndim != dims + 2 or not x.is_floating_point():
+        raise ValueError(
+            f"blur_pool{dims}d needs a floating tensor (B, C, ...) with {dims + 2} axes, "
+            f"got {x.dtype} of shape {tuple(x.shape)}"
+        )
+    before, after = (size - 1) // 2 + pad_off, size // 2 + pad_off
+    x = pad(x, [(before, after)] * dims, padding=padding)
+    if any(n < size for n in x.shape[2:]):
+        raise ValueError(f"a filter of size {size} does not fit a padded map of size {tuple(x.shape[2:])}")
+    if size == 1:
+        return x[(slice(None), slice(None), *(slice(None, None, s) for s in strides))]
+    channels = x.shape[1]
+    weight = kernel.to(x.dtype).expand(channels, 1, *kernel.shape)
+    # Autocast would round a float32 map to half precision here, which decides near ties of a phase choice at random.
+    with torch.autocast(x.device.type, enabled=False):
+        return _CONVOLUTIONS[dims](x, weight, stride=strides, groups=channels)
+
+
+def blur_pool1d(x: Tensor, *, size: int = 4, stride: int = 2, padding: str = "reflect", pad_off: int = 0) -> Tensor:
+    """`blur_pool2d` along one axis: (B, C, L) -> (B, C, ceil(L/s))."""
+    kernel = binomial_kernel(size, 1, device=x.device, dtype=torch.float32)
+    return blur_with(x, kernel, stride=stride, padding=padding, pad_off=pad_off)
+
+
+def blur_pool2d(
+    x: Tensor, *, size: int = 4, stride: int | tuple[int, int] = 2, padding: str = "reflect", pad_off: int = 0
+) -> Tensor:
+    """Blur every channel with the binomial filter and keep every stride-th pixel, from the first one.
+
+    Args:
+        x: (B, C, H, W), any floating dtype.
+        size: taps of the filter along an axis, 1 to 7; with 1 there is no filter, only subsampling.
+        stride: pixels from one sample to the next, or (rows, columns); 1 blurs and keeps the size.
+        padding: "reflect", "replicate", "zeros" or "circular", floor((size - 1) / 2) pixels before each axis and
+            ceil((size - 1) / 2) after it: an even filter reaches one further down and to the right.
+        pad_off: pixels added to all these pads; negative pads crop.
+
+    Returns:
+        (B, C, ceil(H/s), ceil(W/s)) at pad_off 0, else floor((H + 2 * pad_off - 1) / s) + 1; in the dtype of `x`, also
+        under autocast.
+
+    Raises:
+        ValueError: an unknown size or padding, a stride below one, an input of another rank or of integers, or a map
+        too
+            small for its padding.
+
+    Law: with circular padding, stride s dividing H and W, f(roll(x, (s*i, s*j))) is roll(f(x), (i, j)), and at
+    stride 1 every shift commutes. A constant map stays that constant, but for padding with zeros.
+    """
+    kernel = binomial_kernel(size, 2, device=x.device, dtype=torch.float32)
+    return blur_with(x, kernel, stride=stride, padding=padding, pad_off=pad_off)
+
+
+def blur_pool3d(
+    x: Tensor, *, size: int = 4, stride: int | tuple[int, int, int] = 2, padding: str = "reflect", pad_off: int = 0
+) -> Tensor:
+    """`blur_pool2d` along three axes: (B, C, D, H, W) -> (B, C, ceil(D/s), ceil(H/s), ceil(W/s))."""
+    kernel = binomial_kernel(size, 3, device=x.device, dtype=torch.float32)
+    return blur_with(x, kernel, stride=stride, padding=padding, pad_off=pad_off)
+
+
+class _BlurPool(nn.Module):
+    dims: int
+    kernel: Tensor
+
+    def __init__(
+        self,
+        channels: int | None = None,
+        stride: int | tuple[int, ...] = 2,
+        *,
+        size: int = 4,
+        padding: str = "reflect",
+        pad_off: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels, self.size, self.pad_off = channels, size, pad_off
+        self.stride = _strides(stride, self.dims)
+        self.padding = check_padding(padding)
+        kernel = binomial_kernel(size, self.dims, device=device, dtype=dtype)
+        self.register_buffer("kernel", kernel, persistent=False)
+
+    def _pool(self, x: Tensor, stride: int | tuple[int, ...]) -> Tensor:
+        return blur_with(x, self.kernel, stride=stride, padding=self.padding, pad_off=self.pad_off)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.channels}, stride={self.stride}, size={self.size}, padding={self.padding!r}, pad_off={self.pad_off}"
+        )
+
+
+class BlurPool1d(_BlurPool):
+    """`blur_pool1d` as a Module; `channels` is for the reader only, any number of channels passes."""
+
+    dims = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._pool(x, self.stride)
+
+
+class BlurPool2d(_BlurPool):
+    """`blur_pool2d` as a Module, a filling of the Downsample slot with a fixed grid.
+
+    `channels` is for the slot and the reader only: any number of channels passes. Given a phase (B,), the blurred map
+    is sampled there instead of at the first pixel; a map whose size is no multiple of the stride is extended circularly
+    for it.
+    """
+
+    dims = 2
+
+    def forward(self, x: Tensor, phase: Tensor | None = None, *, return_phase: bool = False):
+        if phase is None:
+            y = self._pool(x, self.stride)
+        else:
+            y = take_phase(self._pool(x, 1), phase, stride=(self.stride[0], self.stride[1]))
+        return (y, phase) if return_phase else y
+
+
+class BlurPool3d(_BlurPool):
+    """`blur_pool3d` as a Module; `channels` is for the reader only, any number of channels passes."""
+
+    dims = 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._pool(x, self.stride)
+
+
+class MaxBlurPool2d(BlurPool2d):
+    """Max-pooling at stride 1, then `BlurPool2d`: what replaces a strided max-pool (Zhang, ICML 2019).
+
+    Args:
+        kernel_size, max_padding: of the max-pool that is replaced, in pixels.
+        stride, size, padding, pad_off: of the blur, as in `blur_pool2d`.
+    """
+
+    def __init__(
+        self, kernel_size: int = 2, stride: int | tuple[int, int] = 2, *, max_padding: int = 0, **blur
+    ) -> None:
+        super().__init__(None, stride, **blur)
+        self.kernel_size, self.max_padding = kernel_size, max_padding
+
+    def forward(self, x: Tensor, phase: Tensor | None = None, *, return_phase: bool = False):
+        x = F.max_pool2d(x, self.kernel_size, stride=1, padding=self.max_padding)
+        return super().forward(x, phase, return_phase=return_phase)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, max_padding={self.max_padding}, {super().extra_repr()}"
+
+
+def _strides(stride: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    strides = (stride,) * dims if isinstance(stride, int) else tuple(stride)
+    if len(strides) != dims or any(not isinstance(s, int) or s < 1 for s in strides):
+        raise ValueError(f"stride must be a positive integer or {dims} of them, got {stride!r}")
+    return strides

@@ -1,0 +1,121 @@
+"""The s * s grids that a stride of s can sample a map on: to split a map into them, choose one, read it, write it.
+
+Phase k of a stride (s, t) holds the pixels whose row is r and column is c modulo the stride, with k = r + s * c: the
+row moves first (Chaman and Dokmanic, "Truly shift-invariant convolutional neural networks", CVPR 2021; at stride
+2 the phases are (0,0), (1,0), (0,1), (1,1)). A map whose size is no multiple of the stride is first extended circularly
+at the bottom and the right, so every phase has ceil(H/s) x ceil(W/t) pixels.
+"""
+
+import torch
+from torch import Tensor
+
+from core.layers.padding import pad
+
+CRITERIA = ("l2", "l1", "l_infty", "max", "l2_min", "l1_min")
+
+Stride = int | tuple[int, int]
+
+
+def stride_pair(stride: Stride) -> tuple[int, int]:
+    """(rows, columns) of an integer stride or a pair; ValueError unless both are positive integers."""
+    pair = (stride, stride) if isinstance(stride, int) else tuple(stride)
+    if len(pair) != 2 or any(not isinstance(s, int) or s < 1 for s in pair):
+        raise ValueError(f"stride must be a positive integer or a pair of them, got {stride!r}")
+    return pair
+
+
+def extend(x: Tensor, stride: Stride) -> Tensor:
+    """Append the first rows and columns of (B, C, H, W) again until both sizes are multiples of the stride."""
+    s, t = stride_pair(stride)
+    down, right = -x.shape[-2] % s, -x.shape[-1] % t
+    return pad(x, [(0, down), (0, right)], padding="circular") if down or right else x
+
+
+def polyphase_components(x: Tensor, stride: Stride = 2) -> Tensor:
+    """All phases of a map.
+
+    Args:
+        x: (B, C, H, W).
+        stride: one integer s or (rows s, columns t).
+
+    Returns:
+        (B, s * t, C, ceil(H/s), ceil(W/t)), phase k at index k; a view where H and W are multiples of the stride.
+
+    Law: a circular shift by one row moves phase (r, c) to phase (r + 1 mod s, c), if s divides H; columns likewise.
+    """
+    s, t = stride_pair(stride)
+    grids = _split(extend(x, (s, t)), s, t)  # (B, C, h, s, w, t)
+    return grids.permute(0, 5, 3, 1, 2, 4).flatten(1, 2)  # (B, s * t, C, h, w)
+
+
+@torch.no_grad()
+def choose_phase(x: Tensor, *, stride: Stride = 2, criterion: str = "l2") -> Tensor:
+    """The phase of each image that adaptive polyphase sampling keeps (Chaman and Dokmanic, CVPR 2021).
+
+    Args:
+        x: (B, C, H, W), any floating dtype; all channels and pixels of a phase count together.
+        stride: one integer s or (rows, columns).
+        criterion: the largest "l2" or "l1" norm, largest magnitude "l_infty", largest signed value "max", or the
+            smallest norm "l2_min", "l1_min". Ties go to the lowest phase.
+
+    Returns:
+        (B,) int64. It is not differentiated: gradients flow through the samples kept, never through the choice.
+
+    Raises:
+        ValueError: an unknown criterion, a stride that is not positive, or an input without four axes.
+
+    Law: if the stride divides H and W, the grid chosen of a circularly shifted image is the shifted grid.
+
+    The norms are exact enough to keep the law in spite of rounding. Two phases of a blurred map often differ by 1e-7 of
+    their norm, as much as single precision loses when it adds the same numbers in another order. So the channels of one
+    pixel are summed in float32 or better, in an order no shift changes, and the pixels of a phase in float64.
+    """
+    if criterion not in CRITERIA:
+        raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
+    s, t = stride_pair(stride)
+    _check_map(x)
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    if criterion in ("l_infty", "max"):
+        pixels = x.amax(1) if criterion == "max" else x.abs().amax(1)  # (B, H, W)
+        scores = _split(extend(pixels[:, None], (s, t)), s, t).amax((1, 2, 4))  # (B, s, t)
+    else:
+        pixels = (x.square() if criterion.startswith("l2") else x.abs()).sum(1)  # (B, H, W)
+        scores = _split(extend(pixels[:, None].double(), (s, t)), s, t).sum((1, 2, 4))  # (B, s, t)
+    scores = scores.transpose(1, 2).flatten(1)  # (B, s * t)
+    return scores.argmin(1) if criterion.endswith("_min") else scores.argmax(1)
+
+
+def take_phase(x: Tensor, phase: Tensor, *, stride: Stride = 2) -> Tensor:
+    """Sample every image of (B, C, H, W) on its own grid, phase (B,): (B, C, ceil(H/s), ceil(W/t))."""
+    s, t = stride_pair(stride)
+    _check_phase(x, phase)
+    images = torch.arange(x.shape[0], device=x.device)
+    return _split(extend(x, (s, t)), s, t)[images, :, :, phase % s, :, phase // s]
+
+
+def place_phase(y: Tensor, phase: Tensor, *, stride: Stride = 2) -> Tensor:
+    """Write (B, C, h, w) on the grid `phase` (B,) of a map of zeros, (B, C, s * h, t * w): the adjoint of
+    `take_phase`."""
+    s, t = stride_pair(stride)
+    _check_phase(y, phase)
+    rows = (phase % s)[:, None] == torch.arange(s, device=y.device)  # (B, s)
+    columns = (phase // s)[:, None] == torch.arange(t, device=y.device)  # (B, t)
+    kept = rows[:, None, None, :, None, None] & columns[:, None, None, None, None, :]  # (B, 1, 1, s, 1, t)
+    grids = torch.where(kept, y[:, :, :, None, :, None], y.new_zeros(()))  # (B, C, h, s, w, t)
+    return grids.flatten(4, 5).flatten(2, 3)  # (B, C, s * h, t * w)
+
+
+def _split(x: Tensor, s: int, t: int) -> Tensor:
+    batch, channels, height, width = x.shape
+    return x.reshape(batch, channels, height // s, s, width // t, t)
+
+
+def _check_map(x: Tensor) -> None:
+    if x.ndim != 4:
+        raise ValueError(f"a batch of maps (B, C, H, W) has four axes, got shape {tuple(x.shape)}")
+
+
+def _check_phase(x: Tensor, phase: Tensor) -> None:
+    _check_map(x)
+    if phase.shape != x.shape[:1]:
+        raise ValueError(f"phase must have one entry for each of the {x.shape[0]} images, got {tuple(phase.shape)}")

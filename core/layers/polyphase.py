@@ -1,0 +1,199 @@
+"""Adaptive polyphase sampling: each image is sampled on the grid that holds most of it (Chaman and Dokmanic, CVPR 2021;
+with the upsampling of their "Truly shift-equivariant convolutional neural networks with adaptive polyphase upsampling",
+2021).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from core.layers.blur import binomial_kernel, blur_with
+from core.layers.padding import check_padding
+from core.layers.phases import (
+    CRITERIA,
+    Stride,
+    choose_phase,
+    extend,
+    place_phase,
+    polyphase_components,
+    stride_pair,
+    take_phase,
+)
+
+__all__ = [
+    "CRITERIA",
+    "SELECTIONS",
+    "PolyphaseDownsample2d",
+    "PolyphaseUpsample2d",
+    "choose_phase",
+    "polyphase_components",
+    "polyphase_downsample2d",
+    "polyphase_upsample2d",
+]
+
+SELECTIONS = ("before_blur", "after_blur")
+
+
+def polyphase_downsample2d(
+    x: Tensor,
+    *,
+    stride: Stride = 2,
+    size: int = 1,
+    padding: str = "circular",
+    criterion: str = "l2",
+    select: str = "before_blur",
+    phase: Tensor | None = None,
+    return_phase: bool = False,
+):
+    """Blur every channel, then sample each image on the phase with the largest norm.
+
+    Args:
+        x: (B, C, H, W), any floating dtype.
+        stride: pixels from one sample to the next, or (rows, columns). At 1 the result is the blurred map and the phase
+            0.
+        size: taps of the binomial filter, 1 to 7; with 1 there is no filter.
+        padding: of the filter, as in `blur_pool2d`.
+        criterion: of `choose_phase`.
+        select: the norms are taken of the map "before_blur", or "after_blur", that is of the values sampled. The first
+            is what the authors' CIFAR-10 networks do, the second what their ImageNet and U networks do; with size 1
+            they are the same.
+        phase: (B,) int64, each image's phase row + s * column; chosen where not given.
+        return_phase: also return the phase, so that a shortcut or a `polyphase_upsample2d` can use it.
+
+    Returns:
+        (B, C, ceil(H/s), ceil(W/s)), or that and the phase (B,) int64.
+
+    Raises:
+        ValueError: an unknown criterion, selection, size or padding, a bad stride, input shape or phase shape.
+
+    A size that is no multiple of the stride is extended circularly, at the bottom and the right, after the blur.
+
+    Law: with circular padding and sizes that are multiples of the stride, f(roll(x, any shift)) is a roll of f(x), and
+    its global average does not change at all. It does not hold for other paddings, for sizes that are no multiple of
+    the stride, for fractional shifts, nor where two phases tie. The norms are in float32 and float64 whatever the dtype
+    of `x` and whatever autocast says, but a bfloat16 network has rounded `x` beforehand, hence other values after each
+    shift that another kernel rounds differently, and near ties of phases are common: trust it in float32 only.
+    """
+    kernel = binomial_kernel(size, 2, device=x.device, dtype=torch.float32)
+    y, phase = _downsample(x, kernel, stride, padding, criterion, _check_select(select), phase)
+    return (y, phase) if return_phase else y
+
+
+def polyphase_upsample2d(
+    y: Tensor,
+    phase: Tensor,
+    *,
+    stride: Stride = 2,
+    size: int = 1,
+    padding: str = "circular",
+    extend_input: bool = False,
+) -> Tensor:
+    """Put each image back on the grid it was sampled from, zeros elsewhere, then blur (no gain: the filter sums to
+    one).
+
+    Args:
+        y: (B, C, h, w).
+        phase: (B,) int64 from `polyphase_downsample2d` with the same stride.
+        stride, size, padding: as in `polyphase_downsample2d`; at stride 1 the map is returned as it is, without a blur.
+        extend_input: first extend y circularly to multiples of the stride, which makes the result larger than s * h.
+            Only the authors' own code at odd sizes needs it.
+
+    Returns:
+        (B, C, s * h, s * w).
+
+    Raises:
+        ValueError: an unknown size or padding, a bad stride or shape.
+
+    Law: with circular padding, upsampling of the downsampling commutes with every circular shift, where the
+    downsampling obeys its law. With size 1 it is the adjoint of sampling at `phase`.
+    """
+    kernel = binomial_kernel(size, 2, device=y.device, dtype=torch.float32)
+    return _upsample(y, kernel, phase, stride, padding, extend_input)
+
+
+class PolyphaseDownsample2d(nn.Module):
+    """`polyphase_downsample2d` as a Module, a filling of the Downsample slot.
+
+    `channels` is for the slot and the reader only: any number of channels passes.
+    """
+
+    kernel: Tensor
+
+    def __init__(
+        self,
+        channels: int | None = None,
+        stride: Stride = 2,
+        *,
+        size: int = 1,
+        padding: str = "circular",
+        criterion: str = "l2",
+        select: str = "before_blur",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if criterion not in CRITERIA:
+            raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
+        self.channels, self.size, self.criterion = channels, size, criterion
+        self.stride, self.padding, self.select = stride_pair(stride), check_padding(padding), _check_select(select)
+        self.register_buffer("kernel", binomial_kernel(size, 2, device=device, dtype=dtype), persistent=False)
+
+    def forward(self, x: Tensor, phase: Tensor | None = None, *, return_phase: bool = False):
+        y, phase = _downsample(x, self.kernel, self.stride, self.padding, self.criterion, self.select, phase)
+        return (y, phase) if return_phase else y
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.channels}, stride={self.stride}, size={self.size}, padding={self.padding!r}, "
+            f"criterion={self.criterion!r}, select={self.select!r}"
+        )
+
+
+class PolyphaseUpsample2d(nn.Module):
+    """`polyphase_upsample2d` as a Module: ``forward(y, phase)``."""
+
+    kernel: Tensor
+
+    def __init__(
+        self,
+        channels: int | None = None,
+        stride: Stride = 2,
+        *,
+        size: int = 1,
+        padding: str = "circular",
+        extend_input: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels, self.size, self.extend_input = channels, size, extend_input
+        self.stride, self.padding = stride_pair(stride), check_padding(padding)
+        self.register_buffer("kernel", binomial_kernel(size, 2, device=device, dtype=dtype), persistent=False)
+
+    def forward(self, y: Tensor, phase: Tensor) -> Tensor:
+        return _upsample(y, self.kernel, phase, self.stride, self.padding, self.extend_input)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, stride={self.stride}, size={self.size}, padding={self.padding!r}"
+
+
+def _downsample(
+    x: Tensor, kernel: Tensor, stride: Stride, padding: str, criterion: str, select: str, phase: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    blurred = blur_with(x, kernel, padding=padding)
+    if phase is None:
+        phase = choose_phase(x if select == "before_blur" else blurred, stride=stride, criterion=criterion)
+    return take_phase(blurred, phase, stride=stride), phase
+
+
+def _upsample(y: Tensor, kernel: Tensor, phase: Tensor, stride: Stride, padding: str, extend_input: bool) -> Tensor:
+    if stride_pair(stride) == (1, 1):
+        return y
+    if extend_input:
+        y = extend(y, stride)
+    return blur_with(place_phase(y, phase, stride=stride), kernel, padding=padding)
+
+
+def _check_select(select: str) -> str:
+    if select not in SELECTIONS:
+        raise ValueError(f"select must be one of {', '.join(SELECTIONS)}, got {select!r}")
+    return select
