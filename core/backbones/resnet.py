@@ -1,0 +1,331 @@
+"""The residual network: torchvision's maths and parameter names, with slots where it begins and where it subsamples.
+
+He et al., "Deep residual learning for image recognition", CVPR 2016; ResNeXt: Xie et al., CVPR 2017. The stride of a
+Bottleneck sits in its 3x3 convolution, as in torchvision. Where a Downsample stands instead: Zhang, ICML 2019, section
+4.2.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from core.backbones.stem import DenseMaxPool2d
+from core.layers.downsample import DownsampleFactory
+
+#: (in_channels, out_channels, kernel_size, *, stride, padding) -> module; also groups and dilation where they are not 1
+ConvFactory = Callable[..., nn.Module]
+
+_CONV: ConvFactory = partial(nn.Conv2d, bias=False)
+
+CONV_PADDINGS = ("zeros", "circular", "reflect", "replicate")
+STEMS = ("imagenet", "cifar")
+
+
+class Shortcut(nn.Module):
+    """Projection of a block's input: [Downsample,] 1x1 convolution "0", batch norm "1" (torchvision's names)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, downsample: DownsampleFactory | None) -> None:
+        super().__init__()
+        self.pool, stride = _slot(inputs, stride, downsample)
+        self.add_module("0", nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False))
+        self.add_module("1", nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor, phase: Tensor | None = None) -> Tensor:
+        if self.pool is not None:
+            # the grid of the main branch, or both would be added out of register
+            x = self.pool(x, phase)
+        return self.get_submodule("1")(self.get_submodule("0")(x))
+
+
+class _Block(nn.Module):
+    """What both blocks share: the slot, the shortcut and how the two branches are joined."""
+
+    expansion = 1
+    pool: nn.Module | None
+    downsample: Shortcut | None
+
+    def __init__(self, inner_activation: bool, shortcut: bool) -> None:
+        super().__init__()
+        self.inner_activation, self.shortcut = inner_activation, shortcut
+        self.relu = nn.ReLU(inplace=True)
+
+    def _project(self, inputs: int, outputs: int, stride: int, downsample: DownsampleFactory | None) -> None:
+        needed = self.shortcut and (stride != 1 or inputs != outputs)
+        self.downsample = Shortcut(inputs, outputs, stride, downsample) if needed else None
+
+    def _inner(self, x: Tensor) -> Tensor:
+        return self.relu(x) if self.inner_activation else x
+
+    def _pooled(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        return (x, None) if self.pool is None else self.pool(x, return_phase=True)
+
+    def _joined(self, y: Tensor, x: Tensor, phase: Tensor | None) -> Tensor:
+        if not self.shortcut:
+            return y
+        return self.relu(y + (x if self.downsample is None else self.downsample(x, phase)))
+
+
+class BasicBlock(_Block):
+    """conv 3x3, BN, ReLU, [Downsample,] conv 3x3, BN, plus the shortcut, ReLU: (B, C, H, W) -> (B, width, H/s, W/s).
+
+    Without a Downsample the first convolution has the stride. Dilation and groups are refused, as in torchvision.
+    """
+
+    expansion = 1
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        *,
+        stride: int = 1,
+        downsample: DownsampleFactory | None = None,
+        conv: ConvFactory = _CONV,
+        inner_activation: bool = True,
+        shortcut: bool = True,
+        groups: int = 1,
+        width_per_group: int = 64,
+        dilation: int = 1,
+    ) -> None:
+        super().__init__(inner_activation, shortcut)
+        if groups != 1 or width_per_group != 64 or dilation != 1:
+            given = f"groups={groups}, width_per_group={width_per_group}, dilation={dilation}"
+            raise ValueError(f"a BasicBlock has groups=1, width_per_group=64 and dilation=1 only, got {given}")
+        pool, conv_stride = _slot(width, stride, downsample)
+        self.conv1 = conv(inputs, width, 3, stride=conv_stride, padding=1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.pool = pool
+        self.conv2 = conv(width, width, 3, stride=1, padding=1)
+        self.bn2 = nn.BatchNorm2d(width)
+        self._project(inputs, width, stride, downsample)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self._inner(self.bn1(self.conv1(x)))
+        y, phase = self._pooled(y)
+        return self._joined(self.bn2(self.conv2(y)), x, phase)
+
+
+class Bottleneck(_Block):
+    """conv 1x1, BN, ReLU, conv 3x3, BN, ReLU, [Downsample,] conv 1x1, BN, plus the shortcut, ReLU.
+
+    (B, C, H, W) -> (B, 4 * width, H/s, W/s). Without a Downsample the 3x3 convolution has the stride. Its channels are
+    int(width * width_per_group / 64) * groups.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        *,
+        stride: int = 1,
+        downsample: DownsampleFactory | None = None,
+        conv: ConvFactory = _CONV,
+        inner_activation: bool = True,
+        shortcut: bool = True,
+        groups: int = 1,
+        width_per_group: int = 64,
+        dilation: int = 1,
+    ) -> None:
+        super().__init__(inner_activation, shortcut)
+        inner, outputs = int(width * width_per_group / 64) * groups, width * self.expansion
+        pool, conv_stride = _slot(inner, stride, downsample)
+        # only what a factory that is no nn.Conv2d must know about
+        extra = {name: n for name, n in {"groups": groups, "dilation": dilation}.items() if n != 1}
+        self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = conv(inner, inner, 3, stride=conv_stride, padding=dilation, **extra)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.pool = pool
+        self.conv3 = nn.Conv2d(inner, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self._project(inputs, outputs, stride, downsample)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self._inner(self.bn2(self.conv2(y)))
+        y, phase = self._pooled(y)
+        return self._joined(self.bn3(self.conv3(y)), x, phase)
+
+
+#: name -> what makes the network of that name; the three-stage ones are He et al.'s for CIFAR-10 (section 4.2)
+FAMILY: dict[str, dict[str, Any]] = {
+    "resnet18": {"block": BasicBlock, "layers": (2, 2, 2, 2)},
+    "resnet34": {"block": BasicBlock, "layers": (3, 4, 6, 3)},
+    "resnet50": {"block": Bottleneck, "layers": (3, 4, 6, 3)},
+    "resnet101": {"block": Bottleneck, "layers": (3, 4, 23, 3)},
+    "resnet152": {"block": Bottleneck, "layers": (3, 8, 36, 3)},
+    "resnext50_32x4d": {"block": Bottleneck, "layers": (3, 4, 6, 3), "groups": 32, "width_per_group": 4},
+    "resnext101_32x8d": {"block": Bottleneck, "layers": (3, 4, 23, 3), "groups": 32, "width_per_group": 8},
+    "wide_resnet50_2": {"block": Bottleneck, "layers": (3, 4, 6, 3), "width_per_group": 128},
+    "wide_resnet101_2": {"block": Bottleneck, "layers": (3, 4, 23, 3), "width_per_group": 128},
+    "resnet20": {"block": BasicBlock, "layers": (3, 3, 3), "widths": (16, 32, 64)},
+    "resnet56": {"block": BasicBlock, "layers": (9, 9, 9), "widths": (16, 32, 64)},
+}
+
+
+class ResNet(nn.Module):
+    """A residual classifier, (B, in_channels, H, W) -> logits (B, num_classes); every other stage halves the map.
+
+    Args:
+        block: `BasicBlock` or `Bottleneck`.
+        layers: blocks in each stage.
+        widths: channels of each stage, before a Bottleneck's factor of 4; the stem gives widths[0] channels.
+        num_classes, in_channels: of the last layer and of the image.
+        stem: "imagenet" (7x7 convolution of stride 2, BN, ReLU, max-pool), "cifar" (3x3 convolution, BN, ReLU), or a
+            module (B, in_channels, H, W) -> (B, widths[0], H', W') in place of all that, which is then called `stem`.
+        downsample: factory (channels, stride) of what stands wherever the network would stride; none: torchvision's
+            strided convolutions and max-pool.
+        pool_only: with a Downsample, True leaves the stride of the first 7x7 convolution alone; False gives it stride 1
+            and a Downsample after its ReLU. Only for stem "imagenet".
+        max_pool: the dense max-pool that precedes the stem's last Downsample; none: `DenseMaxPool2d(2)` (Zhang). Only
+            with a Downsample and stem "imagenet".
+        conv: factory of the 3x3 convolutions inside the blocks, called like `nn.Conv2d` with in_channels, out_channels,
+            kernel_size, stride, padding and, if not 1, groups and dilation; none: `nn.Conv2d` without bias.
+        conv_padding: "zeros", "circular", "reflect" or "replicate" for all convolutions made here.
+        inner_activation: ReLU between the last two convolutions of a block.
+        shortcuts: add each block's input to its output, then ReLU; False: neither, the block ends with its batch norm.
+        groups, width_per_group: of the Bottleneck's 3x3 convolution (ResNeXt, Wide ResNet).
+        replace_stride_with_dilation: for each stage from the second on, dilate instead of subsampling.
+        zero_init_residual: start each block's last batch norm at 0.
+
+    Raises:
+        ValueError: an option outside its set, or options that exclude each other.
+
+    Initialisation: convolutions Kaiming normal (fan out), batch norms 1 and 0, the last layer torch's own; a stem
+    module is left as it came.
+
+    Laws: with no options given, a torchvision state_dict loads strictly and gives torchvision's logits. With circular
+    padding throughout, polyphase Downsamples and a stem that commutes with shifts, logits do not change under circular
+    shifts, as long as every map that is subsampled has even sides.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        layers: Sequence[int],
+        *,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        stem: str | nn.Module = "imagenet",
+        downsample: DownsampleFactory | None = None,
+        pool_only: bool = True,
+        max_pool: nn.Module | None = None,
+        conv: ConvFactory | None = None,
+        conv_padding: str = "zeros",
+        inner_activation: bool = True,
+        shortcuts: bool = True,
+        groups: int = 1,
+        width_per_group: int = 64,
+        replace_stride_with_dilation: Sequence[bool] | None = None,
+        zero_init_residual: bool = False,
+    ) -> None:
+        super().__init__()
+        dilate = tuple(replace_stride_with_dilation or (False,) * (len(layers) - 1))
+        if len(widths) != len(layers) or len(dilate) != len(layers) - 1:
+            raise ValueError(
+                f"{len(layers)} stages need as many widths and one fewer dilations, got {len(widths)} and {len(dilate)}"
+            )
+        if conv_padding not in CONV_PADDINGS:
+            raise ValueError(f"conv_padding must be one of {', '.join(CONV_PADDINGS)}, got {conv_padding!r}")
+        if downsample is None and (not pool_only or max_pool is not None):
+            raise ValueError("pool_only=False and max_pool need a downsample, got downsample=None")
+        padded: ConvFactory = partial(nn.Conv2d, bias=False, padding_mode=conv_padding)  # type: ignore[arg-type]
+
+        if isinstance(stem, nn.Module):
+            self.stem: nn.Module | None = stem
+        elif stem in STEMS:
+            self.stem = None
+            self._make_stem(stem, padded, in_channels, widths[0], downsample, pool_only, max_pool)
+        else:
+            raise ValueError(f"stem must be a module or one of {', '.join(STEMS)}, got {stem!r}")
+
+        options: dict[str, Any] = {
+            "downsample": downsample,
+            "conv": conv or padded,
+            "inner_activation": inner_activation,
+            "shortcut": shortcuts,
+            "groups": groups,
+            "width_per_group": width_per_group,
+        }
+        inputs, dilation = widths[0], 1
+        self.stages = tuple(f"layer{i + 1}" for i in range(len(layers)))
+        for name, width, depth, dilated in zip(self.stages, widths, layers, (False, *dilate), strict=True):
+            stride, before = (1 if name == "layer1" else 2), dilation
+            if dilated:
+                stride, dilation = 1, dilation * stride
+            blocks: list[nn.Module] = [block(inputs, width, stride=stride, dilation=before, **options)]
+            inputs = width * block.expansion
+            blocks += [block(inputs, width, dilation=dilation, **options) for _ in range(depth - 1)]
+            self.add_module(name, nn.Sequential(*blocks))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(inputs, num_classes)
+        self._initialise(zero_init_residual)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last feature map, (B, C, h, w)."""
+        if self.stem is not None:
+            x = self.stem(x)
+        else:
+            x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for name in self.stages:
+            x = self.get_submodule(name)(x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.avgpool(self.forward_features(x)).flatten(1))
+
+    def _make_stem(
+        self,
+        stem: str,
+        conv: ConvFactory,
+        inputs: int,
+        width: int,
+        downsample: DownsampleFactory | None,
+        pool_only: bool,
+        max_pool: nn.Module | None,
+    ) -> None:
+        imagenet = stem == "imagenet"
+        self.conv1 = (
+            conv(inputs, width, 7, stride=2 if pool_only else 1, padding=3)
+            if imagenet
+            else conv(inputs, width, 3, stride=1, padding=1)
+        )
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        if not imagenet:
+            self.maxpool: nn.Module = nn.Identity()
+        elif downsample is None:
+            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        else:
+            first = [] if pool_only else [downsample(width, 2)]
+            self.maxpool = nn.Sequential(*first, max_pool or DenseMaxPool2d(2), downsample(width, 2))
+
+    def _initialise(self, zero_init_residual: bool) -> None:
+        for name, module in self.named_modules():
+            if name.split(".")[0] == "stem":
+                continue
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif zero_init_residual and isinstance(module, Bottleneck):
+                nn.init.zeros_(module.bn3.weight)
+            elif zero_init_residual and isinstance(module, BasicBlock):
+                nn.init.zeros_(module.bn2.weight)
+
+
+def resnet(name: str, **options: Any) -> ResNet:
+    """The network of `FAMILY` called `name`, with `ResNet`'s options; ValueError for an unknown name."""
+    if name not in FAMILY:
+        raise ValueError(f"a ResNet is one of {', '.join(FAMILY)}, got {name!r}")
+    return ResNet(**{**FAMILY[name], **options})
+
+
+def _slot(channels: int, stride: int, downsample: DownsampleFactory | None) -> tuple[nn.Module | None, int]:
+    """(the Downsample, or none; the stride that is left for the convolution)."""
+    if downsample is None or stride == 1:
+        return None, stride
+    return downsample(channels, stride), 1

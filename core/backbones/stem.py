@@ -1,0 +1,43 @@
+"""What a network begins with: the pooling of its stem, dense so that a Downsample can subsample after it."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.layers.padding import pad
+
+MARGINS = ("none", "same", "circular", "zeros")
+
+
+class DenseMaxPool2d(nn.Module):
+    """Maxima over k x k windows at stride 1: what of a max-pool commutes with shifts (Zhang 2019, section 3.2).
+
+    Args:
+        kernel_size: side of the window in pixels, at least 1.
+        margin: "none" takes only whole windows and loses k - 1 rows and columns (Zhang's ResNets, k = 2); "same" keeps
+            the size by centred windows, nothing outside the map counting (k odd; torchvision's own has k = 3);
+            "circular" and "zeros" append k - 1 rows and columns at the bottom and the right (APS, k = 2).
+
+    Shapes: (B, C, H, W) -> (B, C, H, W), or (B, C, H - k + 1, W - k + 1) with margin "none".
+
+    Raises:
+        ValueError: an unknown margin, a kernel below 1, or an even one with margin "same".
+
+    Law: with margin "circular", f(roll(x, s)) is roll(f(x), s) exactly.
+    """
+
+    def __init__(self, kernel_size: int = 2, *, margin: str = "none") -> None:
+        super().__init__()
+        if margin not in MARGINS:
+            raise ValueError(f"margin must be one of {', '.join(MARGINS)}, got {margin!r}")
+        if kernel_size < 1 or (margin == "same" and kernel_size % 2 == 0):
+            raise ValueError(f"kernel_size must be positive, and odd for margin 'same', got {kernel_size}")
+        self.kernel_size, self.margin = kernel_size, margin
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.margin in ("circular", "zeros"):
+            x = pad(x, [(0, self.kernel_size - 1)] * 2, padding=self.margin)
+        centre = (self.kernel_size - 1) // 2 if self.margin == "same" else 0
+        return F.max_pool2d(x, self.kernel_size, stride=1, padding=centre)
+
+    def extra_repr(self) -> str:
+        return f"{self.kernel_size}, margin={self.margin!r}"
