@@ -1,0 +1,195 @@
+"""The registry of data sets: `prepare` once, then `load` a split as tensors.
+
+Small sets are decoded once into ``<root>/prepared/<name>.safetensors`` (uint8 images, int64 labels, their digests), and
+``<name>.json`` beside it tells what it holds. ImageNet stays in its folders and streams (core.data.streaming).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from core.data import sources
+from core.data.catalogue import data_root, info
+from core.data.sets import FolderSet, ImageSet, scan_folders
+from core.data.sources import Decoded
+from core.errors import UserError
+from core.files import atomic_path, write_json
+
+Progress = Callable[[str, int, int], None]
+ValChoice = Literal["shuffled", "first"]
+
+
+def split_indices(count: int, val_size: int, choice: ValChoice = "shuffled") -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the training and of the held-out images among `count`, both int64.
+
+    "shuffled" is the APS authors' split: a shuffle by NumPy's RandomState(0), whose last `val_size` are held out (for
+    50,000 and 5,000 training begins 11841, 19602, 45519 and validation 43726, 16118, 49381). "first" is the wavelet
+    twins': the first `val_size` images are held out. Raises `UserError` if nothing would be left to train on.
+    """
+    if not 0 <= val_size < count:
+        raise UserError(f"{val_size} validation images asked for: choose from 0 to {count - 1}")
+    if choice not in ("shuffled", "first"):
+        raise UserError(f"validation images chosen by {choice!r}: choose 'shuffled' or 'first'")
+    order = np.arange(count)
+    if choice == "first":
+        return order[val_size:], order[:val_size]
+    if val_size == 0:
+        return order, order[:0]
+    np.random.RandomState(0).shuffle(order)
+    return order[:-val_size], order[-val_size:]
+
+
+def content_digest(images: np.ndarray, labels: np.ndarray) -> str:
+    """SHA-256 of shape, pixels (uint8) and labels (as int64), the same on every machine."""
+    state = hashlib.sha256(repr(images.shape).encode())
+    state.update(np.ascontiguousarray(images).data)
+    state.update(np.ascontiguousarray(labels.astype("<i8")).data)
+    return state.hexdigest()
+
+
+def _cache_path(name: str, root: Path) -> Path:
+    return root / "prepared" / f"{name}.safetensors"
+
+
+def _read_cache(name: str, root: Path) -> dict[str, str] | None:
+    """Metadata of a whole and current cache, else None; a cache outlives its sources, but not a change in them."""
+    path = _cache_path(name, root)
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError):
+        return None
+    current = sources.signature(name, root)
+    if not {"title", "classes", "digests", "counts", "sources"} <= metadata.keys():
+        return None
+    return metadata if current is None or json.dumps(current) == metadata["sources"] else None
+
+
+def _write_cache(name: str, root: Path, decoded: Decoded, signature: Any) -> dict[str, str]:
+    digests = {part: content_digest(*arrays) for part, arrays in decoded.parts.items()}
+    metadata = {
+        "title": decoded.title,
+        "classes": json.dumps(decoded.classes),
+        "digests": json.dumps(digests),
+        "counts": json.dumps({part: len(labels) for part, (_, labels) in decoded.parts.items()}),
+        "sources": json.dumps(signature),
+    }
+    tensors = {}
+    for part, (images, labels) in decoded.parts.items():
+        tensors[f"{part}_images"] = torch.from_numpy(images)
+        tensors[f"{part}_labels"] = torch.from_numpy(labels)
+    with atomic_path(_cache_path(name, root)) as temporary:
+        save_file(tensors, temporary, metadata)
+    return metadata
+
+
+def prepare(name: str, root: str | os.PathLike[str] | None = None, *, progress: Progress | None = None) -> Path:
+    """Decodes a data set, unless that is done and its sources have not changed; returns the marker, a JSON file.
+
+    The marker ``<root>/prepared/<name>.json`` is written last: title, classes, images and digest of each part.
+    `progress` is called with (what, done, total); a total of 0 means unknown. Raises `UserError` when files are
+    missing, truncated, damaged or not the published ones.
+    """
+    entry, root = info(name), data_root(root)
+    marker = root / "prepared" / f"{name}.json"
+    if entry.streaming:
+        parts = {part: scan_folders(root / name / part, name, root) for part in ("train", "val")}
+        summary: dict[str, Any] = {
+            "title": entry.title,
+            "classes": len(parts["train"].classes),
+            "images": {part: len(found) for part, found in parts.items()},
+            "digests": {part: found.digest for part, found in parts.items()},
+        }
+    elif name == "cifar10_c":
+        summary = sources.check_cifar10_c(root)
+    else:
+        metadata = _read_cache(name, root)
+        if metadata is None:
+            decoded = sources.decode(name, root, progress or (lambda what, done, total: None))
+            metadata = _write_cache(name, root, decoded, sources.signature(name, root))
+        summary = {
+            "title": metadata["title"],
+            "classes": len(json.loads(metadata["classes"])),
+            "images": json.loads(metadata["counts"]),
+            "digests": json.loads(metadata["digests"]),
+        }
+    write_json(marker, {"dataset": name, **summary})
+    return marker
+
+
+def _stored_part(name: str, root: Path, part: str) -> ImageSet:
+    entry = info(name)
+    metadata = _read_cache(name, root)
+    if metadata is None:
+        decoded = sources.decode(name, root, lambda what, done, total: None)
+        try:
+            metadata = _write_cache(name, root, decoded, sources.signature(name, root))
+        except (PermissionError, OSError) as error:
+            if not isinstance(error, PermissionError) and os.access(root, os.W_OK):
+                raise
+            # a read-only data root serves all the same, only more slowly
+            images, labels = decoded.parts[part]
+            stats = tuple(decoded.classes), entry.mean, entry.std, decoded.title
+            digest = content_digest(images, labels)
+            return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), *stats, digest)
+    path = _cache_path(name, root)
+    with safe_open(path, framework="pt") as file:
+        images, labels = file.get_tensor(f"{part}_images"), file.get_tensor(f"{part}_labels")
+    digest = content_digest(images.numpy(), labels.numpy())
+    if digest != json.loads(metadata["digests"])[part]:
+        raise UserError(
+            f"{path} is damaged: its digest is wrong; remove it and run: stillpoint prepare {name} --root {root}"
+        )
+    classes = tuple(json.loads(metadata["classes"]))
+    return ImageSet(images, labels, classes, entry.mean, entry.std, metadata["title"], digest)
+
+
+def load(
+    name: str,
+    root: str | os.PathLike[str] | None = None,
+    split: str = "train",
+    *,
+    val_size: int | None = None,
+    val_choice: ValChoice = "shuffled",
+) -> ImageSet | FolderSet:
+    """One split of a data set: an `ImageSet`, or a `FolderSet` for one that streams.
+
+    `split` is "train", "val" or "test"; for cifar10_c it is "<corruption>/<severity 1..5>". `val_size` images (default:
+    the registry's) are held out of the published training part, chosen as `split_indices` says; with 0, "train" is the
+    whole part and "val" does not exist. ImageNet's "val" and "test" are its published validation part; with a
+    `val_size`, "val" is instead the first val_size / classes images of each class of the training part.
+    Prepares the data first where that has not been done. Raises `UserError` (see `prepare`).
+    """
+    entry, root = info(name), data_root(root)
+    held_out = entry.val_size if val_size is None else val_size
+    if name == "cifar10_c":
+        images, labels, title = sources.read_cifar10_c(root, split)
+        digest = content_digest(images, labels)
+        names = sources.CIFAR10_CLASSES
+        return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), names, entry.mean, entry.std, title, digest)
+    if split not in ("train", "val", "test"):
+        raise UserError(f"unknown split {split!r} of {name}: choose train, val or test")
+    if entry.streaming:
+        if split == "test" or (split == "val" and not held_out):
+            return scan_folders(root / name / "val", name, root)
+        return scan_folders(root / name / "train", name, root).hold_out(held_out, split == "val")
+    if split == "test":
+        return _stored_part(name, root, "test")
+    if split == "val" and not held_out:
+        raise UserError(f"{name} has no validation images, because val_size is 0")
+    whole = _stored_part(name, root, "train")
+    train, val = split_indices(len(whole), held_out, val_choice)
+    return whole if not held_out else whole._take(torch.from_numpy(train if split == "train" else val))
+
+
+__all__ = ["FolderSet", "ImageSet", "content_digest", "load", "prepare", "split_indices"]

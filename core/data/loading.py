@@ -1,0 +1,144 @@
+"""Batches of an `ImageSet` that lives on the device as uint8: no worker processes, no per-image Python, no history.
+
+The order of an epoch is a function of (seed, epoch), the augmentation of a batch of (seed, epoch, step). So a run that
+starts again at step k of an epoch sees exactly what the uninterrupted run saw from there.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, TypedDict, Unpack
+
+import torch
+from torch import Tensor
+
+from core.data.augment import Augment
+from core.data.sets import FolderSet, ImageSet
+from core.randomness import generator
+
+
+class Batch(NamedTuple):
+    """One step: its number, images float32 (B, C, H, W) normalised, labels and numbers in the set, int64 (B,)."""
+
+    step: int
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+class LoaderOptions(TypedDict, total=False):
+    """The options of every loader, as `Feeder` describes them."""
+
+    device: torch.device | str
+    seed: int
+    shuffle: bool
+    augment: Augment | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    drop_last: bool
+    channels_last: bool
+    rank: int
+    world_size: int
+
+
+class Feeder:
+    """What all loaders share: the order of an epoch, the part of a rank, augmentation and normalisation.
+
+    `augment` comes from `core.data.augment.build_augment`. `mean` and `std` replace the set's own, in units of pixels
+    scaled to [0, 1]; ``(0.0,)`` and ``(1.0,)`` only scale. With `drop_last` an incomplete last batch is left out.
+
+    `batch_size` is that of the global batch, which `world_size` processes divide among themselves: each takes a
+    contiguous part, parts differ by one image at most, and together they are exactly the batch that one process would
+    see, with the same augmentation. No image is repeated to fill up: an evaluation counts each once.
+    """
+
+    def __init__(
+        self,
+        image_set: ImageSet | FolderSet,
+        batch_size: int,
+        *,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        shuffle: bool = False,
+        augment: Augment | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        drop_last: bool = False,
+        channels_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        count = len(image_set)
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size}: at least 1 is needed")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} of {world_size} processes: ranks go from 0 to {world_size - 1}")
+        if drop_last and count < batch_size:
+            raise ValueError(f"batch_size {batch_size} with drop_last leaves no batch of {count} images")
+        self.count, self.batch_size, self.seed, self.shuffle = count, batch_size, seed, shuffle
+        self.device, self.drop_last, self.rank, self.world_size = torch.device(device), drop_last, rank, world_size
+        self.augment = augment
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        # (x / 255 - mean) / std = x * scale + shift, in one multiplication and one addition
+        centre = torch.tensor(image_set.mean if mean is None else mean, dtype=torch.float64)[:, None, None]  # (C, 1, 1)
+        spread = torch.tensor(image_set.std if std is None else std, dtype=torch.float64)[:, None, None]
+        self.scale, self.shift = ((v.float().to(self.device)) for v in (1 / (255 * spread), -centre / spread))
+
+    def __len__(self) -> int:
+        """Steps of an epoch."""
+        return self.count // self.batch_size if self.drop_last else -(-self.count // self.batch_size)
+
+    def global_size(self, step: int) -> int:
+        """Images of the batch at `step` over all processes together; the last batch may be smaller."""
+        return min(self.batch_size, self.count - step * self.batch_size)
+
+    def order(self, epoch: int) -> Tensor:
+        """All image numbers in the order of the epoch, int64 (N,), on the CPU."""
+        if not self.shuffle:
+            return torch.arange(self.count)
+        return torch.randperm(self.count, generator=generator("order", self.seed, epoch))
+
+    def local(self, step: int) -> slice:
+        """This process's part of the batch at `step`, counted within the batch."""
+        size = self.global_size(step)
+        return slice(self.rank * size // self.world_size, (self.rank + 1) * size // self.world_size)
+
+    def part(self, step: int) -> slice:
+        """This process's part of the batch at `step`, counted within the epoch's order."""
+        local, start = self.local(step), step * self.batch_size
+        return slice(start + local.start, start + local.stop)
+
+    def finish(self, pixels: Tensor, epoch: int, step: int, keep: Tensor | None = None) -> Tensor:
+        """uint8 (B, C, H, W) of this process -> augmented, float32, normalised, in the memory format wanted.
+
+        `keep` are the numbers, within this process's part, of images that are there; by default all of them.
+        """
+        if self.augment is None:
+            return self.normalise(pixels)
+        random = generator("augment", self.seed, epoch, step)
+        # drawn for the global batch and then cut, so that the draws do not depend on the number of processes
+        draws = self.augment.draw(self.global_size(step), pixels.shape[2], pixels.shape[3], random)
+        local = [draw[self.local(step)] for draw in draws]
+        if keep is not None:
+            local = [draw[keep] for draw in local]
+        return self.augment.apply(pixels, local, self.normalise)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) -> float32 (x / 255 - mean) / std."""
+        images = pixels.to(torch.float32, memory_format=self.memory_format)
+        return images.mul_(self.scale).add_(self.shift)
+
+
+class DeviceLoader(Feeder):
+    """Batches of an `ImageSet`, moved to `device` once and for all; the options are `Feeder`'s."""
+
+    def __init__(self, image_set: ImageSet, batch_size: int, **options: Unpack[LoaderOptions]) -> None:
+        super().__init__(image_set, batch_size, **options)
+        self.image_set = image_set
+        self.images, self.labels = image_set.images.to(self.device), image_set.labels.to(self.device)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from `start_step` on, with the numbers (within the set) of the images in each."""
+        order = self.order(epoch).to(self.device)
+        for step in range(start_step, len(self)):
+            indices = order[self.part(step)]
+            images = self.finish(self.images[indices], epoch, step)
+            yield Batch(step, images, self.labels[indices], indices)

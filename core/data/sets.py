@@ -1,0 +1,101 @@
+"""One split of a data set: in memory (`ImageSet`), or as image files in class folders (`FolderSet`)."""
+
+import hashlib
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from core.data.catalogue import info, missing
+from core.data.formats import IMAGE_SUFFIXES
+from core.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """One split in memory: `images` uint8 (N, C, H, W), `labels` int64 (N,), and what a table must say about them.
+
+    `digest` is a SHA-256 that depends on the pixels, the labels and the choice of images alone.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    title: str
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, count: int) -> "ImageSet":
+        """The first `count` images (all of them when there are fewer): for trials and quick measurements."""
+        return self if count >= len(self) else self._take(torch.arange(count))
+
+    def _take(self, indices: Tensor) -> "ImageSet":
+        chosen = hashlib.sha256(self.digest.encode() + indices.numpy().astype("<i8").tobytes()).hexdigest()
+        images, labels = self.images[indices], self.labels[indices]
+        return ImageSet(images, labels, self.classes, self.mean, self.std, self.title, chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSet:
+    """Image files in one folder per class: `paths` and `labels` int64 (N,), ordered by class and file name.
+
+    `digest` is of names and sizes, not of the 150 GB of content.
+    """
+
+    paths: tuple[str, ...]
+    labels: Tensor
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    title: str
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def hold_out(self, val_size: int, val: bool) -> "FolderSet":
+        """The first ``val_size / classes`` images of each class (`val`), or all the others."""
+        per_class = val_size // len(self.classes)
+        if per_class == 0:
+            if val_size:
+                raise UserError(
+                    f"{val_size} validation images are fewer than one for each of {len(self.classes)} classes"
+                )
+            return self
+        starts = torch.searchsorted(self.labels, torch.arange(len(self.classes)))
+        rank_in_class = torch.arange(len(self)) - starts[self.labels]
+        return self._take(torch.nonzero((rank_in_class < per_class) == val).flatten())
+
+    def first(self, count: int) -> "FolderSet":
+        """The first `count` images (all of them when there are fewer)."""
+        return self if count >= len(self) else self._take(torch.arange(count))
+
+    def _take(self, indices: Tensor) -> "FolderSet":
+        chosen = hashlib.sha256(self.digest.encode() + indices.numpy().astype("<i8").tobytes()).hexdigest()
+        paths = tuple(self.paths[index] for index in indices.tolist())
+        return replace(self, paths=paths, labels=self.labels[indices], digest=chosen)
+
+
+def scan_folders(folder: Path, name: str, root: Path) -> FolderSet:
+    """The images in ``folder/<class>/``, classes numbered by the alphabet. Raises `UserError` if there are none."""
+    if not folder.is_dir():
+        raise missing(name, root, f" ({folder} not found)")
+    entry = info(name)
+    classes = sorted(child.name for child in os.scandir(folder) if child.is_dir())
+    paths, labels, state = [], [], hashlib.sha256()
+    for label, title in enumerate(classes):
+        for file in sorted(os.scandir(folder / title), key=lambda item: item.name):
+            if file.name.lower().endswith(IMAGE_SUFFIXES) and not file.name.startswith("."):
+                paths.append(file.path)
+                labels.append(label)
+                state.update(f"{title}/{file.name} {file.stat().st_size}\n".encode())
+    if not paths:
+        raise missing(name, root, f" ({folder} holds no images)")
+    meta = tuple(classes), entry.mean, entry.std, entry.title, state.hexdigest()
+    return FolderSet(tuple(paths), torch.tensor(labels), *meta)

@@ -1,0 +1,126 @@
+"""Photographs too many for memory: read from class folders by worker processes, yielded as `DeviceLoader` does."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Unpack
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from core.data.augment import resized_crop_boxes
+from core.data.formats import decode_image
+from core.data.loading import Batch, Feeder, LoaderOptions
+from core.data.sets import FolderSet
+from core.errors import UserError
+from core.randomness import generator
+
+
+def resize_short_side(image: Image.Image, size: int) -> Image.Image:
+    """The shorter side becomes `size` and the longer one floor(size * long / short): bilinear with anti-aliasing."""
+    width, height = image.size
+    short = min(width, height)
+    return image.resize((size * width // short, size * height // short), Image.Resampling.BILINEAR)
+
+
+def centre_crop(image: Image.Image, size: int) -> Image.Image:
+    """The central `size` x `size` window, odd margins rounded half to even as torchvision does."""
+    left, top = (round((extent - size) / 2) for extent in image.size)
+    return image.crop((left, top, left + size, top + size))
+
+
+def random_resized_crop(image: Image.Image, size: int, random: torch.Generator) -> Image.Image:
+    """A window of 8 to 100 % of the area and 3:4 to 4:3 in shape, resized to `size` (the ranges of torchvision)."""
+    top, left, height, width = resized_crop_boxes(1, image.height, image.width, random)[0].tolist()
+    # cut first, as torchvision does: Pillow's resize(box=...) would let pixels outside the box in
+    box = image.crop((left, top, left + width, top + height))
+    return box.resize((size, size), Image.Resampling.BILINEAR)
+
+
+class _Photographs(Dataset[tuple[Tensor | None, int, int, str]]):
+    """One item for a key (epoch, index): pixels uint8 (3, size, size), or None and the reason why there are none."""
+
+    def __init__(self, files: FolderSet, size: int, resize: int, crop: str, seed: int) -> None:
+        self.files, self.size, self.resize, self.crop, self.seed = files, size, resize, crop, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | None, int, int, str]:
+        epoch, index = key
+        label = int(self.files.labels[index])
+        try:
+            image = decode_image(Path(self.files.paths[index]), self.files.paths[index])
+        except UserError as error:
+            return None, label, index, str(error)
+        if self.crop == "random_resized":
+            image = random_resized_crop(image, self.size, generator("photograph", self.seed, epoch, index))
+        else:
+            image = centre_crop(resize_short_side(image, self.resize), self.size)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1), label, index, ""  # (3, size, size)
+
+
+class _Keys:
+    """The batches of keys of the epoch that is set on it: one object, so that worker processes live across epochs."""
+
+    batches: list[list[tuple[int, int]]]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class StreamLoader(Feeder):
+    """Batches of a `FolderSet`, decoded by `workers` processes; yields as `core.data.loading.DeviceLoader` does.
+
+    `crop` is "centre" (shorter side to `resize`, then the central `size` window) or "random_resized", whose draw is a
+    function of (seed, epoch, image), whatever the workers. `augment` then works on the whole batch, on the device.
+    A file that cannot be decoded is a `UserError` naming it; with ``skip_corrupt=True`` it is left out of its batch
+    instead and its sentence is appended to `skipped`. The other options are `Feeder`'s.
+    """
+
+    def __init__(
+        self,
+        image_set: FolderSet,
+        batch_size: int,
+        *,
+        size: int = 224,
+        resize: int = 256,
+        crop: Literal["centre", "random_resized"] = "centre",
+        workers: int = 0,
+        skip_corrupt: bool = False,
+        **options: Unpack[LoaderOptions],
+    ) -> None:
+        if crop not in ("centre", "random_resized"):
+            raise ValueError(f"crop {crop!r}: choose 'centre' or 'random_resized'")
+        super().__init__(image_set, batch_size, **options)
+        self.image_set, self.skip_corrupt = image_set, skip_corrupt
+        self.skipped: list[str] = []
+        self._keys = _Keys()
+        self._loader: DataLoader[Any] = DataLoader(
+            _Photographs(image_set, size, resize, crop, self.seed),
+            batch_sampler=self._keys,  # type: ignore[arg-type]
+            collate_fn=list,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=False,
+        )
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from `start_step` on, each a `Batch`; see `DeviceLoader.epoch`."""
+        order = self.order(epoch)
+        steps = range(start_step, len(self))
+        self._keys.batches = [[(epoch, i) for i in order[self.part(step)].tolist()] for step in steps]
+        for step, items in zip(steps, self._loader, strict=True):
+            faults = [reason for pixels, _, _, reason in items if pixels is None]
+            if faults and not self.skip_corrupt:
+                raise UserError(f"{faults[0]}; mend or remove it, or skip such images by option")
+            self.skipped += faults
+            keep = torch.tensor([k for k, item in enumerate(items) if item[0] is not None], dtype=torch.int64)
+            kept = [items[k] for k in keep.tolist()]
+            size = self._loader.dataset.size  # type: ignore[attr-defined]
+            pixels = torch.stack([i[0] for i in kept]) if kept else torch.zeros(0, 3, size, size, dtype=torch.uint8)
+            labels, indices = (torch.tensor([item[k] for item in kept], dtype=torch.int64) for k in (1, 2))
+            images = self.finish(pixels.to(self.device, non_blocking=True), epoch, step, keep)
+            yield Batch(step, images, labels.to(self.device), indices.to(self.device))
