@@ -1,0 +1,153 @@
+"""The proximal gradient iteration behind the sparse-coding layers, and the two linear maps it is used with."""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.randomness import generator
+
+Scheme = Literal["sdnet", "fista", "ista"]
+
+# the authors' limits of the power iteration: at most so many steps, or a squared change of the unit vector below this
+POWER_STEPS = 50
+POWER_TOLERANCE = 1e-5
+# step = SAFETY / lambda_max; below 1 because fifty steps may underestimate lambda_max by about one per cent
+SAFETY = 0.9
+
+
+def check_options(*, iterations: int, penalty: float, ridge: float, scheme: str) -> None:
+    """Raises ValueError for options outside their range."""
+    if iterations < 1:
+        raise ValueError(f"iterations is {iterations}; it must be at least 1")
+    if not 0 <= penalty < float("inf"):
+        raise ValueError(f"penalty is {penalty}; it must be a finite number of at least 0")
+    if not 0 <= ridge < float("inf"):
+        raise ValueError(f"ridge is {ridge}; it must be a finite number of at least 0")
+    if scheme not in get_args(Scheme):
+        raise ValueError(f"scheme is {scheme!r}; it must be one of {', '.join(get_args(Scheme))}")
+
+
+def iterate(
+    x: Tensor,
+    analyse: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    synthesise: Callable[[Tensor], Tensor],
+    step: Tensor,
+    *,
+    iterations: int,
+    penalty: float,
+    ridge: float,
+    nonnegative: bool,
+    squared: bool,
+    scheme: Scheme,
+) -> Tensor:
+    """Proximal gradient steps from the code 0 on ``1/2 |x - A z|^2 + penalty |z|_1 + ridge/2 |z|^2``.
+
+    `analyse(r, scale, bias)` is ``scale * A^T r + bias`` with one bias for all entries, `synthesise(z)` is ``A z``.
+    `scheme` says where the gradient is taken: "sdnet" at the last code while the momentum term is added to it (as
+    the authors coded it), "fista" at the extrapolated point (Beck and Teboulle 2009), "ista" without momentum.
+    With `squared=False` the data term is the norm ``|x - A z|`` per sample, from the second step on.
+    """
+    shrink = 1 / (1 + ridge * step)
+    scale, threshold = shrink * step, shrink * step * penalty
+    # The step, the threshold and the rectifier cost nothing extra: they become the weight's scale and the bias.
+    bias = -threshold if nonnegative and penalty > 0 else None
+
+    def proximal(point: Tensor | None, residual: Tensor) -> Tensor:
+        moved = analyse(residual, scale, bias)
+        if point is not None:
+            moved = moved.add_(point if ridge == 0 else shrink * point)
+        if nonnegative:
+            return moved.relu_()
+        return moved - moved.clamp(-threshold, threshold)
+
+    code, previous, t = proximal(None, x), None, 1.0  # the first reconstruction is that of 0
+    for _ in range(iterations - 1):
+        t, t_before = (1 + (1 + 4 * t * t) ** 0.5) / 2, t
+        point = code
+        if previous is not None and scheme != "ista":
+            point = code + ((t_before - 1) / t) * (code - previous)
+        residual = x - synthesise(point if scheme == "fista" else code)
+        if not squared:
+            norm = residual.detach().flatten(1).norm(dim=1).clamp_min(1e-12)
+            residual = residual * (0.5 / norm).view(-1, *[1] * (residual.ndim - 1))
+        code, previous = proximal(point, residual), code
+    return code
+
+
+@torch.no_grad()
+def power_iteration(
+    gram: Callable[[Tensor], Tensor], synthesise: Callable[[Tensor], Tensor], vector: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Largest eigenvalue of ``A^T A`` (0-dim) and its unit eigenvector, from the start `vector` (any length but 0).
+
+    At most 50 steps; it stops when the squared distance of two successive vectors is at most 1e-5.
+    """
+    for _ in range(POWER_STEPS):
+        moved = gram(vector)
+        moved /= moved.norm().clamp_min(1e-12)
+        change = (moved - vector).square_().sum()
+        vector = moved
+        if change <= POWER_TOLERANCE:
+            break
+    return synthesise(vector).square().sum(), vector
+
+
+def unit_atoms(weight: Tensor) -> Tensor:
+    """`weight` (K, ...) with every atom ``weight[k]`` divided by its l2 norm, which is a constant to autograd."""
+    norm = weight.detach().flatten(1).norm(dim=1).clamp_min(1e-12)
+    return weight / norm.view(-1, *[1] * (weight.ndim - 1))
+
+
+class Convolution:
+    """A and its adjoint for a dictionary (K, C, kh, kw) and images (B, C, H, W)."""
+
+    def __init__(self, weight: Tensor, stride: int, padding: int, size: tuple[int, int]) -> None:
+        self.weight, self.stride, self.padding = weight, stride, padding
+        kernel = weight.shape[2:]
+        # what a strided convolution never read at the border is given back, so that A z has the input's size
+        self.rest = [(n + 2 * padding - k) % stride for n, k in zip(size, kernel, strict=True)]
+        self.code_shape = (
+            len(weight),
+            *[(n + 2 * padding - k) // stride + 1 for n, k in zip(size, kernel, strict=True)],
+        )
+        if min(self.code_shape) < 1:
+            raise ValueError(
+                f"images of {size[0]}x{size[1]} are smaller than the kernel {tuple(kernel)} with {padding=}"
+            )
+
+    def analyse(self, x: Tensor, scale: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        weight = self.weight if scale is None else self.weight * scale
+        return F.conv2d(x, weight, None if bias is None else bias.expand(len(weight)), self.stride, self.padding)
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        return F.conv_transpose2d(z, self.weight, None, self.stride, self.padding, self.rest)
+
+
+class Matrix:
+    """A and its adjoint for a dictionary (K, C) and rows (N, C)."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight, self.code_shape = weight, (len(weight),)
+
+    def analyse(self, x: Tensor, scale: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        weight = self.weight if scale is None else self.weight * scale
+        return F.linear(x, weight, None if bias is None else bias.expand(len(weight)))
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        return z @ self.weight
+
+
+LinearMap = Convolution | Matrix
+
+
+def largest_eigenvalue(a: LinearMap, vector: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """lambda_max(A^T A) and its eigenvector, from `vector` or else from one fixed draw: a function of A alone."""
+    if vector is None:
+        draw = torch.randn(1, *a.code_shape, generator=generator("power iteration"))
+        vector = draw.to(device=a.weight.device, dtype=a.weight.dtype)
+    # full precision under autocast; never an inference tensor, because the step outlives the block it is measured in
+    with torch.inference_mode(False), torch.autocast(a.weight.device.type, enabled=False):
+        return power_iteration(lambda v: a.analyse(a.synthesise(v)), a.synthesise, vector)

@@ -1,0 +1,301 @@
+"""Sparse-coding layers: the output is the code of the input in a learnt dictionary.
+
+Source: Dai, Li, Tong, Cheng, Ma: "Revisiting Sparse Convolutional Model for Visual Recognition" (NeurIPS 2022), whose
+iteration is ``scheme="sdnet"``; Beck and Teboulle (2009) for FISTA. Both layers approximate
+
+    z* = argmin  1/2 |x - A z|^2 + penalty |z|_1 + ridge/2 |z|^2     (z >= 0 unless nonnegative=False)
+
+where A z is the transposed convolution of the code with the dictionary, or ``z @ weight`` in the layer for vectors.
+
+Laws: with ``scheme="ista"`` and a step of at most 1/lambda_max(A^T A) no iteration increases the objective; one and two
+iterations are the same in all schemes; ``A`` and ``A^T`` are adjoint for every size and stride.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from core.layers._proximal import (
+    SAFETY,
+    Convolution,
+    LinearMap,
+    Matrix,
+    Scheme,
+    check_options,
+    iterate,
+    largest_eigenvalue,
+    unit_atoms,
+)
+
+
+def _code(x: Tensor, a: LinearMap, step: Tensor | None, recompute: bool, options: dict[str, Any]) -> Tensor:
+    check_options(**{k: options[k] for k in ("iterations", "penalty", "ridge", "scheme")})
+    if step is None:
+        step = SAFETY / largest_eigenvalue(a)[0]
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(iterate, x, a.analyse, a.synthesise, step, use_reentrant=False, **options)
+    return iterate(x, a.analyse, a.synthesise, step, **options)
+
+
+def sparse_coding2d(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    iterations: int = 2,
+    penalty: float = 0.1,
+    ridge: float = 0.0,
+    nonnegative: bool = True,
+    squared: bool = True,
+    scheme: Scheme = "sdnet",
+    step: Tensor | None = None,
+    recompute: bool = False,
+) -> Tensor:
+    """Convolutional sparse code (B, K, H', W') of images `x` (B, C, H, W), H' = (H + 2 padding - kh) // stride + 1.
+
+    `weight` (K, n C, kh, kw) holds K atoms, used as they are; with n > 1 the input is repeated n times along the
+    channels. `step` (0-dim) defaults to 0.9 / lambda_max by a power iteration from a fixed start. With `recompute`
+    nothing but the input is kept for backward, at the cost of a second forward. `x` is read, and the code returned, in
+    channels_last order on a CPU, where that is up to twelve times faster. Gradients are those of the unrolled
+    iterations with the step constant. ValueError for shapes that do not fit and options out of range.
+    """
+    if x.ndim != 4 or weight.ndim != 4:
+        raise ValueError(f"x and weight have {x.ndim} and {weight.ndim} dimensions; both must have 4")
+    copies, left = divmod(weight.shape[1], x.shape[1])
+    if left or not copies:
+        raise ValueError(f"x has {x.shape[1]} channels; the dictionary's {weight.shape[1]} are no multiple of that")
+    if copies > 1:
+        x = x.repeat(1, copies, 1, 1)  # (B, n C, H, W)
+    if x.device.type == "cpu":
+        x = x.contiguous(memory_format=torch.channels_last)
+    options: dict[str, Any] = {"iterations": iterations, "penalty": penalty, "ridge": ridge, "nonnegative": nonnegative}
+    options |= {"squared": squared, "scheme": scheme}
+    return _code(x, Convolution(weight, stride, padding, (x.shape[2], x.shape[3])), step, recompute, options)
+
+
+def sparse_coding1d(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    iterations: int = 2,
+    penalty: float = 0.1,
+    ridge: float = 0.0,
+    nonnegative: bool = True,
+    squared: bool = True,
+    scheme: Scheme = "sdnet",
+    step: Tensor | None = None,
+    recompute: bool = False,
+) -> Tensor:
+    """Sparse codes (..., K) of the vectors `x` (..., C), tokens for example, in the dictionary `weight` (K, C).
+
+    Everything else is as in `sparse_coding2d`; with ``squared=False`` the norm is taken per vector.
+    """
+    if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"x of shape {tuple(x.shape)} does not end in the {weight.shape[-1]} channels of the dictionary"
+        )
+    options: dict[str, Any] = {"iterations": iterations, "penalty": penalty, "ridge": ridge, "nonnegative": nonnegative}
+    options |= {"squared": squared, "scheme": scheme}
+    rows = x.reshape(-1, x.shape[-1])  # (N, C)
+    return _code(rows, Matrix(weight), step, recompute, options).view(*x.shape[:-1], len(weight))
+
+
+class _SparseCoding(nn.Module):
+    """The dictionary, and a step size that belongs to it: what both layers share.
+
+    In training the step is measured whenever the dictionary has changed, on the dictionary as the optimiser left it
+    and starting from the last eigenvector; then the atoms are scaled to unit norm in place (the authors' order). In
+    evaluation nothing is changed: the step is measured once per dictionary and image size, on the unit atoms, from a
+    fixed start. So an evaluation is a function of weights and input, and evaluating leaves no trace in a training.
+    The last eigenvector is a non-persistent buffer: whoever resumes a training bitwise keeps it with the state.
+    A change made behind autograd's back (``weight.data.mul_(2)``) goes unseen until the next one that is not.
+    """
+
+    weight: nn.Parameter
+    step_size: Tensor
+    eigenvector: Tensor | None
+
+    def __init__(self, weight: Tensor, penalty: float, normalise: bool, recompute: bool, **options: Any) -> None:
+        super().__init__()
+        check_options(penalty=penalty, **{name: options[name] for name in ("iterations", "ridge", "scheme")})
+        self.weight = nn.Parameter(nn.init.kaiming_uniform_(weight))
+        self.register_buffer("step_size", torch.tensor(0.1, device=weight.device))
+        self.register_buffer("eigenvector", None, persistent=False)
+        self.penalty, self.normalise, self.recompute, self.options = penalty, normalise, recompute, options
+        self._measured: tuple[Any, ...] | None = None  # the dictionary and code size that step_size belongs to
+        self._unit: tuple[Any, ...] | None = None  # the dictionary whose atoms are known to be of unit norm
+        self._evaluation: tuple[tuple[Any, ...], Tensor] | None = None
+
+    def _map(self, weight: Tensor, x: Tensor) -> LinearMap:
+        return Matrix(weight)
+
+    def _revision(self) -> tuple[int, int]:
+        return self.weight.data_ptr(), self.weight._version
+
+    def dictionary(self) -> Tensor:
+        """The atoms that codes refer to: `weight`, of unit norm unless ``normalise=False``."""
+        # in evaluation scaled anew in any case: no bit may depend on whether a training had scaled them
+        scaled = self.training and self._unit == self._revision()
+        return self.weight if scaled or not self.normalise else unit_atoms(self.weight)
+
+    @torch.no_grad()
+    def update_step_size(self, x: Tensor) -> None:
+        """Measures `step_size` for the dictionary as it is and inputs shaped like `x`, from the last eigenvector."""
+        a = self._map(self.weight, x)
+        start = self.eigenvector
+        if start is not None and start.shape[1:] != a.code_shape:
+            start = None
+        largest, self.eigenvector = largest_eigenvalue(a, start)
+        self.step_size = (SAFETY / largest).to(self.step_size.dtype)
+        self._measured = (*self._revision(), a.code_shape)
+
+    @torch.no_grad()
+    def normalise_(self) -> None:
+        """Scales every atom to unit norm in place, and leaves `step_size` as it is."""
+        self.weight.copy_(unit_atoms(self.weight))
+        self._unit = self._revision()
+        if self._measured is not None:
+            self._measured = (*self._unit, self._measured[-1])
+
+    @torch.compiler.disable
+    def _step(self, x: Tensor) -> Tensor:
+        key = (*self._revision(), self._map(self.weight, x).code_shape)
+        if self.training:
+            if self._measured != key:
+                self.update_step_size(x)
+            if self.normalise and self._unit != self._revision():
+                self.normalise_()
+            return self.step_size
+        if self._evaluation is None or self._evaluation[0] != key:
+            with torch.no_grad():
+                self._evaluation = key, SAFETY / largest_eigenvalue(self._map(self.dictionary(), x))[0]
+        return self._evaluation[1]
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state, prefix, *args)
+        weight = state.get(f"{prefix}weight")
+        if self.normalise and weight is not None:
+            empty = (weight.flatten(1) == 0).all(dim=1).nonzero().flatten().tolist()
+            if empty:
+                args[-1].append(f"{prefix}weight: atoms {empty} are zero; every atom of a dictionary needs a direction")
+
+
+class SparseCoding2d(_SparseCoding):
+    """`sparse_coding2d` with a learnt dictionary `weight` (dictionary_size, expansion * channels, k, k).
+
+    (B, C, H, W) -> (B, dictionary_size, H', W'), any H and W at any time. `penalty` may be set after construction, as
+    robust inference does, and acts at once; with `adaptive_penalty` it is multiplied by the number of values of an
+    input over that of its code. The dictionary starts Kaiming-uniform and is used with unit atoms if `normalise`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        dictionary_size: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        expansion: int = 1,
+        iterations: int = 2,
+        penalty: float = 0.1,
+        adaptive_penalty: bool = False,
+        ridge: float = 0.0,
+        nonnegative: bool = True,
+        squared: bool = True,
+        scheme: Scheme = "sdnet",
+        normalise: bool = True,
+        recompute: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        sizes = {"channels": channels, "expansion": expansion, "kernel_size": kernel_size, "stride": stride}
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        weight = torch.empty(
+            dictionary_size, expansion * channels, kernel_size, kernel_size, device=device, dtype=dtype
+        )
+        options = {"iterations": iterations, "ridge": ridge, "nonnegative": nonnegative, "squared": squared}
+        super().__init__(weight, penalty, normalise, recompute, scheme=scheme, **options)
+        self.expansion, self.stride, self.padding = expansion, stride, padding
+        self.adaptive_penalty = adaptive_penalty
+
+    def _map(self, weight: Tensor, x: Tensor) -> LinearMap:
+        return Convolution(weight, self.stride, self.padding, (x.shape[2], x.shape[3]))
+
+    def effective_penalty(self, x: Tensor) -> float:
+        """The penalty that inputs of this size get."""
+        code_shape = self._map(self.weight, x).code_shape
+        return self.penalty * (x[0].numel() / math.prod(code_shape) if self.adaptive_penalty else 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        options = {"step": self._step(x), "penalty": self.effective_penalty(x), "recompute": self.recompute}
+        return sparse_coding2d(
+            x, self.dictionary(), stride=self.stride, padding=self.padding, **options, **self.options
+        )
+
+    def reconstruct(self, code: Tensor, size: tuple[int, int]) -> Tensor:
+        """``A code``: images (B, expansion * channels, *size) from their codes."""
+        return Convolution(self.dictionary(), self.stride, self.padding, size).synthesise(code)
+
+    def losses(self, x: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+        """Per image (B,): ``|x - A code|^2 / expansion``, and ``penalty |code|_1 + ridge/2 |code|^2``."""
+        residual = x.repeat(1, self.expansion, 1, 1) - self.reconstruct(code, (x.shape[2], x.shape[3]))
+        cost = self.effective_penalty(x) * code.abs() + self.options["ridge"] / 2 * code.square()
+        return residual.square().sum((1, 2, 3)) / self.expansion, cost.sum((1, 2, 3))
+
+    def extra_repr(self) -> str:
+        shape = f"{self.weight.shape[1]}, {self.weight.shape[0]}, {self.weight.shape[2]}"
+        return f"{shape}, stride={self.stride}, padding={self.padding}, penalty={self.penalty}, " + ", ".join(
+            f"{name}={value!r}" for name, value in self.options.items()
+        )
+
+
+class SparseCoding1d(_SparseCoding):
+    """`sparse_coding1d` with a learnt dictionary `weight` (dictionary_size, channels), on vectors (..., channels).
+
+    Everything else is as in `SparseCoding2d`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        dictionary_size: int,
+        *,
+        iterations: int = 2,
+        penalty: float = 0.1,
+        ridge: float = 0.0,
+        nonnegative: bool = True,
+        squared: bool = True,
+        scheme: Scheme = "sdnet",
+        normalise: bool = True,
+        recompute: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        weight = torch.empty(dictionary_size, channels, device=device, dtype=dtype)
+        options = {"iterations": iterations, "ridge": ridge, "nonnegative": nonnegative, "squared": squared}
+        super().__init__(weight, penalty, normalise, recompute, scheme=scheme, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        options = {"step": self._step(x), "penalty": self.penalty, "recompute": self.recompute}
+        return sparse_coding1d(x, self.dictionary(), **options, **self.options)
+
+    def reconstruct(self, code: Tensor) -> Tensor:
+        """``A code``: vectors (..., channels) from their codes."""
+        return code @ self.dictionary()
+
+    def losses(self, x: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+        """Per vector (...): ``|x - A code|^2``, and ``penalty |code|_1 + ridge/2 |code|^2``."""
+        cost = self.penalty * code.abs() + self.options["ridge"] / 2 * code.square()
+        return (x - self.reconstruct(code)).square().sum(-1), cost.sum(-1)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, penalty={self.penalty}, " + ", ".join(
+            f"{name}={value!r}" for name, value in self.options.items()
+        )
