@@ -14,28 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from core.errors import UserError, nearest
+from core.shifts import crop_window, roll
 
 Stage = Literal["pixels", "normalised"]
-
-
-def window(images: Tensor, offsets: Tensor, height: int, width: int) -> Tensor:
-    """(B, C, H, W) and int64 (B, 2) -> (B, C, height, width): the window of each image whose corner is its offset.
-
-    One gather from a view of all windows, in any dtype. Law: ``out[b, c, i, j] == images[b, c, i + r_b, j + s_b]``.
-    """
-    views = images.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, H - height + 1, W - width + 1, height, width)
-    rows, columns = offsets.to(images.device, non_blocking=True).unbind(1)
-    if images.shape[1] == 1:  # one index run over (height, width) is twice as fast without the channel axis
-        return views[:, 0][torch.arange(len(images), device=images.device), rows, columns][:, None]
-    return views[torch.arange(len(images), device=images.device), :, rows, columns]
-
-
-def roll_each(images: Tensor, shifts: Tensor) -> Tensor:
-    """(B, C, H, W), each image rolled as `torch.roll` does by its own (rows, columns) of `shifts`, int64 (B, 2)."""
-    height, width = images.shape[2:]
-    rows = torch.cat([images, images[:, :, : height - 1]], 2)
-    tiled = torch.cat([rows, rows[:, :, :, : width - 1]], 3)  # (B, C, 2H - 1, 2W - 1)
-    return window(tiled, -shifts % torch.tensor([height, width], device=shifts.device), height, width)
 
 
 def resized_crop_boxes(
@@ -149,8 +130,8 @@ class Roll:
 
     def apply(self, images: Tensor, draw: Tensor) -> Tensor:
         if self.per == "batch" and len(images):
-            return torch.roll(images, draw[0].tolist(), (2, 3))
-        return roll_each(images, draw)
+            return roll(images, draw[0].tolist())  # one shift, known on the CPU: a plain copy instead of a gather
+        return roll(images, draw)
 
 
 @dataclass(frozen=True)
@@ -171,10 +152,10 @@ class Crop:
             raise ValueError(f"padding={self.padding}, size={self.size}: no negative padding and no empty window")
 
     def _window(self, height: int, width: int) -> tuple[int, int]:
-        window_size = (self.size or height, self.size or width)
-        if window_size[0] > height + 2 * self.padding or window_size[1] > width + 2 * self.padding:
+        h, w = self.size or height, self.size or width
+        if h > height + 2 * self.padding or w > width + 2 * self.padding:
             raise ValueError(f"size={self.size}: larger than a {height}x{width} image padded by {self.padding}")
-        return window_size
+        return h, w
 
     def draw(self, n: int, height: int, width: int, random: torch.Generator) -> Tensor:
         h, w = self._window(height, width)
@@ -182,7 +163,7 @@ class Crop:
 
     def apply(self, images: Tensor, draw: Tensor) -> Tensor:
         h, w = self._window(*images.shape[2:])
-        return window(functional.pad(images, (self.padding,) * 4), draw, h, w)
+        return crop_window(functional.pad(images, (self.padding,) * 4), draw, (h, w))
 
 
 @dataclass(frozen=True)

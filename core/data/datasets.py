@@ -4,6 +4,7 @@ Small sets are decoded once into ``<root>/prepared/<name>.safetensors`` (uint8 i
 ``<name>.json`` beside it tells what it holds. ImageNet stays in its folders and streams (core.data.streaming).
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -25,14 +26,17 @@ from core.files import atomic_path, write_json
 
 Progress = Callable[[str, int, int], None]
 ValChoice = Literal["shuffled", "first"]
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def split_indices(count: int, val_size: int, choice: ValChoice = "shuffled") -> tuple[np.ndarray, np.ndarray]:
+def split_indices(
+    count: int, val_size: int, choice: ValChoice = "shuffled", seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the training and of the held-out images among `count`, both int64.
 
-    "shuffled" is the APS authors' split: a shuffle by NumPy's RandomState(0), whose last `val_size` are held out (for
-    50,000 and 5,000 training begins 11841, 19602, 45519 and validation 43726, 16118, 49381). "first" is the wavelet
-    twins': the first `val_size` images are held out. Raises `UserError` if nothing would be left to train on.
+    "shuffled" is the APS authors' split: a shuffle by NumPy's RandomState(seed), whose last `val_size` are held out
+    (for 50,000, 5,000 and seed 0 training begins 11841, 19602, 45519 and validation 43726, 16118, 49381). "first" is
+    the wavelet twins': the first `val_size` images are held out. Raises `UserError` if none would be left to train on.
     """
     if not 0 <= val_size < count:
         raise UserError(f"{val_size} validation images asked for: choose from 0 to {count - 1}")
@@ -43,7 +47,7 @@ def split_indices(count: int, val_size: int, choice: ValChoice = "shuffled") -> 
         return order[val_size:], order[:val_size]
     if val_size == 0:
         return order, order[:0]
-    np.random.RandomState(0).shuffle(order)
+    np.random.RandomState(seed).shuffle(order)
     return order[:-val_size], order[-val_size:]
 
 
@@ -100,31 +104,45 @@ def prepare(name: str, root: str | os.PathLike[str] | None = None, *, progress: 
     `progress` is called with (what, done, total); a total of 0 means unknown. Raises `UserError` when files are
     missing, truncated, damaged or not the published ones.
     """
-    entry, root = info(name), data_root(root)
+    root = data_root(root)
     marker = root / "prepared" / f"{name}.json"
+    try:
+        found = {"dataset": name, **_prepared(name, root, progress or (lambda what, done, total: None))}
+        # an unchanged marker keeps its time, so that nothing that depends on it is run again
+        if not (marker.is_file() and marker.read_text() == json.dumps(found, indent=2) + "\n"):
+            write_json(marker, found)
+    except OSError as error:
+        if error.errno in _READ_ONLY:
+            raise UserError(
+                f"{root} cannot be written to: give another data root, with links to the files in this one"
+            ) from error
+        raise
+    return marker
+
+
+def _prepared(name: str, root: Path, progress: Progress) -> dict[str, Any]:
+    """Title, classes, images and digests, having decoded what is not yet decoded."""
+    entry = info(name)
     if entry.streaming:
-        parts = {part: scan_folders(root / name / part, name, root) for part in ("train", "val")}
-        summary: dict[str, Any] = {
+        parts = {part: scan_folders(name, root, part) for part in ("train", "val")}
+        return {
             "title": entry.title,
             "classes": len(parts["train"].classes),
             "images": {part: len(found) for part, found in parts.items()},
             "digests": {part: found.digest for part, found in parts.items()},
         }
-    elif name == "cifar10_c":
-        summary = sources.check_cifar10_c(root)
-    else:
-        metadata = _read_cache(name, root)
-        if metadata is None:
-            decoded = sources.decode(name, root, progress or (lambda what, done, total: None))
-            metadata = _write_cache(name, root, decoded, sources.signature(name, root))
-        summary = {
-            "title": metadata["title"],
-            "classes": len(json.loads(metadata["classes"])),
-            "images": json.loads(metadata["counts"]),
-            "digests": json.loads(metadata["digests"]),
-        }
-    write_json(marker, {"dataset": name, **summary})
-    return marker
+    if name == "cifar10_c":
+        return sources.check_cifar10_c(root)
+    metadata = _read_cache(name, root)
+    if metadata is None:
+        decoded = sources.decode(name, root, progress)
+        metadata = _write_cache(name, root, decoded, sources.signature(name, root))
+    return {
+        "title": metadata["title"],
+        "classes": len(json.loads(metadata["classes"])),
+        "images": json.loads(metadata["counts"]),
+        "digests": json.loads(metadata["digests"]),
+    }
 
 
 def _stored_part(name: str, root: Path, part: str) -> ImageSet:
@@ -134,14 +152,13 @@ def _stored_part(name: str, root: Path, part: str) -> ImageSet:
         decoded = sources.decode(name, root, lambda what, done, total: None)
         try:
             metadata = _write_cache(name, root, decoded, sources.signature(name, root))
-        except (PermissionError, OSError) as error:
-            if not isinstance(error, PermissionError) and os.access(root, os.W_OK):
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
                 raise
             # a read-only data root serves all the same, only more slowly
             images, labels = decoded.parts[part]
-            stats = tuple(decoded.classes), entry.mean, entry.std, decoded.title
-            digest = content_digest(images, labels)
-            return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), *stats, digest)
+            described = decoded.classes, entry.mean, entry.std, decoded.title, content_digest(images, labels)
+            return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), *described)
     path = _cache_path(name, root)
     with safe_open(path, framework="pt") as file:
         images, labels = file.get_tensor(f"{part}_images"), file.get_tensor(f"{part}_labels")
@@ -161,6 +178,7 @@ def load(
     *,
     val_size: int | None = None,
     val_choice: ValChoice = "shuffled",
+    split_seed: int = 0,
 ) -> ImageSet | FolderSet:
     """One split of a data set: an `ImageSet`, or a `FolderSet` for one that streams.
 
@@ -181,14 +199,14 @@ def load(
         raise UserError(f"unknown split {split!r} of {name}: choose train, val or test")
     if entry.streaming:
         if split == "test" or (split == "val" and not held_out):
-            return scan_folders(root / name / "val", name, root)
-        return scan_folders(root / name / "train", name, root).hold_out(held_out, split == "val")
+            return scan_folders(name, root, "val")
+        return scan_folders(name, root, "train").hold_out(held_out, split == "val")
     if split == "test":
         return _stored_part(name, root, "test")
     if split == "val" and not held_out:
         raise UserError(f"{name} has no validation images, because val_size is 0")
     whole = _stored_part(name, root, "train")
-    train, val = split_indices(len(whole), held_out, val_choice)
+    train, val = split_indices(len(whole), held_out, val_choice, split_seed)
     return whole if not held_out else whole._take(torch.from_numpy(train if split == "train" else val))
 
 

@@ -1,14 +1,21 @@
 # Decodes a data set once. The marker says what was found (title, images, digest of each part) and is written last,
-# so it is the input of whatever trains or evaluates. Needs config["data_root"]; paths are relative to the repository.
+# so it is what a rule that trains or evaluates takes as its input. config["data"] is the data root; without it, the
+# environment's STILLPOINT_DATA, or data.
+from core.data.catalogue import data_root
+
+
+DATA_ROOT = data_root(config.get("data") or None)
+
+
 rule prepare:
     output:
-        f"{config['data_root']}/prepared/{{dataset}}.json",
+        f"{DATA_ROOT}/prepared/{{dataset}}.json",
     log:
         "logs/prepare/{dataset}.log",
     benchmark:
         "logs/prepare/{dataset}.tsv"
     threads: 1
     params:
-        root=config["data_root"],
+        root=DATA_ROOT,
     shell:
         "stillpoint prepare {wildcards.dataset} --root {params.root:q} > {log} 2>&1"

@@ -82,14 +82,24 @@ class FolderSet:
         return replace(self, paths=paths, labels=self.labels[indices], digest=chosen)
 
 
-def scan_folders(folder: Path, name: str, root: Path) -> FolderSet:
-    """The images in ``folder/<class>/``, classes numbered by the alphabet. Raises `UserError` if there are none."""
+def scan_folders(name: str, root: Path, part: str) -> FolderSet:
+    """The images in ``<root>/<name>/<part>/<class>/``, ordered by class and file name.
+
+    Classes are numbered by the alphabet, over the training part where it is there, so that both parts agree. Raises
+    `UserError` if there are no images, or a class is unknown in training.
+    """
+    entry, folder = info(name), root / name / part
     if not folder.is_dir():
         raise missing(name, root, f" ({folder} not found)")
-    entry = info(name)
-    classes = sorted(child.name for child in os.scandir(folder) if child.is_dir())
+    train = root / name / "train"
+    classes = _folders(train if train.is_dir() else folder)
+    strange = sorted(set(_folders(folder)) - set(classes))
+    if strange:
+        raise UserError(f"{folder} has classes that are not in {train}: {', '.join(strange[:5])}")
     paths, labels, state = [], [], hashlib.sha256()
     for label, title in enumerate(classes):
+        if not (folder / title).is_dir():
+            continue
         for file in sorted(os.scandir(folder / title), key=lambda item: item.name):
             if file.name.lower().endswith(IMAGE_SUFFIXES) and not file.name.startswith("."):
                 paths.append(file.path)
@@ -97,5 +107,9 @@ def scan_folders(folder: Path, name: str, root: Path) -> FolderSet:
                 state.update(f"{title}/{file.name} {file.stat().st_size}\n".encode())
     if not paths:
         raise missing(name, root, f" ({folder} holds no images)")
-    meta = tuple(classes), entry.mean, entry.std, entry.title, state.hexdigest()
-    return FolderSet(tuple(paths), torch.tensor(labels), *meta)
+    described = tuple(classes), entry.mean, entry.std, entry.title, state.hexdigest()
+    return FolderSet(tuple(paths), torch.tensor(labels), *described)
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(child.name for child in os.scandir(folder) if child.is_dir())
