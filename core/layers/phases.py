@@ -39,7 +39,7 @@ def polyphase_components(x: Tensor, stride: Stride = 2) -> Tensor:
         stride: one integer s or (rows s, columns t).
 
     Returns:
-        (B, s * t, C, ceil(H/s), ceil(W/t)), phase k at index k; a view where H and W are multiples of the stride.
+        (B, s * t, C, ceil(H/s), ceil(W/t)), phase k at index k.
 
     Law: a circular shift by one row moves phase (r, c) to phase (r + 1 mod s, c), if s divides H; columns likewise.
     """

@@ -17,6 +17,11 @@ PADDINGS = {
 CRITERIA = {"non_abs_max": "max", "l2min": "l2_min", "l1min": "l1_min"}
 
 
+def is_layer(case: dict) -> bool:
+    """Whether `run_layer` knows the model of this case."""
+    return case["model"] in RUNNERS
+
+
 def run_layer(case: dict) -> dict[str, Tensor]:
     """Every output of a layer case of this system; KeyError for a layer that is not known."""
     runner = RUNNERS[case["model"]]

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.layers import CRITERIA, choose_phase, place_phase, polyphase_components, take_phase
+from tests.core.layers.definitions import phases
+
+STRIDES = [1, 2, 3, (1, 2), (3, 2)]
+NORMS = {
+    "l2": lambda p: np.sqrt((p**2).sum((1, 2, 3))),
+    "l1": lambda p: abs(p).sum((1, 2, 3)),
+    "l_infty": lambda p: abs(p).max((1, 2, 3)),
+    "max": lambda p: p.max((1, 2, 3)),
+    "l2_min": lambda p: -np.sqrt((p**2).sum((1, 2, 3))),
+    "l1_min": lambda p: -abs(p).sum((1, 2, 3)),
+}
+
+
+def pair(stride):
+    return (stride, stride) if isinstance(stride, int) else stride
+
+
+def map_of(h, w, dtype=torch.float64):
+    return torch.randn(6, 3, h, w, dtype=dtype)
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+@pytest.mark.parametrize("size", [(6, 12), (7, 9), (1, 1)])
+def test_the_row_moves_first(stride, size):
+    x = map_of(*size)
+    want = phases(x.numpy(), pair(stride))
+    got = polyphase_components(x, stride)
+    assert np.array_equal(got.numpy(), np.stack(want, axis=1))
+    for k, component in enumerate(want):
+        taken = take_phase(x, torch.full((6,), k), stride=stride)
+        assert np.array_equal(taken.numpy(), component)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("stride", STRIDES)
+@pytest.mark.parametrize("size", [(6, 12), (7, 9)])
+def test_the_choice_is_the_definition(criterion, stride, size):
+    x = map_of(*size)
+    scores = np.stack([NORMS[criterion](p) for p in phases(x.numpy(), pair(stride))], axis=1)
+    got = choose_phase(x, stride=stride, criterion=criterion)
+    assert got.dtype == torch.int64
+    assert np.array_equal(got.numpy(), scores.argmax(1))
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_ties_go_to_the_lowest_phase(criterion):
+    x = torch.zeros(2, 1, 4, 4)
+    x[1] = 1
+    assert torch.equal(choose_phase(x, criterion=criterion), torch.zeros(2, dtype=torch.int64))
+
+
+@given(
+    h=st.integers(1, 5), w=st.integers(1, 5), s=st.integers(1, 3), t=st.integers(1, 3), i=st.integers(-9, 9),
+    j=st.integers(-9, 9), criterion=st.sampled_from(CRITERIA),
+)  # fmt: skip
+@settings(max_examples=25, deadline=None)
+def test_the_grid_chosen_moves_with_the_image(h, w, s, t, i, j, criterion):
+    x = map_of(h * s, w * t, torch.float32)
+    before = choose_phase(x, stride=(s, t), criterion=criterion)
+    after = choose_phase(x.roll((i, j), (2, 3)), stride=(s, t), criterion=criterion)
+    assert torch.equal(after % s, (before % s + i) % s)
+    assert torch.equal(after // s, (before // s + j) % t)
+
+
+def test_the_choice_survives_a_gap_below_single_precision():
+    # Norms added up in float32 differ by more than this gap from one order of the pixels to another.
+    x = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    x[..., 1::2, :] = x[..., 0::2, :]
+    x[..., :, 1::2] = x[..., :, 0::2]
+    x[0, 0, 1, 1] += 1e-6
+    assert choose_phase(x).item() == 3
+    for i, j in ((1, 0), (0, 1), (17, 30), (33, 63)):
+        assert choose_phase(x.roll((i, j), (2, 3))).item() == (1 + i) % 2 + 2 * ((1 + j) % 2)
+
+
+def test_half_precision_maps_are_measured_in_single():
+    x = map_of(8, 8, torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(choose_phase(x), choose_phase(x.float()))
+    large = torch.full((1, 1, 4, 4), 300.0).half()  # whose squares are beyond half precision
+    large[0, 0, 1, 1] = 301
+    assert choose_phase(large).item() == 3
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+def test_placing_is_the_adjoint_of_taking(stride):
+    s, t = pair(stride)
+    x, phase = map_of(4 * s, 3 * t), torch.arange(6) % (s * t)
+    y = map_of(4, 3)
+    torch.testing.assert_close(
+        (take_phase(x, phase, stride=stride) * y).sum(), (x * place_phase(y, phase, stride=stride)).sum()
+    )
+    assert torch.equal(take_phase(place_phase(y, phase, stride=stride), phase, stride=stride), y)
+
+
+def test_placing_keeps_infinities_where_they_are():
+    y = torch.full((1, 1, 2, 2), float("inf"))
+    assert place_phase(y, torch.tensor([2])).isnan().sum() == 0
+
+
+def test_gradients():
+    phase = torch.tensor([0, 3, 1, 2, 2, 0])
+    assert torch.autograd.gradcheck(lambda x: take_phase(x, phase), map_of(4, 5).requires_grad_())
+    assert torch.autograd.gradcheck(lambda y: place_phase(y, phase), map_of(2, 2).requires_grad_())
+    assert not choose_phase(map_of(4, 4).requires_grad_()).requires_grad
+
+
+def test_exceptions_name_the_value():
+    x = map_of(4, 4)
+    with pytest.raises(ValueError, match="l2, l1, l_infty, max, l2_min, l1_min, got 'l3'"):
+        choose_phase(x, criterion="l3")
+    with pytest.raises(ValueError, match="got 0"):
+        choose_phase(x, stride=0)
+    with pytest.raises(ValueError, match="four axes"):
+        choose_phase(x[0])
+    with pytest.raises(ValueError, match=r"each of the 6 images, got \(2,\)"):
+        take_phase(x, torch.zeros(2, dtype=torch.int64))
