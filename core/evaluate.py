@@ -1,0 +1,122 @@
+"""Measures a network on a data set: every evaluation that was asked for, in one pass over the images.
+
+Each batch is read and moved once; all its shifted views are made on the device. What is drawn for an image is a
+function of (seed, image, repeat), and sums are exact (`core.metrics.accumulate`), so a result does not depend on the
+batch size, except where the network's own rounding does: a convolution may add in another order for another batch
+size, which can turn an argmax between two nearly equal logits and moves logit changes by about 1e-7.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from core.config import EvaluateConfig
+from core.data.loading import Batch, DeviceLoader
+from core.data.sets import ImageSet
+from core.errors import UserError, nearest
+from core.evaluations import EVALUATIONS, Evaluation, View
+
+#: Called with (what runs, done, total).
+Progress = Callable[[str, int, int], None]
+
+
+class Loader(Protocol):
+    """What `evaluate` needs of its data: `core.data.loading.DeviceLoader` and `StreamLoader` have it."""
+
+    def epoch(self, epoch: int) -> Iterator[Batch]: ...
+
+    def __len__(self) -> int: ...
+
+
+class Predictor:
+    """Images (B, C, H, W) -> float32 logits (B, K), without gradients; remembers whether all were finite."""
+
+    def __init__(self, net: nn.Module, *, precision: str = "float32", channels_last: bool = False) -> None:
+        if precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision must be float32 or bfloat16, not {precision!r}")
+        self.net, self.precision = net, precision
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.images = 0
+        self._finite: Tensor | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        device = images.device.type
+        autocast = torch.autocast(device, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
+        with torch.inference_mode(), autocast:
+            logits = self.net(images.contiguous(memory_format=self.memory_format)).float()
+            finite = logits.isfinite().all()
+            self._finite = finite if self._finite is None else self._finite & finite
+        self.images += len(images)
+        return logits
+
+    @property
+    def finite(self) -> bool:
+        return self._finite is None or bool(self._finite)
+
+
+def chosen(names: tuple[str, ...], known: Mapping[str, Any]) -> list[str]:
+    """The evaluations asked for, each once and in order; a `UserError` for one that is not known."""
+    for name in names:
+        if name not in known:
+            raise UserError(f"unknown evaluation {name!r}: choose from {', '.join(known)}{nearest(name, list(known))}")
+    return list(dict.fromkeys(names))
+
+
+def evaluate(
+    net: nn.Module,
+    data: Loader | ImageSet,
+    config: EvaluateConfig,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    evaluations: Mapping[str, Callable[[EvaluateConfig, int], Evaluation]] = EVALUATIONS,
+    precision: str = "float32",
+    channels_last: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, float | Tensor]:
+    """Runs the evaluations named by ``config.metrics`` and returns their results in one flat dictionary.
+
+    net            images (B, C, H, W) -> logits (B, K), already on `device`; put in eval mode, and back afterwards
+    data           a loader that does not shuffle, or an `ImageSet` (then read in batches of ``config.batch_size``)
+    seed           of the shifts that are drawn
+    evaluations    by name; a pipeline passes core's with its own added, or replaced under ``config.protocol`` "authors"
+    precision      "bfloat16" runs the network under autocast; metrics always see float32 logits
+
+    Numbers are floats (fractions in [0, 1]); maps over shifts are tensors. Raises `UserError` for an unknown name,
+    for no images, and for a network whose logits are not finite, since its argmax would be perfectly consistent.
+    """
+    names = chosen(config.metrics, evaluations)
+    loader = (
+        DeviceLoader(data, config.batch_size, device=device, channels_last=channels_last)
+        if isinstance(data, ImageSet)
+        else data
+    )
+    running = [evaluations[name](config, seed) for name in names]
+    predict = Predictor(net, precision=precision, channels_last=channels_last)
+    report = progress or (lambda what, done, total: None)
+    was_training = net.training
+    net.eval()
+    seen = 0
+    try:
+        for batch in loader.epoch(0):
+            report("evaluate", batch.step, len(loader))
+            if not len(batch.images):
+                continue
+            view = View(batch.images, batch.labels, batch.indices.cpu(), predict, report)
+            for evaluation in running:
+                evaluation.update(view)
+            seen += len(batch.images)
+    finally:
+        net.train(was_training)
+    if not seen:
+        raise UserError("there is no image to evaluate on")
+    if not predict.finite:
+        raise UserError("the network gives logits that are not finite (NaN or infinity): it cannot be evaluated")
+    report("evaluate", len(loader), len(loader))
+    results: dict[str, float | Tensor] = {}
+    for evaluation in running:
+        results |= evaluation.result()
+    return results

@@ -1,0 +1,29 @@
+"""Top-k accuracy. Equal logits are ranked by class number, the lowest first, so that top-1 is the argmax."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def topk_correct(logits: Tensor, labels: Tensor, k: Sequence[int] = (1,)) -> Tensor:
+    """Whether each image's label is among its k highest logits.
+
+    logits (B, K), labels (B,) class numbers -> bool (B, len(k)). A row that holds a NaN is never correct, and a k of
+    at least K counts every other row. `torch.topk` leaves the order of equal logits open; here it is the class number,
+    as in argmax.
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(f"logits must be (B, K) and labels (B,), not {tuple(logits.shape)} and {tuple(labels.shape)}")
+    if not k or min(k) < 1:
+        raise ValueError(f"k must be positive numbers, not {tuple(k)}")
+    own = logits.gather(1, labels[:, None])
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    ahead = (logits > own) | ((logits == own) & (classes < labels[:, None]))
+    rank = ahead.sum(1).masked_fill(logits.isnan().any(1), max(k))
+    return rank[:, None] < torch.as_tensor(list(k), device=logits.device)
+
+
+def topk_accuracy(logits: Tensor, labels: Tensor, k: Sequence[int] = (1,)) -> Tensor:
+    """Fractions of images whose label is among the k highest logits: float64 (len(k),) in [0, 1]."""
+    return topk_correct(logits, labels, k).double().mean(0)

@@ -1,0 +1,23 @@
+"""Consistency: how often a classifier says the same of two views of one image (Zhang, ICML 2019, section 4)."""
+
+from torch import Tensor
+
+
+def agreement(first: Tensor, second: Tensor) -> Tensor:
+    """Whether two views of each image are given the same class: (..., K) and (..., K) -> bool (...).
+
+    The class is the argmax, equal logits going to the lowest class. A row that holds a NaN agrees with nothing: a
+    network that has diverged must not count as perfectly consistent.
+    """
+    if first.shape[-1] != second.shape[-1]:
+        raise ValueError(f"logits of {first.shape[-1]} and {second.shape[-1]} classes cannot be compared")
+    defined = ~(first.isnan().any(-1) | second.isnan().any(-1))
+    return (first.argmax(-1) == second.argmax(-1)) & defined
+
+
+def consistency(first: Tensor, second: Tensor) -> float:
+    """Fraction of images that are given the same class in both views, in [0, 1]."""
+    same = agreement(first, second)
+    if same.numel() == 0:
+        raise ValueError("the consistency of no image is not defined")
+    return int(same.sum()) / same.numel()

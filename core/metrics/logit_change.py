@@ -1,0 +1,19 @@
+"""How far a shift moves the logits. Agreement alone hides failures: a random net says one class of all."""
+
+import torch
+from torch import Tensor
+
+
+def relative_logit_change(reference: Tensor, shifted: Tensor) -> Tensor:
+    """max |reference - shifted| / max |reference| of each image: (B, ...) and (B, ...) -> float64 (B,).
+
+    Both maxima run over everything but the first axis, in float64 (float32 where the device has no float64). Two zero
+    rows change by 0; a zero reference is divided by float32's smallest normal number, so that the result stays finite.
+    NaN where either row holds a NaN. The measure is not symmetric, and it does not change when both rows are scaled.
+    """
+    if reference.shape != shifted.shape:
+        raise ValueError(f"logits of shapes {tuple(reference.shape)} and {tuple(shifted.shape)} cannot be compared")
+    wide = torch.float32 if reference.device.type == "mps" else torch.float64
+    reference, shifted = reference.to(wide).flatten(1), shifted.to(wide).flatten(1)
+    scale = reference.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
+    return (reference - shifted).abs().amax(1) / scale
