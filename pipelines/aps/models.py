@@ -1,0 +1,91 @@
+"""The papers' names -> the shared ResNet and U-Net with their slots filled."""
+
+import warnings
+from functools import partial
+
+from torch import nn
+
+from core.backbones.resnet import FAMILY, resnet
+from core.backbones.stem import DenseMaxPool2d
+from core.backbones.unet import UNet
+from core.errors import UserError
+from core.layers.downsample import DownsampleFactory, downsample_factory
+from core.layers.polyphase import PolyphaseUpsample2d
+from pipelines.aps.config import HALVINGS, Model, form, odd_sizes
+
+
+def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    """The network of a MODEL section, initialised as the authors do (convolutions Kaiming normal, fan out).
+
+    Args:
+        model: the section; see its fields.
+        in_channels: of the images.
+        num_classes: logits of a ResNet; a U-Net gives images.
+        image_size: height and width in pixels, which decide the form where MODEL.FORM is auto.
+
+    Warns:
+        UserWarning: an APS network at a size where a map with an odd side is subsampled, which costs exact invariance.
+
+    Raises:
+        UserError: a U-Net for images whose size is no multiple of 2 ** levels.
+    """
+    if model.arch.startswith("unet"):
+        return _unet(model, in_channels, image_size)
+    imagenet, filled = form(model, image_size) == "imagenet", model.downsample != "none"
+    if model.downsample == "aps" and (odd := odd_sizes(model, image_size)):
+        warnings.warn(
+            f"{model.name or model.arch} at {image_size}x{image_size} subsamples maps of odd side "
+            f"({', '.join(f'{n}x{n}' for n in odd)}): there its shift invariance is no longer exact",
+            stacklevel=2,
+        )
+    stem_options = {}
+    if imagenet and filled:
+        margin = "circular" if model.conv_padding == "circular" else "zeros"
+        stem_options = {"pool_only": model.pool_only, "max_pool": DenseMaxPool2d(2, margin=margin)}
+    widths = FAMILY[model.arch].get("widths", (64, 128, 256, 512))
+    return resnet(
+        model.arch,
+        widths=[(model.width or widths[0]) * n // widths[0] for n in widths],
+        in_channels=in_channels,
+        num_classes=num_classes,
+        stem="imagenet" if imagenet else "cifar",
+        downsample=_downsample(model, cifar=not imagenet),
+        conv_padding=model.conv_padding,
+        **stem_options,
+    )
+
+
+def _unet(model: Model, in_channels: int, image_size: int) -> UNet:
+    levels = HALVINGS[model.arch]
+    if image_size % 2**levels:
+        raise UserError(f"{model.arch} needs images whose sides are multiples of {2**levels}, not {image_size} pixels")
+    unpool = partial(PolyphaseUpsample2d, size=model.filter_size, padding=_blur_padding(model, cifar=False))
+    return UNet(
+        in_channels,
+        model.out_channels or in_channels,
+        widths=[(model.width or 64) * 2**level for level in range(levels + 1)],
+        downsample=_downsample(model, cifar=False),
+        upsample=unpool if model.downsample == "aps" else None,
+        conv_padding=model.conv_padding,
+        norm=model.norm,
+    )
+
+
+def _downsample(model: Model, *, cifar: bool) -> DownsampleFactory | None:
+    blur = {"size": model.filter_size, "padding": _blur_padding(model, cifar=cifar)}
+    if model.downsample == "lpf":
+        return downsample_factory("blur", **blur)
+    if model.downsample == "sinc":
+        return downsample_factory("ideal_lowpass")
+    if model.downsample == "aps":
+        select = model.select or ("before_blur" if cifar else "after_blur")
+        return downsample_factory("polyphase", **blur, criterion=model.criterion, select=select)
+    return None
+
+
+def _blur_padding(model: Model, *, cifar: bool) -> str:
+    if model.blur_padding is not None:
+        return model.blur_padding
+    if model.arch.startswith("unet"):
+        return model.conv_padding
+    return "reflect" if cifar and model.conv_padding != "circular" else "circular"
