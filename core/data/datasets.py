@@ -63,38 +63,36 @@ def _cache_path(name: str, root: Path) -> Path:
     return root / "prepared" / f"{name}.safetensors"
 
 
-def _read_cache(name: str, root: Path) -> dict[str, str] | None:
-    """Metadata of a whole and current cache, else None; a cache outlives its sources, but not a change in them."""
+def _read_cache(name: str, root: Path) -> dict[str, Any] | None:
+    """What a whole and current cache says of itself, else None; it outlives its sources, but not a change in them."""
     path = _cache_path(name, root)
     if not path.is_file():
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError):
-        return None
+            about = json.loads((file.metadata() or {})["about"])
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None  # torn or foreign: it is made again
     current = sources.signature(name, root)
-    if not {"title", "classes", "digests", "counts", "sources"} <= metadata.keys():
-        return None
-    return metadata if current is None or json.dumps(current) == metadata["sources"] else None
+    return about if current in (None, about["sources"]) else None
 
 
-def _write_cache(name: str, root: Path, decoded: Decoded, signature: Any) -> dict[str, str]:
-    digests = {part: content_digest(*arrays) for part, arrays in decoded.parts.items()}
-    metadata = {
+def _write_cache(name: str, root: Path, decoded: Decoded, signature: Any) -> dict[str, Any]:
+    about = {
         "title": decoded.title,
-        "classes": json.dumps(decoded.classes),
-        "digests": json.dumps(digests),
-        "counts": json.dumps({part: len(labels) for part, (_, labels) in decoded.parts.items()}),
-        "sources": json.dumps(signature),
+        "classes": list(decoded.classes),
+        "images": {part: len(labels) for part, (_, labels) in decoded.parts.items()},
+        "digests": {part: content_digest(*arrays) for part, arrays in decoded.parts.items()},
+        "sources": signature,
     }
     tensors = {}
     for part, (images, labels) in decoded.parts.items():
         tensors[f"{part}_images"] = torch.from_numpy(images)
         tensors[f"{part}_labels"] = torch.from_numpy(labels)
     with atomic_path(_cache_path(name, root)) as temporary:
-        save_file(tensors, temporary, metadata)
-    return metadata
+        # one entry, because safetensors writes several in any order
+        save_file(tensors, temporary, {"about": json.dumps(about)})
+    return about
 
 
 def prepare(name: str, root: str | os.PathLike[str] | None = None, *, progress: Progress | None = None) -> Path:
@@ -133,25 +131,21 @@ def _prepared(name: str, root: Path, progress: Progress) -> dict[str, Any]:
         }
     if name == "cifar10_c":
         return sources.check_cifar10_c(root)
-    metadata = _read_cache(name, root)
-    if metadata is None:
-        decoded = sources.decode(name, root, progress)
-        metadata = _write_cache(name, root, decoded, sources.signature(name, root))
-    return {
-        "title": metadata["title"],
-        "classes": len(json.loads(metadata["classes"])),
-        "images": json.loads(metadata["counts"]),
-        "digests": json.loads(metadata["digests"]),
-    }
+    about = _read_cache(name, root)
+    if about is None:
+        signature = sources.signature(name, root)  # before reading: a change meanwhile is then seen the next time
+        about = _write_cache(name, root, sources.decode(name, root, progress), signature)
+    return {**{key: about[key] for key in ("title", "images", "digests")}, "classes": len(about["classes"])}
 
 
 def _stored_part(name: str, root: Path, part: str) -> ImageSet:
     entry = info(name)
-    metadata = _read_cache(name, root)
-    if metadata is None:
+    about = _read_cache(name, root)
+    if about is None:
+        signature = sources.signature(name, root)
         decoded = sources.decode(name, root, lambda what, done, total: None)
         try:
-            metadata = _write_cache(name, root, decoded, sources.signature(name, root))
+            about = _write_cache(name, root, decoded, signature)
         except OSError as error:
             if error.errno not in _READ_ONLY:
                 raise
@@ -163,12 +157,11 @@ def _stored_part(name: str, root: Path, part: str) -> ImageSet:
     with safe_open(path, framework="pt") as file:
         images, labels = file.get_tensor(f"{part}_images"), file.get_tensor(f"{part}_labels")
     digest = content_digest(images.numpy(), labels.numpy())
-    if digest != json.loads(metadata["digests"])[part]:
+    if digest != about["digests"][part]:
         raise UserError(
             f"{path} is damaged: its digest is wrong; remove it and run: stillpoint prepare {name} --root {root}"
         )
-    classes = tuple(json.loads(metadata["classes"]))
-    return ImageSet(images, labels, classes, entry.mean, entry.std, metadata["title"], digest)
+    return ImageSet(images, labels, tuple(about["classes"]), entry.mean, entry.std, about["title"], digest)
 
 
 def load(

@@ -1,0 +1,166 @@
+"""From the DATA and AUGMENT sections of a configuration to the loaders that training and evaluation read."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+
+from core.config import AugmentConfig, RunConfig
+from core.data.augment import Augment, Crop, Erase, Flip, ResizedCrop, Roll, Stage, Step
+from core.data.catalogue import info
+from core.data.datasets import load
+from core.data.loading import DeviceLoader
+from core.data.sets import FolderSet, ImageSet
+from core.data.streaming import StreamLoader
+from core.errors import UserError
+from core.files import digest_of
+from core.randomness import seed_for
+
+Part = Literal["train", "validation", "test"]
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
+# the only range that the reader of photographs draws from
+_PHOTOGRAPH_SCALE = (0.08, 1.0)
+
+
+class Loader(Protocol):
+    """Batches of (step, images, labels, indices) as a function of (epoch, step): see core.data.loading."""
+
+    def __len__(self) -> int: ...
+    def global_size(self, step: int) -> int: ...
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]: ...
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """The loaders of a run; a part that was not asked for, or that has no images, is None.
+
+    `digest` identifies the images of all parts that are there, `title` is what a table calls them.
+    """
+
+    train: Loader | None
+    validation: Loader | None = None
+    test: Loader | None = None
+    digest: str = ""
+    title: str = ""
+
+
+def image_size(config: RunConfig) -> int:
+    """Height and width that a network sees."""
+    return config.data.image_size or info(config.data.name).size
+
+
+def images(config: RunConfig, part: Part, root: str | os.PathLike[str] | None = None) -> ImageSet | FolderSet | None:
+    """The images of one part, cut to DATA.LIMIT; None for the validation part when DATA.VALIDATION is 0."""
+    data = config.data
+    if part == "validation" and not data.validation:
+        return None
+    split = "val" if part == "validation" else part
+    choice = {"val_choice": data.validation_choice, "split_seed": data.split_seed}
+    found = load(data.name, root, split, val_size=data.validation, **choice)  # type: ignore[arg-type]
+    return found.first(data.limit) if data.limit else found
+
+
+def augmentation(config: RunConfig, *, training: bool) -> Augment | None:
+    """The random changes of a batch. The crop from a zero-padded canvas is the task itself, so testing has it too.
+
+    Raises `UserError` where DATA.IMAGE_SIZE cannot be had from images of the data set's size.
+    """
+    section, entry, size = config.augment, info(config.data.name), image_size(config)
+    steps: list[tuple[Step, Stage]] = []
+    if section.canvas_padding:
+        if size > entry.size + 2 * section.canvas_padding:
+            raise UserError(f"DATA.IMAGE_SIZE {size} is more than {entry.size} + 2 x AUGMENT.CANVAS_PADDING")
+        steps.append((Crop(section.canvas_padding, size), "pixels"))
+    elif size != entry.size and not entry.streaming:
+        raise UserError(
+            f"DATA.IMAGE_SIZE {size}: images of {config.data.name} have {entry.size}, and only AUGMENT.CANVAS_PADDING "
+            f"makes a larger canvas of them"
+        )
+    if training:
+        _training_steps(section, entry.streaming, size, steps)
+    return Augment(tuple(steps)) if steps else None
+
+
+def _training_steps(section: AugmentConfig, streaming: bool, size: int, steps: list[tuple[Step, Stage]]) -> None:
+    if section.resized_crop and not streaming:
+        steps.append((ResizedCrop(size, section.resized_crop), "pixels"))
+    if section.crop_padding:
+        steps.append((Crop(section.crop_padding), "pixels"))
+    if section.flip:
+        steps.append((Flip(section.flip), "pixels"))
+    if section.roll:
+        # the papers draw from a half-open range
+        steps.append((Roll(section.roll, section.roll_per, half_open=True), "pixels"))
+    if section.erase:
+        steps.append((Erase(section.erase), "normalised"))
+
+
+def loader(
+    config: RunConfig,
+    part: Part,
+    root: str | os.PathLike[str] | None = None,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+    *,
+    batch_size: int | None = None,
+    workers: int = 0,
+) -> DeviceLoader | StreamLoader | None:
+    """The loader of one part; None for the validation part when DATA.VALIDATION is 0.
+
+    Training images are shuffled and changed at random, the others are not (except for AUGMENT.CANVAS_PADDING).
+    `batch_size` is over all processes; by default one mini-batch of the recipe, TRAIN.BATCH_SIZE / TRAIN.ACCUMULATE,
+    for validation too, because its sums must not depend on how the run is evaluated later. Raises `UserError`.
+    """
+    chosen = images(config, part, root)
+    if chosen is None:
+        return None
+    training, section, data = part == "train", config.augment, config.data
+    options: dict[str, Any] = {
+        "device": device,
+        "seed": config.seed if training else seed_for(part, config.seed),
+        "shuffle": training,
+        "augment": augmentation(config, training=training),
+        "mean": data.mean,
+        "std": data.std,
+        "channels_last": config.train.channels_last,
+        "rank": rank,
+        "world_size": world_size,
+    }
+    batch_size = batch_size or config.train.batch_size // config.train.accumulate
+    if isinstance(chosen, ImageSet):
+        if section.resize:
+            raise UserError(f"AUGMENT.RESIZE is for photographs; images of {data.name} all have one size")
+        return DeviceLoader(chosen, batch_size, **options)
+    if section.resized_crop and section.resized_crop != _PHOTOGRAPH_SCALE:
+        raise UserError(
+            f"AUGMENT.RESIZED_CROP of photographs is {list(_PHOTOGRAPH_SCALE)}, not {list(section.resized_crop)}"
+        )
+    size = image_size(config)
+    return StreamLoader(
+        *(chosen, batch_size),
+        size=size,
+        resize=section.resize or size,
+        crop="random_resized" if training and section.resized_crop else "centre",
+        workers=workers,
+        skip_corrupt=data.skip_corrupt,
+        **options,
+    )
+
+
+def loaders(
+    config: RunConfig,
+    root: str | os.PathLike[str] | None = None,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+    *,
+    parts: tuple[Part, ...] = PARTS,
+    workers: int = 0,
+) -> Loaders:
+    """The loaders of `parts`, each as `loader` makes it."""
+    made = {part: loader(config, part, root, device, rank, world_size, workers=workers) for part in parts}
+    sets = [one.image_set for one in made.values() if one is not None]
+    return Loaders(**made, digest=digest_of([found.digest for found in sets]), title=sets[0].title)  # type: ignore[arg-type]
