@@ -43,6 +43,7 @@ class DataConfig(Section):
 
     name: str = Field("digits", description="a data set of the registry")
     validation: int = Field(0, ge=0, description="images held out of the training set; 0 selects on none and keeps the last epoch")
+    validation_choice: Literal["shuffled", "first"] = Field("shuffled", description="which training images are held out")
     split_seed: int = Field(0, ge=0, description="seed of NumPy's shuffle that makes the split")
     mean: tuple[float, ...] | None = Field(None, description="per channel, of images in [0, 1]; none: the data set's own")
     std: tuple[float, ...] | None = Field(None, description="per channel, of images in [0, 1]; none: the data set's own")
@@ -77,6 +78,7 @@ class TrainConfig(Section):
     batch_size: int = Field(256, ge=1, description="images per optimiser step over all processes, before ACCUMULATE")
     optimizer: Literal["sgd", "adam"] = "sgd"
     lr: float = Field(0.1, gt=0)
+    lr_min: float = Field(0.0, ge=0, description="the rate at which the cosine schedule ends")
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(5e-4, ge=0)
@@ -95,7 +97,7 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast; parameters stay float32")
     channels_last: bool = True
     compile: bool = Field(False, description="torch.compile the network")
-    keep: Literal["best", "last"] = Field("best", description="which epoch's weights a run keeps; best needs DATA.VALIDATION")
+    keep: Literal["best", "last"] = Field("last", description="which epoch's weights a run keeps; best needs DATA.VALIDATION")
     checkpoint_epochs: int = Field(1, ge=1, description="epochs between two states from which a run can resume")
     snapshots: int = Field(0, ge=0, description="keep the weights of every so many epochs; 0 keeps none")
     finetune: str | None = Field(None, description="weights to start from (file)")

@@ -47,6 +47,26 @@ class Run:
         return self.folder / "weights.safetensors"
 
     @property
+    def timing(self) -> Path:
+        """Seconds of each epoch (csv); apart from the history, which is the same in every repetition."""
+        return self.folder / "timing.csv"
+
+    @property
+    def training(self) -> Path:
+        """Provenance of the weights (json); written last, so it says that training ended."""
+        return self.folder / "train.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains here."""
+        return self.folder / ".lock"
+
+    @property
+    def code(self) -> Path:
+        """Digest of the code and settings that a workflow trains with; a state made by others is not gone on from."""
+        return self.folder / "code.txt"
+
+    @property
     def metrics(self) -> Path:
         return self.folder / "metrics.json"
 

@@ -1,0 +1,157 @@
+"""What training leaves in a run's folder, when it may go on from there, and whom it tells.
+
+All files are written in whole. history.csv holds only what every repetition of the run repeats; seconds are elsewhere.
+"""
+
+import csv
+import io
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from core.checkpoint import load_state, previous, read_tensors, save_weights
+from core.config import RunConfig, differences
+from core.errors import UserError
+from core.files import write_atomic, write_json
+from core.provenance import provenance
+from core.runs import Run
+
+Row = dict[str, float | None]
+
+HISTORY = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+TIMING = ("epoch", "seconds", "images_per_second")
+#: Sections of a configuration that do not decide the weights (see RunConfig.digest).
+_UNDECIDING = ("GRID", "TITLE", "EVALUATE")
+
+
+class Progress:
+    """Told how training goes; override what you show. All numbers are of the process that writes."""
+
+    def on_note(self, sentence: str) -> None:
+        """Something the user should know, in a sentence."""
+
+    def on_step(self, epoch: int, step: int, steps: int, loss: float, images_per_second: float) -> None:
+        """Step `step` (from 1) of `steps` in epoch `epoch` (from 1) is done; on a GPU not every step is told."""
+
+    def on_epoch(self, row: Row) -> None:
+        """An epoch is done; `row` is its row of the history."""
+
+
+def resumable(
+    config: RunConfig, run: Run, resume: bool, progress: Progress, fault: UserError | None
+) -> dict[str, Any] | None:
+    """The state to go on from, None to begin; a `UserError` where the folder belongs to something else."""
+    if fault:
+        raise fault
+    if not resume:
+        # the proof that it is finished goes first, and what it all belongs to last
+        results = run.metrics, run.maps, run.training, run.weights, run.history, run.timing
+        snapshots = run.snapshot(0).parent.glob("*.safetensors")
+        for path in (*results, *snapshots, run.state, previous(run.state), run.config):
+            path.unlink(missing_ok=True)
+        return None
+    # what a killed process was writing
+    for path in (run.state, run.weights, run.history, run.timing, run.config, run.training):
+        for part in run.folder.glob(f".{path.stem}.????????.tmp{path.suffix}"):
+            part.unlink()
+    if run.config.exists():
+        try:
+            there = yaml.safe_load(run.config.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError):
+            there = None
+        if not isinstance(there, dict):
+            raise UserError(f"{run.config} is damaged: remove the folder to start anew")
+        _same_settings(run, there, config.dump())
+    state, sentence = load_state(run.state)
+    if sentence:
+        note(run, progress, sentence)
+    if state is not None:
+        _same_settings(run, state["settings"], config.dump())
+    elif run.weights.exists() and run.training.exists() and run.config.exists():
+        # results that came without their state (dvc pull) are as good as one's own
+        return {"epoch": config.train.epochs, "history": read_history(run.history)}
+    return state
+
+
+def read_history(path: Path) -> list[Row]:
+    """The rows of a history.csv; an empty cell is None. Raises `UserError` when there is none, or it is damaged."""
+    try:
+        with path.open(newline="") as file:
+            rows = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read as the history of a run ({error})") from None
+    return [{**row, "epoch": int(row["epoch"] or 0)} for row in rows]
+
+
+def _same_settings(run: Run, there: dict[str, Any], asked: dict[str, Any]) -> None:
+    deciding = ({k: v for k, v in settings.items() if k not in _UNDECIDING} for settings in (there, asked))
+    if found := differences(*deciding):
+        raise UserError(
+            f"{run.folder} holds a run of other settings ({'; '.join(found)}): remove it, or train elsewhere"
+        )
+
+
+def write_config(config: RunConfig, run: Run) -> None:
+    """The resolved configuration; the file is left alone where it says the same."""
+    text = yaml.safe_dump(config.dump(), sort_keys=False)
+    if not run.config.exists() or run.config.read_text() != text:
+        write_atomic(run.config, text)
+
+
+def note(run: Run, progress: Progress, sentence: str) -> None:
+    """A sentence for the log, with its time, and for who watches."""
+    # a log that cannot be written (a full disk) must not hide what the sentence has to say
+    with suppress(OSError), run.log.open("a") as log:
+        log.write(f"{datetime.now().isoformat(timespec='seconds')} {sentence}\n")
+    progress.on_note(sentence)
+
+
+def write_rows(path: Path, columns: tuple[str, ...], rows: list[Row]) -> None:
+    """Rows as csv; numbers in the shortest form that reads back as the same, None as an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())
+
+
+def model_name(config: RunConfig) -> str:
+    """The full name of a run's network: pipeline/model."""
+    return f"{config.pipeline}/{config.model.name}"
+
+
+def save_net(config: RunConfig, path: Path, state_dict: dict[str, Tensor], epoch: int) -> None:
+    """A run's weights after `epoch` epochs, with what they are."""
+    about: dict[str, Any] = {"model": model_name(config), "config_digest": config.digest(), "dataset": config.data.name}
+    save_weights(path, state_dict, **about, seed=config.seed, epoch=epoch)
+
+
+def finish(config: RunConfig, run: Run, state: dict[str, Any], device: torch.device, progress: Progress) -> None:
+    """Leaves the results of a run whose last epoch is done; whole ones that are there stay as they are."""
+    epochs = state["epoch"]
+    if run.weights.exists() and run.training.exists():
+        try:
+            read_tensors(run.weights)
+        except UserError:
+            if "model" not in state:
+                raise
+        else:
+            note(run, progress, f"{run.folder} is finished ({epochs} epochs): nothing is trained again")
+            return
+    best = state["best"]
+    kept, weights = (best["epoch"], best["model"]) if best else (epochs, state["model"])
+    write_config(config, run)
+    write_rows(run.history, HISTORY, state["history"])
+    write_rows(run.timing, TIMING, state["timing"])
+    save_net(config, run.weights, weights, kept)
+    seconds = sum(row["seconds"] for row in state["timing"])
+    about = {"model": model_name(config), "epochs": epochs, "kept_epoch": kept}
+    write_json(run.training, {**about, **provenance(config, state["data"], device, seconds)})
+    note(
+        run, progress, f"training is finished: {epochs} epochs in {seconds:.1f} s, the weights of epoch {kept} are kept"
+    )
