@@ -31,9 +31,11 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def random_resized_crop(image: Image.Image, size: int, random: torch.Generator) -> Image.Image:
-    """A window of 8 to 100 % of the area and 3:4 to 4:3 in shape, resized to `size` (the ranges of torchvision)."""
-    top, left, height, width = resized_crop_boxes(1, image.height, image.width, random)[0].tolist()
+def random_resized_crop(
+    image: Image.Image, size: int, random: torch.Generator, scale: tuple[float, float] = (0.08, 1.0)
+) -> Image.Image:
+    """A window with a share of the area within `scale` and 3:4 to 4:3 in shape, resized to `size` x `size`."""
+    top, left, height, width = resized_crop_boxes(1, image.height, image.width, random, scale)[0].tolist()
     # cut first, as torchvision does: Pillow's resize(box=...) would let pixels outside the box in
     box = image.crop((left, top, left + width, top + height))
     return box.resize((size, size), Image.Resampling.BILINEAR)
@@ -42,8 +44,10 @@ def random_resized_crop(image: Image.Image, size: int, random: torch.Generator) 
 class _Photographs(Dataset[tuple[Tensor | None, int, int, str]]):
     """One item for a key (epoch, index): pixels uint8 (3, size, size), or None and the reason why there are none."""
 
-    def __init__(self, files: FolderSet, size: int, resize: int, crop: str, seed: int) -> None:
-        self.files, self.size, self.resize, self.crop, self.seed = files, size, resize, crop, seed
+    def __init__(
+        self, files: FolderSet, size: int, resize: int, crop: str, scale: tuple[float, float], seed: int
+    ) -> None:
+        self.files, self.size, self.resize, self.crop, self.scale, self.seed = files, size, resize, crop, scale, seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | None, int, int, str]:
         epoch, index = key
@@ -53,7 +57,8 @@ class _Photographs(Dataset[tuple[Tensor | None, int, int, str]]):
         except UserError as error:
             return None, label, index, str(error)
         if self.crop == "random_resized":
-            image = random_resized_crop(image, self.size, generator("photograph", self.seed, epoch, index))
+            random = generator("photograph", self.seed, epoch, index)
+            image = random_resized_crop(image, self.size, random, self.scale)
         else:
             image = centre_crop(resize_short_side(image, self.resize), self.size)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1), label, index, ""  # (3, size, size)
@@ -74,10 +79,10 @@ class _Keys:
 class StreamLoader(Feeder):
     """Batches of a `FolderSet`, decoded by `workers` processes; yields as `core.data.loading.DeviceLoader` does.
 
-    `crop` is "centre" (shorter side to `resize`, then the central `size` window) or "random_resized", whose draw is a
-    function of (seed, epoch, image), whatever the workers. `augment` then works on the whole batch, on the device.
-    A file that cannot be decoded is a `UserError` naming it; with ``skip_corrupt=True`` it is left out of its batch
-    instead and its sentence is appended to `skipped`. The other options are `Feeder`'s.
+    `crop` is "centre" (shorter side to `resize`, then the central `size` window) or "random_resized" (a share of the
+    area within `scale`), whose draw is a function of (seed, epoch, image), whatever the workers. `augment` then works on
+    the whole batch, on the device. A file that cannot be decoded is a `UserError` naming it; with ``skip_corrupt=True``
+    it is left out of its batch instead and its sentence is appended to `skipped`. The other options are `Feeder`'s.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class StreamLoader(Feeder):
         size: int = 224,
         resize: int = 256,
         crop: Literal["centre", "random_resized"] = "centre",
+        scale: tuple[float, float] = (0.08, 1.0),
         workers: int = 0,
         skip_corrupt: bool = False,
         **options: Unpack[LoaderOptions],
@@ -99,12 +105,13 @@ class StreamLoader(Feeder):
         self.skipped: list[str] = []
         self._keys = _Keys()
         self._loader: DataLoader[Any] = DataLoader(
-            _Photographs(image_set, size, resize, crop, self.seed),
+            _Photographs(image_set, size, resize, crop, scale, self.seed),
             batch_sampler=self._keys,  # type: ignore[arg-type]
             collate_fn=list,
             num_workers=workers,
             persistent_workers=workers > 0,
-            pin_memory=False,
+            # its own, because DataLoader draws a seed for its workers from the global generator otherwise
+            generator=torch.Generator(),
         )
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:

@@ -112,6 +112,29 @@ def test_a_corrupt_photograph_is_named_or_skipped_and_counted(photographs: Path)
     assert torch.equal(batches[0].images, whole[0].images[[0, 2, 3, 4]])
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_global_generator_is_left_alone(photographs: Path, workers: int) -> None:
+    before = torch.get_rng_state()
+    list(
+        StreamLoader(folder_set(photographs), 5, crop="random_resized", shuffle=True, workers=workers, **SMALL).epoch(0)
+    )
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_scale_of_one_keeps_nearly_all_of_a_square_photograph(tmp_path: Path) -> None:
+    folder = tmp_path / "imagenet" / "train" / "n0"
+    folder.mkdir(parents=True)
+    pixels = np.zeros((40, 40, 3), np.uint8)
+    pixels[:, :20] = 255
+    for k in range(20):
+        Image.fromarray(pixels).save(folder / f"{k}.png")
+    options = {"crop": "random_resized", "mean": (0.0,), "std": (1.0,), **SMALL}
+    for scale, spread in (((1.0, 1.0), False), ((0.08, 0.2), True)):
+        images = torch.stack(list(raw(StreamLoader(folder_set(tmp_path), 20, scale=scale, **options)).values()))
+        white = images.mean((1, 2, 3))
+        assert bool((white - 0.5).abs().max() > 0.25) == spread
+
+
 def test_an_unknown_crop_is_refused(photographs: Path) -> None:
     with pytest.raises(ValueError, match="crop 'corner': choose 'centre' or 'random_resized'"):
         StreamLoader(folder_set(photographs), 5, crop="corner")  # type: ignore[arg-type]
