@@ -94,9 +94,17 @@ def test_a_fourier_shift_moves_a_wave_by_a_fraction():
     torch.testing.assert_close(got, torch.cat([wave(*s) for s in shifts.tolist()]))
 
 
-def test_the_highest_frequency_is_multiplied_by_a_cosine():
-    x = torch.tensor([1.0, -1.0] * 4).double().expand(1, 1, 4, 8)
-    torch.testing.assert_close(fourier_shift(x, (0.0, 0.3)), x * np.cos(np.pi * 0.3))
+def test_the_highest_frequency_is_multiplied_by_a_cosine_on_either_axis():
+    alternating = torch.tensor([1.0, -1.0] * 4).double()[:, None] * torch.randn(5, dtype=torch.float64)
+    for x, shift in ((alternating, (0.3, 0.0)), (alternating.T, (0.0, 0.3))):
+        torch.testing.assert_close(fourier_shift(x[None, None], shift)[0, 0], x * np.cos(np.pi * 0.3))
+
+
+@given(h=SIZE, w=SIZE, shift=REAL)
+@settings(max_examples=25, deadline=None)
+def test_rows_and_columns_are_treated_alike(h, w, shift):
+    x = images(h, w)
+    torch.testing.assert_close(fourier_shift(x.mT, shift[::-1]).mT, fourier_shift(x, shift))
 
 
 def test_fourier_shift_is_differentiable_and_keeps_half_precision():

@@ -79,6 +79,11 @@ def test_a_circular_shift_by_a_multiple_of_the_stride_rolls_the_result(h, w, str
 
 
 @pytest.mark.parametrize("padding", ["reflect", "replicate", "circular"])
+def test_an_empty_batch_passes(padding):
+    assert blur_pool2d(torch.zeros(0, 3, 8, 8), padding=padding).shape == (0, 3, 4, 4)
+
+
+@pytest.mark.parametrize("padding", ["reflect", "replicate", "circular"])
 def test_a_constant_map_stays_that_constant(padding):
     x = torch.full((1, 2, 9, 8), 0.7, dtype=torch.float64)
     torch.testing.assert_close(blur_pool2d(x, size=5, padding=padding), x[..., ::2, ::2])
