@@ -59,8 +59,7 @@ def sparse_coding2d(
 
     `weight` (K, n C, kh, kw) holds K atoms, used as they are; with n > 1 the input is repeated n times along the
     channels. `step` (0-dim) defaults to 0.9 / lambda_max by a power iteration from a fixed start. With `recompute`
-    nothing but the input is kept for backward, at the cost of a second forward. `x` is read, and the code returned, in
-    channels_last order on a CPU, where that is up to twelve times faster. Gradients are those of the unrolled
+    nothing but the input is kept for backward, at the cost of a second forward. Gradients are those of the unrolled
     iterations with the step constant. ValueError for shapes that do not fit and options out of range.
     """
     if x.ndim != 4 or weight.ndim != 4:
@@ -70,8 +69,6 @@ def sparse_coding2d(
         raise ValueError(f"x has {x.shape[1]} channels; the dictionary's {weight.shape[1]} are no multiple of that")
     if copies > 1:
         x = x.repeat(1, copies, 1, 1)  # (B, n C, H, W)
-    if x.device.type == "cpu":
-        x = x.contiguous(memory_format=torch.channels_last)
     options: dict[str, Any] = {"iterations": iterations, "penalty": penalty, "ridge": ridge, "nonnegative": nonnegative}
     options |= {"squared": squared, "scheme": scheme}
     return _code(x, Convolution(weight, stride, padding, (x.shape[2], x.shape[3])), step, recompute, options)

@@ -1,0 +1,25 @@
+"""The networks of the paper under its authors' names; their "all" means two networks, so one is spelt out."""
+
+from pipelines import ModelEntry
+
+PAPER = "Dai et al., NeurIPS 2022"
+NO_SHORTCUT = "_noshortcut"
+
+
+def models() -> dict[str, ModelEntry]:
+    """Entries by name: ``sdnet18`` codes in its stem alone, ``sdnet18_all`` in all its blocks as well."""
+    entries = []
+    for depth in (18, 34):
+        entries += [
+            ModelEntry(f"resnet{depth}", {}, f"{PAPER}, ResNet-{depth}, the baseline"),
+            ModelEntry(f"sdnet{depth}", {}, f"{PAPER}, SDNet-{depth}"),
+            ModelEntry(
+                f"sdnet{depth}_all", {"SHORTCUT": True}, f"{PAPER}, SDNet-{depth}-All with shortcuts (authors' README)"
+            ),
+            ModelEntry(
+                f"sdnet{depth}_all{NO_SHORTCUT}",
+                {"SHORTCUT": False},
+                f"{PAPER}, SDNet-{depth}-All without shortcuts (what the authors' yaml files build)",
+            ),
+        ]
+    return {entry.name: entry for entry in entries}

@@ -1,0 +1,95 @@
+"""What only this pipeline can be told, under the authors' keys."""
+
+from typing import Any, ClassVar
+
+from pydantic import Field, field_validator, model_validator
+
+from core.config import ModelConfig, RunConfig
+from core.errors import nearest
+from pipelines.sdnet.catalogue import NO_SHORTCUT, models
+
+NAMES = tuple(models())
+
+
+class Model(ModelConfig):
+    """A sparse-coding network: which one, and the problem that its layers solve."""
+
+    name: str = Field("sdnet18", description=f"one of {', '.join(NAMES)}")
+    shortcut: bool = Field(
+        True, description="residual connections of the *_all networks; the others always have theirs"
+    )
+    num_layers: int = Field(2, ge=1, description="iterations of every sparse-coding layer (T)")
+    scheme: str = Field(
+        "sdnet", pattern="^(sdnet|fista|ista)$", description="where the gradient is taken from T = 3 on"
+    )
+    lambda_: tuple[float, ...] = Field(
+        (0.1,),
+        alias="LAMBDA",
+        description="weight of |z|_1: one for all sparse-coding layers, or one for each in order",
+    )
+    adaptivelambda: bool = Field(
+        False, description="scale lambda by the number of inputs of a layer over that of its outputs"
+    )
+    mu: float = Field(0.0, ge=0, description="weight of |z|^2 / 2")
+    nonegative: bool = Field(True, description="codes of at least 0")
+    expansion_factor: int = Field(1, ge=1, description="how often the input of a layer is repeated along its channels")
+    wnorm: bool = Field(True, description="dictionaries of unit-norm atoms")
+    pooling: bool = Field(False, description="*_all: 2x2 max-pool after a layer of stride 1 where a block has stride 2")
+    square_noise: bool = Field(True, description="squared data term; False: its norm")
+    recompute: bool = Field(False, description="keep no inner iteration for backward; costs a second forward")
+
+    @field_validator("lambda_", mode="before")
+    @classmethod
+    def _one_number_is_a_list_of_one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int | float) else value
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Model":
+        if self.name not in NAMES:
+            raise ValueError(
+                f"unknown MODEL.NAME {self.name!r}{nearest(self.name, list(NAMES))}: one of {', '.join(NAMES)}"
+            )
+        if self.name.endswith(NO_SHORTCUT) and self.shortcut:
+            raise ValueError(
+                f"MODEL.NAME {self.name} means MODEL.SHORTCUT False; with shortcuts it is {self.architecture}"
+            )
+        if min(self.lambda_, default=0) < 0:
+            raise ValueError(f"MODEL.LAMBDA {list(self.lambda_)} has a negative value; each must be at least 0")
+        if not self.lambda_:
+            raise ValueError("MODEL.LAMBDA is empty; it takes one value, or one for each sparse-coding layer")
+        if self.pooling and not self.dense:
+            raise ValueError(
+                f"MODEL.POOLING is for the *_all networks; {self.name} has no strided sparse-coding layer in its blocks"
+            )
+        return self
+
+    @property
+    def architecture(self) -> str:
+        """The authors' name."""
+        return self.name.removesuffix(NO_SHORTCUT)
+
+    @property
+    def dense(self) -> bool:
+        """Whether the blocks are made of sparse-coding layers."""
+        return self.architecture.endswith("_all")
+
+
+class Config(RunConfig):
+    """A run of the sdnet pipeline."""
+
+    #: keys of the authors' configuration that have no effect in their code, and why
+    REFUSED: ClassVar[dict[str, str]] = {
+        "MODEL.PAD_MODE": "the authors' code checks it and never uses it: padding is always zeros",
+        "MODEL.DICTLOSS": "no network of the authors hands its dictionary loss to the training",
+        "MODEL.RCLOSS_FACTOR": "no network of the authors hands its reconstruction loss to the training",
+        "MODEL.STEP_SIZE": "the step size is always 0.9 / lambda_max",
+        "MODEL.ARCH": "the authors' code never reads it; the network is MODEL.NAME",
+        "MODEL.NUM_CLASSES": "the data set decides it (DATA.NAME)",
+        "MODEL.IMAGE_SIZE": "the data set decides it (DATA.NAME, DATA.IMAGE_SIZE)",
+        "DATASET.DATA_FORMAT": "the authors' code never reads it",
+        "DATASET.NOISE_LEVEL": "the authors' code never reads it",
+        "TEST.MODEL_FILE": "the authors' code never reads it",
+        "VIZ": "the authors' code never reads it",
+    }
+
+    model: Model = Model()

@@ -1,0 +1,86 @@
+"""The authors' names -> core's ResNet with sparse-coding layers in its stem and its blocks."""
+
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from core.backbones.resnet import ResNet, resnet
+from core.errors import UserError
+from core.layers.sparse_coding import SparseCoding2d
+from pipelines.sdnet.config import Model
+
+SMALL = 64  # images up to this size get the stem that does not stride
+
+
+def sparse_layers(net: nn.Module) -> dict[str, SparseCoding2d]:
+    """The sparse-coding layers of a network by name, in the order of the forward pass."""
+    return {name: module for name, module in net.named_modules() if isinstance(module, SparseCoding2d)}
+
+
+def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> ResNet:
+    """The network of a MODEL section, (B, in_channels, S, S) -> logits (B, num_classes).
+
+    ``sdnetN`` codes the image and leaves the ResNet as it is; no ReLU follows the batch norm of the codes. In
+    ``sdnetN_all`` the 3x3 convolutions are sparse-coding layers too, with no ReLU between them; without shortcuts
+    a block has no ReLU at all. On large images a second layer replaces the max-pool there.
+    """
+    small = image_size <= SMALL
+    name = model.architecture.removesuffix("_all").replace("sdnet", "resnet")
+    common: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes}
+    if model.architecture.startswith("resnet"):
+        return resnet(name, stem="cifar" if small else "imagenet", **common)
+
+    layer = partial(_layer, model)
+    stem: list[nn.Module] = [
+        layer(in_channels, 64, 3, padding=1) if small else layer(in_channels, 64, 7, stride=2, padding=3),
+        nn.BatchNorm2d(64),
+    ]
+    if not small:
+        stem.append(layer(64, 64, 3, stride=2, padding=1) if model.dense else nn.MaxPool2d(3, stride=2, padding=1))
+    blocks: dict[str, Any] = {}
+    if model.dense:
+        conv = partial(_pooled_layer, layer) if model.pooling else layer
+        blocks = {"conv": conv, "inner_activation": False, "shortcuts": model.shortcut}
+    net = resnet(name, stem=nn.Sequential(*stem), **blocks, **common)
+    layers = sparse_layers(net).values()
+    if len(model.lambda_) not in (1, len(layers)):
+        raise UserError(
+            f"MODEL.LAMBDA has {len(model.lambda_)} values; {model.name} takes 1, or {len(layers)}, one for each layer"
+        )
+    for module, penalty in zip(
+        layers, model.lambda_ if len(model.lambda_) > 1 else model.lambda_ * len(layers), strict=True
+    ):
+        module.penalty = penalty
+    return net
+
+
+def _layer(
+    model: Model, inputs: int, outputs: int, kernel_size: int, *, stride: int = 1, padding: int = 0
+) -> SparseCoding2d:
+    return SparseCoding2d(
+        inputs,
+        outputs,
+        kernel_size,
+        stride=stride,
+        padding=padding,
+        expansion=model.expansion_factor,
+        iterations=model.num_layers,
+        penalty=model.lambda_[0],
+        adaptive_penalty=model.adaptivelambda,
+        ridge=model.mu,
+        nonnegative=model.nonegative,
+        squared=model.square_noise,
+        scheme=model.scheme,  # type: ignore[arg-type]
+        normalise=model.wnorm,
+        recompute=model.recompute,
+    )
+
+
+def _pooled_layer(
+    layer: Any, inputs: int, outputs: int, kernel_size: int, *, stride: int = 1, padding: int = 0
+) -> nn.Module:
+    """Where a block strides, the code of the full grid and a max-pool."""
+    if stride == 1:
+        return layer(inputs, outputs, kernel_size, padding=padding)
+    return nn.Sequential(layer(inputs, outputs, kernel_size, padding=padding), nn.MaxPool2d(stride))

@@ -1,0 +1,140 @@
+"""The networks are those of the paper's table, by name, size and form."""
+
+import pytest
+import torch
+from torch import nn
+
+import pipelines
+from core.errors import UserError
+from pipelines.sdnet.config import Model
+from pipelines.sdnet.models import build, sparse_layers
+
+# (settings, image size, classes) -> parameters, sparse-coding layers, state_dict entries of the authors' networks
+TABLE = [
+    ({"NAME": "sdnet18"}, 32, 10, 11_173_962, 1, 123),
+    ({"NAME": "sdnet18"}, 32, 100, 11_220_132, 1, 123),
+    ({"NAME": "sdnet18"}, 224, 1000, 11_689_512, 1, 123),
+    ({"NAME": "sdnet18_all"}, 32, 10, 11_173_962, 17, 139),
+    ({"NAME": "sdnet18_all"}, 32, 100, 11_220_132, 17, 139),
+    ({"NAME": "sdnet18_all"}, 224, 1000, 11_726_376, 18, 141),
+    ({"NAME": "sdnet18_all", "SHORTCUT": False}, 32, 10, 11_000_138, 17, 121),
+    ({"NAME": "sdnet18_all_noshortcut", "SHORTCUT": False}, 32, 100, 11_046_308, 17, 121),
+    ({"NAME": "sdnet18_all_noshortcut", "SHORTCUT": False}, 224, 1000, 11_552_552, 18, 123),
+    ({"NAME": "sdnet34"}, 32, 10, 21_282_122, 1, 219),
+    ({"NAME": "sdnet34"}, 224, 1000, 21_797_672, 1, 219),
+    ({"NAME": "sdnet34_all"}, 32, 10, 21_282_122, 33, 251),
+    ({"NAME": "sdnet34_all"}, 224, 1000, 21_834_536, 34, 253),
+    ({"NAME": "sdnet34_all", "SHORTCUT": False}, 32, 10, 21_108_298, 33, 233),
+    ({"NAME": "sdnet34_all", "SHORTCUT": False}, 224, 1000, 21_660_712, 34, 235),
+    ({"NAME": "resnet18"}, 32, 10, 11_173_962, 0, 122),
+    ({"NAME": "resnet34"}, 224, 1000, 21_797_672, 0, 218),
+]
+
+
+def make(size: int = 32, classes: int = 10, **settings) -> nn.Module:
+    return build(Model.model_validate(settings), in_channels=3, num_classes=classes, image_size=size)
+
+
+@pytest.mark.parametrize(("settings", "size", "classes", "parameters", "layers", "entries"), TABLE)
+def test_sizes_are_those_of_the_authors(settings, size, classes, parameters, layers, entries):
+    with torch.device("meta"):
+        net = make(size, classes, **settings)
+    assert sum(p.numel() for p in net.parameters()) == parameters
+    assert len(sparse_layers(net)) == layers
+    assert len(net.state_dict()) == entries
+
+
+def test_every_entry_of_the_catalogue_is_built_as_its_name_says():
+    for name, entry in pipelines.models("sdnet").items():
+        with torch.device("meta"):
+            net = make(NAME=name, **entry.settings)
+        assert net.fc.out_features == 10
+        shortcuts = any("downsample" in key for key in net.state_dict())
+        assert shortcuts != name.endswith("_noshortcut")
+
+
+def test_the_stem_has_no_relu_and_large_images_get_a_second_code_instead_of_the_pool():
+    with torch.device("meta"):
+        stems = {
+            (name, size): list(make(size, NAME=name).stem) for name in ("sdnet18", "sdnet18_all") for size in (32, 224)
+        }
+    kinds = {key: [type(layer).__name__ for layer in stem] for key, stem in stems.items()}
+    assert kinds["sdnet18", 32] == kinds["sdnet18_all", 32] == ["SparseCoding2d", "BatchNorm2d"]
+    assert kinds["sdnet18", 224] == ["SparseCoding2d", "BatchNorm2d", "MaxPool2d"]
+    assert kinds["sdnet18_all", 224] == ["SparseCoding2d", "BatchNorm2d", "SparseCoding2d"]
+
+
+def test_blocks_without_shortcuts_end_signed_and_with_them_rectified():
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for shortcut in (True, False):
+        net = make(NAME="sdnet18_all", SHORTCUT=shortcut).train()
+        with torch.no_grad():
+            features = net.layer1(net.stem(x))
+        assert (features.min() < 0) != shortcut
+
+
+def test_options_reach_every_layer():
+    with torch.device("meta"):
+        net = make(
+            NAME="sdnet18_all", NUM_LAYERS=4, LAMBDA=0.3, MU=0.1, NONEGATIVE=False, SQUARE_NOISE=False, RECOMPUTE=True
+        )
+    for layer in sparse_layers(net).values():
+        assert (layer.penalty, layer.recompute) == (0.3, True)
+        assert layer.options == {
+            "iterations": 4, "ridge": 0.1, "nonnegative": False, "squared": False, "scheme": "sdnet"
+        }  # fmt: skip
+
+
+def test_lambda_is_one_value_or_one_for_each_layer():
+    values = [0.1 + i / 100 for i in range(17)]
+    with torch.device("meta"):
+        net = make(NAME="sdnet18_all", LAMBDA=values)
+        assert [layer.penalty for layer in sparse_layers(net).values()] == pytest.approx(values)
+        with pytest.raises(UserError, match="LAMBDA has 2 values; sdnet18_all takes 1, or 17"):
+            make(NAME="sdnet18_all", LAMBDA=[0.1, 0.2])
+
+
+def test_pooling_codes_at_full_resolution_and_keeps_the_sizes():
+    net = make(NAME="sdnet18_all", POOLING=True).eval()
+    assert [layer.stride for layer in sparse_layers(net).values()] == [1] * 17
+    with torch.no_grad():
+        assert net.forward_features(torch.zeros(1, 3, 16, 16)).shape == (1, 512, 2, 2)
+
+
+@pytest.mark.parametrize("size", [15, 18])
+def test_any_resolution_passes_after_construction(size):
+    net = make(NAME="sdnet18_all").eval()
+    with torch.no_grad():
+        for side in (16, size):
+            assert net(torch.zeros(1, 3, side, side)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"NAME": "sdnet50"}, "unknown MODEL.NAME 'sdnet50'; nearest"),
+        ({"NAME": "sdnet18_all_noshortcut"}, "means MODEL.SHORTCUT False"),
+        ({"LAMBDA": [-0.1]}, "negative value"),
+        ({"LAMBDA": []}, "LAMBDA is empty"),
+        ({"NAME": "sdnet18", "POOLING": True}, r"POOLING is for the \*_all networks"),
+        ({"NUM_LAYERS": 0}, "greater than or equal to 1"),
+        ({"SCHEME": "newton"}, "SCHEME"),
+    ],
+)
+def test_settings_that_make_no_network_are_refused_by_name(settings, said):
+    with pytest.raises(ValueError, match=said):
+        Model.model_validate(settings)
+
+
+def test_the_door_takes_the_authors_pairs():
+    from core.config import merge
+    from pipelines.sdnet.config import Config
+
+    pairs = ["MODEL.NAME", "sdnet18_all", "MODEL.SHORTCUT", "True", "TRAIN.BATCH_SIZE", "256", "MODEL.LAMBDA", "0.2,"]
+    run = merge(Config, [{"TRAIN": {"KEEP": "last"}}], pairs)
+    assert (run.model.name, run.model.shortcut, run.train.batch_size, run.model.lambda_) == (
+        "sdnet18_all",
+        True,
+        256,
+        (0.2,),
+    )

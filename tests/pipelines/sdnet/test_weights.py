@@ -1,0 +1,69 @@
+"""The authors' checkpoints fit strictly, and what does not fit is named."""
+
+import pytest
+import torch
+
+from core.errors import UserError
+from pipelines.sdnet.config import Model
+from pipelines.sdnet.models import build
+from pipelines.sdnet.weights import from_authors, our_name
+
+
+def make(name: str = "sdnet18", **settings):
+    return build(Model.model_validate({"NAME": name, **settings}), in_channels=3, num_classes=10, image_size=32)
+
+
+def authors_name(name: str, dense: bool) -> str:
+    """Written apart from `our_name`, from the facts: what the authors call our entry."""
+    head, _, rest = name.partition(".")
+    if head == "fc":
+        return f"linear.{rest}"
+    if head in ("conv1", "bn1"):
+        return f"layer0.{'01'[head == 'bn1']}.{rest}"
+    coded = rest.endswith("step_size") or (rest.endswith("weight") and head == "stem" and rest[0] in "02")
+    coded = coded or (dense and "conv" in rest)
+    module, _, leaf = rest.replace("downsample", "shortcut").rpartition(".")
+    layers = "layers." if dense and head != "stem" else ""
+    return f"{'layer0' if head == 'stem' else head}.{layers}{module}.{'dn.' if coded else ''}{leaf}"
+
+
+@pytest.mark.parametrize(
+    ("name", "wrapped"), [("sdnet18", False), ("sdnet18", True), ("sdnet18_all", False), ("resnet18", False)]
+)
+def test_an_authors_checkpoint_loads_and_computes_the_same(name, wrapped):
+    torch.manual_seed(0)
+    ours, loaded = make(name).eval(), make(name).eval()
+    dense = name.endswith("_all")
+    checkpoint = {authors_name(key, dense): value for key, value in ours.state_dict().items()}
+    assert "layer0.0.dn.weight" in checkpoint or name == "resnet18"
+    if wrapped:
+        checkpoint = {"state_dict": {f"module.{key}": value for key, value in checkpoint.items()}, "epoch": 3}
+    loaded.load_state_dict(from_authors(checkpoint, loaded))
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), ours(x))
+
+
+def test_a_layer_that_a_max_pool_follows_keeps_its_name():
+    assert our_name("layer2.layers.0.conv1.dn.weight", frozenset({"layer2.0.conv1"})) == "layer2.0.conv1.0.weight"
+    net = make("sdnet18_all", POOLING=True)
+    names = [authors_name(key.replace("conv1.0.", "conv1."), True) for key in net.state_dict()]
+    assert set(from_authors(dict(zip(names, net.state_dict().values(), strict=True)), net)) == set(net.state_dict())
+
+
+def test_what_does_not_fit_is_named():
+    net = make()
+    good = {authors_name(key, False): value for key, value in net.state_dict().items()}
+    without = {key: value for key, value in good.items() if key != "layer0.0.dn.weight"}
+    with pytest.raises(UserError, match=r"it lacks stem\.0\.weight"):
+        from_authors(without, net)
+    with pytest.raises(UserError, match="the network has no extra"):
+        from_authors({**good, "extra": torch.zeros(1)}, net)
+    with pytest.raises(UserError, match=r"fc\.weight has shape \(100, 512\)"):
+        from_authors({**good, "linear.weight": torch.zeros(100, 512)}, net)
+    with pytest.raises(UserError, match=r"stem\.0\.weight has an atom of zeros"):
+        from_authors({**good, "layer0.0.dn.weight": torch.zeros(64, 3, 3, 3)}, net)
+    with pytest.raises(UserError, match="a step size is a positive number"):
+        from_authors({**good, "layer0.0.dn.step_size": torch.tensor(float("nan"))}, net)
+    with pytest.raises(UserError, match=r"lacks .* and 11 more"):
+        from_authors(dict(list(good.items())[16:]), net)
