@@ -74,6 +74,8 @@ def choose_phase(x: Tensor, *, stride: Stride = 2, criterion: str = "l2") -> Ten
         raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
     s, t = stride_pair(stride)
     _check_map(x)
+    if s * t == 1:
+        return torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if criterion in ("l_infty", "max"):
         pixels = x.amax(1) if criterion == "max" else x.abs().amax(1)  # (B, H, W)
@@ -89,6 +91,8 @@ def take_phase(x: Tensor, phase: Tensor, *, stride: Stride = 2) -> Tensor:
     """Sample every image of (B, C, H, W) on its own grid, phase (B,): (B, C, ceil(H/s), ceil(W/t))."""
     s, t = stride_pair(stride)
     _check_phase(x, phase)
+    if s * t == 1:
+        return x
     images = torch.arange(x.shape[0], device=x.device)
     return _split(extend(x, (s, t)), s, t)[images, :, :, phase % s, :, phase // s]
 

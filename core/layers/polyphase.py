@@ -68,10 +68,10 @@ def polyphase_downsample2d(
     A size that is no multiple of the stride is extended circularly, at the bottom and the right, after the blur.
 
     Law: with circular padding and sizes that are multiples of the stride, f(roll(x, any shift)) is a roll of f(x), and
-    its global average does not change at all. It does not hold for other paddings, for sizes that are no multiple of
-    the stride, for fractional shifts, nor where two phases tie. The norms are in float32 and float64 whatever the dtype
-    of `x` and whatever autocast says, but a bfloat16 network has rounded `x` beforehand, hence other values after each
-    shift that another kernel rounds differently, and near ties of phases are common: trust it in float32 only.
+    its global average changes by rounding only. It does not hold for other paddings, for sizes that are no multiple of
+    the stride, for fractional shifts, nor where two phases tie. Nor can it be trusted in bfloat16: the norms are taken
+    in float32 and float64 whatever the dtype of `x` and whatever autocast says, but the map itself has been rounded to
+    8 bits by then, and near ties of phases, which are common, may fall otherwise after a shift.
     """
     kernel = binomial_kernel(size, 2, device=x.device, dtype=torch.float32)
     y, phase = _downsample(x, kernel, stride, padding, criterion, _check_select(select), phase)
