@@ -63,6 +63,23 @@ class _Photographs(Dataset[tuple[Tensor | None, int, int, str]]):
             image = centre_crop(resize_short_side(image, self.resize), self.size)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1), label, index, ""  # (3, size, size)
 
+    def gather(
+        self, items: list[tuple[Tensor | None, int, int, str]]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[str]]:
+        """Pixels uint8 (B, 3, size, size), labels, numbers and places in the batch of what could be read; the faults.
+
+        Stacked in the worker: a batch then crosses to the main process as a few shared files, not as one per image.
+        """
+        kept, pictures = [], []
+        for place, (picture, _, _, _) in enumerate(items):
+            if picture is not None:
+                kept.append(place)
+                pictures.append(picture)
+        pixels = torch.stack(pictures) if pictures else torch.zeros(0, 3, self.size, self.size, dtype=torch.uint8)
+        labels, indices = (torch.tensor([items[place][k] for place in kept], dtype=torch.int64) for k in (1, 2))
+        faults = [reason for _, _, _, reason in items if reason]
+        return pixels, labels, indices, torch.tensor(kept, dtype=torch.int64), faults
+
 
 class _Keys:
     """The batches of keys of the epoch that is set on it: one object, so that worker processes live across epochs."""
@@ -80,9 +97,9 @@ class StreamLoader(Feeder):
     """Batches of a `FolderSet`, decoded by `workers` processes; yields as `core.data.loading.DeviceLoader` does.
 
     `crop` is "centre" (shorter side to `resize`, then the central `size` window) or "random_resized" (a share of the
-    area within `scale`), whose draw is a function of (seed, epoch, image), whatever the workers. `augment` then works on
-    the whole batch, on the device. A file that cannot be decoded is a `UserError` naming it; with ``skip_corrupt=True``
-    it is left out of its batch instead and its sentence is appended to `skipped`. The other options are `Feeder`'s.
+    area within `scale`), whose draw is a function of (seed, epoch, image), whatever the workers. `augment` then works
+    on the whole batch, on the device. A file that cannot be decoded is a `UserError` naming it; `skip_corrupt` leaves
+    it out of its batch instead and appends its sentence to `skipped`. The other options are `Feeder`'s.
     """
 
     def __init__(
@@ -104,10 +121,11 @@ class StreamLoader(Feeder):
         self.image_set, self.skip_corrupt = image_set, skip_corrupt
         self.skipped: list[str] = []
         self._keys = _Keys()
+        self._photographs = _Photographs(image_set, size, resize, crop, scale, self.seed)
         self._loader: DataLoader[Any] = DataLoader(
-            _Photographs(image_set, size, resize, crop, scale, self.seed),
+            self._photographs,
             batch_sampler=self._keys,  # type: ignore[arg-type]
-            collate_fn=list,
+            collate_fn=self._photographs.gather,
             num_workers=workers,
             persistent_workers=workers > 0,
             # its own, because DataLoader draws a seed for its workers from the global generator otherwise
@@ -119,15 +137,9 @@ class StreamLoader(Feeder):
         order = self.order(epoch)
         steps = range(start_step, len(self))
         self._keys.batches = [[(epoch, i) for i in order[self.part(step)].tolist()] for step in steps]
-        for step, items in zip(steps, self._loader, strict=True):
-            faults = [reason for pixels, _, _, reason in items if pixels is None]
+        for step, (pixels, labels, indices, kept, faults) in zip(steps, self._loader, strict=True):
             if faults and not self.skip_corrupt:
                 raise UserError(f"{faults[0]}; mend or remove it, or skip such images by option")
             self.skipped += faults
-            keep = torch.tensor([k for k, item in enumerate(items) if item[0] is not None], dtype=torch.int64)
-            kept = [items[k] for k in keep.tolist()]
-            size = self._loader.dataset.size  # type: ignore[attr-defined]
-            pixels = torch.stack([i[0] for i in kept]) if kept else torch.zeros(0, 3, size, size, dtype=torch.uint8)
-            labels, indices = (torch.tensor([item[k] for item in kept], dtype=torch.int64) for k in (1, 2))
-            images = self.finish(pixels.to(self.device, non_blocking=True), epoch, step, keep)
+            images = self.finish(pixels.to(self.device, non_blocking=True), epoch, step, kept)
             yield Batch(step, images, labels.to(self.device), indices.to(self.device))
