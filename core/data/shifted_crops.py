@@ -1,0 +1,80 @@
+"""Views of one photograph, by Pillow: a centre crop, ten crops, and crops shifted by whole pixels or fractions of one.
+
+Source: the evaluation of Leterme et al., "From CNNs to Shift-Invariant Twin Models Based on Complex Wavelets". All
+views are uint8, (V, C, size, size), before any normalisation.
+"""
+
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from core.data.streaming import centre_crop, resize_short_side
+
+Direction = Literal["horizontal", "vertical", "diagonal", "all"]
+
+
+def one_crop(image: Image.Image, size: int, *, resize: int | None = None) -> Tensor:
+    """The central window after the shorter side was resized to `resize` (`size` if none): uint8 (1, C, size, size)."""
+    return _stack([centre_crop(resize_short_side(image, _at_least(size, resize)), size)])
+
+
+def ten_crops(image: Image.Image, size: int, *, resize: int) -> Tensor:
+    """Corners (left before right, top before bottom) and centre, each followed by its mirror image: (10, ...)."""
+    image = resize_short_side(image, _at_least(size, resize))
+    right, bottom = image.width - size, image.height - size
+    corners = [(left, top) for top in (0, bottom) for left in (0, right)]
+    crops = [image.crop((left, top, left + size, top + size)) for left, top in corners]
+    crops.append(centre_crop(image, size))
+    return _stack([view for crop in crops for view in (crop, ImageOps.mirror(crop))])
+
+
+def shifted_crops(
+    image: Image.Image, size: int, *, max_shift: int, divide: int = 1, direction: Direction = "all"
+) -> Tensor:
+    """Windows that move over the image by 1/divide of a pixel at a time, from 0 to `max_shift` pixels.
+
+    The image is resized to `divide` times the resolution, the windows are cut there and reduced to `size` by Pillow's
+    bilinear filter, which averages over the pixels it merges. So view k shows the content moved by k / divide pixels
+    towards the top left.
+
+    Args:
+        image: any size and mode.
+        size: of a view, in pixels.
+        max_shift: largest shift in pixels of a view.
+        divide: steps in a pixel.
+        direction: "horizontal", "vertical", "diagonal" (both at once): divide * max_shift + 1 views; or "all" pairs of
+            shifts, the vertical one outermost: the square of that.
+
+    Returns:
+        uint8 (V, C, size, size).
+    """
+    if direction not in get_args(Direction):
+        raise ValueError(f"direction must be one of {', '.join(get_args(Direction))}, got {direction!r}")
+    if max_shift < 0 or divide < 1:
+        raise ValueError(f"max_shift must be at least 0 and divide at least 1, got {max_shift} and {divide}")
+    whole, window = divide * (size + max_shift), divide * size
+    image = centre_crop(resize_short_side(image, whole), whole)
+    steps = range(divide * max_shift + 1)
+    offsets = {
+        "horizontal": [(0, k) for k in steps],
+        "vertical": [(k, 0) for k in steps],
+        "diagonal": [(k, k) for k in steps],
+        "all": [(v, h) for v in steps for h in steps],
+    }[direction]
+    views = [image.crop((h, v, h + window, v + window)) for v, h in offsets]
+    return _stack([view.resize((size, size), Image.Resampling.BILINEAR) for view in views])
+
+
+def _at_least(size: int, resize: int | None) -> int:
+    if resize is not None and resize < size:
+        raise ValueError(f"resize must be at least the crop's size {size}, got {resize}")
+    return resize or size
+
+
+def _stack(views: list[Image.Image]) -> Tensor:
+    arrays = np.stack([np.asarray(view) for view in views])
+    arrays = arrays[..., None] if arrays.ndim == 3 else arrays  # (V, H, W, C)
+    return torch.from_numpy(arrays).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,117 @@
+"""CMod: the modulus of complex feature maps and the batch norm that goes with it.
+
+Source: Leterme, Polisano, Perrier, Alahari, "From CNNs to Shift-Invariant Twin Models Based on Complex Wavelets": y =
+relu(|(x * W) subsampled| + b) in place of relu, then max-pooling, of the real part. The modulus of a band-pass map
+hardly moves when the image moves by less than the filter's wavelength, so that it may be sampled at twice the stride.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+def complex_modulus(x: Tensor) -> Tensor:
+    """Modulus of (B, C, 2, H, W), real and imaginary parts along the third axis: (B, C, H, W).
+
+    Its gradient is zero, not NaN, where the modulus is zero. Law: invariant to a rotation of every complex number.
+    """
+    if x.ndim != 5 or x.shape[2] != 2:
+        raise ValueError(f"complex maps are (B, C, 2, H, W), got shape {tuple(x.shape)}")
+    return torch.linalg.vector_norm(x, dim=2)
+
+
+class ComplexModulus(nn.Module):
+    """`complex_modulus` as a Module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return complex_modulus(x)
+
+
+def modulus_batch_norm2d(
+    x: Tensor,
+    running_energy: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Batch norm for moduli: ``x / sqrt(E/2 + eps) * |weight| + bias``, without subtracting a mean.
+
+    A modulus is not centred, and half of its energy E = mean(x**2) is the variance of the real part, so this scales the
+    moduli as batch norm would scale the real parts. With a negative scale the order of moduli would turn: hence
+    |weight|.
+
+    Args:
+        x: (B, C, H, W), non-negative.
+        running_energy: (C,), used for E in evaluation; in training E is that of the batch, gradient included, and the
+            running one moves towards it by `momentum` in place.
+        weight, bias: (C,).
+
+    Law: in training the result does not change when `x` is scaled by a positive factor, up to `eps`.
+    """
+    energy = running_energy
+    if training:
+        energy = x.square().mean((0, 2, 3))
+        running_energy.lerp_(energy.detach().to(running_energy.dtype), momentum)
+    scale = weight.abs() * torch.rsqrt(energy / 2 + eps)
+    return x * scale[:, None, None] + bias[:, None, None]
+
+
+class ModulusBatchNorm2d(nn.Module):
+    """`modulus_batch_norm2d` as a Module; weight 1, bias 0 and running energy 1 at first.
+
+    The energy of real maps of unit variance would be 2; 1 is what the reference begins with.
+    """
+
+    running_energy: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.weight = nn.Parameter(torch.ones(channels, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(channels, device=device, dtype=dtype))
+        self.register_buffer("running_energy", torch.ones(channels, device=device, dtype=dtype))
+        self.register_buffer("num_batches_tracked", torch.zeros((), device=device, dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        return modulus_batch_norm2d(
+            x,
+            self.running_energy,
+            self.weight,
+            self.bias,
+            training=self.training,
+            momentum=self.momentum,
+            eps=self.eps,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, eps={self.eps}, momentum={self.momentum}"
+
+
+class ModulusBias2d(nn.Module):
+    """Add one trained number to each channel of (B, C, H, W): b in y = relu(|x * W| + b), without batch norm.
+
+    Initialised uniformly in -1..1, as PyTorch does the bias of the depthwise 1x1 convolution that stands here in the
+    reference.
+    """
+
+    def __init__(
+        self, channels: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.empty(channels, device=device, dtype=dtype).uniform_(-1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias[:, None, None]

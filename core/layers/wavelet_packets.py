@@ -1,0 +1,246 @@
+"""Dual-tree complex wavelet packets in two dimensions, as two strided passes of 1-D filters.
+
+Source: Leterme, Polisano, Perrier, Alahari, "From CNNs to Shift-Invariant Twin Models Based on Complex Wavelets", after
+Bayram and Selesnick, "On the dual-tree complex wavelet packet and M-band transforms" (IEEE Trans. Signal Processing
+2008). With psi_p = a_p + i b_p the complex filter of a 1-D path p (see `_wavelet_filters`), the two maps of a packet
+are
+
+    A = psi_v (vertical) psi_h (horizontal),    B = psi_v (vertical) conj(psi_h) (horizontal),
+
+each an oriented band-pass filter. The reference computes four real filter banks stage by stage and combines them; here
+a packet is one vertical and one horizontal pass, at the stride that is asked for, and only for the packets that are
+asked for.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.layers._wavelet_filters import (
+    check_geometry,
+    runs_backwards,
+    split_packet,
+    support,
+    tree_filters,
+    zero_padding,
+)
+from core.layers.padding import pad
+
+Part = Literal["complex", "real"]
+PADDINGS = ("zeros", "circular", "valid")
+
+
+def wavelet_packets2d(
+    x: Tensor,
+    *,
+    depth: int = 2,
+    stride: int = 2,
+    maps: Iterable[int] | None = None,
+    part: Part = "complex",
+    analytic: bool = True,
+    padding: str = "zeros",
+) -> Tensor:
+    """Wavelet packet coefficients of every channel of an image.
+
+    Args:
+        x: (B, C, H, W), float32 or float64; any size that holds the filter once padded.
+        depth: stages J of the packet tree; the filter has 9 * 2**J - 6 taps along an axis.
+        stride: 1 (undecimated), 2, 4, ..., 2**J pixels from one coefficient to the next.
+        maps: which of the 2 * 4**J maps, in the order of the output; map q is A of packet q below 4**J, else B of
+            packet q - 4**J. Packets are in quad-tree order, digit 2 * (vertical high) + (horizontal high), first stage
+            first.
+        part: "complex" gives real and imaginary parts, "real" only the real ones, at half the cost.
+        analytic: conjugate maps so that all have their energy at negative horizontal frequencies; else A and B
+            as above.
+        padding: "zeros" as in the paper (14 pixels at depth 2 and stride 2, 34 at depth 3), "circular" (ceil(H/stride)
+            coefficients), or "valid" (none).
+
+    Returns:
+        (B, C * M * P, H', W') with M maps and P = 2 (real, imaginary) or 1 parts, channels in that order of nesting.
+
+    Raises:
+        ValueError: an unknown option, a map that does not exist, or an image smaller than the filter.
+
+    Laws: linear; with circular padding and stride s dividing H and W, f(roll(x, (s i, s j))) is roll(f(x), (i, j));
+    every `stride` gives samples of the undecimated transform (circular); at stride 2**J (circular) the transform is a
+    tight frame: the squares of all coefficients sum to 8 times those of x.
+    """
+    packets = WaveletPackets2d(
+        depth, stride, maps=maps, part=part, analytic=analytic, padding=padding, device=x.device, dtype=x.dtype
+    )
+    return packets(x).flatten(1, 3)
+
+
+class WaveletPackets2d(nn.Module):
+    """`wavelet_packets2d` as a Module with its filters ready: (B, C, H, W) -> (B, C, M, P, H', W').
+
+    Maps that are asked for in the order `cheapest_order(maps, depth)` are computed without a copy.
+    """
+
+    order: Tensor | None
+
+    def __init__(
+        self,
+        depth: int = 2,
+        stride: int = 2,
+        *,
+        maps: Iterable[int] | None = None,
+        part: Part = "complex",
+        analytic: bool = True,
+        padding: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_geometry(depth, stride)
+        if part not in get_args(Part):
+            raise ValueError(f"part must be one of {', '.join(get_args(Part))}, got {part!r}")
+        if padding not in PADDINGS:
+            raise ValueError(f"padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
+        self.depth, self.stride, self.part, self.analytic, self.padding = depth, stride, part, analytic, padding
+        self.maps = tuple(range(2 * 4**depth)) if maps is None else tuple(maps)
+        groups = _groups(self.maps, depth)
+        cheapest = _order(groups, depth)
+        dtype = dtype or torch.get_default_dtype()
+        trees = tree_filters(depth)
+        self.passes = nn.ModuleList(
+            _Passes(
+                trees[:, rows].to(device, dtype), _horizontal(trees, needs, depth, part, analytic).to(device, dtype)
+            )
+            for needs, rows in groups
+        )
+        order = None if cheapest == self.maps else torch.tensor([cheapest.index(q) for q in self.maps], device=device)
+        self.register_buffer("order", order, persistent=False)
+
+    @property
+    def before(self) -> int:
+        """Pixels of padding before the first one."""
+        return 0 if self.padding == "valid" else zero_padding(self.depth, self.stride)
+
+    def output_size(self, size: int) -> int:
+        """Coefficients along an axis of `size` pixels; ValueError where the padded axis is shorter than the filter."""
+        if self.padding == "circular":
+            return -(-size // self.stride)
+        room = size + 2 * self.before - support(self.depth)
+        if room < 0:
+            raise ValueError(
+                f"an image of {size} pixels, padded by {self.before} on both sides, is smaller than the filter of "
+                f"{support(self.depth)} taps at depth {self.depth}"
+            )
+        return room // self.stride + 1
+
+    def forward(
+        self, x: Tensor, *, every: int = 1, start: Sequence[int] = (0, 0), size: Sequence[int] | None = None
+    ) -> Tensor:
+        """Coefficients of (B, C, H, W) as (B, C, M, P, H', W').
+
+        `start`, `size` and `every` choose a window of the grid and keep every so many of its coefficients; only those
+        are computed: ``f(x)[..., i:i+h:e, j:j+w:e] == f(x, every=e, start=(i, j), size=(h, w))``.
+        """
+        whole = [self.output_size(n) for n in x.shape[-2:]]
+        window = [n - first for n, first in zip(whole, start, strict=True)] if size is None else size
+        count = [-(-n // every) for n in window]
+        before = [self.before - self.stride * first for first in start]
+        y = torch.cat([p(x, self.stride * every, before, count, self.padding) for p in self.passes], dim=2)
+        return y if self.order is None else y[:, :, self.order]
+
+    def kernels(self) -> Tensor:
+        """The two-dimensional filters of the maps, (M, P, K, K), to be correlated with the padded image."""
+        y = torch.cat([p.kernels() for p in self.passes])  # type: ignore[operator]
+        return y if self.order is None else y[self.order]
+
+    def extra_repr(self) -> str:
+        return (
+            f"depth={self.depth}, stride={self.stride}, maps={len(self.maps)}, part={self.part!r}, "
+            f"padding={self.padding!r}"
+        )
+
+
+class _Passes(nn.Module):
+    """A vertical pass by both trees of R paths (2, R, K), and a horizontal one by S maps of P parts (S, P, 2, K)."""
+
+    vertical: Tensor
+    horizontal: Tensor
+
+    def __init__(self, vertical: Tensor, horizontal: Tensor) -> None:
+        super().__init__()
+        self.parts = horizontal.shape[1]
+        # three axes at most: Module.to(memory_format=channels_last) reorders what has four
+        self.register_buffer("vertical", vertical.transpose(0, 1).flatten(0, 1), persistent=False)  # (2R, K)
+        self.register_buffer("horizontal", horizontal.flatten(0, 1), persistent=False)  # (S P, 2, K)
+
+    def forward(self, x: Tensor, stride: int, before: Sequence[int], count: Sequence[int], padding: str) -> Tensor:
+        batch, channels, height, width = x.shape
+        # images, colours and paths are all one batch axis: no grouped convolution, which is slow on every device
+        y = x.reshape(batch * channels, 1, height, width)
+        y = _correlate(y, self.vertical[:, None, :, None], 2, stride, before[0], count[0], padding)  # (B C, 2R, H', W)
+        y = y.reshape(-1, 2, count[0], width)  # (B C R, 2, H', W)
+        # (B C R, S P, H', W')
+        y = _correlate(y, self.horizontal[:, :, None, :], 3, stride, before[1], count[1], padding)
+        return y.reshape(batch, channels, -1, self.parts, *count)  # (B, C, R S, P, H', W')
+
+    def kernels(self) -> Tensor:
+        """(R S, P, K, K)"""
+        vertical = self.vertical.view(-1, 2, self.vertical.shape[-1])  # (R, 2, K)
+        atoms = torch.einsum("rti,stj->rsij", vertical, self.horizontal)
+        return atoms.reshape(-1, self.parts, *atoms.shape[-2:])
+
+
+def _correlate(x: Tensor, weight: Tensor, axis: int, stride: int, before: int, count: int, padding: str) -> Tensor:
+    """`count` correlations along one axis, the first one beginning `before` pixels before the first pixel."""
+    taps, n = weight.shape[axis], x.shape[axis]
+    steps = (stride, 1) if axis == 2 else (1, stride)
+    if padding == "zeros" and before >= 0 and (n + 2 * before - taps) // stride + 1 == count:
+        return F.conv2d(x, weight, stride=steps, padding=(before, 0) if axis == 2 else (0, before))
+    ends = (before, (count - 1) * stride + taps - n - before)
+    pads = [ends, (0, 0)] if axis == 2 else [(0, 0), ends]
+    return F.conv2d(pad(x, pads, padding="circular" if padding == "circular" else "zeros"), weight, stride=steps)
+
+
+def _horizontal(trees: Tensor, needs: Sequence[tuple[int, int]], depth: int, part: str, analytic: bool) -> Tensor:
+    """Filters (S, P, 2, K) from a_v and b_v to the parts of the maps `needs`, pairs of bank (0: A, 1: B) and path."""
+    maps = []
+    for bank, path in needs:
+        a, b = trees[0, path], trees[1, path]
+        # (a_v + i v b_v)(a + i h b) with signs v and h
+        v, h = 1, (1, -1)[bank]
+        if analytic and runs_backwards(path, depth) != bool(bank):
+            v, h = -v, -h
+        parts = [torch.stack([a, -v * h * b]), torch.stack([h * b, v * a])]
+        maps.append(torch.stack(parts if part == "complex" else parts[:1]))
+    return torch.stack(maps)
+
+
+Groups = list[tuple[tuple[tuple[int, int], ...], list[int]]]
+
+
+def _groups(maps: Sequence[int], depth: int) -> Groups:
+    """Vertical paths that need the same maps, with those: [(((bank, horizontal path), ...), [vertical path, ...])]."""
+    if not maps or len(set(maps)) != len(maps) or not set(maps) <= set(range(2 * 4**depth)):
+        raise ValueError(
+            f"maps must be distinct numbers from 0 to {2 * 4**depth - 1} at depth {depth}, got {list(maps)}"
+        )
+    needs: dict[int, list[tuple[int, int]]] = {}
+    for q in sorted(maps):
+        bank, packet = divmod(q, 4**depth)
+        vertical, horizontal = split_packet(packet, depth)
+        needs.setdefault(vertical, []).append((bank, horizontal))
+    groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    for vertical in sorted(needs):
+        groups.setdefault(tuple(sorted(needs[vertical])), []).append(vertical)
+    return list(groups.items())
+
+
+def _order(groups: Groups, depth: int) -> tuple[int, ...]:
+    number = {split_packet(packet, depth): packet for packet in range(4**depth)}
+    return tuple(
+        bank * 4**depth + number[row, column] for needs, rows in groups for row in rows for bank, column in needs
+    )
+
+
+def cheapest_order(maps: Sequence[int], depth: int) -> tuple[int, ...]:
+    """The order of `maps` in which they are computed, so that asking for it saves a copy."""
+    return _order(_groups(maps, depth), depth)

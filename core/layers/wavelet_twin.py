@@ -1,0 +1,217 @@
+"""The wavelet twin of a first layer: some channels are trained freely, the others combine complex wavelet packets.
+
+Source: Leterme, Polisano, Perrier, Alahari, "From CNNs to Shift-Invariant Twin Models Based on Complex Wavelets". The
+oriented channels of a trained first layer look like Gabor filters; the twin makes them so by construction,
+y = sum_q M[o, q] (x * W_q) with fixed packets W_q of the luminance and trained real M. With the real parts, and
+max-pooling after it, that is a WCNN; with both parts, and the modulus after it, a CWCNN.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.layers.wavelet_packets import Part, WaveletPackets2d, cheapest_order
+from core.layers.wavelet_packings import Packing
+
+
+class WaveletMixing2d(nn.Module):
+    """Trained combinations of wavelet packets: (B, C, H, W) -> (B, O, P, H', W'), P = 2 (real, imaginary) or 1 (real).
+
+    Args:
+        packing: the packets and who combines them.
+        stride: of the packets.
+        part: "complex" or "real"; weights are real and shared by both parts.
+        luminance: True mixes the C colours first, by one weight each; False transforms every colour and mixes them
+            last, by C weights for each output.
+        colours: initial weights of the luminance; none: 3 / C each, the sum of the published ones.
+        bias: one trained number for each output, added to both parts.
+        scramble_nonsquare: exchange height and width of the result without moving a number in memory, as the authors'
+            code does; it matters for images that are not square, whose rows it breaks up. To reproduce theirs only.
+
+    Parameters: `mixing`, one (outputs, inputs / groups) per section, initialised as a convolution's; `colour` (C,) or
+    (O, C); `biases`, one (outputs,) per section.
+    """
+
+    places: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        packing: Packing,
+        *,
+        stride: int,
+        part: Part = "real",
+        luminance: bool = True,
+        colours: Sequence[float] | None = None,
+        bias: bool = False,
+        scramble_nonsquare: bool = False,
+    ) -> None:
+        super().__init__()
+        self.scramble_nonsquare = scramble_nonsquare
+        self.in_channels, self.packing, self.out_channels = in_channels, packing, sum(packing.outputs)
+        order = cheapest_order(packing.maps, packing.depth)
+        self.packets = WaveletPackets2d(packing.depth, stride, maps=order, part=part)
+        self.mixing = nn.ParameterList(
+            _uniform((out, n // groups), n // groups)
+            for n, out, groups in zip(packing.inputs, packing.outputs, packing.groups, strict=True)
+        )
+        if luminance:
+            if colours is not None and len(colours) != in_channels:
+                raise ValueError(f"{in_channels} colours need as many weights, got {list(colours)}")
+            self.colour = nn.Parameter(torch.tensor(colours or [3 / in_channels] * in_channels))
+        else:
+            self.colour = _uniform((self.out_channels, in_channels), in_channels)
+        rows = packing.columns()
+        self.biases = nn.ParameterList(_uniform((len(r),), r.shape[1]) for r in rows) if bias else None
+        # where each weight of `mixing` belongs in the dense matrix over the maps in the order of computing
+        column = torch.tensor([order.index(q) for q in packing.maps])
+        base, places = 0, []
+        for r in rows:
+            places.append((base + torch.arange(len(r)))[:, None] * len(order) + column[r])
+            base += len(r)
+        self.register_buffer("places", torch.cat([p.flatten() for p in places]), persistent=False)
+
+    def matrix(self) -> Tensor:
+        """The combination as a dense matrix: (O, C, M), or (O, 1, M) where the colours are mixed first."""
+        values = torch.cat([w.flatten() for w in self.mixing])
+        n = len(self.packing.maps)
+        dense = values.new_zeros(self.out_channels * n).index_put((self.places,), values)
+        dense = dense.view(self.out_channels, 1, n)
+        return dense if self.colour.ndim == 1 else self.colour[:, :, None] * dense
+
+    def forward(
+        self, x: Tensor, *, every: int = 1, start: Sequence[int] = (0, 0), size: Sequence[int] | None = None
+    ) -> Tensor:
+        """All coefficients, or a window of them as in `WaveletPackets2d`."""
+        if x.shape[1] != self.in_channels:
+            raise ValueError(f"the layer was made for {self.in_channels} channels, got {x.shape[1]}")
+        if self.colour.ndim == 1:
+            x = F.conv2d(x, self.colour[None, :, None, None])  # (B, 1, H, W)
+        y = self.packets(x, every=every, start=start, size=size)  # (B, C, M, P, H', W')
+        batch, colours, maps, parts, height, width = y.shape
+        # a sum over maps and colours that both parts share: one 1x1 convolution of maps twice as high
+        y = y.reshape(batch, colours * maps, parts * height, width)
+        y = F.conv2d(y, self.matrix().flatten(1)[:, :, None, None], self._bias())
+        sides = (width, height) if self.scramble_nonsquare else (height, width)
+        return y.view(batch, self.out_channels, parts, *sides)
+
+    def _bias(self) -> Tensor | None:
+        if self.biases is None:
+            return None
+        bias = torch.cat(list(self.biases))
+        # where the colours are mixed last, each of them has already got the bias
+        return bias if self.colour.ndim == 1 else bias * self.colour.sum(1)
+
+    def kernel(self) -> Tensor:
+        """The convolution that the layer amounts to, (O, P, C, K, K) with K the filter's support, without bias."""
+        atoms = self.packets.kernels()  # (M, P, K, K)
+        kernel = torch.einsum("ocm,mpij->opcij", self.matrix(), atoms)
+        return self.colour[:, None, None] * kernel if self.colour.ndim == 1 else kernel
+
+
+class WaveletTwin2d(nn.Module):
+    """First layer of F free channels and O wavelet channels on one grid.
+
+    (B, C, H, W) -> (B, F + O, H', W') with the real part, or (B, F + 2 O, H', W'), real and imaginary parts
+    interleaved. Both halves are cropped about their centre to the smaller one's size.
+
+    Args:
+        free: convolution of the freely trained channels.
+        wavelet: the other channels, at the same stride.
+        subsample: of the complex wavelet channels in `halves`: the modulus is sampled at that many times the stride.
+    """
+
+    def __init__(self, free: nn.Conv2d, wavelet: WaveletMixing2d, *, subsample: int = 1) -> None:
+        super().__init__()
+        self.free, self.wavelet, self.subsample = free, wavelet, subsample
+
+    def halves(self, x: Tensor, *, every: int | None = None) -> tuple[Tensor, Tensor]:
+        """Free maps (B, F, H', W') and wavelet maps (B, O, P, ceil(H'/e), ceil(W'/e)), e = `every` or `subsample`.
+
+        Only the wavelet coefficients that are returned are computed.
+        """
+        free = self.free(x)
+        whole = [self.wavelet.packets.output_size(n) for n in x.shape[-2:]]
+        size = [min(pair) for pair in zip(whole, free.shape[-2:], strict=True)]
+        start = [_margin(n, m) for n, m in zip(whole, size, strict=True)]
+        return centre_crop(free, size), self.wavelet(x, every=every or self.subsample, start=start, size=size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        free, wavelet = self.halves(x, every=1)
+        return torch.cat([free, wavelet.flatten(1, 2)], dim=1)
+
+    @torch.no_grad()
+    def resulting_kernel(self, image_size: int = 224, *, size: int | None = None) -> Tensor:
+        """All kernels of the layer in one frame, (F + O P, C, S, S) without biases, free ones first.
+
+        S is the packets' support (66 at depth 3, 30 at depth 2), or `size` with zeros around, the support in its middle
+        as in the authors' figures. The free kernels lie where they look for an image of `image_size` pixels: it decides
+        the crop.
+        """
+        wavelet = self.wavelet.kernel().flatten(0, 1)
+        packets, side, k = self.wavelet.packets, wavelet.shape[-1], self.free.kernel_size[0]
+        whole, n = packets.output_size(image_size), _output_size(self.free, image_size)
+        crop, crop_free = _margin(whole, min(whole, n)), _margin(n, min(whole, n))
+        offset = packets.before - packets.stride * (crop - crop_free) - int(self.free.padding[0])
+        free = F.pad(self.free.weight, [offset, side - k - offset] * 2)
+        kernel = torch.cat([free, wavelet])
+        if size is None:
+            return kernel
+        if size < side:
+            raise ValueError(f"size must be at least the support {side}, got {size}")
+        before = (size - side) // 2
+        return F.pad(kernel, [before, size - side - before] * 2)
+
+
+class TwinStem(nn.Module):
+    """A wavelet twin and what follows it, up to the first pooling: (B, C, H, W) -> (B, F + O, H', W').
+
+    Args:
+        first: the twin.
+        joint: activation and pooling of all channels (real part only), or
+        low, high: those of the free channels, and of the wavelet channels: (B, O, H', W') of the real part, or
+            (B, O, 2, H', W') of both, at `first.subsample`. Their results are cropped to the smaller one.
+    """
+
+    def __init__(
+        self,
+        first: WaveletTwin2d,
+        *,
+        joint: nn.Module | None = None,
+        low: nn.Module | None = None,
+        high: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if (joint is None) == (low is None) or (low is None) != (high is None):
+            raise ValueError("a twin stem needs either joint, or both low and high")
+        self.first, self.joint, self.low, self.high = first, joint, low, high
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.joint is not None:
+            return self.joint(self.first(x))
+        assert self.low is not None and self.high is not None
+        free, wavelet = self.first.halves(x)
+        free, wavelet = self.low(free), self.high(wavelet[:, :, 0] if wavelet.shape[2] == 1 else wavelet)
+        size = [min(pair) for pair in zip(free.shape[-2:], wavelet.shape[-2:], strict=True)]
+        return torch.cat([centre_crop(free, size), centre_crop(wavelet, size)], dim=1)
+
+
+def centre_crop(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The middle of (..., H, W) with that size; where it is half a pixel off, at the even offset (Python's `round`)."""
+    top, left = (_margin(n, m) for n, m in zip(x.shape[-2:], size, strict=True))
+    return x[..., top : top + size[0], left : left + size[1]]
+
+
+def _margin(size: int, inner: int) -> int:
+    return round((size - inner) / 2)
+
+
+def _output_size(conv: nn.Conv2d, size: int) -> int:
+    return (size + 2 * int(conv.padding[0]) - conv.kernel_size[0]) // conv.stride[0] + 1
+
+
+def _uniform(shape: tuple[int, ...], fan_in: int) -> nn.Parameter:
+    """PyTorch's default initialisation of a convolution with that many inputs to an output."""
+    return nn.Parameter(torch.empty(shape).uniform_(-(fan_in**-0.5), fan_in**-0.5))

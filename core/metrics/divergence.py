@@ -1,0 +1,29 @@
+"""How far a classifier's probabilities move with the image: divergence from those of the image that was not moved."""
+
+from torch import Tensor
+
+
+def kl_divergence(reference: Tensor, other: Tensor) -> Tensor:
+    """Kullback-Leibler divergence KL(p || q) of softmax probabilities in nats: logits (..., K) and (..., K) -> (...).
+
+    Computed from log-softmax, so that a probability too small for its dtype costs no digits and gives no NaN.
+    Non-negative up to rounding, zero for equal probabilities, unchanged by a constant added to all logits of a row.
+    ValueError unless both have the same number of classes.
+    """
+    if reference.shape[-1:] != other.shape[-1:]:
+        raise ValueError(
+            f"logits of {reference.shape[-1]} and {other.shape[-1]} classes cannot be compared: shapes "
+            f"{tuple(reference.shape)} and {tuple(other.shape)}"
+        )
+    p, q = reference.log_softmax(-1), other.log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1)
+
+
+def shift_divergence(logits: Tensor) -> Tensor:
+    """Divergence of every shift from the first one: logits (B, S, K) of S shifts -> (B, S), the first column zero.
+
+    Its mean over images is the curve of Leterme et al. (their shifts are multiples of half a pixel).
+    """
+    if logits.ndim != 3:
+        raise ValueError(f"logits of shifts are (B, S, K), got shape {tuple(logits.shape)}")
+    return kl_divergence(logits[:, :1], logits)

@@ -1,0 +1,1 @@
+"""Wavelet twins: an early layer made of complex wavelet packets, and what its modulus does for shift invariance."""

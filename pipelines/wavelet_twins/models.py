@@ -1,0 +1,162 @@
+"""The paper's architectures and configurations -> core's backbones with their slots filled."""
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from core.backbones.alexnet import AlexNet
+from core.backbones.resnet import resnet
+from core.backbones.stem import DenseMaxPool2d
+from core.errors import UserError
+from core.layers.complex_modulus import ComplexModulus, ModulusBatchNorm2d, ModulusBias2d
+from core.layers.downsample import DownsampleFactory, downsample_factory
+from core.layers.wavelet_packings import ALEXNET, RESNET, RESNET_EXCLUDING
+from core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d
+from pipelines.wavelet_twins.catalogue import Architecture, Form, Pooling, architecture, form
+from pipelines.wavelet_twins.config import Model
+
+#: initial weights of red, green and blue in the luminance (authors' code)
+ALEXNET_COLOURS, RESNET_COLOURS = (1.0036, 1.1630, 0.8334), (0.9802, 1.3060, 0.7138)
+#: taps of the blur where the configuration does not say: in the body, and in the stem of a twin, which keeps the
+#: default of Zhang's library
+BODY_BLUR, TWIN_STEM_BLUR = 3, 4
+#: channels that share the predicted filters of an adaptive blur in a stem; in the body there are 8 groups
+STEM_GROUP = 8
+#: sides of the frame around the kernels of a modulus layer (authors' code); it grows by 4 for each layer composed
+#: before
+FRAMES = {"alexnet": 120, "resnet": 76}
+#: smallest side of an image that leaves AlexNet a pixel
+ALEXNET_SMALLEST = 63
+
+
+def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    """The network of a MODEL section, (B, in_channels, S, S) -> logits (B, num_classes).
+
+    `UserError` for AlexNet at an image size below 63, and for a network with wavelets but no configuration.
+    """
+    try:
+        kind = architecture(model.arch)
+        form(model.arch, model.config)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if not kind.resnet and image_size < ALEXNET_SMALLEST:
+        raise UserError(f"{model.arch} needs images of at least {ALEXNET_SMALLEST} pixels, not {image_size}")
+    return network(model.arch, model.config, in_channels=in_channels, num_classes=num_classes)
+
+
+def network(arch: str, config: str = "", *, in_channels: int = 3, num_classes: int = 1000) -> nn.Module:
+    """An architecture in one of its configurations; ValueError with the nearest names for one that does not exist."""
+    kind, options = architecture(arch), form(arch, config)
+    make = _resnet if kind.resnet else _alexnet
+    net = make(kind, options, in_channels, num_classes)
+    if options.frozen:
+        net.get_submodule("conv1" if kind.resnet else "features.0").requires_grad_(False)
+    return net
+
+
+def first_layer(arch: str, config: str, *, in_channels: int = 3) -> WaveletTwin2d:
+    """The first layer of an architecture with wavelets; ValueError for one without."""
+    kind = architecture(arch)
+    if not kind.twin:
+        raise ValueError(f"{arch} has no wavelets")
+    return _first(kind, form(arch, config), in_channels)
+
+
+def twin(net: nn.Module) -> WaveletTwin2d | None:
+    """The first layer of a network with wavelets, or none."""
+    return next((module for module in net.modules() if isinstance(module, WaveletTwin2d)), None)
+
+
+def mixing_weights(net: nn.Module) -> list[nn.Parameter]:
+    """The weights that combine packets, (outputs, inputs / groups) for each section; none for a network without."""
+    first = twin(net)
+    return [] if first is None else list(first.wavelet.mixing)
+
+
+def resulting_kernel(first: WaveletTwin2d, image_size: int = 224, *, framed: bool = False) -> Tensor:
+    """`WaveletTwin2d.resulting_kernel`, trimmed to the filters' support, or `framed` by zeros as the authors' is."""
+    mixing = first.wavelet
+    family = "alexnet" if mixing.packing.depth == ALEXNET.depth else "resnet"
+    composed = (mixing.packets.part == "real") + (mixing.colour.ndim == 2)
+    return first.resulting_kernel(image_size, size=FRAMES[family] + 4 * composed if framed else None)
+
+
+def normalised_pool(channels: int, pooling: Pooling, size: int = BODY_BLUR) -> nn.Sequential:
+    """A ResNet's stem after its convolution: batch norm, ReLU, pooling to ceil(H/2) x ceil(W/2)."""
+    head = [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+    slot = _slot(pooling, size, groups=channels // STEM_GROUP)
+    if slot is None:
+        return nn.Sequential(*head, nn.MaxPool2d(3, stride=2, padding=1))
+    return nn.Sequential(*head, DenseMaxPool2d(3, margin="same"), slot(channels))
+
+
+def rectified_pool(channels: int, pooling: Pooling, size: int = BODY_BLUR) -> nn.Sequential:
+    """AlexNet's stem after its convolution: ReLU and pooling, to a half of the size, or to a quarter with a blur."""
+    slot = _slot(pooling, size)
+    if slot is None:
+        return nn.Sequential(nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2))
+    return nn.Sequential(nn.ReLU(inplace=True), slot(channels), nn.MaxPool2d(3, stride=1), slot(channels))
+
+
+def modulus_activation(channels: int, norm: bool) -> nn.Sequential:
+    """CMod after the subsampled packets: modulus, its batch norm (ResNet) or a bias (AlexNet), ReLU."""
+    scale = ModulusBatchNorm2d(channels) if norm else ModulusBias2d(channels)
+    return nn.Sequential(ComplexModulus(), scale, nn.ReLU(inplace=True))
+
+
+def _slot(pooling: Pooling, size: int, groups: int = 8) -> DownsampleFactory | None:
+    if pooling == "adaptive":
+        return downsample_factory("adaptive_blur", size=size, groups=groups)
+    return downsample_factory("blur", size=size) if pooling == "blur" else None
+
+
+def _resnet(kind: Architecture, options: Form, in_channels: int, num_classes: int) -> nn.Module:
+    slot = _slot(kind.pooling, options.blur or BODY_BLUR)
+    make = partial(resnet, kind.family, in_channels=in_channels, num_classes=num_classes, downsample=slot)
+    if not kind.twin:
+        dense = DenseMaxPool2d(2) if options.small_pool else DenseMaxPool2d(3, margin="same")
+        return make(max_pool=None if slot is None else dense)
+    return make(stem=_stem(kind, options, in_channels))
+
+
+def _first(kind: Architecture, options: Form, in_channels: int) -> WaveletTwin2d:
+    if kind.resnet:
+        packing = RESNET_EXCLUDING if options.excluding else RESNET
+        free = nn.Conv2d(in_channels, 40, 7, stride=2, padding=3, bias=False)
+        colours, subsample = RESNET_COLOURS, 2
+    else:
+        packing, stride = ALEXNET, 4 if kind.pooling == "none" else 2
+        free = nn.Conv2d(in_channels, 32, 11, stride=stride, padding=2)
+        # 8 pixels from one modulus to the next, as far as from one pooled free channel to the next
+        colours, subsample = ALEXNET_COLOURS, 8 // stride
+    wavelet = WaveletMixing2d(
+        in_channels,
+        packing,
+        stride=free.stride[0],
+        part="complex" if options.modulus else "real",
+        luminance=options.luminance,
+        colours=colours if options.luminance and in_channels == len(colours) else None,
+        bias=not kind.resnet and not options.modulus,
+    )
+    return WaveletTwin2d(free, wavelet, subsample=subsample if options.modulus else 1)
+
+
+def _stem(kind: Architecture, options: Form, in_channels: int) -> TwinStem:
+    first = _first(kind, options, in_channels)
+    pool = normalised_pool if kind.resnet else rectified_pool
+    size = options.blur or (TWIN_STEM_BLUR if kind.pooling == "blur" else BODY_BLUR)
+    free, wavelets = first.free.out_channels, first.wavelet.out_channels
+    if options.modulus:
+        return TwinStem(first, low=pool(free, kind.pooling, size), high=modulus_activation(wavelets, norm=kind.resnet))
+    if options.ablation == "abl2":
+        return TwinStem(first, low=pool(free, kind.pooling, size), high=pool(wavelets, "none"))
+    if options.ablation:
+        only: Pooling = "adaptive" if options.ablation == "abl1ada" else "blur"
+        return TwinStem(first, low=pool(free, "none"), high=pool(wavelets, only, size))
+    return TwinStem(first, joint=pool(free + wavelets, kind.pooling, size))
+
+
+def _alexnet(kind: Architecture, options: Form, in_channels: int, num_classes: int) -> nn.Module:
+    slot = _slot(kind.pooling, options.blur or BODY_BLUR)
+    make = partial(AlexNet, in_channels=in_channels, num_classes=num_classes, downsample=slot)
+    return make(stem=_stem(kind, options, in_channels)) if kind.twin else make()

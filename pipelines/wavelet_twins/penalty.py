@@ -1,0 +1,44 @@
+"""The penalty that drives every output of a twin towards a single packet, and the record of its gradients."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from core.errors import UserError
+
+
+def concentration(weight: Tensor) -> Tensor:
+    """Sum over the rows w of (outputs, inputs) of ``|w|_1 / |w|_inf - 1``, 0-dim (Leterme et al., authors' code).
+
+    Zero exactly when each row has at most one number that is not zero, and inputs - 1 per row when all are equal in
+    size. A row of zeros counts as zero, where the authors' quotient is not defined. Law: scaling a row changes nothing.
+    """
+    sizes = weight.flatten(1).abs()
+    largest = sizes.amax(1)
+    some = largest > 0
+    quotient = sizes.sum(1) / torch.where(some, largest, torch.ones_like(largest))
+    return (quotient - 1).where(some, quotient.new_zeros(())).sum()
+
+
+def penalty(weights: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
+    """Sum of `concentration` over the sections of a twin, each times its factor (`lambda-params` of the authors).
+
+    `UserError` unless there is one factor for each section.
+    """
+    if len(weights) != len(factors):
+        raise UserError(
+            f"the network has {len(weights)} sections of packets and needs as many factors, got {list(factors)}"
+        )
+    terms = [factor * concentration(weight) for weight, factor in zip(weights, factors, strict=True)]
+    return torch.stack(terms).sum() if terms else torch.zeros(())
+
+
+def row_gradients(weights: Sequence[Tensor]) -> list[Tensor]:
+    """The largest gradient of each row, (outputs,) for each section: the authors' `--get-gradients`, after backward."""
+    found = []
+    for weight in weights:
+        if weight.grad is None:
+            raise ValueError("a weight has no gradient yet: call this after backward")
+        found.append(weight.grad.flatten(1).abs().amax(1))
+    return found
