@@ -62,17 +62,17 @@ def test_constant_stays():
     assert {rate(train, epoch, step, 3) for epoch in range(10) for step in range(3)} == {0.01}
 
 
-@pytest.mark.parametrize("epochs, steps, per", [(6, 7, "step"), (30, 4, "epoch"), (1, 1, "step"), (2, 2, "step")])
-def test_one_cycle_is_torchs(epochs, steps, per):
-    train = recipe(epochs=epochs, lr=0.4, schedule="one_cycle", schedule_per=per)
-    moves = epochs * steps if per == "step" else epochs
-    if moves > 3:
-        one_cycle = torch.optim.lr_scheduler.OneCycleLR
-        expected = torch_rates(lambda o: one_cycle(o, 0.4, moves, cycle_momentum=False), moves - 1, 0.4)
-        places = [divmod(move, steps) if per == "step" else (move, 0) for move in range(moves - 1)]
-        assert [rate(train, epoch, step, steps) for epoch, step in places] == pytest.approx(expected)
-    last = rate(train, epochs - 1, steps - 1, steps)
-    assert 0 < last <= 0.4
+@pytest.mark.parametrize("per, moves", [("step", 42), ("epoch", 6)])
+def test_one_cycle_is_torchs(per, moves):
+    train = recipe(epochs=6, lr=0.4, schedule="one_cycle", schedule_per=per)
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR
+    expected = torch_rates(lambda o: one_cycle(o, 0.4, moves, cycle_momentum=False), moves, 0.4)
+    places = [divmod(move, 7) if per == "step" else (move, 0) for move in range(moves)]
+    assert [rate(train, epoch, step, 7) for epoch, step in places] == pytest.approx(expected)
+
+
+def test_one_cycle_of_a_single_step_has_a_rate():
+    assert 0 < rate(recipe(epochs=1, lr=0.4, schedule="one_cycle", schedule_per="step"), 0, 0, 1) <= 0.4
 
 
 def test_warm_up_rises_linearly_from_one_step_to_the_full_rate():

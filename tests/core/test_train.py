@@ -1,0 +1,520 @@
+"""Training on a network of 200 parameters: exact resume, faults, and each option against its definition."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from core.checkpoint import load_state, load_weights, previous, read_tensors, save_weights
+from core.errors import UserError
+from core.interrupt import Interrupted, locked
+from core.records import read_history
+from core.train import Progress, TrainHooks, train
+from tests.core.tiny import Net, build, configuration, image_set, loaders_of, plain, run_in
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STEPS = 4
+
+
+def trained(root, *pairs, network=build, config=None, **options):
+    config = config or configuration(*pairs)
+    options = {"loaders": loaders_of(config), "device": "cpu", **options}
+    return train(config, run_in(root), build=network, **options)
+
+
+class StopAfter(Progress):
+    """Sends this process a signal after so many steps."""
+
+    def __init__(self, steps: int, number: int = signal.SIGTERM) -> None:
+        self.left, self.number = steps, number
+
+    def on_step(self, *_: object) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+
+class Notes(Progress):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.rows: list[dict] = []
+        self.steps: list[tuple[int, int]] = []
+
+    def on_note(self, sentence):
+        self.notes.append(sentence)
+
+    def on_step(self, epoch, step, steps, loss, images_per_second):
+        assert math.isfinite(loss) and images_per_second >= 0 and steps == STEPS
+        self.steps.append((epoch, step))
+
+    def on_epoch(self, row):
+        self.rows.append(row)
+
+
+def equal(a: object, b: object) -> bool:
+    """Bitwise, through dictionaries and lists."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return isinstance(b, list) and len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def assert_same_run(one, other) -> None:
+    a, b = run_in(one), run_in(other)
+    assert a.weights.read_bytes() == b.weights.read_bytes()
+    assert a.history.read_bytes() == b.history.read_bytes()
+    states = [load_state(run.state)[0] for run in (a, b)]
+    for state in states:
+        state.pop("timing")
+    assert equal(*states)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run."""
+    root = tmp_path_factory.mktemp("whole")
+    trained(root)
+    return root
+
+
+def test_a_run_leaves_its_results(tmp_path):
+    progress = Notes()
+    rows = trained(tmp_path, "TRAIN.SNAPSHOTS", "2", "TRAIN.EPOCHS", "5", progress=progress)
+    run = run_in(tmp_path)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5]
+    assert rows == progress.rows == read_history(run.history)
+    assert progress.steps == [(epoch, step) for epoch in range(1, 6) for step in range(1, STEPS + 1)]
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"] and rows[-1]["val_accuracy"] > 0.9
+    assert run.history.read_text().splitlines()[0] == "epoch,lr,train_loss,train_accuracy,val_loss,val_accuracy"
+    assert len(run.timing.read_text().splitlines()) == 6
+    assert yaml.safe_load(run.config.read_text()) == configuration("TRAIN.SNAPSHOTS", "2", "TRAIN.EPOCHS", "5").dump()
+    assert sorted(path.name for path in run.snapshot(2).parent.iterdir()) == ["e2.safetensors", "e4.safetensors"]
+    assert read_tensors(run.snapshot(4))[1]["epoch"] == 4
+    about = yaml.safe_load(run.training.read_text())
+    assert about["config_digest"] == configuration("TRAIN.SNAPSHOTS", "2", "TRAIN.EPOCHS", "5").digest()
+    assert about["seed"] == 0 and about["epochs"] == 5 and about["peak_memory_bytes"] > 1e6
+    assert "begins" in run.log.read_text() and "finished" in run.log.read_text()
+
+
+def test_two_runs_are_bitwise_equal(tmp_path, whole):
+    trained(tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+@pytest.mark.parametrize("stops", [(1,), (4,), (6, 1), (11,), (12,), (2, 3, 5)])
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, whole, stops):
+    for steps in stops:
+        with pytest.raises(Interrupted, match="the same command goes on") as caught:
+            trained(tmp_path, progress=StopAfter(steps))
+        assert caught.value.signal == signal.SIGTERM
+        assert not run_in(tmp_path).weights.exists()
+    trained(tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_ctrl_c_stops_as_a_termination_does(tmp_path, whole):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted) as caught:
+        trained(tmp_path, progress=StopAfter(7, signal.SIGINT))
+    assert caught.value.signal == signal.SIGINT
+    assert signal.getsignal(signal.SIGINT) is before
+    trained(tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_stop_during_validation_loses_nothing(tmp_path, whole):
+    config = configuration()
+    made = loaders_of(config)
+
+    def stopping(device, rank, world_size):
+        found = made(device, rank, world_size)
+        validation = found.validation.epoch
+
+        def epoch(number, start_step=0):
+            for batch in validation(number, start_step):
+                os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+        found.validation.epoch = epoch
+        return found
+
+    with pytest.raises(Interrupted, match="after step 4 of 4"):
+        trained(tmp_path, loaders=stopping)
+    trained(tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_rare_checkpoints_resume_exactly_too(tmp_path):
+    pairs = ("TRAIN.CHECKPOINT_EPOCHS", "2", "TRAIN.SNAPSHOTS", "1", "TRAIN.OPTIMIZER", "adam", "TRAIN.LR", "0.01")
+    trained(tmp_path / "whole", *pairs)
+    first, _ = load_state(previous(run_in(tmp_path / "whole").state))
+    assert first["epoch"] == 2
+
+    class Crash(Progress):
+        def on_step(self, epoch, step, *_):
+            if (epoch, step) == (2, 3):
+                raise MemoryError("as a process that dies")
+
+    with pytest.raises(MemoryError):
+        trained(tmp_path / "cut", *pairs, progress=Crash())
+    trained(tmp_path / "cut", *pairs)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    snapshots = [
+        [path.read_bytes() for path in sorted(run_in(tmp_path / name).snapshot(1).parent.iterdir())]
+        for name in ("whole", "cut")
+    ]
+    assert len(snapshots[0]) == 3 and snapshots[0] == snapshots[1]
+
+
+def test_a_killed_process_goes_on_to_the_same_bits(tmp_path, whole):
+    command = [sys.executable, "-m", "tests.core.tiny", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        for line in process.stdout:
+            if line.split() == ["2", "2"]:
+                process.kill()
+                break
+    assert process.returncode == -signal.SIGKILL
+    (run_in(tmp_path).folder / ".state.0123abcd.tmp.pt").write_bytes(b"what it was writing")
+    trained(tmp_path, threads=1)
+    assert not list(run_in(tmp_path).folder.glob("*.tmp*"))
+    assert_same_run(tmp_path, whole)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-20], lambda b: b"", lambda b: b[:900] + b"\0" + b[901:]])
+def test_a_damaged_state_costs_one_checkpoint(tmp_path, whole, damage):
+    with pytest.raises(Interrupted):
+        trained(tmp_path, progress=StopAfter(10))
+    state = run_in(tmp_path).state
+    state.write_bytes(damage(state.read_bytes()))
+    progress = Notes()
+    trained(tmp_path, progress=progress)
+    assert "the previous state is used" in progress.notes[0]
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, whole):
+    run, progress = run_in(whole), Notes()
+    before = run.weights.stat().st_mtime_ns, run.training.read_bytes()
+
+    def never(config):
+        raise AssertionError("a network was built")
+
+    rows = trained(whole, network=never, progress=progress)
+    assert len(rows) == 3 and not progress.steps and "nothing is trained again" in progress.notes[-1]
+    assert (run.weights.stat().st_mtime_ns, run.training.read_bytes()) == before
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x")])
+def test_lost_results_of_a_finished_run_come_from_its_state(tmp_path, whole, damage):
+    trained(tmp_path)
+    damage(run_in(tmp_path).weights)
+    progress = Notes()
+    trained(tmp_path, progress=progress)
+    assert not progress.steps
+    assert_same_run(tmp_path, whole)
+
+
+def test_results_that_came_without_a_state_are_finished(tmp_path):
+    rows = trained(tmp_path)
+    run = run_in(tmp_path)
+    run.state.unlink()
+    previous(run.state).unlink()
+    progress = Notes()
+    assert trained(tmp_path, progress=progress) == rows
+    assert not progress.steps
+
+
+def test_starting_anew_removes_what_was_there(tmp_path, whole):
+    trained(tmp_path, "TRAIN.LR", "0.01", "TRAIN.SNAPSHOTS", "1")
+    trained(tmp_path, resume=False)
+    assert not list(run_in(tmp_path).snapshot(1).parent.iterdir())
+    assert_same_run(tmp_path, whole)
+
+
+def test_other_settings_are_refused_and_named(whole):
+    with pytest.raises(UserError, match=r"TRAIN\.LR: 0\.1 -> 0\.05"):
+        trained(whole, "TRAIN.LR", "0.05")
+
+
+def test_how_a_run_is_measured_may_change(tmp_path):
+    trained(tmp_path)
+    progress = Notes()
+    trained(tmp_path, "EVALUATE.REPEATS", "9", progress=progress)
+    assert not progress.steps
+
+
+def test_other_images_are_refused(tmp_path):
+    with pytest.raises(Interrupted):
+        trained(tmp_path, progress=StopAfter(5))
+    with pytest.raises(UserError, match="other images"):
+        trained(tmp_path, loaders=loaders_of(configuration(), count=51))
+
+
+def test_a_second_process_is_refused(tmp_path):
+    with (
+        locked(run_in(tmp_path).lock),
+        pytest.raises(UserError, match=f"in use by another process .process {os.getpid()}"),
+    ):
+        trained(tmp_path)
+    trained(tmp_path)
+
+
+def test_a_foreign_state_is_refused(tmp_path):
+    run = run_in(tmp_path)
+    run.folder.mkdir(parents=True)
+    torch.save({"model": {}}, run.state)
+    with pytest.raises(UserError, match="no state of a run"):
+        trained(tmp_path)
+
+
+@pytest.mark.parametrize("cause", ["images", "penalty"])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path, cause):
+    calls = []
+
+    def penalty(net):
+        calls.append(1)
+        return net.fc.weight.sum() * (math.nan if cause == "penalty" and len(calls) == 2 * STEPS + 3 else 0)
+
+    def poisoned(device, rank, world_size):
+        found = loaders_of(configuration())(device, rank, world_size)
+        ordinary = found.train.epoch
+
+        def epoch(number, start_step=0):
+            for batch in ordinary(number, start_step):
+                bad = cause == "images" and (number, batch.step) == (2, 2)
+                yield batch._replace(images=batch.images * math.inf) if bad else batch
+
+        found.train.epoch = epoch
+        return found
+
+    with pytest.raises(UserError, match="nan in epoch 3 at step 3 of 4"):
+        trained(tmp_path, loaders=poisoned, hooks=TrainHooks(penalty=penalty))
+    state, _ = load_state(run_in(tmp_path).state)
+    assert (state["epoch"], state["step"]) == (2, 0)
+    assert all(tensor.isfinite().all() for tensor in state["model"].values())
+    assert not run_in(tmp_path).weights.exists()
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path, whole, monkeypatch):
+    ordinary = torch.save
+
+    def full(state, path):
+        if state["epoch"] == 2:
+            raise OSError(28, os.strerror(28))
+        ordinary(state, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        trained(tmp_path)
+    monkeypatch.undo()
+    trained(tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def weights_of(root):
+    return read_tensors(run_in(root).weights)[0]
+
+
+def close(a, b, tolerance=1e-5):
+    return all(torch.allclose(a[name], b[name], rtol=0, atol=tolerance) for name in a)
+
+
+def test_accumulated_mini_batches_are_one_batch(tmp_path):
+    # 64 images: whole batches only, as a mini-batch that is smaller weighs as much as the others
+    for parts in (1, 4):
+        config = configuration("TRAIN.ACCUMULATE", str(parts))
+        trained(tmp_path / str(parts), config=config, network=plain, loaders=loaders_of(config, 64))
+    assert close(weights_of(tmp_path / "1"), weights_of(tmp_path / "4"))
+    losses = [[row["train_loss"] for row in read_history(run_in(tmp_path / name).history)] for name in ("1", "4")]
+    assert losses[0] == pytest.approx(losses[1])
+
+
+def test_the_authors_accumulation_sums(tmp_path):
+    # a sum over 4 mini-batches is 4 times their mean: with plain gradient descent, that is 4 times the rate
+    still = ("TRAIN.MOMENTUM", "0", "TRAIN.WEIGHT_DECAY", "0", "TRAIN.SCHEDULE", "constant")
+    for name, pairs in (
+        ("sum", ("TRAIN.ACCUMULATE", "4", "TRAIN.ACCUMULATE_LIKE_AUTHORS", "True", "TRAIN.LR", "0.02")),
+        ("mean", ("TRAIN.ACCUMULATE", "4", "TRAIN.LR", "0.08")),
+    ):
+        config = configuration(*still, *pairs)
+        trained(tmp_path / name, config=config, network=plain, loaders=loaders_of(config, 64))
+    assert close(weights_of(tmp_path / "sum"), weights_of(tmp_path / "mean"))
+
+
+def test_an_incomplete_group_of_mini_batches_is_left_out(tmp_path):
+    # 50 images are 13 mini-batches of 4 and so 3 steps of 4
+    progress = Notes()
+    progress.on_step = lambda *_: progress.steps.append(_)
+    rows = trained(tmp_path, "TRAIN.ACCUMULATE", "4", "TRAIN.EPOCHS", "1", progress=progress)
+    assert len(progress.steps) == 3 and len(rows) == 1
+
+
+def by_hand(config, *, clip=None, smoothing=0.0, penalty=None):
+    """The same training in a few plain lines of torch."""
+    net = plain(config)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, 0.9, weight_decay=5e-4)
+    loader = loaders_of(config)(torch.device("cpu"), 0, 1).train
+    for epoch in range(config.train.epochs):
+        for _, images, labels, _ in loader.epoch(epoch):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(net(images), labels, label_smoothing=smoothing)
+            (loss + penalty(net) if penalty else loss).backward()
+            if clip:
+                nn.utils.clip_grad_norm_(net.parameters(), clip)
+            optimizer.step()
+    return net.state_dict()
+
+
+@pytest.mark.parametrize("option", ["none", "clip", "smoothing", "penalty"])
+def test_training_is_the_textbook_loop(tmp_path, option):
+    pairs = ["TRAIN.SCHEDULE", "constant", "TRAIN.KEEP", "last"]
+    pairs += {"clip": ["TRAIN.CLIP_NORM", "0.3"], "smoothing": ["TRAIN.LABEL_SMOOTHING", "0.2"]}.get(option, [])
+    config = configuration(*pairs)
+    hooks = TrainHooks(penalty=lambda net: 0.1 * net.fc.weight.abs().sum()) if option == "penalty" else None
+    trained(tmp_path, config=config, network=plain, hooks=hooks)
+    expected = by_hand(
+        config,
+        clip=config.train.clip_norm,
+        smoothing=config.train.label_smoothing,
+        penalty=hooks.penalty if hooks else None,
+    )
+    assert close(weights_of(tmp_path), expected)
+    if option != "none":
+        assert not close(weights_of(tmp_path), by_hand(config))
+
+
+def test_negative_log_likelihood_of_log_probabilities_is_cross_entropy(tmp_path):
+    class LogNet(Net):
+        def forward(self, x):
+            return super().forward(x).log_softmax(1)
+
+    def log_net(config):
+        net = LogNet(norm=False, dropout=0.0)
+        net.load_state_dict(plain(config).state_dict())
+        return net
+
+    trained(tmp_path / "nll", "TRAIN.LOSS", "nll", network=log_net)
+    trained(tmp_path / "ce", network=plain)
+    assert close(weights_of(tmp_path / "nll"), weights_of(tmp_path / "ce"))
+
+
+def test_images_as_targets_are_learned_by_mean_square(tmp_path):
+    def denoising(device, rank, world_size):
+        found = loaders_of(configuration())(device, rank, world_size)
+        for loader in (found.train, found.validation):
+            ordinary = loader.epoch
+            loader.epoch = lambda *place, ordinary=ordinary: (
+                b._replace(labels=b.images * 0.5) for b in ordinary(*place)
+            )
+        return found
+
+    rows = trained(
+        *(tmp_path, "TRAIN.LOSS", "mse", "TRAIN.LR", "0.01"),
+        network=lambda config: nn.Conv2d(1, 1, 3, padding=1),
+        loaders=denoising,
+    )
+    assert rows[-1]["val_loss"] < rows[0]["val_loss"] and rows[0]["train_accuracy"] is None
+    assert ",," in run_in(tmp_path).history.read_text()
+    with pytest.raises(UserError, match="mse needs targets of shape"):
+        trained(tmp_path / "classes", "TRAIN.LOSS", "mse")
+
+
+def test_of_equally_good_epochs_the_earlier_is_kept(tmp_path):
+    rows = trained(tmp_path, "TRAIN.EPOCHS", "8")
+    accuracies = [row["val_accuracy"] for row in rows]
+    best = accuracies.index(max(accuracies)) + 1
+    assert accuracies.count(max(accuracies)) > 1
+    assert read_tensors(run_in(tmp_path).weights)[1]["epoch"] == best
+    assert yaml.safe_load(run_in(tmp_path).training.read_text())["kept_epoch"] == best
+
+
+def test_keeping_the_last_needs_no_validation(tmp_path):
+    rows = trained(tmp_path, "TRAIN.KEEP", "last", "DATA.VALIDATION", "0")
+    assert rows[-1]["val_accuracy"] is None
+    state, _ = load_state(run_in(tmp_path).state)
+    assert close(weights_of(tmp_path), state["model"], 0)
+
+
+def test_no_epochs_leave_the_untrained_network(tmp_path):
+    assert trained(tmp_path, "TRAIN.EPOCHS", "0") == []
+    assert close(weights_of(tmp_path), build(configuration()).state_dict(), 0)
+
+
+def test_fine_tuning_starts_from_the_weights_of_a_file(tmp_path):
+    start = build(configuration("SEED", "5")).state_dict()
+    save_weights(tmp_path / "w.safetensors", start, model="toy/other", config_digest="", epoch=1)
+    pairs = ("TRAIN.FINETUNE", str(tmp_path / "w.safetensors"), "TRAIN.EPOCHS", "0")
+    trained(tmp_path, *pairs)
+    assert close(weights_of(tmp_path), start, 0)
+
+
+def test_half_precision_trains_near_full_precision(tmp_path):
+    rows = {
+        precision: trained(tmp_path / precision, "TRAIN.PRECISION", precision, network=plain)
+        for precision in ("float32", "bfloat16")
+    }
+    assert rows["bfloat16"] != rows["float32"]
+    assert rows["bfloat16"][-1]["train_loss"] == pytest.approx(rows["float32"][-1]["train_loss"], abs=0.05)
+    assert all(tensor.dtype == torch.float32 for tensor in weights_of(tmp_path / "bfloat16").values())
+
+
+def test_the_hook_before_a_forward_is_called_in_training_and_in_validation(tmp_path):
+    modes = []
+    hooks = TrainHooks(before_forward=lambda net: modes.append((net.training, torch.is_grad_enabled())))
+    trained(tmp_path, "TRAIN.EPOCHS", "1", hooks=hooks)
+    assert modes == [(True, False)] * STEPS + [(False, False)] * 2
+
+
+@pytest.mark.parametrize(
+    "pairs, sentence",
+    [
+        (["TRAIN.LOSS", "nll", "TRAIN.LABEL_SMOOTHING", "0.1"], "belongs to the loss cross_entropy"),
+        (["TRAIN.NESTEROV", "True", "TRAIN.MOMENTUM", "0"], "TRAIN.NESTEROV needs a TRAIN.MOMENTUM"),
+        (["TRAIN.ACCUMULATE", "16", "TRAIN.BATCH_SIZE", "256"], "more than the 4 batches"),
+        (["TRAIN.FINETUNE", "nowhere.pt"], "no weights at nowhere.pt"),
+    ],
+)
+def test_impossible_recipes_are_refused_before_anything_is_written(tmp_path, pairs, sentence):
+    with pytest.raises(UserError, match=sentence):
+        trained(tmp_path, *pairs)
+    assert {path.name for path in run_in(tmp_path).folder.iterdir()} <= {".lock"}
+
+
+def test_torchs_settings_and_random_numbers_are_put_back(tmp_path):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    trained(tmp_path, threads=1)
+    assert torch.equal(torch.rand(2), expected)
+    assert (torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()) == before
+
+
+def test_the_weights_load_into_the_network(whole):
+    net = build(configuration())
+    assert load_weights(net, run_in(whole).weights, model="toy/net")["dataset"] == "digits"
+    held_out = image_set(20, 1)
+    net.eval()
+    with torch.no_grad():
+        output = net((held_out.images / 255 - 0.3) / 0.2)
+    best = max(row["val_accuracy"] for row in read_history(run_in(whole).history))
+    assert (output.argmax(1) == held_out.labels).float().mean().item() == pytest.approx(best)
+
+
+def test_it_stops_within_seconds(tmp_path):
+    began = time.perf_counter()
+    with pytest.raises(Interrupted):
+        trained(tmp_path, "TRAIN.EPOCHS", "100000", progress=StopAfter(1))
+    assert time.perf_counter() - began < 5
