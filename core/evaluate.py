@@ -19,6 +19,8 @@ from core.data.sets import ImageSet
 from core.errors import UserError, nearest
 from core.evaluations import EVALUATIONS, Evaluation, View
 
+#: name -> factory (config, seed) -> Evaluation
+Evaluations = Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]
 #: Called with (what runs, done, total).
 Progress = Callable[[str, int, int], None]
 
@@ -39,6 +41,9 @@ class Predictor:
             raise ValueError(f"precision must be float32 or bfloat16, not {precision!r}")
         self.net, self.precision = net, precision
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        # strides alone, no values; torch would otherwise convert the filters in every forward
+        if channels_last:
+            net.to(memory_format=torch.channels_last)
         self.images = 0
         self._finite: Tensor | None = None
 
@@ -72,7 +77,7 @@ def evaluate(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    evaluations: Mapping[str, Callable[[EvaluateConfig, int], Evaluation]] = EVALUATIONS,
+    evaluations: Evaluations = EVALUATIONS,
     precision: str = "float32",
     channels_last: bool = False,
     progress: Progress | None = None,
@@ -88,21 +93,31 @@ def evaluate(
     Numbers are floats (fractions in [0, 1]); maps over shifts are tensors. Raises `UserError` for an unknown name,
     for no images, and for a network whose logits are not finite, since its argmax would be perfectly consistent.
     """
-    names = chosen(config.metrics, evaluations)
-    loader = (
-        DeviceLoader(data, config.batch_size, device=device, channels_last=channels_last)
-        if isinstance(data, ImageSet)
-        else data
-    )
-    running = [evaluations[name](config, seed) for name in names]
     predict = Predictor(net, precision=precision, channels_last=channels_last)
+    if isinstance(data, ImageSet):
+        data = DeviceLoader(data, config.batch_size, device=device, channels_last=channels_last)
+    return one_pass(predict, data, config, seed, evaluations, progress)
+
+
+def one_pass(
+    predict: Predictor,
+    loader: Loader,
+    config: EvaluateConfig,
+    seed: int,
+    evaluations: Evaluations,
+    progress: Progress | None,
+) -> dict[str, float | Tensor]:
+    """`evaluate` with a `Predictor` and a loader at hand."""
+    names = chosen(config.metrics, evaluations)
+    running = [evaluations[name](config, seed) for name in names]
     report = progress or (lambda what, done, total: None)
+    net = predict.net
     was_training = net.training
     net.eval()
     seen = 0
     try:
         for batch in loader.epoch(0):
-            report("evaluate", batch.step, len(loader))
+            report("images", batch.step, len(loader))
             if not len(batch.images):
                 continue
             view = View(batch.images, batch.labels, batch.indices.cpu(), predict, report)
@@ -115,7 +130,7 @@ def evaluate(
         raise UserError("there is no image to evaluate on")
     if not predict.finite:
         raise UserError("the network gives logits that are not finite (NaN or infinity): it cannot be evaluated")
-    report("evaluate", len(loader), len(loader))
+    report("images", len(loader), len(loader))
     results: dict[str, float | Tensor] = {}
     for evaluation in running:
         results |= evaluation.result()

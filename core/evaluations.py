@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.config import EvaluateConfig
+from core.errors import UserError
 from core.metrics import Tally, Values, agreement, relative_logit_change, topk_correct
 from core.randomness import uniform_integers
 from core.shifts import crop_window, fourier_shift, roll
@@ -152,7 +153,7 @@ def erase_anywhere(view: View, seed: int, *, side: int) -> Tensor:
     """A square erased at a place drawn for each image, uniform over all that lie within it."""
     height, width = view.images.shape[2:]
     if side > min(height, width):
-        raise ValueError(f"a square of {side} pixels does not fit images of {height}x{width}")
+        raise UserError(f"a square of {side} pixels does not fit images of {height}x{width}: change EVALUATE.ERASE")
     rows = uniform_integers(view.indices, 0, height - side + 1, 1, "erase rows", seed, side)
     columns = uniform_integers(view.indices, 0, width - side + 1, 1, "erase columns", seed, side)
     return erased(view.images, torch.cat([rows, columns], 1), side)
@@ -175,7 +176,7 @@ class Together:
 def erase(config: EvaluateConfig, seed: int) -> Evaluation:
     """Circular pairs on images with an erased square, for each side in ``EVALUATE.ERASE``: ``erase5_consistency``."""
     if not config.erase:
-        raise ValueError("the evaluation erase needs sides of squares: set EVALUATE.ERASE")
+        raise UserError("the evaluation erase needs sides of squares: set EVALUATE.ERASE")
     sides = {side: partial(erase_anywhere, side=side) for side in config.erase}
     return Together([ShiftPairs(config, seed, name=f"erase{side}", alter=alter) for side, alter in sides.items()])
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.config import EvaluateConfig, RunConfig
+from core.errors import UserError
 from core.evaluations import EVALUATIONS, Evaluation, Result, Together, View, erased
 from core.metrics import agreement, topk_correct
 from core.shifts import crop_window, roll
@@ -85,6 +86,8 @@ class AuthorsPairs:
         images = view.images.flip(2, 3) if self.flip else view.images
         height, width = images.shape[2:]
         if self.erase:
+            if self.erase >= min(height, width) - _ERASE_MARGIN:
+                raise UserError(f"the authors' protocol cannot erase {self.erase} pixels of {height}x{width} images")
             corner = self.random.randint(0, min(height, width) - _ERASE_MARGIN - self.erase, 2)
             images = erased(images, torch.from_numpy(corner).expand(len(images), 2), self.erase)
         first, second = (view.predict(self._move(images, shift)) for shift in self.draw())
@@ -115,7 +118,7 @@ class AuthorsPairs:
 def authors_erase(config: EvaluateConfig, seed: int, *, weighted: bool = False) -> Evaluation:
     """One evaluation for each side of ``EVALUATE.ERASE``."""
     if not config.erase:
-        raise ValueError("the evaluation erase needs sides of squares: set EVALUATE.ERASE")
+        raise UserError("the evaluation erase needs sides of squares: set EVALUATE.ERASE")
     sides = config.erase
     return Together([AuthorsPairs(config, seed, name=f"erase{p}", erase=p, weighted=weighted) for p in sides])
 

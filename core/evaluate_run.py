@@ -1,0 +1,128 @@
+"""Measures a run: its network before and after training, on the test images of its configuration."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from core.checkpoint import load_weights
+from core.config import RunConfig, differences
+from core.data.build import loader
+from core.device import pick, settings
+from core.errors import UserError
+from core.evaluate import Evaluations, Predictor, Progress, one_pass
+from core.evaluations import EVALUATIONS
+from core.files import atomic_path, write_json
+from core.provenance import provenance
+from core.runs import Run
+
+Config = TypeVar("Config", bound=RunConfig)
+#: Sections of a configuration that say how a result is measured and shown, not what was trained.
+_OPEN = ("EVALUATE", "GRID", "TITLE")
+
+
+def evaluate_run(
+    run: Run,
+    *,
+    config: Config,
+    build: Callable[[Config], nn.Module],
+    evaluations: Evaluations | None = None,
+    data_root: Path | str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measures a trained run, and the same network before training; writes metrics.json and maps.safetensors.
+
+    config         the one that the run was trained with, but for its EVALUATE section, which may say anything
+    build          a configuration -> its network, initialised from its seed
+    evaluations    the pipeline's, by name; none: core's, which know no protocol but our own
+    device         as `core.device.pick` takes it
+
+    Returns what metrics.json holds: "untrained" (unless EVALUATE.UNTRAINED is false) and "trained", each a flat
+    dictionary of numbers; "parameters", "images", "dataset" (title), "config_digest", "evaluate" (how it was
+    measured), and "provenance", the one part that differs between two calls. Maps are named ``trained/<name>``.
+    metrics.json is written last, so that where it is there both are.
+
+    Evaluation is always in float32, whatever training's precision: rounding to bfloat16 would decide near ties of an
+    adaptive grid, and so the consistency that is measured. Raises `UserError` when the folder holds no run or one of
+    other settings, its weights are missing, damaged or another network's, and as `core.evaluate.evaluate` does.
+    """
+    _check(run, config)
+    if evaluations is None:
+        if config.evaluate.protocol != "stillpoint":
+            raise UserError(f"EVALUATE.PROTOCOL {config.evaluate.protocol}: {config.pipeline} has no such protocol")
+        evaluations = EVALUATIONS
+    where = pick(device)
+    start = time.perf_counter()
+    with settings(where, threads):
+        batches = loader(config, "test", data_root, where, batch_size=config.evaluate.batch_size, workers=workers)
+        assert batches is not None, "every data set has a test part"
+        images = batches.image_set
+        states = ("untrained", "trained") if config.evaluate.untrained else ("trained",)
+        found: dict[str, Any] = {}
+        maps: dict[str, Tensor] = {}
+        rate: dict[str, float] = {}
+        for state in states:
+            net = build(config)
+            if state == "trained":
+                load_weights(net, run.weights, model=f"{config.pipeline}/{config.model.name}")
+            predict = Predictor(net.to(where), channels_last=config.train.channels_last)
+            began = time.perf_counter()
+            results = one_pass(predict, batches, config.evaluate, config.seed, evaluations, _under(state, progress))
+            rate[state] = round(predict.images / (time.perf_counter() - began), 1)
+            found[state] = {name: value for name, value in results.items() if not isinstance(value, Tensor)}
+            maps |= {f"{state}/{name}": value for name, value in results.items() if isinstance(value, Tensor)}
+        parameters = sum(parameter.numel() for parameter in net.parameters())
+        origin = provenance(config, images.digest, where, time.perf_counter() - start)
+    # a shifted view counts as an image
+    origin["images_per_second"] = rate
+    # each state reads the images once
+    skipped = len(getattr(batches, "skipped", ())) // len(states)
+    metrics = {
+        "dataset": images.title,
+        "images": len(images) - skipped,
+        "parameters": parameters,
+        **found,
+        "config_digest": config.digest(),
+        "evaluate": config.dump()["EVALUATE"],
+        "provenance": origin,
+    }
+    with atomic_path(run.maps) as temporary:
+        save_file({name: value.contiguous() for name, value in maps.items()}, temporary)
+    write_json(run.metrics, metrics)
+    return metrics
+
+
+def _under(state: str, progress: Progress | None) -> Progress | None:
+    return None if progress is None else lambda what, done, total: progress(f"{state}: {what}", done, total)
+
+
+def _check(run: Run, config: RunConfig) -> None:
+    """A `UserError` unless the run in the folder was trained with the settings of `config`."""
+    if not run.config.is_file():
+        raise UserError(f"{run.folder} holds no run: there is no {run.config.name} in it")
+    try:
+        stored = yaml.safe_load(run.config.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        stored = None
+    if not isinstance(stored, dict):
+        raise UserError(f"{run.config} is damaged: it holds no settings")
+    asked, trained = config.dump(), {key: value for key, value in stored.items() if key not in _OPEN}
+    changed = differences(trained, _shared(asked, trained))
+    if changed:
+        raise UserError(f"only EVALUATE.* can be set for a run that is trained, not {'; '.join(changed[:3])}")
+
+
+def _shared(settings: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
+    """`settings` without what `keys` does not hold, such as a setting that is younger than the run."""
+    return {
+        key: _shared(value, keys[key]) if isinstance(value, dict) and isinstance(keys[key], dict) else value
+        for key, value in settings.items()
+        if key in keys
+    }
