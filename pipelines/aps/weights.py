@@ -1,49 +1,34 @@
-"""The authors' checkpoints -> ours."""
+"""The names in the authors' checkpoints -> ours.
+
+Where they pad or blur, they put a module before the convolution, which lengthens its name (``conv2.1.1.weight``);
+ours keep torchvision's names, and a U-Net the places of a double convolution without explicit padding.
+"""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from core.backbones.unet import UNet
+from core.checkpoint import read_tensors
 from core.errors import UserError
-from core.layers.blur import binomial_kernel
+from core.foreign import translate, unwrapped
 
-WRAPPERS = ("state_dict", "model", "net")
-#: places of convolutions and norms in the authors' double convolution with explicit padding -> in ours
+#: places in the authors' double convolution with explicit padding -> in ours
 _PADDED = {"1": "0", "2": "1", "5": "3", "6": "4"}
+#: the authors' place of a pool in the ImageNet stem -> ours: [pool, pad, max, pool] or, pool_only, [pad, max, pool]
+_STEM = {"0": "0", "2": "1", "3": "2"}
 
 
 def read_authors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a file that the authors' code wrote, by their names, without wrappers and ``module.`` prefixes.
 
-    Raises:
-        UserError: no such file, one that is torn or not a checkpoint of tensors.
+    Nothing in the file is executed. Raises `UserError` for one that is absent, torn, or no checkpoint of tensors.
     """
-    try:
-        return unwrap(torch.load(path, map_location="cpu", weights_only=True))
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}") from None
-    except UserError:
-        raise
-    except Exception as error:
-        # torch raises pickle, zip, runtime and key errors alike for a file that is not what it should be
-        raise UserError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from None
-
-
-def unwrap(checkpoint: Any) -> dict[str, Tensor]:
-    """The state_dict inside ``{"state_dict" | "model" | "net": ...}`` and DataParallel's ``module.`` prefixes."""
-    while isinstance(checkpoint, Mapping):
-        inner = next((checkpoint[key] for key in WRAPPERS if isinstance(checkpoint.get(key), Mapping)), None)
-        if inner is None:
-            break
-        checkpoint = inner
-    if not isinstance(checkpoint, Mapping) or not all(isinstance(value, Tensor) for value in checkpoint.values()):
-        raise UserError("this is not a checkpoint: no state_dict of tensors is in it")
-    return {re.sub(r"^(module\.)+", "", key): value for key, value in checkpoint.items()}
+    tensors, _ = read_tensors(path)
+    return tensors
 
 
 def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
@@ -57,43 +42,33 @@ def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Ten
         A state_dict with exactly the names and shapes of `net`.
 
     Raises:
-        UserError: tensors that `net` has no place for or that it misses (all named), another shape, or stored filters
-            that are not those of `net`.
+        UserError: tensors that `net` has no place for or that it misses, another shape, or a stored filter that is not
+            the one `net` has at that place.
     """
-    given = unwrap(state_dict)
-    names = authors_names(given, net)
-    wanted, ours = net.state_dict(), {name: given[key] for key, name in names.items()}
-    if missing := sorted(set(wanted) - set(ours)):
-        raise UserError(f"the checkpoint lacks {', '.join(missing)}")
-    if unexpected := sorted(key for key, name in names.items() if name not in wanted):
-        raise UserError(f"the network has no place for {', '.join(unexpected)} of the checkpoint")
-    for key, name in names.items():
-        if given[key].shape != wanted[name].shape:
-            raise UserError(f"{key} has shape {tuple(given[key].shape)}, the network's {tuple(wanted[name].shape)}")
-    _check_filters({key: value for key, value in given.items() if key.endswith(".filt")}, net)
-    return {name: ours[name] for name in wanted}
+    given, wanted = unwrapped(state_dict), net.state_dict()
+    theirs = {ours: key for key, ours in authors_names(given, net).items()}
+    # a name of ours that they do not have is reported as missing under our own
+    names = {name: theirs.get(name, name) for name in wanted}
+    filters = {
+        key: kernel
+        for key in given
+        if key.endswith(".filt") and (kernel := _kernel(net, _place(key.removesuffix(".filt")))) is not None
+    }
+    found = translate(given, names, filters=filters)
+    for name, tensor in found.items():
+        if tensor.shape != wanted[name].shape:
+            shapes = f"{tuple(tensor.shape)}, the network's {tuple(wanted[name].shape)}"
+            raise UserError(f"the checkpoint is of another network: {names[name]} has shape {shapes}")
+    return found
 
 
 def authors_names(given: Mapping[str, Tensor], net: nn.Module) -> dict[str, str]:
-    """Name in `given`, the authors' state_dict -> name in `net`, in the authors' order, without their fixed filters.
-
-    Raises:
-        UserError: two tensors of theirs that are one of ours.
-    """
+    """Name in `given`, the authors' state_dict -> name in `net`, in the authors' order, without their fixed filters."""
     rename = _unet_name if isinstance(net, UNet) else _resnet_name
-    names: dict[str, str] = {}
-    for key in given:
-        if key.endswith(".filt"):
-            continue
-        name = rename(key, given)
-        if name in names.values():
-            raise UserError(f"{key} and another tensor of the checkpoint are both {name} here")
-        names[key] = name
-    return names
+    return {key: rename(key, given) for key in given if not key.endswith(".filt")}
 
 
 def _resnet_name(key: str, given: Mapping[str, Tensor]) -> str:
-    # conv1.1.weight, layer2.0.conv2.1.1.weight: paddings and pools before a convolution are modules of theirs
     if match := re.fullmatch(r"((?:layer\d+\.\d+\.)?conv\d)(?:\.\d)*\.weight", key):
         return f"{match[1]}.weight"
     if match := re.fullmatch(r"(layer\d+\.\d+\.downsample)\.(\d)\.(\w+)", key):
@@ -104,30 +79,35 @@ def _resnet_name(key: str, given: Mapping[str, Tensor]) -> str:
 
 
 def _unet_name(key: str, given: Mapping[str, Tensor]) -> str:
-    # an explicit padding shifts the places; without it, place 0 is a convolution
-    padded = "inc.double_conv.0.weight" not in given
     if match := re.fullmatch(r"(inc|down\d|up\d)(?:\.\w+)*?\.double_conv\.(\d)\.(\w+)", key):
-        place = _PADDED.get(match[2], f"unknown {match[2]}") if padded else match[2]
-        return f"{_part(match[1])}.{place}.{match[3]}"
-    if match := re.fullmatch(r"up(\d)\.up(?:\.\d)?\.(weight|bias)", key):
-        return f"ups.{int(match[1]) - 1}.up.{match[2]}"
+        padded = "inc.double_conv.0.weight" not in given
+        place = _PADDED.get(match[2], f"none:{match[2]}") if padded else match[2]
+        part = "first" if match[1] == "inc" else f"{_level(match[1])}.conv"
+        return f"{part}.{place}.{match[3]}"
+    if match := re.fullmatch(r"(up\d)\.up(?:\.\d)?\.(weight|bias)", key):
+        return f"{_level(match[1])}.up.{match[2]}"
     return re.sub(r"^outc\.conv\.", "last.", key)
 
 
-def _part(part: str) -> str:
-    if part == "inc":
-        return "first"
-    return f"{part[:-1]}s.{int(part[-1]) - 1}.conv"
+def _level(part: str) -> str:
+    return f"{part[:-1]}s.{int(part[-1]) - 1}"
 
 
-def _check_filters(filters: Mapping[str, Tensor], net: nn.Module) -> None:
-    sizes = {module.size for module in net.modules() if hasattr(module, "kernel") and hasattr(module, "size")}
-    for key, value in filters.items():
-        size = value.shape[-1]
-        if sizes != {size}:
-            raise UserError(
-                f"{key} is a filter of size {size}, the network's is {', '.join(map(str, sizes)) or 'none'}"
-            )
-        wanted = binomial_kernel(size, 2, dtype=torch.float32).expand_as(value)
-        if not torch.allclose(value.float().cpu(), wanted, rtol=1e-6, atol=0):
-            raise UserError(f"{key} is not the binomial filter of size {size}")
+def _place(path: str) -> str:
+    """Our path of the module whose filter the authors store at `path`, or "" where there is none."""
+    if match := re.fullmatch(r"(layer\d+\.\d+)\.(?:conv\d\.0|aps_down)", path):
+        return f"{match[1]}.pool"
+    if match := re.fullmatch(r"(layer\d+\.\d+\.downsample)\.0", path):
+        return f"{match[1]}.pool"
+    if match := re.fullmatch(r"maxpool\.([023])", path):
+        return f"maxpool.{_STEM[match[1]]}"
+    if match := re.fullmatch(r"(down\d)\.maxpool(?:_conv)?\.\d", path):
+        return f"{_level(match[1])}.pool"
+    if match := re.fullmatch(r"(up\d)\.up\.([01])", path):
+        return f"{_level(match[1])}.{'unpool' if match[2] == '0' else 'smooth'}"
+    return ""
+
+
+def _kernel(net: nn.Module, path: str) -> Tensor | None:
+    module = dict(net.named_modules()).get(path) if path else None
+    return getattr(module, "kernel", None)
