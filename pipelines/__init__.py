@@ -4,7 +4,7 @@
     net = pipelines.create("aps/resnet18_aps3", dataset="cifar10")
     pipelines.names("aps/*lpf3")
 
-Papers are the folders beside this file; one is imported only when it is asked for, and torch only when a network is made.
+Papers are the folders beside this file; one is imported only when asked for, torch only when a network is made.
 A paper's folder offers ``catalogue.models()`` (torch-free), ``config.Config`` (the schema) and ``models.build``.
 """
 
@@ -66,10 +66,14 @@ def entry(name: str) -> tuple[str, ModelEntry]:
     """(paper, entry) of a full name; a `UserError` that proposes the nearest names when there is none."""
     paper, slash, model = name.partition("/")
     if not slash:
-        raise UserError(f"a network is named pipeline/model, not {name!r}{nearest(name, [n.split('/')[1] for n in names()])}")
+        raise UserError(
+            f"a network is named pipeline/model, not {name!r}{nearest(name, [n.split('/')[1] for n in names()])}"
+        )
     known = models(paper)
     if model not in known:
-        raise UserError(f"unknown network {name!r}{nearest(name, names(f'{paper}/*'))} (see: stillpoint list '{paper}/*')")
+        raise UserError(
+            f"unknown network {name!r}{nearest(name, names(f'{paper}/*'))} (see: stillpoint list '{paper}/*')"
+        )
     return paper, known[model]
 
 
@@ -113,8 +117,15 @@ def build(config: RunConfig) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("init", config.seed))
         return import_module(f"pipelines.{config.pipeline}.models").build(
-            config.model, in_channels=data.channels, num_classes=data.classes, image_size=size
+            config.model, in_channels=data.channels, num_classes=data.num_classes, image_size=size
         )
+
+
+def evaluations(config: RunConfig) -> Any:
+    """The evaluations by name of a configuration's paper (see `core.evaluate`); None: it has core's alone."""
+    if not (HERE / config.pipeline / "evaluate.py").is_file():
+        return None
+    return import_module(f"pipelines.{config.pipeline}.evaluate").evaluations(config)
 
 
 def create(name: str, *, dataset: str = "imagenet", seed: int = 0, **settings: Any) -> nn.Module:
@@ -123,11 +134,20 @@ def create(name: str, *, dataset: str = "imagenet", seed: int = 0, **settings: A
     `dataset` decides its form (stem, channels, classes); `settings` are keys of the MODEL section in small letters.
     """
     pairs = [text for key, value in settings.items() for text in (f"MODEL.{key.upper()}", str(value))]
+    return build(without_recipe(name, dataset, pairs, seed))
+
+
+def without_recipe(name: str, dataset: str, pairs: list[str] | None = None, seed: int = 0) -> RunConfig:
+    """The configuration of a network in the form it has for a data set, without a recipe: to build, not to train."""
     paper, model = entry(name)
     from core.config import merge
 
     if dataset not in DATASETS:
         raise UserError(f"unknown data set {dataset!r}: one of {', '.join(DATASETS)}")
-    layer = {"PIPELINE": paper, "SEED": seed, "DATA": {"NAME": dataset}, "MODEL": {"NAME": model.name, **model.settings}}
-    layer["TRAIN"] = {"KEEP": "last"}
-    return build(merge(schema(paper), [layer], pairs))
+    layer = {
+        "PIPELINE": paper,
+        "SEED": seed,
+        "DATA": {"NAME": dataset},
+        "MODEL": {"NAME": model.name, **model.settings},
+    }
+    return merge(schema(paper), [layer], pairs)

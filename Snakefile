@@ -1,0 +1,33 @@
+# All papers' workflows. Run one:  snakemake -j4 pipelines/aps/all
+# On other data, at the paper's scale:  snakemake -j1 pipelines/aps/all --config dataset=cifar10 scale=paper
+from pipelines import workflow as flow
+
+
+configfile: "config.yaml"
+
+
+flow.read(config)  # a wrong key or value is told here, in one sentence
+# every job runs the command line of the Python that runs snakemake, also where `stillpoint` is not on the PATH
+shell.prefix(f'set -euo pipefail; stillpoint() {{{{ {flow.STILLPOINT} "$@"; }}}}; ')
+
+
+include: "core/data/prepare.smk"
+
+
+module aps:
+    snakefile:
+        "pipelines/aps/Snakefile"
+    config:
+        config
+
+
+use rule * from aps as aps_*
+
+
+for paper in ("aps",):
+
+    rule:
+        name:
+            f"pipelines/{paper}/all"
+        input:
+            getattr(rules, f"{paper}_all").input,

@@ -1,0 +1,258 @@
+"""Pictures of results. The same inputs give the same bytes; colours are told apart by colour-blind readers too."""
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import numpy as np
+
+from core.files import atomic_path
+from core.tables import AXES, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+
+# Okabe and Ito's palette (jfly.uni-koeln.de/color), without its yellow, which is too pale for lines
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = "osD^vP*"
+_STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "figure.dpi": 150,
+    "figure.constrained_layout.use": True,
+}
+
+
+def _styled(draw: Callable[P, Path]) -> Callable[P, Path]:
+    """Runs a drawing function under the house's style, leaving the caller's matplotlib settings alone."""
+
+    @wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Path:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        with matplotlib.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple["Figure", Any]:
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+
+
+def _save(figure: "Figure", path: Path) -> Path:
+    import matplotlib.pyplot as plt
+
+    with atomic_path(path) as temporary:
+        # without the software's name, another version's number cannot change the bytes
+        figure.savefig(temporary, metadata={"Software": None})
+    plt.close(figure)
+    return path
+
+
+def colours(models: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """(colour, marker) of each network, the same in every figure of a table."""
+    return {m: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, m in enumerate(models)}
+
+
+@_styled
+def consistency_accuracy(table: Table, path: Path) -> Path:
+    """Circular consistency against accuracy, untrained (hollow) and trained (filled), and the Pareto front.
+
+    The axis of consistency shows the distance from 100 % on a logarithmic scale, since that is where networks differ.
+    """
+    figure, axes = _figure(1, 1, (5.6, 3.8))
+    axis: Axes = axes[0, 0]
+    look = colours([row.model for row in table.rows])
+    gaps = [100 - cells[AXES[1]].mean for row in table.rows for cells in row.cells.values() if AXES[1] in cells]
+    floor = min([gap for gap in gaps if gap > 0], default=1.0) / 4
+    front = []
+    for row in table.rows:
+        colour, marker = look[row.model]
+        for state in ("untrained", "trained"):
+            cells = row.cells.get(state, {})
+            if any(key not in cells for key in AXES):
+                continue
+            accuracy, consistency = (cells[key] for key in AXES)
+            # exactly 100 % has no logarithm of its gap: it stands on a tick of its own
+            gap = 100 - consistency.mean or floor
+            trained = state == "trained"
+            axis.errorbar(
+                accuracy.mean,
+                gap,
+                xerr=accuracy.spread or 0,
+                fmt=marker,
+                color=colour,
+                markerfacecolor=colour if trained else "white",
+                capsize=2,
+                label=row.model if trained else None,
+                zorder=3,
+            )
+            if trained and row.pareto:
+                front.append((accuracy.mean, gap))
+    if front:
+        front.sort()
+        axis.plot(
+            *zip(*front, strict=True), color="#555555", linewidth=1, linestyle="--", zorder=1, label="Pareto front"
+        )
+        axis.plot(*zip(*front, strict=True), "o", markersize=14, markerfacecolor="none", color="#555555", zorder=1)
+    axis.set_yscale("log")
+    ticks = [tick for tick in (50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01) if tick > floor * 1.5]
+    ticks = [tick for tick in ticks if tick <= max([*gaps, floor]) * 2]
+    axis.set_yticks([*ticks, floor], [f"{100 - tick:g}" for tick in ticks] + ["exactly 100"])
+    axis.minorticks_off()
+    axis.invert_yaxis()
+    axis.set_xlabel("test accuracy (%)")
+    axis.set_ylabel("circular consistency (%)")
+    axis.set_title(table.title + "\nfilled: trained, hollow: untrained", loc="left")
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return _save(figure, path)
+
+
+def _centred(grid: np.ndarray) -> np.ndarray:
+    """Rolls a map over circular shifts 0..n-1 so that the shift (0, 0) is in the middle."""
+    return np.roll(grid, (grid.shape[0] // 2, grid.shape[1] // 2), (0, 1))
+
+
+@_styled
+def shift_maps(maps: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path, *, title: str) -> Path:
+    """After every circular shift: accuracy (upper row) and largest relative logit change (lower row), a column a network.
+
+    `maps` holds for each network two arrays (H, W), index = shift in rows and columns from 0: fractions of images that
+    are classified right, and changes. A row has one colour scale; that of the changes is logarithmic.
+    """
+    from matplotlib.colors import LogNorm
+
+    accuracy = {model: _centred(np.asarray(pair[0], dtype=float)) * 100 for model, pair in maps.items()}
+    # the unshifted image has change 0, which a logarithm cannot show: it takes the lowest colour
+    change = {model: _centred(np.asarray(pair[1], dtype=float)) for model, pair in maps.items()}
+    positive = np.concatenate([grid[grid > 0] for grid in change.values()] or [np.ones(1)])
+    floor, top = (float(positive.min()), float(positive.max())) if len(positive) else (1e-8, 1.0)
+    low = min(float(grid.min()) for grid in accuracy.values())
+    figure, axes = _figure(2, len(maps), (2.1 * len(maps) + 1.0, 5.4), sharex=True, sharey=True)
+    # perfect maps all around would otherwise leave the scale without a width
+    shades: dict[str, Any] = {"vmin": min(low, 99.0), "vmax": 100.0, "cmap": "viridis"}
+    decades: dict[str, Any] = {"norm": LogNorm(floor, max(top, floor * 10)), "cmap": "magma"}
+    rows = ((accuracy, shades, "accuracy (%)"), (change, decades, "largest relative logit change"))
+    for line, (grids, options, label) in zip(axes, rows, strict=True):
+        for axis, (model, grid) in zip(line, grids.items(), strict=True):
+            up, left = grid.shape[0] // 2, grid.shape[1] // 2
+            extent = (-left - 0.5, grid.shape[1] - left - 0.5, grid.shape[0] - up - 0.5, -up - 0.5)
+            shown = grid if grids is accuracy else np.maximum(grid, floor)
+            picture = axis.imshow(shown, extent=extent, interpolation="nearest", **options)
+            axis.grid(False)
+            if grids is accuracy:
+                same = "the same everywhere" if grid.min() == grid.max() else f"{grid.min():.1f} to {grid.max():.1f} %"
+                axis.set_title(f"{model}\n{same}")
+            else:
+                axis.set_title(f"at most {grid.max():.1e}")
+                axis.set_xlabel("shift right (pixels)")
+        line[0].set_ylabel("shift down (pixels)")
+        figure.colorbar(picture, ax=line, label=label, shrink=0.85)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=9.5)
+    return _save(figure, path)
+
+
+def read_shift_maps(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray] | None:
+    """(accuracy, largest logit change) after every circular shift, (H, W) each, of a trained network over its seeds.
+
+    `paths` are the ``maps.safetensors`` of its runs: accuracies are averaged, of changes the largest is taken. None where
+    a run has not measured them.
+    """
+    from safetensors.numpy import load_file
+
+    found = [load_file(path) if path.is_file() else {} for path in paths]
+    names = ("trained/all_shifts_accuracy_map", "trained/all_shifts_logit_change_map")
+    if not found or any(name not in maps for maps in found for name in names):
+        return None
+    accuracy, change = (np.stack([maps[name] for maps in found]) for name in names)
+    return accuracy.mean(0), change.max(0)
+
+
+def read_history(path: Path) -> dict[str, np.ndarray]:
+    """Columns of a run's ``history.csv``; a value that is not there is NaN."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = rows[0].keys() if rows else []
+    return {name: np.array([float(row[name]) if row[name] else np.nan for row in rows]) for name in names}
+
+
+@_styled
+def learning_curves(histories: Mapping[str, Sequence[Mapping[str, np.ndarray]]], path: Path, *, title: str) -> Path:
+    """Loss and accuracy of training over the epochs; a line is the mean over seeds, a band their smallest and largest.
+
+    `histories` holds for each network one mapping of columns for each seed. Validation, where measured, is dashed.
+    """
+    figure, axes = _figure(1, 2, (8.6, 3.2))
+    look = colours(list(histories))
+    panels = (("loss", "loss (cross entropy, nats)", 1.0), ("accuracy", "accuracy (%)", 100.0))
+    for axis, (what, label, scale) in zip(axes[0], panels, strict=True):
+        for model, seeds in histories.items():
+            colour, _ = look[model]
+            for part, line in (("train", "-"), ("val", "--")):
+                columns = [history[f"{part}_{what}"] for history in seeds if f"{part}_{what}" in history]
+                length = min((len(column) for column in columns), default=0)
+                if not length or np.isnan(np.stack([c[:length] for c in columns])).all():
+                    continue
+                values = np.stack([column[:length] for column in columns]) * scale
+                epochs = np.arange(1, length + 1)
+                shown = model if part == "train" and what == "accuracy" else None
+                axis.plot(epochs, values.mean(0), line, color=colour, linewidth=1.4, label=shown)
+                axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(label)
+    axes[0, 0].set_yscale("log")
+    axes[0, 1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.suptitle(f"{title}: training (solid) and validation (dashed)", x=0.01, ha="left", fontsize=9.5)
+    return _save(figure, path)
+
+
+@_styled
+def shift_map(
+    change: np.ndarray,
+    same: np.ndarray,
+    path: Path,
+    *,
+    title: str,
+    picture: np.ndarray | None = None,
+    prediction: str = "",
+) -> Path:
+    """What a network says of one picture after each shift: relative change of the logits, crosses at changed classes.
+
+    change   (2M+1, 2M+1), see `core.metrics.relative_logit_change`; index 0 = shift by -M
+    same     (2M+1, 2M+1) of bool: the class is that of the unshifted picture
+    picture  (H, W) or (H, W, 3) in [0, 1], drawn beside the map
+    """
+    panels = 1 if picture is None else 2
+    figure, axes = _figure(1, panels, (3.3 * panels + 1.6, 3.4))
+    if picture is not None:
+        axes[0, 0].imshow(picture, cmap="gray", vmin=0, vmax=1)
+        axes[0, 0].set_axis_off()
+        axes[0, 0].set_title(prediction)
+    axis = axes[0, -1]
+    most = change.shape[0] // 2
+    extent = (-most - 0.5, most + 0.5, most + 0.5, -most - 0.5)
+    image = axis.imshow(change, cmap="viridis", extent=extent, vmin=0, interpolation="nearest")
+    rows, columns = np.nonzero(~np.asarray(same, dtype=bool))
+    if len(rows):
+        axis.scatter(columns - most, rows - most, marker="x", s=16, color="white", linewidths=1)
+    axis.grid(False)
+    axis.set_xlabel("shift to the right (pixels)")
+    axis.set_ylabel("shift down (pixels)")
+    axis.locator_params(integer=True)
+    figure.colorbar(image, ax=axis, label="relative change of the logits", shrink=0.85)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=9.5)
+    return _save(figure, path)

@@ -1,0 +1,101 @@
+"""The command line: ``stillpoint <command>``. Commands are in `pipelines.commands`; torch only where it is needed.
+
+What the user can mend ends with one sentence and exit code 2; anything else is a fault of ours and shows its traceback.
+"""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from core.errors import UserError
+from core.interrupt import Interrupted
+from pipelines.commands import COMMANDS
+
+DESCRIPTION = """Shift invariance of image classifiers: reproducible pipelines, one per paper.
+
+  stillpoint list 'aps/*'                                 what there is
+  stillpoint run aps                                      a paper's whole table, on real handwritten digits
+  stillpoint train aps/resnet20_aps1 --dataset digits     one network
+  stillpoint measure aps/resnet18_aps1 --image photo.jpg  one picture under all shifts
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are one sentence, without the usage in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see: {self.prog} --help)\n")
+
+
+def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    print(f"stillpoint: warning: {message}", file=sys.stderr)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = _Parser(
+        prog="stillpoint",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    inner = top.add_subparsers(dest="command", metavar="command", required=True, parser_class=_Parser)
+    for name, command in COMMANDS.items():
+        form = inner.add_parser(
+            name,
+            help=command.summary,
+            description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+            epilog="examples:\n" + "\n".join(f"  {example}" for example in command.examples),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.options(form)
+        form.set_defaults(run=command.run, pairs=None)
+        if command.takes_pairs:
+            form.set_defaults(pairs=[])
+            form.epilog = f"{form.epilog}\n\nKEY VALUE pairs at the end change the configuration: TRAIN.LR 0.05 SEED 3"
+    return top
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments, with the trailing KEY VALUE pairs in `pairs`.
+
+    argparse cannot take optional words on both sides of an option, so the pairs are what it leaves over.
+    """
+    form = parser()
+    args, rest = form.parse_known_args(arguments)
+    stray = rest if args.pairs is None else [word for word in rest[0::2] if word.startswith("-")]
+    if stray:
+        form.exit(
+            2, f"stillpoint {args.command}: {stray[0]!r} is not known here (see: stillpoint {args.command} --help)\n"
+        )
+    if args.pairs is not None:
+        args.pairs = rest
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; the exit code is 0, 2 for what the user can mend, 130 when interrupted."""
+    args = parse(arguments)
+    warnings.showwarning = _warn
+    try:
+        return args.run(args) or 0
+    except Interrupted as stop:
+        print(f"stillpoint: {stop}", file=sys.stderr)
+        return 128 + stop.signal
+    except UserError as error:
+        print(f"stillpoint: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stillpoint: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader (head, less) has gone; the interpreter would complain once more when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

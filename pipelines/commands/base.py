@@ -1,0 +1,99 @@
+"""What commands share: their form, the options that several of them take, and the choice of a recipe."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.errors import UserError
+from core.runs import RESULTS, Run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from core.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: what it does in one sentence, its options, what runs it, and examples that work as typed."""
+
+    summary: str
+    options: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace], int | None]
+    examples: tuple[str, ...]
+    takes_pairs: bool = False
+
+
+def add_recipe(form: ArgumentParser, default: str | None = "digits") -> None:
+    """``--dataset`` or ``--recipe``."""
+    group = form.add_mutually_exclusive_group()
+    shown = f" (default: {default})" if default else ""
+    group.add_argument("--dataset", default=default, metavar="NAME", help=f"use the recipe of this data set{shown}")
+    group.add_argument("--recipe", metavar="NAME", help="use a recipe by its own name, such as cifar10_crop")
+
+
+def add_places(form: ArgumentParser) -> None:
+    """``--results`` and ``--data``."""
+    form.add_argument(
+        "--results", type=Path, default=RESULTS, metavar="DIR", help="folder of all results (default: results)"
+    )
+    form.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)"
+    )
+
+
+def add_device(form: ArgumentParser) -> None:
+    """``--device`` and ``--threads``."""
+    form.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default: a GPU where there is one)")
+    form.add_argument("--threads", type=int, metavar="N", help="threads of the CPU (default: torch's own choice)")
+
+
+def add_json(form: ArgumentParser) -> None:
+    form.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def recipe_of(args: Namespace) -> str:
+    return args.recipe or args.dataset
+
+
+def console() -> "Console":
+    """Where tables and messages for people go; as wide as they need when the output is not a terminal."""
+    from rich.console import Console
+
+    plain = Console(highlight=False)
+    return plain if plain.is_terminal else Console(highlight=False, width=200)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+@contextmanager
+def bad_input() -> Iterator[None]:
+    """Layers and backbones refuse a setting by `ValueError`; here that setting came from the user."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def configured(name: str, args: Namespace, seed: int = 0) -> "RunConfig":
+    """The resolved configuration of the network `name` under the options of a command."""
+    import pipelines
+
+    return pipelines.configure(name, recipe_of(args), args.pairs, seed)
+
+
+def run_config(run: Run, pairs: list[str]) -> "RunConfig":
+    """The configuration that a run was made with, `pairs` laid over it; a `UserError` where there is none."""
+    import pipelines
+    from core.config import merge, read_yaml
+
+    if not run.config.is_file():
+        raise UserError(f"{run.folder} is not there or holds no config.yaml: train the run first")
+    schema = pipelines.schema(run.pipeline)
+    return merge(schema, [read_yaml(run.config, schema)], pairs)

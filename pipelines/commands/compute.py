@@ -1,0 +1,229 @@
+"""Commands that train a network and measure it on a data set: train, evaluate."""
+
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING, Any
+
+import pipelines
+from core.errors import UserError
+from core.runs import Run
+from pipelines.commands.base import (
+    Command,
+    add_device,
+    add_json,
+    add_places,
+    add_recipe,
+    bad_input,
+    configured,
+    console,
+    print_json,
+    recipe_of,
+    run_config,
+)
+
+if TYPE_CHECKING:
+    from core.train import Progress
+
+
+def _train_options(form: ArgumentParser) -> None:
+    form.add_argument("network", help="pipeline/model, such as aps/resnet20_aps1")
+    add_recipe(form)
+    form.add_argument(
+        "--seed", type=int, default=0, help="of the weights, the order of images and the augmentation (default: 0)"
+    )
+    add_places(form)
+    add_device(form)
+    form.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read a data set that streams")
+    form.add_argument(
+        "--anew", action="store_true", help="remove what is in the run's folder and start from the beginning"
+    )
+    form.add_argument(
+        "--code",
+        metavar="DIGEST",
+        help="start anew unless the folder's state was made by this code (used by Snakemake)",
+    )
+
+
+def _train(args: Namespace) -> int:
+    config = configured(args.network, args, args.seed)
+    from core.files import write_atomic
+    from core.train import train
+
+    run = Run(config.pipeline, recipe_of(args), config.model.name, config.seed, args.results)
+    resume = not args.anew
+    if args.code is not None:
+        resume = resume and run.code.is_file() and run.code.read_text() == args.code
+    with _training_display(config.train.epochs) as progress, bad_input():
+        if args.code is not None and not resume:
+            # removed first: a crash between the two leaves a state without a digest, which is begun anew
+            run.code.unlink(missing_ok=True)
+            run.state.unlink(missing_ok=True)
+            write_atomic(run.code, args.code)
+        rows = train(
+            config,
+            run,
+            build=pipelines.build,
+            data_root=args.data,
+            device=args.device,
+            threads=args.threads,
+            workers=args.workers,
+            resume=resume,
+            progress=progress,
+        )
+    if rows:
+        last = rows[-1]
+        told = f"training accuracy {last['train_accuracy']:.2%}"
+        if last.get("val_accuracy") not in (None, ""):
+            told += f", validation accuracy {last['val_accuracy']:.2%}"
+        console().print(f"{args.network}, seed {config.seed}: {len(rows)} epochs, {told}")
+    console().print(f"next: stillpoint evaluate {run.folder}")
+    return 0
+
+
+class _training_display:
+    """A bar over the epochs on a terminal; elsewhere one line for each epoch."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def __enter__(self) -> "Progress":
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        from core.train import Progress
+
+        out, epochs = console(), self.epochs
+        columns = (
+            TextColumn("epoch"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+        )
+        bars = self.bars = Bars(*columns, console=out, disable=not out.is_terminal)
+        bars.start()
+        task = bars.add_task("", total=epochs)
+
+        class Display(Progress):
+            def on_note(self, sentence: str) -> None:
+                out.print(sentence, markup=False)
+
+            def on_step(self, epoch: int, step: int, steps: int, loss: float, images_per_second: float) -> None:
+                shown = f"loss {loss:.3f}, {images_per_second:.0f} images/s"
+                bars.update(task, completed=epoch - 1 + step / steps, description=shown)
+
+            def on_epoch(self, row: dict[str, float]) -> None:
+                out.print(
+                    f"epoch {row['epoch']:.0f}/{epochs}: "
+                    f"loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.2%}",
+                    markup=False,
+                )
+
+        return Display()
+
+    def __exit__(self, *error: object) -> None:
+        self.bars.stop()
+
+
+def _evaluate_options(form: ArgumentParser) -> None:
+    form.add_argument("folder", help="a run's folder, such as results/aps/digits/resnet20_aps1/seed0")
+    form.add_argument("--recipe", metavar="NAME", help="measure as this recipe says now, not as it did in training")
+    form.add_argument("--data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)")
+    add_device(form)
+    add_json(form)
+
+
+def _evaluate(args: Namespace) -> int:
+    run = Run.of(args.folder)
+    if not run.config.is_file():
+        raise UserError(f"{run.folder} is not there or holds no run: train it first")
+    if not run.weights.is_file():
+        raise UserError(
+            f"{run.folder} holds no weights: train them first "
+            f"(stillpoint train {run.pipeline}/{run.model} --recipe {run.recipe} --seed {run.seed})"
+        )
+    config = (
+        pipelines.configure(f"{run.pipeline}/{run.model}", args.recipe, args.pairs, run.seed)
+        if args.recipe
+        else run_config(run, args.pairs)
+    )
+    from core.evaluate_run import evaluate_run
+
+    out = console()
+    from rich.progress import Progress as Bars
+
+    with Bars(console=out, transient=True, disable=args.json or not out.is_terminal) as bars, bad_input():
+        tasks: dict[str, Any] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what)
+            bars.update(tasks[what], completed=done, total=total or None)
+
+        found = evaluate_run(
+            run,
+            config=config,
+            build=pipelines.build,
+            evaluations=pipelines.evaluations(config),
+            data_root=args.data,
+            device=args.device,
+            threads=args.threads,
+            progress=progress,
+        )
+    if args.json:
+        print_json(found)
+        return 0
+    _print_metrics(run, found)
+    return 0
+
+
+def _print_metrics(run: Run, found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from core.tables import METRICS, STATES, Metric, show
+
+    states = [state for state in STATES if found.get(state)]
+    grid = Table(
+        "metric",
+        *states,
+        title=f"{run.pipeline}/{run.model}, seed {run.seed}",
+        title_justify="left",
+        title_style="bold",
+    )
+    known = {metric.key: metric for metric in METRICS}
+    for key in dict.fromkeys(key for state in states for key in found[state]):
+        fraction = key.endswith(("accuracy", "consistency", "accuracy_top5", "always_consistent", "standard_error"))
+        metric = known.get(key) or Metric(key, key.replace("_", " "), unit="%" if fraction else "")
+        values = [found[state].get(key) for state in states]
+        scale = 100 if metric.unit == "%" else 1
+        unit = " (%)" if metric.unit else ""
+        grid.add_row(metric.title + unit, *(show(metric, None if v is None else v * scale) for v in values))
+    out = console()
+    out.print(grid)
+    out.print(f"written: {run.metrics}, {run.maps}")
+
+
+COMMANDS = {
+    "train": Command(
+        "train one network with one seed; a run that was interrupted goes on where it stood",
+        _train_options,
+        _train,
+        (
+            "stillpoint train aps/resnet20_aps1 --dataset digits",
+            "stillpoint train aps/resnet18_aps3 --recipe cifar10_crop_shifted --seed 1 --device cuda",
+            "stillpoint train aps/resnet20_lpf3 TRAIN.EPOCHS 2 TRAIN.LR 0.05 --results /tmp/trial",
+            "torchrun --nproc-per-node 4 -m pipelines train aps/resnet18_aps1 --dataset imagenet",
+        ),
+        takes_pairs=True,
+    ),
+    "evaluate": Command(
+        "measure a trained run: accuracy and consistency, untrained and trained",
+        _evaluate_options,
+        _evaluate,
+        (
+            "stillpoint evaluate results/aps/digits/resnet20_aps1/seed0",
+            "stillpoint evaluate results/aps/digits/resnet20/seed0 EVALUATE.METRICS \"['accuracy','fractional']\"",
+            "stillpoint evaluate results/aps/cifar10/resnet18_aps1/seed0 --json EVALUATE.PROTOCOL authors",
+        ),
+        takes_pairs=True,
+    ),
+}

@@ -1,0 +1,120 @@
+"""Commands that compute nothing: list, show-config, prepare."""
+
+from argparse import ArgumentParser, Namespace
+
+import pipelines
+from pipelines.commands.base import Command, add_json, add_recipe, configured, console, print_json
+
+
+def _list_options(form: ArgumentParser) -> None:
+    form.add_argument("pattern", nargs="?", default="*", help="a shell pattern, such as 'aps/*_aps3' (default: all)")
+    add_json(form)
+
+
+def _list(args: Namespace) -> int:
+    from core.errors import UserError, nearest
+
+    found = pipelines.names(args.pattern)
+    if not found:
+        every = pipelines.names()
+        raise UserError(f"no network matches {args.pattern!r}{nearest(args.pattern, every)} (see: stillpoint list)")
+    rows = [(name, pipelines.entry(name)[1]) for name in found]
+    if args.json:
+        print_json(
+            [
+                {"name": name, "settings": model.settings, "datasets": list(model.datasets), "source": model.source}
+                for name, model in rows
+            ]
+        )
+        return 0
+    from rich.table import Table
+
+    table = Table("network", "settings", "data sets", "source", box=None, header_style="bold")
+    for name, model in rows:
+        settings = " ".join(f"{key} {value}" for key, value in model.settings.items())
+        table.add_row(name, settings, ", ".join(model.datasets) or "all", model.source)
+    console().print(table)
+    return 0
+
+
+def _show_config_options(form: ArgumentParser) -> None:
+    form.add_argument("network", help="pipeline/model, such as aps/resnet18_aps3")
+    add_recipe(form)
+    form.add_argument("--seed", type=int, default=0)
+    form.add_argument("--schema", action="store_true", help="print the JSON schema of the configuration instead")
+    add_json(form)
+
+
+def _show_config(args: Namespace) -> int:
+    if args.schema:
+        from core.config import json_schema
+
+        print_json(json_schema(pipelines.schema(pipelines.entry(args.network)[0])))
+        return 0
+    config = configured(args.network, args, args.seed)
+    if args.json:
+        print_json(config.dump())
+    else:
+        import yaml
+
+        print(yaml.safe_dump(config.dump(), sort_keys=False), end="")
+    return 0
+
+
+def _prepare_options(form: ArgumentParser) -> None:
+    form.add_argument("dataset", help="a data set of the registry, such as cifar10")
+    form.add_argument(
+        "--root", "--data", dest="data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)"
+    )
+
+
+def _prepare(args: Namespace) -> int:
+    import json
+
+    from core.data.catalogue import info
+
+    info(args.dataset)  # a wrong name is told before torch is imported
+    from rich.progress import Progress
+
+    from core.data.datasets import prepare
+
+    with Progress(console=console(), transient=True) as bars:
+        tasks = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what)
+            bars.update(tasks[what], completed=done, total=total or None)
+
+        marker = prepare(args.dataset, args.data, progress=progress)
+    found = json.loads(marker.read_text())
+    counts = ", ".join(f"{count} {part}" for part, count in found.get("images", {}).items())
+    console().print(f"{found['title']} is ready ({counts}): {marker}")
+    return 0
+
+
+COMMANDS = {
+    "list": Command(
+        "list the networks of all papers by name",
+        _list_options,
+        _list,
+        ("stillpoint list", "stillpoint list 'aps/*_aps3'", "stillpoint list 'aps/resnet20*' --json"),
+    ),
+    "show-config": Command(
+        "print what a run will really use",
+        _show_config_options,
+        _show_config,
+        (
+            "stillpoint show-config aps/resnet20_aps1",
+            "stillpoint show-config aps/resnet18_aps3 --dataset cifar10 MODEL.FILTER_SIZE 5",
+            "stillpoint show-config aps/resnet18_aps3 --recipe cifar10_crop --json",
+        ),
+        takes_pairs=True,
+    ),
+    "prepare": Command(
+        "check and decode a data set, once",
+        _prepare_options,
+        _prepare,
+        ("stillpoint prepare digits", "stillpoint prepare cifar10 --root /big/disk/data"),
+    ),
+}

@@ -1,0 +1,355 @@
+"""Commands that look into one network with one picture: measure, explain."""
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pipelines
+from core.data.catalogue import DATASETS, info
+from core.errors import UserError
+from core.runs import Run
+from pipelines.commands.base import Command, add_device, add_json, bad_input, console, print_json, run_config
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from core.explain import Explanation
+    from core.measure import ShiftMap
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network that is looked into: what it is called, whether it was trained, and the images it takes."""
+
+    net: "nn.Module"
+    title: str
+    trained: bool
+    channels: int
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def _subject_options(form: ArgumentParser) -> None:
+    which = form.add_mutually_exclusive_group()
+    which.add_argument(
+        "--torchvision",
+        metavar="NAME",
+        help="a network of torchvision instead, with random weights unless --weights is given",
+    )
+    which.add_argument(
+        "--model",
+        metavar="MODULE:FUNCTION",
+        help="your own instead: a function without arguments that returns an nn.Module",
+    )
+    form.add_argument("network", nargs="?", help="pipeline/model, or the folder of a run that was trained")
+    form.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="form, classes and normalisation (default: imagenet, or what the network is made for)",
+    )
+    form.add_argument("--weights", metavar="FILE", help="weights to load: safetensors, or a torch file of tensors")
+    form.add_argument(
+        "--size", type=int, metavar="PIXELS", help="height and width that the network sees (default: the data set's)"
+    )
+    add_device(form)
+    add_json(form)
+
+
+def subject(args: Namespace) -> Subject:
+    """The network that the options name, on its device, in eval mode; a `UserError` when it cannot be had."""
+    given = [word for word in (args.network, args.torchvision, args.model) if word]
+    if len(given) != 1:
+        raise UserError(
+            "say which network: pipeline/model, a run's folder, --torchvision NAME or --model MODULE:FUNCTION"
+        )
+    if args.size is not None and args.size < 1:
+        raise UserError(f"--size is a number of pixels, not {args.size}")
+    if args.network and Path(args.network).is_dir():
+        found = _from_run(args)
+    elif args.network:
+        found = _by_name(args)
+    else:
+        found = _own(args)
+    from core.device import pick
+
+    found.net.to(pick(args.device)).eval()
+    return found
+
+
+def _default_dataset(args: Namespace) -> str:
+    """ImageNet's form unless the pictures are small or the network has none."""
+    _, entry = pipelines.entry(args.network)
+    if args.size is not None and args.size <= 64 and (not entry.datasets or "cifar10" in entry.datasets):
+        return "cifar10"
+    if not entry.datasets or "imagenet" in entry.datasets:
+        return "imagenet"
+    fits = [name for name in ("cifar10", *DATASETS) if name in entry.datasets]
+    if not fits:
+        raise UserError(f"{args.network} is made for {', '.join(entry.datasets)}, which the registry does not hold")
+    return fits[0]
+
+
+def _by_name(args: Namespace) -> Subject:
+    name = args.network
+    pipelines.entry(name)  # an unknown name is told before torch is imported
+    dataset = info(args.dataset or _default_dataset(args))
+    size = args.size or dataset.size
+    config = pipelines.without_recipe(name, dataset.name, [*args.pairs, "DATA.IMAGE_SIZE", str(size)])
+    _threads(args)
+    with bad_input():
+        net = pipelines.build(config)
+    if args.weights:
+        from core.checkpoint import load_weights
+
+        load_weights(net, args.weights, model=name)
+    return Subject(net, name, bool(args.weights), dataset.channels, size, dataset.mean, dataset.std)
+
+
+def _from_run(args: Namespace) -> Subject:
+    run = Run.of(args.network)
+    config = run_config(run, args.pairs)
+    _threads(args)
+    with bad_input():
+        net = pipelines.build(config)
+    from core.checkpoint import load_weights
+
+    weights = Path(args.weights) if args.weights else run.weights
+    if not weights.is_file():
+        raise UserError(f"{weights} is not there: train the run first, or name its network instead of its folder")
+    load_weights(net, weights, model=f"{run.pipeline}/{run.model}")
+    dataset = info(config.data.name)
+    size = args.size or config.data.image_size or dataset.size
+    mean, std = config.data.mean or dataset.mean, config.data.std or dataset.std
+    return Subject(net, f"{run.pipeline}/{run.model} (seed {run.seed})", True, dataset.channels, size, mean, std)
+
+
+def _own(args: Namespace) -> Subject:
+    _threads(args)
+    from torch import nn
+
+    dataset = info(args.dataset or "imagenet")
+    if args.torchvision:
+        from torchvision.models import get_model
+
+        from core.errors import nearest
+
+        try:
+            net: Any = get_model(args.torchvision)
+        except ValueError:
+            from torchvision.models import list_models
+
+            raise UserError(
+                f"torchvision has no network {args.torchvision!r}{nearest(args.torchvision, list_models())}"
+            ) from None
+    else:
+        module, colon, function = args.model.partition(":")
+        if not colon:
+            raise UserError(f"--model is MODULE:FUNCTION, such as mynets.small:build, not {args.model!r}")
+        import sys
+
+        sys.path.insert(0, str(Path.cwd()))
+        try:
+            make = getattr(import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"--model {args.model}: {error}") from None
+        net = make()
+        if not isinstance(net, nn.Module):
+            raise UserError(f"--model {args.model} returned a {type(net).__name__}, not an nn.Module")
+    if args.weights:
+        from core.checkpoint import load_weights
+
+        load_weights(net, args.weights)
+    title = args.torchvision or args.model
+    return Subject(
+        net, title, bool(args.weights), dataset.channels, args.size or dataset.size, dataset.mean, dataset.std
+    )
+
+
+def _threads(args: Namespace) -> None:
+    import torch
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+
+def picture(path: str, found: Subject) -> tuple["Tensor", Any]:
+    """A picture, its shorter side resized and its centre cropped: normalised (C, H, W), and in [0, 1] for drawing."""
+    import numpy as np
+    import torch
+
+    from core.data.formats import decode_image
+    from core.data.streaming import centre_crop, resize_short_side
+
+    if not Path(path).is_file():
+        raise UserError(f"the picture {path} is not there")
+    image = decode_image(Path(path), path, "RGB" if found.channels == 3 else "L")
+    image = centre_crop(resize_short_side(image, found.size), found.size)
+    pixels = np.asarray(image, dtype=np.float32) / 255
+    chw = torch.from_numpy(pixels if pixels.ndim == 3 else pixels[..., None]).permute(2, 0, 1)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (found.mean, found.std))
+    return (chw - mean) / std, pixels
+
+
+def _measure_options(form: ArgumentParser) -> None:
+    _subject_options(form)
+    form.add_argument(
+        "--image", required=True, metavar="FILE", help="the picture; its shorter side is resized and its centre cropped"
+    )
+    form.add_argument(
+        "--max-shift", type=int, default=8, metavar="M", help="try all shifts of up to M pixels (default: 8)"
+    )
+    form.add_argument(
+        "--boundary",
+        choices=("circular", "zeros", "crop"),
+        default="circular",
+        help="what enters at the edge (default: circular)",
+    )
+    form.add_argument(
+        "--output", type=Path, metavar="PNG", help="where the map is drawn (default: <picture>_shifts.png here)"
+    )
+
+
+def _measure(args: Namespace) -> int:
+    found = subject(args)
+    from core.device import pick
+    from core.measure import measure_image
+
+    size = found.size
+    if args.boundary == "crop":
+        # the windows that move have the network's size, so the picture is larger
+        found = Subject(**{**found.__dict__, "size": size + 2 * args.max_shift})
+    x, pixels = picture(args.image, found)
+    with bad_input():
+        result = measure_image(found.net, x.to(pick(args.device)), max_shift=args.max_shift, boundary=args.boundary)
+    from core.figures import shift_map
+
+    title = (
+        f"{found.title}, {size}x{size}, {'trained' if found.trained else 'untrained'} weights, {args.boundary} shifts"
+    )
+    output = args.output or Path(f"{Path(args.image).stem}_shifts.png")
+    shift_map(result.change, result.same, output, title=title, picture=pixels, prediction=f"class {result.unshifted}")
+    if args.json:
+        print_json(
+            {"network": found.title, "trained": found.trained, "size": size, "figure": str(output), **result.to_json()}
+        )
+    else:
+        _print_map(found, result, output)
+    return 0
+
+
+def _print_map(found: Subject, result: "ShiftMap", output: Path) -> None:
+    from rich.text import Text
+
+    out = console()
+    if not found.trained:
+        out.print("no weights were given: this is the network before training (see --weights, or give a run's folder)")
+    out.print(
+        f"{found.title}: class {result.unshifted} of the unshifted picture; · keeps it, a number is its new class"
+    )
+    largest = float(result.change.max()) or 1.0
+    width = max(2, len(str(int(result.prediction.max()))) + 1)
+    for row in range(result.prediction.shape[0]):
+        line = Text(f"{row - result.max_shift:+4d} ")
+        for column in range(result.prediction.shape[1]):
+            kept = bool(result.same[row, column])
+            text = "·" if kept else str(int(result.prediction[row, column]))
+            level = 235 + round(18 * float(result.change[row, column]) / largest)
+            line.append(text.rjust(width), style=f"{'white' if kept else 'bold red'} on color({min(level, 253)})")
+        out.print(line)
+    shifts = result.same.size - 1
+    changed = shifts - (int(result.same.sum()) - 1)
+    out.print(
+        f"the class changes at {changed} of {shifts} shifts (consistency {result.consistency:.2%}); "
+        f"largest relative logit change {float(result.change.max()):.1e}"
+    )
+    out.print(f"written: {output}")
+
+
+def _explain_options(form: ArgumentParser) -> None:
+    _subject_options(form)
+    form.add_argument("--image", metavar="FILE", help="a picture to try (default: random images)")
+    form.add_argument(
+        "--all", action="store_true", help="show every module, not only those up to the first broken ones"
+    )
+
+
+def _explain(args: Namespace) -> int:
+    found = subject(args)
+    import torch
+
+    from core.device import pick
+    from core.explain import explain
+    from core.randomness import generator
+
+    if args.image:
+        x = picture(args.image, found)[0][None]
+    else:
+        x = torch.randn(4, found.channels, found.size, found.size, generator=generator("explain"))
+    with bad_input():
+        result = explain(found.net, x.to(pick(args.device)))
+    if args.json:
+        print_json({"network": found.title, "trained": found.trained, "size": found.size, **result.to_json()})
+    else:
+        _print_explanation(found, result, args.all)
+    return 0
+
+
+def _print_explanation(found: Subject, result: "Explanation", every: bool) -> None:
+    from rich.table import Table
+
+    out = console()
+    first = result.first_broken
+    title = f"{found.title} at {found.size}x{found.size}, {'trained' if found.trained else 'untrained'} weights"
+    grid = Table("module", "type", "output", "stride", "error", title=title, title_justify="left", title_style="bold")
+    broken = 0
+    for row in result.rows:
+        bad = not row.error <= result.threshold
+        broken += bad
+        whole = row.name == "(network)"
+        if every or whole or broken <= 3:
+            stride = "" if row.stride is None else f"{row.stride:g}"
+            style = "bold red" if row is first else "red" if bad else None
+            grid.add_row(row.name, row.type, "x".join(map(str, row.shape)), stride, f"{row.error:.1e}", style=style)
+        elif broken == 4 and bad:
+            grid.add_row("...", "", "", "", "")
+    out.print(grid)
+    moves = ", ".join(f"({r}, {c})" for r, c in result.shifts)
+    if first is None:
+        out.print(
+            f"every module moves with its input under the circular shifts {moves} (errors below {result.threshold:g})"
+        )
+    else:
+        out.print(
+            f"shift equivariance first breaks in {first.name} ({first.type}): relative error {first.error:.1e} "
+            f"under the circular shifts {moves}; {broken} of {len(result.rows)} modules are above {result.threshold:g}"
+        )
+
+
+COMMANDS = {
+    "measure": Command(
+        "show what a network says of one picture after every small shift",
+        _measure_options,
+        _measure,
+        (
+            "stillpoint measure aps/resnet18_aps1 --image photo.jpg --max-shift 8",
+            "stillpoint measure results/aps/digits/resnet20/seed0 --image five.png --max-shift 4",
+            "stillpoint measure --torchvision resnet18 --weights resnet18.pth --image photo.jpg --boundary crop",
+            "stillpoint measure --model mynets.small:build --dataset cifar10 --image photo.jpg --json",
+        ),
+        takes_pairs=True,
+    ),
+    "explain": Command(
+        "find the module that first breaks shift equivariance, and by how much",
+        _explain_options,
+        _explain,
+        (
+            "stillpoint explain aps/resnet18_lpf3 --size 32",
+            "stillpoint explain results/aps/digits/resnet20_aps1/seed0 --all",
+            "stillpoint explain --torchvision mobilenet_v2 --size 224 --json",
+        ),
+        takes_pairs=True,
+    ),
+}

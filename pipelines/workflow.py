@@ -1,0 +1,252 @@
+"""What the Snakefiles ask: which recipe, which runs, which files, which commands. Torch-free, for speed.
+
+A rule sees only the files and parameters that it names. So each rule carries as a parameter a digest of the code that
+decides its result: the modules that it imports, found by following their imports, without comments and docstrings.
+An edit of a blur trains again what uses it; an edit of a docstring or of a figure trains nothing again.
+"""
+
+import ast
+import hashlib
+import shlex
+import sys
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import pipelines
+from core import runs
+from core.config import RunConfig, merge, read_yaml
+from core.data.catalogue import data_root
+from core.errors import UserError
+from core.files import digest, digest_of
+
+ROOT = Path(__file__).parent.parent
+#: The command line of this very Python, whether or not its folder is on the PATH.
+STILLPOINT = f"{shlex.quote(sys.executable)} -m pipelines"
+#: What decides a result, beside the pipeline's own files; the imports of these are followed.
+ENTRIES = {
+    "train": ["core/train.py"],
+    "evaluate": ["core/evaluate_run.py"],
+    "table": ["core/tables.py", "pipelines/commands/results.py"],
+    "figures": ["core/tables.py", "core/figures.py", "pipelines/commands/results.py"],
+}
+
+
+class WorkflowConfig(BaseModel):
+    """``config.yaml`` and snakemake's ``--config``: what a whole workflow is asked to do."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str = Field("digits", description="a data set, or the name of a recipe such as cifar10_crop")
+    scale: str = Field("demo", description="the recipe is <dataset>_<scale> where there is one, otherwise <dataset>")
+    seeds: int = Field(3, ge=1, description="seeds 0..seeds-1 of every network")
+    results: str = Field("results", description="folder of all results")
+    data: str = Field("", description="folder of the data; empty: the environment's STILLPOINT_DATA, or data")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    threads: int = Field(1, ge=1, description="threads of one training or evaluation")
+    settings: str = Field("", description="KEY VALUE pairs laid over the recipe, as on the command line")
+
+
+def read(config: dict[str, Any]) -> WorkflowConfig:
+    """A validated workflow configuration; a `UserError` that names the first wrong key."""
+    try:
+        # snakemake's --config reads numbers as numbers: settings=5 is then an int that should be text
+        return WorkflowConfig.model_validate({k: v for k, v in config.items() if v is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(WorkflowConfig.model_fields)
+        extra = f": one of {known}" if first["type"] == "extra_forbidden" else f" (given: {first['input']!r})"
+        raise UserError(f"--config {key}: {first['msg']}{extra}") from None
+
+
+def recipes(paper: str) -> list[str]:
+    """Names of a pipeline's recipes."""
+    return sorted(path.stem for path in (pipelines.HERE / paper / "configs").glob("*.yaml"))
+
+
+def choose_recipe(paper: str, dataset: str, scale: str = "") -> str:
+    """``<dataset>_<scale>`` where there is such a recipe, otherwise ``<dataset>``; a `UserError` if neither is."""
+    known = recipes(paper)
+    for name in (f"{dataset}_{scale}", dataset):
+        if name in known:
+            return name
+    raise UserError(f"{paper} has no recipe for {dataset!r}: one of {', '.join(known)}")
+
+
+def recipe_config(paper: str, recipe: str, pairs: list[str] | None = None) -> RunConfig:
+    """A recipe without a network: its grid, title, data and schedules."""
+    form = pipelines.schema(paper)
+    given = read_yaml(pipelines.recipe_path(paper, recipe), form)
+    return merge(form, [given, {"PIPELINE": paper, "RECIPE": recipe}], pairs)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One pipeline under one recipe: its runs and the files of each rule, as the Snakefile needs them."""
+
+    paper: str
+    settings: WorkflowConfig
+
+    @cached_property
+    def recipe(self) -> str:
+        return choose_recipe(self.paper, self.settings.dataset, self.settings.scale)
+
+    @cached_property
+    def pairs(self) -> list[str]:
+        return shlex.split(self.settings.settings)
+
+    @cached_property
+    def config(self) -> RunConfig:
+        return recipe_config(self.paper, self.recipe, self.pairs)
+
+    @property
+    def root(self) -> Path:
+        return Path(self.settings.results)
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.paper / self.recipe
+
+    @property
+    def data(self) -> Path:
+        return data_root(self.settings.data or None)
+
+    @property
+    def marker(self) -> Path:
+        """What `prepare` leaves when a data set is ready."""
+        return self.data / "prepared" / f"{self.config.data.name}.json"
+
+    @cached_property
+    def runs(self) -> list[runs.Run]:
+        return [
+            runs.Run(self.paper, self.recipe, model, seed, self.root)
+            for model in self.config.grid
+            for seed in range(self.settings.seeds)
+        ]
+
+    @property
+    def gpus(self) -> int:
+        """1 where jobs share a GPU and so must queue for it (snakemake --resources gpu=1), otherwise 0."""
+        return int(self.settings.device.startswith("cuda"))
+
+    def metrics(self) -> list[str]:
+        return [str(run.metrics) for run in self.runs]
+
+    def tables(self) -> dict[str, str]:
+        return {
+            suffix: str(runs.table(self.paper, self.recipe, suffix, self.root))
+            for suffix in ("csv", "md", "tex", "json")
+        }
+
+    def figures(self) -> dict[str, str]:
+        names = ("consistency_accuracy", "shift_maps", "learning_curves")
+        return {name: str(runs.figure(self.paper, self.recipe, name, self.root)) for name in names}
+
+    def resolved(self, model: str, seed: int) -> RunConfig:
+        return pipelines.configure(f"{self.paper}/{model}", self.recipe, self.pairs, seed)
+
+    def decides(self, stage: str, model: str = "", seed: int = 0) -> str:
+        """Digest of what decides a stage's result beside its input files: its code and its settings."""
+        if stage in ("table", "figures"):
+            content: Any = [self.config.title, list(self.config.grid), digest(published_path(self.paper))]
+            return digest_of([content, self.settings.seeds, code_digest(tuple(ENTRIES[stage]))])
+        config = self.resolved(model, seed)
+        measured = config.dump()["EVALUATE"] if stage == "evaluate" else None
+        # the catalogue and the schema act through the configuration alone
+        own = [f"pipelines/{self.paper}/models.py"]
+        if stage == "evaluate":
+            own.append(f"pipelines/{self.paper}/evaluate.py")
+        return digest_of([config.digest(), measured, code_digest((*ENTRIES[stage], *own))])
+
+    def options(self, *names: str) -> str:
+        """Options of the command line that every job of this plan shares."""
+        known = {
+            "--recipe": self.recipe,
+            "--results": str(self.root),
+            "--data": str(self.data),
+            "--device": self.settings.device,
+            "--seeds": str(self.settings.seeds),
+        }
+        return shlex.join(word for name in names for word in (name, known[name]))
+
+    @property
+    def tail(self) -> str:
+        """The KEY VALUE pairs, quoted for a shell."""
+        return shlex.join(self.pairs)
+
+
+def plan(paper: str, config: dict[str, Any]) -> Plan:
+    return Plan(paper, read(config))
+
+
+def published_path(paper: str) -> Path:
+    return pipelines.HERE / paper / "published.yaml"
+
+
+@cache
+def code_digest(entries: tuple[str, ...]) -> str:
+    """Digest of some modules and what they import of this repository, without comments and docstrings."""
+    return digest_of([[str(path), _program(path)] for path in imported(entries)])
+
+
+def _program(path: Path) -> str:
+    tree = ast.parse((ROOT / path).read_text())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            del body[0]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+@cache
+def imported(entries: tuple[str, ...]) -> tuple[Path, ...]:
+    """The repository's files that `entries` import, directly or not, themselves included; relative to the root."""
+    waiting, found = [Path(entry) for entry in entries], set()
+    while waiting:
+        path = waiting.pop()
+        if path in found or not (ROOT / path).is_file():
+            continue
+        found.add(path)
+        waiting += [file for name in imports_of(ROOT / path) for file in module_files(name)]
+    return tuple(sorted(found))
+
+
+def imports_of(path: Path) -> set[str]:
+    """Dotted names that a file imports from this repository, wherever; ``from a import b`` gives a and a.b."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return {name for name in names if name.split(".")[0] in ("core", "pipelines")}
+
+
+def module_files(name: str) -> list[Path]:
+    """Files that the import of a dotted name runs: the module and its parents' ``__init__``."""
+    parts = name.split(".")
+    candidates = [Path(*parts[:depth]) / "__init__.py" for depth in range(1, len(parts) + 1)]
+    candidates.append(Path(*parts).with_suffix(".py"))
+    return [path for path in candidates if (ROOT / path).is_file()]
+
+
+def snakemake(plan: Plan, jobs: int | None = None) -> list[str]:
+    """The call of snakemake that does a plan: what ``snakemake -j4 pipelines/aps/all`` does, as a list of words."""
+    cores = str(jobs) if jobs else "all"
+    given = {key: str(value) for key, value in plan.settings.model_dump().items() if value != ""}
+    # the target comes first: --config would swallow it
+    words = [sys.executable, "-m", "snakemake", f"pipelines/{plan.paper}/all", "--cores", cores]
+    words += ["--snakefile", str(ROOT / "Snakefile")]
+    if plan.gpus:
+        words += ["--resources", "gpu=1"]
+    return [*words, "--config", *(f"{key}={value}" for key, value in given.items())]
