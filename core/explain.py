@@ -59,7 +59,7 @@ def explain(
     net: nn.Module,
     x: Tensor,
     *,
-    shifts: Sequence[tuple[int, int]] = ((1, 0), (0, 1), (1, 1)),
+    shifts: Sequence[tuple[int, int]] | None = None,
     threshold: float = THRESHOLD,
 ) -> Explanation:
     """Runs `net` once on `x` (B, C, H, W) and its circular shifts, and compares every module's outputs.
@@ -72,10 +72,13 @@ def explain(
     """
     if x.ndim != 4:
         raise ValueError(f"images must be (B, C, H, W), not of shape {tuple(x.shape)}")
+    count, size = len(x), (x.shape[2], x.shape[3])
+    if shifts is None:
+        # one pixel each way, and far enough to move the coarsest map too, where an odd size would show
+        shifts = ((1, 0), (0, 1), (size[0] // 2 + 1, size[1] // 2 - 1))
     if not shifts:
         raise ValueError("at least one shift is needed")
     moves = tuple((int(row), int(column)) for row, column in shifts)
-    count, size = len(x), (x.shape[2], x.shape[3])
     rows: list[Row] = []
 
     def record(name: str, module: nn.Module, inputs: Any, output: Any) -> None:

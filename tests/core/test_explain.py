@@ -51,6 +51,15 @@ def test_nothing_breaks_with_adaptive_sampling():
     assert max(row.error for row in found.rows) < 1e-5
 
 
+@pytest.mark.parametrize("size", [6, 12, 30])
+def test_an_odd_map_breaks_adaptive_sampling_where_it_is_sampled(size):
+    halvings = nn.Sequential(*(PolyphaseDownsample2d(3, 2) for _ in range(3)))
+    odd = next(k for k in range(3) if size >> k & 1)
+    found = explain(halvings, noise(4, 3, size, size))
+    assert found.first_broken is not None
+    assert found.first_broken.name == str(odd)
+
+
 def test_zero_padding_breaks_at_the_convolution_that_has_it():
     found = explain(net(PolyphaseDownsample2d(4, 2), "zeros"), noise(2, 3, 8, 8))
     assert found.first_broken is not None
