@@ -64,7 +64,11 @@ class _Block(nn.Module):
     def _joined(self, y: Tensor, x: Tensor, phase: Tensor | None) -> Tensor:
         if not self.shortcut:
             return y
-        return self.relu(y + (x if self.downsample is None else self.downsample(x, phase)))
+        return self.relu(y + self._fitted(x if self.downsample is None else self.downsample(x, phase), y))
+
+    def _fitted(self, identity: Tensor, y: Tensor) -> Tensor:
+        """`identity` made as large as `y`: here they are, unless convolutions change the size of a map."""
+        return identity
 
 
 class BasicBlock(_Block):

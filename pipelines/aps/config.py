@@ -55,7 +55,10 @@ class Model(ModelConfig):
     select: Literal["before_blur", "after_blur"] | None = Field(
         None, description="the map whose phases are compared; none: before_blur in the CIFAR form, after_blur elsewhere"
     )
-    conv_padding: Literal["circular", "zeros", "reflect", "replicate"] = "circular"
+    conv_padding: Literal["circular", "zeros", "reflect", "replicate", "replicate_pad"] = Field(
+        "circular",
+        description="replicate_pad: the authors' replication by 3 pixels, with which maps grow (CIFAR form)",
+    )
     blur_padding: Literal["circular", "zeros", "reflect", "replicate"] | None = Field(
         None,
         description="none: circular; reflect in a CIFAR form, zeros in a U-Net, whose convolutions are not circular",
@@ -90,6 +93,8 @@ class Model(ModelConfig):
             raise ValueError(f"a U-Net has MODEL.CONV_PADDING circular or zeros, not {self.conv_padding}")
         if not unet and (self.norm != "batch" or self.out_channels is not None):
             raise ValueError("MODEL.NORM and MODEL.OUT_CHANNELS are of U-Nets, not of ResNets")
+        if self.form == "imagenet" and self.conv_padding == "replicate_pad":
+            raise ValueError("MODEL.CONV_PADDING replicate_pad is of the CIFAR form, not of the ImageNet form")
         if HALVINGS[self.arch] == 2 and self.form == "imagenet":
             raise ValueError(f"{self.arch} has no ImageNet form")
         return self

@@ -2,6 +2,7 @@
 
 import warnings
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -12,6 +13,7 @@ from core.errors import UserError
 from core.layers.downsample import DownsampleFactory, downsample_factory
 from core.layers.polyphase import PolyphaseUpsample2d
 from pipelines.aps.config import HALVINGS, Model, form, odd_sizes
+from pipelines.aps.growing import BLOCKS, grow_stem, growing_conv
 
 
 def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
@@ -24,35 +26,42 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
         image_size: height and width in pixels, which decide the form where MODEL.FORM is auto.
 
     Warns:
-        UserWarning: an APS network at a size where a map with an odd side is subsampled, which costs exact invariance.
+        UserWarning: an APS network with circular padding at a size where a map with an odd side is subsampled, which
+            costs its exact invariance.
 
     Raises:
-        UserError: a U-Net for images whose size is no multiple of 2 ** levels.
+        UserError: a U-Net for images whose size is no multiple of 2 ** levels; replicate_pad in an ImageNet form.
     """
     if model.arch.startswith("unet"):
         return _unet(model, in_channels, image_size)
     imagenet, filled = form(model, image_size) == "imagenet", model.downsample != "none"
-    if model.downsample == "aps" and (odd := odd_sizes(model, image_size)):
+    if model.downsample == "aps" and model.conv_padding == "circular" and (odd := odd_sizes(model, image_size)):
         warnings.warn(
             f"{model.name or model.arch} at {image_size}x{image_size} subsamples maps of odd side "
             f"({', '.join(f'{n}x{n}' for n in odd)}): there its shift invariance is no longer exact",
             stacklevel=2,
         )
-    stem_options = {}
+    options: dict[str, Any] = {"conv_padding": model.conv_padding}
     if imagenet and filled:
         margin = "circular" if model.conv_padding == "circular" else "zeros"
-        stem_options = {"pool_only": model.pool_only, "max_pool": DenseMaxPool2d(2, margin=margin)}
+        options |= {"pool_only": model.pool_only, "max_pool": DenseMaxPool2d(2, margin=margin)}
+    if growing := model.conv_padding == "replicate_pad":
+        if imagenet:
+            raise UserError("MODEL.CONV_PADDING replicate_pad is of the CIFAR form, not of the ImageNet form")
+        options |= {"conv_padding": "replicate", "conv": growing_conv, "block": BLOCKS[FAMILY[model.arch]["block"]]}
     widths = FAMILY[model.arch].get("widths", (64, 128, 256, 512))
-    return resnet(
+    net = resnet(
         model.arch,
         widths=[(model.width or widths[0]) * n // widths[0] for n in widths],
         in_channels=in_channels,
         num_classes=num_classes,
         stem="imagenet" if imagenet else "cifar",
         downsample=_downsample(model, cifar=not imagenet),
-        conv_padding=model.conv_padding,
-        **stem_options,
+        **options,
     )
+    if growing:
+        grow_stem(net)
+    return net
 
 
 def _unet(model: Model, in_channels: int, image_size: int) -> UNet:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.backbones.phases import record_phases
-from pipelines.aps.config import Model
+from pipelines.aps.config import HALVINGS, Model
 from pipelines.aps.models import build
 from pipelines.aps.weights import authors_names, from_authors
 from tests.parity.adapters import aps_layers
@@ -24,8 +24,10 @@ KEYWORDS = {
     "pool_only": "pool_only",
     "out_channels": "out_channels",
 }
-#: two phases whose norms are nearer than this (relatively) are a tie in single precision: either may be chosen
-TIE = 1e-5
+#: Two phases whose norms are nearer than this (relatively) are a tie: the reference may have chosen either. It adds up to
+#: 800,000 squares in float32, which was seen to move its norms by 1.1e-5 at the first selection of a 224x224 image; ours
+#: are added in float64.
+TIE = 2e-5
 
 
 def is_network(case: dict[str, Any]) -> bool:
@@ -55,6 +57,8 @@ def model(case: dict[str, Any]) -> Model:
         settings["norm"] = "instance" if kind == "_InstanceNorm" else "batch"
         settings["conv_padding"] = "zeros"
         kwargs.pop("in_channels")
+        if kwargs.pop("bilinear", False):
+            raise KeyError("bilinear")
         _widths(settings, kwargs.pop("inner_channels_list"))
         if kwargs.pop("sinc_mode", False):
             settings["downsample"] = "sinc"
@@ -68,7 +72,7 @@ def model(case: dict[str, Any]) -> Model:
         if "layer_channels" in kwargs:
             _widths(settings, kwargs.pop("layer_channels"))
         kwargs.pop("num_classes", None)
-    else:
+    if settings.get("arch") not in HALVINGS:
         raise KeyError(name)
     for key, value in kwargs.items():
         if settings["downsample"] == "none" and KEYWORDS[key] == "filter_size":

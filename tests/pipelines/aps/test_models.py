@@ -251,3 +251,24 @@ def test_convolutions_start_kaiming_normal_fan_out_and_no_norm_starts_at_zero() 
     weight = net.layer3[1].conv1.weight
     assert weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.01)
     assert all((m.weight == 1).all() for m in net.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet20_lpf3", "resnet20_aps3", "resnet50_aps1"])
+def test_replicate_pad_makes_every_3x3_convolution_add_four_pixels(name: str) -> None:
+    net = net_of(name, 32, width=4, conv_padding="replicate_pad").eval()
+    sizes = []
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+            module.register_forward_hook(lambda m, args, y: sizes.append((args[0].shape[-1], m.stride[0], y.shape[-1])))
+    assert net(images(2, 3, 32, 32)).shape == (2, 10)
+    assert sizes[0] == (32, 1, 36)
+    assert all(
+        after == (before + 3) // 2 + 1 if stride == 2 else after == before + 4 for before, stride, after in sizes
+    )
+
+
+def test_replicate_pad_leaves_names_and_shapes_alone_and_is_of_the_cifar_form() -> None:
+    plain, growing = net_of("resnet20", 32, width=4), net_of("resnet20", 32, width=4, conv_padding="replicate_pad")
+    growing.load_state_dict(plain.state_dict(), strict=True)
+    with pytest.raises(UserError, match="replicate_pad is of the CIFAR form"):
+        net_of("resnet18_lpf1", 224, width=4, conv_padding="replicate_pad")

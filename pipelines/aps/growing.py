@@ -1,0 +1,49 @@
+"""The authors' ``replicate_pad``: 3x3 convolutions that pad 3 pixels, so that every one makes its map 4 pixels larger.
+
+Their CIFAR-10 networks offer it beside circular, zero and reflection padding. It looks like a slip (1 pixel would keep
+the size), and is kept so that their checkpoints give their results.
+"""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.backbones.resnet import BasicBlock, Bottleneck, ResNet
+
+MARGIN = 3
+
+
+def growing_conv(
+    inputs: int, outputs: int, kernel_size: int, *, stride: int, padding: int, **options: Any
+) -> nn.Conv2d:
+    """A convolution factory for `ResNet` that replaces the `padding` asked for by 3 replicated pixels."""
+    return nn.Conv2d(
+        inputs, outputs, kernel_size, stride=stride, padding=MARGIN, padding_mode="replicate", bias=False, **options
+    )
+
+
+class _Growing:
+    def _fitted(self, identity: Tensor, y: Tensor) -> Tensor:
+        rows, columns = y.shape[-2] - identity.shape[-2], y.shape[-1] - identity.shape[-1]
+        pads = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+        return F.pad(identity, pads, mode="replicate")
+
+
+class GrowingBasicBlock(_Growing, BasicBlock):
+    """A `BasicBlock` whose shortcut is replicated at its borders until it is as large as the main branch."""
+
+
+class GrowingBottleneck(_Growing, Bottleneck):
+    """A `Bottleneck` whose shortcut is replicated at its borders until it is as large as the main branch."""
+
+
+BLOCKS: dict[type, type] = {BasicBlock: GrowingBasicBlock, Bottleneck: GrowingBottleneck}
+
+
+def grow_stem(net: ResNet) -> None:
+    """Give the first convolution of a CIFAR stem the same padding; its weights stay."""
+    old = net.get_submodule("conv1")
+    assert isinstance(old, nn.Conv2d)
+    net.conv1 = growing_conv(old.in_channels, old.out_channels, 3, stride=1, padding=1)
+    net.conv1.weight = old.weight

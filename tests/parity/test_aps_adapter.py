@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from tests.parity.adapters import aps
+
+
+def scores(*gaps: float) -> torch.Tensor:
+    """One image for each gap; phase 2 is the best, phase 1 is behind by the gap, the others by far."""
+    return torch.tensor([[0.5, 1 - gap, 1.0, 0.1] for gap in gaps], dtype=torch.float64)
+
+
+def test_a_recorded_phase_stands_only_where_it_is_a_tie_with_the_best() -> None:
+    recorded = torch.tensor([1, 1, 2, 0])
+    assert aps.settled(scores(1e-7, 1e-4, 1e-7, 1e-7), recorded, smallest=False).tolist() == [1, 2, 2, 2]
+
+
+def test_the_smallest_score_is_the_best_for_a_minimum() -> None:
+    values = torch.tensor([[1.0, 2.0, 1.0 + 1e-7, 3.0]], dtype=torch.float64)
+    assert aps.settled(values, torch.tensor([2]), smallest=True).tolist() == [2]
+    assert aps.settled(values, torch.tensor([3]), smallest=True).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "settings"),
+    [
+        (
+            "resnet50_aps",
+            {"apspool_criterion": "l1min", "conv_pad_type": "reflect"},
+            ("resnet50", "cifar", 4, "l1_min"),
+        ),
+        ("resnext50_32x4d_lpf5", {"pool_only": True}, ("resnext50_32x4d", "imagenet", 5, "l2")),
+        ("resnet18_aps7", {"apspool_criterion": "non_abs_max"}, ("resnet18", "imagenet", 7, "max")),
+        ("UNet_3down_lpf", {"in_channels": 1, "inner_channels_list": [4, 8, 16, 32]}, ("unet3", "auto", 3, "l2")),
+    ],
+)
+def test_names_and_keywords_of_the_authors(name: str, kwargs: dict, settings: tuple) -> None:
+    model = aps.model({"model": name, "kwargs": kwargs})
+    assert (model.arch, model.form, model.filter_size, model.criterion) == settings
+
+
+@pytest.mark.parametrize(("name", "kwargs"), [("vgg16_aps", {}), ("resnet18_aps", {"dropout": 0.5})])
+def test_an_unknown_case_is_a_key_error(name: str, kwargs: dict) -> None:
+    with pytest.raises(KeyError):
+        aps.model({"model": name, "kwargs": kwargs})
