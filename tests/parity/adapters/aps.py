@@ -24,9 +24,9 @@ KEYWORDS = {
     "pool_only": "pool_only",
     "out_channels": "out_channels",
 }
-#: Two phases whose norms are nearer than this (relatively) are a tie, and the reference may have chosen either. Its norms
-#: are sums of up to 800,000 squares in float32: adding those of a 224x224 image's first selection one after another moved
-#: the norm by 1.1e-5. Ours are added in float64.
+#: Two phases whose norms are nearer than this (relatively) are a tie, and the reference may have chosen either. Its
+#: norms are sums of up to 800,000 squares in float32: adding those of a 224x224 image's first selection one after
+#: another moved the norm by 1.1e-5. Ours are added in float64.
 TIE = 2e-5
 
 
