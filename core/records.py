@@ -5,6 +5,7 @@ All files are written in whole. history.csv holds only what every repetition of 
 
 import csv
 import io
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +26,8 @@ Row = dict[str, float | None]
 
 HISTORY = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 TIMING = ("epoch", "seconds", "images_per_second")
+TEST_HISTORY = ("epoch", "test_loss", "correct", "images", "test_accuracy")
+TEST_TIMING = ("epoch", "seconds")
 #: Sections of a configuration that do not decide the weights (see RunConfig.digest).
 _UNDECIDING = ("GRID", "TITLE", "EVALUATE")
 
@@ -50,13 +53,13 @@ def resumable(
         raise fault
     if not resume:
         # the proof that it is finished goes first, and what it all belongs to last
-        results = run.metrics, run.maps, run.training, run.weights, run.history, run.timing
+        results = run.metrics, run.maps, run.training, run.weights, *_tables(run)
         snapshots = run.snapshot(0).parent.glob("*.safetensors")
         for path in (*results, *snapshots, run.state, previous(run.state), run.config):
             path.unlink(missing_ok=True)
         return None
     # what a killed process was writing
-    for path in (run.state, run.weights, run.history, run.timing, run.config, run.training):
+    for path in (run.state, run.weights, *_tables(run), run.config, run.training):
         for part in run.folder.glob(f".{path.stem}.????????.tmp{path.suffix}"):
             part.unlink()
     if run.config.exists():
@@ -76,6 +79,19 @@ def resumable(
         # results that came without their state (dvc pull) are as good as one's own
         return {"epoch": config.train.epochs, "history": read_history(run.history)}
     return state
+
+
+def _tables(run: Run) -> tuple[Path, ...]:
+    return run.history, run.timing, run.test_history, run.test_timing
+
+
+def write_tables(run: Run, rows: Mapping[str, list[Row]]) -> None:
+    """The tables that grow with the epochs, from the rows in a run's state; of test passes where it makes any."""
+    write_rows(run.history, HISTORY, rows["history"])
+    write_rows(run.timing, TIMING, rows["timing"])
+    if rows["tests"]:
+        write_rows(run.test_history, TEST_HISTORY, rows["tests"])
+        write_rows(run.test_timing, TEST_TIMING, rows["test_timing"])
 
 
 def read_history(path: Path) -> list[Row]:
@@ -146,8 +162,7 @@ def finish(config: RunConfig, run: Run, state: dict[str, Any], device: torch.dev
     best = state["best"]
     kept, weights = (best["epoch"], best["model"]) if best else (epochs, state["model"])
     write_config(config, run)
-    write_rows(run.history, HISTORY, state["history"])
-    write_rows(run.timing, TIMING, state["timing"])
+    write_tables(run, state)
     save_net(config, run.weights, weights, kept)
     seconds = sum(row["seconds"] for row in state["timing"])
     about = {"model": model_name(config), "epochs": epochs, "kept_epoch": kept}

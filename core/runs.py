@@ -52,6 +52,16 @@ class Run:
         return self.folder / "timing.csv"
 
     @property
+    def test_history(self) -> Path:
+        """Loss and hits on the test images before training and after each epoch (csv), with TRAIN.TEST_EACH_EPOCH."""
+        return self.folder / "test_history.csv"
+
+    @property
+    def test_timing(self) -> Path:
+        """Seconds of each of those passes (csv)."""
+        return self.folder / "test_timing.csv"
+
+    @property
     def training(self) -> Path:
         """Provenance of the weights (json); written last, so it says that training ended."""
         return self.folder / "train.json"

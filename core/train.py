@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from core.checkpoint import fill, read_tensors, save_state
 from core.config import RunConfig, TrainConfig
-from core.data.build import Loaders, Part
+from core.data.build import Loader, Loaders, Part
 from core.data.build import loaders as build_loaders
 from core.device import pick, settings
 from core.distributed import Group, group, share_statistics
@@ -28,6 +28,8 @@ from core.interrupt import Interrupted, StopRequest, locked
 from core.randomness import seed_for
 from core.records import (
     HISTORY,
+    TEST_HISTORY,
+    TEST_TIMING,
     TIMING,
     Progress,
     Row,
@@ -37,7 +39,7 @@ from core.records import (
     resumable,
     save_net,
     write_config,
-    write_rows,
+    write_tables,
 )
 from core.runs import Run
 from core.schedule import rate
@@ -100,6 +102,8 @@ def train(
         if state is None or state["epoch"] < config.train.epochs:
             if loaders is None:
                 parts: tuple[Part, ...] = ("train", "validation")
+                if config.train.test_each_epoch:
+                    parts = (*parts, "test")
                 found = build_loaders(config, data_root, where, *together.place, parts=parts, workers=workers)
             else:
                 found = loaders(where, *together.place)
@@ -208,6 +212,8 @@ class _Training:
             raise UserError(
                 f"TRAIN.ACCUMULATE {recipe.accumulate} is more than the {len(self.source)} batches there are"
             )
+        if recipe.test_each_epoch and loaders.test is None:
+            raise ValueError("loaders without a test loader: TRAIN.TEST_EACH_EPOCH needs one")
         if recipe.keep == "best" and loaders.validation is None:
             raise UserError("TRAIN.KEEP best needs images to choose on: set DATA.VALIDATION, or TRAIN.KEEP last")
         self.criterion = _criterion(recipe)
@@ -228,6 +234,8 @@ class _Training:
         self.sums, self.before = _Sums(device), 0.0
         self.history: list[Row] = []
         self.timing: list[Row] = []
+        self.tests: list[Row] = []
+        self.test_timing: list[Row] = []
         self.best: dict[str, Any] | None = None
         self.look_every = 1 if device.type == "cpu" and together.world_size == 1 else _LOOK_EVERY
         if state is not None:
@@ -246,6 +254,7 @@ class _Training:
             self.sums.loss.fill_(loss)
             self.sums.correct.fill_(correct)
         self.history, self.timing, self.best = state["history"], state["timing"], state["best"]
+        self.tests, self.test_timing = state["tests"], state["test_timing"]
         done = f"epoch {self.epoch + 1}, step {self.step} of {self.steps}" if self.step else f"after epoch {self.epoch}"
         self._tell(f"training goes on ({done})")
 
@@ -258,8 +267,7 @@ class _Training:
             "step": self.step,
             "seconds": self.before,
             "sums": list(self.sums.all(self.together)),
-            "history": self.history,
-            "timing": self.timing,
+            **self._rows(),
             "best": self.best,
             "model": dict(self.net.state_dict()),
             "optimizer": self.optimizer.state_dict(),
@@ -278,11 +286,13 @@ class _Training:
         if self.epoch == 0 and self.step == 0:
             self._tell(f"training {model_name(self.config)} on {self.loaders.title or self.config.data.name} begins")
         self.began = time.perf_counter()
+        if not self.tests and not self._test(0, stop):
+            self._interrupted(stop)
         while self.epoch < self.config.train.epochs:
             validated = None
             if self._train_epoch(stop):
                 validated = self._validate(stop)
-            if validated is None:
+            if validated is None or not self._test(self.epoch + 1, stop):
                 self._interrupted(stop)
             else:
                 self._end_epoch(*validated)
@@ -371,18 +381,42 @@ class _Training:
         """(loss, accuracy) on the validation images, (None, None) without any; None if it was stopped."""
         if self.loaders.validation is None:
             return None, None
+        torch.manual_seed(seed_for("validate", self.config.seed, self.epoch, self.together.rank))
+        sums = self._pass(self.loaders.validation, 0, stop)
+        return None if sums is None else sums.means(self.together, self.config.train)
+
+    def _test(self, number: int, stop: StopRequest) -> bool:
+        """Adds the test pass after `number` epochs, its images changed anew; False if it was stopped."""
+        if not self.config.train.test_each_epoch or any(row["epoch"] == number for row in self.tests):
+            return True
+        assert self.loaders.test is not None
+        # its seconds are its own: the epoch's clock stands still meanwhile
+        began = time.perf_counter()
+        torch.manual_seed(seed_for("test", self.config.seed, number, self.together.rank))
+        sums = self._pass(self.loaders.test, number, stop)
+        if sums is None:
+            return False
+        loss, correct, images = sums.all(self.together)
+        seconds = time.perf_counter() - began
+        self.before -= seconds
+        values = (number, loss / images, correct, images, sums.means(self.together, self.config.train)[1])
+        self.tests.append(dict(zip(TEST_HISTORY, values, strict=True)))
+        self.test_timing.append(dict(zip(TEST_TIMING, (number, round(seconds, 3)), strict=True)))
+        return True
+
+    def _pass(self, loader: Loader, epoch: int, stop: StopRequest) -> _Sums | None:
+        """Loss and hits over a loader's images, nothing learned; None if it was stopped."""
         self.model.eval()
         sums = _Sums(self.device)
-        torch.manual_seed(seed_for("validate", self.config.seed, self.epoch, self.together.rank))
         with torch.no_grad(), self.autocast():
-            for _, images, labels, _ in self.loaders.validation.epoch(0):
+            for _, images, labels, _ in loader.epoch(epoch):
                 if self.together.largest(stop.number):
                     return None
                 if self.hooks.before_forward is not None:
                     self.hooks.before_forward(self.net)
                 output = self.validated(images)
                 sums.add(self.criterion(output, labels), output, labels)
-        return sums.means(self.together, self.config.train)
+        return sums
 
     def _end_epoch(self, val_loss: float | None, val_accuracy: float | None) -> None:
         recipe, number = self.config.train, self.epoch + 1
@@ -407,10 +441,14 @@ class _Training:
             self.together.agree(lambda: save_net(self.config, self.run.snapshot(number), weights, number))
         if number % recipe.checkpoint_epochs == 0 or number == recipe.epochs:
             self._save()
-        self.together.agree(self._write_history)
+        self.together.agree(lambda: write_tables(self.run, self._rows()))
         if self.together.main:
             self.progress.on_epoch(row)
 
-    def _write_history(self) -> None:
-        write_rows(self.run.history, HISTORY, self.history)
-        write_rows(self.run.timing, TIMING, self.timing)
+    def _rows(self) -> dict[str, list[Row]]:
+        return {
+            "history": self.history,
+            "timing": self.timing,
+            "tests": self.tests,
+            "test_timing": self.test_timing,
+        }
