@@ -1,7 +1,8 @@
-"""What a run will do, as one frozen and typed value: schema defaults <- a recipe's yaml <- the model's entry <- `KEY VALUE` pairs.
+"""What a run will do, as one frozen and typed value.
 
-Keys are written in capitals (``TRAIN.BATCH_SIZE``), attributes in small letters (``config.train.batch_size``). yacs merges,
-pydantic validates; nothing is evaluated as code. Each pipeline derives its own schema from `RunConfig` by giving `model` a type.
+Schema defaults <- a recipe's yaml <- the model's entry <- `KEY VALUE` pairs. Keys are written in capitals
+(``TRAIN.BATCH_SIZE``), attributes in small letters (``config.train.batch_size``). yacs merges, pydantic validates;
+nothing is evaluated as code. Each pipeline derives its own schema from `RunConfig` by giving `model` a type.
 """
 
 from pathlib import Path
@@ -42,12 +43,22 @@ class DataConfig(Section):
     """Which images, and how they are split and normalised."""
 
     name: str = Field("digits", description="a data set of the registry")
-    validation: int = Field(0, ge=0, description="images held out of the training set; 0 selects on none and keeps the last epoch")
-    validation_choice: Literal["shuffled", "first"] = Field("shuffled", description="which training images are held out")
+    validation: int = Field(
+        0, ge=0, description="images held out of the training set; 0 selects on none and keeps the last epoch"
+    )
+    validation_choice: Literal["shuffled", "first"] = Field(
+        "shuffled", description="which training images are held out"
+    )
     split_seed: int = Field(0, ge=0, description="seed of NumPy's shuffle that makes the split")
-    mean: tuple[float, ...] | None = Field(None, description="per channel, of images in [0, 1]; none: the data set's own")
-    std: tuple[float, ...] | None = Field(None, description="per channel, of images in [0, 1]; none: the data set's own")
-    image_size: int | None = Field(None, gt=0, description="height and width that a network sees; none: the data set's own")
+    mean: tuple[float, ...] | None = Field(
+        None, description="per channel, of images in [0, 1]; none: the data set's own"
+    )
+    std: tuple[float, ...] | None = Field(
+        None, description="per channel, of images in [0, 1]; none: the data set's own"
+    )
+    image_size: int | None = Field(
+        None, gt=0, description="height and width that a network sees; none: the data set's own"
+    )
     limit: int | None = Field(None, gt=0, description="use only the first so many images of each split (trials, tests)")
     skip_corrupt: bool = Field(False, description="leave out unreadable pictures instead of stopping at the first one")
 
@@ -62,12 +73,22 @@ class AugmentConfig(Section):
     """Random changes of a training image, applied in the order of the fields; 0 or none turns one off."""
 
     resize: int | None = Field(None, gt=0, description="shorter side after resizing, before a centre crop (ImageNet)")
-    resized_crop: tuple[float, float] | None = Field(None, description="range of area of a RandomResizedCrop, for example [0.08, 1]")
-    canvas_padding: int = Field(0, ge=0, description="zero pixels put around an image before a random crop of DATA.IMAGE_SIZE, in testing too")
-    crop_padding: int = Field(0, ge=0, description="zero pixels put around an image before a random crop of its own size")
+    resized_crop: tuple[float, float] | None = Field(
+        None, description="range of area of a RandomResizedCrop, for example [0.08, 1]"
+    )
+    canvas_padding: int = Field(
+        0, ge=0, description="zero pixels put around an image before a random crop of DATA.IMAGE_SIZE, in testing too"
+    )
+    crop_padding: int = Field(
+        0, ge=0, description="zero pixels put around an image before a random crop of its own size"
+    )
     flip: Fraction = Field(0.0, description="probability of a horizontal flip")
-    roll: int = Field(0, ge=0, description="circular shift, each axis uniform in -ROLL..ROLL-1 (half-open, as the papers draw it)")
-    roll_per: Literal["image", "batch"] = Field("image", description="one shift for each image, or one for a whole batch")
+    roll: int = Field(
+        0, ge=0, description="circular shift, each axis uniform in -ROLL..ROLL-1 (half-open, as the papers draw it)"
+    )
+    roll_per: Literal["image", "batch"] = Field(
+        "image", description="one shift for each image, or one for a whole batch"
+    )
     erase: int = Field(0, ge=0, description="side of a random square set to zero after normalisation")
 
 
@@ -89,17 +110,26 @@ class TrainConfig(Section):
     step_epochs: int = Field(100, ge=1, description="epochs between two decays of the step schedule")
     milestones: tuple[int, ...] = Field((), description="epochs at which the multistep schedule decays")
     gamma: float = Field(0.1, gt=0, le=1, description="factor of one decay")
-    cosine_offset: int = Field(0, ge=0, le=1, description="1: epoch e uses the cosine of e + 1, so that the last epoch has rate 0")
+    cosine_offset: int = Field(
+        0, ge=0, le=1, description="1: epoch e uses the cosine of e + 1, so that the last epoch has rate 0"
+    )
     warmup_epochs: float = Field(0.0, ge=0, description="linear rise of the rate per step, from 1/steps to 1")
     accumulate: int = Field(1, ge=1, description="mini-batches per optimiser step; their losses are averaged")
     accumulate_like_authors: bool = Field(False, description="sum the losses of accumulated mini-batches instead")
     clip_norm: float | None = Field(None, gt=0)
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast; parameters stay float32")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16: autocast; parameters stay float32"
+    )
     channels_last: bool = True
     compile: bool = Field(False, description="torch.compile the network")
-    keep: Literal["best", "last"] = Field("last", description="which epoch's weights a run keeps; best needs DATA.VALIDATION")
+    keep: Literal["best", "last"] = Field(
+        "last", description="which epoch's weights a run keeps; best needs DATA.VALIDATION"
+    )
     checkpoint_epochs: int = Field(1, ge=1, description="epochs between two states from which a run can resume")
     snapshots: int = Field(0, ge=0, description="keep the weights of every so many epochs; 0 keeps none")
+    test_each_epoch: bool = Field(
+        False, description="measure the test images before training and after each epoch too (nothing is chosen on it)"
+    )
     finetune: str | None = Field(None, description="weights to start from (file)")
 
 
@@ -113,6 +143,9 @@ class EvaluateConfig(Section):
     metrics: tuple[str, ...] = Field(("accuracy", "circular"), description="names of evaluations, run in this order")
     max_shift: int = Field(3, ge=1, description="circular and crop shifts are drawn from -MAX_SHIFT..MAX_SHIFT-1")
     repeats: int = Field(5, ge=1, description="pairs of shifts drawn for each image")
+    margin: int = Field(
+        0, ge=0, description="pixels by which test photographs exceed DATA.IMAGE_SIZE, for windows in them"
+    )
     limit_all_shifts: int = Field(100, ge=1, description="images on which every circular shift is tried")
     erase: tuple[int, ...] = Field((), description="sides of erased squares")
     fractions: int = Field(8, ge=2, description="sub-pixel shifts are multiples of 1/FRACTIONS of a pixel")
@@ -124,7 +157,9 @@ class RunConfig(Section):
 
     pipeline: str = ""
     recipe: str = Field("", description="the yaml this came from: the data set's name, or <dataset>_<variant>")
-    title: str = Field("", description="what a table made by this recipe must say of it, for example 'short recipe: 5 epochs'")
+    title: str = Field(
+        "", description="what a table made by this recipe must say of it, for example 'short recipe: 5 epochs'"
+    )
     grid: tuple[str, ...] = Field((), description="the networks of this recipe's table")
     seed: int = Field(0, ge=0)
     model: ModelConfig = ModelConfig()
@@ -138,7 +173,9 @@ class RunConfig(Section):
         if self.train.keep == "best" and self.data.validation == 0 and self.train.epochs > 0:
             raise ValueError("TRAIN.KEEP best needs images to choose on: set DATA.VALIDATION, or TRAIN.KEEP last")
         if self.train.accumulate > 1 and self.train.batch_size % self.train.accumulate:
-            raise ValueError(f"TRAIN.ACCUMULATE {self.train.accumulate} does not divide TRAIN.BATCH_SIZE {self.train.batch_size}")
+            raise ValueError(
+                f"TRAIN.ACCUMULATE {self.train.accumulate} does not divide TRAIN.BATCH_SIZE {self.train.batch_size}"
+            )
         return self
 
     def dump(self) -> dict[str, Any]:
@@ -155,7 +192,9 @@ Config = TypeVar("Config", bound=RunConfig)
 
 
 def merge(schema: type[Config], layers: list[dict[str, Any]], pairs: list[str] | None = None) -> Config:
-    """Defaults of `schema`, overlaid by `layers` (nested, keys in capitals) and `pairs` (``["TRAIN.LR", "0.05", ...]``), validated.
+    """Defaults of `schema`, overlaid by `layers` and `pairs`, validated.
+
+    `layers` are nested with keys in capitals, `pairs` are ``["TRAIN.LR", "0.05", ...]``.
 
     Raises `UserError` with one sentence for an unknown key (with the nearest known ones), a value of the wrong type or
     range, and a combination that makes no sense.
@@ -184,7 +223,7 @@ def validate(schema: type[Config], settings: dict[str, Any]) -> Config:
 
 
 def read_yaml(path: Path, schema: type[RunConfig]) -> dict[str, Any]:
-    """A recipe's settings; ``BASE: other.yaml`` in it names one in the same folder of which it states the differences."""
+    """A recipe's settings; with ``BASE: other.yaml`` it states the differences from one in the same folder."""
     try:
         settings = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:

@@ -120,7 +120,13 @@ def one_pass(
             report("images", batch.step, len(loader))
             if not len(batch.images):
                 continue
-            view = View(batch.images, batch.labels, batch.indices.cpu(), predict, report)
+            images, wide, margin = batch.images, None, config.margin
+            if margin:
+                wide = images
+                first, height, width = margin // 2, images.shape[2] - margin, images.shape[3] - margin
+                images = wide[:, :, first : first + height, first : first + width]
+            indices, steps = batch.indices.cpu(), len(loader)
+            view = View(images, batch.labels, indices, predict, report, wide=wide, step=batch.step, steps=steps)
             for evaluation in running:
                 evaluation.update(view)
             seen += len(batch.images)

@@ -61,7 +61,9 @@ def evaluate_run(
     where = pick(device)
     start = time.perf_counter()
     with settings(where, threads):
-        batches = loader(config, "test", data_root, where, batch_size=config.evaluate.batch_size, workers=workers)
+        measured = config.evaluate
+        options = {"batch_size": measured.batch_size, "workers": workers, "margin": measured.margin}
+        batches = loader(config, "test", data_root, where, **options)
         assert batches is not None, "every data set has a test part"
         images = batches.image_set
         states = ("untrained", "trained") if config.evaluate.untrained else ("trained",)

@@ -24,7 +24,8 @@ class View:
     """One batch as an evaluation sees it: normalised images on the device, and the network.
 
     images (B, C, H, W), labels (B,), indices (B,) numbers of the images in their set, on the CPU. `predict` maps
-    images to float32 logits. `progress` is for an evaluation that takes long within one batch.
+    images to float32 logits. `progress` is for an evaluation that takes long within one batch. `wide` (B, C, H', W') is
+    the larger crop whose middle `images` are, where EVALUATE.MARGIN asks for one. It is batch `step` of `steps`.
     """
 
     def __init__(
@@ -34,9 +35,14 @@ class View:
         indices: Tensor,
         predict: Callable[[Tensor], Tensor],
         progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+        *,
+        wide: Tensor | None = None,
+        step: int = 0,
+        steps: int = 1,
     ) -> None:
         self.images, self.labels, self.indices = images, labels, indices
         self.predict, self.progress = predict, progress
+        self.wide, self.step, self.steps = wide, step, steps
 
     @cached_property
     def logits(self) -> Tensor:

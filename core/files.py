@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: temporary name in the same folder, flush, fsync, rename, fsync of the folder."""
+"""Files that are whole or absent: temporary name in the same folder, flush, fsync, rename, fsync of the folder."""
 
 import errno
 import hashlib
@@ -39,7 +39,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _sync_folder(path.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"the disk is full: {path} could not be written and its previous version is kept") from error
+            raise UserError(f"the disk is full: {path} was not written and its previous version is kept") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)

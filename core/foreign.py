@@ -14,8 +14,8 @@ PREFIXES = ("module.", "_orig_mod.")
 def unwrapped(state: Any) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint by name, without the dictionary around them and the prefixes that wrappers add.
 
-    Knows ``{"state_dict" | "model" | "net" | "model_state_dict": ...}`` and ``module.`` of DataParallel, also when only a part
-    of the network was wrapped. A `UserError` when there are no named tensors inside.
+    Knows ``{"state_dict" | "model" | "net" | "model_state_dict": ...}`` and ``module.`` of DataParallel, also when
+    only a part of the network was wrapped. A `UserError` when there are no named tensors inside.
     """
     while isinstance(state, Mapping):
         inner = next((key for key in WRAPPERS if isinstance(state.get(key), Mapping)), None)
@@ -36,8 +36,9 @@ def translate(
 ) -> dict[str, torch.Tensor]:
     """`state` under our names, where `names` says what each of our names is called there.
 
-    `filters` are fixed tensors that they store and we do not: checked when present (each of their channels must hold the
-    same filter as ours), never needed. `UserError` naming the keys that are missing, unexpected, or hold another filter.
+    `filters` are fixed tensors that they store and we do not: checked when present (each of their channels must hold
+    the same filter as ours), never needed. `UserError` naming the keys that are missing, unexpected, or hold another
+    filter.
     """
     filters = filters or {}
     missing = [theirs for theirs in names.values() if theirs not in state]

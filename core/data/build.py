@@ -107,12 +107,14 @@ def loader(
     *,
     batch_size: int | None = None,
     workers: int = 0,
+    margin: int = 0,
 ) -> DeviceLoader | StreamLoader | None:
     """The loader of one part; None for the validation part when DATA.VALIDATION is 0.
 
     Training images are shuffled and changed at random, the others are not (except for AUGMENT.CANVAS_PADDING).
     `batch_size` is over all processes; by default one mini-batch of the recipe, TRAIN.BATCH_SIZE / TRAIN.ACCUMULATE,
-    for validation too, because its sums must not depend on how the run is evaluated later. Raises `UserError`.
+    for validation too, because its sums must not depend on how the run is evaluated later. Photographs are `margin`
+    pixels larger than DATA.IMAGE_SIZE on each axis, with the same middle. Raises `UserError`.
     """
     chosen = images(config, part, root)
     if chosen is None:
@@ -131,6 +133,8 @@ def loader(
     }
     batch_size = batch_size or config.train.batch_size // config.train.accumulate
     if isinstance(chosen, ImageSet):
+        if margin:
+            raise UserError(f"EVALUATE.MARGIN is for photographs; images of {data.name} are shown whole")
         if section.resize:
             raise UserError(f"AUGMENT.RESIZE is for photographs; images of {data.name} all have one size")
         return DeviceLoader(chosen, batch_size, **options)
@@ -141,8 +145,9 @@ def loader(
     size = image_size(config)
     return StreamLoader(
         *(chosen, batch_size),
-        size=size,
-        resize=section.resize or size,
+        size=size + margin,
+        # the ratio of nearly every recipe for ImageNet
+        resize=section.resize or size * 256 // 224,
         crop="random_resized" if training and section.resized_crop else "centre",
         workers=workers,
         skip_corrupt=data.skip_corrupt,

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from core.backbones.alexnet import AlexNet
 from core.backbones.resnet import ResNet
 from core.data.shifted_crops import one_crop, shifted_crops, ten_crops
 from core.layers._wavelet_filters import qshift_filters
@@ -72,7 +73,8 @@ def stem_parts(net: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[Te
         if isinstance(net.stem, TwinStem):
             return net.stem.first, net.stem
         return net.conv1, nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
-    features = net.get_submodule("features")
+    assert isinstance(net, AlexNet)
+    features = net.features
     first = features[0].first if isinstance(features[0], TwinStem) else features[0]
     return first, features[:3]
 
@@ -96,15 +98,15 @@ def train_step(case: Case) -> Outputs:
     if kwargs["lambda_params"] is not None:
         loss = loss + penalty(weights, kwargs["lambda_params"])
     loss.backward()
-    first, stem = twin(net), net.get_submodule("stem" if isinstance(net, ResNet) else "features.0")
-    assert first is not None
+    first = twin(net)
+    assert first is not None and first.wavelet.colour.grad is not None
     outputs = {"loss": loss.detach()}
     outputs |= {f"grad_linf{i}": rows for i, rows in enumerate(row_gradients(weights))}
     colour = first.wavelet.colour.grad
     outputs["grad_colormix"] = colour.view(1, -1, 1, 1) if colour.ndim == 1 else colour[:, :, None, None]
     last = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
     outputs |= {"grad_fc_bias": last.bias.grad, "grad_fc_weight": last.weight.grad}
-    for module in stem.modules():
+    for module in net.modules():
         if isinstance(module, ModulusBatchNorm2d):
             outputs["new_high_running_var"] = module.running_energy
     return outputs

@@ -1,0 +1,104 @@
+"""DenseNet 121 to 201 with torchvision's layers and parameter names and a downsample slot in the stem and the
+transitions.
+
+Source: Huang, Liu, van der Maaten and Weinberger, CVPR 2017, table 1; the filled form: Zhang, ICML 2019.
+"""
+
+from collections import OrderedDict
+from typing import Literal
+
+import torch
+from torch import nn
+
+from core.layers.downsample import DownsampleFactory
+
+# depth: (channels of the stem, growth rate, layers of the four dense blocks)
+FORMS = {
+    121: (64, 32, (6, 12, 24, 16)),
+    161: (96, 48, (6, 12, 36, 24)),
+    169: (64, 32, (6, 12, 32, 32)),
+    201: (64, 32, (6, 12, 48, 32)),
+}
+
+
+class DenseLayer(nn.Module):
+    """norm-relu-conv1x1-norm-relu-conv3x3; its `growth` channels are appended to its input."""
+
+    def __init__(self, channels: int, growth: int, bottleneck: int = 4):
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv1 = nn.Conv2d(channels, bottleneck * growth, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(bottleneck * growth)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(bottleneck * growth, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        new = self.conv2(self.relu2(self.norm2(self.conv1(self.relu1(self.norm1(x))))))
+        return torch.cat([x, new], 1)  # (B, C + growth, H, W)
+
+
+class DenseNet(nn.Module):
+    """DenseNet: (B, in_channels, H, W) -> (B, num_classes).
+
+    depth       121, 161, 169 or 201.
+    downsample  what replaces the stride of the stem's max-pool and the average pools of the transitions.
+    stem        "pool_only": the 7x7 convolution keeps its stride; "full": it slides densely and a slot follows it;
+                "cifar": a 3x3 convolution of stride 1 and no pooling.
+    """
+
+    def __init__(
+        self,
+        depth: int = 121,
+        *,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        downsample: DownsampleFactory | None = None,
+        stem: Literal["pool_only", "full", "cifar"] = "pool_only",
+    ):
+        super().__init__()
+        if depth not in FORMS:
+            raise ValueError(f"DenseNet of depth {depth}: one of {', '.join(map(str, FORMS))}")
+        if stem not in ("pool_only", "full", "cifar"):
+            raise ValueError(f"stem must be 'pool_only', 'full' or 'cifar', not {stem!r}")
+        channels, growth, blocks = FORMS[depth]
+        full = stem == "full" and downsample is not None
+        features: OrderedDict[str, nn.Module] = OrderedDict()
+        if stem == "cifar":
+            features["conv0"] = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+        else:
+            features["conv0"] = nn.Conv2d(in_channels, channels, 7, 1 if full else 2, 3, bias=False)
+        features["norm0"] = nn.BatchNorm2d(channels)
+        features["relu0"] = nn.ReLU(inplace=True)
+        if stem != "cifar":
+            if downsample is None:
+                features["pool0"] = nn.MaxPool2d(3, 2, 1)
+            else:
+                before = [downsample(channels, 2)] if full else []
+                features["pool0"] = nn.Sequential(*before, nn.MaxPool2d(3, 1, 1), downsample(channels, 2))
+        for number, layers in enumerate(blocks, start=1):
+            features[f"denseblock{number}"] = nn.Sequential(
+                OrderedDict((f"denselayer{i + 1}", DenseLayer(channels + i * growth, growth)) for i in range(layers))
+            )
+            channels += layers * growth
+            if number < len(blocks):
+                features[f"transition{number}"] = nn.Sequential(
+                    OrderedDict(
+                        norm=nn.BatchNorm2d(channels),
+                        relu=nn.ReLU(inplace=True),
+                        conv=nn.Conv2d(channels, channels // 2, 1, bias=False),
+                        pool=nn.AvgPool2d(2, 2) if downsample is None else downsample(channels // 2, 2),
+                    )
+                )
+                channels //= 2
+        features["norm5"] = nn.BatchNorm2d(channels)
+        self.features = nn.Sequential(features)
+        self.classifier = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.features(x))
+        return self.classifier(x.mean((2, 3)))

@@ -1,0 +1,21 @@
+"""Two linear layers with a ReLU between them: the network that has no idea of where a pixel is."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Perceptron(nn.Module):
+    """(B, C, H, W) -> logarithms of class probabilities (B, num_classes), of images with C*H*W = `features`.
+
+    Parameters fc1 (hidden, features) and fc2 (num_classes, hidden), with biases.
+    """
+
+    def __init__(self, features: int, *, hidden: int = 100, num_classes: int = 10):
+        super().__init__()
+        self.fc1 = nn.Linear(features, hidden)
+        self.fc2 = nn.Linear(hidden, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = F.relu(self.fc1(x.flatten(1)))  # (B, hidden)
+        return F.log_softmax(self.fc2(hidden), 1)

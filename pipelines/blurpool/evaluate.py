@@ -1,0 +1,191 @@
+"""What the paper measures on ImageNet: windows that move over a larger crop, the diagonal sweep, distances inside.
+
+The images of a view are the windows' middle ones; the larger crop they come from is `View.wide` (256 pixels for
+windows of 224). Where ``EVALUATE.MARGIN`` is 0 it is the image itself, padded by MAX_SHIFT zeros on each side.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.config import EvaluateConfig, RunConfig
+from core.evaluations import EVALUATIONS, Evaluation, Result, View
+from core.layers.downsample import FILLINGS
+from core.metrics import Tally, agreement
+from core.randomness import uniform_integers
+from core.shifts import crop_window, roll
+
+
+def _wide(view: View, max_shift: int) -> tuple[Tensor, int]:
+    """(images in which windows of the network's size can move, how many positions there are on each axis)."""
+    wide = view.wide if view.wide is not None else F.pad(view.images, (max_shift,) * 4)
+    return wide, wide.shape[2] - view.images.shape[2]
+
+
+class Windows:
+    """Shift consistency (Zhang 2019, section 4): two windows of the network's size out of a larger crop, one class?
+
+    Each image draws its own two corners per repeat, uniform over 0..margin-1 on each axis (the published range
+    leaves the last one out); the paper draws one pair for a whole batch.
+    """
+
+    def __init__(self, config: EvaluateConfig, seed: int) -> None:
+        self.seed, self.repeats, self.max_shift = seed, config.repeats, config.max_shift
+        self.pairs = Tally(config.repeats)
+
+    def update(self, view: View) -> None:
+        wide, positions = _wide(view, self.max_shift)
+        size = (view.images.shape[2], view.images.shape[3])
+        same = []
+        for repeat in range(self.repeats):
+            corners = uniform_integers(view.indices, 0, positions, 4, "windows", self.seed, repeat).to(wide.device)
+            first, second = (view.predict(crop_window(wide, corners[:, k : k + 2], size)) for k in (0, 2))
+            same.append(agreement(first, second))
+        self.pairs.update(torch.stack(same, 1))
+
+    def result(self) -> Result:
+        return {
+            "windows_consistency": self.pairs.mean,
+            "windows_consistency_standard_error": self.pairs.standard_error,
+        }
+
+
+class AuthorsWindows:
+    """The same as the authors' code does it: one pair of corners per batch and pass, REPEATS passes, NumPy's
+    RandomState.
+
+    Their generator is unseeded; ours starts from 0. Draws run through the batches of one pass before the next pass.
+    """
+
+    def __init__(self, config: EvaluateConfig, seed: int) -> None:
+        self.repeats, self.max_shift = config.repeats, config.max_shift
+        self.random, self.offsets = np.random.RandomState(0), np.zeros((0, 2, 2), dtype=np.int64)
+        self.correct = self.images = 0
+
+    def update(self, view: View) -> None:
+        wide, positions = _wide(view, self.max_shift)
+        size = (view.images.shape[2], view.images.shape[3])
+        if not len(self.offsets):
+            # all that will be drawn, because a pass here is not outside the loop over batches but inside it
+            self.offsets = np.stack(
+                [self.random.randint(positions, size=2) for _ in range(2 * self.repeats * view.steps)]
+            ).reshape(self.repeats * view.steps, 2, 2)
+        for repeat in range(self.repeats):
+            corners = self.offsets[repeat * view.steps + view.step]
+            first, second = (view.predict(crop_window(wide, corner.tolist(), size)) for corner in corners)
+            self.correct += int(agreement(first, second).sum())
+            self.images += len(first)
+
+    def result(self) -> Result:
+        return {"windows_consistency": self.correct / self.images}
+
+
+class Diagonal:
+    """The probability of the right class while the window moves along the diagonal (Zhang 2019, figure 1).
+
+    Curves are kept of every image: (images, positions) in [0, 1]; `stability` is one minus the mean absolute step of
+    the probability from one position to the next, and `always_right` the share of images that are right at every
+    position.
+    """
+
+    def __init__(self, config: EvaluateConfig, seed: int) -> None:
+        self.max_shift, self.limit = config.max_shift, config.limit_all_shifts
+        self.curves: dict[str, list[Tensor]] = {"probability": [], "runner_up": [], "correct": [], "predicted": []}
+        self.images = 0
+
+    def update(self, view: View) -> None:
+        count = min(self.limit - self.images, len(view.images))
+        if count <= 0:
+            return
+        wide, positions = _wide(view, self.max_shift)
+        found = diagonal_sweep(view.predict, wide[:count], view.labels[:count], view.images.shape[2], positions + 1)
+        for name, curve in found.items():
+            self.curves[name].append(curve.cpu())
+        self.images += count
+
+    def result(self) -> Result:
+        curves = {name: torch.cat(parts) for name, parts in self.curves.items()}
+        return {
+            "diagonal_images": float(self.images),
+            "diagonal_stability": 1 - float(curves["probability"].diff(dim=1).abs().mean()),
+            "diagonal_accuracy": float(curves["correct"].double().mean()),
+            "diagonal_always_right": float(curves["correct"].all(1).double().mean()),
+            **{f"diagonal_{name}": curve.float() for name, curve in curves.items()},
+        }
+
+
+def diagonal_sweep(
+    predict: Callable[[Tensor], Tensor], wide: Tensor, labels: Tensor, size: int, positions: int
+) -> dict[str, Tensor]:
+    """Windows with their top left corner at (o, o), o = 0..positions-1, of images (N, C, H, W); each result (N,
+    positions).
+
+    probability   of the label, in [0, 1]
+    runner_up     the largest probability of another class
+    correct       whether the label is predicted
+    predicted     the class predicted
+    """
+    columns: dict[str, list[Tensor]] = {"probability": [], "runner_up": [], "correct": [], "predicted": []}
+    for offset in range(positions):
+        chances = predict(wide[:, :, offset : offset + size, offset : offset + size]).double().softmax(1)
+        own = chances.gather(1, labels[:, None])
+        predicted = chances.argmax(1)
+        columns["probability"].append(own[:, 0])
+        columns["runner_up"].append(chances.scatter(1, labels[:, None], -1.0).amax(1))
+        columns["correct"].append(predicted == labels)
+        columns["predicted"].append(predicted)
+    return {name: torch.stack(parts, 1) for name, parts in columns.items()}
+
+
+@torch.no_grad()
+def feature_distance(net: nn.Module, images: Tensor, max_shift: int = 8) -> dict[str, Tensor]:
+    """How far maps inside a network are from moving with its input (Zhang 2019, section 3.3 and figure 5).
+
+    images (B, C, H, W). For each stage and slot of `net`, a map (max_shift + 1, max_shift + 1) over circular shifts
+    (rows, columns) of the mean cosine distance, in [0, 2], between shift(F(x)) and F(shift(x)), both brought to the
+    input's resolution by repeating pixels. A layer of cumulative stride t is 0 at multiples of t at least; 0
+    everywhere is shift equivariance.
+    """
+    kept: dict[str, Tensor] = {}
+    handles = [
+        module.register_forward_hook(
+            lambda m, i, o, name=name: kept.__setitem__(name, o[0] if isinstance(o, tuple) else o)
+        )
+        for name, module in net.named_modules()
+        if isinstance(module, tuple(FILLINGS.values())) or name in _STAGES
+    ]
+    was_training = net.training
+    net.eval()
+    height, width = images.shape[2:]
+    try:
+        net(images)
+        still = {name: F.interpolate(y, (height, width)) for name, y in kept.items() if y.ndim == 4}
+        maps = {name: torch.zeros(max_shift + 1, max_shift + 1, dtype=torch.float64) for name in still}
+        for dh in range(max_shift + 1):
+            for dw in range(max_shift + 1):
+                kept.clear()
+                net(roll(images, (dh, dw)))
+                for name, reference in still.items():
+                    moved = F.interpolate(kept[name], (height, width))
+                    similar = F.cosine_similarity(roll(reference, (dh, dw)).double(), moved.double(), dim=1)
+                    # positions where both maps are zero are alike
+                    both = (roll(reference, (dh, dw)).abs().amax(1) == 0) & (moved.abs().amax(1) == 0)
+                    maps[name][dh, dw] = (1 - similar).masked_fill(both, 0).clamp_min(0).mean()
+    finally:
+        for handle in handles:
+            handle.remove()
+        net.train(was_training)
+    return maps
+
+
+#: Modules whose outputs are the stages of a backbone.
+_STAGES = {"conv1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", *(f"features.{i}" for i in range(60))}
+
+
+def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:
+    """Core's evaluations and the paper's, under the protocol of a configuration."""
+    windows = AuthorsWindows if config.evaluate.protocol == "authors" else Windows
+    return {**EVALUATIONS, "windows": windows, "diagonal": Diagonal}

@@ -1,0 +1,120 @@
+"""The names in the authors' checkpoints -> ours, which are torchvision's.
+
+Their networks insert a module wherever they blur, which shifts the numbers of its neighbours and leaves a buffer
+`filt`. Ours keep torchvision's positions, so a torchvision checkpoint needs no mapping at all.
+"""
+
+import re
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from core.backbones.alexnet import AlexNet
+from core.backbones.densenet import DenseNet
+from core.backbones.mobilenet import MobileNetV2
+from core.backbones.resnet import BasicBlock, ResNet
+from core.backbones.vgg import VGG
+from core.foreign import translate, unwrapped
+from core.layers.adaptive_blur import AdaptiveBlur2d
+from core.layers.blur import BlurPool2d
+
+FILLINGS = (BlurPool2d, AdaptiveBlur2d)
+
+
+def from_authors(state: dict[str, torch.Tensor], net: nn.Module) -> dict[str, torch.Tensor]:
+    """The authors' state of the same network under our names, strictly: `UserError` names missing and unexpected keys.
+
+    `state` may be wrapped (``{"state_dict": ...}``, ``module.`` prefixes, old DenseNet names). Stored `filt` buffers
+    are compared with our filters and dropped; they may be absent.
+    """
+    old = {_modern(name): tensor for name, tensor in unwrapped(state).items()}
+    paths = dict(authors_paths(net))
+    names = {key: _renamed(key, paths) for key in net.state_dict()}
+    filters = {
+        f"{paths[path]}.filt": module.kernel for path, module in net.named_modules() if isinstance(module, BlurPool2d)
+    }
+    return translate(old, names, filters=filters)
+
+
+def authors_paths(net: nn.Module) -> Iterator[tuple[str, str]]:
+    """(our path, the authors' path) of every module whose path differs, and of every filling of the slot."""
+    if isinstance(net, ResNet):
+        yield from _resnet(net)
+    elif isinstance(net, AlexNet | VGG):
+        yield from _flattened("features", net.features)
+    elif isinstance(net, DenseNet):
+        yield from _densenet(net)
+    elif isinstance(net, MobileNetV2):
+        yield from _mobilenet(net)
+    else:
+        raise ValueError(f"the authors have no {type(net).__name__}")
+
+
+def _modern(name: str) -> str:
+    # DenseNets saved before torchvision 0.2 have norm.1 where there is norm1 now
+    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", name)
+
+
+def _renamed(key: str, paths: dict[str, str]) -> str:
+    module = key
+    while module:
+        module = module.rpartition(".")[0]
+        if module in paths:
+            return paths[module] + key[len(module) :]
+    return key
+
+
+def _resnet(net: ResNet) -> Iterator[tuple[str, str]]:
+    for path, module in net.named_modules():
+        if path.startswith("maxpool.") and isinstance(module, FILLINGS):
+            yield path, path
+        if getattr(module, "pool", None) is None:
+            continue
+        if path.endswith(".downsample"):
+            yield f"{path}.pool", f"{path}.0"
+            yield f"{path}.0", f"{path}.1"
+            yield f"{path}.1", f"{path}.2"
+        else:
+            last = "conv2" if isinstance(module, BasicBlock) else "conv3"
+            yield f"{path}.pool", f"{path}.{last}.0"
+            yield f"{path}.{last}", f"{path}.{last}.1"
+
+
+def _flattened(prefix: str, features: nn.Module) -> Iterator[tuple[str, str]]:
+    """Their list is ours with the groups that share one position spread out."""
+    leaves = [
+        path
+        for path, module in features.named_modules()
+        if isinstance(module, FILLINGS)
+        or (not isinstance(module, nn.Sequential | nn.Identity) and not _inside_filling(path, features))
+    ]
+    for number, path in enumerate(leaves):
+        yield f"{prefix}.{path}", f"{prefix}.{number}"
+
+
+def _inside_filling(path: str, features: nn.Module) -> bool:
+    parents = path.split(".")[:-1]
+    return any(isinstance(features.get_submodule(".".join(parents[: i + 1])), FILLINGS) for i in range(len(parents)))
+
+
+def _densenet(net: DenseNet) -> Iterator[tuple[str, str]]:
+    pool = net.features.get_submodule("pool0")
+    fillings = [path for path, module in pool.named_children() if isinstance(module, FILLINGS)]
+    for path, theirs in zip(fillings, ("features.ds0", "features.pool0")[-len(fillings) :], strict=True):
+        yield f"features.pool0.{path}", theirs
+    for path, module in net.named_modules():
+        if path.endswith(".pool") and isinstance(module, FILLINGS):
+            yield path, path
+
+
+def _mobilenet(net: MobileNetV2) -> Iterator[tuple[str, str]]:
+    for path, _ in net.named_modules():
+        if path.endswith(".pool"):
+            block, _, inner = path.removesuffix(".pool").rpartition(".")
+            position = int(inner)
+            yield path, f"{block}.{position + 1}"
+            yield f"{block}.{position + 1}", f"{block}.{position + 2}"
+            yield f"{block}.{position + 2}", f"{block}.{position + 3}"
+    # they have no dropout before the classifier
+    yield "classifier.1", "classifier.0"
