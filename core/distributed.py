@@ -4,16 +4,16 @@ What is trained does not depend on their number (up to rounding): the loss is av
 normalisation takes its statistics from it.
 """
 
+import atexit
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from core.errors import UserError
@@ -77,24 +77,42 @@ class Group:
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-@contextmanager
-def group(device: torch.device) -> Iterator[Group]:
-    """The processes that torchrun started (by its environment variables), joined while the context lasts."""
+def group(device: torch.device) -> Group:
+    """The processes that torchrun started (by its environment variables), joined until this process ends."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
-        yield Group()
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    # numbers that live on the CPU travel by gloo even on GPUs, so that asking whether to stop waits for no kernel
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Group(dist.get_rank(), world_size)
-    finally:
-        dist.destroy_process_group()
+        return Group()
+    if not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        # numbers that live on the CPU travel by gloo even on GPUs, so that asking whether to stop waits for no kernel
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        # not at the end of a training: the same processes cannot meet a second time
+        atexit.register(dist.destroy_process_group)
+    return Group(dist.get_rank(), world_size)
 
 
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class _GroupSum(torch.autograd.Function):
+    """The sum of a tensor over all processes; what flows back to each is the sum of all their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def _group_sum(values: Tensor) -> Tensor:
+    return _GroupSum.apply(values)  # type: ignore[no-any-return]
 
 
 class _GroupStatistics(nn.modules.batchnorm._BatchNorm):
@@ -112,9 +130,9 @@ class _GroupStatistics(nn.modules.batchnorm._BatchNorm):
         x = input.float()
         count = x.new_tensor(float(x.numel() // x.shape[1]))
         dist.all_reduce(count)
-        mean = all_reduce(x.sum(axes)) / count  # (C,)
+        mean = _group_sum(x.sum(axes)) / count  # (C,)
         centred = x - mean.view(shape)
-        variance = all_reduce(centred.square().sum(axes)) / count
+        variance = _group_sum(centred.square().sum(axes)) / count
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             self.num_batches_tracked.add_(1)  # type: ignore[union-attr, operator]
             weight = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.float()  # type: ignore[union-attr, operator]

@@ -91,7 +91,7 @@ def train(
     where = pick(device)
     progress, hooks = progress or Progress(), hooks or TrainHooks()
     with ExitStack() as stack:
-        together = stack.enter_context(group(where))
+        together = group(where)
         stack.enter_context(settings(where, threads))
         if together.main:
             # taken on the writing process alone, and outside `agree`, because the stack must hold it

@@ -1,6 +1,6 @@
 """A network, images and a recipe small enough to be trained in a fraction of a second; also run as a program.
 
-python -m tests.core.tiny FOLDER [KEY VALUE ...]       trains, one line for each step
+python -m tests.core.tiny FOLDER [KEY VALUE ...]   trains, one line for each step
 """
 
 import sys
@@ -42,6 +42,11 @@ def build(config: RunConfig, **options: object) -> nn.Module:
 def plain(config: RunConfig) -> nn.Module:
     """Without batch statistics and without dropout: what an image does to it does not depend on its batch."""
     return build(config, norm=False, dropout=0.0)
+
+
+def normed(config: RunConfig) -> nn.Module:
+    """With batch statistics, without dropout, whose masks each process draws for itself."""
+    return build(config, dropout=0.0)
 
 
 def image_set(count: int, seed: int = 0) -> ImageSet:

@@ -1,0 +1,62 @@
+"""Signals that ask to stop, and locks."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from core.errors import UserError
+from core.interrupt import StopRequest, locked
+
+
+def test_the_first_signal_asks_and_the_second_acts():
+    with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
+        assert stop.number == 0
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_another_thread_catches_nothing_and_does_not_fail():
+    numbers = []
+
+    def work():
+        with StopRequest() as stop:
+            numbers.append(stop.number)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert numbers == [0]
+
+
+def test_a_lock_is_held_by_one_process_and_freed_by_its_death(tmp_path):
+    path = tmp_path / "run" / ".lock"
+    program = (
+        "import sys, time, pathlib\n"
+        "from core.interrupt import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"process {holder.pid} on"), locked(path):
+            pass
+        holder.kill()
+        holder.wait()
+    with locked(path):
+        pass
+    with locked(path):
+        pass
