@@ -79,7 +79,7 @@ def _cascade(first: Tensor, second: Tensor, dilation: int) -> Tensor:
 
 
 def runs_backwards(path: int, depth: int) -> bool:
-    """Whether the complex filter a + ib of a path has most of its energy at positive frequencies.
+    """Whether correlation with the complex filter a + ib of a path lets pass mostly positive frequencies.
 
     So it is for the paths that are low-pass in every stage after the first, and for no others, at every depth.
     """

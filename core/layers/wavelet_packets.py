@@ -195,9 +195,13 @@ def _correlate(x: Tensor, weight: Tensor, axis: int, stride: int, before: int, c
     steps = (stride, 1) if axis == 2 else (1, stride)
     if padding == "zeros" and before >= 0 and (n + 2 * before - taps) // stride + 1 == count:
         return F.conv2d(x, weight, stride=steps, padding=(before, 0) if axis == 2 else (0, before))
-    ends = (before, (count - 1) * stride + taps - n - before)
-    pads = [ends, (0, 0)] if axis == 2 else [(0, 0), ends]
-    return F.conv2d(pad(x, pads, padding="circular" if padding == "circular" else "zeros"), weight, stride=steps)
+    extent = (count - 1) * stride + taps
+    # first wrapped, then cut: a circular signal has no part that may be cropped before
+    ends = (max(before, 0), max(extent - n - before, 0))
+    x = pad(
+        x, [ends, (0, 0)] if axis == 2 else [(0, 0), ends], padding="circular" if padding == "circular" else "zeros"
+    )
+    return F.conv2d(x.narrow(axis, max(-before, 0), extent), weight, stride=steps)
 
 
 def _horizontal(trees: Tensor, needs: Sequence[tuple[int, int]], depth: int, part: str, analytic: bool) -> Tensor:

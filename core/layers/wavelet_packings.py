@@ -68,7 +68,7 @@ RESNET = Packing(
     ),
     inputs=(6, 24), outputs=(12, 12), groups=(6, 6),
 )
-#: ResNet, excluding also the packets whose peak is at 0.45 cycles per pixel or more along an axis: one atom per output
+#: ResNet, excluding also the packets that let pass most at 0.42 cycles per pixel along an axis: one atom per output
 RESNET_EXCLUDING = Packing(
     depth=2,
     maps=(1, 2, 19, 17, 18, 3, 5, 23, 10, 27, 31, 7, 21, 11, 26, 15),

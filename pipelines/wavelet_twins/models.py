@@ -56,10 +56,12 @@ def network(arch: str, config: str = "", *, in_channels: int = 3, num_classes: i
 
 def first_layer(arch: str, config: str, *, in_channels: int = 3) -> WaveletTwin2d:
     """The first layer of an architecture with wavelets; ValueError for one without."""
-    kind = architecture(arch)
-    if not kind.twin:
-        raise ValueError(f"{arch} has no wavelets")
-    return _first(kind, form(arch, config), in_channels)
+    return _first(_with_wavelets(arch), form(arch, config), in_channels)
+
+
+def twin_stem(arch: str, config: str, *, in_channels: int = 3) -> TwinStem:
+    """The first layer of an architecture with wavelets, its activation and its pooling; ValueError for one without."""
+    return _stem(_with_wavelets(arch), form(arch, config), in_channels)
 
 
 def twin(net: nn.Module) -> WaveletTwin2d | None:
@@ -117,6 +119,13 @@ def _resnet(kind: Architecture, options: Form, in_channels: int, num_classes: in
         dense = DenseMaxPool2d(2) if options.small_pool else DenseMaxPool2d(3, margin="same")
         return make(max_pool=None if slot is None else dense)
     return make(stem=_stem(kind, options, in_channels))
+
+
+def _with_wavelets(arch: str) -> Architecture:
+    kind = architecture(arch)
+    if not kind.twin:
+        raise ValueError(f"{arch} has no wavelets")
+    return kind
 
 
 def _first(kind: Architecture, options: Form, in_channels: int) -> WaveletTwin2d:

@@ -13,6 +13,7 @@ from core.backbones.resnet import ResNet
 from core.data.shifted_crops import one_crop, shifted_crops, ten_crops
 from core.layers._wavelet_filters import qshift_filters
 from core.layers.adaptive_blur import AdaptiveBlur2d
+from core.layers.blur import BlurPool2d
 from core.layers.complex_modulus import ModulusBatchNorm2d
 from core.layers.wavelet_packets import wavelet_packets2d
 from core.layers.wavelet_twin import TwinStem, WaveletTwin2d
@@ -105,7 +106,9 @@ def train_step(case: Case) -> Outputs:
     colour = first.wavelet.colour.grad
     outputs["grad_colormix"] = colour.view(1, -1, 1, 1) if colour.ndim == 1 else colour[:, :, None, None]
     last = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
-    outputs |= {"grad_fc_bias": last.bias.grad, "grad_fc_weight": last.weight.grad}
+    for name, parameter in last.named_parameters():
+        assert parameter.grad is not None
+        outputs[f"grad_fc_{name}"] = parameter.grad
     for module in net.modules():
         if isinstance(module, ModulusBatchNorm2d):
             outputs["new_high_running_var"] = module.running_energy
@@ -161,8 +164,8 @@ def loaded(module: nn.Module, case: Case, names: dict[str, str] | None = None) -
     for name, tensor in case["state"].items():
         ours = next((new + name[len(old) :] for old, new in (names or {}).items() if name.startswith(old)), name)
         if name.endswith("filt"):
-            kernel = module.get_submodule(name.removesuffix(".filt")).kernel
-            assert torch.allclose(tensor, kernel.expand_as(tensor))
+            blur = module.get_submodule(name.removesuffix(".filt"))
+            assert isinstance(blur, BlurPool2d) and torch.allclose(tensor, blur.kernel.expand_as(tensor))
         elif name == "2.weight" and tensor.ndim == 4:
             assert (tensor == 1).all()  # the frozen weight beside the bias of an AlexNet's modulus
         elif not (names and name.endswith("2.running_mean")):  # there, but never used
@@ -236,6 +239,7 @@ def penalised_loss(case: Case) -> Outputs:
     entropy = F.cross_entropy(case["inputs"]["logits"], case["inputs"]["target"])
     outputs = {"total": (entropy + term).detach(), "ce": entropy, "penalty": term.detach()}
     for i, (weight, shape) in enumerate(zip(weights, case["state_shapes"].values(), strict=True)):
+        assert weight.grad is not None
         outputs |= {f"term{i}": concentration(weight).detach(), f"grad{i}": weight.grad.reshape(shape)}
     return outputs
 
