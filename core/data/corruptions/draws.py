@@ -1,0 +1,36 @@
+"""One stream of random numbers for each image, whatever batch it comes in."""
+
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+
+
+class Draws:
+    """Draws for a batch, each image's from a legacy NumPy stream of its own (whose numbers NumPy's policy has frozen).
+
+    Every call goes on with the streams where the call before left them. `seeds` are 32-bit integers, one per image.
+    """
+
+    def __init__(self, seeds: np.ndarray) -> None:
+        self.seeds = seeds
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    @cached_property
+    def streams(self) -> list[np.random.RandomState]:
+        # made when first drawn from: half of the corruptions draw nothing, and a stream costs as much as a blur
+        return [np.random.RandomState(int(seed)) for seed in self.seeds]
+
+    def each(self, draw: Callable[[np.random.RandomState], np.ndarray | float]) -> np.ndarray:
+        """`draw` of each image's stream, stacked: (N, ...)."""
+        return np.stack([np.asarray(draw(stream)) for stream in self.streams])
+
+    def normal(self, loc: float, scale: float, *shape: int) -> np.ndarray:
+        """(N, *shape) from N(loc, scale)."""
+        return self.each(lambda stream: stream.normal(loc, scale, shape))
+
+    def uniform(self, low: float, high: float, *shape: int) -> np.ndarray:
+        """(N, *shape) uniform between low and high."""
+        return self.each(lambda stream: stream.uniform(low, high, shape))

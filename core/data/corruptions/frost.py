@@ -1,0 +1,77 @@
+"""Pictures of ice for the frost corruption: a folder of photographs, or else a texture that is computed.
+
+The published sets were made with five photographs that may not be shipped. With the computed texture a data set is
+CIFAR-10-C in all but frost, and whoever shows a number from it must say so.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from core.errors import UserError
+
+#: the files that the published corruption draws from, in its order
+FILES = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
+#: how much the photographs are shrunk for images of a side
+SCALES = {32: 0.2, 64: 0.3, 224: 1.0}
+
+Textures = tuple[np.ndarray, ...]
+
+
+def textures(folder: Path | None, side: int) -> Textures:
+    """Five pictures of ice, uint8 (h, w, 3), for images of `side` pixels; computed when there is no folder.
+
+    UserError for a photograph that is missing, unreadable or smaller than the image.
+    """
+    if folder is None:
+        return tuple(_computed(number, side) for number in range(len(FILES)))
+    return tuple(_photograph(folder / name, side) for name in FILES)
+
+
+def _photograph(path: Path, side: int) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"), np.float64)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: frost takes {', '.join(FILES)} from that folder") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"{path} cannot be read as a picture: {error}") from None
+    scale = SCALES[side]
+    h, w = (round(n * scale) for n in pixels.shape[:2])
+    if min(h, w) <= side:
+        raise UserError(f"{path} is {w}x{h} after shrinking by {scale}; images of {side}x{side} need more than that")
+    return _shrunk(_shrunk(pixels, h, 0), w, 1).round().clip(0, 255).astype(np.uint8)
+
+
+def _shrunk(pixels: np.ndarray, size: int, axis: int) -> np.ndarray:
+    """Linear interpolation at the centres of `size` equal parts of an axis."""
+    given = pixels.shape[axis]
+    position = ((np.arange(size) + 0.5) * (given / size) - 0.5).clip(0, given - 1)
+    low = np.floor(position).astype(int)
+    share = (position - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    return pixels.take(low, axis) * (1 - share) + pixels.take(np.minimum(low + 1, given - 1), axis) * share
+
+
+def _computed(number: int, side: int) -> np.ndarray:
+    """Needles of ice: bright lines that grow from random seeds in six directions, over a bluish haze."""
+    size, stream = 3 * side, np.random.RandomState(number)
+    ice = np.zeros((size, size))
+    for _ in range(60):
+        row, column, turn = stream.uniform(0, size), stream.uniform(0, size), stream.uniform(0, np.pi / 3)
+        for arm in range(6):
+            length = stream.uniform(0.2, 1.2) * side
+            steps = np.arange(0, length, 0.5)
+            angle = turn + arm * np.pi / 3
+            rows = (row + steps * np.sin(angle)).astype(int) % size
+            columns = (column + steps * np.cos(angle)).astype(int) % size
+            np.maximum.at(ice, (rows, columns), 1 - steps / length)
+    haze = np.abs(np.fft.ifft2(np.fft.fft2(stream.normal(size=(size, size))) * _falloff(size)))
+    shade = 0.35 * haze / haze.max() + 0.65 * ice
+    colour = np.array([205.0, 225.0, 255.0])
+    return (shade[..., None] * colour).clip(0, 255).astype(np.uint8)
+
+
+def _falloff(size: int) -> np.ndarray:
+    frequency = np.fft.fftfreq(size)
+    return 1 / (np.hypot(frequency[:, None], frequency) + 1 / size) ** 1.5

@@ -1,0 +1,188 @@
+"""CIFAR-10-C made anew: one array per corruption in the published layout, in parallel, restartable, with digests."""
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.data.corruptions import NAMES, SEVERITIES, check, corrupt
+from core.errors import UserError
+from core.files import atomic_path, digest, digest_of, write_json
+
+#: what was made here and how, beside the arrays; an array that it does not name came from elsewhere and is kept
+MANIFEST = "stillpoint.json"
+#: raised when a formula changes, so that arrays of an earlier version are made again
+VERSION = 1
+_CHUNK = 500
+
+_Task = tuple[str, int, int]
+_shared: dict[str, Any] = {}
+
+
+def prepare_cifar10_c(
+    images: np.ndarray,
+    labels: np.ndarray,
+    folder: Path,
+    names: Sequence[str] = NAMES,
+    severities: Sequence[int] = SEVERITIES,
+    workers: int = 1,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+    *,
+    frost_folder: Path | None = None,
+) -> dict[str, str]:
+    """Writes ``<name>.npy``, uint8 (len(severities) * N, S, S, 3), and ``labels.npy`` into `folder`; digests by name.
+
+    Severities follow one another, each with all images in their order: the layout of the published CIFAR-10-C, whose
+    readers want all five. `progress(name, images done, of how many)` is called as parts arrive. An array that is there
+    already is not made again if it was made from the same images, seed and settings, and never if it came from
+    elsewhere (the published files). Each file is whole or absent at any moment, so a run that was stopped goes on.
+    """
+    for name in names:
+        for severity in severities:
+            check(name, severity)
+    if len(labels) != len(images):
+        raise UserError(f"there are {len(images)} images and {len(labels)} labels")
+    if list(severities) != sorted(set(severities)) or not severities:
+        raise UserError(f"severities must be given in ascending order, once each, not {list(severities)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    made = _Manifest(folder, _settings(images, severities, seed))
+    _write_labels(folder, np.tile(labels.astype(np.uint8), len(severities)))
+    wanted = [name for name in names if not made.has(name, frost_folder)]
+    starts = range(0, len(images), _CHUNK)
+    tasks = [(name, severity, start) for name in wanted for severity in severities for start in starts]
+    total = len(severities) * len(images)
+    with _parts(images, seed, frost_folder, tasks, workers) as parts:
+        for name in wanted:
+            array = np.empty((total, *images.shape[1:]), np.uint8)
+            done = 0
+            while done < total:
+                part = next(parts)
+                array[done : done + len(part)] = part
+                done += len(part)
+                progress(name, done, total)
+            with atomic_path(folder / f"{name}.npy") as temporary:
+                np.save(temporary, array)
+                # before the file takes its name: were it the other way round, a stop in between would pass it off as
+                # one that came from elsewhere
+                made.add(name, temporary, frost_folder)
+    return {name: made.digest_of(name) for name in names}
+
+
+def caption(folder: Path) -> str:
+    """What a table must say of the arrays in `folder`: nothing of published ones, else their seed and what frost is."""
+    entries = _Manifest(folder, {}).entries
+    if not entries:
+        return ""
+    seeds = sorted({entry["settings"]["seed"] for entry in entries.values()})
+    ice = entries.get("frost", {"settings": {"frost": "photographs"}})["settings"]["frost"]
+    said = f"generated with seed {', '.join(map(str, seeds))}"
+    return said if ice == "photographs" else f"{said}; frost is a {ice}, not the published photographs"
+
+
+def _settings(images: np.ndarray, severities: Sequence[int], seed: int) -> dict[str, Any]:
+    return {"version": VERSION, "images": digest_of_array(images), "severities": list(severities), "seed": seed}
+
+
+def digest_of_array(array: np.ndarray) -> str:
+    """A digest of values, type and shape."""
+
+    head = digest_of([str(array.dtype), list(array.shape)])
+    return hashlib.sha256(head.encode() + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _write_labels(folder: Path, labels: np.ndarray) -> None:
+    path = folder / "labels.npy"
+    if path.is_file() and np.array_equal(np.load(path), labels):
+        return
+    with atomic_path(path) as temporary:
+        np.save(temporary, labels)
+
+
+class _Manifest:
+    """What of a folder was made here, from what, and the digest of each array."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+
+        self.folder, self.settings, self.path = folder, settings, folder / MANIFEST
+        try:
+            self.entries: dict[str, Any] = json.loads(self.path.read_text())
+        except FileNotFoundError:
+            self.entries = {}
+        except ValueError:
+            raise UserError(f"{self.path} is damaged; delete it and the arrays that were made here") from None
+
+    def _of(self, name: str, frost_folder: Path | None) -> dict[str, Any]:
+        settings = dict(self.settings)
+        if name == "frost":
+            settings["frost"] = "photographs" if frost_folder else "computed texture"
+        return settings
+
+    def has(self, name: str, frost_folder: Path | None) -> bool:
+        path = self.folder / f"{name}.npy"
+        if not path.is_file():
+            return False
+        entry = self.entries.get(name)
+        if entry is None:
+            return True
+        if entry["settings"] != self._of(name, frost_folder):
+            return False
+        # a file that was cut or changed since is made again
+        return path.stat().st_size == entry["bytes"] and digest(path) == entry["sha256"]
+
+    def add(self, name: str, path: Path, frost_folder: Path | None) -> None:
+        entry = {"sha256": digest(path), "bytes": path.stat().st_size, "settings": self._of(name, frost_folder)}
+        self.entries[name] = entry
+        write_json(self.path, self.entries)
+
+    def digest_of(self, name: str) -> str:
+        return self.entries[name]["sha256"] if name in self.entries else digest(self.folder / f"{name}.npy")
+
+
+@contextmanager
+def _parts(
+    images: np.ndarray, seed: int, frost_folder: Path | None, tasks: list[_Task], workers: int
+) -> Iterator[Iterator[np.ndarray]]:
+    """The corrupted parts in the order of `tasks`, made by `workers` processes; in this one when that is 1."""
+    if workers <= 1 or len(tasks) <= 1:
+        yield (_corrupted(images, seed, frost_folder, task) for task in tasks)
+        return
+    # forked children share the images and need not import anything
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(images, seed, frost_folder)) as pool:
+        try:
+            yield _bounded(pool, tasks, 4 * workers)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _bounded(pool: ProcessPoolExecutor, tasks: list[_Task], ahead: int) -> Iterator[np.ndarray]:
+    """Results in order, with no more than `ahead` of them waiting in memory."""
+    waiting = [pool.submit(_in_worker, task) for task in tasks[:ahead]]
+    for task in [*tasks[ahead:], *[None] * len(waiting)]:
+        yield waiting.pop(0).result()
+        if task is not None:
+            waiting.append(pool.submit(_in_worker, task))
+
+
+def _begin(images: np.ndarray, seed: int, frost_folder: Path | None) -> None:
+
+    _shared.update(images=images, seed=seed, frost_folder=frost_folder)
+
+
+def _in_worker(task: _Task) -> np.ndarray:
+    return _corrupted(_shared["images"], _shared["seed"], _shared["frost_folder"], task)
+
+
+def _corrupted(images: np.ndarray, seed: int, frost_folder: Path | None, task: _Task) -> np.ndarray:
+    name, severity, start = task
+    part = images[start : start + _CHUNK]
+    numbers = np.arange(start, start + len(part))
+    return corrupt(part, name, severity, indices=numbers, seed=seed, frost_folder=frost_folder)
