@@ -44,7 +44,7 @@ def settings(device: torch.device, threads: int | None = None) -> Iterator[None]
     on a GPU up to such operations.
     """
     before = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic = torch.get_deterministic_debug_mode()
     fill = debugging.fill_uninitialized_memory  # type: ignore[attr-defined]
     benchmark = torch.backends.cudnn.benchmark
     # read when cuBLAS starts; without it torch calls every matrix product on a GPU indeterminate
@@ -53,7 +53,8 @@ def settings(device: torch.device, threads: int | None = None) -> Iterator[None]
         try:
             if threads is not None:
                 torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            # as use_deterministic_algorithms(True, warn_only=True), which imports the compiler: 3 s at every start
+            torch.set_deterministic_debug_mode("warn")
             # filling every new tensor with NaN helps to find bugs, and costs a pass over the memory
             debugging.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             # the timing of a benchmark would choose the algorithm, and so the last bits
@@ -61,6 +62,17 @@ def settings(device: torch.device, threads: int | None = None) -> Iterator[None]
             yield
         finally:
             torch.set_num_threads(before)
-            torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
+            torch.set_deterministic_debug_mode(deterministic)
             debugging.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
             torch.backends.cudnn.benchmark = benchmark
+
+
+def seed(device: torch.device, number: int) -> None:
+    """Seeds the generators that an operation on `device` draws from, and no others: torch.manual_seed takes 30 times as
+    long, which shows in small networks when it is done at every step.
+    """
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(number)
+    elif device.type == "mps":
+        torch.mps.manual_seed(number)
