@@ -6,7 +6,7 @@ class UserError(Exception):
 
 
 def nearest(name: str, known: list[str], count: int = 3) -> str:
-    """A clause that proposes the known names closest to `name`: ``"; nearest: a, b"``, or nothing when none is close."""
+    """A clause that proposes the known names closest to `name`, ``"; nearest: a, b"``, or nothing when none is."""
     from difflib import get_close_matches
 
     close = get_close_matches(name, known, n=count, cutoff=0.5)

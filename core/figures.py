@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import numpy as np
 
 from core.files import atomic_path
-from core.tables import AXES, Table
+from core.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def _styled(draw: Callable[P, Path]) -> Callable[P, Path]:
         import matplotlib
 
         matplotlib.use("Agg")
-        with matplotlib.rc_context(_STYLE):
+        with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
             return draw(*args, **kwargs)
 
     return styled
@@ -70,23 +70,25 @@ def colours(models: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 @_styled
 def consistency_accuracy(table: Table, path: Path) -> Path:
-    """Circular consistency against accuracy, untrained (hollow) and trained (filled), and the Pareto front.
+    """The table's second axis (consistency) against its first (accuracy): untrained hollow, trained filled.
 
-    The axis of consistency shows the distance from 100 % on a logarithmic scale, since that is where networks differ.
+    The Pareto front is marked. The axis of consistency shows the distance from 100 % on a logarithmic scale, since
+    that is where networks differ.
     """
     figure, axes = _figure(1, 1, (5.6, 3.8))
     axis: Axes = axes[0, 0]
     look = colours([row.model for row in table.rows])
-    gaps = [100 - cells[AXES[1]].mean for row in table.rows for cells in row.cells.values() if AXES[1] in cells]
+    across, up = table.axes
+    gaps = [100 - cells[up].mean for row in table.rows for cells in row.cells.values() if up in cells]
     floor = min([gap for gap in gaps if gap > 0], default=1.0) / 4
     front = []
     for row in table.rows:
         colour, marker = look[row.model]
         for state in ("untrained", "trained"):
             cells = row.cells.get(state, {})
-            if any(key not in cells for key in AXES):
+            if across not in cells or up not in cells:
                 continue
-            accuracy, consistency = (cells[key] for key in AXES)
+            accuracy, consistency = cells[across], cells[up]
             # exactly 100 % has no logarithm of its gap: it stands on a tick of its own
             gap = 100 - consistency.mean or floor
             trained = state == "trained"
@@ -115,8 +117,8 @@ def consistency_accuracy(table: Table, path: Path) -> Path:
     axis.set_yticks([*ticks, floor], [f"{100 - tick:g}" for tick in ticks] + ["exactly 100"])
     axis.minorticks_off()
     axis.invert_yaxis()
-    axis.set_xlabel("test accuracy (%)")
-    axis.set_ylabel("circular consistency (%)")
+    axis.set_xlabel(f"{table.metric(across).title} on test images (%)")
+    axis.set_ylabel(f"{table.metric(up).title} (%)")
     axis.set_title(table.title + "\nfilled: trained, hollow: untrained", loc="left")
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return _save(figure, path)
@@ -129,7 +131,7 @@ def _centred(grid: np.ndarray) -> np.ndarray:
 
 @_styled
 def shift_maps(maps: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path, *, title: str) -> Path:
-    """After every circular shift: accuracy (upper row) and largest relative logit change (lower row), a column a network.
+    """After every circular shift: accuracy (upper row) and largest relative logit change (lower row), a column each.
 
     `maps` holds for each network two arrays (H, W), index = shift in rows and columns from 0: fractions of images that
     are classified right, and changes. A row has one colour scale; that of the changes is logarithmic.
@@ -169,7 +171,7 @@ def shift_maps(maps: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path, *,
 def read_shift_maps(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray] | None:
     """(accuracy, largest logit change) after every circular shift, (H, W) each, of a trained network over its seeds.
 
-    `paths` are the ``maps.safetensors`` of its runs: accuracies are averaged, of changes the largest is taken. None where
+    `paths` are the ``maps.safetensors`` of its runs: accuracies are averaged, of changes the largest is taken. None if
     a run has not measured them.
     """
     from safetensors.numpy import load_file

@@ -110,3 +110,8 @@ def table(pipeline: str, recipe: str, suffix: str, root: Path = RESULTS) -> Path
 
 def figure(pipeline: str, recipe: str, name: str, root: Path = RESULTS) -> Path:
     return root / pipeline / recipe / "figures" / f"{name}.png"
+
+
+def page(pipeline: str, recipe: str, name: str, root: Path = RESULTS) -> Path:
+    """A further file beside the table; `name` has its suffix."""
+    return root / pipeline / recipe / name

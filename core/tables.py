@@ -88,12 +88,18 @@ class Table:
     rows: tuple[Row, ...]
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    columns: tuple[Metric, ...] = METRICS
+    axes: tuple[str, str] = AXES
 
     @property
     def metrics(self) -> list[Metric]:
         """The metrics that at least one row holds, in the order of the columns."""
         held = {key for row in self.rows for cells in row.cells.values() for key in cells}
-        return [metric for metric in METRICS if metric.key in held]
+        return [metric for metric in self.columns if metric.key in held]
+
+    def metric(self, key: str) -> Metric:
+        """The column of that name."""
+        return next(metric for metric in self.columns if metric.key == key)
 
 
 def found_runs(pipeline: str, recipe: str, root: Path, seeds: int | None = None) -> list[Run]:
@@ -120,11 +126,19 @@ def dataset_title(metrics: dict[str, Any]) -> str:
     return str(found.get("title", found.get("name", ""))) if isinstance(found, dict) else str(found)
 
 
-def collect(runs: Iterable[Run], grid: Iterable[str], published: dict[str, Any], *, title: str = "") -> Table:
+def collect(
+    runs: Iterable[Run],
+    grid: Iterable[str],
+    published: dict[str, Any],
+    *,
+    title: str = "",
+    columns: tuple[Metric, ...] = METRICS,
+    axes: tuple[str, str] = AXES,
+) -> Table:
     """The table of evaluated `runs`: a row for each network, in the order of `grid` and then by name.
 
-    `published` is a paper's ``published.yaml`` (see `published_cell`). Raises `UserError` when there is no run, or when
-    runs saw different images.
+    `published` is a paper's ``published.yaml`` (see `published_cell`); `axes` are the keys of two columns. Raises
+    `UserError` when there is no run, or when runs saw different images.
     """
     runs = list(runs)
     if not runs:
@@ -142,18 +156,19 @@ def collect(runs: Iterable[Run], grid: Iterable[str], published: dict[str, Any],
         cells: dict[str, dict[str, Cell]] = {}
         for state in STATES:
             values = [metrics[run].get(state) or {} for run in own]
-            for metric in METRICS:
+            for metric in columns:
                 # a network that lacks a metric for one seed would average over another set of seeds than it says
                 if values and all(isinstance(v.get(metric.key), int | float) for v in values):
                     numbers = [float(v[metric.key]) for v in values]
                     paper = published_cell(published, recipe, model, state, metric.key)
                     cells.setdefault(state, {})[metric.key] = _cell(metric, numbers, paper)
         rows.append(Row(model, tuple(run.seed for run in own), cells))
-    best = pareto_front([_axes(row) for row in rows])
+    best = pareto_front([_axes(row, axes) for row in rows])
     rows = [Row(row.model, row.seeds, row.cells, mark) for row, mark in zip(rows, best, strict=True)]
     used = {cell.source for row in rows for cells in row.cells.values() for cell in cells.values() if cell.source}
     notes = tuple(f"Paper's numbers: {source}" for source in sorted(used))
-    return Table(pipeline, recipe, title, tuple(rows), tuple(m for m in order if m not in models), notes)
+    missing = tuple(m for m in order if m not in models)
+    return Table(pipeline, recipe, title, tuple(rows), missing, notes, columns, axes)
 
 
 def _cell(metric: Metric, values: list[float], paper: tuple[float, str] | None) -> Cell:
@@ -186,11 +201,11 @@ def published_cell(
     return None
 
 
-def _axes(row: Row) -> tuple[float, float] | None:
+def _axes(row: Row, axes: tuple[str, str]) -> tuple[float, float] | None:
     cells = row.cells.get("trained", {})
-    if any(key not in cells for key in AXES):
+    if any(key not in cells for key in axes):
         return None
-    return cells[AXES[0]].mean, cells[AXES[1]].mean
+    return cells[axes[0]].mean, cells[axes[1]].mean
 
 
 def pareto_front(points: list[tuple[float, float] | None]) -> list[bool]:
@@ -264,7 +279,8 @@ def remarks(table: Table) -> list[str]:
     """What a reader of the numbers must know, one sentence each."""
     notes = ["Mean ± standard deviation over n seeds; of the logit change, the largest over the seeds."]
     if any(row.pareto for row in table.rows):
-        notes.append("* on the Pareto front of trained accuracy and circular consistency.")
+        first, second = (table.metric(key).title for key in table.axes)
+        notes.append(f"* on the Pareto front of trained {first} and {second}.")
     if table.missing:
         notes.append(f"Not there yet: {', '.join(table.missing)}.")
     return notes + [note if note.endswith(".") else note + "." for note in table.notes]

@@ -128,6 +128,13 @@ def evaluations(config: RunConfig) -> Any:
     return import_module(f"pipelines.{config.pipeline}.evaluate").evaluations(config)
 
 
+def hooks(config: RunConfig) -> Any:
+    """What a configuration's paper does besides in training (`core.train.TrainHooks`); None: nothing."""
+    if not (HERE / config.pipeline / "training.py").is_file():
+        return None
+    return import_module(f"pipelines.{config.pipeline}.training").hooks(config)
+
+
 def create(name: str, *, dataset: str = "imagenet", seed: int = 0, **settings: Any) -> nn.Module:
     """A network of a paper, untrained: ``create("aps/resnet18_aps3", dataset="cifar10", filter_size=5)``.
 

@@ -62,6 +62,7 @@ rule evaluate:
 rule table:
     input:
         plan.metrics(),
+        [str(r.history) for r in plan.runs],
     output:
         report(
             plan.tables()["md"],
@@ -73,6 +74,7 @@ rule table:
         plan.tables()["csv"],
         plan.tables()["tex"],
         plan.tables()["json"],
+        list(plan.pages().values()),
     params:
         decides=plan.decides("table"),
         paper=PAPER,

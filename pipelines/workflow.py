@@ -22,6 +22,7 @@ from core.config import RunConfig, merge, read_yaml
 from core.data.catalogue import data_root
 from core.errors import UserError
 from core.files import digest, digest_of
+from pipelines import results
 
 ROOT = Path(__file__).parent.parent
 #: The command line of this very Python, whether or not its folder is on the PATH.
@@ -143,8 +144,12 @@ class Plan:
         }
 
     def figures(self) -> dict[str, str]:
-        names = ("consistency_accuracy", "shift_maps", "learning_curves")
+        names = results.form(self.paper).figures
         return {name: str(runs.figure(self.paper, self.recipe, name, self.root)) for name in names}
+
+    def pages(self) -> dict[str, str]:
+        names = results.form(self.paper).pages
+        return {name: str(runs.page(self.paper, self.recipe, name, self.root)) for name in names}
 
     def resolved(self, model: str, seed: int) -> RunConfig:
         return pipelines.configure(f"{self.paper}/{model}", self.recipe, self.pairs, seed)
@@ -153,13 +158,14 @@ class Plan:
         """Digest of what decides a stage's result beside its input files: its code and its settings."""
         if stage in ("table", "figures"):
             content: Any = [self.config.title, list(self.config.grid), digest(published_path(self.paper))]
-            return digest_of([content, self.settings.seeds, code_digest(tuple(ENTRIES[stage]))])
+            code = code_digest((*ENTRIES[stage], f"pipelines/{self.paper}/results.py"))
+            return digest_of([content, self.settings.seeds, code])
         config = self.resolved(model, seed)
         measured = config.dump()["EVALUATE"] if stage == "evaluate" else None
         # the catalogue and the schema act through the configuration alone
         own = [f"pipelines/{self.paper}/models.py"]
-        if stage == "evaluate":
-            own.append(f"pipelines/{self.paper}/evaluate.py")
+        # a paper without this module trains and is measured by core alone
+        own.append(f"pipelines/{self.paper}/{'training' if stage == 'train' else 'evaluate'}.py")
         return digest_of([config.digest(), measured, code_digest((*ENTRIES[stage], *own))])
 
     def options(self, *names: str) -> str:

@@ -68,6 +68,7 @@ def _train(args: Namespace) -> int:
             workers=args.workers,
             resume=resume,
             progress=progress,
+            hooks=pipelines.hooks(config),
         )
     if rows:
         last = rows[-1]
@@ -111,7 +112,7 @@ class _training_display:
                 shown = f"loss {loss:.3f}, {images_per_second:.0f} images/s"
                 bars.update(task, completed=epoch - 1 + step / steps, description=shown)
 
-            def on_epoch(self, row: dict[str, float]) -> None:
+            def on_epoch(self, row: dict[str, float | None]) -> None:
                 out.print(
                     f"epoch {row['epoch']:.0f}/{epochs}: "
                     f"loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.2%}",

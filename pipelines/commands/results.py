@@ -1,10 +1,13 @@
 """Commands that gather what runs left behind: table, figures, and run, which does a paper's whole workflow."""
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from core import runs
 from core.errors import UserError
+from pipelines import results
 from pipelines.commands.base import (
     Command,
     add_device,
@@ -32,27 +35,6 @@ def _table_options(form: ArgumentParser) -> None:
     add_json(form)
 
 
-def gather(paper: str, recipe: str, root: Path, seeds: int | None, pairs: list[str]) -> "Table":
-    """The table of what was evaluated under a recipe, titled with the data set's own title and the recipe's."""
-    import yaml
-
-    from core import tables
-    from pipelines import workflow
-
-    config = workflow.recipe_config(paper, recipe, pairs)
-    runs = tables.found_runs(paper, recipe, root, seeds)
-    if not runs:
-        raise UserError(
-            f"nothing was evaluated under {root / paper / recipe} yet: run stillpoint run {paper} --recipe {recipe}, "
-            "or stillpoint train and stillpoint evaluate"
-        )
-    path = workflow.published_path(paper)
-    published = yaml.safe_load(path.read_text()) if path.is_file() else {}
-    data = tables.dataset_title(tables.read_metrics(runs[0]))
-    title = f"{data}: {config.title}" if config.title else data
-    return tables.collect(runs, config.grid, published or {}, title=title)
-
-
 def print_table(table: "Table") -> None:
     from rich.table import Table as Grid
 
@@ -78,53 +60,34 @@ def print_table(table: "Table") -> None:
 def _table(args: Namespace) -> int:
     from core import tables
 
-    table = gather(args.pipeline, recipe_of(args), args.results, args.seeds, args.pairs)
-    paths = tables.write(table, args.results)
+    found, shown = _gathered(args), results.form(args.pipeline)
+    paths = tables.write(found.table, args.results)
+    paths += _made(found, shown.pages, lambda name: runs.page(found.paper, found.recipe, name, found.root))
     if args.json:
-        print_json(tables.as_dict(table))
+        print_json(tables.as_dict(found.table))
         return 0
-    print_table(table)
+    print_table(found.table)
     console().print("written: " + ", ".join(str(path) for path in paths))
     return 0
 
 
 def _figures(args: Namespace) -> int:
-    from core import figures, tables
-    from core.runs import figure
-
-    recipe = recipe_of(args)
-    table = gather(args.pipeline, recipe, args.results, args.seeds, args.pairs)
-    place = {name: figure(args.pipeline, recipe, name, args.results) for name in ("consistency_accuracy", "shift_maps")}
-    written = [figures.consistency_accuracy(table, place["consistency_accuracy"])]
-    runs = {row.model: [_run(table, row.model, seed, args.results) for seed in row.seeds] for row in table.rows}
-    maps = {model: figures.read_shift_maps([run.maps for run in own]) for model, own in runs.items()}
-    held = {model: found for model, found in maps.items() if found is not None}
-    if held:
-        counts = {
-            (len(own), tables.read_metrics(own[0])["trained"]["all_shifts_images"])
-            for model, own in runs.items()
-            if model in held
-        }
-        told = " and ".join(f"{n} seeds of {int(images)} images each" for n, images in sorted(counts))
-        written.append(
-            figures.shift_maps(held, place["shift_maps"], title=f"{table.title}: every circular shift, {told}")
-        )
-    histories: dict[str, Any] = {
-        model: [figures.read_history(run.history) for run in own if run.history.is_file()]
-        for model, own in runs.items()
-    }
-    histories = {model: own for model, own in histories.items() if own}
-    if histories:
-        path = figure(args.pipeline, recipe, "learning_curves", args.results)
-        written.append(figures.learning_curves(histories, path, title=table.title))
-    console().print("written: " + ", ".join(str(path) for path in written))
+    found, shown = _gathered(args), results.form(args.pipeline)
+    paths = _made(found, shown.figures, lambda name: runs.figure(found.paper, found.recipe, name, found.root))
+    console().print("written: " + ", ".join(str(path) for path in paths))
     return 0
 
 
-def _run(table: "Table", model: str, seed: int, root: Path) -> Any:
-    from core.runs import Run
+def _gathered(args: Namespace) -> results.Results:
+    return results.gather(args.pipeline, recipe_of(args), args.results, args.seeds, args.pairs)
 
-    return Run(table.pipeline, table.recipe, model, seed, root)
+
+def _made(found: results.Results, makers: Mapping[str, results.Make], place: Callable[[str], Path]) -> list[Path]:
+    paths = []
+    for name, make in makers.items():
+        make(found, place(name))
+        paths.append(place(name))
+    return paths
 
 
 def _workflow_options(form: ArgumentParser) -> None:
@@ -161,8 +124,8 @@ def _workflow(args: Namespace) -> int:
         raise UserError(
             f"the workflow stopped (exit code {code}); its output is in {plan.folder / 'logs' / 'workflow.txt'}"
         )
-    print_table(gather(args.pipeline, plan.recipe, args.results, args.seeds, plan.pairs))
-    files = [*plan.tables().values(), *plan.figures().values()]
+    print_table(results.gather(args.pipeline, plan.recipe, args.results, args.seeds, plan.pairs).table)
+    files = [*plan.tables().values(), *plan.pages().values(), *plan.figures().values()]
     console().print("written: " + ", ".join(files))
     return 0
 

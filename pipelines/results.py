@@ -1,0 +1,112 @@
+"""What a paper shows of its evaluated runs: the columns of its table, its figures, and pages of its own.
+
+A paper that shows more than the common table and figures has a ``results.py`` beside its Snakefile with any of
+
+    METRICS   columns of the table, in order (default: `core.tables.METRICS`)
+    AXES      the two metrics that the Pareto front is drawn over (default: `core.tables.AXES`)
+    FIGURES   name -> function (results, path) that draws ``figures/<name>.png`` (default: `FIGURES` below)
+    PAGES     file name -> function (results, path) that writes ``<file name>`` beside the table (default: none)
+
+Snakemake reads it to know which files there will be, so nothing heavy is imported outside its functions.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pipelines
+from core import tables
+from core.errors import UserError
+from core.runs import Run
+
+
+@dataclass(frozen=True)
+class Results:
+    """The evaluated runs of one recipe: their table, and the runs of each network in the order of their seeds."""
+
+    paper: str
+    recipe: str
+    root: Path
+    table: tables.Table
+    runs: Mapping[str, list[Run]]
+
+
+Make = Callable[[Results, Path], object]
+
+
+def consistency_accuracy(results: Results, path: Path) -> None:
+    from core import figures
+
+    figures.consistency_accuracy(results.table, path)
+
+
+def shift_maps(results: Results, path: Path) -> None:
+    from core import figures
+
+    maps = {model: figures.read_shift_maps([run.maps for run in own]) for model, own in results.runs.items()}
+    held = {model: found for model, found in maps.items() if found is not None}
+    if not held:
+        raise UserError(f"{path.name} needs the evaluation all_shifts: add it to EVALUATE.METRICS")
+    counts = {
+        tables.read_metrics(run)["trained"].get("all_shifts_images") for model in held for run in results.runs[model]
+    }
+    images = f" of {counts.pop():.0f} images" if len(counts) == 1 and None not in counts else ""
+    figures.shift_maps(held, path, title=f"{results.table.title}: after every circular shift{images}, trained")
+
+
+def learning_curves(results: Results, path: Path) -> None:
+    from core import figures
+
+    histories = {model: [figures.read_history(run.history) for run in own] for model, own in results.runs.items()}
+    figures.learning_curves(histories, path, title=results.table.title)
+
+
+FIGURES: dict[str, Make] = {
+    "consistency_accuracy": consistency_accuracy,
+    "shift_maps": shift_maps,
+    "learning_curves": learning_curves,
+}
+
+
+@dataclass(frozen=True)
+class Form:
+    """How one paper shows its results."""
+
+    metrics: tuple[tables.Metric, ...] = tables.METRICS
+    axes: tuple[str, str] = tables.AXES
+    figures: Mapping[str, Make] = field(default_factory=lambda: FIGURES)
+    pages: Mapping[str, Make] = field(default_factory=dict)
+
+
+def form(paper: str) -> Form:
+    """The form of a paper's results; the common one where the paper has no ``results.py``."""
+    if not (pipelines.HERE / paper / "results.py").is_file():
+        return Form()
+    own = import_module(f"pipelines.{paper}.results")
+    names = ("metrics", "axes", "figures", "pages")
+    return Form(**{name: getattr(own, name.upper()) for name in names if hasattr(own, name.upper())})
+
+
+def gather(paper: str, recipe: str, root: Path, seeds: int | None, pairs: list[str]) -> Results:
+    """What was evaluated under a recipe; its table is titled with the data set's own title and the recipe's."""
+    import yaml
+
+    from pipelines import workflow
+
+    config = workflow.recipe_config(paper, recipe, pairs)
+    runs = tables.found_runs(paper, recipe, root, seeds)
+    if not runs:
+        raise UserError(
+            f"nothing was evaluated under {root / paper / recipe} yet: run stillpoint run {paper} --recipe {recipe}, "
+            "or stillpoint train and stillpoint evaluate"
+        )
+    path = workflow.published_path(paper)
+    published: dict[str, Any] = (yaml.safe_load(path.read_text()) if path.is_file() else {}) or {}
+    data = tables.dataset_title(tables.read_metrics(runs[0]))
+    title = f"{data}: {config.title}" if config.title else data
+    shown = form(paper)
+    table = tables.collect(runs, config.grid, published, title=title, columns=shown.metrics, axes=shown.axes)
+    by_model = {row.model: [Run(paper, recipe, row.model, seed, root) for seed in row.seeds] for row in table.rows}
+    return Results(paper, recipe, root, table, by_model)
