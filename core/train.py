@@ -22,6 +22,7 @@ from core.config import RunConfig, TrainConfig
 from core.data.build import Loader, Loaders, Part
 from core.data.build import loaders as build_loaders
 from core.device import pick, settings
+from core.device import seed as seed_generators
 from core.distributed import Group, group, share_statistics
 from core.errors import UserError
 from core.interrupt import Interrupted, StopRequest, locked
@@ -320,7 +321,7 @@ class _Training:
             for settings_of_group in self.optimizer.param_groups:
                 settings_of_group["lr"] = rate(recipe, self.epoch, self.step, self.steps)
             # dropout and its like draw from torch's own generator; each process has a part of the batch of its own
-            torch.manual_seed(seed_for("step", seed, self.epoch, self.step, rank))
+            seed_generators(self.device, seed_for("step", seed, self.epoch, self.step, rank))
             losses.append(self._optimize(batches))
             self.step += 1
             if self.step % self.look_every == 0 or self.step == self.steps:
@@ -381,7 +382,7 @@ class _Training:
         """(loss, accuracy) on the validation images, (None, None) without any; None if it was stopped."""
         if self.loaders.validation is None:
             return None, None
-        torch.manual_seed(seed_for("validate", self.config.seed, self.epoch, self.together.rank))
+        seed_generators(self.device, seed_for("validate", self.config.seed, self.epoch, self.together.rank))
         sums = self._pass(self.loaders.validation, 0, stop)
         return None if sums is None else sums.means(self.together, self.config.train)
 
@@ -392,7 +393,7 @@ class _Training:
         assert self.loaders.test is not None
         # its seconds are its own: the epoch's clock stands still meanwhile
         began = time.perf_counter()
-        torch.manual_seed(seed_for("test", self.config.seed, number, self.together.rank))
+        seed_generators(self.device, seed_for("test", self.config.seed, number, self.together.rank))
         sums = self._pass(self.loaders.test, number, stop)
         if sums is None:
             return False

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.device import pick, settings
+from core.device import pick, seed, settings
 from core.errors import UserError
 
 
@@ -60,3 +60,10 @@ def test_settings_hold_within_and_are_put_back_after_an_error():
     after = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     assert after == before
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_seeding_repeats_what_a_device_draws():
+    seed(torch.device("cpu"), 11)
+    drawn = torch.rand(4)
+    torch.manual_seed(11)
+    assert torch.equal(torch.rand(4), drawn)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -468,6 +469,13 @@ def test_half_precision_trains_near_full_precision(tmp_path):
     assert rows["bfloat16"] != rows["float32"]
     assert rows["bfloat16"][-1]["train_loss"] == pytest.approx(rows["float32"][-1]["train_loss"], abs=0.05)
     assert all(tensor.dtype == torch.float32 for tensor in weights_of(tmp_path / "bfloat16").values())
+
+
+def test_a_compiled_network_trains_validates_and_is_saved_as_itself(tmp_path, monkeypatch):
+    # traced as for any backend, but run by torch's own kernels: so the numbers are the same
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    assert trained(tmp_path / "c", "TRAIN.COMPILE", "True", network=plain) == trained(tmp_path / "p", network=plain)
+    assert close(weights_of(tmp_path / "c"), weights_of(tmp_path / "p"), 0)
 
 
 def test_the_hook_before_a_forward_is_called_in_training_and_in_validation(tmp_path):
