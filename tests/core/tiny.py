@@ -3,6 +3,7 @@
 python -m tests.core.tiny FOLDER [KEY VALUE ...]   trains, one line for each step
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -88,6 +89,30 @@ def configuration(*pairs: str) -> RunConfig:
 
 def run_in(root: Path) -> Run:
     return Run("toy", "tiny", "net", 0, root)
+
+
+def trained(root: Path, *pairs: str, network=build, config: RunConfig | None = None, **options) -> list[dict]:
+    """Trains in `root` on the CPU, by a recipe that `pairs` change."""
+    config = config or configuration(*pairs)
+    options = {"loaders": loaders_of(config), "device": "cpu", **options}
+    return train(config, run_in(root), build=network, **options)
+
+
+class Notes(Progress):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.rows: list[dict] = []
+        self.steps: list[tuple[int, int]] = []
+
+    def on_note(self, sentence):
+        self.notes.append(sentence)
+
+    def on_step(self, epoch, step, steps, loss, images_per_second):
+        assert math.isfinite(loss) and images_per_second >= 0 and steps == 4
+        self.steps.append((epoch, step))
+
+    def on_epoch(self, row):
+        self.rows.append(row)
 
 
 class Say(Progress):
