@@ -33,7 +33,7 @@ _STYLE = {
 }
 
 
-def _styled(draw: Callable[P, Path]) -> Callable[P, Path]:
+def styled(draw: Callable[P, Path]) -> Callable[P, Path]:
     """Runs a drawing function under the house's style, leaving the caller's matplotlib settings alone."""
 
     @wraps(draw)
@@ -47,13 +47,15 @@ def _styled(draw: Callable[P, Path]) -> Callable[P, Path]:
     return styled
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple["Figure", Any]:
+def panels(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple["Figure", Any]:
+    """A figure of `size` inches and its axes, an array (rows, columns)."""
     import matplotlib.pyplot as plt
 
     return plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
 
 
-def _save(figure: "Figure", path: Path) -> Path:
+def save(figure: "Figure", path: Path) -> Path:
+    """Writes a figure whole or not at all, closes it, and returns its path."""
     import matplotlib.pyplot as plt
 
     with atomic_path(path) as temporary:
@@ -68,14 +70,14 @@ def colours(models: Sequence[str]) -> dict[str, tuple[str, str]]:
     return {m: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, m in enumerate(models)}
 
 
-@_styled
+@styled
 def consistency_accuracy(table: Table, path: Path) -> Path:
     """The table's second axis (consistency) against its first (accuracy): untrained hollow, trained filled.
 
     The Pareto front is marked. The axis of consistency shows the distance from 100 % on a logarithmic scale, since
     that is where networks differ.
     """
-    figure, axes = _figure(1, 1, (5.6, 3.8))
+    figure, axes = panels(1, 1, (5.6, 3.8))
     axis: Axes = axes[0, 0]
     look = colours([row.model for row in table.rows])
     across, up = table.axes
@@ -121,7 +123,7 @@ def consistency_accuracy(table: Table, path: Path) -> Path:
     axis.set_ylabel(f"{table.metric(up).title} (%)")
     axis.set_title(table.title + "\nfilled: trained, hollow: untrained", loc="left")
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _centred(grid: np.ndarray) -> np.ndarray:
@@ -129,7 +131,7 @@ def _centred(grid: np.ndarray) -> np.ndarray:
     return np.roll(grid, (grid.shape[0] // 2, grid.shape[1] // 2), (0, 1))
 
 
-@_styled
+@styled
 def shift_maps(maps: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path, *, title: str) -> Path:
     """After every circular shift: accuracy (upper row) and largest relative logit change (lower row), a column each.
 
@@ -144,7 +146,7 @@ def shift_maps(maps: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path, *,
     positive = np.concatenate([grid[grid > 0] for grid in change.values()] or [np.ones(1)])
     floor, top = (float(positive.min()), float(positive.max())) if len(positive) else (1e-8, 1.0)
     low = min(float(grid.min()) for grid in accuracy.values())
-    figure, axes = _figure(2, len(maps), (2.1 * len(maps) + 1.0, 5.4), sharex=True, sharey=True)
+    figure, axes = panels(2, len(maps), (2.1 * len(maps) + 1.0, 5.4), sharex=True, sharey=True)
     # perfect maps all around would otherwise leave the scale without a width
     shades: dict[str, Any] = {"vmin": min(low, 99.0), "vmax": 100.0, "cmap": "viridis"}
     decades: dict[str, Any] = {"norm": LogNorm(floor, max(top, floor * 10)), "cmap": "magma"}
@@ -165,7 +167,7 @@ def shift_maps(maps: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path, *,
         line[0].set_ylabel("shift down (pixels)")
         figure.colorbar(picture, ax=line, label=label, shrink=0.85)
     figure.suptitle(title, x=0.01, ha="left", fontsize=9.5)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def read_shift_maps(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray] | None:
@@ -192,13 +194,13 @@ def read_history(path: Path) -> dict[str, np.ndarray]:
     return {name: np.array([float(row[name]) if row[name] else np.nan for row in rows]) for name in names}
 
 
-@_styled
+@styled
 def learning_curves(histories: Mapping[str, Sequence[Mapping[str, np.ndarray]]], path: Path, *, title: str) -> Path:
     """Loss and accuracy of training over the epochs; a line is the mean over seeds, a band their smallest and largest.
 
     `histories` holds for each network one mapping of columns for each seed. Validation, where measured, is dashed.
     """
-    figure, axes = _figure(1, 2, (8.6, 3.2))
+    figure, axes = panels(1, 2, (8.6, 3.2))
     look = colours(list(histories))
     panels = (("loss", "loss (cross entropy, nats)", 1.0), ("accuracy", "accuracy (%)", 100.0))
     for axis, (what, label, scale) in zip(axes[0], panels, strict=True):
@@ -219,10 +221,10 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
     axes[0, 0].set_yscale("log")
     axes[0, 1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(f"{title}: training (solid) and validation (dashed)", x=0.01, ha="left", fontsize=9.5)
-    return _save(figure, path)
+    return save(figure, path)
 
 
-@_styled
+@styled
 def shift_map(
     change: np.ndarray,
     same: np.ndarray,
@@ -239,7 +241,7 @@ def shift_map(
     picture  (H, W) or (H, W, 3) in [0, 1], drawn beside the map
     """
     panels = 1 if picture is None else 2
-    figure, axes = _figure(1, panels, (3.3 * panels + 1.6, 3.4))
+    figure, axes = panels(1, panels, (3.3 * panels + 1.6, 3.4))
     if picture is not None:
         axes[0, 0].imshow(picture, cmap="gray", vmin=0, vmax=1)
         axes[0, 0].set_axis_off()
@@ -257,4 +259,4 @@ def shift_map(
     axis.locator_params(integer=True)
     figure.colorbar(image, ax=axis, label="relative change of the logits", shrink=0.85)
     figure.suptitle(title, x=0.01, ha="left", fontsize=9.5)
-    return _save(figure, path)
+    return save(figure, path)
