@@ -11,6 +11,8 @@ first stage (natural order). The filter of a path is the cascade of its stages; 
 2**j, and whether the cascade subsamples as it goes changes neither the filter nor the samples that are kept.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -118,3 +120,51 @@ def split_packet(packet: int, depth: int) -> tuple[int, int]:
         digit = packet >> 2 * stage & 3
         vertical, horizontal = 2 * vertical + digit // 2, 2 * horizontal + digit % 2
     return vertical, horizontal
+
+
+def horizontal_filters(
+    trees: Tensor, needs: Sequence[tuple[int, int]], depth: int, part: str, analytic: bool
+) -> Tensor:
+    """Filters (S, P, 2, K) from a_v and b_v to the parts of the maps `needs`, pairs of bank (0: A, 1: B) and path."""
+    maps = []
+    for bank, path in needs:
+        a, b = trees[0, path], trees[1, path]
+        # (a_v + i v b_v)(a + i h b) with signs v and h
+        v, h = 1, (1, -1)[bank]
+        if analytic and runs_backwards(path, depth) != bool(bank):
+            v, h = -v, -h
+        parts = [torch.stack([a, -v * h * b]), torch.stack([h * b, v * a])]
+        maps.append(torch.stack(parts if part == "complex" else parts[:1]))
+    return torch.stack(maps)
+
+
+Groups = list[tuple[tuple[tuple[int, int], ...], list[int]]]
+
+
+def group_maps(maps: Sequence[int], depth: int) -> Groups:
+    """Vertical paths that need the same maps, with those: [(((bank, horizontal path), ...), [vertical path, ...])]."""
+    if not maps or len(set(maps)) != len(maps) or not set(maps) <= set(range(2 * 4**depth)):
+        raise ValueError(
+            f"maps must be distinct numbers from 0 to {2 * 4**depth - 1} at depth {depth}, got {list(maps)}"
+        )
+    needs: dict[int, list[tuple[int, int]]] = {}
+    for q in sorted(maps):
+        bank, packet = divmod(q, 4**depth)
+        vertical, horizontal = split_packet(packet, depth)
+        needs.setdefault(vertical, []).append((bank, horizontal))
+    groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    for vertical in sorted(needs):
+        groups.setdefault(tuple(sorted(needs[vertical])), []).append(vertical)
+    return list(groups.items())
+
+
+def computing_order(groups: Groups, depth: int) -> tuple[int, ...]:
+    number = {split_packet(packet, depth): packet for packet in range(4**depth)}
+    return tuple(
+        bank * 4**depth + number[row, column] for needs, rows in groups for row in rows for bank, column in needs
+    )
+
+
+def cheapest_order(maps: Sequence[int], depth: int) -> tuple[int, ...]:
+    """The order of `maps` in which they are computed, so that asking for it saves a copy."""
+    return computing_order(group_maps(maps, depth), depth)

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from core.layers._wavelet_filters import (
     check_geometry,
-    runs_backwards,
-    split_packet,
+    computing_order,
+    group_maps,
+    horizontal_filters,
     support,
     tree_filters,
     zero_padding,
@@ -77,7 +78,7 @@ def wavelet_packets2d(
 class WaveletPackets2d(nn.Module):
     """`wavelet_packets2d` as a Module with its filters ready: (B, C, H, W) -> (B, C, M, P, H', W').
 
-    Maps that are asked for in the order `cheapest_order(maps, depth)` are computed without a copy.
+    Maps that are asked for in the order `_wavelet_filters.cheapest_order(maps, depth)` are computed without a copy.
     """
 
     order: Tensor | None
@@ -102,13 +103,14 @@ class WaveletPackets2d(nn.Module):
             raise ValueError(f"padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
         self.depth, self.stride, self.part, self.analytic, self.padding = depth, stride, part, analytic, padding
         self.maps = tuple(range(2 * 4**depth)) if maps is None else tuple(maps)
-        groups = _groups(self.maps, depth)
-        cheapest = _order(groups, depth)
+        groups = group_maps(self.maps, depth)
+        cheapest = computing_order(groups, depth)
         dtype = dtype or torch.get_default_dtype()
         trees = tree_filters(depth)
         self.passes = nn.ModuleList(
             _Passes(
-                trees[:, rows].to(device, dtype), _horizontal(trees, needs, depth, part, analytic).to(device, dtype)
+                trees[:, rows].to(device, dtype),
+                horizontal_filters(trees, needs, depth, part, analytic).to(device, dtype),
             )
             for needs, rows in groups
         )
@@ -202,49 +204,3 @@ def _correlate(x: Tensor, weight: Tensor, axis: int, stride: int, before: int, c
         x, [ends, (0, 0)] if axis == 2 else [(0, 0), ends], padding="circular" if padding == "circular" else "zeros"
     )
     return F.conv2d(x.narrow(axis, max(-before, 0), extent), weight, stride=steps)
-
-
-def _horizontal(trees: Tensor, needs: Sequence[tuple[int, int]], depth: int, part: str, analytic: bool) -> Tensor:
-    """Filters (S, P, 2, K) from a_v and b_v to the parts of the maps `needs`, pairs of bank (0: A, 1: B) and path."""
-    maps = []
-    for bank, path in needs:
-        a, b = trees[0, path], trees[1, path]
-        # (a_v + i v b_v)(a + i h b) with signs v and h
-        v, h = 1, (1, -1)[bank]
-        if analytic and runs_backwards(path, depth) != bool(bank):
-            v, h = -v, -h
-        parts = [torch.stack([a, -v * h * b]), torch.stack([h * b, v * a])]
-        maps.append(torch.stack(parts if part == "complex" else parts[:1]))
-    return torch.stack(maps)
-
-
-Groups = list[tuple[tuple[tuple[int, int], ...], list[int]]]
-
-
-def _groups(maps: Sequence[int], depth: int) -> Groups:
-    """Vertical paths that need the same maps, with those: [(((bank, horizontal path), ...), [vertical path, ...])]."""
-    if not maps or len(set(maps)) != len(maps) or not set(maps) <= set(range(2 * 4**depth)):
-        raise ValueError(
-            f"maps must be distinct numbers from 0 to {2 * 4**depth - 1} at depth {depth}, got {list(maps)}"
-        )
-    needs: dict[int, list[tuple[int, int]]] = {}
-    for q in sorted(maps):
-        bank, packet = divmod(q, 4**depth)
-        vertical, horizontal = split_packet(packet, depth)
-        needs.setdefault(vertical, []).append((bank, horizontal))
-    groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
-    for vertical in sorted(needs):
-        groups.setdefault(tuple(sorted(needs[vertical])), []).append(vertical)
-    return list(groups.items())
-
-
-def _order(groups: Groups, depth: int) -> tuple[int, ...]:
-    number = {split_packet(packet, depth): packet for packet in range(4**depth)}
-    return tuple(
-        bank * 4**depth + number[row, column] for needs, rows in groups for row in rows for bank, column in needs
-    )
-
-
-def cheapest_order(maps: Sequence[int], depth: int) -> tuple[int, ...]:
-    """The order of `maps` in which they are computed, so that asking for it saves a copy."""
-    return _order(_groups(maps, depth), depth)

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.layers.wavelet_packets import Part, WaveletPackets2d, cheapest_order
+from core.layers._wavelet_filters import cheapest_order
+from core.layers.wavelet_packets import Part, WaveletPackets2d
 from core.layers.wavelet_packings import Packing
 
 

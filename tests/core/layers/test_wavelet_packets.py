@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from core.layers._wavelet_filters import (
+    cheapest_order,
     qshift_filters,
     runs_backwards,
     split_packet,
@@ -16,7 +17,7 @@ from core.layers._wavelet_filters import (
     tree_filters,
     zero_padding,
 )
-from core.layers.wavelet_packets import WaveletPackets2d, cheapest_order, wavelet_packets2d
+from core.layers.wavelet_packets import WaveletPackets2d, wavelet_packets2d
 
 DEPTHS = (1, 2, 3)
 
