@@ -37,17 +37,17 @@ def styled(draw: Callable[P, Path]) -> Callable[P, Path]:
     """Runs a drawing function under the house's style, leaving the caller's matplotlib settings alone."""
 
     @wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Path:
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Path:
         import matplotlib
 
         matplotlib.use("Agg")
         with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
             return draw(*args, **kwargs)
 
-    return styled
+    return drawn
 
 
-def panels(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple["Figure", Any]:
+def subplots(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple["Figure", Any]:
     """A figure of `size` inches and its axes, an array (rows, columns)."""
     import matplotlib.pyplot as plt
 
@@ -77,7 +77,7 @@ def consistency_accuracy(table: Table, path: Path) -> Path:
     The Pareto front is marked. The axis of consistency shows the distance from 100 % on a logarithmic scale, since
     that is where networks differ.
     """
-    figure, axes = panels(1, 1, (5.6, 3.8))
+    figure, axes = subplots(1, 1, (5.6, 3.8))
     axis: Axes = axes[0, 0]
     look = colours([row.model for row in table.rows])
     across, up = table.axes
@@ -146,7 +146,7 @@ def shift_maps(maps: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path, *,
     positive = np.concatenate([grid[grid > 0] for grid in change.values()] or [np.ones(1)])
     floor, top = (float(positive.min()), float(positive.max())) if len(positive) else (1e-8, 1.0)
     low = min(float(grid.min()) for grid in accuracy.values())
-    figure, axes = panels(2, len(maps), (2.1 * len(maps) + 1.0, 5.4), sharex=True, sharey=True)
+    figure, axes = subplots(2, len(maps), (2.1 * len(maps) + 1.0, 5.4), sharex=True, sharey=True)
     # perfect maps all around would otherwise leave the scale without a width
     shades: dict[str, Any] = {"vmin": min(low, 99.0), "vmax": 100.0, "cmap": "viridis"}
     decades: dict[str, Any] = {"norm": LogNorm(floor, max(top, floor * 10)), "cmap": "magma"}
@@ -200,7 +200,7 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
 
     `histories` holds for each network one mapping of columns for each seed. Validation, where measured, is dashed.
     """
-    figure, axes = panels(1, 2, (8.6, 3.2))
+    figure, axes = subplots(1, 2, (8.6, 3.2))
     look = colours(list(histories))
     panels = (("loss", "loss (cross entropy, nats)", 1.0), ("accuracy", "accuracy (%)", 100.0))
     for axis, (what, label, scale) in zip(axes[0], panels, strict=True):
@@ -241,7 +241,7 @@ def shift_map(
     picture  (H, W) or (H, W, 3) in [0, 1], drawn beside the map
     """
     panels = 1 if picture is None else 2
-    figure, axes = panels(1, panels, (3.3 * panels + 1.6, 3.4))
+    figure, axes = subplots(1, panels, (3.3 * panels + 1.6, 3.4))
     if picture is not None:
         axes[0, 0].imshow(picture, cmap="gray", vmin=0, vmax=1)
         axes[0, 0].set_axis_off()
