@@ -1,7 +1,8 @@
 """Batches of an `ImageSet` that lives on the device as uint8: no worker processes, no per-image Python, no history.
 
 The order of an epoch is a function of (seed, epoch), the augmentation of a batch of (seed, epoch, step). So a run that
-starts again at step k of an epoch sees exactly what the uninterrupted run saw from there.
+starts again at step k of an epoch sees exactly what the uninterrupted run saw from there. Without a shuffle the
+augmentation of an image is a function of (seed, epoch, image): a measurement does not depend on the size of a batch.
 """
 
 from collections.abc import Iterator
@@ -9,8 +10,9 @@ from typing import NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from core.data.augment import Augment
+from core.data.augment import Augment, Crop
 from core.data.sets import FolderSet, ImageSet
 from core.randomness import generator
 
@@ -76,6 +78,7 @@ class Feeder:
         self.count, self.batch_size, self.seed, self.shuffle = count, batch_size, seed, shuffle
         self.device, self.drop_last, self.rank, self.world_size = torch.device(device), drop_last, rank, world_size
         self.augment = augment
+        self._whole: tuple[tuple[int, int, int], list[Tensor]] | None = None
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         # (x / 255 - mean) / std = x * scale + shift, in one multiplication and one addition
         centre = torch.tensor(image_set.mean if mean is None else mean, dtype=torch.float64)[:, None, None]  # (C, 1, 1)
@@ -113,13 +116,23 @@ class Feeder:
         """
         if self.augment is None:
             return self.normalise(pixels)
-        random = generator("augment", self.seed, epoch, step)
-        # drawn for the global batch and then cut, so that the draws do not depend on the number of processes
-        draws = self.augment.draw(self.global_size(step), pixels.shape[2], pixels.shape[3], random)
-        local = [draw[self.local(step)] for draw in draws]
+        local = self._draws(self.augment, epoch, step, pixels.shape[2], pixels.shape[3])
         if keep is not None:
             local = [draw[keep] for draw in local]
         return self.augment.apply(pixels, local, self.normalise)
+
+    def _draws(self, augment: Augment, epoch: int, step: int, height: int, width: int) -> list[Tensor]:
+        """The random numbers of this process's part of the batch at `step`."""
+        if self.shuffle:
+            # drawn for the global batch and then cut, so that the draws do not depend on the number of processes
+            random = generator("augment", self.seed, epoch, step)
+            draws = augment.draw(self.global_size(step), height, width, random)
+            return [draw[self.local(step)] for draw in draws]
+        # in order, the row of an epoch's draws that an image takes is its number, whatever the size of a batch
+        if self._whole is None or self._whole[0] != (epoch, height, width):
+            random = generator("augment", self.seed, epoch)
+            self._whole = (epoch, height, width), augment.draw(self.count, height, width, random)
+        return [draw[self.part(step)] for draw in self._whole[1]]
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> float32 (x / 255 - mean) / std."""
@@ -142,3 +155,10 @@ class DeviceLoader(Feeder):
             indices = order[self.part(step)]
             images = self.finish(self.images[indices], epoch, step)
             yield Batch(step, images, self.labels[indices], indices)
+
+    def canvas(self, indices: Tensor) -> Tensor | None:
+        """The whole padded images, normalised, of which the batches show random windows; None where they do not."""
+        step = self.augment.steps[0][0] if self.augment else None
+        if not isinstance(step, Crop) or step.size is None:
+            return None
+        return self.normalise(functional.pad(self.images[indices], (step.padding,) * 4))
