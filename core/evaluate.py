@@ -125,6 +125,8 @@ def one_pass(
                 wide = images
                 first, height, width = margin // 2, images.shape[2] - margin, images.shape[3] - margin
                 images = wide[:, :, first : first + height, first : first + width]
+            elif isinstance(loader, DeviceLoader):
+                wide = loader.canvas(batch.indices)
             indices, steps = batch.indices.cpu(), len(loader)
             view = View(images, batch.labels, indices, predict, report, wide=wide, step=batch.step, steps=steps)
             for evaluation in running:

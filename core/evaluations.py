@@ -25,7 +25,8 @@ class View:
 
     images (B, C, H, W), labels (B,), indices (B,) numbers of the images in their set, on the CPU. `predict` maps
     images to float32 logits. `progress` is for an evaluation that takes long within one batch. `wide` (B, C, H', W') is
-    the larger crop whose middle `images` are, where EVALUATE.MARGIN asks for one. It is batch `step` of `steps`.
+    the larger crop whose middle `images` are, where EVALUATE.MARGIN asks for one, or the padded images they are random
+    windows of, where AUGMENT.CANVAS_PADDING does. It is batch `step` of `steps`.
     """
 
     def __init__(
