@@ -103,7 +103,7 @@ def follow(
                     before = done if before is None else before
                     left = remaining(done, before, time.monotonic() - start)
                     finished = sum(state.stage == "done" for state in found.values())
-                    what = f"{finished} of {len(found)} networks measured, {clock(left)} left"
+                    what = f"{finished} of {len(found)} runs measured, {clock(left)} left"
                     if done >= 1:
                         what = "table and figures" if code is None else "all is done"
                     bar.update(task, completed=done, description=what)

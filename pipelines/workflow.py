@@ -98,7 +98,10 @@ class Plan:
 
     @cached_property
     def pairs(self) -> list[str]:
-        return shlex.split(self.settings.settings)
+        try:
+            return shlex.split(self.settings.settings)
+        except ValueError as error:
+            raise UserError(f"--config settings: {error} in {self.settings.settings!r}") from None
 
     @cached_property
     def config(self) -> RunConfig:
@@ -250,6 +253,8 @@ def snakemake(plan: Plan, jobs: int | None = None) -> list[str]:
     """The call of snakemake that does a plan: what ``snakemake -j4 pipelines/aps/all`` does, as a list of words."""
     cores = str(jobs) if jobs else "all"
     given = {key: str(value) for key, value in plan.settings.model_dump().items() if value != ""}
+    # snakemake strips quotes from both ends of a value, and would leave an open one behind
+    given = {key: f"{value} " if value.endswith(("'", '"')) else value for key, value in given.items()}
     # the target comes first: --config would swallow it
     words = [sys.executable, "-m", "snakemake", f"pipelines/{plan.paper}/all", "--cores", cores]
     words += ["--snakefile", str(ROOT / "Snakefile")]

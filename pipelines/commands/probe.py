@@ -183,8 +183,6 @@ def picture(path: str, found: Subject) -> tuple["Tensor", Any]:
     from core.data.formats import decode_image
     from core.data.streaming import centre_crop, resize_short_side
 
-    if not Path(path).is_file():
-        raise UserError(f"the picture {path} is not there")
     image = decode_image(Path(path), path, "RGB" if found.channels == 3 else "L")
     image = centre_crop(resize_short_side(image, found.size), found.size)
     pixels = np.asarray(image, dtype=np.float32) / 255
@@ -213,6 +211,8 @@ def _measure_options(form: ArgumentParser) -> None:
 
 
 def _measure(args: Namespace) -> int:
+    if not Path(args.image).is_file():
+        raise UserError(f"the picture {args.image} is not there")
     found = subject(args)
     from core.device import pick
     from core.measure import measure_image
@@ -277,6 +277,8 @@ def _explain_options(form: ArgumentParser) -> None:
 
 
 def _explain(args: Namespace) -> int:
+    if args.image and not Path(args.image).is_file():
+        raise UserError(f"the picture {args.image} is not there")
     found = subject(args)
     import torch
 

@@ -1,5 +1,6 @@
 """Commands that gather what runs left behind: table, figures, and run, which does a paper's whole workflow."""
 
+import shlex
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -114,7 +115,7 @@ def _workflow(args: Namespace) -> int:
         "data": str(args.data or ""),
         "device": args.device,
         "threads": args.threads or 1,
-        "settings": " ".join(args.pairs),
+        "settings": shlex.join(args.pairs),
     }
     plan = workflow.plan(args.pipeline, given)
     for model in plan.config.grid:

@@ -1,0 +1,37 @@
+# make demo: environment, then the APS pipeline on real handwritten digits, to a table and figures.
+# make test: environment, then the whole test suite.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint format lock clean
+
+demo: $(STAMP)
+	$(BIN)/stillpoint run aps
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check core pipelines tests hubconf.py
+	$(BIN)/ruff check core pipelines tests hubconf.py
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format core pipelines tests hubconf.py
+	$(BIN)/ruff check --fix core pipelines tests hubconf.py
+
+# the lock names versions and no address; torch comes in the build that torchvision asks for
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	touch $@
+
+lock:
+	uv pip compile pyproject.toml --extra dev --no-header --no-annotate --no-emit-index-url -o requirements.lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

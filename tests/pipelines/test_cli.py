@@ -1,0 +1,160 @@
+"""The command line: what it prints, and what it says when it is asked for something that cannot be."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from pipelines.cli import main
+from pipelines.commands import COMMANDS
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:
+    """Output of a command that ends with `code`; where that is 2, the one sentence on the error stream."""
+    try:
+        ended = main([str(word) for word in words])
+    except SystemExit as stop:
+        ended = stop.code
+    out, error = capsys.readouterr()
+    assert ended == code, error
+    if code:
+        assert error.strip().count("\n") == 0 and error.startswith("stillpoint"), error
+        assert not out.strip()
+        return error
+    return out
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_list_shows_the_names_that_match(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "aps/resnet20_aps1" in told(capsys, "list", "aps/resnet20*")
+    rows = json.loads(told(capsys, "list", "aps/*_aps3", "--json"))
+    assert rows and all(row["name"].endswith("_aps3") and row["source"] for row in rows)
+
+
+def test_show_config_takes_pairs_after_options(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["show-config", "aps/resnet18_aps3", "--dataset", "cifar10", "MODEL.FILTER_SIZE", "5"]
+    shown = yaml.safe_load(told(capsys, *words))
+    assert shown["MODEL"]["FILTER_SIZE"] == 5 and shown["TRAIN"]["EPOCHS"] == 250 and shown["DATA"]["NAME"] == "cifar10"
+    assert json.loads(told(capsys, *words, "--json")) == shown
+
+
+def test_negative_values_are_values_not_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "SEED" in told(capsys, "show-config", "aps/resnet20", "SEED", "-1", code=2)
+
+
+def test_the_schema_of_a_pipeline_is_json_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    schema = json.loads(told(capsys, "show-config", "aps/resnet20", "--schema"))
+    assert "2020-12" in schema["$schema"] and "MODEL" in schema["properties"]
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"stillpoint {command}" in told(capsys, command, "--help")
+
+
+CIFAR = ["--dataset", "cifar10"]
+BAD = [
+    (["show-config", "aps/resnet18_asp3"], "nearest: aps/resnet18_aps3"),
+    (["show-config", "resnet18_aps3"], "pipeline/model"),
+    (["show-config", "apz/resnet18"], "unknown pipeline 'apz'"),
+    (["show-config", "aps/resnet18", "TRAIN.EPOCH", "5"], "nearest: TRAIN.EPOCHS"),
+    (["show-config", "aps/resnet18", "TRAIN.EPOCHS"], "has no value"),
+    (["show-config", "aps/resnet18", "TRAIN.EPOCHS", "many"], "TRAIN.EPOCHS"),
+    (["show-config", "aps/resnet18", "--dataset", "cifar11"], "no recipe 'cifar11'"),
+    (["show-config", "aps/resnet18_aps3", *CIFAR, "MODEL.FILTER_SIZE", "9"], "1 to 7 taps"),
+    (["show-config", "aps/resnet18", "MODEL", "5"], "is a section"),
+    (["show-config", "aps/resnet18", "--frob"], "'--frob' is not known here"),
+    (["list", "nets/*"], "no network matches"),
+    (["list", "aps/*", "more"], "'more' is not known here"),
+    (["frob"], "invalid choice"),
+    ([], "required: command"),
+    (["prepare", "cifar11"], "unknown data set"),
+    (["evaluate", "here"], "is not a run's folder"),
+    (["explain"], "say which network"),
+    (["measure", "aps/resnet20_aps1", "--image", "missing.png"], "missing.png is not there"),
+    (["explain", "--model", "nothere:build"], "nothere"),
+    (["explain", "--model", "json"], "MODULE:FUNCTION"),
+    (["explain", "aps/resnet18_aps3", "--size", "0"], "--size"),
+    (["explain", "aps/UNet_4down_aps"], "registry"),
+    (["table", "aps", "--dataset", "cifar100"], "nothing was evaluated"),
+    (["run", "aps", "--dataset", "cifar11"], "no recipe for 'cifar11'"),
+    (["run", "aps", "MODEL.FILTER_SIZE", "9"], "1 to 7 taps"),
+    (["train", "aps/resnet20_aps1", "--device", "gpu7"], "gpu7"),
+    (["train", "aps/resnet20_aps1", "--dataset", "cifar10"], "is not in"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), BAD, ids=[" ".join(words) or "nothing" for words, _ in BAD])
+def test_bad_input_gets_one_sentence_and_leaves_nothing(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said in told(capsys, *words, code=2)
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name not in (".lock", "log.txt")]
+    assert not left
+
+
+def test_a_run_without_weights_says_how_to_train_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tmp_path / "aps" / "digits" / "resnet20" / "seed0"
+    folder.mkdir(parents=True)
+    assert "train it first" in told(capsys, "evaluate", folder, code=2)
+    (folder / "config.yaml").write_text("SEED: 0\n")
+    assert "stillpoint train aps/resnet20 --recipe digits --seed 0" in told(capsys, "evaluate", folder, code=2)
+
+
+def test_measure_draws_a_map_and_says_that_the_network_is_untrained(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, photo: Path
+) -> None:
+    output = tmp_path / "map.png"
+    words = ["measure", "aps/resnet20_aps1", "--image", photo, "--max-shift", "2", "--output", output]
+    shown = told(capsys, *words)
+    assert "before training" in shown and "consistency 100.00%" in shown and Image.open(output).size[0] > 100
+    found = json.loads(told(capsys, *words, "--json"))
+    assert found["consistency"] == 1.0 and found["max_logit_change"] < 1e-5 and not found["trained"]
+
+
+def test_a_picture_that_cannot_be_read_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG not really")
+    assert "broken.png" in told(capsys, "measure", "aps/resnet20_aps1", "--image", broken, code=2)
+
+
+def test_weights_that_are_none_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, photo: Path) -> None:
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(b"\x08")
+    words = ["measure", "aps/resnet20_aps1", "--image", photo, "--weights", torn]
+    assert "torn.safetensors" in told(capsys, *words, code=2)
+
+
+def test_odd_sizes_warn_that_invariance_is_lost(
+    capsys: pytest.CaptureFixture[str], photo: Path, tmp_path: Path
+) -> None:
+    words = ["measure", "aps/resnet20_aps1", "--image", photo, "--max-shift", "1", "--size", "30"]
+    assert main([str(word) for word in [*words, "--output", tmp_path / "map.png"]]) == 0
+    assert "no longer exact" in capsys.readouterr().err
+
+
+def test_explain_names_the_module_that_first_breaks_equivariance(capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(told(capsys, "explain", "aps/resnet20_lpf3", "--size", "32", "--json"))
+    assert found["first_broken"]["name"].startswith("layer2.0")
+    assert json.loads(told(capsys, "explain", "aps/resnet20_aps3", "--size", "32", "--json"))["first_broken"] is None
+    assert "first breaks in layer2.0" in told(capsys, "explain", "aps/resnet20_lpf3", "--size", "32")
+
+
+def test_explain_takes_a_network_of_ones_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "from torch import nn\n\ndef build():\n    return nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU())\n"
+    (tmp_path / "ownnet.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    found = json.loads(told(capsys, "explain", "--model", "ownnet:build", "--size", "16", "--json"))
+    assert found["first_broken"]["type"] == "Conv2d"

@@ -1,0 +1,117 @@
+"""The workflow: from data to the final table by Snakemake, and what makes it run again."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.errors import UserError
+from core.runs import Run
+from pipelines import workflow
+from pipelines.cli import main
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = "TRAIN.EPOCHS 1 DATA.LIMIT 64 MODEL.WIDTH 4 EVALUATE.REPEATS 1 EVALUATE.LIMIT_ALL_SHIFTS 1"
+MODELS = ("resnet20", "resnet20_aps1")
+
+
+def snakemake(tmp_path: Path, *words: str) -> str:
+    given = [f"results={tmp_path / 'results'}", f"data={tmp_path / 'data'}", "seeds=1", "device=cpu"]
+    settings = f'settings=GRID "{list(MODELS)}" {TINY}'
+    command = [sys.executable, "-m", "snakemake", "pipelines/aps/all", "--cores", "2", *words]
+    done = subprocess.run([*command, "--config", *given, settings], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    return done.stdout + done.stderr
+
+
+def test_the_whole_workflow_ends_in_a_table_and_is_then_up_to_date(tmp_path: Path) -> None:
+    snakemake(tmp_path)
+    folder = tmp_path / "results" / "aps" / "digits"
+    rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
+    assert {row["network"] for row in rows} == set(MODELS)
+    exact = [r for r in rows if r["network"] == "resnet20_aps1" and r["metric"] == "circular_consistency"]
+    assert {row["state"] for row in exact} == {"untrained", "trained"}
+    assert all(float(row["mean"]) == 100 and float(row["paper"]) == 100 for row in exact)
+    metrics = json.loads(Run("aps", "digits", "resnet20", 0, tmp_path / "results").metrics.read_text())
+    shown = next(r for r in rows if (r["network"], r["state"], r["metric"]) == ("resnet20", "trained", "accuracy"))
+    assert float(shown["mean"]) == pytest.approx(100 * metrics["trained"]["accuracy"])
+    for name in ("consistency_accuracy", "shift_maps", "learning_curves"):
+        assert (folder / "figures" / f"{name}.png").stat().st_size > 10_000
+    assert (folder / "table.md").is_file() and (folder / "table.tex").is_file()
+    assert "Nothing to be done" in snakemake(tmp_path, "--dry-run")
+
+
+def test_a_recipe_is_that_of_the_scale_where_there_is_one() -> None:
+    assert workflow.choose_recipe("aps", "cifar10", "demo") == "cifar10_demo"
+    assert workflow.choose_recipe("aps", "cifar10", "paper") == "cifar10"
+    assert workflow.choose_recipe("aps", "digits", "demo") == "digits"
+    with pytest.raises(UserError, match="no recipe for 'svhn'"):
+        workflow.choose_recipe("aps", "svhn", "demo")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"sceds": 1}, "sceds"), ({"seeds": 0}, "seeds"), ({"device": "tpu"}, "device"), ({"seeds": "many"}, "seeds")],
+)
+def test_a_wrong_workflow_setting_is_named(given: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        workflow.read(given)
+
+
+def test_what_decides_training_is_what_it_imports() -> None:
+    files = {str(path) for path in workflow.imported(("core/train.py", "pipelines/aps/models.py"))}
+    assert {"core/layers/polyphase.py", "core/backbones/resnet.py", "core/data/loading.py", "core/files.py"} <= files
+    assert not files & {"core/tables.py", "core/figures.py", "pipelines/cli.py", "pipelines/aps/weights.py"}
+
+
+def test_comments_and_docstrings_do_not_decide_but_code_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflow, "ROOT", tmp_path)
+    (tmp_path / "core").mkdir()
+    file, other = tmp_path / "core" / "one.py", tmp_path / "core" / "two.py"
+    other.write_text("y = 1\n")
+    digests = []
+    for text, two in (
+        ('"""A."""\nfrom core import two\n', "y = 1\n"),
+        ('"""B."""\n\n# a reason\nfrom core import two\n', "y = 1\n"),
+        ('"""B."""\nfrom core import two\n', "y = 2\n"),
+    ):
+        file.write_text(text)
+        other.write_text(two)
+        workflow.code_digest.cache_clear()
+        workflow.imported.cache_clear()
+        digests.append(workflow.code_digest(("core/one.py",)))
+    assert digests[0] == digests[1] != digests[2]
+    workflow.code_digest.cache_clear()
+    workflow.imported.cache_clear()
+
+
+def test_measuring_and_titles_do_not_decide_training() -> None:
+    def decides(stage: str, settings: str) -> str:
+        return workflow.plan("aps", {"settings": settings}).decides(stage, "resnet20", 0)
+
+    assert decides("train", "EVALUATE.REPEATS 9 TITLE other") == decides("train", "")
+    assert decides("train", "TRAIN.LR 0.01") != decides("train", "")
+    assert decides("evaluate", "EVALUATE.REPEATS 9") != decides("evaluate", "")
+    assert decides("table", "TITLE other") != decides("table", "")
+
+
+def test_a_state_of_other_code_is_begun_anew_and_one_of_the_same_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "aps/resnet20", "--results", str(tmp_path), "--data", str(tmp_path / "data"), "--threads", "1"]
+    pairs = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "32", "MODEL.WIDTH", "4"]
+    run = Run("aps", "digits", "resnet20", 0, tmp_path)
+
+    def train(code: str, *more: str) -> str:
+        assert main([*words, "--code", code, *pairs, *more]) == 0
+        return capsys.readouterr().out
+
+    assert "begins" in train("first")
+    # Snakemake removes what a rule declares before it runs the rule again; the state is not declared
+    run.weights.unlink()
+    assert "begins" not in train("first") and run.weights.is_file()
+    assert "begins" in train("second") and run.code.read_text() == "second"
+    assert "begins" in train("third", "TRAIN.LR", "0.05")

@@ -1,0 +1,143 @@
+"""The laws of the house: who may import whom, how long a file may be, and how fast the command line starts."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines import papers
+from pipelines.workflow import imports_of, module_files
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted(path.relative_to(ROOT) for part in ("core", "pipelines") for path in (ROOT / part).rglob("*.py"))
+
+
+def tracked() -> list[Path]:
+    """Files that git knows or would take: not what is ignored."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    return [ROOT / line for line in listed.stdout.splitlines() if (ROOT / line).is_file()]
+
+
+@pytest.mark.parametrize(
+    ("who", "never"),
+    [("core", "pipelines"), ("core/layers", "core.backbones"), ("core/metrics", "core.train")],
+)
+def test_a_layer_never_imports_the_one_above_it(who: str, never: str) -> None:
+    guilty = [
+        f"{path} imports {name}"
+        for path in SOURCES
+        if path.is_relative_to(who)
+        for name in imports_of(ROOT / path)
+        if name == never or name.startswith(never + ".")
+    ]
+    assert not guilty
+
+
+def test_a_pipeline_never_imports_another() -> None:
+    guilty = [
+        f"{path} imports {name}"
+        for paper in papers()
+        for path in SOURCES
+        if path.is_relative_to(f"pipelines/{paper}")
+        for name in imports_of(ROOT / path)
+        if name.split(".")[0] == "pipelines"
+        and len(name.split(".")) > 1
+        and name.split(".")[1] in set(papers()) - {paper}
+    ]
+    assert not guilty
+
+
+def _at_import(path: Path) -> set[Path]:
+    """Files that importing `path` runs: imports outside functions and outside `if TYPE_CHECKING`."""
+    waiting: list[ast.AST] = [ast.parse((ROOT / path).read_text())]
+    found: set[Path] = set()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            # a name of a package that is no module of its own lives in the package
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [
+                name if module_files(name)[-1:] != module_files(node.module)[-1:] else node.module for name in full
+            ]
+        found.update(module_files(name)[-1] for name in names if module_files(name))
+        waiting += ast.iter_child_nodes(node)
+    return found - {path}
+
+
+def test_imports_have_no_circle() -> None:
+    graph = {path: _at_import(path) for path in SOURCES}
+    state: dict[Path, str] = {}
+
+    def visit(path: Path, trail: list[Path]) -> None:
+        state[path] = "open"
+        for other in graph.get(path, ()):
+            assert state.get(other) != "open", " -> ".join(map(str, [*trail, path, other]))
+            if other not in state:
+                visit(other, [*trail, path])
+        state[path] = "closed"
+
+    for path in graph:
+        if path not in state:
+            visit(path, [])
+
+
+def test_no_file_of_code_is_over_500_lines() -> None:
+    code = [path for path in tracked() if path.suffix in (".py", ".smk") or path.name == "Snakefile"]
+    assert len(code) > 50
+    assert not {str(path): lines for path in code if (lines := len(path.read_text().splitlines())) > 500}
+
+
+def test_the_snakefile_is_under_40_lines_and_recipes_under_30() -> None:
+    recipes = [*(ROOT / "pipelines").glob("*/configs/*.yaml")]
+    assert len((ROOT / "Snakefile").read_text().splitlines()) < 40
+    assert recipes and not [path for path in recipes if len(path.read_text().splitlines()) >= 30]
+
+
+def test_every_recipe_opens_with_its_paper_and_its_command() -> None:
+    for path in (ROOT / "pipelines").glob("*/configs/*.yaml"):
+        opening = [line for line in path.read_text().splitlines()[:5] if line.startswith("#")]
+        assert opening and any("snakemake" in line or "stillpoint" in line for line in opening), path
+
+
+@pytest.mark.parametrize("words", [["list"], ["--help"], ["train", "--help"], ["show-config", "aps/resnet20_aps1"]])
+def test_the_command_line_starts_without_torch(words: list[str]) -> None:
+    program = (
+        "import sys, contextlib, io, json\n"
+        "from pipelines.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        f"    main({words!r})\n"
+        "print(json.dumps(sorted(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stdout))
+    assert not loaded & {"torch", "torchvision", "matplotlib", "pandas", "snakemake", "sklearn"}
+    assert "pipelines.aps.catalogue" in loaded or "--help" in words
+
+
+def test_the_lock_and_the_workflow_hold_no_address() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "://" not in lock and re.search(r"^torch==", lock, re.M)
+
+
+def test_no_file_holds_a_path_of_somebodys_machine() -> None:
+    # spelled in parts, so that this file does not hold them either
+    homes = re.compile("|".join(["/" + "root/", "/" + "home/[a-z]", "/" + "Users/", "/" + "work/"]))
+    texts = {".py", ".md", ".toml", ".yaml", ".yml", ".smk", ".rst", ".cff", ".lock", ""}
+    guilty = []
+    for path in tracked():
+        if path.suffix in texts and homes.search(path.read_text(errors="ignore")):
+            guilty.append(str(path.relative_to(ROOT)))
+    assert not guilty
