@@ -142,6 +142,8 @@ class WaveletPackets2d(nn.Module):
         `start`, `size` and `every` choose a window of the grid and keep every so many of its coefficients; only those
         are computed: ``f(x)[..., i:i+h:e, j:j+w:e] == f(x, every=e, start=(i, j), size=(h, w))``.
         """
+        if x.ndim != 4:
+            raise ValueError(f"images are (B, C, H, W), got shape {tuple(x.shape)}")
         whole = [self.output_size(n) for n in x.shape[-2:]]
         window = [n - first for n, first in zip(whole, start, strict=True)] if size is None else size
         count = [-(-n // every) for n in window]

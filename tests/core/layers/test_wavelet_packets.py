@@ -304,3 +304,8 @@ def test_padding_is_the_papers(depth: int, stride: int, pad: int) -> None:
 def test_what_cannot_be_is_refused(options: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         wavelet_packets2d(image(1, 1, 8, 8), **options)
+
+
+def test_a_single_image_without_a_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"images are \(B, C, H, W\), got shape \(1, 8, 8\)"):
+        wavelet_packets2d(image(1, 8, 8))
