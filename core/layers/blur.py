@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core import kernels
 from core.layers.padding import check_padding, pad
-from core.layers.phases import take_phase
+from core.layers.phases import check_phase, take_phase
 
 SIZES = range(1, 8)
 
@@ -38,9 +39,18 @@ def binomial_kernel(
 
 
 def blur_with(
-    x: Tensor, kernel: Tensor, *, stride: int | Sequence[int] = 1, padding: str = "reflect", pad_off: int = 0
+    x: Tensor,
+    kernel: Tensor,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: str = "reflect",
+    pad_off: int = 0,
+    phase: Tensor | None = None,
 ) -> Tensor:
-    """`blur_pool2d` and its kin with the filter given as a tensor (k, ..., k), so that a Module need not rebuild it."""
+    """`blur_pool2d` and its kin with the filter given, a `binomial_kernel` (k, ..., k) that a Module need not rebuild.
+
+    In two dimensions each image may be sampled at its own `phase` (B,) instead of at the first pixel.
+    """
     dims, size = kernel.ndim, kernel.shape[0]
     strides = _strides(stride, dims)
     if x.ndim != dims + 2 or not x.is_floating_point():
@@ -49,6 +59,15 @@ def blur_with(
             f"got {x.dtype} of shape {tuple(x.shape)}"
         )
     before, after = (size - 1) // 2 + pad_off, size // 2 + pad_off
+    if phase is not None:
+        check_phase(x, phase)
+    if dims == 2 and (size > 1 or phase is not None) and kernels.fused(x, size=size, padding=padding, pad_off=pad_off):
+        return kernels.blur_pool2d(
+            x, size=size, stride=(strides[0], strides[1]), padding=padding, pad_off=pad_off, phase=phase
+        )
+    if phase is not None:
+        x = blur_with(x, kernel, padding=padding, pad_off=pad_off)
+        return take_phase(x, phase, stride=(strides[0], strides[1]))
     x = pad(x, [(before, after)] * dims, padding=padding)
     if any(n < size for n in x.shape[2:]):
         raise ValueError(f"a filter of size {size} does not fit a padded map of size {tuple(x.shape[2:])}")
@@ -126,8 +145,8 @@ class _BlurPool(nn.Module):
         kernel = binomial_kernel(size, self.dims, device=device, dtype=dtype)
         self.register_buffer("kernel", kernel, persistent=False)
 
-    def _pool(self, x: Tensor, stride: int | tuple[int, ...]) -> Tensor:
-        return blur_with(x, self.kernel, stride=stride, padding=self.padding, pad_off=self.pad_off)
+    def _pool(self, x: Tensor, phase: Tensor | None = None) -> Tensor:
+        return blur_with(x, self.kernel, stride=self.stride, padding=self.padding, pad_off=self.pad_off, phase=phase)
 
     def extra_repr(self) -> str:
         return (
@@ -141,7 +160,7 @@ class BlurPool1d(_BlurPool):
     dims = 1
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._pool(x, self.stride)
+        return self._pool(x)
 
 
 class BlurPool2d(_BlurPool):
@@ -155,10 +174,7 @@ class BlurPool2d(_BlurPool):
     dims = 2
 
     def forward(self, x: Tensor, phase: Tensor | None = None, *, return_phase: bool = False):
-        if phase is None:
-            y = self._pool(x, self.stride)
-        else:
-            y = take_phase(self._pool(x, 1), phase, stride=(self.stride[0], self.stride[1]))
+        y = self._pool(x, phase)
         return (y, phase) if return_phase else y
 
 
@@ -168,7 +184,7 @@ class BlurPool3d(_BlurPool):
     dims = 3
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._pool(x, self.stride)
+        return self._pool(x)
 
 
 class MaxBlurPool2d(BlurPool2d):

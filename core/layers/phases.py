@@ -9,6 +9,7 @@ at the bottom and the right, so every phase has ceil(H/s) x ceil(W/t) pixels.
 import torch
 from torch import Tensor
 
+from core import kernels
 from core.layers.padding import pad
 
 CRITERIA = ("l2", "l1", "l_infty", "max", "l2_min", "l1_min")
@@ -70,12 +71,13 @@ def choose_phase(x: Tensor, *, stride: Stride = 2, criterion: str = "l2") -> Ten
     their norm, as much as single precision loses when it adds the same numbers in another order. So the channels of one
     pixel are summed in float32 or better, in an order no shift changes, and the pixels of a phase in float64.
     """
-    if criterion not in CRITERIA:
-        raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
+    check_criterion(criterion)
     s, t = stride_pair(stride)
     _check_map(x)
     if s * t == 1:
         return torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
+    if kernels.fused(x):
+        return kernels.choose_phase(x, stride=(s, t), criterion=criterion)
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if criterion in ("l_infty", "max"):
         pixels = x.amax(1) if criterion == "max" else x.abs().amax(1)  # (B, H, W)
@@ -90,9 +92,11 @@ def choose_phase(x: Tensor, *, stride: Stride = 2, criterion: str = "l2") -> Ten
 def take_phase(x: Tensor, phase: Tensor, *, stride: Stride = 2) -> Tensor:
     """Sample every image of (B, C, H, W) on its own grid, phase (B,): (B, C, ceil(H/s), ceil(W/t))."""
     s, t = stride_pair(stride)
-    _check_phase(x, phase)
+    check_phase(x, phase)
     if s * t == 1:
         return x
+    if kernels.fused(x):
+        return kernels.blur_pool2d(x, size=1, stride=(s, t), padding="circular", phase=phase)
     images = torch.arange(x.shape[0], device=x.device)
     return _split(extend(x, (s, t)), s, t)[images, :, :, phase % s, :, phase // s]
 
@@ -101,7 +105,10 @@ def place_phase(y: Tensor, phase: Tensor, *, stride: Stride = 2) -> Tensor:
     """Write (B, C, h, w) on the grid `phase` (B,) of a map of zeros, (B, C, s * h, t * w): the adjoint of
     `take_phase`."""
     s, t = stride_pair(stride)
-    _check_phase(y, phase)
+    check_phase(y, phase)
+    if kernels.fused(y):
+        shape = (s * y.shape[2], t * y.shape[3])
+        return kernels.blur_pool2d_adjoint(y, shape, size=1, stride=(s, t), padding="circular", phase=phase)
     rows = (phase % s)[:, None] == torch.arange(s, device=y.device)  # (B, s)
     columns = (phase // s)[:, None] == torch.arange(t, device=y.device)  # (B, t)
     kept = rows[:, None, None, :, None, None] & columns[:, None, None, None, None, :]  # (B, 1, 1, s, 1, t)
@@ -119,7 +126,15 @@ def _check_map(x: Tensor) -> None:
         raise ValueError(f"a batch of maps (B, C, H, W) has four axes, got shape {tuple(x.shape)}")
 
 
-def _check_phase(x: Tensor, phase: Tensor) -> None:
+def check_criterion(criterion: str) -> str:
+    """Return `criterion`, or raise ValueError when it is none of `CRITERIA`."""
+    if criterion not in CRITERIA:
+        raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
+    return criterion
+
+
+def check_phase(x: Tensor, phase: Tensor) -> None:
+    """Raise ValueError unless x is (B, C, H, W) and the phase (B,)."""
     _check_map(x)
     if phase.shape != x.shape[:1]:
         raise ValueError(f"phase must have one entry for each of the {x.shape[0]} images, got {tuple(phase.shape)}")

@@ -6,11 +6,13 @@ with the upsampling of their "Truly shift-equivariant convolutional neural netwo
 import torch
 from torch import Tensor, nn
 
+from core import kernels
 from core.layers.blur import binomial_kernel, blur_with
 from core.layers.padding import check_padding
 from core.layers.phases import (
     CRITERIA,
     Stride,
+    check_criterion,
     choose_phase,
     extend,
     place_phase,
@@ -131,9 +133,7 @@ class PolyphaseDownsample2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if criterion not in CRITERIA:
-            raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
-        self.channels, self.size, self.criterion = channels, size, criterion
+        self.channels, self.size, self.criterion = channels, size, check_criterion(criterion)
         self.stride, self.padding, self.select = stride_pair(stride), check_padding(padding), _check_select(select)
         self.register_buffer("kernel", binomial_kernel(size, 2, device=device, dtype=dtype), persistent=False)
 
@@ -179,10 +179,19 @@ class PolyphaseUpsample2d(nn.Module):
 def _downsample(
     x: Tensor, kernel: Tensor, stride: Stride, padding: str, criterion: str, select: str, phase: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    blurred = blur_with(x, kernel, padding=padding)
+    strides, size, after_blur = stride_pair(stride), kernel.shape[0], select == "after_blur"
+    if phase is None and strides != (1, 1) and kernels.fused(x, size=size, padding=padding):
+        check_criterion(criterion)
+        return kernels.polyphase_pool2d(
+            x, size=size, stride=strides, padding=padding, criterion=criterion, after_blur=after_blur
+        )
+    if phase is None and after_blur:
+        blurred = blur_with(x, kernel, padding=padding)
+        phase = choose_phase(blurred, stride=strides, criterion=criterion)
+        return take_phase(blurred, phase, stride=strides), phase
     if phase is None:
-        phase = choose_phase(x if select == "before_blur" else blurred, stride=stride, criterion=criterion)
-    return take_phase(blurred, phase, stride=stride), phase
+        phase = choose_phase(x, stride=strides, criterion=criterion)
+    return blur_with(x, kernel, stride=strides, padding=padding, phase=phase), phase
 
 
 def _upsample(y: Tensor, kernel: Tensor, phase: Tensor, stride: Stride, padding: str, extend_input: bool) -> Tensor:

@@ -1,0 +1,644 @@
+// Blur, subsample and choose the grid of feature maps on the CPU, without a padded copy. Called through ctypes.
+//
+// Every pass, forward or backward, along rows or columns, is one primitive: a weighted sum of a few arrays, added in
+// the order of the taps. A map is taken one output row at a time: first down the columns, then across, so that what is
+// between the two stays in the first-level cache. Which input meets which output with which tap is a table per axis;
+// padding, cropping, the phase and the wrap of odd sizes are in the tables and nowhere else, and the backward pass is
+// the same code with the tables transposed.
+//
+// Compiled without contraction to fused multiply-adds, so that a pixel's sum is the same bits wherever it stands.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+using std::int64_t;
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+template <class T>
+struct Sum {  // what values of type T are added up in
+  using type = T;
+};
+template <>
+struct Sum<BFloat16> {
+  using type = float;
+};
+
+inline float get(float v) { return v; }
+inline double get(double v) { return v; }
+inline float get(BFloat16 v) {
+  const uint32_t word = static_cast<uint32_t>(v.bits) << 16;
+  float out;
+  std::memcpy(&out, &word, sizeof out);
+  return out;
+}
+
+inline void put(float& to, float v) { to = v; }
+inline void put(double& to, double v) { to = v; }
+inline void put(BFloat16& to, float v) {  // to the nearest, ties to even; a NaN stays one
+  uint32_t word;
+  std::memcpy(&word, &v, sizeof word);
+  const uint32_t rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
+  to.bits = static_cast<uint16_t>((word & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+}
+
+enum Padding { kReflect, kReplicate, kZeros, kCircular };
+enum Criterion { kL2, kL1, kLInfty, kMax, kL2Min, kL1Min };
+
+// The pixel of an axis of n that stands at position i of the padded axis, or -1 for a zero.
+int64_t padded(int64_t i, int64_t n, int64_t padding) {
+  if (i >= 0 && i < n) return i;
+  switch (padding) {
+    case kReflect: return i < 0 ? -i : 2 * (n - 1) - i;
+    case kReplicate: return i < 0 ? 0 : n - 1;
+    case kCircular: return ((i % n) + n) % n;
+    default: return -1;
+  }
+}
+
+template <class A>
+struct Term {
+  int64_t from;
+  A weight;
+};
+
+// Along one axis, each output's terms in the order of the taps, and the run of outputs [low, high) without a border.
+template <class A>
+struct Table {
+  std::vector<int64_t> start;
+  std::vector<Term<A>> terms;
+  int64_t low = 0, high = 0, base = 0;
+
+  const Term<A>* begin(int64_t o) const { return terms.data() + start[o]; }
+  int64_t count(int64_t o) const { return start[o + 1] - start[o]; }
+  int64_t size() const { return static_cast<int64_t>(start.size()) - 1; }
+};
+
+struct Axis {
+  int64_t input, output, stride, before, after, padding;
+  int64_t blurred(int64_t taps) const { return input + before + after - taps + 1; }
+};
+
+template <class A>
+struct Taps {
+  int64_t size;
+  A weight[8];
+  explicit Taps(int64_t k) : size(k) {  // Pascal's row k - 1 over its sum
+    weight[0] = A(1) / A(int64_t(1) << (k - 1));
+    for (int64_t i = 1; i < k; ++i) weight[i] = weight[i - 1] * A(k - i) / A(i);
+  }
+};
+
+// The longest run of positions that a predicate holds for.
+template <class F>
+void longest_run(int64_t n, int64_t& low, int64_t& high, F holds) {
+  low = high = 0;
+  for (int64_t i = 0, from = 0; i <= n; ++i) {
+    if (i < n && holds(i)) continue;
+    if (i - from > high - low) low = from, high = i;
+    from = i + 1;
+  }
+}
+
+template <class A>
+Table<A> forward_table(const Axis& axis, const Taps<A>& taps, int64_t phase) {
+  Table<A> table;
+  const int64_t blurred = axis.blurred(taps.size);
+  table.base = phase - axis.before;
+  table.start.assign(1, 0);
+  for (int64_t o = 0; o < axis.output; ++o) {
+    const int64_t first = (o * axis.stride + phase) % blurred - axis.before;
+    for (int64_t j = 0; j < taps.size; ++j) {
+      const int64_t from = padded(first + j, axis.input, axis.padding);
+      if (from >= 0) table.terms.push_back({from, taps.weight[j]});
+    }
+    table.start.push_back(static_cast<int64_t>(table.terms.size()));
+  }
+  longest_run(axis.output, table.low, table.high, [&](int64_t o) {
+    const int64_t first = o * axis.stride + table.base;
+    return first >= 0 && first + taps.size <= axis.input && o * axis.stride + phase < blurred;
+  });
+  return table;
+}
+
+template <class A>
+Table<A> backward_table(const Axis& axis, const Taps<A>& taps, int64_t phase) {
+  const Table<A> forward = forward_table(axis, taps, phase);
+  std::vector<std::vector<Term<A>>> terms(axis.input);
+  for (int64_t j = 0; j < taps.size; ++j) {
+    for (int64_t o = 0; o < axis.output; ++o) {
+      const int64_t first = (o * axis.stride + phase) % axis.blurred(taps.size) - axis.before;
+      const int64_t from = padded(first + j, axis.input, axis.padding);
+      if (from >= 0) terms[from].push_back({o, taps.weight[j]});
+    }
+  }
+  Table<A> table;
+  table.base = forward.base;
+  table.start.assign(1, 0);
+  for (const auto& list : terms) {
+    table.terms.insert(table.terms.end(), list.begin(), list.end());
+    table.start.push_back(static_cast<int64_t>(table.terms.size()));
+  }
+  longest_run(axis.input, table.low, table.high, [&](int64_t i) {
+    const int64_t q = i - table.base;
+    std::size_t seen = 0;
+    for (int64_t j = 0; j < taps.size; ++j) {
+      if ((q - j) % axis.stride) continue;
+      const int64_t o = (q - j) / axis.stride;
+      if (o < 0 || o >= axis.output || seen >= terms[i].size() || terms[i][seen].from != o) return false;
+      if (terms[i][seen].weight != taps.weight[j]) return false;
+      ++seen;
+    }
+    return seen == terms[i].size();
+  });
+  return table;
+}
+
+// out[i] = w[0] * rows[0][i] + ... + w[N - 1] * rows[N - 1][i], added from the left.
+template <int N, class A, class From, class To>
+void combine(const From* const* rows, const A* w, To* __restrict out, int64_t n) {
+  const From* r[N];
+  A weight[N];
+  for (int k = 0; k < N; ++k) r[k] = rows[k], weight[k] = w[k];
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) {
+    A v = weight[0] * get(r[0][i]);
+#pragma GCC unroll 8
+    for (int k = 1; k < N; ++k) v += weight[k] * get(r[k][i]);
+    put(out[i], v);
+  }
+}
+
+template <class A, class From, class To>
+void combine(int64_t count, const From* const* rows, const A* w, To* out, int64_t n) {
+  switch (count) {
+    case 1: return combine<1>(rows, w, out, n);
+    case 2: return combine<2>(rows, w, out, n);
+    case 3: return combine<3>(rows, w, out, n);
+    case 4: return combine<4>(rows, w, out, n);
+    case 5: return combine<5>(rows, w, out, n);
+    case 6: return combine<6>(rows, w, out, n);
+    case 7: return combine<7>(rows, w, out, n);
+    default: return combine<8>(rows, w, out, n);
+  }
+}
+
+// The terms of one output, each an array of n that starts `step` after the last.
+template <class A, class From, class To>
+void gather(const Table<A>& table, int64_t o, const From* base, int64_t step, To* out, int64_t n, A* spare) {
+  const Term<A>* term = table.begin(o);
+  const int64_t count = table.count(o);
+  const From* rows[8];
+  A weights[8];
+  for (int64_t k = 0; k < std::min<int64_t>(count, 8); ++k) {
+    rows[k] = base + term[k].from * step;
+    weights[k] = term[k].weight;
+  }
+  if (count == 0) {
+    for (int64_t i = 0; i < n; ++i) put(out[i], A(0));
+  } else if (count <= 8) {
+    combine<A>(count, rows, weights, out, n);
+  } else {  // a small map wrapped or mirrored many times
+    combine<8>(rows, weights, spare, n);
+    for (int64_t k = 8; k < count; ++k) {
+      const From* row = base + term[k].from * step;
+      for (int64_t i = 0; i < n; ++i) spare[i] += term[k].weight * get(row[i]);
+    }
+    for (int64_t i = 0; i < n; ++i) put(out[i], spare[i]);
+  }
+}
+
+template <class A, class To>
+void across(const Table<A>& table, int64_t from, int64_t to, const A* middle, To* out) {
+  for (int64_t o = from; o < to; ++o) {
+    const Term<A>* term = table.begin(o);
+    const int64_t count = table.count(o);
+    A v = count ? term->weight * middle[term->from] : A(0);
+    for (int64_t k = 1; k < count; ++k) v += term[k].weight * middle[term[k].from];
+    put(out[o], v);
+  }
+}
+
+// N taps of `count` pixels whose channels lie side by side.
+template <int N, class A, class To>
+void strip(const A* middle, int64_t tap_step, const A* w, To* out, int64_t count, int64_t in_step, int64_t out_step, int64_t channels) {
+  A weight[N];
+  for (int k = 0; k < N; ++k) weight[k] = w[k];
+  for (int64_t o = 0; o < count; ++o, middle += in_step, out += out_step) {
+    To* __restrict target = out;
+#pragma GCC ivdep
+    for (int64_t c = 0; c < channels; ++c) {
+      A v = weight[0] * middle[c];
+#pragma GCC unroll 8
+      for (int k = 1; k < N; ++k) v += weight[k] * middle[c + k * tap_step];
+      put(target[c], v);
+    }
+  }
+}
+
+template <class A, class To>
+void strip(int64_t taps, const A* middle, int64_t tap_step, const A* w, To* out, int64_t count, int64_t in_step, int64_t out_step,
+           int64_t channels) {
+  switch (taps) {
+    case 0:
+      for (int64_t o = 0; o < count; ++o)
+        for (int64_t c = 0; c < channels; ++c) put(out[o * out_step + c], A(0));
+      return;
+    case 1: return strip<1>(middle, tap_step, w, out, count, in_step, out_step, channels);
+    case 2: return strip<2>(middle, tap_step, w, out, count, in_step, out_step, channels);
+    case 3: return strip<3>(middle, tap_step, w, out, count, in_step, out_step, channels);
+    case 4: return strip<4>(middle, tap_step, w, out, count, in_step, out_step, channels);
+    case 5: return strip<5>(middle, tap_step, w, out, count, in_step, out_step, channels);
+    case 6: return strip<6>(middle, tap_step, w, out, count, in_step, out_step, channels);
+    default: return strip<7>(middle, tap_step, w, out, count, in_step, out_step, channels);
+  }
+}
+
+// The borderless outputs of a backward pass in whole groups: output start + stride * m + c, 0 <= m < count, has tap j of
+// remainder c from input first + m - (j - c) / stride.
+struct Run {
+  int64_t start, first, count;
+};
+
+template <class A>
+Run aligned(const Table<A>& table, int64_t stride) {
+  const auto ceiling = [&](int64_t v) { return v >= 0 ? (v + stride - 1) / stride : -(-v / stride); };
+  const int64_t first = ceiling(table.low - table.base), end = ceiling(table.high - table.base - stride + 1);
+  return {first * stride + table.base, first, std::max<int64_t>(end - first, 0)};
+}
+
+// to[c * length / stride + i] = from[i * stride + c]
+template <class A>
+void split(const A* from, A* to, int64_t length, int64_t stride) {
+  const int64_t part = length / stride;
+  if (stride == 2) {
+    A *__restrict even = to, *__restrict odd = to + part;
+    for (int64_t i = 0; i < part; ++i) even[i] = from[2 * i], odd[i] = from[2 * i + 1];
+    return;
+  }
+  for (int64_t c = 0; c < stride; ++c)
+    for (int64_t i = 0; i < part; ++i) to[c * part + i] = from[i * stride + c];
+}
+
+// out[i * stride + c] = from[c * part + i]
+template <class A, class To>
+void merge(const A* from, int64_t part, To* out, int64_t n, int64_t stride) {
+  if (stride == 2) {
+    const A *even = from, *odd = from + part;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) put(out[2 * i], even[i]), put(out[2 * i + 1], odd[i]);
+    return;
+  }
+  for (int64_t c = 0; c < stride; ++c)
+    for (int64_t i = 0; i < n; ++i) put(out[i * stride + c], from[c * part + i]);
+}
+
+template <class A>
+struct Pass {  // one direction of a blur, the tables of every phase
+  Axis down, right;
+  Taps<A> taps;
+  int64_t channels;
+  bool last, backward;
+  std::vector<Table<A>> rows, columns;
+
+  Pass(const Axis& y, const Axis& x, int64_t size, int64_t channel_count, bool channels_last, bool adjoint, bool phases)
+      : down(y), right(x), taps(size), channels(channel_count), last(channels_last), backward(adjoint) {
+    const auto make = [&](const Axis& axis, int64_t phase) {
+      return adjoint ? backward_table(axis, taps, phase) : forward_table(axis, taps, phase);
+    };
+    for (int64_t r = 0; r < (phases ? y.stride : 1); ++r) rows.push_back(make(y, r));
+    for (int64_t c = 0; c < (phases ? x.stride : 1); ++c) columns.push_back(make(x, c));
+  }
+  int64_t height() const { return backward ? down.output : down.input; }
+  int64_t width() const { return backward ? right.output : right.input; }
+  int64_t height_out() const { return backward ? down.input : down.output; }
+  int64_t width_out() const { return backward ? right.input : right.output; }
+  int64_t lanes() const { return last ? channels : 1; }
+
+  // From one row between the passes to the next: forward, a multiple of the stride, so that rows laid end to end are
+  // one long row as far as the taps of a borderless pixel are concerned.
+  int64_t pitch() const {
+    const int64_t s = right.stride;
+    return last ? width() * channels : backward ? width() : s * ((std::max(width(), s * width_out()) + s - 1) / s);
+  }
+  // Before and behind the rows, because the taps of the first and the last reach further; such results are replaced.
+  int64_t guard() const {
+    const int64_t s = right.stride, reach = taps.size + s + std::abs(right.before) + std::abs(right.after);
+    return last ? 0 : s * ((reach + s - 1) / s);
+  }
+  // Rows taken at a time: as many as stay in the first-level cache.
+  int64_t block() const { return last ? 1 : std::max<int64_t>(1, std::min(height_out(), 3072 / pitch())); }
+  std::size_t scratch() const { return 3 * static_cast<std::size_t>(block() * pitch() + 2 * guard() + lanes() + 8) * (backward && !last ? right.stride : 1); }
+
+  // Rows [o, end) of one image (channels last) or of one plane. `scratch` is zero where nothing has been written yet.
+  template <class From, class To>
+  void operator()(const From* from, To* out, int64_t o, int64_t end, int64_t r, int64_t c, A* scratch) const {
+    const int64_t line = pitch(), room = block() * line + 2 * guard();
+    A *middle = scratch + guard(), *space = scratch + room, *spare = space + room * (backward && !last ? right.stride : 1);
+    const Table<A>& table = columns[c];
+    if (last) {
+      for (; o < end; ++o, out += width_out() * channels) {
+        gather(rows[r], o, from, line, middle, line, spare);
+        pixels(table, middle, out, spare);
+      }
+      return;
+    }
+    columns_down(rows[r], from, o, end, middle, spare);
+    if (backward) spread(table, middle, out, end - o, space);
+    else reduce(table, middle, scratch, out, end - o, space);
+    for (int64_t k = 0; k < end - o; ++k) {
+      const Run run = backward ? aligned(table, right.stride) : Run{table.low, 0, table.high - table.low};
+      const int64_t stop = run.start + run.count * (backward ? right.stride : 1);
+      across(table, 0, run.start, middle + k * line, out + k * width_out());
+      across(table, stop, width_out(), middle + k * line, out + k * width_out());
+    }
+  }
+
+ private:
+  template <class From>
+  void columns_down(const Table<A>& table, const From* from, int64_t o, int64_t end, A* middle, A* spare) const {
+    const int64_t n = width(), line = pitch();
+    const int64_t low = std::clamp(table.low, o, end), high = std::clamp(table.high, low, end);
+    const bool flat = down.stride == 1 && line == n && high > low;  // rows that follow one another are one sum
+    if (flat) {
+      const From* shifted[8];
+      for (int64_t j = 0; j < taps.size; ++j) shifted[j] = from + (backward ? low - table.base - j : low + table.base + j) * n;
+      combine<A>(taps.size, shifted, taps.weight, middle + (low - o) * n, (high - low) * n);
+    }
+    for (int64_t k = o; k < end; ++k) {
+      if (flat && k == low) k = high;
+      if (k < end) gather(table, k, from, n, middle + (k - o) * line, n, spare);
+    }
+  }
+
+  // Forward across a block of rows: the columns of every remainder side by side, then one sum for all rows.
+  template <class To>
+  void reduce(const Table<A>& table, const A* middle, const A* guarded, To* out, int64_t count, A* space) const {
+    if (table.high <= table.low) return;
+    const int64_t s = right.stride, line = pitch(), length = count * line + 2 * guard(), part = length / s;
+    const A* shifted[8];
+    if (s > 1) split(guarded, space, length, s);
+    for (int64_t j = 0; j < taps.size; ++j) {
+      const int64_t at = guard() + table.base + j;
+      shifted[j] = s > 1 ? space + (at % s) * part + at / s : guarded + at;
+    }
+    if (line == s * width_out()) return combine<A>(taps.size, shifted, taps.weight, out, count * width_out());
+    for (int64_t k = 0; k < count; ++k, out += width_out()) {
+      combine<A>(taps.size, shifted, taps.weight, out, width_out());
+      for (int64_t j = 0; j < taps.size; ++j) shifted[j] += line / s;
+    }
+  }
+
+  // Backward across a block of rows: one sum for the outputs of every remainder, then put in turn.
+  template <class To>
+  void spread(const Table<A>& table, const A* middle, To* out, int64_t count, A* space) const {
+    const int64_t s = right.stride, line = pitch();
+    const Run run = aligned(table, s);
+    if (!run.count) return;
+    const int64_t n = (count - 1) * line + run.count;
+    const bool flat = s * line == width_out();
+    for (int64_t c = 0; c < s; ++c) {
+      const A* shifted[8];
+      A weights[8];
+      int64_t terms = 0;
+      for (int64_t j = c; j < taps.size; j += s) {
+        shifted[terms] = middle + run.first - (j - c) / s;
+        weights[terms++] = taps.weight[j];
+      }
+      if (s == 1 && flat) return combine<A>(terms, shifted, weights, out + run.start, n);
+      if (terms) combine<A>(terms, shifted, weights, space + c * n, n);
+      else std::fill_n(space + c * n, n, A(0));
+    }
+    if (flat) return merge(space, n, out + run.start, n, s);
+    for (int64_t k = 0; k < count; ++k) merge(space + k * line, n, out + k * width_out() + run.start, run.count, s);
+  }
+
+  // Across one row whose pixels hold their channels side by side.
+  template <class To>
+  void pixels(const Table<A>& table, const A* middle, To* out, A* spare) const {
+    int64_t low = table.low, high = std::max(table.low, table.high);
+    const int64_t s = right.stride;
+    if (!backward) {
+      strip<A>(taps.size, middle + (low * s + table.base) * channels, channels, taps.weight, out + low * channels, high - low,
+               s * channels, channels, channels);
+    } else {
+      const Run run = aligned(table, s);
+      low = run.start, high = run.start + run.count * s;
+      for (int64_t c = 0; c < s; ++c) {
+        A weights[8];
+        int64_t terms = 0;
+        for (int64_t j = c; j < taps.size; j += s) weights[terms++] = taps.weight[j];
+        strip<A>(terms, middle + run.first * channels, -channels, weights, out + (low + c) * channels, run.count, channels,
+                 s * channels, channels);
+      }
+    }
+    for (int64_t x = 0; x < width_out(); ++x) {
+      if (x == low && high > low) x = high;
+      if (x < width_out()) gather(table, x, middle, channels, out + x * channels, channels, spare);
+    }
+  }
+};
+
+template <class A>
+bool exceeds(A a, A b) {  // NaN is the largest, as in torch.argmax and torch.argmin
+  return (std::isnan(a) && !std::isnan(b)) || a > b;
+}
+
+template <class A>
+inline void measure(A& total, A v, int64_t criterion) {
+  switch (criterion) {
+    case kL2: case kL2Min: total += v * v; return;
+    case kL1: case kL1Min: total += std::abs(v); return;
+    case kLInfty: v = std::abs(v); [[fallthrough]];
+    default: total = (v > total || v != v) ? v : total;
+  }
+}
+
+template <int CRITERION, class A, class From>
+void measure_planes(const From* __restrict values, A* __restrict pixels, int64_t n) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) measure(pixels[i], A(get(values[i])), CRITERION);
+}
+
+// All channels of each pixel, in sixteen sums that are added in the end: the same order for every pixel.
+template <int CRITERION, class A, class From>
+void measure_lanes(const From* values, A* pixels, int64_t n, int64_t channels) {
+  const A empty = CRITERION == kMax ? -INFINITY : 0;
+  for (int64_t i = 0; i < n; ++i, values += channels) {
+    A lanes[16];
+    std::fill_n(lanes, 16, empty);
+    int64_t c = 0;
+    for (; c + 16 <= channels; c += 16)
+      for (int64_t k = 0; k < 16; ++k) measure(lanes[k], A(get(values[c + k])), CRITERION);
+    for (int64_t k = 0; c + k < channels; ++k) measure(lanes[k], A(get(values[c + k])), CRITERION);
+    A total = lanes[0];
+    for (int64_t k = 1; k < 16; ++k) {
+      if (CRITERION == kMax || CRITERION == kLInfty) measure(total, lanes[k], kMax);
+      else total += lanes[k];
+    }
+    pixels[i] = total;
+  }
+}
+
+template <class A, class From>
+void measure_row(const From* values, A* pixels, int64_t n, int64_t channels, bool last, int64_t criterion) {
+#define CASE(C) case C: return last ? measure_lanes<C>(values, pixels, n, channels) : measure_planes<C>(values, pixels, n)
+  switch (criterion) {
+    CASE(kL2);
+    CASE(kL1);
+    CASE(kLInfty);
+    CASE(kMax);
+    case kL2Min: return measure_row(values, pixels, n, channels, last, kL2);
+    default: return measure_row(values, pixels, n, channels, last, kL1);
+  }
+#undef CASE
+}
+
+// The phase of one image. `blur` is of stride one, `grid` has the strides; the pixels are added in double.
+template <class T, class A>
+int64_t choose(const T* image, const Pass<A>& blur, const Axis& down, const Axis& right, int64_t criterion, A* scratch, A* row, A* pixels) {
+  const int64_t height = blur.height_out(), width = blur.width_out(), channels = blur.channels;
+  const bool extreme = criterion == kLInfty || criterion == kMax;
+  if (!blur.last) {
+    std::fill_n(pixels, height * width, criterion == kMax ? A(-INFINITY) : A(0));
+    for (int64_t c = 0; c < channels; ++c, image += blur.height() * blur.width()) {
+      if (blur.taps.size == 1) {
+        measure_row(image, pixels, height * width, 1, false, criterion);
+        continue;
+      }
+      for (int64_t y = 0; y < height; y += blur.block()) {
+        const int64_t end = std::min(height, y + blur.block());
+        blur(image, row, y, end, 0, 0, scratch);
+        measure_row(row, pixels + y * width, (end - y) * width, 1, false, criterion);
+      }
+    }
+  } else if (blur.taps.size == 1) {
+    measure_row(image, pixels, height * width, channels, true, criterion);
+  } else {
+    for (int64_t y = 0; y < height; ++y) {
+      blur(image, row, y, y + 1, 0, 0, scratch);
+      measure_row(row, pixels + y * width, width, channels, true, criterion);
+    }
+  }
+  std::vector<double> sums(width);
+  double best = 0;
+  int64_t chosen = -1;
+  std::vector<double> scores(down.stride * right.stride);
+  for (int64_t r = 0; r < down.stride; ++r) {
+    std::fill(sums.begin(), sums.end(), extreme ? -INFINITY : 0.0);
+    for (int64_t o = 0; o < down.output; ++o) {
+      const A* line = pixels + ((o * down.stride + r) % height) * width;
+      if (extreme) for (int64_t x = 0; x < width; ++x) measure(sums[x], double(line[x]), kMax);
+      else for (int64_t x = 0; x < width; ++x) sums[x] += line[x];
+    }
+    for (int64_t c = 0; c < right.stride; ++c) {
+      double total = extreme ? -INFINITY : 0.0;
+      for (int64_t o = 0; o < right.output; ++o) {
+        const double v = sums[(o * right.stride + c) % width];
+        if (extreme) measure(total, v, kMax);
+        else total += v;
+      }
+      scores[r + down.stride * c] = criterion >= kL2Min ? -total : total;
+    }
+  }
+  for (int64_t k = 0; k < down.stride * right.stride; ++k)
+    if (chosen < 0 || exceeds(scores[k], best)) best = scores[k], chosen = k;
+  return chosen;
+}
+
+template <class T>
+void pool(const void* from, void* to, const int64_t* phase, int64_t batch, int64_t channels, const Axis& down, const Axis& right,
+          int64_t size, bool last, bool backward, int threads) {
+  using A = typename Sum<T>::type;
+  const Pass<A> pass(down, right, size, channels, last, backward, phase != nullptr);
+  const int64_t rows = pass.height_out(), lanes = pass.lanes(), planes = last ? 1 : channels;
+  const int64_t in = pass.height() * pass.width() * lanes, line = pass.width_out() * lanes;
+  const int64_t step = pass.block(), blocks = (rows + step - 1) / step;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    std::vector<A> scratch(pass.scratch());
+#pragma omp for schedule(static)
+    for (int64_t job = 0; job < batch * planes * blocks; ++job) {
+      const int64_t plane = job / blocks, o = job % blocks * step, k = phase ? phase[plane / planes] : 0;
+      pass(static_cast<const T*>(from) + plane * in, static_cast<T*>(to) + (plane * rows + o) * line, o,
+           std::min(rows, o + step), k % down.stride, k / down.stride, scratch.data());
+    }
+  }
+}
+
+template <class T>
+void adaptive(const void* from, void* to, int64_t* phase, int64_t batch, int64_t channels, const Axis& down, const Axis& right,
+              int64_t size, int64_t judged, int64_t criterion, bool last, int threads) {
+  using A = typename Sum<T>::type;
+  const auto dense = [](Axis axis, int64_t taps) {
+    if (taps == 1) axis.before = axis.after = 0;
+    axis.stride = 1;
+    axis.output = axis.blurred(taps);
+    return axis;
+  };
+  const Pass<A> blur(dense(down, judged), dense(right, judged), judged, channels, last, false, false);
+  const Pass<A> pass(down, right, size, channels, last, false, true);
+  const int64_t lanes = pass.lanes(), planes = last ? 1 : channels, rows = pass.height_out();
+  const int64_t in = down.input * right.input * lanes, line = pass.width_out() * lanes;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    std::vector<A> scratch(std::max(pass.scratch(), blur.scratch())), row(blur.block() * blur.width_out() * lanes);
+    std::vector<A> pixels(blur.height_out() * blur.width_out());
+#pragma omp for schedule(static)
+    for (int64_t image = 0; image < batch; ++image) {
+      const T* source = static_cast<const T*>(from) + image * planes * in;
+      const int64_t k = phase[image] =
+          choose<T, A>(source, blur, down, right, criterion, scratch.data(), row.data(), pixels.data());
+      if (!to) continue;
+      T* target = static_cast<T*>(to) + image * planes * rows * line;
+      for (int64_t plane = 0; plane < planes; ++plane)
+        for (int64_t o = 0; o < rows; o += pass.block())
+          pass(source + plane * in, target + (plane * rows + o) * line, o, std::min(rows, o + pass.block()),
+               k % down.stride, k / down.stride, scratch.data());
+    }
+  }
+}
+
+Axis axis(const int64_t* a, int64_t padding) { return {a[0], a[1], a[2], a[3], a[4], padding}; }
+
+}  // namespace
+
+#define BY_DTYPE(call, ...)                                 \
+  switch (dtype) {                                          \
+    case 0: call<float>(__VA_ARGS__, (int)threads); break;  \
+    case 1: call<double>(__VA_ARGS__, (int)threads); break; \
+    default: call<BFloat16>(__VA_ARGS__, (int)threads);     \
+  }
+
+extern "C" {
+
+// axes: input, output, stride, before, after of the rows, then of the columns. dtype: 0 float, 1 double, 2 bfloat16.
+// Returns 1, and does nothing, where a phase is none of the grid's.
+int64_t stillpoint_pool(int64_t dtype, const void* from, void* to, const int64_t* phase, int64_t batch, int64_t channels,
+                        const int64_t* axes, int64_t padding, int64_t size, int64_t last, int64_t backward,
+                        int64_t threads) {
+  const Axis down = axis(axes, padding), right = axis(axes + 5, padding);
+  for (int64_t n = 0; phase && n < batch; ++n)
+    if (phase[n] < 0 || phase[n] >= down.stride * right.stride) return 1;
+  BY_DTYPE(pool, from, to, phase, batch, channels, down, right, size, last != 0, backward != 0)
+  return 0;
+}
+
+// Writes each image's phase, and where `to` is given, the blurred map sampled there. `judged`: taps of the filter that
+// the norms are taken after, 1 for none.
+int64_t stillpoint_adaptive(int64_t dtype, const void* from, void* to, int64_t* phase, int64_t batch, int64_t channels,
+                            const int64_t* axes, int64_t padding, int64_t size, int64_t judged, int64_t criterion,
+                            int64_t last, int64_t threads) {
+  const Axis down = axis(axes, padding), right = axis(axes + 5, padding);
+  BY_DTYPE(adaptive, from, to, phase, batch, channels, down, right, size, judged, criterion, last != 0)
+  return 0;
+}
+
+}  // extern "C"

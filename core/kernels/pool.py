@@ -1,0 +1,243 @@
+"""Operators of PyTorch for blurring, subsampling and choosing the grid, one pass over memory each.
+
+Four operators with reverse-mode derivatives of every order, which torch.compile takes without a graph break. On a CPU
+they are the C++ of `core.kernels.native`, on a GPU the Triton of `core.kernels.triton_pool`; the layers ask `fused`
+first. A blur is linear: its derivative is its adjoint, and the adjoint's derivative is the blur.
+"""
+
+import ctypes
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from core.kernels import native
+
+_PADDINGS = {"reflect": 0, "replicate": 1, "zeros": 2, "circular": 3}
+_CRITERIA = {"l2": 0, "l1": 1, "l_infty": 2, "max": 3, "l2_min": 4, "l1_min": 5}
+_CPU = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+_GPU = (torch.float32, torch.bfloat16, torch.float16)
+_HAS_TRITON = find_spec("triton") is not None
+
+
+def fused(x: Tensor, *, size: int = 1, padding: str = "circular", pad_off: int = 0) -> bool:
+    """Whether the operators take this tensor and this blur; otherwise the plain code answers, or says what is wrong.
+
+    They take (B, C, H, W) of a dtype and on a device that there is a kernel for, but not while a network is exported or
+    traced, when it should consist of PyTorch's own operators, nor under torch.func and forward-mode derivatives, which
+    they have no rules for.
+    """
+    if x.ndim != 4 or padding not in _PADDINGS or _plain_only():
+        return False
+    reach = max(size // 2 + pad_off, 0) if padding == "reflect" else 0
+    if any(n <= reach or n + 2 * pad_off < 1 for n in x.shape[2:]):
+        return False
+    if x.device.type == "cpu":
+        return x.dtype in _CPU and native.available()
+    return x.device.type == "cuda" and x.dtype in _GPU and _HAS_TRITON and False
+
+
+def blur_pool2d(
+    x: Tensor, *, size: int, stride: tuple[int, int], padding: str, pad_off: int = 0, phase: Tensor | None = None
+) -> Tensor:
+    """The blur of `core.layers.blur`, at the first pixel or at each image's `phase` (B,); (B, C, h, w).
+
+    With a phase, a blurred map whose size is no multiple of the stride is extended circularly.
+    """
+    return _blur_pool(x, phase, size, list(stride), padding, pad_off)
+
+
+def blur_pool2d_adjoint(
+    y: Tensor, shape: tuple[int, int], *, size: int, stride: tuple[int, int], padding: str, phase: Tensor | None = None
+) -> Tensor:
+    """The transpose of `blur_pool2d` as a matrix: (B, C, h, w) -> (B, C, H, W) of the given height and width."""
+    return _blur_pool_adjoint(y, phase, list(shape), size, list(stride), padding, 0)
+
+
+def polyphase_pool2d(
+    x: Tensor, *, size: int, stride: tuple[int, int], padding: str, criterion: str, after_blur: bool
+) -> tuple[Tensor, Tensor]:
+    """Choose each image's phase and sample the blurred map there: (B, C, h, w) and (B,) int64."""
+    return _polyphase_pool(x, size, list(stride), padding, criterion, after_blur)
+
+
+def choose_phase(x: Tensor, *, stride: tuple[int, int], criterion: str) -> Tensor:
+    """Each image's phase by the criterion, (B,) int64, as `core.layers.phases` defines it."""
+    return _choose_phase(x, list(stride), criterion)
+
+
+def _plain_only() -> bool:
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+# The operators
+
+
+@torch.library.custom_op("stillpoint::blur_pool", mutates_args=(), device_types="cpu")
+def _blur_pool(x: Tensor, phase: Tensor | None, size: int, stride: list[int], padding: str, pad_off: int) -> Tensor:
+    x, y = _packed(x), _like(x, _sizes(x.shape[2:], size, stride, pad_off))
+    _run_pool(x, y, phase, x.shape[2:], y.shape[2:], size, stride, padding, pad_off, backward=False)
+    return y
+
+
+@_blur_pool.register_fake
+def _(x: Tensor, phase: Tensor | None, size: int, stride: list[int], padding: str, pad_off: int) -> Tensor:
+    return _like(x, _sizes(x.shape[2:], size, stride, pad_off))
+
+
+@torch.library.custom_op("stillpoint::blur_pool_adjoint", mutates_args=(), device_types="cpu")
+def _blur_pool_adjoint(
+    y: Tensor, phase: Tensor | None, shape: list[int], size: int, stride: list[int], padding: str, pad_off: int
+) -> Tensor:
+    y, x = _packed(y), _like(y, shape)
+    _run_pool(y, x, phase, x.shape[2:], y.shape[2:], size, stride, padding, pad_off, backward=True)
+    return x
+
+
+@_blur_pool_adjoint.register_fake
+def _(
+    y: Tensor, phase: Tensor | None, shape: list[int], size: int, stride: list[int], padding: str, pad_off: int
+) -> Tensor:
+    return _like(y, shape)
+
+
+@torch.library.custom_op("stillpoint::polyphase_pool", mutates_args=(), device_types="cpu")
+def _polyphase_pool(
+    x: Tensor, size: int, stride: list[int], padding: str, criterion: str, after_blur: bool
+) -> tuple[Tensor, Tensor]:
+    x, y = _packed(x), _like(x, _sizes(x.shape[2:], size, stride, 0))
+    phase = x.new_empty(x.shape[:1], dtype=torch.int64)
+    _run_adaptive(x, y, phase, size, size if after_blur else 1, stride, padding, criterion)
+    return y, phase
+
+
+@_polyphase_pool.register_fake
+def _(x: Tensor, size: int, stride: list[int], padding: str, criterion: str, after_blur: bool) -> tuple[Tensor, Tensor]:
+    return _like(x, _sizes(x.shape[2:], size, stride, 0)), x.new_empty(x.shape[:1], dtype=torch.int64)
+
+
+@torch.library.custom_op("stillpoint::choose_phase", mutates_args=(), device_types="cpu")
+def _choose_phase(x: Tensor, stride: list[int], criterion: str) -> Tensor:
+    x = _packed(x)
+    phase = x.new_empty(x.shape[:1], dtype=torch.int64)
+    _run_adaptive(x, None, phase, 1, 1, stride, "circular", criterion)
+    return phase
+
+
+@_choose_phase.register_fake
+def _(x: Tensor, stride: list[int], criterion: str) -> Tensor:
+    return x.new_empty(x.shape[:1], dtype=torch.int64)
+
+
+# Derivatives
+
+
+def _keep_blur(ctx, inputs, output) -> None:
+    x, phase, *ctx.options = inputs
+    ctx.shape = list(x.shape[2:])
+    ctx.save_for_backward(phase)
+
+
+def _blur_backward(ctx, grad: Tensor):
+    (phase,) = ctx.saved_tensors
+    return _blur_pool_adjoint(grad, phase, ctx.shape, *ctx.options), None, None, None, None, None
+
+
+def _keep_adjoint(ctx, inputs, output) -> None:
+    _, phase, _, *ctx.options = inputs
+    ctx.save_for_backward(phase)
+
+
+def _adjoint_backward(ctx, grad: Tensor):
+    (phase,) = ctx.saved_tensors
+    return _blur_pool(grad, phase, *ctx.options), None, None, None, None, None, None
+
+
+def _keep_polyphase(ctx, inputs, output) -> None:
+    x, size, stride, padding, _, _ = inputs
+    ctx.shape, ctx.options = list(x.shape[2:]), (size, stride, padding, 0)
+    ctx.save_for_backward(output[1])
+
+
+def _polyphase_backward(ctx, grad: Tensor, _: Tensor | None):
+    (phase,) = ctx.saved_tensors
+    return _blur_pool_adjoint(grad, phase, ctx.shape, *ctx.options), None, None, None, None, None
+
+
+_blur_pool.register_autograd(_blur_backward, setup_context=_keep_blur)
+_blur_pool_adjoint.register_autograd(_adjoint_backward, setup_context=_keep_adjoint)
+_polyphase_pool.register_autograd(_polyphase_backward, setup_context=_keep_polyphase)
+
+
+# The C++ behind them
+
+
+def _sizes(shape: torch.Size, size: int, stride: list[int], pad_off: int) -> list[int]:
+    # The pads are size - 1 in all, so that the blurred map has the size of the input, and 2 * pad_off more.
+    return [(n + 2 * pad_off - 1) // s + 1 for n, s in zip(shape, stride, strict=True)]
+
+
+def _channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def _packed(x: Tensor) -> Tensor:
+    return x if _channels_last(x) else x.contiguous()
+
+
+def _like(x: Tensor, shape: list[int]) -> Tensor:
+    layout = torch.channels_last if _channels_last(x) else torch.contiguous_format
+    return torch.empty((*x.shape[:2], *shape), dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+def _axes(shape, out, size: int, stride: list[int], pad_off: int):
+    before, after = (size - 1) // 2 + pad_off, size // 2 + pad_off
+    return (ctypes.c_int64 * 10)(shape[0], out[0], stride[0], before, after, shape[1], out[1], stride[1], before, after)
+
+
+def _library() -> ctypes.CDLL:
+    found = native.library()
+    if found is None:
+        raise RuntimeError("the CPU kernels are not to be had on this machine; call the function of core.layers")
+    return found
+
+
+def _run_pool(source, target, phase, shape, out, size, stride, padding, pad_off, *, backward: bool) -> None:
+    phase = None if phase is None else phase.contiguous()
+    status = _library().stillpoint_pool(
+        _CPU[source.dtype],
+        source.data_ptr(),
+        target.data_ptr(),
+        None if phase is None else phase.data_ptr(),
+        *source.shape[:2],
+        _axes(shape, out, size, stride, pad_off),
+        _PADDINGS[padding],
+        size,
+        _channels_last(source),
+        backward,
+        torch.get_num_threads(),
+    )
+    if status:
+        raise ValueError(f"phase must lie between 0 and {stride[0] * stride[1] - 1}, got {phase.tolist()}")
+
+
+def _run_adaptive(x, y, phase, size, judged, stride, padding, criterion) -> None:
+    _library().stillpoint_adaptive(
+        _CPU[x.dtype],
+        x.data_ptr(),
+        None if y is None else y.data_ptr(),
+        phase.data_ptr(),
+        *x.shape[:2],
+        _axes(x.shape[2:], _sizes(x.shape[2:], size, stride, 0), size, stride, 0),
+        _PADDINGS[padding],
+        size,
+        judged,
+        _CRITERIA[criterion],
+        _channels_last(x),
+        torch.get_num_threads(),
+    )
