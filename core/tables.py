@@ -40,8 +40,6 @@ METRICS = (
     Metric("circular_consistency", "circular consistency"),
     Metric("circular_max_logit_change", "largest relative logit change", unit="", better="lower"),
     Metric("crop_consistency", "crop consistency"),
-    Metric("all_shifts_mean_accuracy", "accuracy over all shifts: mean"),
-    Metric("all_shifts_worst_accuracy", "worst case"),
     Metric("fractional_consistency", "sub-pixel consistency"),
     Metric("flips_consistency", "consistency on half-turned images"),
 )

@@ -222,8 +222,18 @@ def _measure(args: Namespace) -> int:
         # the windows that move have the network's size, so the picture is larger
         found = Subject(**{**found.__dict__, "size": size + 2 * args.max_shift})
     x, pixels = picture(args.image, found)
-    with bad_input():
-        result = measure_image(found.net, x.to(pick(args.device)), max_shift=args.max_shift, boundary=args.boundary)
+    from rich.progress import Progress
+
+    out = console()
+    with Progress(console=out, transient=True, disable=args.json or not out.is_terminal) as bars, bad_input():
+        task = bars.add_task("shifts")
+        result = measure_image(
+            found.net,
+            x.to(pick(args.device)),
+            max_shift=args.max_shift,
+            boundary=args.boundary,
+            progress=lambda what, done, total: bars.update(task, completed=done, total=total),
+        )
     from core.figures import shift_map
 
     title = (
@@ -247,7 +257,8 @@ def _print_map(found: Subject, result: "ShiftMap", output: Path) -> None:
     if not found.trained:
         out.print("no weights were given: this is the network before training (see --weights, or give a run's folder)")
     out.print(
-        f"{found.title}: class {result.unshifted} of the unshifted picture; · keeps it, a number is its new class"
+        f"{found.title}: class {result.unshifted} of the unshifted picture; a number is the class it becomes, "
+        "shades are the change of the logits where it stays (· none, █ the largest)"
     )
     largest = float(result.change.max()) or 1.0
     width = max(2, len(str(int(result.prediction.max()))) + 1)
@@ -255,9 +266,9 @@ def _print_map(found: Subject, result: "ShiftMap", output: Path) -> None:
         line = Text(f"{row - result.max_shift:+4d} ")
         for column in range(result.prediction.shape[1]):
             kept = bool(result.same[row, column])
-            text = "·" if kept else str(int(result.prediction[row, column]))
-            level = 235 + round(18 * float(result.change[row, column]) / largest)
-            line.append(text.rjust(width), style=f"{'white' if kept else 'bold red'} on color({min(level, 253)})")
+            relative = float(result.change[row, column]) / largest
+            text = "·░▒▓█"[min(4, int(5 * relative))] if kept else str(int(result.prediction[row, column]))
+            line.append(text.rjust(width), style=None if kept else "bold red")
         out.print(line)
     shifts = result.same.size - 1
     changed = shifts - (int(result.same.sum()) - 1)

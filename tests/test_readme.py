@@ -1,0 +1,45 @@
+"""The README's Python works as it is printed, and its commands are those that there are."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import parser
+from pipelines.commands import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+TEXTS = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in [ROOT / "README.md", *ROOT.glob("pipelines/*/README.md")]
+}
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+@pytest.mark.parametrize("code", blocks(TEXTS["README.md"], "python"))
+def test_a_block_of_python_runs(code: str) -> None:
+    exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_command_and_option_exists(name: str) -> None:
+    for block in blocks(TEXTS[name], ""):
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["stillpoint"]:
+                assert words[1] in COMMANDS, line
+                args, rest = parser().parse_known_args(words[1:])
+                assert not [word for word in rest if word.startswith("-")] and (not rest or args.pairs is not None), (
+                    line
+                )
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_picture_and_page_that_is_linked_is_there(name: str) -> None:
+    folder = (ROOT / name).parent
+    links = [link for link in re.findall(r"\]\(([^)#]+)", TEXTS[name]) if "://" not in link]
+    assert not [link for link in links if not (folder / link).exists()]
