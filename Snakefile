@@ -13,21 +13,24 @@ shell.prefix(f'set -euo pipefail; stillpoint() {{{{ {flow.STILLPOINT} "$@"; }}}}
 
 include: "core/data/prepare.smk"
 
-
 module aps:
-    snakefile:
-        "pipelines/aps/Snakefile"
-    config:
-        config
-
-
+    snakefile: "pipelines/aps/Snakefile"
+    config: config
 use rule * from aps as aps_*
 
+module translations:
+    snakefile: "pipelines/translations/Snakefile"
+    config: config
+use rule * from translations as translations_*
 
-for paper in ("aps",):
+module blurpool:
+    snakefile: "pipelines/blurpool/Snakefile"
+    config: config
+use rule * from blurpool as blurpool_*
+
+
+for paper in ("aps", "translations", "blurpool"):
 
     rule:
-        name:
-            f"pipelines/{paper}/all"
-        input:
-            getattr(rules, f"{paper}_all").input,
+        name: f"pipelines/{paper}/all"
+        input: getattr(rules, f"{paper}_all").input,

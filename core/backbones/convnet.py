@@ -3,7 +3,7 @@ time.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,15 @@ from torch import nn
 
 from core.backbones.stem import DenseMaxPool2d
 from core.layers.downsample import DownsampleFactory
+
+
+class Front(Protocol):
+    """What may stand before the first convolution."""
+
+    maps: int
+
+    def output_size(self, size: int) -> int: ...
+    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
 
 
 class ConvNet(nn.Module):
@@ -22,7 +31,8 @@ class ConvNet(nn.Module):
     circular     convolutions and pools wrap around the border and keep the size; otherwise they are unpadded.
     head         "flatten": the linear layers see every position; "average": they see the mean over positions, and
                  nothing pools after the last convolution.
-    front        a module before the first convolution, (B, C, S, S) -> (B, C', s, s).
+    front        a module before the first convolution, (B, C, S, S) -> (B, C * front.maps, s, s) with
+                 s = front.output_size(S), such as `Scattering2d`.
     dropout      of whole channels after the last convolution and of the hidden units.
 
     Parameters conv1, conv2, ... and fc1, fc2.
@@ -41,7 +51,7 @@ class ConvNet(nn.Module):
         downsample: DownsampleFactory | None = None,
         circular: bool = False,
         head: Literal["flatten", "average"] = "flatten",
-        front: nn.Module | None = None,
+        front: Front | None = None,
         dropout: float = 0.5,
     ):
         super().__init__()
@@ -49,11 +59,9 @@ class ConvNet(nn.Module):
         self.depth = len(channels)
         self.head = head
         self.dropout = dropout
-        before = in_channels
-        size = image_size
+        before, size = in_channels, image_size
         if front is not None:
-            with torch.no_grad():
-                _, before, size, _ = front(torch.zeros(1, in_channels, size, size)).shape
+            before, size = in_channels * front.maps, front.output_size(image_size)
         for i, (width, kernel, group) in enumerate(zip(channels, kernels, groups, strict=True), start=1):
             padding = kernel // 2 if circular else 0
             mode: Literal["circular", "zeros"] = "circular" if circular else "zeros"

@@ -1,0 +1,90 @@
+"""First-order scattering by dual-tree wavelet packets: what stays of an image when small shifts are averaged away.
+
+Source: Mallat, "Group invariant scattering" (2012), and Bruna and Mallat, "Invariant scattering convolution networks"
+(2013), orders 0 and 1. Their Morlet wavelets are replaced by the complex packets of `wavelet_packets2d`, and the
+Gaussian window by the binomial filters of `blur_pool2d`.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from core.layers.blur import BlurPool2d
+from core.layers.wavelet_packets import WaveletPackets2d
+
+# taps of each low-pass filter; every one halves the resolution
+_TAPS = 5
+
+
+def scattering2d(x: Tensor, *, depth: int = 2, stride: int = 4) -> Tensor:
+    """Local means of an image and of the moduli of its wavelet packets, subsampled.
+
+    Args:
+        x: (B, C, H, W), float32 or float64, with H and W multiples of `stride`.
+        depth: stages J of the packet tree, which has 2 * (4**J - 1) oriented packets besides the low-pass ones.
+        stride: pixels from one value to the next, a power of two, at least 4.
+
+    Returns:
+        (B, C * (2 * 4**J - 1), H / stride, W / stride): of each channel first its local mean (order 0), then
+        the local means of |x * psi_q|, over the packets of A and then of B (order 1).
+
+    Raises:
+        ValueError: a stride that is no power of two or below 4, or a size that is no multiple of it.
+
+    Laws: borders are circular, so f(roll(x, (s i, s j))) is roll(f(x), (i, j)) with s the stride; order 1 does not
+    change with the sign of x and does not see a constant added to it; f(a x) = a f(x) for a >= 0.
+    """
+    return Scattering2d(depth, stride, device=x.device, dtype=x.dtype)(x)
+
+
+class Scattering2d(nn.Module):
+    """`scattering2d` as a Module with its filters ready, nothing of it learned."""
+
+    def __init__(
+        self,
+        depth: int = 2,
+        stride: int = 4,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if stride < 4 or stride & (stride - 1):
+            raise ValueError(f"stride must be a power of two of at least 4, got {stride}")
+        self.depth, self.stride = depth, stride
+        packets = 4**depth
+        # packet 0 of each bank is a low-pass filter, whose modulus would tell the mean once more
+        oriented = (*range(1, packets), *range(packets + 1, 2 * packets))
+        build = {"device": device, "dtype": dtype}
+        self.packets = WaveletPackets2d(depth, 2, maps=oriented, padding="circular", **build)
+        halvings = stride.bit_length() - 1
+        self.mean = nn.Sequential(*(_halve(**build) for _ in range(halvings)))
+        # the packets have made the first halving
+        self.smooth = nn.Sequential(*(_halve(**build) for _ in range(halvings - 1)))
+
+    @property
+    def maps(self) -> int:
+        """Values for each channel of the image at each place."""
+        return 2 * 4**self.depth - 1
+
+    def output_size(self, size: int) -> int:
+        """Values along an axis of `size` pixels."""
+        if size % self.stride:
+            raise ValueError(f"an image of {size} pixels is no multiple of the stride {self.stride}")
+        return size // self.stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = [self.output_size(n) for n in x.shape[-2:]]
+        packets = self.packets(x)  # (B, C, M, 2, H / 2, W / 2)
+        modulus = torch.linalg.vector_norm(packets, dim=3)  # (B, C, M, H / 2, W / 2)
+        order1 = self.smooth(modulus.flatten(1, 2)).unflatten(
+            1, modulus.shape[1:3]
+        )  # (B, C, M, H / stride, W / stride)
+        order0 = self.mean(x)[:, :, None]  # (B, C, 1, H / stride, W / stride)
+        return torch.cat([order0, order1], 2).reshape(len(x), -1, *size)
+
+    def extra_repr(self) -> str:
+        return f"depth={self.depth}, stride={self.stride}"
+
+
+def _halve(**build) -> nn.Module:
+    return BlurPool2d(None, 2, size=_TAPS, padding="circular", **build)

@@ -1,0 +1,27 @@
+"""The networks of the lesson: the notebook's two, and one change at a time towards shift invariance."""
+
+from pipelines import ModelEntry
+
+SMALL = ("digits", "fashion_mnist")
+NOTEBOOK = "Feydy, From wavelet transforms to convolutional neural networks, part 2"
+
+
+def models() -> dict[str, ModelEntry]:
+    """Entries by name; the last six have the convolutional network's number of parameters within 5 %."""
+    variants = {
+        "cnn": {},
+        "cnn_blur": {"DOWNSAMPLE": "blur"},
+        "cnn_aps": {"DOWNSAMPLE": "aps", "CIRCULAR": True},
+        "cnn_average": {"HEAD": "average"},
+        "cnn_average_aps": {"HEAD": "average", "DOWNSAMPLE": "aps", "CIRCULAR": True},
+        "scattering": {"FRONT": "scattering", "HEAD": "average"},
+    }
+    entries = [
+        ModelEntry("TwoFullNet", {"ARCH": "perceptron"}, f"{NOTEBOOK}: first network", SMALL),
+        ModelEntry("TwoConvTwoFullNet", {"ARCH": "convnet", "MATCH": False}, f"{NOTEBOOK}: second network", SMALL),
+        *(
+            ModelEntry(name, {"ARCH": "convnet", "DROPOUT": 0.0, **settings}, "ours: one change at a time", SMALL)
+            for name, settings in variants.items()
+        ),
+    ]
+    return {entry.name: entry for entry in entries}

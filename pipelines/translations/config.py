@@ -1,0 +1,33 @@
+"""What only this pipeline can be told."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from core.config import ModelConfig, RunConfig
+
+
+class Model(ModelConfig):
+    """A small classifier of one-channel images."""
+
+    arch: Literal["perceptron", "convnet"] = "perceptron"
+    hidden: int = Field(
+        100, ge=1, description="neurons between the two linear layers (perceptron, and unmatched convnet)"
+    )
+    downsample: Literal["none", "blur", "aps"] = Field("none", description="what subsamples after each 2x2 max-pool")
+    filter_size: int = Field(3, ge=1, le=7, description="taps of the blur of DOWNSAMPLE blur and aps")
+    circular: bool = Field(False, description="convolutions and pools wrap around the border")
+    head: Literal["flatten", "average"] = Field(
+        "flatten", description="what the linear layers see: positions, or their mean"
+    )
+    front: Literal["none", "scattering"] = Field("none", description="a fixed transform before the first convolution")
+    dropout: float = Field(0.5, ge=0, lt=1)
+    match: bool = Field(
+        True, description="choose the widths so that the parameters equal TwoConvTwoFullNet's within 5 %"
+    )
+
+
+class Config(RunConfig):
+    """A run of the translations pipeline."""
+
+    model: Model = Model()

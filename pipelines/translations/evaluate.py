@@ -1,0 +1,153 @@
+"""What the lesson measures: consistency under translation, confusions, and what a network looks for.
+
+Images of a view are random windows of larger canvases (`View.wide`): translation is part of the data, in testing too.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.config import EvaluateConfig, RunConfig
+from core.errors import UserError
+from core.evaluations import EVALUATIONS, Evaluation, Result, View
+from core.metrics import Tally, agreement, topk_correct
+from core.randomness import uniform_integers
+from core.shifts import crop_window
+from pipelines.translations.maximise import class_images, neuron_images, strongest_pair_share
+
+#: Images of each class in the grid of samples.
+SAMPLES = 4
+
+
+class Translated:
+    """REPEATS pairs of translations of each image, uniform over all offsets: do both get one class, and the right one?
+
+    The draws are a function of (seed, image, repeat).
+    """
+
+    def __init__(self, config: EvaluateConfig, seed: int) -> None:
+        self.seed, self.repeats = seed, config.repeats
+        self.pairs, self.right = Tally(config.repeats), Tally(2 * config.repeats)
+
+    def update(self, view: View) -> None:
+        wide, size = _canvas(view), (view.images.shape[2], view.images.shape[3])
+        places = [wide.shape[2] - size[0] + 1, wide.shape[3] - size[1] + 1]
+        same, right = [], []
+        for repeat in range(self.repeats):
+            drawn = [
+                uniform_integers(view.indices, 0, count, 2, "translated", axis, self.seed, repeat)
+                for axis, count in enumerate(places)
+            ]  # rows and columns, each (B, 2 windows)
+            corners = torch.stack(drawn, 2).to(wide.device)  # (B, 2 windows, 2 axes)
+            first, second = (view.predict(crop_window(wide, corners[:, k], size)) for k in (0, 1))
+            same.append(agreement(first, second))
+            right += [topk_correct(logits, view.labels)[:, 0] for logits in (first, second)]
+        self.pairs.update(torch.stack(same, 1))
+        self.right.update(torch.stack(right, 1))
+
+    def result(self) -> Result:
+        return {
+            "translated_accuracy": self.right.mean,
+            "translated_consistency": self.pairs.mean,
+            "translated_consistency_standard_error": self.pairs.standard_error,
+        }
+
+
+class Confusion:
+    """How many images of each class (rows) are given each class (columns): a map (K, K)."""
+
+    def __init__(self, config: EvaluateConfig, seed: int) -> None:
+        self.counts: Tensor | None = None
+
+    def update(self, view: View) -> None:
+        classes = view.logits.shape[1]
+        pairs = view.labels * classes + view.logits.argmax(1)
+        counts = torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+        self.counts = counts if self.counts is None else self.counts + counts
+
+    def result(self) -> Result:
+        if self.counts is None:
+            raise ValueError("confusion has seen no image")
+        return {"confusion_counts": self.counts.cpu()}
+
+
+class Samples:
+    """The first images of each class as the network sees them, translated and normalised: a map (K, 4, H, W).
+
+    A class with fewer images than that has zeros in their place.
+    """
+
+    def __init__(self, config: EvaluateConfig, seed: int) -> None:
+        self.grid: Tensor | None = None
+        self.found: list[int] = []
+
+    def update(self, view: View) -> None:
+        if self.grid is None:
+            classes = view.logits.shape[1]
+            self.grid = view.images.new_zeros(classes, SAMPLES, *view.images.shape[2:])
+            self.found = [0] * classes
+        if min(self.found) == SAMPLES:
+            return
+        for image, label in zip(view.images, view.labels.tolist(), strict=True):
+            if self.found[label] < SAMPLES:
+                self.grid[label, self.found[label]] = image.mean(0)
+                self.found[label] += 1
+
+    def result(self) -> Result:
+        if self.grid is None:
+            raise ValueError("samples has seen no image")
+        return {"samples_grid": self.grid.float().cpu()}
+
+
+class Maximisers:
+    """The image that maximises each class, and each neuron of the first linear layer (see `maximise`).
+
+    `maximisers_stripes` is the mean over neurons of the share of an image's spectral energy in its strongest pair of
+    frequencies, 1 for a pure stripe; `maximisers_class_losses` (K,) and `..._probabilities` (K, K) say what the
+    class images reach.
+    """
+
+    def __init__(self, config: EvaluateConfig, seed: int) -> None:
+        self.net: nn.Module | None = None
+        self.shape: tuple[int, ...] = ()
+
+    def update(self, view: View) -> None:
+        # the network itself, because what follows needs gradients
+        self.net, self.shape = getattr(view.predict, "net", None), tuple(view.images.shape[1:])
+        self.device = view.images.device
+
+    def result(self) -> Result:
+        if self.net is None:
+            raise ValueError("maximisers needs the network of an evaluation")
+        wanted = class_images(self.net, self.shape, device=self.device)
+        neurons = neuron_images(self.net, self.shape, device=self.device)
+        shares = strongest_pair_share(neurons.mean(1))
+        return {
+            "maximisers_stripes": float(shares.mean()),
+            "maximisers_class_images": wanted.images.mean(1).cpu(),  # (K, H, W)
+            "maximisers_class_losses": wanted.losses.cpu(),
+            "maximisers_class_probabilities": wanted.probabilities.cpu(),
+            "maximisers_neuron_images": neurons.mean(1).cpu(),  # (N, H, W)
+            "maximisers_neuron_shares": shares.cpu(),
+        }
+
+
+def _canvas(view: View) -> Tensor:
+    if view.wide is None:
+        raise UserError("the evaluation translated needs images on a larger canvas: set AUGMENT.CANVAS_PADDING")
+    return view.wide
+
+
+def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:
+    """Core's evaluations and the lesson's; there is no protocol but our own."""
+    if config.evaluate.protocol != "stillpoint":
+        raise UserError(f"EVALUATE.PROTOCOL {config.evaluate.protocol}: {config.pipeline} has no such protocol")
+    own: dict[str, Any] = {
+        "translated": Translated,
+        "confusion": Confusion,
+        "samples": Samples,
+        "maximisers": Maximisers,
+    }
+    return {**EVALUATIONS, **own}

@@ -1,0 +1,134 @@
+"""The notebook's pictures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from core.figures import colours, save, styled, subplots
+
+if TYPE_CHECKING:
+    from pipelines.translations.results import Pass
+
+
+@styled
+def samples(grid: np.ndarray, classes: Sequence[str], path: Path, *, title: str) -> Path:
+    """Images (K, 4, H, W) as a network sees them: a column for each class."""
+    count, each = grid.shape[:2]
+    figure, axes = subplots(each, count, (0.95 * count, 0.95 * each + 0.7))
+    for column, name in enumerate(classes):
+        for row in range(each):
+            _image(axes[row, column], grid[column, row], grid.min(), grid.max(), "gray")
+        axes[0, column].set_title(name)
+    figure.suptitle(f"{title}: test images as the network sees them", x=0.01, ha="left", fontsize=9.5)
+    return save(figure, path)
+
+
+@styled
+def learning_curves(
+    curves: Mapping[str, Sequence[Sequence["Pass"]]],
+    published: Mapping[str, Sequence["Pass"]],
+    path: Path,
+    *,
+    title: str,
+) -> Path:
+    """Test loss and accuracy before training and after each epoch: means over seeds, bands from lowest to highest.
+
+    `published` numbers are crosses in their network's colour.
+    """
+    figure, axes = subplots(1, 2, (8.6, 3.4))
+    look = colours(list(curves))
+    for axis, (what, label) in zip(
+        axes[0], (("loss", "test loss (nats)"), ("percent", "test accuracy (%)")), strict=True
+    ):
+        for model, seeds in curves.items():
+            length = min(len(passes) for passes in seeds)
+            values = np.array([[getattr(p, what) for p in passes[:length]] for passes in seeds])
+            epochs = [p.epoch for p in seeds[0][:length]]
+            axis.plot(epochs, values.mean(0), color=look[model][0], linewidth=1.4, label=model)
+            axis.fill_between(epochs, values.min(0), values.max(0), color=look[model][0], alpha=0.15, linewidth=0)
+            if there := published.get(model):
+                numbers = [p.epoch for p in there], [getattr(p, what) for p in there]
+                axis.plot(*numbers, "x", color=look[model][0], label=f"{model}, notebook", markersize=5)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(label)
+    axes[0, 1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.suptitle(f"{title}: test passes", x=0.01, ha="left", fontsize=9.5)
+    return save(figure, path)
+
+
+@styled
+def confusion(counts: np.ndarray, classes: Sequence[str], path: Path, *, title: str) -> Path:
+    """Images of each class (rows) that are given each class (columns): counts, and shares of the row in percent."""
+    figure, axes = subplots(1, 2, (11.5, 5.0))
+    shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    panels = ((counts, "images", "{:.0f}"), (shares, "per cent of the class", "{:.1f}"))
+    for axis, (values, label, form) in zip(axes[0], panels, strict=True):
+        axis.imshow(values, cmap="Blues", vmin=0)
+        for row, column in np.ndindex(*values.shape):
+            dark = values[row, column] > values.max() / 2
+            text = form.format(values[row, column])
+            axis.text(column, row, text, ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
+        axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+        axis.set_yticks(range(len(classes)), classes)
+        axis.grid(False)
+        axis.set_xlabel("predicted")
+        axis.set_title(label)
+    axes[0, 0].set_ylabel("true")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=9.5)
+    return save(figure, path)
+
+
+@styled
+def class_images(
+    images: np.ndarray, losses: np.ndarray, chances: np.ndarray, classes: Sequence[str], path: Path, *, title: str
+) -> Path:
+    """The image (H, W) that maximises each of K classes, with the loss (K,) and the probabilities (K, K) it reaches."""
+    columns = -(-len(images) // 2)
+    figure, axes = subplots(2, columns, (1.9 * columns, 4.8))
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, image, loss, row, name in zip(axes.flat, images, losses, chances, classes, strict=False):
+        _image(axis, image, -np.abs(image).max(), np.abs(image).max(), "RdBu_r")
+        listed = [f"{100 * chance:.0f}" for chance in row]
+        half = -(-len(listed) // 2)
+        lines = "\n".join(" ".join(part) for part in (listed[:half], listed[half:]))
+        axis.set_title(f"{name}\nloss {loss:.1e}\n{lines} %", fontsize=7.5)
+    figure.suptitle(f"{title}\nloss and probabilities of all classes in per cent", x=0.01, ha="left", fontsize=9.5)
+    return save(figure, path)
+
+
+@styled
+def neurons(images: np.ndarray, shares: np.ndarray, path: Path, *, title: str) -> Path:
+    """Images (N, H, W), each on its own scale, ordered as the neurons are; shares (N,) in per cent in the corner."""
+    columns = max(1, round(len(images) ** 0.5))
+    rows = -(-len(images) // columns)
+    figure, axes = subplots(rows, columns, (0.85 * columns, 0.85 * rows + 0.5))
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, image, share in zip(axes.flat, images, shares, strict=False):
+        _image(axis, image, -np.abs(image).max(), np.abs(image).max(), "gray")
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}
+        axis.text(1, 1, f"{100 * share:.0f}", fontsize=5, va="top", bbox=box)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=8)
+    return save(figure, path)
+
+
+@styled
+def second_layer(weights: np.ndarray, classes: Sequence[str], path: Path, *, title: str) -> Path:
+    """What each hidden neuron (columns) adds to each class (rows): (K, N)."""
+    figure, axes = subplots(1, 1, (9.0, 2.4))
+    most = np.abs(weights).max()
+    picture = axes[0, 0].imshow(weights, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
+    axes[0, 0].set_yticks(range(len(classes)), classes)
+    axes[0, 0].set_xlabel("hidden neuron")
+    axes[0, 0].grid(False)
+    figure.colorbar(picture, ax=axes[0, 0], label="weight")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=9.5)
+    return save(figure, path)
+
+
+def _image(axis, image: np.ndarray, low: float, high: float, shades: str) -> None:
+    axis.imshow(image, cmap=shades, vmin=low, vmax=high, interpolation="nearest")
+    axis.set_axis_off()

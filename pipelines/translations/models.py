@@ -1,0 +1,57 @@
+"""The notebook's names, and the lesson's, made of core's backbones."""
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from core.backbones.convnet import ConvNet
+from core.backbones.perceptron import Perceptron
+from core.layers import downsample_factory
+from pipelines.translations.config import Model
+
+
+def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    """The network of a MODEL section; (B, in_channels, S, S) -> logarithms of class probabilities (B, num_classes)."""
+    if model.arch == "perceptron":
+        features = in_channels * image_size * image_size
+        return Perceptron(features, hidden=model.hidden, num_classes=num_classes)
+    make = partial(ConvNet, image_size=image_size, in_channels=in_channels, num_classes=num_classes)
+    if not model.match:
+        return _variant(make, model, model.hidden)
+    with torch.device("meta"):
+        target = parameters(make(hidden=100))
+        width = _closest_width(lambda width: parameters(_variant(make, model, width)), target)
+    return _variant(make, model, width)
+
+
+def parameters(net: nn.Module) -> int:
+    """How many numbers a network learns."""
+    return sum(p.numel() for p in net.parameters() if p.requires_grad)
+
+
+def _variant(make: partial, model: Model, width: int) -> ConvNet:
+    """The ConvNet of `model`; `width` is what it can be scaled by: hidden neurons, or channels before an average."""
+    kinds = {"none": None, "blur": ("blur", {}), "aps": ("polyphase", {"padding": "circular"})}
+    kind = kinds[model.downsample]
+    options: dict = {"circular": model.circular, "head": model.head, "dropout": model.dropout}
+    if kind is not None:
+        options["downsample"] = downsample_factory(kind[0], size=model.filter_size, **kind[1])
+    if model.front == "scattering":
+        from core.layers.scattering import Scattering2d
+
+        return make(front=Scattering2d(), channels=(width, width), kernels=(3, 3), groups=(1, 1), **options)
+    if model.head == "average":
+        return make(channels=(30, 30, width, width), kernels=(5, 5, 3, 3), groups=(1, 6, 1, 1), **options)
+    return make(hidden=width, **options)
+
+
+def _closest_width(count, target: int) -> int:
+    """The width whose number of parameters, which grows with it, is closest to `target`."""
+    low, high = 1, 2
+    while count(high) < target:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle) < target else (low, middle)
+    return min(low, high, key=lambda width: abs(count(width) - target))
