@@ -6,7 +6,7 @@ nothing is evaluated as code. Each pipeline derives its own schema from `RunConf
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -155,6 +155,9 @@ class EvaluateConfig(Section):
 class RunConfig(Section):
     """Everything that decides the result of a run, and nothing else (device, threads and folders are not here)."""
 
+    #: keys that users of a paper's own code may try, and why there is no such key here
+    REFUSED: ClassVar[dict[str, str]] = {}
+
     pipeline: str = ""
     recipe: str = Field("", description="the yaml this came from: the data set's name, or <dataset>_<variant>")
     title: str = Field(
@@ -200,9 +203,12 @@ def merge(schema: type[Config], layers: list[dict[str, Any]], pairs: list[str] |
     range, and a combination that makes no sense.
     """
     node = CfgNode(_mutable(schema().dump()), new_allowed=False)
+    pairs = pairs or []
+    for key in [*(key for layer in layers for key in _dotted(layer)), *pairs[0::2]]:
+        if key in schema.REFUSED:
+            raise UserError(f"there is no {key}: {schema.REFUSED[key]}")
     for layer in layers:
         _overlay(node, layer, "")
-    pairs = pairs or []
     if len(pairs) % 2:
         raise UserError(f"settings come as KEY VALUE pairs; {pairs[-1]!r} has no value")
     for key, text in zip(pairs[0::2], pairs[1::2], strict=True):
@@ -271,6 +277,13 @@ def _mutable(value: Any) -> Any:
 
 def _plain(node: Any) -> Any:
     return {k: _plain(v) for k, v in node.items()} if isinstance(node, dict) else node
+
+
+def _dotted(layer: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in layer.items():
+        keys += [prefix + key, *(_dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else [])]
+    return keys
 
 
 def _overlay(node: CfgNode, layer: dict[str, Any], prefix: str) -> None:

@@ -33,6 +33,7 @@ from core.records import (
     TEST_TIMING,
     TIMING,
     Progress,
+    Record,
     Row,
     finish,
     model_name,
@@ -59,10 +60,14 @@ class TrainHooks:
 
     before_forward(net)  called before every forward, in training and in validation (without gradient)
     penalty(net)         a scalar that is added to the loss of each mini-batch; not part of the history's losses
+    record               told of every update between backward and the optimiser's step; see `Record`
+    translate(state, net)  the tensors of TRAIN.FINETUNE under the names of `net`, where others may have written them
     """
 
     before_forward: Callable[[nn.Module], None] | None = None
     penalty: Callable[[nn.Module], Tensor] | None = None
+    record: Record | None = None
+    translate: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None = None
 
 
 def train(
@@ -220,7 +225,10 @@ class _Training:
         self.criterion = _criterion(recipe)
         net = build(config)
         if recipe.finetune and state is None:
-            fill(net, read_tensors(recipe.finetune)[0], origin=recipe.finetune, model=model_name(config))
+            start, _ = read_tensors(recipe.finetune)
+            if hooks.translate is not None:
+                start = hooks.translate(start, net)
+            fill(net, start, origin=recipe.finetune, model=model_name(config))
         if together.world_size > 1:
             net = share_statistics(net, device)
         net = net.to(device)
@@ -248,7 +256,12 @@ class _Training:
                 f"{self.run.folder} was begun on other images than those found now: remove it to start anew"
             )
         fill(self.net, state["model"], origin=str(self.run.state), model=model_name(self.config))
+        for name, buffer in state["buffers"].items():
+            owner, _, leaf = name.rpartition(".")
+            setattr(self.net.get_submodule(owner), leaf, buffer.to(self.device))
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.hooks.record is not None:
+            self.hooks.record.restore(state["record"])
         self.epoch, self.step, self.before = state["epoch"], state["step"], state["seconds"]
         if self.together.main:
             loss, correct, self.sums.images = state["sums"]
@@ -271,8 +284,15 @@ class _Training:
             **self._rows(),
             "best": self.best,
             "model": dict(self.net.state_dict()),
+            "buffers": self._hidden(),
             "optimizer": self.optimizer.state_dict(),
+            "record": {} if self.hooks.record is None else self.hooks.record.state(),
         }
+
+    def _hidden(self) -> dict[str, Tensor]:
+        """Buffers that weights leave out but the next step starts from, such as a power iteration's vector."""
+        saved = self.net.state_dict()
+        return {name: buffer for name, buffer in self.net.named_buffers() if name not in saved}
 
     def _tell(self, sentence: str) -> None:
         if self.together.main:
@@ -355,6 +375,8 @@ class _Training:
                 objective.backward()
             self.sums.add(loss, output, labels)
             whole += objective.detach() / together.world_size
+        if self.hooks.record is not None:
+            self.hooks.record.update(self.net)
         if recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, recipe.clip_norm)
         self.optimizer.step()
@@ -438,7 +460,8 @@ class _Training:
         self.began = time.perf_counter()
         if recipe.snapshots and number % recipe.snapshots == 0:
             # before the state: a run that goes on from the state never comes back to make it
-            weights = self.net.state_dict()
+            weights, state = self.net.state_dict(), self.state()
+            self.together.agree(lambda: save_state(self.run.snapshot_state(number), state))
             self.together.agree(lambda: save_net(self.config, self.run.snapshot(number), weights, number))
         if number % recipe.checkpoint_epochs == 0 or number == recipe.epochs:
             self._save()

@@ -22,6 +22,7 @@ from core.layers.polyphase import (
     polyphase_downsample2d,
     polyphase_upsample2d,
 )
+from core.layers.sparse_coding import SparseCoding1d, SparseCoding2d, sparse_coding1d, sparse_coding2d
 
 __all__ = [
     "CRITERIA",
@@ -36,6 +37,8 @@ __all__ = [
     "MaxBlurPool2d",
     "PolyphaseDownsample2d",
     "PolyphaseUpsample2d",
+    "SparseCoding1d",
+    "SparseCoding2d",
     "Subsample",
     "adaptive_blur2d",
     "binomial_kernel",
@@ -51,5 +54,7 @@ __all__ = [
     "polyphase_components",
     "polyphase_downsample2d",
     "polyphase_upsample2d",
+    "sparse_coding1d",
+    "sparse_coding2d",
     "take_phase",
 ]

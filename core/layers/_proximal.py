@@ -95,6 +95,14 @@ def power_iteration(
     return synthesise(vector).square().sum(), vector
 
 
+def repeated(x: Tensor, channels: int, axis: int) -> Tensor:
+    """`x` repeated along an axis until it has as many channels as the dictionary, of which its own must be a part."""
+    copies, left = divmod(channels, x.shape[axis])
+    if left or not copies:
+        raise ValueError(f"x has {x.shape[axis]} channels; the dictionary's {channels} are no multiple of that")
+    return torch.cat([x] * copies, axis) if copies > 1 else x
+
+
 def unit_atoms(weight: Tensor) -> Tensor:
     """`weight` (K, ...) with every atom ``weight[k]`` divided by its l2 norm, which is a constant to autograd."""
     norm = weight.detach().flatten(1).norm(dim=1).clamp_min(1e-12)

@@ -12,7 +12,7 @@ iterations are the same in all schemes; ``A`` and ``A^T`` are adjoint for every 
 """
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from core.layers._proximal import (
     check_options,
     iterate,
     largest_eigenvalue,
+    repeated,
     unit_atoms,
 )
 
@@ -64,11 +65,7 @@ def sparse_coding2d(
     """
     if x.ndim != 4 or weight.ndim != 4:
         raise ValueError(f"x and weight have {x.ndim} and {weight.ndim} dimensions; both must have 4")
-    copies, left = divmod(weight.shape[1], x.shape[1])
-    if left or not copies:
-        raise ValueError(f"x has {x.shape[1]} channels; the dictionary's {weight.shape[1]} are no multiple of that")
-    if copies > 1:
-        x = x.repeat(1, copies, 1, 1)  # (B, n C, H, W)
+    x = repeated(x, weight.shape[1], 1)  # (B, n C, H, W)
     options: dict[str, Any] = {"iterations": iterations, "penalty": penalty, "ridge": ridge, "nonnegative": nonnegative}
     options |= {"squared": squared, "scheme": scheme}
     return _code(x, Convolution(weight, stride, padding, (x.shape[2], x.shape[3])), step, recompute, options)
@@ -87,14 +84,13 @@ def sparse_coding1d(
     step: Tensor | None = None,
     recompute: bool = False,
 ) -> Tensor:
-    """Sparse codes (..., K) of the vectors `x` (..., C), tokens for example, in the dictionary `weight` (K, C).
+    """Sparse codes (..., K) of the vectors `x` (..., C), tokens for example, in the dictionary `weight` (K, n C).
 
     Everything else is as in `sparse_coding2d`; with ``squared=False`` the norm is taken per vector.
     """
-    if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(
-            f"x of shape {tuple(x.shape)} does not end in the {weight.shape[-1]} channels of the dictionary"
-        )
+    if weight.ndim != 2 or x.ndim < 1:
+        raise ValueError(f"x and weight have {x.ndim} and {weight.ndim} dimensions; x has at least 1 and weight 2")
+    x = repeated(x, weight.shape[1], -1)  # (..., n C)
     options: dict[str, Any] = {"iterations": iterations, "penalty": penalty, "ridge": ridge, "nonnegative": nonnegative}
     options |= {"squared": squared, "scheme": scheme}
     rows = x.reshape(-1, x.shape[-1])  # (N, C)
@@ -104,12 +100,13 @@ def sparse_coding1d(
 class _SparseCoding(nn.Module):
     """The dictionary, and a step size that belongs to it: what both layers share.
 
-    In training the step is measured whenever the dictionary has changed, on the dictionary as the optimiser left it
-    and starting from the last eigenvector; then the atoms are scaled to unit norm in place (the authors' order). In
-    evaluation nothing is changed: the step is measured once per dictionary and image size, on the unit atoms, from a
-    fixed start. So an evaluation is a function of weights and input, and evaluating leaves no trace in a training.
+    In training every forward measures the step, on the dictionary as the optimiser left it and starting from the last
+    eigenvector (a step or two, then), and scales the atoms to unit norm in place: the authors' order. In evaluation
+    nothing is changed: the step is measured once per dictionary and image size, on the unit atoms, from a fixed start.
+    So an evaluation is a function of weights and input, and evaluating leaves no trace in a training. With
+    ``measure = False`` both take `step_size` as it is stored, and `update_step_size` is the caller's to call.
+
     The last eigenvector is a non-persistent buffer: whoever resumes a training bitwise keeps it with the state.
-    A change made behind autograd's back (``weight.data.mul_(2)``) goes unseen until the next one that is not.
     """
 
     weight: nn.Parameter
@@ -123,50 +120,57 @@ class _SparseCoding(nn.Module):
         self.register_buffer("step_size", torch.tensor(0.1, device=weight.device))
         self.register_buffer("eigenvector", None, persistent=False)
         self.penalty, self.normalise, self.recompute, self.options = penalty, normalise, recompute, options
-        self._measured: tuple[Any, ...] | None = None  # the dictionary and code size that step_size belongs to
-        self._unit: tuple[Any, ...] | None = None  # the dictionary whose atoms are known to be of unit norm
+        self.measure = True
         self._evaluation: tuple[tuple[Any, ...], Tensor] | None = None
 
     def _map(self, weight: Tensor, x: Tensor) -> LinearMap:
         return Matrix(weight)
 
-    def _revision(self) -> tuple[int, int]:
-        return self.weight.data_ptr(), self.weight._version
-
+    @torch.compiler.disable
     def dictionary(self) -> Tensor:
         """The atoms that codes refer to: `weight`, of unit norm unless ``normalise=False``."""
-        # in evaluation scaled anew in any case: no bit may depend on whether a training had scaled them
-        scaled = self.training and self._unit == self._revision()
-        return self.weight if scaled or not self.normalise else unit_atoms(self.weight)
+        if self.training:
+            return self.weight  # normalised in place by the forward
+        atoms = unit_atoms(self.weight) if self.normalise else self.weight.view_as(self.weight)
+        if atoms.requires_grad:
+            # after a backward an optimiser may have moved the atoms; the fused ones raise no version counter
+            atoms.register_hook(self._forget)
+        return atoms
+
+    def _forget(self, _: Tensor | None = None) -> None:
+        self._evaluation = None
+
+    def train(self, mode: bool = True) -> Self:
+        self._forget()
+        return super().train(mode)
 
     @torch.no_grad()
     def update_step_size(self, x: Tensor) -> None:
-        """Measures `step_size` for the dictionary as it is and inputs shaped like `x`, from the last eigenvector."""
+        """Measures `step_size` for `weight` as it is and inputs shaped like `x`, from the last eigenvector."""
         a = self._map(self.weight, x)
         start = self.eigenvector
         if start is not None and start.shape[1:] != a.code_shape:
             start = None
         largest, self.eigenvector = largest_eigenvalue(a, start)
         self.step_size = (SAFETY / largest).to(self.step_size.dtype)
-        self._measured = (*self._revision(), a.code_shape)
 
     @torch.no_grad()
     def normalise_(self) -> None:
         """Scales every atom to unit norm in place, and leaves `step_size` as it is."""
-        self.weight.copy_(unit_atoms(self.weight))
-        self._unit = self._revision()
-        if self._measured is not None:
-            self._measured = (*self._unit, self._measured[-1])
+        # by .data: atoms that are unit already change by a rounding at most, so a graph that holds them stays valid
+        self.weight.data.copy_(unit_atoms(self.weight))
 
     @torch.compiler.disable
     def _step(self, x: Tensor) -> Tensor:
-        key = (*self._revision(), self._map(self.weight, x).code_shape)
         if self.training:
-            if self._measured != key:
+            if self.measure:
                 self.update_step_size(x)
-            if self.normalise and self._unit != self._revision():
+            if self.normalise:
                 self.normalise_()
             return self.step_size
+        if not self.measure:
+            return self.step_size
+        key = (self.weight.data_ptr(), self.weight._version, self._map(self.weight, x).code_shape)
         if self._evaluation is None or self._evaluation[0] != key:
             with torch.no_grad():
                 self._evaluation = key, SAFETY / largest_eigenvalue(self._map(self.dictionary(), x))[0]
@@ -242,7 +246,7 @@ class SparseCoding2d(_SparseCoding):
 
     def losses(self, x: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
         """Per image (B,): ``|x - A code|^2 / expansion``, and ``penalty |code|_1 + ridge/2 |code|^2``."""
-        residual = x.repeat(1, self.expansion, 1, 1) - self.reconstruct(code, (x.shape[2], x.shape[3]))
+        residual = repeated(x, self.weight.shape[1], 1) - self.reconstruct(code, (x.shape[2], x.shape[3]))
         cost = self.effective_penalty(x) * code.abs() + self.options["ridge"] / 2 * code.square()
         return residual.square().sum((1, 2, 3)) / self.expansion, cost.sum((1, 2, 3))
 
@@ -254,7 +258,7 @@ class SparseCoding2d(_SparseCoding):
 
 
 class SparseCoding1d(_SparseCoding):
-    """`sparse_coding1d` with a learnt dictionary `weight` (dictionary_size, channels), on vectors (..., channels).
+    """`sparse_coding1d` with a learnt dictionary `weight` (dictionary_size, expansion * channels).
 
     Everything else is as in `SparseCoding2d`.
     """
@@ -264,6 +268,7 @@ class SparseCoding1d(_SparseCoding):
         channels: int,
         dictionary_size: int,
         *,
+        expansion: int = 1,
         iterations: int = 2,
         penalty: float = 0.1,
         ridge: float = 0.0,
@@ -275,22 +280,24 @@ class SparseCoding1d(_SparseCoding):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        weight = torch.empty(dictionary_size, channels, device=device, dtype=dtype)
+        weight = torch.empty(dictionary_size, expansion * channels, device=device, dtype=dtype)
         options = {"iterations": iterations, "ridge": ridge, "nonnegative": nonnegative, "squared": squared}
         super().__init__(weight, penalty, normalise, recompute, scheme=scheme, **options)
+        self.expansion = expansion
 
     def forward(self, x: Tensor) -> Tensor:
         options = {"step": self._step(x), "penalty": self.penalty, "recompute": self.recompute}
         return sparse_coding1d(x, self.dictionary(), **options, **self.options)
 
     def reconstruct(self, code: Tensor) -> Tensor:
-        """``A code``: vectors (..., channels) from their codes."""
+        """``A code``: vectors (..., expansion * channels) from their codes."""
         return code @ self.dictionary()
 
     def losses(self, x: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-        """Per vector (...): ``|x - A code|^2``, and ``penalty |code|_1 + ridge/2 |code|^2``."""
+        """Per vector (...): ``|x - A code|^2 / expansion``, and ``penalty |code|_1 + ridge/2 |code|^2``."""
         cost = self.penalty * code.abs() + self.options["ridge"] / 2 * code.square()
-        return (x - self.reconstruct(code)).square().sum(-1), cost.sum(-1)
+        residual = repeated(x, self.weight.shape[1], -1) - self.reconstruct(code)
+        return residual.square().sum(-1) / self.expansion, cost.sum(-1)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}, penalty={self.penalty}, " + ", ".join(

@@ -77,7 +77,7 @@ class Model(ModelConfig):
 class Config(RunConfig):
     """A run of the sdnet pipeline."""
 
-    #: keys of the authors' configuration that have no effect in their code, and why
+    # keys of the authors' configuration that do nothing in their code, or that have another name here
     REFUSED: ClassVar[dict[str, str]] = {
         "MODEL.PAD_MODE": "the authors' code checks it and never uses it: padding is always zeros",
         "MODEL.DICTLOSS": "no network of the authors hands its dictionary loss to the training",
@@ -90,6 +90,17 @@ class Config(RunConfig):
         "DATASET.NOISE_LEVEL": "the authors' code never reads it",
         "TEST.MODEL_FILE": "the authors' code never reads it",
         "VIZ": "the authors' code never reads it",
+        "TRAIN.END_EPOCH": "it is TRAIN.EPOCHS",
+        "TRAIN.BEGIN_EPOCH": "a run goes on where it stopped",
+        "TRAIN.RESUME": "a run goes on where it stopped",
+        "TRAIN.MODEL_FILE": "it is TRAIN.FINETUNE",
+        "TRAIN.WD": "it is TRAIN.WEIGHT_DECAY",
+        "TRAIN.LR_FACTOR": "it is TRAIN.GAMMA",
+        "TRAIN.LR_STEP": "it is TRAIN.MILESTONES",
+        "TRAIN.LR_SCHEDULER": "it is TRAIN.SCHEDULE",
+        "TEST.BATCH_SIZE": "it is EVALUATE.BATCH_SIZE",
+        "DATASET.DATASET": "it is DATA.NAME",
+        "LOG_DIR": "a run's folder follows from its pipeline, data set, network and seed",
     }
 
     model: Model = Model()

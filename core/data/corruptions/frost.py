@@ -55,12 +55,13 @@ def _shrunk(pixels: np.ndarray, size: int, axis: int) -> np.ndarray:
 
 def _computed(number: int, side: int) -> np.ndarray:
     """Needles of ice: bright lines that grow from random seeds in six directions, over a bluish haze."""
-    size, stream = 3 * side, np.random.RandomState(number)
+    grown = min(side, 64)  # needles keep their width in proportion to larger images
+    size, stream = 3 * grown, np.random.RandomState(number)
     ice = np.zeros((size, size))
     for _ in range(60):
         row, column, turn = stream.uniform(0, size), stream.uniform(0, size), stream.uniform(0, np.pi / 3)
         for arm in range(6):
-            length = stream.uniform(0.2, 1.2) * side
+            length = stream.uniform(0.2, 1.2) * grown
             steps = np.arange(0, length, 0.5)
             angle = turn + arm * np.pi / 3
             rows = (row + steps * np.sin(angle)).astype(int) % size
@@ -69,7 +70,8 @@ def _computed(number: int, side: int) -> np.ndarray:
     haze = np.abs(np.fft.ifft2(np.fft.fft2(stream.normal(size=(size, size))) * _falloff(size)))
     shade = 0.35 * haze / haze.max() + 0.65 * ice
     colour = np.array([205.0, 225.0, 255.0])
-    return (shade[..., None] * colour).clip(0, 255).astype(np.uint8)
+    texture = (shade[..., None] * colour).clip(0, 255).astype(np.uint8)
+    return np.asarray(Image.fromarray(texture).resize((3 * side, 3 * side), Image.Resampling.BICUBIC))
 
 
 def _falloff(size: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.data.corruptions import apply_seeded
+from core.layers._proximal import repeated
 from core.layers.sparse_coding import SparseCoding1d, SparseCoding2d, sparse_coding1d, sparse_coding2d
 from pipelines.sdnet.config import Model
 from pipelines.sdnet.models import build, sparse_layers
@@ -72,7 +73,9 @@ def _options(kwargs: dict[str, Any]) -> dict[str, Any]:
         "stride": "stride",
         "padding": "padding",
     }
+    # the last four do nothing in the authors' code
     elsewhere = {"n_channel", "dict_size", "kernel_size", "lmbd_at_test"}
+    elsewhere |= {"share_weight", "step_size_fixed", "pad_mode", "PAD_MODE"}
     return {known[name]: value for name, value in kwargs.items() if name not in elsewhere}
 
 
@@ -88,9 +91,11 @@ def _images(case: dict[str, Any]) -> dict[str, Tensor]:
     if "v0" not in inputs:  # before any measurement: the step size as it is stored
         z = sparse_coding2d(x, layer.dictionary(), step=case["state"]["step_size"], **_functional(options))
         residual, cost = layer.losses(x, z)
-        return {"z": z, "r_loss": residual.sum(), "c_loss": cost.sum(), "weight_after": layer.weight}
+        got = {"z": z, "r_loss": residual.sum(), "c_loss": cost.sum(), "weight_after": layer.weight}
+        return {name: value.detach() for name, value in got.items()}
     layer.eigenvector = inputs["v0"]
     layer.update_step_size(x)
+    layer.measure = False  # once, before the forward, as the authors do
     layer.penalty = kwargs.get("lmbd_at_test", layer.penalty)
     z = layer(x)
     residual, cost = layer.losses(x, z)
@@ -123,6 +128,7 @@ def _two_training_steps(layer: SparseCoding2d, x: Tensor, z: Tensor, up: Tensor)
     with torch.no_grad():
         layer.weight.sub_(0.1 * got["grad_weight"])
     got["weight_step1_before_norm"] = layer.weight.detach().clone()
+    layer.measure = True
     got["z_step1"] = layer(x)  # measures the new dictionary from the last eigenvector, then normalises
     got["step_size_step1"], got["weight_step1_after_norm"] = layer.step_size, layer.weight
     return got
@@ -153,7 +159,7 @@ def _vectors(case: dict[str, Any]) -> dict[str, Tensor]:
     got = {
         "c": code,
         "xhat": reconstruction,
-        "r": (x - reconstruction).flatten(0, -2),
+        "r": (repeated(x, reconstruction.shape[-1], -1) - reconstruction).flatten(0, -2),
         "r_loss": residual.sum(),
         "c_loss": cost.sum(),
         "step_size": step,
@@ -181,6 +187,8 @@ def _build(case: dict[str, Any]) -> nn.Module:
         "SQUARE_NOISE": "SQUARE_NOISE",
     }
     elsewhere = {"num_classes", "dataset", "hw", "stages"}
+    if name.endswith("_all"):  # the authors' *_all networks never hand this one on to their layers
+        elsewhere.add("SQUARE_NOISE")
     model = Model.model_validate({"NAME": name, **{keys[k]: v for k, v in kwargs.items() if k not in elsewhere}})
     image_size = case["inputs"]["x"].shape[-1]
     net = build(model, in_channels=3, num_classes=kwargs["num_classes"], image_size=image_size)
@@ -211,6 +219,8 @@ def _network(case: dict[str, Any]) -> dict[str, Tensor]:
         first.register_forward_hook(lambda _, __, out: codes.append(out))
     with torch.no_grad():
         got["logits"] = net(x)
+        for layer in layers.values():
+            layer.measure = False
         for name, out in kept.items():
             got[f"{name}_mean_std_absmax"] = _statistics(out)
         got["layer4"] = kept["layer4"][:, :64] if x.shape[-1] > 64 else kept["layer4"]
@@ -233,10 +243,10 @@ def _statistics(z: Tensor) -> Tensor:
 def _training(net: nn.Module, x: Tensor, kwargs: dict[str, Any]) -> dict[str, Tensor]:
     net.train()
     x.requires_grad_()
-    norm, dictionary = net.stem[1], net.stem[0].weight
+    first, norm = (net.conv1, net.bn1) if net.stem is None else (net.stem[0], net.stem[1])
     logits = net(x)
-    loss = F.cross_entropy(logits, torch.tensor([1, 3, 5, 7]))
-    wanted = {"grad_x": x, "grad_dn": dictionary, "grad_linear_bias": net.fc.bias, "grad_bn0_weight": norm.weight}
+    loss = F.cross_entropy(logits, torch.arange(1, 2 * len(x), 2) % kwargs["num_classes"])
+    wanted = {"grad_x": x, "grad_dn": first.weight, "grad_linear_bias": net.fc.bias, "grad_bn0_weight": norm.weight}
     got = dict(zip(wanted, torch.autograd.grad(loss, list(wanted.values())), strict=True))
     return {"logits": logits.detach(), "loss": loss.detach(), "bn0_running_mean": norm.running_mean, **got}
 
@@ -247,6 +257,9 @@ def _inverse(case: dict[str, Any]) -> dict[str, Tensor]:
     family = "imagenet" if "imagenet" in case["kwargs"]["dataset"] else "cifar"
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in STATISTICS[family])
     got = {}
+    net(x)
+    for layer in sparse_layers(net).values():
+        layer.measure = False
     for stage, block in case["kwargs"]["stages"]:
         end = f"{stage}_{block}"
         code, _ = encode(layers_up_to(net, stage, block), x)

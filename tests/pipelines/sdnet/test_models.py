@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 import pipelines
+from core.config import merge
 from core.errors import UserError
-from pipelines.sdnet.config import Model
+from pipelines.sdnet.config import Config, Model
 from pipelines.sdnet.models import build, sparse_layers
 
 # (settings, image size, classes) -> parameters, sparse-coding layers, state_dict entries of the authors' networks
@@ -126,10 +127,15 @@ def test_settings_that_make_no_network_are_refused_by_name(settings, said):
         Model.model_validate(settings)
 
 
-def test_the_door_takes_the_authors_pairs():
-    from core.config import merge
-    from pipelines.sdnet.config import Config
+@pytest.mark.parametrize("key", ["MODEL.PAD_MODE", "MODEL.RCLOSS_FACTOR", "TRAIN.END_EPOCH"])
+def test_keys_of_the_authors_that_do_nothing_here_are_refused_with_the_reason(key):
+    section, leaf = key.split(".")
+    for layers, pairs in (([], [key, "1"]), ([{section: {leaf: 1}}], [])):
+        with pytest.raises(UserError, match=f"there is no {key}: "):
+            merge(Config, layers, pairs)
 
+
+def test_the_door_takes_the_authors_pairs():
     pairs = ["MODEL.NAME", "sdnet18_all", "MODEL.SHORTCUT", "True", "TRAIN.BATCH_SIZE", "256", "MODEL.LAMBDA", "0.2,"]
     run = merge(Config, [{"TRAIN": {"KEEP": "last"}}], pairs)
     assert (run.model.name, run.model.shortcut, run.train.batch_size, run.model.lambda_) == (

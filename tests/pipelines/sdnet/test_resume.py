@@ -1,0 +1,30 @@
+"""A training of sparse-coding layers that was stopped ends in the bits of one that was not."""
+
+import pytest
+from torch import nn
+
+from core.checkpoint import load_state
+from core.interrupt import Interrupted
+from core.layers.sparse_coding import SparseCoding2d
+from tests.core.test_train_resume import StopAfter, assert_same_run
+from tests.core.tiny import run_in, trained
+
+
+def network(config):
+    layers = [SparseCoding2d(1, 4, padding=1), nn.BatchNorm2d(4), SparseCoding2d(4, 6, stride=2, padding=1)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 3))
+
+
+@pytest.mark.parametrize("stops", [(6, 1), (4, 4)])
+def test_a_stopped_run_goes_on_from_the_same_eigenvectors(tmp_path, stops):
+    trained(tmp_path / "whole", network=network)
+    for steps in stops:
+        with pytest.raises(Interrupted):
+            trained(tmp_path / "parts", network=network, progress=StopAfter(steps))
+    trained(tmp_path / "parts", network=network)
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+    buffers = load_state(run_in(tmp_path / "whole").state)[0]["buffers"]
+    assert {name: tuple(value.shape) for name, value in buffers.items()} == {
+        "0.eigenvector": (1, 4, 8, 8),
+        "2.eigenvector": (1, 6, 4, 4),
+    }
