@@ -261,7 +261,7 @@ class _Training:
             setattr(self.net.get_submodule(owner), leaf, buffer.to(self.device))
         self.optimizer.load_state_dict(state["optimizer"])
         if self.hooks.record is not None:
-            self.hooks.record.restore(state["record"])
+            self.hooks.record.restore(state.get("record", {}))
         self.epoch, self.step, self.before = state["epoch"], state["step"], state["seconds"]
         if self.together.main:
             loss, correct, self.sums.images = state["sums"]

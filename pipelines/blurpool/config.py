@@ -1,6 +1,6 @@
 """What only this pipeline can be told."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -30,7 +30,12 @@ class Model(ModelConfig):
         (False, False, False), description="ResNets: dilate the stages 2 to 4 instead of subsampling"
     )
     zero_init_residual: bool = Field(False, description="ResNets: start each block's last batch norm at 0")
-    width: float = Field(1.0, gt=0, description="MobileNet: multiplier of the channels")
+    width: float = Field(1.0, gt=0, description="multiplier of the channels (ResNet, VGG and MobileNet)")
+    width_divisor: int | None = Field(
+        None,
+        ge=1,
+        description="MobileNet: scaled channels are multiples of it; none: 8 as in torchvision, 1 where antialiased",
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> "Model":
@@ -38,6 +43,10 @@ class Model(ModelConfig):
             raise ValueError(f"unknown MODEL.ARCH {self.arch!r}: one of {', '.join(ARCHITECTURES)}")
         if self.downsample == "pasa" and self.filter_size % 2 == 0:
             raise ValueError(f"MODEL.DOWNSAMPLE pasa needs an odd MODEL.FILTER_SIZE, not {self.filter_size}")
+        if self.width != 1 and self.arch.startswith(("alexnet", "densenet")):
+            raise ValueError(f"MODEL.WIDTH is for ResNets, VGGs and MobileNet; {self.arch} has its own channels only")
+        if self.width < 1 and self.arch.startswith("resnext"):
+            raise ValueError(f"MODEL.WIDTH {self.width} leaves the {self.arch}'s groups without channels")
         return self
 
 
@@ -45,3 +54,16 @@ class Config(RunConfig):
     """A run of the blurpool pipeline."""
 
     model: Model = Model()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start(cls, settings: Any) -> Any:
+        """``{arch}`` in TRAIN.FINETUNE becomes the network's name in torchvision: a grid's files have one pattern."""
+        try:
+            pattern, arch = settings["TRAIN"]["FINETUNE"], settings["MODEL"]["ARCH"]
+        except (KeyError, TypeError):
+            return settings
+        # a recipe without a network keeps its pattern
+        if not isinstance(pattern, str) or not settings["MODEL"].get("NAME"):
+            return settings
+        return {**settings, "TRAIN": {**settings["TRAIN"], "FINETUNE": pattern.replace("{arch}", arch)}}

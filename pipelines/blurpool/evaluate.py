@@ -1,7 +1,7 @@
 """What the paper measures on ImageNet: windows that move over a larger crop, the diagonal sweep, distances inside.
 
 The images of a view are the windows' middle ones; the larger crop they come from is `View.wide` (256 pixels for
-windows of 224). Where ``EVALUATE.MARGIN`` is 0 it is the image itself, padded by MAX_SHIFT zeros on each side.
+windows of 224). Where ``EVALUATE.MARGIN`` is 0 it is the image itself with its border repeated MAX_SHIFT times.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from core.shifts import crop_window, roll
 
 def _wide(view: View, max_shift: int) -> tuple[Tensor, int]:
     """(images in which windows of the network's size can move, how many positions there are on each axis)."""
-    wide = view.wide if view.wide is not None else F.pad(view.images, (max_shift,) * 4)
+    wide = view.wide if view.wide is not None else F.pad(view.images, (max_shift,) * 4, mode="replicate")
     return wide, wide.shape[2] - view.images.shape[2]
 
 
@@ -141,14 +141,20 @@ def diagonal_sweep(
 
 
 @torch.no_grad()
-def feature_distance(net: nn.Module, images: Tensor, max_shift: int = 8) -> dict[str, Tensor]:
-    """How far maps inside a network are from moving with its input (Zhang 2019, section 3.3 and figure 5).
+def feature_distance(predict: Callable[[Tensor], Tensor], images: Tensor, max_shift: int = 8) -> dict[str, Tensor]:
+    """How far maps inside a network are from moving with its input (Zhang 2019, internal feature distance).
 
-    images (B, C, H, W). For each stage and slot of `net`, a map (max_shift + 1, max_shift + 1) over circular shifts
+    predict       a network, or a callable that holds one as `net`.
+    images        (B, C, H, W).
+
+    For each stage and slot of `net`, a map (max_shift + 1, max_shift + 1) over circular shifts
     (rows, columns) of the mean cosine distance, in [0, 2], between shift(F(x)) and F(shift(x)), both brought to the
     input's resolution by repeating pixels. A layer of cumulative stride t is 0 at multiples of t at least; 0
     everywhere is shift equivariance.
     """
+    net = predict if isinstance(predict, nn.Module) else getattr(predict, "net", None)
+    if not isinstance(net, nn.Module):
+        raise ValueError("feature_distance needs a network or a callable that holds one as `net`")
     kept: dict[str, Tensor] = {}
     handles = [
         module.register_forward_hook(
@@ -159,26 +165,85 @@ def feature_distance(net: nn.Module, images: Tensor, max_shift: int = 8) -> dict
     ]
     was_training = net.training
     net.eval()
-    height, width = images.shape[2:]
     try:
         net(images)
-        still = {name: F.interpolate(y, (height, width)) for name, y in kept.items() if y.ndim == 4}
+        still = {name: _directions(y) for name, y in kept.items() if y.ndim == 4}
         maps = {name: torch.zeros(max_shift + 1, max_shift + 1, dtype=torch.float64) for name in still}
         for dh in range(max_shift + 1):
             for dw in range(max_shift + 1):
                 kept.clear()
                 net(roll(images, (dh, dw)))
                 for name, reference in still.items():
-                    moved = F.interpolate(kept[name], (height, width))
-                    similar = F.cosine_similarity(roll(reference, (dh, dw)).double(), moved.double(), dim=1)
-                    # positions where both maps are zero are alike
-                    both = (roll(reference, (dh, dw)).abs().amax(1) == 0) & (moved.abs().amax(1) == 0)
-                    maps[name][dh, dw] = (1 - similar).masked_fill(both, 0).clamp_min(0).mean()
+                    moved = _directions(kept[name])
+                    maps[name][dh, dw] = _distance(reference, moved, (dh, dw), (images.shape[2], images.shape[3]))
     finally:
         for handle in handles:
             handle.remove()
         net.train(was_training)
     return maps
+
+
+def _directions(y: Tensor) -> Tensor:
+    """Vectors over the channels (B, C, h, w) at length 1; those of length 0 stay."""
+    length = torch.linalg.vector_norm(y, dim=1, keepdim=True)
+    return y / length.masked_fill(length == 0, 1)
+
+
+def _distance(still: Tensor, moved: Tensor, shift: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Mean cosine distance of two maps of directions, the first moved by `shift` at the input's resolution `size`.
+
+    Maps that are repeated up to the input's size hold few different pairs of rows and of columns, so each pair is
+    compared once and weighed by how often it occurs. Half the squared difference of two directions is their cosine
+    distance, and exactly 0 for equal ones; a direction and none are at distance 1, as are orthogonal ones.
+    """
+    (old_rows, new_rows, by_row), (old_columns, new_columns, by_column) = (
+        _pairs(full, still.shape[axis], by, still.device) for axis, full, by in zip((2, 3), size, shift, strict=True)
+    )
+    a, b = still[:, :, old_rows][..., old_columns], moved[:, :, new_rows][..., new_columns]
+    distance = (a - b).square().sum(1) / 2  # (B, rows, columns)
+    lone = (a == 0).all(1) ^ (b == 0).all(1)
+    weights = by_row[:, None] * by_column
+    return (distance.double().masked_fill(lone, 1) * weights).sum() / (len(a) * weights.sum())
+
+
+def _pairs(full: int, small: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(places of the still map, places of the moved map, how often they meet) along an axis of `full` pixels."""
+    pixel = torch.arange(full, device=device)
+    both = torch.stack([(pixel - shift) % full * small // full, pixel * small // full])
+    places, counts = both.unique(dim=1, return_counts=True)
+    return places[0], places[1], counts.double()
+
+
+class FeatureDistance:
+    """`feature_distance` on the first LIMIT_ALL_SHIFTS images, shifts of 0..2 MAX_SHIFT pixels on each axis.
+
+    Maps are named ``feature_distance_map:<place>:<layer>``, by the layer's place in the network; the number is the mean
+    over shifts and images at the deepest layer.
+    """
+
+    def __init__(self, config: EvaluateConfig, seed: int) -> None:
+        self.reach, self.limit = 2 * config.max_shift, config.limit_all_shifts
+        self.sums: dict[str, Tensor] = {}
+        self.images = 0
+
+    def update(self, view: View) -> None:
+        count = min(self.limit - self.images, len(view.images))
+        if count <= 0:
+            return
+        for name, found in feature_distance(view.predict, view.images[:count], self.reach).items():
+            self.sums[name] = self.sums.get(name, 0) + count * found
+        self.images += count
+
+    def result(self) -> Result:
+        maps = {name: total / self.images for name, total in self.sums.items()}
+        deepest = list(maps.values())[-1]
+        shifts = deepest.numel() - 1  # no shift at all is no distance
+        named = {f"feature_distance_map:{k:02d}:{name}": grid.float() for k, (name, grid) in enumerate(maps.items())}
+        return {
+            "feature_distance_images": float(self.images),
+            "feature_distance_deepest": float(deepest.sum()) / shifts,
+            **named,
+        }
 
 
 #: Modules whose outputs are the stages of a backbone.
@@ -188,4 +253,4 @@ _STAGES = {"conv1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", *
 def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:
     """Core's evaluations and the paper's, under the protocol of a configuration."""
     windows = AuthorsWindows if config.evaluate.protocol == "authors" else Windows
-    return {**EVALUATIONS, "windows": windows, "diagonal": Diagonal}
+    return {**EVALUATIONS, "windows": windows, "diagonal": Diagonal, "feature_distance": FeatureDistance}

@@ -8,11 +8,13 @@ from core.backbones.alexnet import AlexNet
 from core.backbones.densenet import DenseNet
 from core.backbones.mobilenet import MobileNetV2
 from core.backbones.resnet import resnet
-from core.backbones.vgg import VGG
+from core.backbones.vgg import VGG, WIDTHS
+from core.errors import UserError
 from core.layers import downsample_factory
 from core.layers.downsample import DownsampleFactory
 from pipelines.blurpool.config import Model
 
+RESNET_WIDTHS = (64, 128, 256, 512)
 SMALL = 64  # images up to this size get a stem that does not stride and a head of one linear layer
 
 
@@ -42,20 +44,41 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
         stem = "pool_only" if model.pool_only else "full"
         return AlexNet(stem=stem, relu_first=model.relu_first, first_relu=not bare, **common)  # type: ignore[arg-type]
     if model.arch.startswith("vgg"):
+        _refuse_mirrors(model, image_size)
         depth, _, norm = model.arch.removeprefix("vgg").partition("_")
-        return VGG(int(depth), batch_norm=norm == "bn", head="linear" if small else "imagenet", **common)
+        widths = _scaled(WIDTHS, model.width)
+        return VGG(int(depth), batch_norm=norm == "bn", head="linear" if small else "imagenet", widths=widths, **common)
     if model.arch.startswith("densenet"):
         stem = "cifar" if small else "pool_only" if model.pool_only else "full"
         return DenseNet(int(model.arch.removeprefix("densenet")), stem=stem, **common)  # type: ignore[arg-type]
     if model.arch == "mobilenet_v2":
         # the antialiased network as published truncates scaled widths and has no dropout
         own = {} if downsample is None else {"divisor": 1, "dropout": 0.0}
+        if model.width_divisor is not None:
+            own["divisor"] = model.width_divisor
         return MobileNetV2(width=model.width, stem_stride=1 if small else 2, **own, **common)  # type: ignore[arg-type]
     return resnet(
         model.arch,
+        widths=_scaled(RESNET_WIDTHS, model.width),
         stem="cifar" if small else "imagenet",
         pool_only=model.pool_only or downsample is None or small,
         replace_stride_with_dilation=model.replace_stride_with_dilation,
         zero_init_residual=model.zero_init_residual,
         **common,
     )
+
+
+def _refuse_mirrors(model: Model, size: int) -> None:
+    """A `UserError` where the last of VGG's five maps is too small to be padded by its own reflection."""
+    for _ in range(4):
+        size = size // 2
+    before = model.filter_size // 2
+    if model.downsample != "none" and model.padding == "reflect" and before >= size - 1:
+        raise UserError(
+            f"{model.name or model.arch}: images this small leave its last filter a map of {size - 1}x{size - 1}, "
+            f"which cannot be mirrored by {before} pixels: set MODEL.PADDING replicate"
+        )
+
+
+def _scaled(channels: tuple[int, ...], width: float) -> tuple[int, ...]:
+    return tuple(max(1, round(count * width)) for count in channels)

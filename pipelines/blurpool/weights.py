@@ -5,7 +5,7 @@ Their networks insert a module wherever they blur, which shifts the numbers of i
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from core.layers.adaptive_blur import AdaptiveBlur2d
 from core.layers.blur import BlurPool2d
 
 FILLINGS = (BlurPool2d, AdaptiveBlur2d)
+COUNTER = ".num_batches_tracked"
 
 
 def from_authors(state: dict[str, torch.Tensor], net: nn.Module) -> dict[str, torch.Tensor]:
@@ -35,6 +36,20 @@ def from_authors(state: dict[str, torch.Tensor], net: nn.Module) -> dict[str, to
         f"{paths[path]}.filt": module.kernel for path, module in net.named_modules() if isinstance(module, BlurPool2d)
     }
     return translate(old, names, filters=filters)
+
+
+def recognised(state: Mapping[str, torch.Tensor], net: nn.Module) -> dict[str, torch.Tensor]:
+    """A checkpoint of torchvision's, of ours or of the authors' under our names; `UserError` where it is none of them.
+
+    Checkpoints from before torch 0.4 lack the counters of the batch norms, which then start at 0.
+    """
+    given = {_modern(name): tensor for name, tensor in unwrapped(state).items()}
+    own = net.state_dict()
+    if not any(name.endswith(COUNTER) for name in given):
+        counters = {name: torch.zeros_like(tensor) for name, tensor in own.items() if name.endswith(COUNTER)}
+        if given.keys() == own.keys() - counters.keys():
+            return given | counters
+    return given if given.keys() == own.keys() else from_authors(given, net)
 
 
 def authors_paths(net: nn.Module) -> Iterator[tuple[str, str]]:

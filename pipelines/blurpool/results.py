@@ -1,0 +1,83 @@
+"""What the paper shows: consistency of moving windows against accuracy, the diagonal sweep, distances inside a network,
+and its tables on ImageNet with our runs beside its numbers.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.errors import UserError
+from core.tables import Metric
+from pipelines.blurpool import pages
+from pipelines.results import Make, Results, consistency_accuracy, learning_curves
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from core.runs import Run
+
+METRICS = (
+    Metric("accuracy", "accuracy"),
+    Metric("accuracy_top5", "accuracy, top 5"),
+    Metric("windows_consistency", "consistency of windows"),
+    Metric("circular_consistency", "circular consistency"),
+    Metric("diagonal_stability", "stability along the diagonal"),
+    Metric("diagonal_always_right", "right along the whole diagonal"),
+)
+AXES = ("accuracy", "windows_consistency")
+SHOWN = 6  # networks with a panel of their own
+
+
+def diagonal(results: Results, path: Path) -> None:
+    """The probability of the right class along the diagonal, for each family the plain network beside its filters."""
+    from pipelines.blurpool import figures
+
+    curves = {model: _arrays(own, "trained/diagonal_probability") for model, own in results.runs.items()}
+    held = {model: found for model, found in curves.items() if found}
+    if not held:
+        raise UserError(f"{path.name} needs the evaluation diagonal: add it to EVALUATE.METRICS")
+    figures.diagonal({model: found[0] for model, found in held.items()}, path, title=results.table.title)
+
+
+def feature_distance(results: Results, path: Path) -> None:
+    """Maps of the distance inside the networks that measured it, up to `SHOWN` of them, seed 0."""
+    from pipelines.blurpool import figures
+
+    maps = {model: _distances(own[0]) for model, own in results.runs.items()}
+    held = {model: found for model, found in maps.items() if found}
+    figures.feature_distance(_contrasts(held), path, title=results.table.title)
+
+
+def _arrays(runs: Sequence["Run"], name: str) -> list["np.ndarray"]:
+    from safetensors.numpy import load_file
+
+    found = [load_file(run.maps) if run.maps.is_file() else {} for run in runs]
+    return [maps[name] for maps in found if name in maps]
+
+
+def _distances(run: "Run") -> dict[str, "np.ndarray"]:
+    """Layer -> map, in the order of the network's layers."""
+    from safetensors.numpy import load_file
+
+    start = "trained/feature_distance_map:"
+    maps = load_file(run.maps) if run.maps.is_file() else {}
+    named = sorted(name.removeprefix(start) for name in maps if name.startswith(start))
+    return {name.split(":", 1)[1]: maps[start + name] for name in named}
+
+
+def _contrasts(maps: Mapping[str, Mapping[str, "np.ndarray"]]) -> dict[str, Mapping[str, "np.ndarray"]]:
+    """The plain network and its longest filter, of as many families as there is room for."""
+    families: dict[str, list[str]] = {}
+    for model in maps:
+        families.setdefault(model.partition("_lpf")[0], []).append(model)
+    chosen = [model for own in families.values() for model in dict.fromkeys((own[0], own[-1]))]
+    return {model: maps[model] for model in chosen[:SHOWN]}
+
+
+FIGURES: dict[str, Make] = {
+    "consistency_accuracy": consistency_accuracy,
+    "learning_curves": learning_curves,
+    "diagonal": diagonal,
+    "feature_distance": feature_distance,
+}
+PAGES: dict[str, Make] = {"from_scratch.md": pages.from_scratch, "finetuned.md": pages.finetuned}
