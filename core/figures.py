@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
@@ -67,7 +68,18 @@ def save(figure: "Figure", path: Path) -> Path:
 
 def colours(models: Sequence[str]) -> dict[str, tuple[str, str]]:
     """(colour, marker) of each network, the same in every figure of a table."""
-    return {m: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, m in enumerate(models)}
+    pairs = [(PALETTE[i % len(PALETTE)], MARKERS[(i + i // len(PALETTE)) % len(MARKERS)]) for i in range(len(models))]
+    return dict(zip(models, pairs, strict=True))
+
+
+def wrapped(title: str, width: int) -> str:
+    """A title in lines of at most `width` characters, so that none is cut off at the edge of a picture."""
+    return "\n".join(fill(line, width) for line in title.splitlines())
+
+
+def _across(figure: "Figure", title: str) -> str:
+    # about 14 characters of 9.5 points fit on an inch
+    return wrapped(title, int(14 * figure.get_figwidth()))
 
 
 @styled
@@ -121,7 +133,7 @@ def consistency_accuracy(table: Table, path: Path) -> Path:
     axis.invert_yaxis()
     axis.set_xlabel(f"{table.metric(across).title} on test images (%)")
     axis.set_ylabel(f"{table.metric(up).title} (%)")
-    axis.set_title(table.title + "\nfilled: trained, hollow: untrained", loc="left")
+    axis.set_title(wrapped(table.title, 62) + "\nfilled: trained, hollow: untrained", loc="left")
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return save(figure, path)
 
@@ -166,7 +178,7 @@ def shift_maps(maps: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path, *,
                 axis.set_xlabel("shift right (pixels)")
         line[0].set_ylabel("shift down (pixels)")
         figure.colorbar(picture, ax=line, label=label, shrink=0.85)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=9.5)
+    figure.suptitle(_across(figure, title), x=0.01, ha="left", fontsize=9.5)
     return save(figure, path)
 
 
@@ -220,7 +232,9 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
         axis.set_ylabel(label)
     axes[0, 0].set_yscale("log")
     axes[0, 1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.suptitle(f"{title}: training (solid) and validation (dashed)", x=0.01, ha="left", fontsize=9.5)
+    figure.suptitle(
+        _across(figure, f"{title}: training (solid) and validation (dashed)"), x=0.01, ha="left", fontsize=9.5
+    )
     return save(figure, path)
 
 
@@ -258,5 +272,5 @@ def shift_map(
     axis.set_ylabel("shift down (pixels)")
     axis.locator_params(integer=True)
     figure.colorbar(image, ax=axis, label="relative change of the logits", shrink=0.85)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=9.5)
+    figure.suptitle(_across(figure, title), x=0.01, ha="left", fontsize=9.5)
     return save(figure, path)

@@ -72,9 +72,10 @@ def _at_import(path: Path) -> set[Path]:
             names = [
                 name if module_files(name)[-1:] != module_files(node.module)[-1:] else node.module for name in full
             ]
+        # a module may name its siblings through its own package, whose __init__ is running then and not run again
         found.update(module_files(name)[-1] for name in names if module_files(name))
         waiting += ast.iter_child_nodes(node)
-    return found - {path}
+    return found - {path, path.parent / "__init__.py"}
 
 
 def test_imports_have_no_circle() -> None:
