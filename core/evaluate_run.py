@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from core.checkpoint import load_weights
 from core.config import RunConfig, differences
 from core.data.build import loader
+from core.data.streaming import told_of_readers
 from core.device import pick, settings
 from core.errors import UserError
 from core.evaluate import Evaluations, Predictor, Progress, one_pass
 from core.evaluations import EVALUATIONS
-from core.files import atomic_path, write_json
+from core.files import atomic_path, sweep, write_json
+from core.interrupt import locked
 from core.provenance import provenance
 from core.runs import Run
 
@@ -60,7 +62,8 @@ def evaluate_run(
         evaluations = EVALUATIONS
     where = pick(device)
     start = time.perf_counter()
-    with settings(where, threads):
+    with locked(run.lock), settings(where, threads), told_of_readers():
+        sweep(run.folder)
         measured = config.evaluate
         options = {"batch_size": measured.batch_size, "workers": workers, "margin": measured.margin}
         batches = loader(config, "test", data_root, where, **options)
@@ -82,22 +85,22 @@ def evaluate_run(
             maps |= {f"{state}/{name}": value for name, value in results.items() if isinstance(value, Tensor)}
         parameters = sum(parameter.numel() for parameter in net.parameters())
         origin = provenance(config, images.digest, where, time.perf_counter() - start)
-    # a shifted view counts as an image
-    origin["images_per_second"] = rate
-    # each state reads the images once
-    skipped = len(getattr(batches, "skipped", ())) // len(states)
-    metrics = {
-        "dataset": images.title,
-        "images": len(images) - skipped,
-        "parameters": parameters,
-        **found,
-        "config_digest": config.digest(),
-        "evaluate": config.dump()["EVALUATE"],
-        "provenance": origin,
-    }
-    with atomic_path(run.maps) as temporary:
-        save_file({name: value.contiguous() for name, value in maps.items()}, temporary)
-    write_json(run.metrics, metrics)
+        # a shifted view counts as an image
+        origin["images_per_second"] = rate
+        # each state reads the images once
+        skipped = len(getattr(batches, "skipped", ())) // len(states)
+        metrics = {
+            "dataset": images.title,
+            "images": len(images) - skipped,
+            "parameters": parameters,
+            **found,
+            "config_digest": config.digest(),
+            "evaluate": config.dump()["EVALUATE"],
+            "provenance": origin,
+        }
+        with atomic_path(run.maps) as temporary:
+            save_file({name: value.contiguous() for name, value in maps.items()}, temporary)
+        write_json(run.metrics, metrics)
     return metrics
 
 

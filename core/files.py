@@ -21,6 +21,29 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+#: why a file may not grow, as the user should read it
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota of the disk is used up",
+    errno.EFBIG: "a file may not grow so large (ulimit -f)",
+}
+
+
+def _why_full(error: Exception, temporary: Path) -> str | None:
+    """Why `temporary` could not be written, if it was for want of room."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return _FULL[error.errno]
+    # torch, NumPy and safetensors hide the cause behind words of their own: what they wrote is tried for one more block
+    try:
+        with temporary.open("ab") as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as second:
+        return _FULL.get(second.errno or 0)
+    return None
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on a clean exit it takes the name `path`, on an error it is removed.
@@ -37,12 +60,20 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"the disk is full: {path} was not written and its previous version is kept") from error
+    except UserError:
+        raise
+    except Exception as error:
+        if reason := _why_full(error, temporary):
+            raise UserError(f"{reason}: {path} was not written and its previous version is kept") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what a killed process was writing below `folder`, which nobody else may be writing to now."""
+    for part in folder.rglob(".*.????????.tmp*"):
+        part.unlink()
 
 
 def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:

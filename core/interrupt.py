@@ -5,9 +5,10 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import TextIO
 
 from core.errors import UserError
 
@@ -52,6 +53,19 @@ class StopRequest:
         self._restore()
 
 
+#: lock files that this process holds
+_held: set[TextIO] = set()
+
+
+def _forget_locks() -> None:
+    # a process that reads images for this one outlives its death by seconds, and would keep the lock meanwhile
+    while _held:
+        _held.pop().close()
+
+
+os.register_at_fork(after_in_child=_forget_locks)
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds the lock file `path`, which the system frees however a process ends; a `UserError` if another holds it."""
@@ -65,7 +79,12 @@ def locked(path: Path) -> Iterator[None]:
             raise UserError(
                 f"{path.parent} is in use by another process{f' ({holder})' if holder else ''}: wait for it to end"
             ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-        file.flush()
-        yield
+        # who holds it is only for the message; on a full disk it cannot be told
+        with suppress(OSError):
+            os.truncate(path, 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {os.uname().nodename}\n".encode())
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)

@@ -1,6 +1,7 @@
 """Photographs too many for memory: read from class folders by worker processes, yielded as `DeviceLoader` does."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -91,6 +92,20 @@ class _Keys:
 
     def __len__(self) -> int:
         return len(self.batches)
+
+
+@contextmanager
+def told_of_readers() -> Iterator[None]:
+    """Within it, the death of a process that reads images is a `UserError`: torch raises it wherever one is then."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a process that reads images has ended ({str(error).splitlines()[0].rstrip('. ')}); where memory is "
+            "short, use fewer workers or smaller batches; the same command goes on from the last state"
+        ) from error
 
 
 class StreamLoader(Feeder):

@@ -1,0 +1,106 @@
+"""Files cut off and bytes changed: what is read afterwards is what was written, an earlier state, or refused."""
+
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from core.checkpoint import load_state, previous, read_tensors
+from core.data.datasets import load
+from core.errors import UserError
+from tests.faults.children import Count, child, last_line
+from tests.faults.kill import differing, result
+from tests.faults.setting import Setting, bits, setting
+
+
+def faults(content: bytes, times: int, draw: random.Random) -> Iterator[tuple[str, bytes]]:
+    """`content` cut at `times` offsets, spread evenly, and with one bit of as many bytes changed."""
+    for number in range(times):
+        offset = len(content) * number // times
+        yield f"cut at byte {offset} of {len(content)}", content[:offset]
+    for _ in range(times):
+        offset, bit = draw.randrange(len(content)), draw.randrange(8)
+        yield f"bit {bit} of byte {offset} of {len(content)} changed", _flipped(content, offset, bit)
+
+
+def _flipped(content: bytes, offset: int, bit: int) -> bytes:
+    return content[:offset] + bytes([content[offset] ^ 1 << bit]) + content[offset + 1 :]
+
+
+def _try(read: Callable[[], object], allowed: list[object]) -> str | None:
+    """Nothing if what is read is one of `allowed` or a sentence refuses it, otherwise what happened."""
+    try:
+        return None if read() in allowed else "silently wrong"
+    except UserError as error:
+        return "the refusal has several lines" if "\n" in str(error) else None
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def truncate(paper: str, times: int, *, goes_on: int = 4, seed: int = 0, model: str | None = None) -> list[Count]:
+    """Damages the state, the weights and the decoded images of a training `times` times each way.
+
+    After `goes_on` of the damages to a state, training goes on, and must end in the bits of one without the damage.
+    """
+    place = Path(tempfile.mkdtemp(prefix=f"faults-{paper}-"))
+    one, log, draw = setting(paper, place / "data", model), place / "log.txt", random.Random(seed)
+    counts = []
+    try:
+        if child(lambda: (one.train(place / "whole"), one.evaluate(place / "whole")), log):
+            raise RuntimeError(last_line(log))
+        run = one.run(place / "whole")
+        good = [bits(load_state(path)[0]) for path in (run.state, previous(run.state))]
+
+        def state() -> object:
+            try:
+                return bits(load_state(run.state)[0])
+            finally:
+                # reading moves the previous state into the place of a damaged one
+                shutil.copy(place / "previous", previous(run.state))
+
+        shutil.copy(previous(run.state), place / "previous")
+        counts.append(_damaged(run.state, "state", state, good, times, draw))
+        weights = {name: bits(tensor) for name, tensor in read_tensors(run.weights)[0].items()}
+        read = lambda: {name: bits(tensor) for name, tensor in read_tensors(run.weights)[0].items()}  # noqa: E731
+        counts.append(_damaged(run.weights, "weights", read, [weights], times, draw))
+        decoded = one.data / "prepared" / f"{one.config.data.name}.safetensors"
+        if decoded.is_file():
+            images = lambda: load(one.config.data.name, one.data, "test").images.numpy().tobytes()  # type: ignore[union-attr]  # noqa: E731
+            counts.append(_damaged(decoded, "decoded images", images, [images()], times, draw))
+        counts.append(_gone_on(one, place, goes_on, draw, log))
+    finally:
+        shutil.rmtree(place)
+    return counts
+
+
+def _damaged(
+    path: Path, what: str, read: Callable[[], object], good: list[object], times: int, draw: random.Random
+) -> Count:
+    count, content = Count(f"{what} ({path.name}) cut off or changed, then read"), path.read_bytes()
+    for fault, damaged in faults(content, times, draw):
+        path.write_bytes(damaged)
+        count.add(fault, _try(read, good))
+    path.write_bytes(content)
+    return count
+
+
+def _gone_on(one: Setting, place: Path, times: int, draw: random.Random, log: Path) -> Count:
+    count, whole = Count("state cut off or changed, then training goes on"), result(one, place / "whole")
+    # each way, so half as many of each
+    content = one.run(place / "whole").state.read_bytes()
+    for number, (fault, damaged) in enumerate(faults(content, max(times // 2, 1), draw)):
+        root = place / f"damaged{number}"
+        shutil.copytree(place / "whole", root)
+        run = one.run(root)
+        for path in (run.weights, run.training, run.metrics, run.maps):
+            path.unlink()
+        run.state.write_bytes(damaged)
+
+        def again(root=root) -> None:
+            one.train(root)
+            one.evaluate(root)
+
+        code = child(again, log)
+        count.add(fault, f"ended with {code} ({last_line(log)})" if code else differing(whole, result(one, root)))
+    return count
