@@ -35,7 +35,7 @@ def fused(x: Tensor, *, size: int = 1, padding: str = "circular", pad_off: int =
         return False
     if x.device.type == "cpu":
         return x.dtype in _CPU and native.available()
-    return x.device.type == "cuda" and x.dtype in _GPU and _HAS_TRITON and False
+    return x.device.type == "cuda" and x.dtype in _GPU and _HAS_TRITON and native.enabled()
 
 
 def blur_pool2d(
@@ -132,6 +132,39 @@ def _choose_phase(x: Tensor, stride: list[int], criterion: str) -> Tensor:
 @_choose_phase.register_fake
 def _(x: Tensor, stride: list[int], criterion: str) -> Tensor:
     return x.new_empty(x.shape[:1], dtype=torch.int64)
+
+
+# On a GPU. Triton is imported when the first operator runs there.
+
+
+@_blur_pool.register_kernel("cuda")
+def _(x: Tensor, phase: Tensor | None, size: int, stride: list[int], padding: str, pad_off: int) -> Tensor:
+    from core.kernels import triton_pool
+
+    return triton_pool.blur_pool(x, phase, size, stride, padding, pad_off)
+
+
+@_blur_pool_adjoint.register_kernel("cuda")
+def _(
+    y: Tensor, phase: Tensor | None, shape: list[int], size: int, stride: list[int], padding: str, pad_off: int
+) -> Tensor:
+    from core.kernels import triton_pool
+
+    return triton_pool.blur_pool_adjoint(y, phase, shape, size, stride, padding, pad_off)
+
+
+@_polyphase_pool.register_kernel("cuda")
+def _(x: Tensor, size: int, stride: list[int], padding: str, criterion: str, after_blur: bool) -> tuple[Tensor, Tensor]:
+    from core.kernels import triton_pool
+
+    return triton_pool.polyphase_pool(x, size, stride, padding, criterion, after_blur)
+
+
+@_choose_phase.register_kernel("cuda")
+def _(x: Tensor, stride: list[int], criterion: str) -> Tensor:
+    from core.kernels import triton_pool
+
+    return triton_pool.choose_phase(x, stride, criterion)
 
 
 # Derivatives

@@ -1,0 +1,242 @@
+"""What is timed: one job each, its contenders, and the bytes that it cannot do without."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.layers import PolyphaseDownsample2d, binomial_kernel, blur_pool2d
+from core.layers.adaptive_blur import adaptive_blur2d
+
+BATCH, CHANNELS, HEIGHT = 32, 64, 56
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+MODES = ("forward", "forward+backward")
+
+
+@dataclass
+class Case:
+    """One job. `others` compute something slightly else, said in their name, and are not compared."""
+
+    job: str
+    about: dict[str, Any]
+    input: Tensor
+    reference: Callable[[Tensor], Tensor]  # plain, run in float64
+    contenders: dict[str, Callable[[Tensor], Tensor]]
+    others: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    output: int = 0  # elements
+    baseline: str = "plain"
+    tolerance: float = 1e-5
+    backward: bool = False
+
+    @property
+    def floor(self) -> int:
+        """Bytes: what comes in is read once and what goes out is written once; both gradients the same."""
+        return (self.input.numel() + self.output) * self.input.element_size() * (2 if self.backward else 1)
+
+
+def plain_blur(x: Tensor, size: int, padding: str, stride: int = 2) -> Tensor:
+    """The textbook BlurPool: pad, then a depthwise convolution with a stride."""
+    before, after = (size - 1) // 2, size // 2
+    x = F.pad(x, (before, after, before, after), mode="constant" if padding == "zeros" else padding)
+    kernel = binomial_kernel(size, 2, device=x.device, dtype=x.dtype)
+    return F.conv2d(x, kernel.expand(x.shape[1], 1, size, size), stride=stride, groups=x.shape[1])
+
+
+def plain_adaptive(x: Tensor, size: int, select: str) -> Tensor:
+    """The textbook adaptive sampling: four phases sliced and stacked, their norms, the largest gathered."""
+    blurred = plain_blur(x, size, "circular", stride=1) if size > 1 else x
+
+    def phases(v: Tensor) -> Tensor:
+        slices = [v[:, :, i::2, j::2] for j in (0, 1) for i in (0, 1)]
+        return torch.stack(slices, dim=1)  # (B, 4, C, H/2, W/2)
+
+    split = phases(blurred)
+    judged = split if select == "after_blur" or size == 1 else phases(x)
+    best = judged.flatten(2).norm(dim=2).argmax(1)
+    index = best.view(-1, 1, 1, 1, 1).expand(-1, 1, *split.shape[2:])
+    return split.gather(1, index).squeeze(1)
+
+
+def plain_adaptive_blur(x: Tensor, logits: Tensor, size: int) -> Tensor:
+    """The textbook adaptive blur: unfold every window, multiply, add."""
+    batch, channels, height, width = x.shape
+    groups = logits.shape[1] // size**2
+    weights = logits.softmax(1).view(batch, groups, 1, size**2, *logits.shape[2:])
+    windows = F.unfold(F.pad(x, (size // 2,) * 4, mode="reflect"), size, stride=2)
+    windows = windows.view(batch, groups, channels // groups, size**2, (height + 1) // 2, (width + 1) // 2)
+    return (windows * weights).sum(3).flatten(1, 2)
+
+
+def _map(layout: str, dtype: torch.dtype, device: str, shape: tuple[int, ...] = ()) -> Tensor:
+    x = torch.randn(shape or (BATCH, CHANNELS, HEIGHT, HEIGHT), generator=torch.Generator().manual_seed(0))
+    return x.to(device, dtype).to(memory_format=LAYOUTS[layout])
+
+
+def _blur(device: str, size: int, padding: str, layout: str, dtype: torch.dtype, backward: bool) -> Case:
+    x = _map(layout, dtype, device)
+    case = Case(
+        "BlurPool",
+        {"size": size, "padding": padding, "layout": layout, "dtype": str(dtype).removeprefix("torch.")},
+        x,
+        lambda v: plain_blur(v, size, padding),
+        {
+            "stillpoint": lambda v: blur_pool2d(v, size=size, padding=padding),
+            "plain": lambda v: plain_blur(v, size, padding),
+        },
+        output=x.numel() // 4,
+        tolerance=0.02 if dtype == torch.bfloat16 else 1e-5,
+        backward=backward,
+    )
+    if find_spec("timm") and padding == "reflect":
+        from timm.layers import BlurPool2d
+
+        timm = BlurPool2d(CHANNELS, filt_size=size, stride=2).to(device, dtype)
+        if timm(x).shape[2] == HEIGHT // 2:
+            case.contenders["timm"] = timm
+        else:
+            case.others[f"timm ({timm(x).shape[2]}x{timm(x).shape[3]})"] = timm
+    if find_spec("kornia"):
+        from kornia.filters import BlurPool2D
+
+        kornia = BlurPool2D(size, 2)
+        case.others["kornia (zeros)"] = kornia
+    return case
+
+
+def _adaptive(device: str, size: int, select: str, layout: str, backward: bool) -> Case:
+    x = _map(layout, torch.float32, device)
+    layer = PolyphaseDownsample2d(CHANNELS, size=size, select=select).to(device)
+    return Case(
+        "APS",
+        {"size": size, "select": select, "layout": layout, "dtype": "float32"},
+        x,
+        lambda v: plain_adaptive(v, size, select),
+        {"stillpoint": layer, "plain": lambda v: plain_adaptive(v, size, select)},
+        output=x.numel() // 4,
+        backward=backward,
+    )
+
+
+def _adaptive_blur(device: str, layout: str, backward: bool) -> Case:
+    x = _map(layout, torch.float32, device)
+    logits = _map(layout, torch.float32, device, (BATCH, 8 * 9, HEIGHT // 2, HEIGHT // 2))
+    return Case(
+        "Adaptive blur",
+        {"size": 3, "groups": 8, "layout": layout, "dtype": "float32"},
+        x,
+        lambda v: plain_adaptive_blur(v, logits.to(v.dtype), 3),
+        {
+            "stillpoint": lambda v: adaptive_blur2d(v, logits, size=3, stride=2),
+            "plain": lambda v: plain_adaptive_blur(v, logits, 3),
+        },
+        output=x.numel() // 4 + logits.numel(),
+        backward=backward,
+    )
+
+
+def _lend_pytorch_wavelets_what_it_misses() -> None:
+    """Version 1.3 still calls two functions that today's NumPy and setuptools no longer have."""
+    import importlib.resources
+    import sys
+    import types
+
+    import numpy
+
+    if not hasattr(numpy, "asfarray"):
+        setattr(numpy, "asfarray", lambda v, dtype=float: numpy.asarray(v, dtype=dtype))  # noqa: B010
+    if "pkg_resources" not in sys.modules and not find_spec("pkg_resources"):
+        stand_in = types.ModuleType("pkg_resources")
+        stand_in.resource_stream = lambda package, name: (  # type: ignore[attr-defined]
+            importlib.resources.files(package).joinpath(name).open("rb")
+        )
+        sys.modules["pkg_resources"] = stand_in
+
+
+def _packets(device: str, depth: int, backward: bool) -> Case | None:
+    """At stride 2**J as many coefficients as the dual-tree transform has; the transforms differ, so only ours is
+    checked."""
+    if not find_spec("pytorch_wavelets"):
+        return None
+    _lend_pytorch_wavelets_what_it_misses()
+    from pytorch_wavelets import DTCWTForward
+
+    from core.layers.wavelet_packets import WaveletPackets2d
+
+    x = _map("contiguous", torch.float32, device, (8, 3, 224, 224))
+    ours = WaveletPackets2d(depth=depth, stride=2**depth, padding="circular").to(device)
+    double = WaveletPackets2d(depth=depth, stride=2**depth, padding="circular").to(device).double()
+    peer = DTCWTForward(J=depth).to(device)
+
+    def transform(v: Tensor) -> Tensor:
+        low, high = peer(v)
+        return torch.cat([low.flatten(), *[level.flatten() for level in high]])
+
+    return Case(
+        "Dual-tree packets",
+        {"depth": depth, "stride": 2**depth, "dtype": "float32"},
+        x,
+        double,
+        {"stillpoint": ours},
+        {"pytorch_wavelets": transform},
+        output=8 * x.numel(),
+        baseline="pytorch_wavelets",
+        backward=backward,
+    )
+
+
+def _sparse_coding(device: str, backward: bool) -> Case:
+    """Two steps of FISTA; the plain side is the same iteration, left to autograd as it stands."""
+    from core.layers.sparse_coding import SparseCoding2d
+
+    x = _map("contiguous", torch.float32, device, (16, 64, 32, 32))
+    layer = SparseCoding2d(64, 64, 3, padding=1, iterations=2, normalise=False).to(device)
+    with torch.no_grad():
+        layer.weight.div_(8)
+        layer(x)
+    layer.eval()
+    weight, step, penalty = layer.weight, layer._step(x), layer.penalty
+
+    def plain(v: Tensor) -> Tensor:
+        w, size = weight.to(v.dtype), step.to(v.dtype)
+        code = before = torch.zeros_like(v)
+        momentum = 1.0
+        for _ in range(2):
+            residual = v - F.conv_transpose2d(code, w, padding=1)
+            after = torch.relu(code + size * F.conv2d(residual, w, padding=1) - size * penalty)
+            following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+            code, before, momentum = after + (momentum - 1) / following * (after - before), after, following
+        return before
+
+    return Case(
+        "Sparse coding, T=2",
+        {"shape": "16x64x32x32", "dictionary": 64, "kernel": 3, "dtype": "float32"},
+        x,
+        plain,
+        {"stillpoint": layer, "plain": plain},
+        output=x.numel(),
+        tolerance=1e-4,
+        backward=backward,
+    )
+
+
+def cases(device: str) -> Iterator[Case]:
+    """All of them, forward and forward with backward."""
+    for backward in (False, True):
+        for layout in LAYOUTS:
+            for padding in ("reflect", "circular"):
+                for size in (2, 3, 4, 5):
+                    yield _blur(device, size, padding, layout, torch.float32, backward)
+            yield _blur(device, 3, "reflect", layout, torch.bfloat16, backward)
+            for size in (1, 2, 3, 4, 5):
+                yield _adaptive(device, size, "before_blur", layout, backward)
+            yield _adaptive(device, 3, "after_blur", layout, backward)
+            yield _adaptive_blur(device, layout, backward)
+        for depth in (2, 3):
+            packets = _packets(device, depth, backward)
+            if packets:
+                yield packets
+        yield _sparse_coding(device, backward)

@@ -1,0 +1,150 @@
+"""How anything is timed here: all contenders in one process, in turn, from a cold cache, after a check of their values.
+
+Single numbers are worth little on a shared machine; a ratio between contenders that were measured in the same rounds is
+steady to a few per cent. On one CPU thread the clock is the CPU time of the process, which does not count the time that
+others had the core.
+"""
+
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# Without these glibc gives large blocks back to the system after each use, and every call pays for their page faults
+# again: identical code varied twofold. All contenders gain alike.
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+    "MALLOC_TOP_PAD_": str(1 << 28),
+}
+
+
+def pin(threads: int, module: str) -> None:
+    """Restart this process, once, with the threads and the allocator pinned; they are read when a process starts."""
+    wanted = {**ALLOCATOR, "KINETO_LOG_LEVEL": "99", "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], {**os.environ, **wanted})
+
+
+@dataclass
+class Clock:
+    """Times calls on one device, each from a cold cache."""
+
+    device: str
+    threads: int
+
+    def __post_init__(self) -> None:
+        import torch
+
+        torch.set_num_threads(self.threads)
+        self._filler = torch.zeros(32 * 2**20, device=self.device)  # 128 MiB, beyond any cache
+        self.name = "CUDA events" if self.device == "cuda" else "CPU time" if self.threads == 1 else "wall clock"
+
+    def __call__(self, call: Callable[[], Any]) -> float:
+        """Milliseconds of one call."""
+        import torch
+
+        self._filler.add_(1)
+        if self.device == "cuda":
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            call()
+            end.record()
+            end.synchronize()
+            return start.elapsed_time(end)
+        read = time.process_time if self.threads == 1 else time.perf_counter
+        begun = read()
+        call()
+        return (read() - begun) * 1e3
+
+    def interleaved(self, calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+        """Milliseconds of every call, `rounds` times each, all once a round and each round from another one on."""
+        names = list(calls)
+        for name in names:
+            calls[name]()
+            calls[name]()
+        times: dict[str, list[float]] = {name: [] for name in names}
+        for k in range(rounds):
+            turn = k % len(names)
+            for name in names[turn:] + names[:turn]:
+                times[name].append(self(calls[name]))
+        return times
+
+    def bandwidth(self) -> float:
+        """Bytes per millisecond, read and written, of copying tensors that no cache holds."""
+        import torch
+
+        source = torch.ones(32 * 2**20, device=self.device)
+        target = torch.empty_like(source)
+        times = self.interleaved({"copy": lambda: target.copy_(source)}, 9)["copy"]
+        return 2 * source.nbytes / statistics.median(times)
+
+
+def peak_memory(call: Callable[[], Any], device: str) -> int:
+    """Bytes that a call holds at most, beyond what was held before it."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - held
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        call()
+    results = seen.profiler.kineto_results  # type: ignore[union-attr]
+    changes = sorted(
+        (event.start_ns(), index, event.nbytes())
+        for index, event in enumerate(results.events())
+        if event.name() == "[memory]"
+    )
+    held = peak = 0
+    for _, _, change in changes:
+        held += change
+        peak = max(peak, held)
+    return peak
+
+
+def spread(times: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
+    return {"median_ms": round(middle, 4), "low_ms": round(low, 4), "high_ms": round(high, 4)}
+
+
+def machine(clock: Clock) -> dict[str, Any]:
+    """What a reader needs to know of where numbers come from."""
+    import torch
+
+    from core.kernels import native
+    from core.provenance import commit
+
+    model = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):  # noqa: PTH110
+        with open("/proc/cpuinfo") as file:  # noqa: PTH123
+            model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
+    versions = {}
+    for name in ("timm", "kornia", "pytorch_wavelets"):
+        try:
+            versions[name] = __import__("importlib.metadata", fromlist=["version"]).version(name)
+        except ModuleNotFoundError:
+            versions[name] = None
+    revision, clean = commit()
+    return {
+        "device": torch.cuda.get_device_name() if clock.device == "cuda" else model,
+        "threads": clock.threads,
+        "processors": os.cpu_count(),
+        "load_before": [round(v, 2) for v in os.getloadavg()],
+        "clock": clock.name,
+        "allocator": ALLOCATOR,
+        "torch": torch.__version__,
+        "peers": versions,
+        "compiler": native.compiler() if native.available() else None,
+        "commit": revision,
+        "clean": clean,
+    }

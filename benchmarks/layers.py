@@ -1,0 +1,135 @@
+"""The layers beside their peers: ``python -m benchmarks.layers [--device cuda] [--threads 1] [--json FILE]``.
+
+About two minutes on one core. Every contender is compared with plain float64 code before it is timed.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Clock, machine, peak_memory, pin, spread
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def measure(case: Any, clock: Clock, rate: float, rounds: int) -> dict[str, Any]:
+    """One case: correctness, times, peak memory and floor."""
+    import torch
+
+    x = case.input
+    want = case.reference(x.double())
+    seed = torch.randn_like(want).to(x.dtype)
+    leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+
+    def gradient(f: Callable, v: Any, g: Any) -> Any:
+        (found,) = torch.autograd.grad(f(v), v, g)
+        return found
+
+    exact = gradient(case.reference, x.double().requires_grad_(), seed.double()) if case.backward else None
+    calls, errors = {}, {}
+    for name, f in {**case.contenders, **case.others}.items():
+        compared = name in case.contenders
+        with torch.no_grad():
+            out = f(x)
+        if compared:
+            errors[name] = float((out.double() - want).abs().max() / want.abs().max())
+        if case.backward:
+            g = seed.contiguous(memory_format=_layout(out)) if compared else torch.randn_like(out)
+            if compared:
+                found = gradient(f, leaf, g)
+                errors[name] = max(errors[name], float((found.double() - exact).abs().max() / exact.abs().max()))
+            calls[name] = lambda f=f, g=g: gradient(f, leaf, g)
+        else:
+            calls[name] = lambda f=f: _silent(f, x)
+        if compared and errors[name] > case.tolerance:
+            raise RuntimeError(f"{case.job} {case.about}: {name} is off by {errors[name]:.1e} of the largest value")
+    times = clock.interleaved(calls, rounds)
+    results = {}
+    for name, call in calls.items():
+        results[name] = {
+            **spread(times[name]),
+            "peak_bytes": peak_memory(call, clock.device),
+            "error": errors.get(name),
+        }
+    ours, base = results["stillpoint"]["median_ms"], results[case.baseline]["median_ms"]
+    return {
+        "job": case.job,
+        **case.about,
+        "mode": "forward+backward" if case.backward else "forward",
+        "baseline": case.baseline,
+        "ratio": round(ours / base, 4),
+        "floor_bytes": case.floor,
+        "floor_ms": round(case.floor / rate, 4),
+        "contenders": results,
+    }
+
+
+def _silent(f: Callable, x: Any) -> Any:
+    import torch
+
+    with torch.no_grad():
+        return f(x)
+
+
+def _layout(x: Any) -> Any:
+    import torch
+
+    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def line(row: dict[str, Any]) -> str:
+    """One case in one line of a terminal."""
+    about = " ".join(str(row[k]) for k in ("size", "padding", "select", "layout", "depth", "dtype") if k in row)
+    times = ", ".join(f"{name} {v['median_ms']:.2f}" for name, v in row["contenders"].items())
+    return f"{row['job']:18} {about:42} {row['mode']:17} {row['ratio']:5.2f}  floor {row['floor_ms']:5.2f} | {times} ms"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    form = argparse.ArgumentParser(prog="python -m benchmarks.layers", description=__doc__, allow_abbrev=False)
+    form.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    form.add_argument("--threads", type=int, default=1)
+    form.add_argument("--rounds", type=int, default=15)
+    form.add_argument(
+        "--only", metavar="WORD", default="", help="only jobs whose name holds this word; nothing is kept"
+    )
+    form.add_argument(
+        "--json", action="store_true", help="print the JSON, which is also written to benchmarks/results/"
+    )
+    args = form.parse_args(arguments)
+    pin(args.threads, "benchmarks.layers")
+
+    import torch
+
+    from benchmarks.cases import cases
+
+    torch.manual_seed(0)
+    clock = Clock(args.device, args.threads)
+    rate = clock.bandwidth()
+    about = {**machine(clock), "copy_gigabytes_per_second": round(rate / 1e6, 2), "rounds": args.rounds}
+    begun, rows = time.perf_counter(), []
+    for case in cases(args.device):
+        if args.only.lower() not in case.job.lower():
+            continue
+        rows.append(measure(case, clock, rate, args.rounds))
+        if not args.json:
+            print(line(rows[-1]), flush=True)
+    about |= {"load_after": [round(v, 2) for v in os.getloadavg()], "seconds": round(time.perf_counter() - begun, 1)}
+    found = {"machine": about, "cases": rows}
+    if args.json:
+        print(json.dumps(found, indent=2))
+    if not args.only:
+        from benchmarks.report import write
+        from core.files import write_json
+
+        RESULTS.mkdir(exist_ok=True)
+        write_json(RESULTS / f"layers-{args.device}.json", found)
+        write()
+
+
+if __name__ == "__main__":
+    main()
