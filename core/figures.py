@@ -274,3 +274,14 @@ def shift_map(
     figure.colorbar(image, ax=axis, label="relative change of the logits", shrink=0.85)
     figure.suptitle(_across(figure, title), x=0.01, ha="left", fontsize=9.5)
     return save(figure, path)
+
+
+@styled
+def picture(image: np.ndarray, path: Path, *, title: str) -> Path:
+    """One image (H, W) whose zero is grey, lighter where it is positive."""
+    figure, axes = subplots(1, 1, (3.4, 3.4))
+    most = float(np.abs(image).max()) or 1.0
+    axes[0, 0].imshow(image, cmap="gray", vmin=-most, vmax=most, interpolation="nearest")
+    axes[0, 0].set_axis_off()
+    axes[0, 0].set_title(title)
+    return save(figure, path)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from core.config import EvaluateConfig, RunConfig
 from core.errors import UserError
 from core.evaluations import EVALUATIONS, Evaluation, Result, View
+from core.maximise import class_images, neuron_images, strongest_pair_share
 from core.metrics import Tally, agreement, topk_correct
 from core.randomness import uniform_integers
 from core.shifts import crop_window
-from pipelines.translations.maximise import class_images, neuron_images, strongest_pair_share
 
 #: Images of each class in the grid of samples.
 SAMPLES = 4

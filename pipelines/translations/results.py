@@ -42,7 +42,7 @@ class Pass:
         return 100 * self.correct / self.images
 
 
-def test_passes(run: Run) -> list[Pass]:
+def run_passes(run: Run) -> list[Pass]:
     """The test passes of a run; a `UserError` where it made none."""
     if not (run.test_history.is_file() and run.test_timing.is_file() and run.timing.is_file()):
         raise UserError(f"{run.folder} has no test passes: train it with TRAIN.TEST_EACH_EPOCH True")
@@ -58,7 +58,7 @@ def test_passes(run: Run) -> list[Pass]:
 
 def mean_passes(runs: list[Run]) -> list[Pass]:
     """Pass by pass the means over seeds."""
-    by_epoch = zip(*(test_passes(run) for run in runs), strict=True)
+    by_epoch = zip(*(run_passes(run) for run in runs), strict=True)
     means = []
     for same in by_epoch:
         columns = [statistics.fmean(getattr(p, name) for p in same) for name in ("elapsed", "loss", "correct")]
@@ -91,7 +91,7 @@ def passes_csv(results: Results, path: Path) -> None:
     for model, runs in results.runs.items():
         known = published_passes(results.recipe, model)
         for run in runs:
-            for one in test_passes(run):
+            for one in run_passes(run):
                 start = [model, run.seed, one.epoch, f"{one.elapsed:.3f}", repr(one.loss), int(one.correct), one.images]
                 there = known.get(one.epoch)
                 own = [there.elapsed, there.loss, int(there.correct), f"{there.percent:.2f}"] if there else [""] * 4
@@ -215,7 +215,7 @@ def samples(results: Results, path: Path) -> None:
 def learning_curves(results: Results, path: Path) -> None:
     from pipelines.translations import figures
 
-    curves = {model: [test_passes(run) for run in runs] for model, runs in results.runs.items()}
+    curves = {model: [run_passes(run) for run in runs] for model, runs in results.runs.items()}
     known = {model: list(published_passes(results.recipe, model).values()) for model in results.runs}
     figures.learning_curves(curves, {m: p for m, p in known.items() if p}, path, title=results.table.title)
 

@@ -1,8 +1,8 @@
 """Images that a network answers to most strongly, found by gradient ascent from a zero image.
 
-Source: the notebook's "What does the network look for". Zero is the value after normalisation, a grey between black and
-white. Perceptrons that see objects anywhere end with first-layer neurons close to stripes: what commutes with
-translations is diagonal in the Fourier basis.
+Source: Feydy, "From wavelet transforms to convolutional neural networks, part 2". Zero is the normalised value, a grey
+between black and white. The first layer of a perceptron that sees objects anywhere comes close to stripes: what
+commutes with translations is diagonal in the Fourier basis.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,0 +1,78 @@
+"""The command that shows what a trained network looks for: maximise."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import pipelines
+from core.errors import UserError
+from core.runs import Run
+from pipelines.commands.base import Command, add_device, add_json, bad_input, console, print_json, run_config
+
+
+def _options(form: ArgumentParser) -> None:
+    form.add_argument("folder", help="a run's folder, such as results/translations/digits/TwoFullNet/seed0")
+    what = form.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--class", dest="label", type=int, metavar="K", help="the image most certainly of class K, from 0"
+    )
+    what.add_argument("--neuron", type=int, metavar="N", help="the image that neuron N answers to most, from 0")
+    form.add_argument("--layer", default="fc1", metavar="NAME", help="the linear layer of --neuron (default: fc1)")
+    form.add_argument(
+        "--output", type=Path, metavar="PNG", help="where it is drawn (default: <network>_<what>.png here)"
+    )
+    add_device(form)
+    add_json(form)
+
+
+def _maximise(args: Namespace) -> int:
+    run = Run.of(args.folder)
+    config = run_config(run, [])
+    if not run.weights.is_file():
+        raise UserError(f"{run.weights} is not there: train the run first")
+    from core.checkpoint import load_weights
+    from core.data.catalogue import info
+    from core.device import pick, settings
+    from core.figures import picture
+    from core.maximise import class_images, neuron_images, strongest_pair_share
+
+    data, where = info(config.data.name), pick(args.device)
+    size = config.data.image_size or data.size
+    shape, name = (data.channels, size, size), f"{run.pipeline}/{run.model}"
+    with settings(where, args.threads), bad_input():
+        net = pipelines.build(config)
+        load_weights(net, run.weights, model=name)
+        net.to(where)
+        if args.label is not None:
+            found = class_images(net, shape, [args.label], device=where)
+            what, image = f"class {args.label}", found.images[0]
+            told = {"loss": found.losses[0].item(), "probabilities": found.probabilities[0].tolist()}
+        else:
+            image = neuron_images(net, shape, [args.neuron], layer=args.layer, device=where)[0]
+            what, told = f"neuron {args.neuron} of {args.layer}", {}
+    grey = image.mean(0).cpu()
+    told["strongest_pair_share"] = strongest_pair_share(grey[None]).item()
+    output = args.output or Path(f"{run.model}_{what.replace(' ', '_')}.png")
+    picture(grey.numpy(), output, title=f"{name}, seed {run.seed}: {what}")
+    if args.json:
+        print_json({"run": str(run.folder), "image": str(output), **told})
+        return 0
+    out = console()
+    if "loss" in told:
+        chances = ", ".join(f"{100 * chance:.1f}" for chance in told["probabilities"])
+        out.print(f"{what}: loss {told['loss']:.2e}, probabilities of all classes (%): {chances}")
+    out.print(f"share of spectral energy in the strongest pair of frequencies: {told['strongest_pair_share']:.1%}")
+    out.print(f"written: {output}")
+    return 0
+
+
+COMMANDS = {
+    "maximise": Command(
+        "draw the image that a class or a neuron of a trained run answers to most",
+        _options,
+        _maximise,
+        (
+            "stillpoint maximise results/translations/fashion_mnist/TwoFullNet/seed0 --class 2",
+            "stillpoint maximise results/translations/digits/TwoFullNet/seed0 --neuron 17 --output neuron.png",
+        ),
+    ),
+}

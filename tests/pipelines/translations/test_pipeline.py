@@ -1,0 +1,129 @@
+"""From images to every table and picture, on a tiny grid; resume; the command that maximises."""
+
+import csv
+import json
+import os
+import signal
+
+import pytest
+
+from core.interrupt import Interrupted
+from core.records import read_history
+from core.runs import Run
+from core.train import Progress, train
+from pipelines import build, configure
+from pipelines.cli import main
+from pipelines.results import form
+from pipelines.translations.results import mean_passes, published_passes, run_passes
+
+TINY = ["DATA.LIMIT", "60", "TRAIN.EPOCHS", "2", "MODEL.HIDDEN", "12", "EVALUATE.REPEATS", "1"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+def call(*words):
+    assert main([str(word) for word in words]) == 0
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, data):
+    root = tmp_path_factory.mktemp("results")
+    for seed in (0, 1):
+        places = ("--results", root, "--data", data, "--threads", 1)
+        call("train", "translations/TwoFullNet", "--seed", seed, *places, *TINY)
+        folder = Run("translations", "digits", "TwoFullNet", seed, root).folder
+        call("evaluate", folder, "--data", data, "--threads", 1)
+    call("table", "translations", "--results", root)
+    call("figures", "translations", "--results", root)
+    return root
+
+
+def test_the_pipeline_runs_to_its_table_and_pictures(results):
+    folder, shown = results / "translations" / "digits", form("translations")
+    for name in (*shown.pages, "table.csv", "table.md", *(f"figures/{name}.png" for name in shown.figures)):
+        assert (folder / name).stat().st_size > 100
+    rows = list(csv.DictReader((folder / "lesson.csv").open()))
+    runs = [Run("translations", "digits", "TwoFullNet", seed, results) for seed in (0, 1)]
+    trained = [json.loads(run.metrics.read_text())["trained"] for run in runs]
+    mean = sum(one["translated_consistency"] for one in trained) / 2
+    assert [row["network"] for row in rows] == ["TwoFullNet"] and rows[0]["n"] == "2"
+    assert float(rows[0]["translated_consistency"]) == pytest.approx(100 * mean)
+    assert int(rows[0]["parameters"]) == 64 * 64 * 12 + 12 + 130
+
+
+def test_every_figure_has_its_caption():
+    from pipelines import HERE
+
+    names = {path.stem for path in (HERE / "translations" / "report").glob("*.rst")}
+    assert names == {"table", *form("translations").figures}
+
+
+def test_a_test_pass_comes_before_training_and_after_each_epoch(results):
+    run = Run("translations", "digits", "TwoFullNet", 0, results)
+    passes = run_passes(run)
+    assert [one.epoch for one in passes] == [0, 1, 2] and all(one.images == 60 for one in passes)
+    assert passes[0].elapsed < passes[1].elapsed < passes[2].elapsed
+    rows = read_history(run.test_history)
+    assert all(row["test_accuracy"] == row["correct"] / 60 for row in rows)
+    other = Run("translations", "digits", "TwoFullNet", 1, results)
+    means = mean_passes([run, other])
+    assert means[1].loss == pytest.approx((passes[1].loss + run_passes(other)[1].loss) / 2)
+
+
+def test_the_last_pass_is_of_the_weights_that_are_kept(results, data):
+    from core.checkpoint import load_weights
+    from core.data.build import loader
+    from pipelines.commands.base import run_config
+
+    run = Run("translations", "digits", "TwoFullNet", 0, results)
+    config = run_config(run, [])
+    net = build(config).eval()
+    load_weights(net, run.weights)
+    batches = loader(config, "test", data, batch_size=7)
+    right = sum((net(batch.images).argmax(1) == batch.labels).sum().item() for batch in batches.epoch(2))
+    assert right == read_history(run.test_history)[-1]["correct"]
+
+
+def test_a_stopped_run_goes_on_to_the_same_test_passes(tmp_path, data):
+    config = configure("translations/TwoFullNet", "digits", TINY)
+    options = {"build": build, "data_root": data, "device": "cpu", "threads": 1}
+    whole, broken = (Run("translations", "digits", "TwoFullNet", 0, tmp_path / name) for name in ("a", "b"))
+    train(config, whole, **options)
+
+    class Stop(Progress):
+        left = 3
+
+        def on_step(self, *_):
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        train(config, broken, progress=Stop(), **options)
+    train(config, broken, **options)
+    for name in ("history", "test_history", "weights"):
+        assert getattr(whole, name).read_bytes() == getattr(broken, name).read_bytes()
+
+
+def test_the_notebooks_numbers_are_beside_ours_where_it_printed_them():
+    known = published_passes("fashion_mnist", "TwoFullNet")
+    assert sorted(known) == list(range(11)) and known[10].percent == pytest.approx(72.47)
+    assert known[10].loss == 0.7361 and known[0].elapsed == 1.13
+    assert not published_passes("fashion_mnist", "cnn") and not published_passes("digits", "TwoFullNet")
+
+
+def test_maximise_draws_one_class_or_neuron(results, tmp_path, capsys):
+    folder = Run("translations", "digits", "TwoFullNet", 0, results).folder
+    for what in (("--class", 2), ("--neuron", 11)):
+        call("maximise", folder, *what, "--output", tmp_path / "image.png", "--json")
+        told = json.loads(capsys.readouterr().out)
+        assert (tmp_path / "image.png").stat().st_size > 100 and 0 < told["strongest_pair_share"] <= 1
+    for what, sentence in (
+        (("--class", 10), "class 10: the network has those from 0 to 9"),
+        (("--neuron", 12), "0 to 11"),
+    ):
+        assert main(["maximise", str(folder), what[0], str(what[1])]) == 2
+        assert sentence in capsys.readouterr().err
