@@ -2,14 +2,11 @@
 # On other data, at the paper's scale:  snakemake -j1 pipelines/aps/all --config dataset=cifar10 scale=paper
 from pipelines import workflow as flow
 
-
 configfile: "config.yaml"
-
 
 flow.read(config)  # a wrong key or value is told here, in one sentence
 # every job runs the command line of the Python that runs snakemake, also where `stillpoint` is not on the PATH
 shell.prefix(f'set -euo pipefail; stillpoint() {{{{ {flow.STILLPOINT} "$@"; }}}}; ')
-
 
 include: "core/data/prepare.smk"
 
@@ -28,8 +25,12 @@ module blurpool:
     config: config
 use rule * from blurpool as blurpool_*
 
+module wavelet_twins:
+    snakefile: "pipelines/wavelet_twins/Snakefile"
+    config: config
+use rule * from wavelet_twins as wavelet_twins_*
 
-for paper in ("aps", "translations", "blurpool"):
+for paper in ("aps", "translations", "blurpool", "wavelet_twins"):
 
     rule:
         name: f"pipelines/{paper}/all"

@@ -128,7 +128,8 @@ def one_pass(
             elif isinstance(loader, DeviceLoader):
                 wide = loader.canvas(batch.indices)
             indices, steps = batch.indices.cpu(), len(loader)
-            view = View(images, batch.labels, indices, predict, report, wide=wide, step=batch.step, steps=steps)
+            more = {"wide": wide, "step": batch.step, "steps": steps, "image_set": getattr(loader, "image_set", None)}
+            view = View(images, batch.labels, indices, predict, report, **more)
             for evaluation in running:
                 evaluation.update(view)
             seen += len(batch.images)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.config import EvaluateConfig
+from core.data.sets import FolderSet, ImageSet
 from core.errors import UserError
 from core.metrics import Tally, Values, agreement, relative_logit_change, topk_correct
 from core.randomness import uniform_integers
@@ -26,7 +27,8 @@ class View:
     images (B, C, H, W), labels (B,), indices (B,) numbers of the images in their set, on the CPU. `predict` maps
     images to float32 logits. `progress` is for an evaluation that takes long within one batch. `wide` (B, C, H', W') is
     the larger crop whose middle `images` are, where EVALUATE.MARGIN asks for one, or the padded images they are random
-    windows of, where AUGMENT.CANVAS_PADDING does. It is batch `step` of `steps`.
+    windows of, where AUGMENT.CANVAS_PADDING does. It is batch `step` of `steps`. `image_set` is where `indices` point,
+    for an evaluation that makes views of the images as they were stored.
     """
 
     def __init__(
@@ -40,7 +42,9 @@ class View:
         wide: Tensor | None = None,
         step: int = 0,
         steps: int = 1,
+        image_set: ImageSet | FolderSet | None = None,
     ) -> None:
+        self.image_set = image_set
         self.images, self.labels, self.indices = images, labels, indices
         self.predict, self.progress = predict, progress
         self.wide, self.step, self.steps = wide, step, steps

@@ -9,16 +9,19 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from shutil import copyfile
+from typing import Any, Protocol
 
 import torch
 import yaml
-from torch import Tensor
+from safetensors.torch import save as serialize
+from torch import Tensor, nn
 
 from core.checkpoint import load_state, previous, read_tensors, save_weights
 from core.config import RunConfig, differences
 from core.errors import UserError
-from core.files import write_atomic, write_json
+from core.files import atomic_path, sweep, write_atomic, write_json
+from core.interrupt import locked
 from core.provenance import provenance
 from core.runs import Run
 
@@ -45,6 +48,20 @@ class Progress:
         """An epoch is done; `row` is its row of the history."""
 
 
+class Record(Protocol):
+    """What a paper keeps of every update; part of a run's state, and ``record.safetensors`` when training ends."""
+
+    def update(self, net: nn.Module) -> None:
+        """The gradients of a step are complete, and it is not made yet."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All that was kept so far, on the CPU."""
+        ...
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Goes on from a `state`."""
+
+
 def resumable(
     config: RunConfig, run: Run, resume: bool, progress: Progress, fault: UserError | None
 ) -> dict[str, Any] | None:
@@ -54,14 +71,11 @@ def resumable(
     if not resume:
         # the proof that it is finished goes first, and what it all belongs to last
         results = run.metrics, run.maps, run.training, run.weights, *_tables(run)
-        snapshots = run.snapshot(0).parent.glob("*.safetensors")
-        for path in (*results, *snapshots, run.state, previous(run.state), run.config):
+        snapshots = [*run.snapshot(0).parent.glob("*.safetensors"), *run.snapshot_state(0).parent.glob("*.pt")]
+        for path in (*results, run.scores, run.record, *snapshots, run.state, previous(run.state), run.config):
             path.unlink(missing_ok=True)
         return None
-    # what a killed process was writing
-    for path in (run.state, run.weights, *_tables(run), run.config, run.training):
-        for part in run.folder.glob(f".{path.stem}.????????.tmp{path.suffix}"):
-            part.unlink()
+    sweep(run.folder)
     if run.config.exists():
         try:
             there = yaml.safe_load(run.config.read_text())
@@ -79,6 +93,35 @@ def resumable(
         # results that came without their state (dvc pull) are as good as one's own
         return {"epoch": config.train.epochs, "history": read_history(run.history)}
     return state
+
+
+def rewind(config: RunConfig, run: Run, epoch: int, progress: Progress) -> None:
+    """Takes a run back to its snapshot after `epoch` epochs, so that training goes on from there as it did then.
+
+    Later snapshots and all results are removed. `UserError` for another configuration, and for a snapshot that is not
+    there, naming those that are.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with locked(run.lock):
+        kept = [number for number in run.snapshots() if run.snapshot_state(number).is_file()]
+        if epoch not in kept:
+            there = f"there are {', '.join(f'e{n}' for n in kept)}" if kept else "there is none (see TRAIN.SNAPSHOTS)"
+            raise UserError(f"{run.folder} has no snapshot of epoch {epoch} to go on from: {there}")
+        state, _ = load_state(run.snapshot_state(epoch))
+        assert state is not None
+        _same_settings(run, state["settings"], config.dump())
+        # what says that training ended goes first: a crash on the way leaves a run that goes on, from here or later
+        for path in (run.training, run.metrics, run.maps, run.scores, run.weights, run.record):
+            path.unlink(missing_ok=True)
+        for number in run.snapshots():
+            if number > epoch:
+                run.snapshot(number).unlink(missing_ok=True)
+                run.snapshot_state(number).unlink(missing_ok=True)
+        previous(run.state).unlink(missing_ok=True)
+        with atomic_path(run.state) as temporary:
+            copyfile(run.snapshot_state(epoch), temporary)
+        write_tables(run, state)
+        note(run, progress, f"taken back to the snapshot of epoch {epoch}")
 
 
 def _tables(run: Run) -> tuple[Path, ...]:
@@ -163,6 +206,8 @@ def finish(config: RunConfig, run: Run, state: dict[str, Any], device: torch.dev
     kept, weights = (best["epoch"], best["model"]) if best else (epochs, state["model"])
     write_config(config, run)
     write_tables(run, state)
+    if state.get("record"):
+        write_atomic(run.record, serialize(state["record"]))
     save_net(config, run.weights, weights, kept)
     seconds = sum(row["seconds"] for row in state["timing"])
     about = {"model": model_name(config), "epochs": epochs, "kept_epoch": kept}

@@ -81,6 +81,11 @@ class Run:
         return self.folder / "metrics.json"
 
     @property
+    def scores(self) -> Path:
+        """Scores with the time and commit of each, where a paper keeps them so."""
+        return self.folder / "scores.json"
+
+    @property
     def maps(self) -> Path:
         """Arrays too large for JSON, such as accuracy over every shift."""
         return self.folder / "maps.safetensors"
@@ -89,8 +94,22 @@ class Run:
     def log(self) -> Path:
         return self.folder / "log.txt"
 
+    @property
+    def record(self) -> Path:
+        """What a paper recorded at every update, such as gradients (see core.records.Record)."""
+        return self.folder / "record.safetensors"
+
     def snapshot(self, epoch: int) -> Path:
+        """Weights after an epoch, with TRAIN.SNAPSHOTS."""
         return self.folder / "snapshots" / f"e{epoch}.safetensors"
+
+    def snapshot_state(self, epoch: int) -> Path:
+        """What a run goes on from after that epoch, exactly."""
+        return self.folder / "snapshots" / f"e{epoch}.pt"
+
+    def snapshots(self) -> list[int]:
+        """The epochs whose weights were kept, in order."""
+        return sorted(int(path.stem[1:]) for path in self.snapshot(0).parent.glob("e*.safetensors"))
 
     @classmethod
     def of(cls, folder: str | Path) -> "Run":

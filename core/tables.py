@@ -25,7 +25,9 @@ FORMATS = ("csv", "md", "tex", "json")
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric of ``metrics.json`` is shown: heading, unit (percent: files hold fractions), which way is better."""
+    """How a metric of ``metrics.json`` is shown: heading, unit (percent: files hold fractions), which way is better.
+
+    A metric that is not a percentage and has a unit, such as nats, is shown as it is stored."""
 
     key: str
     title: str
@@ -161,7 +163,7 @@ def collect(
                     paper = published_cell(published, recipe, model, state, metric.key)
                     cells.setdefault(state, {})[metric.key] = _cell(metric, numbers, paper)
         rows.append(Row(model, tuple(run.seed for run in own), cells))
-    best = pareto_front([_axes(row, axes) for row in rows])
+    best = pareto_front([_axes(row, axes, columns) for row in rows])
     rows = [Row(row.model, row.seeds, row.cells, mark) for row, mark in zip(rows, best, strict=True)]
     used = {cell.source for row in rows for cells in row.cells.values() for cell in cells.values() if cell.source}
     notes = tuple(f"Paper's numbers: {source}" for source in sorted(used))
@@ -199,11 +201,14 @@ def published_cell(
     return None
 
 
-def _axes(row: Row, axes: tuple[str, str]) -> tuple[float, float] | None:
+def _axes(row: Row, axes: tuple[str, str], columns: tuple[Metric, ...]) -> tuple[float, float] | None:
+    """The row's point in the plane of `axes`, turned so that more is better in both."""
     cells = row.cells.get("trained", {})
     if any(key not in cells for key in axes):
         return None
-    return cells[axes[0]].mean, cells[axes[1]].mean
+    lower = {metric.key for metric in columns if metric.better == "lower"}
+    first, second = (-cells[key].mean if key in lower else cells[key].mean for key in axes)
+    return first, second
 
 
 def pareto_front(points: list[tuple[float, float] | None]) -> list[bool]:
@@ -218,11 +223,14 @@ def pareto_front(points: list[tuple[float, float] | None]) -> list[bool]:
 def show(metric: Metric, value: float | None, *, signed: bool = False) -> str:
     """A number as a table shows it: two decimals of a percentage, but never 100 for what is below it.
 
-    Exactly 100 is written ``100``; 99.998 gets as many decimals as tell it from 100. A bound is written ``3.1e-07``.
+    Exactly 100 is written ``100``; 99.998 gets as many decimals as tell it from 100. A bound, which has no unit, is
+    written ``3.1e-07``, and a number in another unit (nats) with four decimals.
     """
     if value is None:
         return ""
-    if metric.unit != "%":
+    if metric.unit not in ("%", ""):
+        return f"{value:{'+' if signed else ''}.4f}"
+    if metric.unit == "":
         return "0" if value == 0 else f"{value:.1e}"
     if signed:
         return f"{value:+.2f}"
@@ -239,7 +247,9 @@ def show_cell(metric: Metric, cell: Cell | None) -> str:
     if cell is None:
         return ""
     text = show(metric, cell.mean)
-    return text if cell.spread is None or metric.unit != "%" else f"{text} ± {cell.spread:.2f}"
+    if cell.spread is None or metric.unit == "":
+        return text
+    return f"{text} ± {cell.spread:.{2 if metric.unit == '%' else 4}f}"
 
 
 def layout(table: Table) -> tuple[list[str], list[list[str]]]:
@@ -254,9 +264,11 @@ def layout(table: Table) -> tuple[list[str], list[list[str]]]:
         if any(cell.published is not None for cell in held):
             columns += [(metric, "paper"), (metric, "difference")]
     heading = {"ours": "{title}{unit}", "paper": "paper{unit}", "difference": "ours - paper"}
-    units = {"%": " (%)", "": ""}
     head = ["network", "state", "n"]
-    head += [heading[what].format(title=metric.title, unit=units[metric.unit]) for metric, what in columns]
+    head += [
+        heading[what].format(title=metric.title, unit=f" ({metric.unit})" if metric.unit else "")
+        for metric, what in columns
+    ]
     lines = []
     for row in table.rows:
         for state, cells in row.cells.items():
@@ -275,7 +287,8 @@ def layout(table: Table) -> tuple[list[str], list[list[str]]]:
 
 def remarks(table: Table) -> list[str]:
     """What a reader of the numbers must know, one sentence each."""
-    notes = ["Mean ± standard deviation over n seeds; of the logit change, the largest over the seeds."]
+    bounds = any(metric.unit == "" for metric in table.metrics)
+    notes = [f"Mean ± standard deviation over n seeds{'; of the logit change, the largest over the seeds' * bounds}."]
     if any(row.pareto for row in table.rows):
         first, second = (table.metric(key).title for key in table.axes)
         notes.append(f"* on the Pareto front of trained {first} and {second}.")

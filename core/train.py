@@ -21,6 +21,7 @@ from core.checkpoint import fill, read_tensors, save_state
 from core.config import RunConfig, TrainConfig
 from core.data.build import Loader, Loaders, Part
 from core.data.build import loaders as build_loaders
+from core.data.streaming import told_of_readers
 from core.device import pick, settings
 from core.device import seed as seed_generators
 from core.distributed import Group, group, share_statistics
@@ -115,7 +116,7 @@ def train(
                 found = loaders(where, *together.place)
             training = _Training(config, run, together, where, build, found, progress, hooks, state)
             together.agree(lambda: write_config(config, run))
-            with StopRequest() as stop:
+            with StopRequest() as stop, told_of_readers():
                 training.go(stop)
             state = training.state()
         together.agree(lambda: finish(config, run, state, where, progress))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from core.config import RunConfig
+    from core.runs import Run
 
 HERE = Path(__file__).parent
 
@@ -126,6 +127,14 @@ def evaluations(config: RunConfig) -> Any:
     if not (HERE / config.pipeline / "evaluate.py").is_file():
         return None
     return import_module(f"pipelines.{config.pipeline}.evaluate").evaluations(config)
+
+
+def evaluated(config: RunConfig, run: Run) -> None:
+    """Does what a configuration's paper does besides with a run that was measured, such as keeping dated scores."""
+    if (HERE / config.pipeline / "evaluate.py").is_file():
+        after = getattr(import_module(f"pipelines.{config.pipeline}.evaluate"), "evaluated", None)
+        if after is not None:
+            after(config, run)
 
 
 def hooks(config: RunConfig) -> Any:

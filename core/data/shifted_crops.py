@@ -4,6 +4,7 @@ Source: the evaluation of Leterme et al., "From CNNs to Shift-Invariant Twin Mod
 views are uint8, (V, C, size, size), before any normalisation.
 """
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -55,15 +56,26 @@ def shifted_crops(
         raise ValueError(f"direction must be one of {', '.join(get_args(Direction))}, got {direction!r}")
     if max_shift < 0 or divide < 1:
         raise ValueError(f"max_shift must be at least 0 and divide at least 1, got {max_shift} and {divide}")
+    return crops_at(image, size, shift_offsets(direction, divide * max_shift), max_shift=max_shift, divide=divide)
+
+
+def shift_offsets(direction: Direction, steps: int) -> list[tuple[int, int]]:
+    """The shifts (vertical, horizontal) of a direction in the order of the views, 0..steps along an axis."""
+    line = range(steps + 1)
+    return {
+        "horizontal": [(0, k) for k in line],
+        "vertical": [(k, 0) for k in line],
+        "diagonal": [(k, k) for k in line],
+        "all": [(v, h) for v in line for h in line],
+    }[direction]
+
+
+def crops_at(
+    image: Image.Image, size: int, offsets: Sequence[tuple[int, int]], *, max_shift: int, divide: int = 1
+) -> Tensor:
+    """The views of `shifted_crops` at `offsets` (vertical, horizontal) in 1/divide pixels: uint8 (V, C, size, size)."""
     whole, window = divide * (size + max_shift), divide * size
     image = centre_crop(resize_short_side(image, whole), whole)
-    steps = range(divide * max_shift + 1)
-    offsets = {
-        "horizontal": [(0, k) for k in steps],
-        "vertical": [(k, 0) for k in steps],
-        "diagonal": [(k, k) for k in steps],
-        "all": [(v, h) for v in steps for h in steps],
-    }[direction]
     views = [image.crop((h, v, h + window, v + window)) for v, h in offsets]
     return _stack([view.resize((size, size), Image.Resampling.BILINEAR) for view in views])
 

@@ -37,6 +37,12 @@ def _train_options(form: ArgumentParser) -> None:
         "--anew", action="store_true", help="remove what is in the run's folder and start from the beginning"
     )
     form.add_argument(
+        "--from-epoch",
+        type=int,
+        metavar="N",
+        help="go back to the snapshot of epoch N (see TRAIN.SNAPSHOTS) and train again from there",
+    )
+    form.add_argument(
         "--code",
         metavar="DIGEST",
         help="start anew unless the folder's state was made by this code (used by Snakemake)",
@@ -46,8 +52,11 @@ def _train_options(form: ArgumentParser) -> None:
 def _train(args: Namespace) -> int:
     config = configured(args.network, args, args.seed)
     from core.files import write_atomic
+    from core.records import rewind
     from core.train import train
 
+    if args.from_epoch is not None and args.anew:
+        raise UserError("--anew begins at epoch 0: leave out --from-epoch")
     run = Run(config.pipeline, recipe_of(args), config.model.name, config.seed, args.results)
     resume = not args.anew
     if args.code is not None:
@@ -58,6 +67,8 @@ def _train(args: Namespace) -> int:
             run.code.unlink(missing_ok=True)
             run.state.unlink(missing_ok=True)
             write_atomic(run.code, args.code)
+        if args.from_epoch is not None:
+            rewind(config, run, args.from_epoch, progress)
         rows = train(
             config,
             run,
@@ -170,6 +181,7 @@ def _evaluate(args: Namespace) -> int:
             threads=args.threads,
             progress=progress,
         )
+        pipelines.evaluated(config, run)
     if args.json:
         print_json(found)
         return 0

@@ -111,6 +111,14 @@ def form(arch: str, config: str) -> Form:
     )
 
 
+def sections(arch: str, config: str) -> int:
+    """How many sections of packets the first layer mixes, each with weights of its own; 0 without wavelets."""
+    kind = architecture(arch)
+    if not kind.twin:
+        return 0
+    return 3 if not kind.resnet else 5 if form(arch, config).excluding else 2
+
+
 def _alexnets() -> dict[str, tuple[str, str]]:
     return {
         "AI": ("AlexNet", "Std"),
@@ -150,6 +158,16 @@ DEEPER: dict[str, tuple[str, str]] = {
 }
 
 
+#: factors of the penalty for AlexNet's three sections, which the authors stored with its four classifiers
+ALEXNET_PENALTY = (0.0, 0.0041, 0.00032)
+
+
+def _settings(arch: str, config: str) -> dict[str, object]:
+    kind = ARCHITECTURES[arch]
+    penalised = kind.twin and not kind.resnet
+    return {"ARCH": arch, "CONFIG": config, **({"PENALTY": list(ALEXNET_PENALTY)} if penalised else {})}
+
+
 def models() -> dict[str, ModelEntry]:
     """Entries by short name, then by architecture: those with wavelets need ``MODEL.CONFIG``, one of `configs`.
 
@@ -159,9 +177,7 @@ def models() -> dict[str, ModelEntry]:
     for table, source in ((CLASSIFIERS, STORED), (DEEPER, "Leterme et al., configurations of the authors' code")):
         for name, (arch, config) in table.items():
             datasets = () if ARCHITECTURES[arch].resnet else ("imagenet",)
-            entries.append(
-                ModelEntry(name, {"ARCH": arch, "CONFIG": config}, f"{source}: {name}, {arch} {config}", datasets)
-            )
+            entries.append(ModelEntry(name, _settings(arch, config), f"{source}: {name}, {arch} {config}", datasets))
     for arch, kind in ARCHITECTURES.items():
         datasets = () if kind.resnet else ("imagenet",)
         entries.append(ModelEntry(arch, {"ARCH": arch}, "Leterme et al., architecture of the authors' code", datasets))

@@ -1,13 +1,15 @@
 """What only this pipeline can be told."""
 
+from typing import Annotated, Literal
+
 from pydantic import Field, model_validator
 
-from core.config import ModelConfig, RunConfig
-from pipelines.wavelet_twins.catalogue import form
+from core.config import EvaluateConfig, ModelConfig, RunConfig
+from pipelines.wavelet_twins.catalogue import form, sections
 
 
 class Model(ModelConfig):
-    """An architecture of the paper and its configuration."""
+    """An architecture of the paper and its configuration, and what training does to its wavelet channels."""
 
     arch: str = Field(
         "dtcwpt_resnet18", description="architecture, as the authors name it: dtcwpt_zhang_resnet34, AlexNet, ..."
@@ -15,15 +17,48 @@ class Model(ModelConfig):
     config: str = Field(
         "", description="configuration: Ft40YEx_mod, Bf3, ...; empty is Std, which wavelet networks do not have"
     )
+    penalty: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (),
+        description="factor of the penalty on each section of packets (the authors' --lambda-params); empty: none",
+    )
+    record_gradients: bool = Field(
+        False, description="keep the largest gradient of each mixing row at every update (the authors' --get-gradients)"
+    )
 
     @model_validator(mode="after")
     def _known(self) -> "Model":
-        if self.config or "dtcwpt" not in self.arch.lower():
-            form(self.arch, self.config)
+        if not self.config and "dtcwpt" in self.arch.lower():
+            return self
+        form(self.arch, self.config)
+        count = sections(self.arch, self.config)
+        if self.penalty and len(self.penalty) != count:
+            raise ValueError(
+                f"MODEL.PENALTY needs a factor for each of the {count} sections of packets of {self.arch} "
+                f"{self.config or 'Std'}, not {len(self.penalty)}"
+            )
+        if self.record_gradients and not count:
+            raise ValueError(f"MODEL.RECORD_GRADIENTS is for networks with wavelets; {self.arch} has none")
         return self
+
+
+class Evaluate(EvaluateConfig):
+    """How shifted crops are made; the defaults are the authors' for CIFAR-10."""
+
+    directions: tuple[Literal["horizontal", "vertical", "diagonal", "all"], ...] = Field(
+        ("horizontal", "vertical", "diagonal"), description='of the shifts; "all" pairs cost the square of the others'
+    )
+    kl_shift: int = Field(8, ge=1, description="largest shift in pixels for the divergence")
+    kl_divide: int = Field(2, ge=1, description="steps in a pixel for the divergence")
+    flip_shift: int = Field(
+        4, ge=1, description="largest shift in whole pixels for the flip rates (authors: 4 on CIFAR-10, 8 on ImageNet)"
+    )
+    limit_shifts: int | None = Field(None, ge=1, description="shift only the first so many images; none: all")
+    imagenet_p: str = Field("", description="folder of ImageNet-P for the evaluation perturbations")
+    perturbation_steps: int = Field(5, ge=1, description="largest step in frames of the flip rates on ImageNet-P")
 
 
 class Config(RunConfig):
     """A run of the wavelet_twins pipeline."""
 
     model: Model = Model()
+    evaluate: Evaluate = Evaluate()

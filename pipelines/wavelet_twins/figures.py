@@ -1,14 +1,21 @@
-"""The picture of a first layer: every kernel, in the colours that it sees."""
+"""Pictures: every kernel of a first layer in the colours that it sees, curves over shifts, accuracy against flips."""
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from core.errors import UserError
+from core.figures import colours, save, styled, subplots
 from core.files import atomic_path
 from core.layers.wavelet_twin import WaveletTwin2d
 from pipelines.wavelet_twins.models import resulting_kernel
+
+if TYPE_CHECKING:
+    from core.tables import Table
 
 #: kernels in a row, and grey pixels between them
 COLUMNS, GAP = 16, 2
@@ -48,3 +55,106 @@ def save_kernels(
     with atomic_path(path) as temporary:
         Image.fromarray(pixels).save(temporary)
     return path
+
+
+@styled
+def curves(
+    panels: Mapping[tuple[str, str], Mapping[str, Sequence[np.ndarray]]],
+    path: Path,
+    *,
+    title: str,
+    across: str,
+    up: str,
+    step: float = 1.0,
+    scale: float = 1.0,
+    start: int = 0,
+    name: Callable[[str], str] = str,
+) -> Path:
+    """Curves over shifts: a line is the mean over seeds, a band reaches from the lowest to the highest.
+
+    `panels` holds for each (row, column) the curves of each network, one for each seed; point k stands at
+    ``(start + k) * step``, times `scale` upwards.
+    """
+    if not panels:
+        raise UserError(f"{path.name} needs the evaluation shifts: add it to EVALUATE.METRICS")
+    rows, columns = (list(dict.fromkeys(place[k] for place in panels)) for k in (0, 1))
+    figure, axes = subplots(len(rows), len(columns), (3.0 * len(columns) + 2.2, 2.7 * len(rows)), sharey="row")
+    look = colours(list(dict.fromkeys(model for held in panels.values() for model in held)))
+    for (row, column), held in panels.items():
+        axis = axes[rows.index(row), columns.index(column)]
+        for model, own in held.items():
+            values = np.stack(own) * scale
+            places = (start + np.arange(values.shape[1])) * step
+            colour, marker = look[model]
+            shown = {"color": colour, "marker": marker, "markersize": 3, "linewidth": 1.3, "label": name(model)}
+            axis.plot(places, values.mean(0), **shown)
+            axis.fill_between(places, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+        axis.set_title(f"{column}, {row}")
+        axis.set_ylim(bottom=0)
+        if column == columns[0]:
+            axis.set_ylabel(up)
+        if row == rows[-1]:
+            axis.set_xlabel(across)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=9.5)
+    return save(figure, path)
+
+
+@styled
+def accuracy_flips(table: "Table", path: Path, *, name: Callable[[str], str] = str) -> Path:
+    """Flip rate under diagonal shifts against accuracy, without and with normalisation; stored classifiers are crosses.
+
+    Bars are standard deviations over seeds; a ring marks the Pareto front of `table.axes`.
+    """
+    across = table.axes[0]
+    held = {key for row in table.rows for key in row.cells.get("trained", {})}
+    shown = [key for key in ("mfr_diagonal", "normalised_mfr_diagonal") if key in held]
+    if not shown or across not in held:
+        raise UserError(f"{path.name} needs the evaluations accuracy and shifts: add them to EVALUATE.METRICS")
+    figure, axes = subplots(1, len(shown), (3.6 * len(shown) + 2.2, 3.6))
+    look = colours([row.model for row in table.rows])
+    for axis, up in zip(axes[0], shown, strict=True):
+        for row in table.rows:
+            cells = row.cells.get("trained", {})
+            if across not in cells or up not in cells:
+                continue
+            x, y = cells[across], cells[up]
+            colour, marker = look[row.model]
+            axis.errorbar(
+                x.mean,
+                y.mean,
+                xerr=x.spread or 0,
+                yerr=y.spread or 0,
+                fmt=marker,
+                capsize=2,
+                color=colour,
+                label=name(row.model),
+                zorder=3,
+            )
+            if row.pareto and up == table.axes[1]:
+                axis.plot(x.mean, y.mean, "o", markersize=14, markerfacecolor="none", color="#555555", zorder=1)
+            if x.published is not None and y.published is not None:
+                axis.plot(x.published, y.published, "x", color=colour, zorder=2)
+        axis.set_xlabel(f"{table.metric(across).title} (%)")
+        axis.set_ylabel(f"{table.metric(up).title} (%)".replace(", ", ",\n", 1))
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center")
+    figure.suptitle(table.title + "; rings: Pareto front", x=0.01, ha="left", fontsize=9.5)
+    return save(figure, path)
+
+
+@styled
+def kernels(sheets: Mapping[str, np.ndarray], path: Path, *, title: str) -> Path:
+    """Sheets of `kernel_sheet` above one another."""
+    if not sheets:
+        raise UserError(f"{path.name} shows networks with wavelets: there is none in this grid")
+    heights = [sheet.shape[0] / sheet.shape[1] for sheet in sheets.values()]
+    options = {"gridspec_kw": {"height_ratios": heights}}
+    figure, axes = subplots(len(sheets), 1, (7.2, 7.0 * sum(heights) + 0.4 * len(sheets) + 0.3), **options)
+    for axis, (name, sheet) in zip(axes[:, 0], sheets.items(), strict=True):
+        axis.imshow(sheet, interpolation="nearest")
+        axis.set_axis_off()
+        axis.set_title(f"{name}: free kernels, then those made of wavelet packets", loc="left")
+    figure.suptitle(f"{title}: kernels of the first layer", x=0.01, ha="left", fontsize=9.5)
+    return save(figure, path)

@@ -27,7 +27,10 @@ def test_a_run_leaves_its_results(tmp_path):
     assert run.history.read_text().splitlines()[0] == "epoch,lr,train_loss,train_accuracy,val_loss,val_accuracy"
     assert len(run.timing.read_text().splitlines()) == 6
     assert yaml.safe_load(run.config.read_text()) == configuration("TRAIN.SNAPSHOTS", "2", "TRAIN.EPOCHS", "5").dump()
-    assert sorted(path.name for path in run.snapshot(2).parent.iterdir()) == ["e2.safetensors", "e4.safetensors"]
+    assert sorted(path.name for path in run.snapshot(2).parent.iterdir()) == [
+        *("e2.pt", "e2.safetensors"),
+        *("e4.pt", "e4.safetensors"),
+    ]
     assert read_tensors(run.snapshot(4))[1]["epoch"] == 4
     about = yaml.safe_load(run.training.read_text())
     assert about["config_digest"] == configuration("TRAIN.SNAPSHOTS", "2", "TRAIN.EPOCHS", "5").digest()

@@ -1,0 +1,86 @@
+"""What the variants cost, counted: multiply-accumulates, parameters and what the stem keeps for the backward pass.
+
+Nothing is computed: the tensors are torch's fake ones, which have shapes alone.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from core.backbones.resnet import ResNet
+from pipelines.wavelet_twins.catalogue import CLASSIFIERS
+from pipelines.wavelet_twins.models import network
+
+#: the classifiers of ImageNet: every variant of AlexNet and of ResNet-34
+VARIANTS = tuple(name for name in CLASSIFIERS if "I" in name)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one image: multiply-accumulates of convolutions and linear layers; numbers that the stem's training keeps."""
+
+    stem_macs: int
+    macs: int
+    parameters: int
+    stem_saved: int
+
+
+def stem(net: nn.Module) -> nn.Module:
+    """All up to the first pooling, that included, as a module."""
+    if isinstance(net, ResNet):
+        parts = [net.get_submodule(name) for name in ("conv1", "bn1", "relu", "maxpool") if hasattr(net, name)]
+        return net.stem if isinstance(getattr(net, "stem", None), nn.Module) else nn.Sequential(*parts)
+    features = net.get_submodule("features")
+    assert isinstance(features, nn.Sequential)
+    second = next(i for i, part in enumerate(features) if i and isinstance(part, nn.Conv2d))
+    return features[:second]
+
+
+def multiply_accumulates(net: nn.Module, x: Tensor) -> int:
+    """Of convolutions, linear layers and matrix products in one forward pass in evaluation."""
+    # a fused blur does what the depthwise convolution would
+    blurred = {torch.ops.stillpoint.blur_pool: _blur_flops}
+    counter = FlopCounterMode(display=False, custom_mapping=blurred)
+    with counter, torch.no_grad():
+        net.eval()(x)
+    return counter.get_total_flops() // 2
+
+
+def _blur_flops(x, phase, size, stride, padding, pad_off, out_shape=None, **_) -> int:  # type: ignore[no-untyped-def]
+    return 2 * prod(out_shape) * size**2
+
+
+def saved_numbers(net: nn.Module, x: Tensor) -> int:
+    """Numbers that autograd keeps between forward and backward in training: each tensor once, without parameters."""
+    own = {id(parameter) for parameter in net.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if id(tensor) not in own and not isinstance(tensor, nn.Parameter):
+            kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = net.train()(x)
+    # the result stands for the graph, which must live until everything was counted
+    assert result.requires_grad
+    return sum(tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in kept.values())
+
+
+def cost(arch: str, config: str, *, size: int = 224, num_classes: int = 1000) -> Cost:
+    """The cost of one image of `size` x `size` pixels."""
+    with FakeTensorMode():
+        net = network(arch, config, num_classes=num_classes)
+        one, two = torch.empty(1, 3, size, size), torch.empty(2, 3, size, size)
+        head = stem(net)
+        return Cost(
+            stem_macs=multiply_accumulates(head, one),
+            macs=multiply_accumulates(net, one),
+            parameters=sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad),
+            # the second image's share, because batch norm keeps a few numbers for the whole batch
+            stem_saved=saved_numbers(head, two) - saved_numbers(head, one),
+        )

@@ -1,0 +1,134 @@
+"""What the paper shows: one crop and ten crops, divergence and flip rates over shifts, its kernels, its cost."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.tables import Metric
+from pipelines.results import Make, Results, learning_curves
+from pipelines.wavelet_twins import pages
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DIRECTIONS = ("horizontal", "vertical", "diagonal")
+METRICS = (
+    Metric("accuracy", "accuracy, one crop"),
+    Metric("tencrops_accuracy", "accuracy, ten crops"),
+    Metric("shifts_accuracy", "accuracy, not normalised"),
+    *(Metric(f"kl_{way}", f"divergence, {way} shifts, not normalised", "nats", "lower") for way in DIRECTIONS),
+    *(Metric(f"mfr_{way}", f"flip rate, {way} shifts, not normalised", "%", "lower") for way in DIRECTIONS),
+    Metric("normalised_kl_diagonal", "divergence, diagonal shifts, normalised", "nats", "lower"),
+    Metric("normalised_mfr_diagonal", "flip rate, diagonal shifts, normalised", "%", "lower"),
+)
+#: with normalisation: without it a network may say one class of all images, and never flip
+AXES = ("accuracy", "normalised_mfr_diagonal")
+#: grid's names -> the paper's
+NAMES = {
+    "": ("CNN", "WCNN", "CWCNN"),
+    "zh3": ("BlurCNN", "BlurWCNN", "CBlurWCNN"),
+    "zo3": ("ABlurCNN", "ABlurWCNN", "CABlurWCNN"),
+}
+
+
+def title(model: str) -> str:
+    """The short name with the paper's name of its kind: ``R18zh3wyC_mod`` -> ``R18zh3wyC_mod (CBlurWCNN)``."""
+    infix = next((name for name in ("zh3", "zo3") if name in model), "")
+    kind = 0 if "wy" not in model else 2 if model.endswith("_mod") else 1
+    abl = ", ablated" if model.endswith("_abl") else ""
+    return f"{model} ({NAMES[infix][kind]}{abl})"
+
+
+def _curves(results: Results, name: str) -> "dict[str, list[np.ndarray]]":
+    """For each network its curves over the seeds, where they were measured."""
+    from safetensors.numpy import load_file
+
+    found = {}
+    for model, runs in results.runs.items():
+        maps = [load_file(run.maps) if run.maps.is_file() else {} for run in runs]
+        own = [held[f"trained/{name}_curve"] for held in maps if f"trained/{name}_curve" in held]
+        if own:
+            found[model] = own
+    return found
+
+
+def _panels(results: Results, kind: str) -> "dict[tuple[str, str], dict[str, list[np.ndarray]]]":
+    """{(row, column): curves} for both ways to show a shifted image, and all directions."""
+    rows = {"": "not normalised (the authors')", "normalised_": "normalised"}
+    held = {
+        (shown, way): _curves(results, f"{prefix}{kind}_{way}") for prefix, shown in rows.items() for way in DIRECTIONS
+    }
+    return {place: curves for place, curves in held.items() if curves}
+
+
+def divergence(results: Results, path: Path) -> None:
+    """Divergence over the shift."""
+    from core.tables import read_metrics
+    from pipelines.wavelet_twins import figures
+
+    first = next(iter(results.runs.values()))[0]
+    divide = read_metrics(first)["evaluate"]["KL_DIVIDE"]
+    figures.curves(
+        _panels(results, "kl"),
+        path,
+        title=f"{results.table.title}: divergence from the unshifted image",
+        across="shift (pixels)",
+        up="KL divergence (nats)",
+        step=1 / divide,
+        name=title,
+    )
+
+
+def flip_rate(results: Results, path: Path) -> None:
+    """Flip rate over the step."""
+    from pipelines.wavelet_twins import figures
+
+    figures.curves(
+        _panels(results, "mfr"),
+        path,
+        title=f"{results.table.title}: how often the class changes from one shift to another",
+        across="step (pixels)",
+        up="flip rate (%)",
+        scale=100,
+        start=1,
+        name=title,
+    )
+
+
+def accuracy_flips(results: Results, path: Path) -> None:
+    """Flip rate against accuracy, with the stored classifiers where they saw the same images."""
+    from pipelines.wavelet_twins import figures
+
+    figures.accuracy_flips(results.table, path, name=title)
+
+
+def kernels(results: Results, path: Path) -> None:
+    """The trained first layers of the first twin and of the first modulus, seed 0."""
+    from pipelines.wavelet_twins import figures
+    from pipelines.wavelet_twins.models import twin
+
+    chosen = {}
+    for ending in (False, True):
+        own = [model for model in results.runs if "wy" in model and model.endswith("_mod") == ending]
+        if own:
+            chosen[own[0]] = results.runs[own[0]][0]
+    sheets = {}
+    for model, run in chosen.items():
+        first = twin(pages.trained(run))
+        assert first is not None, f"{model} has wavelets"
+        sheets[f"{title(model)}, seed {run.seed}"] = figures.kernel_sheet(first, 224).numpy()
+    figures.kernels(sheets, path, title=results.table.title)
+
+
+FIGURES: dict[str, Make] = {
+    "accuracy_flips": accuracy_flips,
+    "divergence": divergence,
+    "flip_rate": flip_rate,
+    "kernels": kernels,
+    "learning_curves": learning_curves,
+}
+PAGES: dict[str, Make] = {
+    "classifiers.md": pages.classifiers,
+    "shifts.md": pages.shifts,
+    "cost.md": pages.cost_markdown,
+    "cost.csv": pages.cost_csv,
+}

@@ -1,0 +1,73 @@
+"""The scores of a run as the authors keep theirs: dataset / split / mode / metric, each with its time and commit.
+
+``metrics.json`` says what one measurement found and repeats to the byte; ``scores.json`` collects what was measured of
+the same weights at different times.
+"""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from core.config import RunConfig
+from core.errors import UserError
+from core.files import digest, write_json
+from core.runs import Run
+
+Scores = dict[str, dict[str, dict[str, dict[str, dict[str, Any]]]]]
+
+
+def nested(metrics: dict[str, Any], maps: dict[str, Any], dataset: str) -> dict[tuple[str, str, str, str], Any]:
+    """{(dataset, split, mode, metric): value} of what metrics.json and maps.safetensors hold of the trained network.
+
+    Metrics have the authors' names. `kldiv` is a list over half-pixel shifts (a list of lists over all pairs), `mfr`
+    {step: rate}; modes that end in ``_normalised`` are not the authors'.
+    """
+    trained, found = metrics["trained"], {}
+    for mode, name in (("onecrop", "accuracy"), ("tencrops", "tencrops_accuracy")):
+        if name in trained:
+            top5 = trained.get(f"{name}_top5")
+            both = dataset == "imagenet" and top5 is not None
+            metric = "top1_5_accuracy_scores" if both else "top1_accuracy_score"
+            found[dataset, "test", mode, metric] = {"1": trained[name], "5": top5} if both else trained[name]
+    for key, values in maps.items():
+        state, _, name = key.partition("/")
+        if state != "trained" or not name.endswith("_curve"):
+            continue
+        words = name.removesuffix("_curve").split("_")
+        normalised = words[0] == "normalised"
+        kind, direction = words[normalised], "_".join(words[normalised + 1 :])
+        rates = {str(step): float(rate) for step, rate in enumerate(values.reshape(-1), 1)}
+        if kind in ("kl", "mfr"):
+            mode = f"shifts_{direction}{'_normalised' if normalised else ''}"
+            value = values.tolist() if kind == "kl" else rates
+            found[dataset, "test", mode, "kldiv" if kind == "kl" else "mfr"] = value
+        elif kind == "perturbations":
+            found["imagenet_p", direction, "perturbations", "mfr"] = rates
+    return found
+
+
+def write_scores(config: RunConfig, run: Run) -> None:
+    """Adds the run's present metrics to its scores.json; scores of other weights are dropped from it."""
+    from safetensors.numpy import load_file
+
+    metrics = json.loads(run.metrics.read_text())
+    weights = digest(run.weights)
+    kept = read(run)
+    scores: Scores = kept["scores"] if kept.get("weights") == weights else {}
+    origin = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": metrics["provenance"]["commit"]}
+    for (dataset, split, mode, metric), value in nested(metrics, load_file(run.maps), config.data.name).items():
+        place = scores.setdefault(dataset, {}).setdefault(split, {}).setdefault(mode, {})
+        if place.get(metric, {}).get("value") != value:
+            place[metric] = {"value": value, **origin}
+    write_json(run.scores, {"weights": weights, "scores": scores})
+
+
+def read(run: Run) -> dict[str, Any]:
+    """What scores.json holds, ``{}`` where there is none; a `UserError` for a damaged one."""
+    if not run.scores.is_file():
+        return {}
+    try:
+        found = json.loads(run.scores.read_text())
+    except ValueError as error:
+        raise UserError(f"{run.scores} cannot be read ({error}): remove it and evaluate the run again") from None
+    return found if isinstance(found, dict) and "scores" in found else {}
