@@ -106,7 +106,8 @@ DATASETS: dict[str, DatasetInfo] = {
             mean=_IMAGENET_MEAN,
             std=_IMAGENET_STD,
             val_size=0,
-            files="put one folder of photographs for each class into {root}/imagenet/train and {root}/imagenet/val",
+            files="put one folder of photographs for each class into {root}/imagenet/train and {root}/imagenet/val, or "
+            "ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz into {root} for the latter",
             streaming=True,
         ),
     )

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from core.data import sources
 from core.data.catalogue import data_root, info
+from core.data.imagenet import sort_validation
 from core.data.sets import FolderSet, ImageSet, scan_folders
 from core.data.sources import Decoded
 from core.errors import UserError
@@ -122,10 +123,13 @@ def _prepared(name: str, root: Path, progress: Progress) -> dict[str, Any]:
     """Title, classes, images and digests, having decoded what is not yet decoded."""
     entry = info(name)
     if entry.streaming:
-        parts = {part: scan_folders(name, root, part) for part in ("train", "val")}
+        sort_validation(root, progress)
+        # validation images alone are enough to measure a network that is there
+        alone = not (root / name / "train").is_dir() and (root / name / "val").is_dir()
+        parts = {part: scan_folders(name, root, part) for part in (("val",) if alone else ("train", "val"))}
         return {
             "title": entry.title,
-            "classes": len(parts["train"].classes),
+            "classes": len(parts["val"].classes),
             "images": {part: len(found) for part, found in parts.items()},
             "digests": {part: found.digest for part, found in parts.items()},
         }

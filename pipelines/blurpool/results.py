@@ -45,6 +45,8 @@ def feature_distance(results: Results, path: Path) -> None:
 
     maps = {model: _distances(own[0]) for model, own in results.runs.items()}
     held = {model: found for model, found in maps.items() if found}
+    if not held:
+        raise UserError(f"{path.name} needs the evaluation feature_distance: add it to EVALUATE.METRICS")
     figures.feature_distance(_contrasts(held), path, title=results.table.title)
 
 

@@ -114,9 +114,11 @@ def _inside_filling(path: str, features: nn.Module) -> bool:
 
 
 def _densenet(net: DenseNet) -> Iterator[tuple[str, str]]:
-    pool = net.features.get_submodule("pool0")
-    fillings = [path for path, module in pool.named_children() if isinstance(module, FILLINGS)]
-    for path, theirs in zip(fillings, ("features.ds0", "features.pool0")[-len(fillings) :], strict=True):
+    # the stem for small images has no pool
+    stem = getattr(net.features, "pool0", None)
+    children = stem.named_children() if stem is not None else ()
+    fillings = [path for path, module in children if isinstance(module, FILLINGS)]
+    for path, theirs in zip(reversed(fillings), ("features.pool0", "features.ds0"), strict=False):
         yield f"features.pool0.{path}", theirs
     for path, module in net.named_modules():
         if path.endswith(".pool") and isinstance(module, FILLINGS):

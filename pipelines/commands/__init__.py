@@ -1,6 +1,13 @@
 """The commands of ``stillpoint``, by name. A command's module imports torch only when the command runs."""
 
-from pipelines.commands import compute, look, probe, results
+from pipelines.commands import compute, look, maximise, probe, results, weights
 from pipelines.commands.base import Command
 
-COMMANDS: dict[str, Command] = {**look.COMMANDS, **compute.COMMANDS, **probe.COMMANDS, **results.COMMANDS}
+COMMANDS: dict[str, Command] = {
+    **look.COMMANDS,
+    **compute.COMMANDS,
+    **probe.COMMANDS,
+    **maximise.COMMANDS,
+    **results.COMMANDS,
+    **weights.COMMANDS,
+}

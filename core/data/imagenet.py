@@ -1,0 +1,198 @@
+"""ImageNet's 50,000 validation photographs, published flat in one archive, sorted into one folder for each class.
+
+Which photograph is of which class is in the development kit alone: ``data/ILSVRC2012_validation_ground_truth.txt`` has
+a number for each, and ``data/meta.mat`` the WordNet identifier (the folder's name) of each number. Photographs are
+linked or copied; nothing that was there is moved or deleted.
+"""
+
+import os
+import re
+import shutil
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+from core.errors import UserError
+from core.files import atomic_path
+
+Progress = Callable[[str, int, int], None]
+
+COUNT = 50_000
+ARCHIVE = "ILSVRC2012_img_val.tar"
+KIT = "ILSVRC2012_devkit_t12"
+TRUTH, META = "data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat"
+_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
+_WNID = re.compile(r"n\d{8}")
+
+
+def needed(root: Path) -> str:
+    """What to put where, as the end of an error message."""
+    return (
+        f"put {ARCHIVE} (or its photographs, unpacked, as {root}/imagenet/val/ILSVRC2012_val_*.JPEG) and {KIT}.tar.gz "
+        f"(or the folder {KIT}) into {root} or {root}/imagenet"
+    )
+
+
+def sort_validation(root: Path, progress: Progress) -> None:
+    """Puts each flat validation photograph into ``<root>/imagenet/val/<class>/``; nothing where none is flat.
+
+    A photograph that is already in its folder is left alone, so a call that was interrupted is taken up by the next.
+    The flat files stay; a sorted one is a hard link to its original where the file system has them. Raises `UserError`
+    when the development kit is missing or damaged, a photograph is missing, or one lies in the wrong folder.
+    """
+    target, count = root / "imagenet" / "val", COUNT
+    flat, archive = _flat(root), _found(root, (ARCHIVE,))
+    if not flat and archive is None:
+        return
+    done = _sorted(target)
+    if len(done) == count and flat == {}:
+        # an archive beside finished folders needs no development kit
+        return
+    classes = _classes(root, count)
+    for number, folder in done.items():
+        if not 1 <= number <= count or folder != classes[number - 1]:
+            right = f"not of {folder}" if not 1 <= number <= count else f"of {classes[number - 1]}, not of {folder}"
+            raise UserError(f"{target / folder} holds photograph {number}, which is {right}: remove it from there")
+    waiting = set(range(1, count + 1)) - done.keys()
+    total = len(waiting)
+    for number, path in flat.items():
+        if number in waiting:
+            _link(path, target / classes[number - 1] / f"ILSVRC2012_val_{number:08d}.JPEG")
+            waiting.discard(number)
+            progress("photographs", total - len(waiting), total)
+    if waiting and archive is not None:
+        for number, content in _members(archive):
+            if number in waiting:
+                _copy(content, target / classes[number - 1] / f"ILSVRC2012_val_{number:08d}.JPEG")
+                waiting.discard(number)
+                progress("photographs", total - len(waiting), total)
+    if waiting:
+        first = ", ".join(f"ILSVRC2012_val_{number:08d}.JPEG" for number in sorted(waiting)[:3])
+        more = ", ..." if len(waiting) > 3 else ""
+        raise UserError(
+            f"{len(waiting)} of {count} validation photographs are missing ({first}{more}): {needed(root)}; what is "
+            f"sorted stays, and the same command goes on from there"
+        )
+
+
+def _places(root: Path) -> tuple[Path, Path, Path]:
+    return root / "imagenet", root, root / "imagenet" / "val"
+
+
+def _found(root: Path, names: tuple[str, ...]) -> Path | None:
+    return next((folder / name for folder in _places(root) for name in names if (folder / name).exists()), None)
+
+
+def _flat(root: Path) -> dict[int, Path]:
+    """Number -> flat photograph; those in the folder of validation images come before those beside it."""
+    found: dict[int, Path] = {}
+    for folder in (root / "imagenet" / "val", root / "imagenet", root):
+        if folder.is_dir():
+            for entry in os.scandir(folder):
+                match = _NAME.fullmatch(entry.name)
+                if match and entry.is_file():
+                    found.setdefault(int(match[1]), Path(entry.path))
+    return dict(sorted(found.items()))
+
+
+def _sorted(target: Path) -> dict[int, str]:
+    """Number -> class folder, of the photographs that are in one."""
+    found: dict[int, str] = {}
+    if not target.is_dir():
+        return found
+    for folder in sorted(entry.name for entry in os.scandir(target) if entry.is_dir()):
+        for entry in os.scandir(target / folder):
+            if match := _NAME.fullmatch(entry.name):
+                number = int(match[1])
+                if number in found:
+                    raise UserError(
+                        f"{entry.name} is in {target / found[number]} and in {target / folder}: remove the wrong one"
+                    )
+                found[number] = folder
+    return found
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # whole at once, and no second copy of 6 GB
+        os.link(source, target)
+    except FileExistsError:
+        return
+    except OSError:
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+
+def _copy(content: IO[bytes], target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(target) as temporary, temporary.open("wb") as file:
+        shutil.copyfileobj(content, file)
+
+
+def _members(archive: Path) -> Iterator[tuple[int, IO[bytes]]]:
+    """(number, content) of the photographs in the archive, in its order."""
+    with _readable(archive), tarfile.open(archive) as tar:
+        for member in tar:
+            match = _NAME.fullmatch(Path(member.name).name)
+            content = tar.extractfile(member) if match and member.isfile() else None
+            if match and content is not None:
+                yield int(match[1]), content
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is truncated or damaged ({error}): fetch it again") from None
+
+
+def _classes(root: Path, count: int) -> list[str]:
+    """The class folder of each validation photograph, number 1 first."""
+    kit, folder = _found(root, (f"{KIT}.tar.gz", f"{KIT}.tar")), _found(root, (KIT,))
+    if folder is None and kit is None:
+        raise UserError(f"the development kit of ImageNet is not in {root}: {needed(root)}")
+    truth, meta = (_kit_file(folder, kit, name) for name in (TRUTH, META))
+    wnids = _wnids(meta, folder or kit)
+    try:
+        numbers = [int(line) for line in truth.split()]
+        classes = [wnids[number] for number in numbers]
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{TRUTH} of {folder or kit} is damaged (unknown class {error}): fetch it again") from None
+    if len(classes) != count:
+        raise UserError(f"{TRUTH} of {folder or kit} has {len(classes)} lines, not {count}: fetch it again")
+    return classes
+
+
+def _kit_file(folder: Path | None, archive: Path | None, name: str) -> bytes:
+    if folder is not None and (folder / name).is_file():
+        return (folder / name).read_bytes()
+    if archive is not None:
+        with _readable(archive), tarfile.open(archive) as tar:
+            for member in tar:
+                if member.isfile() and member.name.endswith(f"/{name}"):
+                    content = tar.extractfile(member)
+                    assert content is not None, "a plain file has content"
+                    return content.read()
+    raise UserError(f"{folder or archive} has no {name}: fetch {KIT}.tar.gz again")
+
+
+def _wnids(content: bytes, origin: Any) -> Mapping[int, str]:
+    """Number of a class -> its WordNet identifier, of those without children (the 1000 that are told apart)."""
+    from scipy.io import loadmat
+
+    try:
+        synsets = loadmat(BytesIO(content), squeeze_me=True, struct_as_record=True)["synsets"].ravel()
+        found = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}
+    # scipy raises whatever its reader stumbles over
+    except Exception as error:
+        raise UserError(f"{META} of {origin} is damaged ({error or type(error).__name__}): fetch it again") from None
+    # they become names of folders
+    if bad := [wnid for wnid in found.values() if not _WNID.fullmatch(wnid)]:
+        raise UserError(f"{META} of {origin} is damaged: {bad[0]!r} is no WordNet identifier; fetch it again")
+    return found

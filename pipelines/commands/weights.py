@@ -1,0 +1,165 @@
+"""Weights that others trained: convert a checkpoint to ours, fetch one that a paper published."""
+
+import hashlib
+from argparse import ArgumentParser, Namespace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pipelines
+from core.errors import UserError, nearest
+from pipelines.commands.base import Command, bad_input, console
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TIMEOUT = 30  # seconds without a byte
+
+
+def _options(form: ArgumentParser) -> None:
+    inner = form.add_subparsers(dest="what", metavar="convert | fetch", required=True)
+    convert = inner.add_parser("convert", help="a checkpoint of torchvision's or of a paper's authors -> safetensors")
+    convert.add_argument("source", type=Path, metavar="IN", help="the checkpoint: .pth, .pth.tar, .safetensors")
+    convert.add_argument("target", type=Path, metavar="OUT.safetensors")
+    convert.add_argument("--model", required=True, metavar="NAME", help="the network, such as blurpool/resnet50_lpf4")
+    convert.add_argument("--dataset", default="imagenet", metavar="NAME", help="whose form it has (default: imagenet)")
+    convert.set_defaults(work=_convert)
+    fetch = inner.add_parser("fetch", help="a checkpoint that a paper published, checked by its hash")
+    fetch.add_argument("name", metavar="NAME", help="such as blurpool/resnet50_lpf4_finetune")
+    fetch.add_argument("--to", type=Path, metavar="DIR", help="the folder (default: weights in the data root)")
+    fetch.add_argument("--address", metavar="URL", help="fetch from here, where a copy of the published folder is")
+    fetch.set_defaults(work=_fetch)
+
+
+def _weights(args: Namespace) -> int:
+    return args.work(args)
+
+
+def _convert(args: Namespace) -> int:
+    if args.target.suffix != ".safetensors":
+        raise UserError(f"{args.target}: what is written is safetensors, so let its name end in .safetensors")
+    if args.target.exists() and args.source.exists() and args.target.samefile(args.source):
+        raise UserError(f"{args.target} is the checkpoint itself: give another name for what is written")
+    config = pipelines.without_recipe(args.model, args.dataset, args.pairs)
+    from core.checkpoint import fill, read_tensors, save_weights
+
+    tensors, found = read_tensors(args.source)
+    if found.get("model") not in (None, args.model):
+        raise UserError(f"{args.source} holds the weights of {found['model']}, not of {args.model}")
+    with bad_input():
+        net = pipelines.build(config)
+        try:
+            state = ours(config.pipeline, tensors, net)
+        except UserError as error:
+            raise UserError(f"{args.source} does not fit {args.model}: {error}") from None
+    fill(net, state, origin=str(args.source), model=args.model)
+    origin = hashlib.sha256(args.source.read_bytes()).hexdigest()
+    save_weights(
+        args.target, net.state_dict(), model=args.model, config_digest=config.digest(), epoch=0, converted_from=origin
+    )
+    console().print(f"written: {args.target} ({len(state)} tensors of {args.model})", soft_wrap=True)
+    return 0
+
+
+def ours(paper: str, tensors: "dict[str, Tensor]", net: "nn.Module") -> "dict[str, Tensor]":
+    """`tensors` under the names of `net`: as they are where they fit, else through the paper's ``weights.py``."""
+    if tensors.keys() == net.state_dict().keys() or not (pipelines.HERE / paper / "weights.py").is_file():
+        return tensors
+    own = import_module(f"pipelines.{paper}.weights")
+    return getattr(own, "recognised", own.from_authors)(tensors, net)
+
+
+def published(name: str) -> tuple[str, str, str]:
+    """(address of the folder, name of the file, first digits of its SHA-256) of ``paper/checkpoint``."""
+    import yaml
+
+    paper, _, checkpoint = name.partition("/")
+    pipelines.models(paper)
+    path = pipelines.HERE / paper / "published.yaml"
+    found: dict[str, Any] = ((yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}).get("weights") or {}
+    if not found:
+        raise UserError(f"{paper} has no published weights that can be fetched")
+    files = found["files"]
+    if checkpoint not in files:
+        known = [f"{paper}/{file}" for file in files]
+        raise UserError(
+            f"{paper} publishes no weights {checkpoint!r}{nearest(name, known)}; there are {', '.join(known)}"
+        )
+    return found["address"], f"{checkpoint}-{files[checkpoint]}.pth", files[checkpoint]
+
+
+def _fetch(args: Namespace) -> int:
+    if args.pairs:
+        raise UserError(f"weights fetch takes no settings, such as {args.pairs[0]}")
+    from core.data.catalogue import data_root
+
+    address, file, digits = published(args.name)
+    target = (args.to or data_root() / "weights") / file
+    if target.is_file():
+        with target.open("rb") as content:
+            whole = hashlib.file_digest(content, "sha256").hexdigest().startswith(digits)
+        if whole:
+            console().print(f"already there: {target}", soft_wrap=True)
+            return 0
+    download((args.address or address).rstrip("/") + "/" + file, target, digits)
+    console().print(f"written: {target}; next: stillpoint weights convert {target} ...", soft_wrap=True)
+    return 0
+
+
+def download(address: str, target: Path, digits: str) -> None:
+    """Fetches a file whose SHA-256 begins with `digits`; `target` appears whole or not at all.
+
+    Raises `UserError` when the server refuses, cannot be reached or breaks off, and when the file is another one.
+    """
+    from http.client import HTTPException
+    from urllib.error import HTTPError, URLError
+    from urllib.request import urlopen
+
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+    from core.files import atomic_path
+
+    state, done = hashlib.sha256(), 0
+    try:
+        with urlopen(address, timeout=TIMEOUT) as answer, atomic_path(target) as temporary:
+            length = int(answer.headers.get("Content-Length") or 0)
+            columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
+            with Progress(*columns, console=console(), transient=True) as bars, temporary.open("wb") as file:
+                task = bars.add_task(target.name, total=length or None)
+                while block := answer.read(1 << 20):
+                    file.write(block)
+                    state.update(block)
+                    done += len(block)
+                    bars.update(task, completed=done)
+            if length and done != length:
+                raise UserError(f"{address} broke off after {done} of {length} bytes: try again")
+            if not state.hexdigest().startswith(digits):
+                raise UserError(
+                    f"{address} is another file than the one that was published: its SHA-256 begins with "
+                    f"{state.hexdigest()[: len(digits)]}, not {digits}; nothing was kept"
+                )
+    except HTTPError as error:
+        raise UserError(
+            f"the server refuses {address} (HTTP {error.code} {error.reason}): with a copy from elsewhere, go on with "
+            f"stillpoint weights convert, or give --address"
+        ) from None
+    except (URLError, TimeoutError, ConnectionError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UserError(f"{address} cannot be reached ({reason}): is there a network?") from None
+    except ValueError as error:
+        raise UserError(f"{address} is no address: {error}") from None
+
+
+COMMANDS = {
+    "weights": Command(
+        "fetch published weights, and convert checkpoints of torchvision and of the papers' authors",
+        _options,
+        _weights,
+        (
+            "stillpoint weights fetch blurpool/resnet50_lpf4_finetune",
+            "stillpoint weights convert resnet50_lpf4-994b528f.pth lpf4.safetensors --model blurpool/resnet50_lpf4",
+            "stillpoint weights convert best.pth.tar vgg13.safetensors --model blurpool/vgg13_bn --dataset cifar10",
+        ),
+        takes_pairs=True,
+    ),
+}
