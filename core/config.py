@@ -46,8 +46,10 @@ class DataConfig(Section):
     validation: int = Field(
         0, ge=0, description="images held out of the training set; 0 selects on none and keeps the last epoch"
     )
-    validation_choice: Literal["shuffled", "first"] = Field(
-        "shuffled", description="which training images are held out"
+    validation_choice: Literal["shuffled", "first", "test"] = Field(
+        "shuffled",
+        description="which training images are held out; test: none, and epochs are chosen on the first VALIDATION test "
+        "images, as some papers did (optimistic)",
     )
     split_seed: int = Field(0, ge=0, description="seed of NumPy's shuffle that makes the split")
     mean: tuple[float, ...] | None = Field(

@@ -8,6 +8,7 @@ size, which can turn an argmax between two nearly equal logits and moves logit c
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -106,8 +107,9 @@ def one_pass(
     seed: int,
     evaluations: Evaluations,
     progress: Progress | None,
+    root: Path | str | None = None,
 ) -> dict[str, float | Tensor]:
-    """`evaluate` with a `Predictor` and a loader at hand."""
+    """`evaluate` with a `Predictor` and a loader at hand; `root` is told to the evaluations."""
     names = chosen(config.metrics, evaluations)
     running = [evaluations[name](config, seed) for name in names]
     report = progress or (lambda what, done, total: None)
@@ -129,7 +131,7 @@ def one_pass(
                 wide = loader.canvas(batch.indices)
             indices, steps = batch.indices.cpu(), len(loader)
             more = {"wide": wide, "step": batch.step, "steps": steps, "image_set": getattr(loader, "image_set", None)}
-            view = View(images, batch.labels, indices, predict, report, **more)
+            view = View(images, batch.labels, indices, predict, report, root=root, **more)
             for evaluation in running:
                 evaluation.update(view)
             seen += len(batch.images)

@@ -79,7 +79,8 @@ def evaluate_run(
                 load_weights(net, run.weights, model=f"{config.pipeline}/{config.model.name}")
             predict = Predictor(net.to(where), channels_last=config.train.channels_last)
             began = time.perf_counter()
-            results = one_pass(predict, batches, config.evaluate, config.seed, evaluations, _under(state, progress))
+            report = _under(state, progress)
+            results = one_pass(predict, batches, config.evaluate, config.seed, evaluations, report, data_root)
             rate[state] = round(predict.images / (time.perf_counter() - began), 1)
             found[state] = {name: value for name, value in results.items() if not isinstance(value, Tensor)}
             maps |= {f"{state}/{name}": value for name, value in results.items() if isinstance(value, Tensor)}

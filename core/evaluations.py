@@ -5,6 +5,7 @@ A pipeline adds its own by passing `core.evaluate.evaluate` a mapping that exten
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -28,7 +29,8 @@ class View:
     images to float32 logits. `progress` is for an evaluation that takes long within one batch. `wide` (B, C, H', W') is
     the larger crop whose middle `images` are, where EVALUATE.MARGIN asks for one, or the padded images they are random
     windows of, where AUGMENT.CANVAS_PADDING does. It is batch `step` of `steps`. `image_set` is where `indices` point,
-    for an evaluation that makes views of the images as they were stored.
+    for an evaluation that makes views of the images as they were stored. `root` is the folder of the data, for one
+    that needs other images besides; none: the usual one.
     """
 
     def __init__(
@@ -43,8 +45,9 @@ class View:
         step: int = 0,
         steps: int = 1,
         image_set: ImageSet | FolderSet | None = None,
+        root: Path | str | None = None,
     ) -> None:
-        self.image_set = image_set
+        self.image_set, self.root = image_set, root
         self.images, self.labels, self.indices = images, labels, indices
         self.predict, self.progress = predict, progress
         self.wide, self.step, self.steps = wide, step, steps

@@ -56,9 +56,13 @@ def images(config: RunConfig, part: Part, root: str | os.PathLike[str] | None = 
     data = config.data
     if part == "validation" and not data.validation:
         return None
-    split = "val" if part == "validation" else part
-    choice = {"val_choice": data.validation_choice, "split_seed": data.split_seed}
-    found = load(data.name, root, split, val_size=data.validation, **choice)  # type: ignore[arg-type]
+    if data.validation_choice == "test":
+        found = load(data.name, root, "train" if part == "train" else "test", val_size=0)
+        found = found.first(data.validation) if part == "validation" else found
+    else:
+        split = "val" if part == "validation" else part
+        choice = {"val_choice": data.validation_choice, "split_seed": data.split_seed}
+        found = load(data.name, root, split, val_size=data.validation, **choice)  # type: ignore[arg-type]
     return found.first(data.limit) if data.limit else found
 
 
