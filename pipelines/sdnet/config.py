@@ -36,6 +36,9 @@ class Model(ModelConfig):
     wnorm: bool = Field(True, description="dictionaries of unit-norm atoms")
     pooling: bool = Field(False, description="*_all: 2x2 max-pool after a layer of stride 1 where a block has stride 2")
     square_noise: bool = Field(True, description="squared data term; False: its norm")
+    width: float = Field(
+        1.0, gt=0, le=4, description="factor of all channels; below 1 it is a small network for demonstrations"
+    )
     recompute: bool = Field(False, description="keep no inner iteration for backward; costs a second forward")
 
     @field_validator("lambda_", mode="before")

@@ -11,6 +11,7 @@ from core.layers.sparse_coding import SparseCoding2d
 from pipelines.sdnet.config import Model
 
 SMALL = 64  # images up to this size get the stem that does not stride
+WIDTHS = (64, 128, 256, 512)
 
 
 def sparse_layers(net: nn.Module) -> dict[str, SparseCoding2d]:
@@ -27,17 +28,18 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
     """
     small = image_size <= SMALL
     name = model.architecture.removesuffix("_all").replace("sdnet", "resnet")
-    common: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes}
+    widths = [max(1, round(channels * model.width)) for channels in WIDTHS]
+    common: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "widths": widths}
     if model.architecture.startswith("resnet"):
         return resnet(name, stem="cifar" if small else "imagenet", **common)
 
-    layer = partial(_layer, model)
+    layer, first = partial(_layer, model), widths[0]
     stem: list[nn.Module] = [
-        layer(in_channels, 64, 3, padding=1) if small else layer(in_channels, 64, 7, stride=2, padding=3),
-        nn.BatchNorm2d(64),
+        layer(in_channels, first, 3, padding=1) if small else layer(in_channels, first, 7, stride=2, padding=3),
+        nn.BatchNorm2d(first),
     ]
     if not small:
-        stem.append(layer(64, 64, 3, stride=2, padding=1) if model.dense else nn.MaxPool2d(3, stride=2, padding=1))
+        stem.append(layer(first, first, 3, stride=2, padding=1) if model.dense else nn.MaxPool2d(3, stride=2, padding=1))
     blocks: dict[str, Any] = {}
     if model.dense:
         conv = partial(_pooled_layer, layer) if model.pooling else layer
