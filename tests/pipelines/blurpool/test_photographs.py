@@ -1,0 +1,92 @@
+"""What the command line says of photographs that are not as they should be, and how often it reads each of them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import core.data.streaming
+from core.data.formats import decode_image
+from pipelines.cli import main
+
+SETTINGS = ["DATA.IMAGE_SIZE", "64", "MODEL.WIDTH", "0.125", "TRAIN.EPOCHS", "1", "TRAIN.BATCH_SIZE", "4"]
+SETTINGS += ["EVALUATE.MARGIN", "8", "EVALUATE.REPEATS", "3", "EVALUATE.BATCH_SIZE", "3", "EVALUATE.UNTRAINED", "False"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Photographs in colour, in grey and in CMYK, three of each in three classes, in both parts."""
+    random = np.random.RandomState(4)
+    for part in ("train", "val"):
+        for label, mode in enumerate(("RGB", "L", "CMYK")):
+            folder = tmp_path / "imagenet" / part / f"n0000000{label}"
+            folder.mkdir(parents=True)
+            for k in range(3):
+                image = Image.fromarray(random.randint(0, 256, (80, 90 + 5 * k, 3), np.uint8))
+                image.convert(mode).save(folder / f"{k}.JPEG", "JPEG")
+    return tmp_path
+
+
+def train(root: Path, *more: str) -> int:
+    places = ["--data", str(root), "--results", str(root / "results"), "--device", "cpu", "--recipe", "imagenet"]
+    return main(["train", "blurpool/resnet18_lpf3", *places, *SETTINGS, *more])
+
+
+def evaluate(root: Path, *more: str) -> int:
+    folder = root / "results" / "blurpool" / "imagenet" / "resnet18_lpf3" / "seed0"
+    return main(["evaluate", str(folder), "--data", str(root), "--device", "cpu", *more])
+
+
+def test_every_photograph_is_read_once_for_all_windows(root: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    assert train(root) == 0
+    read: list[str] = []
+
+    def counted(path: Path, name: str) -> Image.Image:
+        read.append(name)
+        return decode_image(path, name)
+
+    monkeypatch.setattr(core.data.streaming, "decode_image", counted)
+    capsys.readouterr()
+    assert evaluate(root, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    # grey and CMYK among them; three pairs of windows, a diagonal of nine and the middle crop, out of one reading
+    assert sorted(read) == sorted(set(read)) and len(read) == found["images"] == 9
+    assert found["trained"]["diagonal_images"] == 9 and "windows_consistency" in found["trained"]
+
+
+def test_a_corrupt_photograph_is_named_and_skipped_only_when_told(root: Path, capsys) -> None:
+    broken = root / "imagenet" / "val" / "n00000001" / "1.JPEG"
+    broken.write_bytes(broken.read_bytes()[:200])
+    assert train(root, "DATA.SKIP_CORRUPT", "True") == 0
+    capsys.readouterr()
+    assert evaluate(root, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["images"] == 8 and found["trained"]["diagonal_images"] == 8
+    assert train(root, "--anew") == 0
+    capsys.readouterr()
+    assert evaluate(root) == 2
+    assert f"{broken} cannot be decoded" in capsys.readouterr().err
+    (root / "imagenet" / "train" / "n00000000" / "0.JPEG").write_bytes(b"nothing")
+    assert train(root, "--anew") == 2
+    assert "n00000000/0.JPEG cannot be decoded" in capsys.readouterr().err
+
+
+def test_missing_folders_say_what_to_put_where(root: Path, capsys) -> None:
+    assert train(root, "--data", str(root / "nowhere")) == 2
+    said = capsys.readouterr().err
+    assert "ImageNet is not in" in said and "one folder of photographs for each class" in said
+    (root / "imagenet" / "val" / "n00000009").mkdir()
+    assert main(["prepare", "imagenet", "--root", str(root)]) == 2
+    assert "has classes that are not in" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_network_is_named_in_a_fine_tune(root: Path, capsys) -> None:
+    assert train(root) == 0
+    weights = root / "results" / "blurpool" / "imagenet" / "resnet18_lpf3" / "seed0" / "weights.safetensors"
+    capsys.readouterr()
+    assert train(root, "--seed", "1", "TRAIN.FINETUNE", str(weights), "MODEL.ARCH", "resnet50") == 2
+    assert "the checkpoint is of another network" in capsys.readouterr().err
+    assert train(root, "--seed", "1", "TRAIN.FINETUNE", str(weights), "MODEL.WIDTH", "0.25") == 2
+    assert "of another shape" in capsys.readouterr().err
