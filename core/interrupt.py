@@ -4,7 +4,7 @@ import fcntl
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -67,8 +67,12 @@ os.register_at_fork(after_in_child=_forget_locks)
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the lock file `path`, which the system frees however a process ends; a `UserError` if another holds it."""
+def locked(path: Path, *, wait: Callable[[str], object] | None = None) -> Iterator[int]:
+    """Holds the lock file `path`, which the system frees however a process ends; yields its descriptor.
+
+    A `UserError` if another process holds it; `wait` is given the sentence instead, and then the other's end is waited
+    for. A process that inherits the descriptor holds the lock as well.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
@@ -76,15 +80,17 @@ def locked(path: Path) -> Iterator[None]:
         except OSError:
             file.seek(0)
             holder = file.read().strip()
-            raise UserError(
-                f"{path.parent} is in use by another process{f' ({holder})' if holder else ''}: wait for it to end"
-            ) from None
+            said = f"{path.parent} is in use by another process{f' ({holder})' if holder else ''}"
+            if wait is None:
+                raise UserError(f"{said}: wait for it to end") from None
+            wait(f"{said}: waiting for it to end")
+            fcntl.flock(file, fcntl.LOCK_EX)
         # who holds it is only for the message; on a full disk it cannot be told
         with suppress(OSError):
             os.truncate(path, 0)
             os.write(file.fileno(), f"process {os.getpid()} on {os.uname().nodename}\n".encode())
         _held.add(file)
         try:
-            yield
+            yield file.fileno()
         finally:
             _held.discard(file)

@@ -77,10 +77,18 @@ def overview(found: dict[Run, Status]) -> Table:
 
 
 def follow(
-    command: Sequence[str], runs: Sequence[Run], epochs: int, folder: Path, console: Console, *, interval: float = 0.5
+    command: Sequence[str],
+    runs: Sequence[Run],
+    epochs: int,
+    folder: Path,
+    console: Console,
+    *,
+    interval: float = 0.5,
+    keep: Sequence[int] = (),
 ) -> int:
     """Runs `command`, its output in ``<folder>/logs/workflow.txt``, and shows how its `runs` fare; the exit code.
 
+    The command inherits the descriptors `keep`.
     On a terminal the display is live; elsewhere a line is printed when something has changed.
     """
     log = folder / "logs" / "workflow.txt"
@@ -92,7 +100,7 @@ def follow(
     start, told = time.monotonic(), ""
     before: float | None = None
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, pass_fds=keep)
         live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
         try:
             with live or nullcontext():

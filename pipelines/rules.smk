@@ -1,126 +1,16 @@
-# The rules that every paper's Snakefile includes after it has said which PAPER it is. Data come from core/data/prepare.smk.
-# `decides` is a digest of the code and settings behind a result, so that what no longer follows from them is made again.
+# What every paper's Snakefile includes after it has said which PAPER it is. A workflow's settings are for one paper, so
+# one that has no such recipe or key has no rules; only who asks for it is told why.
 from pipelines import workflow as flow
 
-plan = flow.plan(PAPER, config)
-run = f"{plan.folder}/{{model}}/seed{{seed}}"
+refusal = flow.refusal(PAPER, config)
 
+if refusal is None:
 
-wildcard_constraints:
-    model=r"[^/]+",
-    seed=r"\d+",
+    include: "recipe.smk"
 
+else:
 
-rule train:
-    input:
-        str(plan.marker),
-    output:
-        config=f"{run}/config.yaml",
-        history=f"{run}/history.csv",
-        weights=f"{run}/weights.safetensors",
-    params:
-        decides=lambda w: plan.decides("train", w.model, int(w.seed)),
-        name=lambda w: f"{PAPER}/{w.model}",
-        options=plan.options("--recipe", "--results", "--data", "--device"),
-        settings=plan.tail,
-    log:
-        f"{plan.folder}/logs/{{model}}_seed{{seed}}_train.txt",
-    benchmark:
-        f"{plan.folder}/logs/{{model}}_seed{{seed}}_train.tsv"
-    threads: plan.settings.threads
-    resources:
-        gpu=plan.gpus,
-    shell:
-        "stillpoint train {params.name} {params.options} --seed {wildcards.seed} --threads {threads}"
-        " --code {params.decides} {params.settings} > {log} 2>&1"
-
-
-rule evaluate:
-    input:
-        str(plan.marker),
-        weights=rules.train.output.weights,
-        config=rules.train.output.config,
-    output:
-        metrics=f"{run}/metrics.json",
-        maps=f"{run}/maps.safetensors",
-    params:
-        decides=lambda w: plan.decides("evaluate", w.model, int(w.seed)),
-        folder=lambda w, output: output.metrics.removesuffix("/metrics.json"),
-        options=plan.options("--recipe", "--data", "--device"),
-        settings=plan.tail,
-    log:
-        f"{plan.folder}/logs/{{model}}_seed{{seed}}_evaluate.txt",
-    benchmark:
-        f"{plan.folder}/logs/{{model}}_seed{{seed}}_evaluate.tsv"
-    threads: plan.settings.threads
-    resources:
-        gpu=plan.gpus,
-    shell:
-        "stillpoint evaluate {params.folder} {params.options} --threads {threads} {params.settings} > {log} 2>&1"
-
-
-rule table:
-    input:
-        plan.metrics(),
-        [str(r.history) for r in plan.runs],
-    output:
-        report(
-            plan.tables()["md"],
-            caption=f"{PAPER}/report/table.rst",
-            category=PAPER,
-            subcategory=plan.recipe,
-            labels={"result": "table"},
-        ),
-        plan.tables()["csv"],
-        plan.tables()["tex"],
-        plan.tables()["json"],
-        list(plan.pages().values()),
-    params:
-        decides=plan.decides("table"),
-        paper=PAPER,
-        options=plan.options("--recipe", "--results", "--seeds"),
-        settings=plan.tail,
-    log:
-        f"{plan.folder}/logs/table.txt",
-    benchmark:
-        f"{plan.folder}/logs/table.tsv"
-    threads: 1
-    shell:
-        "stillpoint table {params.paper} {params.options} {params.settings} > {log} 2>&1"
-
-
-rule figures:
-    input:
-        plan.metrics(),
-        [str(r.maps) for r in plan.runs],
-        [str(r.history) for r in plan.runs],
-    output:
-        [
-            report(
-                path,
-                caption=f"{PAPER}/report/{name}.rst",
-                category=PAPER,
-                subcategory=plan.recipe,
-                labels={"result": name.replace("_", " ")},
-            )
-            for name, path in plan.figures().items()
-        ],
-    params:
-        decides=plan.decides("figures"),
-        paper=PAPER,
-        options=plan.options("--recipe", "--results", "--seeds"),
-        settings=plan.tail,
-    log:
-        f"{plan.folder}/logs/figures.txt",
-    benchmark:
-        f"{plan.folder}/logs/figures.tsv"
-    threads: 1
-    shell:
-        "stillpoint figures {params.paper} {params.options} {params.settings} > {log} 2>&1"
-
-
-rule all:
-    input:
-        rules.table.output,
-        rules.figures.output,
-    default_target: True
+    rule all:
+        input:
+            lambda wildcards: flow.refuse(refusal),
+        default_target: True

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -192,6 +192,19 @@ def plan(paper: str, config: dict[str, Any]) -> Plan:
     return Plan(paper, read(config))
 
 
+def refusal(paper: str, config: dict[str, Any]) -> UserError | None:
+    """Why a paper cannot do what a workflow is asked to do: it has no recipe for the data, or no such setting."""
+    try:
+        assert plan(paper, config).config
+    except UserError as error:
+        return error
+    return None
+
+
+def refuse(error: UserError) -> NoReturn:
+    raise error
+
+
 def published_path(paper: str) -> Path:
     return pipelines.HERE / paper / "published.yaml"
 
@@ -258,6 +271,8 @@ def snakemake(plan: Plan, jobs: int | None = None) -> list[str]:
     # the target comes first: --config would swallow it
     words = [sys.executable, "-m", "snakemake", f"pipelines/{plan.paper}/all", "--cores", cores]
     words += ["--snakefile", str(ROOT / "Snakefile")]
+    # snakemake's own lock outlives a snakemake that is killed; `stillpoint run` holds one that does not
+    words.append("--nolock")
     if plan.gpus:
         words += ["--resources", "gpu=1"]
     return [*words, "--config", *(f"{key}={value}" for key, value in given.items())]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from core import runs
 from core.errors import UserError
+from core.interrupt import locked
 from pipelines import results
 from pipelines.commands.base import (
     Command,
@@ -120,7 +121,16 @@ def _workflow(args: Namespace) -> int:
     plan = workflow.plan(args.pipeline, given)
     for model in plan.config.grid:
         plan.resolved(model, 0)  # a wrong setting is told now, not by the first job
-    code = follow(workflow.snakemake(plan, args.jobs), plan.runs, plan.config.train.epochs, plan.folder, console())
+    command, epochs = workflow.snakemake(plan, args.jobs), plan.config.train.epochs
+    tell = console().print
+    # snakemake inherits the lock, which so is held until it has ended too, however either of them ends
+    with locked(plan.folder / ".lock", wait=tell) as held:
+        for run in plan.runs:
+            # what a killed workflow was training or measuring goes on without it, and is then there to be used
+            if run.lock.exists():
+                with locked(run.lock, wait=tell):
+                    pass
+        code = follow(command, plan.runs, epochs, plan.folder, console(), keep=(held,))
     if code:
         raise UserError(
             f"the workflow stopped (exit code {code}); its output is in {plan.folder / 'logs' / 'workflow.txt'}"
