@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from core.errors import UserError
 
 #: Steps of the ascent and their length, in units of the normalised image, summed over its pixels in the Euclidean norm.
-STEPS, LENGTH = 50, 1.0
+STEPS, LENGTH = 20, 1.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def class_images(
         images = ascend(score, torch.zeros(len(wanted), *shape, device=device), steps=steps)
         with torch.no_grad():
             chances = net(images).float().log_softmax(1)
-    return Maximised(images, -chances[rows, wanted], chances.exp())
+    # zero is added so that a certain class has the loss 0 and not -0
+    return Maximised(images, 0.0 - chances[rows, wanted], chances.exp())
 
 
 def neuron_images(

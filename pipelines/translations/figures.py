@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 def samples(grid: np.ndarray, classes: Sequence[str], path: Path, *, title: str) -> Path:
     """Images (K, 4, H, W) as a network sees them: a column for each class."""
     count, each = grid.shape[:2]
-    figure, axes = subplots(each, count, (0.95 * count, 0.95 * each + 0.7))
+    figure, axes = subplots(each, count, (0.95 * count, 0.95 * each + 0.9))
     for column, name in enumerate(classes):
         for row in range(each):
             _image(axes[row, column], grid[column, row], grid.min(), grid.max(), "gray")
         axes[0, column].set_title(name)
-    figure.suptitle(f"{title}: test images as the network sees them", x=0.01, ha="left", fontsize=9.5)
+    figure.suptitle(f"{title}\ntest images as the network sees them", x=0.01, ha="left", fontsize=9.5)
     return save(figure, path)
 
 
@@ -104,7 +104,7 @@ def neurons(images: np.ndarray, shares: np.ndarray, path: Path, *, title: str) -
     """Images (N, H, W), each on its own scale, ordered as the neurons are; shares (N,) in per cent in the corner."""
     columns = max(1, round(len(images) ** 0.5))
     rows = -(-len(images) // columns)
-    figure, axes = subplots(rows, columns, (0.85 * columns, 0.85 * rows + 0.5))
+    figure, axes = subplots(rows, columns, (0.85 * columns, 0.85 * rows + 0.7))
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, image, share in zip(axes.flat, images, shares, strict=False):

@@ -247,7 +247,7 @@ def neurons(results: Results, path: Path) -> None:
     before = read_metrics(run).get("untrained", {}).get("maximisers_stripes")
     told = "" if before is None else f"; {before:.1%} before training"
     title = (
-        f"{run.model}, seed {run.seed}: images that maximise each hidden neuron; in its strongest pair of frequencies "
+        f"{run.model}, seed {run.seed}: images that maximise each hidden neuron\nin its strongest pair of frequencies "
         f"an image has {shares.mean():.1%} of its energy{told}"
     )
     figures.neurons(images, shares, path, title=title)

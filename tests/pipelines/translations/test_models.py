@@ -42,7 +42,7 @@ def test_the_recipe_is_the_notebooks():
     config = pipelines.configure("translations/TwoFullNet", "fashion_mnist")
     train = config.train
     stated = (train.optimizer, train.lr, train.momentum, train.epochs, train.batch_size, train.loss, train.schedule)
-    assert stated == ("sgd", 0.01, 0.5, 10, 250, "nll", "constant") and train.weight_decay == 0
+    assert stated == ("sgd", 0.01, 0.5, 10, 25, "nll", "constant") and train.weight_decay == 0
     assert (config.data.mean, config.data.std, config.data.image_size) == ((0.1307,), (0.3081,), 56)
     assert config.augment.canvas_padding == 28 and config.data.validation == 0 and config.evaluate.batch_size == 250
 
