@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 
     from core.config import RunConfig
     from core.runs import Run
+    from pipelines.loading import LoadedRun
 
 HERE = Path(__file__).parent
+#: where pretrained weights and their cards are
+PRETRAINED = HERE.parent / "pretrained"
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,22 @@ def create(name: str, *, dataset: str = "imagenet", seed: int = 0, **settings: A
     return build(without_recipe(name, dataset, pairs, seed))
 
 
+def pretrained(name: str) -> nn.Module:
+    """A network with its pretrained weights, in eval mode: ``pretrained("aps/resnet20_aps3")``.
+
+    ``dvc pull`` brings them; ``pretrained/<name>.md`` says what they are. `UserError` where there are none.
+    """
+    from core import cards
+    from core.checkpoint import load_weights
+    from core.config import validate
+
+    paper, _ = entry(name)
+    card, path = cards.read(PRETRAINED, name), cards.weights(PRETRAINED, name)
+    net = build(validate(schema(paper), card["config"]))
+    load_weights(net, path, model=name)
+    return net.eval()
+
+
 def without_recipe(name: str, dataset: str, pairs: list[str] | None = None, seed: int = 0) -> RunConfig:
     """The configuration of a network in the form it has for a data set, without a recipe: to build, not to train."""
     paper, model = entry(name)
@@ -167,3 +186,12 @@ def without_recipe(name: str, dataset: str, pairs: list[str] | None = None, seed
         "MODEL": {"NAME": model.name, **model.settings},
     }
     return merge(schema(paper), [layer], pairs)
+
+
+def load(
+    name: str, *, recipe: str = "digits", seed: int = 0, status: str = "weights", results: str | Path = "results"
+) -> LoadedRun:
+    """A trained run: ``load("wavelet_twins/R34wyC", recipe="cifar10", status="e300").net`` (see pipelines.loading)."""
+    from pipelines.loading import load_run
+
+    return load_run(name, recipe=recipe, seed=seed, status=status, results=results)

@@ -1,6 +1,6 @@
 """The commands of ``stillpoint``, by name. A command's module imports torch only when the command runs."""
 
-from pipelines.commands import compute, look, maximise, probe, results, weights
+from pipelines.commands import compute, look, maximise, pretrained, probe, results, weights
 from pipelines.commands.base import Command
 
 COMMANDS: dict[str, Command] = {
@@ -9,5 +9,6 @@ COMMANDS: dict[str, Command] = {
     **probe.COMMANDS,
     **maximise.COMMANDS,
     **results.COMMANDS,
+    **pretrained.COMMANDS,
     **weights.COMMANDS,
 }

@@ -138,6 +138,11 @@ class _training_display:
 
 def _evaluate_options(form: ArgumentParser) -> None:
     form.add_argument("folder", help="a run's folder, such as results/aps/digits/resnet20_aps1/seed0")
+    form.add_argument(
+        "--pretrained",
+        action="store_true",
+        help="measure the pretrained weights of a network, given by its name, and compare with their card",
+    )
     form.add_argument("--recipe", metavar="NAME", help="measure as this recipe says now, not as it did in training")
     form.add_argument("--data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)")
     add_device(form)
@@ -145,6 +150,10 @@ def _evaluate_options(form: ArgumentParser) -> None:
 
 
 def _evaluate(args: Namespace) -> int:
+    if args.pretrained:
+        from pipelines.commands.pretrained import evaluate_pretrained
+
+        return evaluate_pretrained(args)
     run = Run.of(args.folder)
     if not run.config.is_file():
         raise UserError(f"{run.folder} is not there or holds no run: train it first")

@@ -1,0 +1,150 @@
+"""Commands for pretrained weights: publish makes an entry of a run; evaluate --pretrained measures one again."""
+
+import math
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import pipelines
+from core import cards
+from core.errors import UserError
+from core.runs import Run
+from pipelines.commands.base import Command, add_device, bad_input, console, print_json, run_config
+
+if TYPE_CHECKING:
+    from core.config import RunConfig
+
+#: what is measured on a few images, so that a test can do it for every entry
+SHORT = {"DATA.LIMIT": 200, "EVALUATE.METRICS": ["accuracy", "circular"], "EVALUATE.REPEATS": 1}
+
+
+def measured(
+    config: "RunConfig", weights: Path, *, data: str | None, device: str, threads: int | None
+) -> dict[str, Any]:
+    """What metrics.json would hold of `weights` as a trained run of `config`; no run's folder is touched."""
+    import yaml
+
+    from core.evaluate_run import evaluate_run
+
+    with TemporaryDirectory() as root:
+        run = Run(config.pipeline, config.recipe, config.model.name, config.seed, Path(root))
+        run.folder.mkdir(parents=True)
+        run.config.write_text(yaml.safe_dump(config.dump()))
+        run.weights.symlink_to(weights.resolve())
+        options: dict[str, Any] = {"data_root": data, "device": device, "threads": threads}
+        own = pipelines.evaluations(config)
+        with bad_input():
+            return evaluate_run(run, config=config, build=pipelines.build, evaluations=own, **options)
+
+
+def shortened(config: "RunConfig") -> "RunConfig":
+    """The settings by which `SHORT` numbers are measured."""
+    from core.config import merge
+
+    pairs = [str(word) for pair in SHORT.items() for word in pair]
+    return merge(pipelines.schema(config.pipeline), [config.dump()], pairs)
+
+
+def of_card(card: dict[str, Any], *, untrained: bool = False) -> "RunConfig":
+    """The configuration that a card's network was trained and measured with."""
+    from core.config import validate
+
+    settings = {**card["config"], "EVALUATE": {**card["config"]["EVALUATE"], "UNTRAINED": untrained}}
+    return validate(pipelines.schema(card["config"]["PIPELINE"]), settings)
+
+
+def _publish_options(form: ArgumentParser) -> None:
+    form.add_argument("folder", help="the folder of a run that has finished training")
+    form.add_argument("--full", action="store_true", help="keep all in float32 (default: kernels and matrices halved)")
+    form.add_argument("--data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)")
+    form.add_argument("--to", type=Path, metavar="DIR", default=pipelines.PRETRAINED, help="folder of the entries")
+    add_device(form)
+
+
+def _publish(args: Namespace) -> int:
+    import json
+
+    run = Run.of(args.folder)
+    config = of_card({"config": run_config(run, []).dump()})
+    if not run.training.is_file():
+        raise UserError(f"{run.folder} has not finished training: a network on the way is no pretrained one")
+    training = json.loads(run.training.read_text())
+    from core.checkpoint import read_tensors, save_weights
+
+    tensors, about = read_tensors(run.weights)
+    name = f"{run.pipeline}/{run.model}"
+    options: dict[str, Any] = {"data": args.data, "device": args.device, "threads": args.threads}
+    before = measured(config, run.weights, **options)
+    path = cards.weights_path(args.to, name)
+    stored = tensors if args.full else cards.halved(tensors)
+    kept = {key: about[key] for key in ("config_digest", "epoch", "dataset", "seed")}
+    precision = "float32" if args.full else "float16 (kernels and matrices), float32 (the rest)"
+    save_weights(path, stored, model=name, precision=precision, **kept)
+    after = before if args.full else measured(config, path, **options)
+    if lost := cards.changed(before["trained"], after["trained"]):
+        path.unlink()
+        raise UserError(f"half precision costs too much ({'; '.join(lost)}): publish with --full")
+    card = {
+        "model": name,
+        "source": pipelines.entry(name)[1].source,
+        "dataset": after["dataset"],
+        "data_digest": after["provenance"]["data_digest"],
+        "recipe": run.recipe,
+        "seed": run.seed,
+        "epoch": about["epoch"],
+        "parameters": after["parameters"],
+        "precision": precision,
+        "images": after["images"],
+        "metrics": _numbers(after["trained"]),
+        "before_rounding": _numbers(before["trained"]),
+        "short": _numbers(measured(shortened(config), path, **options)["trained"]),
+        "training": {key: training[key] for key in ("commit", "clean", "torch", "python", "device", "seconds")},
+        "config": config.dump(),
+    }
+    cards.write(args.to, card)
+    console().print(f"written: {path} ({path.stat().st_size:,} bytes) and its card; next: dvc add {path}")
+    return 0
+
+
+def _numbers(found: dict[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in found.items() if isinstance(value, int | float) and math.isfinite(value)}
+
+
+def evaluate_pretrained(args: Namespace) -> int:
+    """``stillpoint evaluate <pipeline>/<model> --pretrained``: the card's numbers, measured again; 1 if they differ."""
+    name = args.folder
+    pipelines.entry(name)
+    card = cards.read(pipelines.PRETRAINED, name)
+    weights = cards.weights(pipelines.PRETRAINED, name)
+    if args.recipe or args.pairs:
+        raise UserError("--pretrained measures as the card says: leave out --recipe and KEY VALUE pairs")
+    found = measured(of_card(card), weights, data=args.data, device=args.device, threads=args.threads)
+    if found["provenance"]["data_digest"] != card["data_digest"]:
+        said = f"these are other images of {found['dataset']} than the card's: its numbers need not come out"
+        console().print(f"stillpoint: {said}", markup=False)
+    differing = cards.changed(card["metrics"], found["trained"])
+    if args.json:
+        print_json({**found, "card": card["metrics"], "differing": differing})
+    else:
+        from rich.table import Table
+
+        grid = Table("metric", "card", "now", title=f"{name}, {card['dataset']}", title_justify="left")
+        for key, value in card["metrics"].items():
+            grid.add_row(key.replace("_", " "), f"{value:.6g}", f"{found['trained'].get(key, math.nan):.6g}")
+        console().print(grid)
+        console().print("; ".join(differing) if differing else "the card's numbers came out again", markup=False)
+    return int(bool(differing))
+
+
+COMMANDS = {
+    "publish": Command(
+        "make an entry of pretrained weights of a finished run: weights, card, page",
+        _publish_options,
+        _publish,
+        (
+            "stillpoint publish results/aps/cifar10/resnet20_aps3/seed0",
+            "stillpoint publish results/translations/fashion_mnist/TwoFullNet/seed0 --full",
+        ),
+    ),
+}
