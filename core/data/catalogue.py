@@ -95,7 +95,7 @@ DATASETS: dict[str, DatasetInfo] = {
             std=_CIFAR10_STD,
             val_size=0,
             files="unpack CIFAR-10-C.tar (Zenodo record 2535967) so that {root}/CIFAR-10-C holds labels.npy and one "
-            "<corruption>.npy for each corruption",
+            "<corruption>.npy for each corruption, or put CIFAR-10 into {root}, of which it is then made",
         ),
         DatasetInfo(
             name="imagenet",

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from core.data import sources
 from core.data.catalogue import data_root, info
+from core.data.corruptions import prepare as corruptions
 from core.data.imagenet import sort_validation
 from core.data.sets import FolderSet, ImageSet, scan_folders
 from core.data.sources import Decoded
@@ -134,12 +135,24 @@ def _prepared(name: str, root: Path, progress: Progress) -> dict[str, Any]:
             "digests": {part: found.digest for part, found in parts.items()},
         }
     if name == "cifar10_c":
+        _generate_cifar10_c(root, progress)
         return sources.check_cifar10_c(root)
     about = _read_cache(name, root)
     if about is None:
         signature = sources.signature(name, root)  # before reading: a change meanwhile is then seen the next time
         about = _write_cache(name, root, sources.decode(name, root, progress), signature)
     return {**{key: about[key] for key in ("title", "images", "digests")}, "classes": len(about["classes"])}
+
+
+def _generate_cifar10_c(root: Path, progress: Progress) -> None:
+    """Makes CIFAR-10-C from the test images of CIFAR-10, unless the published files are there or CIFAR-10 is not."""
+    folder = root / corruptions.FOLDER
+    if corruptions.published(folder) or not (sources.source("cifar10", root) or _read_cache("cifar10", root)):
+        return
+    clean = _stored_part("cifar10", root, "test")
+    pictures = np.ascontiguousarray(clean.images.permute(0, 2, 3, 1).numpy())
+    options: dict[str, Any] = {"workers": os.cpu_count() or 1, "frost_folder": corruptions.frost_folder(root)}
+    corruptions.prepare_cifar10_c(pictures, clean.labels.numpy(), folder, progress=progress, **options)
 
 
 def _stored_part(name: str, root: Path, part: str) -> ImageSet:

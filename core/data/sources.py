@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from core.data.catalogue import info, missing
+from core.data.corruptions.prepare import caption
 from core.data.formats import IMAGE_SUFFIXES, archive_files, decode_image, jpeg_quality, read_idx, read_pickled_batch
 from core.errors import UserError, nearest
 from core.files import digest
@@ -248,7 +249,8 @@ def _corruption(root: Path, file: str) -> np.ndarray:
         raise UserError(f"{path} is truncated or not a NumPy array ({error}): fetch it again") from error
 
 
-def _rows(root: Path, corruption: str) -> tuple[np.ndarray, np.ndarray]:
+def cifar10_c_rows(root: Path, corruption: str) -> tuple[np.ndarray, np.ndarray]:
+    """(images (5 N, 32, 32, 3), labels) of a corruption as they lie in its file, checked and mapped, not read."""
     images, labels = _corruption(root, f"{corruption}.npy"), _corruption(root, "labels.npy")
     if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or len(images) != len(labels) or len(images) % 5:
         raise UserError(
@@ -266,7 +268,7 @@ def read_cifar10_c(root: Path, split: str) -> tuple[np.ndarray, np.ndarray, str]
             f"unknown split {split!r} of cifar10_c: write <corruption>/<severity 1 to 5>, as gaussian_noise/3"
         )
     corruption, severity = match[1], int(match[2])
-    images, labels = _rows(root, corruption)
+    images, labels = cifar10_c_rows(root, corruption)
     count = len(images) // 5  # severities follow each other, each in the order of the clean test images
     rows = slice((severity - 1) * count, severity * count)
     pixels = np.ascontiguousarray(images[rows].transpose(0, 3, 1, 2))
@@ -279,9 +281,10 @@ def check_cifar10_c(root: Path) -> dict[str, Any]:
     names = sorted(p.stem for p in (root / "CIFAR-10-C").glob("*.npy") if p.stem != "labels")
     if not names:
         raise missing("cifar10_c", root)
+    said = caption(root / "CIFAR-10-C")
     return {
-        "title": info("cifar10_c").title,
+        "title": info("cifar10_c").title + (f" ({said})" if said else ""),
         "classes": len(CIFAR10_CLASSES),
-        "images": {name: len(_rows(root, name)[0]) for name in names},
+        "images": {name: len(cifar10_c_rows(root, name)[0]) for name in names},
         "digests": {name: digest(root / "CIFAR-10-C" / f"{name}.npy") for name in (*names, "labels")},
     }

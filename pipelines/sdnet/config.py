@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
-from core.config import ModelConfig, RunConfig
+from core.config import EvaluateConfig, ModelConfig, RunConfig
 from core.errors import nearest
 from pipelines.sdnet.catalogue import NO_SHORTCUT, models
 
@@ -77,6 +77,39 @@ class Model(ModelConfig):
         return self.architecture.endswith("_all")
 
 
+class Evaluate(EvaluateConfig):
+    """What robust inference and attacks are measured on; the defaults are the authors' where their code has any."""
+
+    lambdas: tuple[float, ...] = Field(
+        tuple(round(0.1 * k, 1) for k in range(1, 15)),
+        description="values of the first layer's lambda to choose from, ascending",
+    )
+    noise_levels: int = Field(
+        10,
+        ge=2,
+        description="at most so many of the authors' levels of each noise, evenly from the lowest to the highest",
+    )
+    limit_sweep: int | None = Field(1000, ge=1, description="images of each part that the choice of lambda is made on")
+    limit_corruptions: int | None = Field(None, ge=1, description="corrupt only the first so many images; none: all")
+    limit_attack: int | None = Field(1000, ge=1, description="attack only the first so many images; none: all")
+    attack_steps: int = Field(20, ge=1, description="steps of projected gradient descent")
+    attack_linf: float = Field(8.0, ge=0, description="largest change of a pixel, of 255")
+    attack_l2: float = Field(0.5, ge=0, description="Euclidean length of a change, of pixels in [0, 1]")
+    attack_lambdas: tuple[float, ...] = Field(
+        (0.5, 1.0), description="further values of the first layer's lambda that are attacked and defended with"
+    )
+    pictures: int = Field(8, ge=1, description="images whose reconstructions are kept")
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Evaluate":
+        for name, values in (("LAMBDAS", self.lambdas), ("ATTACK_LAMBDAS", self.attack_lambdas)):
+            if min(values, default=0) < 0:
+                raise ValueError(f"EVALUATE.{name} {list(values)} has a negative value; each must be at least 0")
+        if list(self.lambdas) != sorted(set(self.lambdas)) or len(self.lambdas) < 2:
+            raise ValueError(f"EVALUATE.LAMBDAS {list(self.lambdas)}: give at least two values, ascending, once each")
+        return self
+
+
 class Config(RunConfig):
     """A run of the sdnet pipeline."""
 
@@ -107,3 +140,12 @@ class Config(RunConfig):
     }
 
     model: Model = Model()
+    evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _honest(self) -> "Config":
+        if self.data.validation_choice == "test" and self.evaluate.protocol != "authors":
+            raise ValueError(
+                "DATA.VALIDATION_CHOICE test chooses epochs on the test set: it needs EVALUATE.PROTOCOL authors"
+            )
+        return self

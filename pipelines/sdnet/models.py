@@ -39,7 +39,9 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
         nn.BatchNorm2d(first),
     ]
     if not small:
-        stem.append(layer(first, first, 3, stride=2, padding=1) if model.dense else nn.MaxPool2d(3, stride=2, padding=1))
+        stem.append(
+            layer(first, first, 3, stride=2, padding=1) if model.dense else nn.MaxPool2d(3, stride=2, padding=1)
+        )
     blocks: dict[str, Any] = {}
     if model.dense:
         conv = partial(_pooled_layer, layer) if model.pooling else layer

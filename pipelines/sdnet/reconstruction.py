@@ -87,6 +87,12 @@ def reconstruct(net: ResNet, x: Tensor, stage: int, block: int, *, authors: bool
     return decode(layers, code, sizes, authors=authors)
 
 
+def stages(net: ResNet) -> list[tuple[int, int]]:
+    """The places (stage, block) that pictures are shown of: the stem, and the last block of every stage."""
+    depths = [len(cast(nn.Sequential, net.get_submodule(name))) for name in net.stages]
+    return [(0, 0), *enumerate(depths, start=1)]
+
+
 def stretched(pictures: Tensor) -> Tensor:
     """Every channel of every picture (B, C, H, W) scaled linearly to [0, 1]; a constant channel becomes 0."""
     low, high = pictures.amin((2, 3), keepdim=True), pictures.amax((2, 3), keepdim=True)

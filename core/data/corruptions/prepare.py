@@ -15,6 +15,8 @@ from core.data.corruptions import NAMES, SEVERITIES, check, corrupt
 from core.errors import UserError
 from core.files import atomic_path, digest, digest_of, write_json
 
+#: the folder of the arrays in the data root, and that of the photographs of ice
+FOLDER, FROST = "CIFAR-10-C", "frost"
 #: what was made here and how, beside the arrays; an array that it does not name came from elsewhere and is kept
 MANIFEST = "stillpoint.json"
 #: raised when a formula changes, so that arrays of an earlier version are made again
@@ -73,6 +75,17 @@ def prepare_cifar10_c(
                 # one that came from elsewhere
                 made.add(name, temporary, frost_folder)
     return {name: made.digest_of(name) for name in names}
+
+
+def frost_folder(root: Path) -> Path | None:
+    """Where the photographs of ice are in a data root; None: a computed texture stands for them."""
+    return root / FROST if (root / FROST).is_dir() else None
+
+
+def published(folder: Path) -> list[str]:
+    """Corruptions of which there is an array that was not made here."""
+    entries = _Manifest(folder, {}).entries
+    return [name for name in NAMES if (folder / f"{name}.npy").is_file() and name not in entries]
 
 
 def caption(folder: Path) -> str:

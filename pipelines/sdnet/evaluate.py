@@ -1,0 +1,296 @@
+"""What the paper measures: robustness to noise and to common corruptions, attacks, and what a stage keeps of a picture.
+
+Everything that is set at test time is set in the first sparse-coding layer; a plain ResNet has none, and is measured
+once for each condition.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from core.config import EvaluateConfig, RunConfig
+from core.data.catalogue import data_root
+from core.data.corruptions import BENCHMARK, NAMES, SEVERITIES, corrupt
+from core.data.corruptions.prepare import FOLDER, frost_folder
+from core.data.sources import cifar10_c_rows
+from core.errors import UserError
+from core.evaluations import EVALUATIONS, Evaluation, Result, View
+from core.layers.sparse_coding import SparseCoding2d
+from core.metrics import Tally, topk_correct
+from core.metrics.attack import Norm, pgd, project
+from core.metrics.corruption import mean_corruption_error
+from core.randomness import generator
+from pipelines.sdnet.models import sparse_layers
+from pipelines.sdnet.pixels import Pixels
+from pipelines.sdnet.reconstruction import reconstruct, stages
+from pipelines.sdnet.robust import (
+    CLEAN,
+    NOISES,
+    POOLED,
+    Sweep,
+    conditions,
+    inference_penalty,
+    noisy,
+    part_of,
+    reconstruction_error,
+    sweep,
+)
+
+#: the four noises of the paper's tables
+PAPER_NOISES = ("gaussian_noise", "shot_noise", "speckle_noise", "impulse_noise")
+
+
+class Tallies:
+    """Accuracies by any key."""
+
+    def __init__(self) -> None:
+        self.found: dict[Any, Tally] = {}
+
+    def update(self, key: Any, logits: Tensor, labels: Tensor) -> None:
+        self.found.setdefault(key, Tally()).update(topk_correct(logits, labels)[:, 0])
+
+    def mean(self, *start: Any) -> float:
+        """Mean accuracy over all keys that begin so."""
+        own = [tally.mean for key, tally in self.found.items() if key[: len(start)] == start]
+        return sum(own) / len(own)
+
+
+def _net(view: View) -> nn.Module:
+    net = getattr(view.predict, "net", None)
+    if net is None:
+        raise ValueError("this evaluation needs the network itself, not only its predictions")
+    return net
+
+
+def _first_layer(view: View) -> SparseCoding2d | None:
+    return next(iter(sparse_layers(_net(view)).values()), None)
+
+
+class Robustness:
+    """Accuracy under the authors' noises and under all 19 corruptions: at the lambda of training, at the one chosen for
+    each noise and level, and at the one that the fitted line gives each batch, of which it sees no label.
+
+    Names: ``robustness_<corruption>_accuracy`` (mean of five severities) and ``..._error`` (mean corruption error, not
+    normalised) at the lambda of training, ``robustness_line_...`` by the line, ``robustness_levels_...`` for the
+    authors' own levels. Images of 28 pixels and other sizes that no corruption is defined for raise `UserError`.
+    """
+
+    def __init__(self, config: Any, seed: int, *, run: RunConfig) -> None:
+        self.config, self.seed, self.run = config, seed, run
+        self.pixels, self.tallies = Pixels.of(run), Tallies()
+        self.sweep: Sweep | None = None
+        self.published, self.images = True, 0
+
+    def update(self, view: View) -> None:
+        layer = _first_layer(view)
+        if layer is not None and self.sweep is None:
+            device = view.images.device
+            self.sweep = sweep(self.run, self.seed, layer, view.predict, view.root, device, view.progress)
+        self.tallies.update(("trained", CLEAN), view.logits, view.labels)
+        if layer is not None:
+            self._by_line("line", (CLEAN,), layer, view.images, view.labels, view)
+        self._levels(view, layer)
+        self._corruptions(view, layer)
+
+    def _by_line(
+        self, how: str, key: tuple[Any, ...], layer: SparseCoding2d, seen: Tensor, labels: Tensor, view: View
+    ) -> None:
+        assert self.sweep is not None
+        with inference_penalty(layer, self.sweep.penalty(reconstruction_error(layer, seen))):
+            self.tallies.update((how, *key), view.predict(seen), labels)
+
+    def _levels(self, view: View, layer: SparseCoding2d | None) -> None:
+        rows = _first(view, self.config.limit_sweep)
+        if not len(rows):
+            return
+        images, labels, pictures = view.images[rows], view.labels[rows], self.pixels.stored(view.images[rows])
+        # under the authors' protocol the very noise that lambda was chosen on
+        part = part_of(self.run) if self.run.evaluate.protocol == "authors" else "unseen"
+        for condition in conditions(self.config.noise_levels)[1:]:
+            seen = self.pixels.seen(noisy(pictures, condition, view.indices[rows], part, self.seed), images)
+            self.tallies.update(("levels", *condition), view.predict(seen), labels)
+            if layer is not None and self.sweep is not None:
+                self._by_line("levels_line", condition, layer, seen, labels, view)
+                with inference_penalty(layer, self.sweep.chosen[condition]):
+                    self.tallies.update(("levels_chosen", *condition), view.predict(seen), labels)
+
+    def _corruptions(self, view: View, layer: SparseCoding2d | None) -> None:
+        rows = _first(view, self.config.limit_corruptions)
+        if not len(rows):
+            return
+        self.images += len(rows)
+        images, labels, pictures = view.images[rows], view.labels[rows], self.pixels.stored(view.images[rows])
+        for number, name in enumerate(NAMES):
+            view.progress("corruptions", number, len(NAMES))
+            for severity in SEVERITIES:
+                changed = self._corrupted(name, severity, pictures, view, rows)
+                seen = self.pixels.seen(changed, images)
+                self.tallies.update(("trained", name, severity), view.predict(seen), labels)
+                if layer is not None:
+                    self._by_line("line", (name, severity), layer, seen, labels, view)
+
+    def _corrupted(self, name: str, severity: int, pictures: np.ndarray, view: View, rows: Tensor) -> np.ndarray:
+        """Of CIFAR-10 what was prepared or published, where it is there; else made now."""
+        root, indices = data_root(view.root), view.indices[rows].numpy()
+        if self.run.data.name == "cifar10" and (root / FOLDER / f"{name}.npy").is_file():
+            stored, labels = cifar10_c_rows(root, name)
+            places = indices + (severity - 1) * (len(stored) // len(SEVERITIES))
+            if places.max() >= len(stored) or not np.array_equal(labels[places], view.labels[rows].cpu().numpy()):
+                raise UserError(
+                    f"{root / FOLDER} holds other images than the test images of {root}, or these in another order: "
+                    "move it away, and stillpoint prepare cifar10_c makes it anew from them"
+                )
+            return stored[places]
+        self.published = False
+        return corrupt(pictures, name, severity, indices=indices, seed=0, frost_folder=frost_folder(root))
+
+    def result(self) -> Result:
+        found: Result = {"robustness_images": float(self.images), "robustness_prepared": float(self.published)}
+        for how, start in (("trained", "robustness"), ("line", "robustness_line")):
+            if how == "line" and self.sweep is None:
+                continue
+            means = {name: [self.tallies.mean(how, name, s) for s in SEVERITIES] for name in NAMES}
+            errors = {name: [1 - accuracy for accuracy in row] for name, row in means.items()}
+            found |= {f"{start}_{name}_accuracy": float(np.mean(row)) for name, row in means.items()}
+            found[f"{start}_noises_accuracy"] = float(np.mean([means[name] for name in PAPER_NOISES]))
+            found[f"{start}_error"] = mean_corruption_error({name: errors[name] for name in BENCHMARK})
+            found[f"{start}_error_19"] = mean_corruption_error(errors)
+            found[f"{start}_severities"] = torch.tensor([means[name] for name in NAMES])  # (19, 5)
+            found[f"{start}_clean_accuracy"] = self.tallies.mean(how, CLEAN)
+        for how in ("levels", "levels_chosen", "levels_line"):
+            if how == "levels" or self.sweep is not None:
+                found |= {f"robustness_{how}_{name}_accuracy": self.tallies.mean(how, name) for name in NOISES}
+        return found | ({} if self.sweep is None else _told(self.sweep))
+
+
+def _told(found: Sweep) -> Result:
+    lines = torch.tensor([found.line(name) for name in (*NOISES, POOLED)], dtype=torch.float64)  # (5, 3)
+    names = (CLEAN, *NOISES)
+    places = [(names.index(name), level) for name, level in found.conditions]
+    return {
+        "robustness_line_slope": float(lines[-1, 0]),
+        "robustness_line_intercept": float(lines[-1, 1]),
+        "robustness_line_r2": float(lines[-1, 2]),
+        "robustness_sweep_accuracy": torch.from_numpy(found.accuracy),  # (conditions, lambdas)
+        "robustness_sweep_errors": torch.from_numpy(found.errors),  # (conditions,)
+        "robustness_sweep_conditions": torch.tensor(places, dtype=torch.float64),  # (conditions, 2): noise, level
+        "robustness_sweep_lambdas": torch.tensor(found.lambdas, dtype=torch.float64),
+        "robustness_sweep_lines": lines,  # a row for each noise and one for all: slope, intercept, r2
+    }
+
+
+def _first(view: View, limit: int | None) -> Tensor:
+    """Places in the batch of the images that are among the first `limit` of the set."""
+    return torch.arange(len(view.indices)) if limit is None else (view.indices < limit).nonzero().flatten()
+
+
+class Attack:
+    """Accuracy under projected gradient descent, attack and defence at one lambda in eval mode; both norms.
+
+    ``attack_<norm>_accuracy`` is at the lambda of training. The maps tell, for each lambda, the accuracy without an
+    attack, with one made at that very lambda, and with one that was made at the lambda of training: the last flatters.
+    """
+
+    NORMS: tuple[Norm, ...] = ("linf", "l2")
+
+    def __init__(self, config: Any, seed: int, *, run: RunConfig) -> None:
+        self.config, self.seed, self.pixels, self.tallies = config, seed, Pixels.of(run), Tallies()
+        self.lambdas: list[float] = []
+
+    def update(self, view: View) -> None:
+        rows = _first(view, self.config.limit_attack)
+        if not len(rows):
+            return
+        layer, labels = _first_layer(view), view.labels[rows]
+        images = self.pixels.scaled(view.images[rows]).clamp(0, 1)
+        self.lambdas = [] if layer is None else [layer.penalty, *self.config.attack_lambdas]
+        for norm in self.NORMS:
+            for value in self.lambdas or [0.0]:
+                before = layer.penalty if layer is not None else 0.0
+                if layer is not None:
+                    layer.penalty = value
+                try:
+                    logits = view.predict(self.pixels.normalised(images))
+                    self.tallies.update((norm, "none", value), logits, labels)
+                    found = self._attacked(view, images, labels, view.indices[rows], norm)
+                    if value == (self.lambdas or [0.0])[0]:
+                        fixed = found
+                    self.tallies.update((norm, "same", value), view.predict(self.pixels.normalised(found)), labels)
+                    self.tallies.update((norm, "fixed", value), view.predict(self.pixels.normalised(fixed)), labels)
+                finally:
+                    if layer is not None:
+                        layer.penalty = before
+
+    def _attacked(self, view: View, images: Tensor, labels: Tensor, indices: Tensor, norm: Norm) -> Tensor:
+        net, radius = _net(view), self.config.attack_linf / 255 if norm == "linf" else self.config.attack_l2
+        frozen = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        shape = images.shape[1:]
+        draws = [torch.randn(shape, generator=generator("attack", norm, self.seed, int(n))) for n in indices]
+        # a first change on the sphere, or at the corners of the box
+        start = project(torch.stack(draws).to(images) * 1e3, norm, radius)
+        view.progress(f"attack, {norm}", 0, 1)
+        try:
+            return pgd(
+                lambda pixels: net(self.pixels.normalised(pixels)),
+                *(images, labels),
+                norm=norm,
+                radius=radius,
+                steps=self.config.attack_steps,
+                start=start,
+            )
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+
+    def result(self) -> Result:
+        first = (self.lambdas or [0.0])[0]
+        found: Result = {f"attack_{norm}_accuracy": self.tallies.mean(norm, "same", first) for norm in self.NORMS}
+        if self.lambdas:
+            found["attack_lambdas"] = torch.tensor(self.lambdas, dtype=torch.float64)
+            for norm in self.NORMS:
+                rows = [[self.tallies.mean(norm, how, v) for v in self.lambdas] for how in ("none", "same", "fixed")]
+                found[f"attack_{norm}_curves"] = torch.tensor(rows)  # (3, lambdas)
+        return found
+
+
+class Reconstructions:
+    """Pictures that are left of the first test images after the stem and after each stage, where the network can be
+    inverted: a map (1 + stages, pictures, C, H, W) of pixels, not cut to [0, 1], the images themselves first.
+
+    A network that cannot (shortcuts, a plain ResNet) has none. Batch norms are inverted with the eps of the forward,
+    or under the authors' protocol without, as they do.
+    """
+
+    def __init__(self, config: Any, seed: int, *, run: RunConfig) -> None:
+        self.config, self.run, self.pixels = config, run, Pixels.of(run)
+        self.pictures: Tensor | None = None
+
+    def update(self, view: View) -> None:
+        rows, net = _first(view, self.config.pictures), _net(view)
+        # after sdnet18's stem the shortcuts begin
+        if not len(rows) or not self.run.model.name.endswith("_noshortcut"):
+            return
+        images, authors = view.images[rows], self.run.evaluate.protocol == "authors"
+        with torch.no_grad():
+            made = [images, *(reconstruct(net, images, *place, authors=authors) for place in stages(net))]  # type: ignore[arg-type]
+        pictures = torch.stack([self.pixels.scaled(one) for one in made])  # (1 + stages, B, C, H, W)
+        self.pictures = pictures if self.pictures is None else torch.cat([self.pictures, pictures], 1)
+
+    def result(self) -> Result:
+        return {} if self.pictures is None else {"reconstructions_pixels": self.pictures.float().cpu().contiguous()}
+
+
+def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:
+    """Core's evaluations and the paper's; the authors' protocol changes what lambda is chosen on, and the inverse."""
+    return {
+        **EVALUATIONS,
+        "robustness": partial(Robustness, run=config),
+        "attack": partial(Attack, run=config),
+        "reconstructions": partial(Reconstructions, run=config),
+    }

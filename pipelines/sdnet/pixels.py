@@ -1,0 +1,49 @@
+"""Between what a network sees and pictures: 8-bit RGB for the corruptions, [0, 1] for attacks and for the eye."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.config import RunConfig
+from core.data.catalogue import info
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The normalisation of a run's images, per channel, and its inverse."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Pixels":
+        entry = info(config.data.name)
+        return cls(config.data.mean or entry.mean, config.data.std or entry.std)
+
+    def scaled(self, images: Tensor) -> Tensor:
+        """Normalised images (B, C, H, W) as pixels in [0, 1]."""
+        return images * self._column(self.std, images) + self._column(self.mean, images)
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, C, H, W) in [0, 1], normalised."""
+        return (pixels - self._column(self.mean, pixels)) / self._column(self.std, pixels)
+
+    def stored(self, images: Tensor) -> np.ndarray:
+        """Normalised images as they were stored, uint8 RGB (B, H, W, 3); grey ones are repeated to three channels."""
+        pixels = (self.scaled(images) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:3], 3)))
+
+    def seen(self, pictures: np.ndarray, like: Tensor) -> Tensor:
+        """uint8 RGB (B, H, W, 3), normalised, on the device of `like`.
+
+        For grey images it is the mean of the three channels: noise that is independent in each is weaker by sqrt(3).
+        """
+        pixels = torch.from_numpy(pictures).to(like.device).permute(0, 3, 1, 2)  # (B, 3, H, W)
+        grey = len(self.mean) == 1
+        return self.normalised((pixels.float().mean(1, keepdim=True) if grey else pixels.float()) / 255)
+
+    @staticmethod
+    def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)

@@ -1,0 +1,178 @@
+"""Robust inference: more noise wants a larger lambda in the first layer, and its reconstruction error tells the noise.
+
+Source: Dai et al. (2022), section on robust inference, and their code, whose noises and levels are `NOISES`. There the
+best lambda of each level is found on labelled test images; here on held-out images (EVALUATE.PROTOCOL authors repeats
+theirs). The line from error to lambda, which they fit and leave there, is then applied to unseen images without labels.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.config import RunConfig
+from core.data.build import images, loader
+from core.data.corruptions import noise
+from core.data.corruptions.draws import Draws
+from core.data.loading import Batch, DeviceLoader
+from core.data.sets import ImageSet
+from core.errors import UserError
+from core.layers.sparse_coding import SparseCoding2d
+from core.metrics import topk_correct
+from core.randomness import uniform_integers
+from pipelines.sdnet.pixels import Pixels
+
+#: noise -> (function, the authors' levels from the weakest to the strongest)
+NOISES: dict[str, tuple[Callable[..., np.ndarray], tuple[float, ...]]] = {
+    "gaussian": (noise.gaussian_noise, tuple(round(0.02 * k, 2) for k in range(1, 11))),
+    "shot": (noise.shot_noise, tuple(float(60 - 6 * k) for k in range(10))),
+    "speckle": (noise.speckle_noise, tuple(round(0.1 * k, 1) for k in range(1, 7))),
+    "impulse": (noise.impulse_noise, tuple(round(0.03 * k, 2) for k in range(1, 11))),
+}
+#: what no noise at all is called among the conditions
+CLEAN = "clean"
+POOLED = "pooled"
+Condition = tuple[str, float]
+
+
+def levels(name: str, count: int) -> list[float]:
+    """At most `count` of a noise's levels, evenly, the weakest and the strongest among them."""
+    known = NOISES[name][1]
+    return [known[round(k)] for k in np.linspace(0, len(known) - 1, min(count, len(known)))]
+
+
+def conditions(count: int) -> list[Condition]:
+    """Every noise with its levels, after no noise."""
+    return [(CLEAN, 0.0), *((name, level) for name in NOISES for level in levels(name, count))]
+
+
+def noisy(pictures: np.ndarray, condition: Condition, indices: Tensor, *key: int | str) -> np.ndarray:
+    """`pictures` uint8 (N, H, W, 3) with noise; what is drawn for one depends on (key, condition, its number) alone."""
+    name, level = condition
+    if name == CLEAN:
+        return pictures
+    seeds = uniform_integers(indices, 0, 1 << 32, 1, "noise", name, f"{level:g}", *key)[:, 0].numpy()
+    changed = NOISES[name][0](pictures, Draws(seeds), level)
+    return (changed.clip(0, 1) * 255).astype(np.uint8)  # cut to 8 bits, as the authors do
+
+
+@contextmanager
+def inference_penalty(layer: SparseCoding2d, value: float) -> Iterator[None]:
+    """Sets the layer's lambda, and puts it back."""
+    before, layer.penalty = layer.penalty, value
+    try:
+        yield
+    finally:
+        layer.penalty = before
+
+
+@torch.no_grad()
+def reconstruction_error(layer: SparseCoding2d, seen: Tensor) -> float:
+    """``|x - A z|^2`` of normalised images (B, C, H, W) at the layer's lambda, mean over the batch."""
+    return float(layer.losses(seen, layer(seen))[0].mean())
+
+
+def fit_line(errors: np.ndarray, lambdas: np.ndarray) -> tuple[float, float, float]:
+    """(slope, intercept, share of the variance explained) of the least-squares line through points (N,), (N,)."""
+    if np.ptp(errors) == 0:
+        return 0.0, float(lambdas.mean()), 0.0
+    slope, intercept = np.polyfit(errors, lambdas, 1)
+    spread = float(((lambdas - lambdas.mean()) ** 2).sum())
+    left = float(((lambdas - slope * errors - intercept) ** 2).sum())
+    return float(slope), float(intercept), 1 - left / spread if spread else 0.0
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Accuracy at every lambda under every condition, and what follows from it.
+
+    accuracy (conditions, lambdas); errors (conditions,) are reconstruction errors at the lambda of training, since
+    that is what can be known of unseen images.
+    """
+
+    conditions: tuple[Condition, ...]
+    lambdas: tuple[float, ...]
+    accuracy: np.ndarray
+    errors: np.ndarray
+
+    @property
+    def chosen(self) -> dict[Condition, float]:
+        """The best lambda of each condition, the smallest of several."""
+        return {one: self.lambdas[int(row.argmax())] for one, row in zip(self.conditions, self.accuracy, strict=True)}
+
+    def line(self, name: str = POOLED) -> tuple[float, float, float]:
+        """The line of one noise over its levels, or of all conditions together."""
+        best = np.array(list(self.chosen.values()))
+        own = np.array([name in (POOLED, one[0]) for one in self.conditions])
+        return fit_line(self.errors[own], best[own])
+
+    def penalty(self, error: float) -> float:
+        """Lambda of a batch with that reconstruction error, by the pooled line, within the values that were tried."""
+        slope, intercept, _ = self.line()
+        return float(np.clip(slope * error + intercept, self.lambdas[0], self.lambdas[-1]))
+
+
+def part_of(config: RunConfig) -> str:
+    """Which images lambda is chosen on: held-out ones, or if there are none those of training; theirs: the test's."""
+    if config.evaluate.protocol == "authors":
+        return "test"
+    return "validation" if config.data.validation else "train"
+
+
+def batches(config: RunConfig, root: Path | str | None, device: torch.device, limit: int | None) -> Iterator[Batch]:
+    """The images that lambda is chosen on, in order and unchanged, the first `limit` of them."""
+    part, size = part_of(config), config.evaluate.batch_size
+    found = images(config, part, root)  # type: ignore[arg-type]
+    assert found is not None
+    found = found.first(limit) if limit else found
+    if isinstance(found, ImageSet):
+        options: dict[str, Any] = {"mean": config.data.mean, "std": config.data.std}
+        yield from DeviceLoader(found, size, device=device, channels_last=config.train.channels_last, **options).epoch(
+            0
+        )
+        return
+    if part == "train":
+        raise UserError("lambda is chosen on photographs that were held out: set DATA.VALIDATION")
+    stream = loader(config, part, root, device, batch_size=size)  # type: ignore[arg-type]
+    assert stream is not None
+    seen = 0
+    for batch in stream.epoch(0):
+        yield batch
+        seen += len(batch.images)
+        if seen >= len(found):
+            return
+
+
+def sweep(
+    config: RunConfig,
+    seed: int,
+    layer: SparseCoding2d,
+    predict: Callable[[Tensor], Tensor],
+    root: Path | str | None,
+    device: torch.device,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Sweep:
+    """Tries every lambda under every condition on the images of `part_of`; `config.evaluate` is sdnet's section."""
+    measured: Any = config.evaluate
+    tried, pixels = tuple(conditions(measured.noise_levels)), Pixels.of(config)
+    right = np.zeros((len(tried), len(measured.lambdas)))
+    errors, count = np.zeros(len(tried)), 0
+    for batch in batches(config, root, device, measured.limit_sweep):
+        if not len(batch.images):
+            continue
+        pictures = pixels.stored(batch.images)
+        for row, condition in enumerate(tried):
+            progress("choosing lambda", row, len(tried))
+            changed = noisy(pictures, condition, batch.indices.cpu(), part_of(config), seed)
+            seen = pixels.seen(changed, batch.images)
+            errors[row] += reconstruction_error(layer, seen) * len(seen)
+            for column, value in enumerate(measured.lambdas):
+                with inference_penalty(layer, value):
+                    right[row, column] += int(topk_correct(predict(seen), batch.labels)[:, 0].sum())
+        count += len(batch.images)
+    return Sweep(tried, measured.lambdas, right / count, errors / count)
