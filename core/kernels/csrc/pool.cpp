@@ -215,23 +215,40 @@ void gather(const Table<A>& table, int64_t o, const From* base, int64_t step, To
   }
 }
 
-template <class A, class To>
-void across(const Table<A>& table, int64_t from, int64_t to, const A* middle, To* out) {
+template <class A, class From, class To>
+void across(const Table<A>& table, int64_t from, int64_t to, const From* middle, To* out) {
   for (int64_t o = from; o < to; ++o) {
     const Term<A>* term = table.begin(o);
     const int64_t count = table.count(o);
-    A v = count ? term->weight * middle[term->from] : A(0);
-    for (int64_t k = 1; k < count; ++k) v += term[k].weight * middle[term[k].from];
+    A v = count ? term->weight * get(middle[term->from]) : A(0);
+    for (int64_t k = 1; k < count; ++k) v += term[k].weight * get(middle[term[k].from]);
     put(out[o], v);
   }
 }
 
+// Memory that the next row will need, asked for a piece at a time while this row is worked on: the rows of a map whose
+// channels come last are longer than what the processor fetches ahead by itself.
+struct Ahead {
+  const char* next = nullptr;
+  int64_t bytes = 0;
+
+  void fetch(int64_t share) {
+    if (!next) return;
+    for (int64_t k = 0; k < share; k += 64) __builtin_prefetch(next + k, 0, 2);
+    next += share;
+  }
+};
+
 // N taps of `count` pixels whose channels lie side by side.
 template <int N, class A, class To>
-void strip(const A* middle, int64_t tap_step, const A* w, To* out, int64_t count, int64_t in_step, int64_t out_step, int64_t channels) {
+void strip(const A* middle, int64_t tap_step, const A* w, To* out, int64_t count, int64_t in_step, int64_t out_step,
+           int64_t channels, Ahead ahead) {
   A weight[N];
   for (int k = 0; k < N; ++k) weight[k] = w[k];
+  const int64_t share = count ? ahead.bytes / count & ~int64_t(63) : 0, line = channels * static_cast<int64_t>(sizeof(To));
   for (int64_t o = 0; o < count; ++o, middle += in_step, out += out_step) {
+    ahead.fetch(share);
+    for (int64_t k = 0; k < line; k += 64) __builtin_prefetch(reinterpret_cast<const char*>(out + 4 * out_step) + k, 1, 3);
     To* __restrict target = out;
 #pragma GCC ivdep
     for (int64_t c = 0; c < channels; ++c) {
@@ -245,19 +262,19 @@ void strip(const A* middle, int64_t tap_step, const A* w, To* out, int64_t count
 
 template <class A, class To>
 void strip(int64_t taps, const A* middle, int64_t tap_step, const A* w, To* out, int64_t count, int64_t in_step, int64_t out_step,
-           int64_t channels) {
+           int64_t channels, Ahead ahead) {
   switch (taps) {
     case 0:
       for (int64_t o = 0; o < count; ++o)
         for (int64_t c = 0; c < channels; ++c) put(out[o * out_step + c], A(0));
       return;
-    case 1: return strip<1>(middle, tap_step, w, out, count, in_step, out_step, channels);
-    case 2: return strip<2>(middle, tap_step, w, out, count, in_step, out_step, channels);
-    case 3: return strip<3>(middle, tap_step, w, out, count, in_step, out_step, channels);
-    case 4: return strip<4>(middle, tap_step, w, out, count, in_step, out_step, channels);
-    case 5: return strip<5>(middle, tap_step, w, out, count, in_step, out_step, channels);
-    case 6: return strip<6>(middle, tap_step, w, out, count, in_step, out_step, channels);
-    default: return strip<7>(middle, tap_step, w, out, count, in_step, out_step, channels);
+    case 1: return strip<1>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
+    case 2: return strip<2>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
+    case 3: return strip<3>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
+    case 4: return strip<4>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
+    case 5: return strip<5>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
+    case 6: return strip<6>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
+    default: return strip<7>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
   }
 }
 
@@ -271,7 +288,7 @@ template <class A>
 Run aligned(const Table<A>& table, int64_t stride) {
   const auto ceiling = [&](int64_t v) { return v >= 0 ? (v + stride - 1) / stride : -(-v / stride); };
   const int64_t first = ceiling(table.low - table.base), end = ceiling(table.high - table.base - stride + 1);
-  return {first * stride + table.base, first, std::max<int64_t>(end - first, 0)};
+  return end > first ? Run{first * stride + table.base, first, end - first} : Run{0, 0, 0};
 }
 
 // to[c * length / stride + i] = from[i * stride + c]
@@ -346,10 +363,12 @@ struct Pass {  // one direction of a blur, the tables of every phase
     if (last) {
       for (; o < end; ++o, out += width_out() * channels) {
         gather(rows[r], o, from, line, middle, line, spare);
-        pixels(table, middle, out, spare);
+        pixels(table, middle, out, spare, next_rows(rows[r], from, o));
       }
       return;
     }
+    if (taps.size == 1 && !backward && !down.before && !down.after && !right.before && !right.after)
+      return sample(rows[r], table, from, out, o, end);
     columns_down(rows[r], from, o, end, middle, spare);
     if (backward) spread(table, middle, out, end - o, space);
     else reduce(table, middle, scratch, out, end - o, space);
@@ -362,6 +381,20 @@ struct Pass {  // one direction of a blur, the tables of every phase
   }
 
  private:
+  // Without a filter: single pixels of single rows.
+  template <class From, class To>
+  void sample(const Table<A>& down_table, const Table<A>& table, const From* from, To* out, int64_t o, int64_t end) const {
+    const int64_t low = table.low, high = std::max(low, table.high), s = right.stride;
+    for (; o < end; ++o, out += width_out()) {
+      const From* row = from + down_table.begin(o)->from * width();
+      across(table, 0, low, row, out);
+      const From* picked = row + low * s + table.base;
+      if (s == 2) for (int64_t k = 0; k < high - low; ++k) put(out[low + k], A(get(picked[2 * k])));
+      else for (int64_t k = 0; k < high - low; ++k) put(out[low + k], A(get(picked[s * k])));
+      across(table, high, width_out(), row, out);
+    }
+  }
+
   template <class From>
   void columns_down(const Table<A>& table, const From* from, int64_t o, int64_t end, A* middle, A* spare) const {
     const int64_t n = width(), line = pitch();
@@ -420,14 +453,24 @@ struct Pass {  // one direction of a blur, the tables of every phase
     for (int64_t k = 0; k < count; ++k) merge(space + k * line, n, out + k * width_out() + run.start, run.count, s);
   }
 
+  // The rows that output o + 1 needs and o did not.
+  template <class From>
+  Ahead next_rows(const Table<A>& table, const From* from, int64_t o) const {
+    if (o + 1 >= table.size() || !table.count(o) || !table.count(o + 1)) return {};
+    const auto furthest = [&](int64_t k) { return table.begin(k)[backward ? 0 : table.count(k) - 1].from; };
+    const int64_t first = furthest(o) + 1, rows_ahead = furthest(o + 1) - first + 1;
+    if (rows_ahead < 1) return {};
+    return {reinterpret_cast<const char*>(from + first * pitch()), rows_ahead * pitch() * static_cast<int64_t>(sizeof(From))};
+  }
+
   // Across one row whose pixels hold their channels side by side.
   template <class To>
-  void pixels(const Table<A>& table, const A* middle, To* out, A* spare) const {
+  void pixels(const Table<A>& table, const A* middle, To* out, A* spare, Ahead ahead) const {
     int64_t low = table.low, high = std::max(table.low, table.high);
     const int64_t s = right.stride;
     if (!backward) {
       strip<A>(taps.size, middle + (low * s + table.base) * channels, channels, taps.weight, out + low * channels, high - low,
-               s * channels, channels, channels);
+               s * channels, channels, channels, ahead);
     } else {
       const Run run = aligned(table, s);
       low = run.start, high = run.start + run.count * s;
@@ -436,7 +479,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
         int64_t terms = 0;
         for (int64_t j = c; j < taps.size; j += s) weights[terms++] = taps.weight[j];
         strip<A>(terms, middle + run.first * channels, -channels, weights, out + (low + c) * channels, run.count, channels,
-                 s * channels, channels);
+                 s * channels, channels, c ? Ahead{} : ahead);
       }
     }
     for (int64_t x = 0; x < width_out(); ++x) {

@@ -1,0 +1,110 @@
+"""docs/performance.md and its figure from the JSON in benchmarks/results/: ``python -m benchmarks.report``.
+
+Every number on the page is read from those files; the words around them are in benchmarks/performance.md.in.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from core.figures import PALETTE, save, styled, subplots
+from core.files import write_atomic
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+PAGE = HERE.parent / "docs" / "performance.md"
+
+_ABOUT = ("size", "padding", "select", "depth", "groups", "layout", "dtype")
+
+
+def load() -> dict[str, dict[str, Any]]:
+    """What was measured on each device: "cpu", "cuda"."""
+    found = {path.stem.removeprefix("layers-"): json.loads(path.read_text()) for path in RESULTS.glob("layers-*.json")}
+    return dict(sorted(found.items()))
+
+
+def table(measured: dict[str, Any], job: str) -> list[str]:
+    """One job as a table: a row a case, times with quartiles, the ratio to the baseline, peak memory, the floor."""
+    cases = [case for case in measured["cases"] if case["job"] == job]
+    about = [key for key in _ABOUT if any(key in case for case in cases)]
+    baseline = cases[0]["baseline"]
+    head = [*about, "pass", "stillpoint, ms", f"{baseline}, ms", f"ratio to {baseline}", "others, ms", "floor, ms"]
+    head += ["peak, MiB", f"{baseline} peak, MiB"]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for case in cases:
+        found = case["contenders"]
+        ours, base = found["stillpoint"], found[case["baseline"]]
+        others = [f"{name} {v['median_ms']:.2f}" for name, v in found.items() if name not in ("stillpoint", baseline)]
+        ratio = f"{case['ratio']:.2f}"
+        cells = [*(str(case.get(key, "")) for key in about), case["mode"], _time(ours), _time(base)]
+        cells += [f"**{ratio}**" if case["ratio"] > 1 else ratio, ", ".join(others), f"{case['floor_ms']:.2f}"]
+        cells += [f"{v['peak_bytes'] / 2**20:.1f}" for v in (ours, base)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _time(entry: dict[str, float]) -> str:
+    return f"{entry['median_ms']:.2f} ({entry['low_ms']:.2f} to {entry['high_ms']:.2f})"
+
+
+def losses(measured: dict[str, Any]) -> list[str]:
+    """Every contender that was faster than ours, in words."""
+    lines = []
+    for case in measured["cases"]:
+        ours = case["contenders"]["stillpoint"]["median_ms"]
+        for name, entry in case["contenders"].items():
+            if entry["median_ms"] < ours:
+                about = ", ".join(f"{key} {case[key]}" for key in _ABOUT if key in case)
+                slower = ours / entry["median_ms"]
+                lines.append(f"- {case['job']} ({about}; {case['mode']}): {name} is {slower:.2f} times as fast.")
+    return lines
+
+
+def machine(measured: dict[str, Any]) -> str:
+    """The sentence about where the numbers come from."""
+    m = measured["machine"]
+    peers = ", ".join(f"{name} {version}" if version else f"no {name}" for name, version in m["peers"].items())
+    return (
+        f"{m['device']}, {m['threads']} thread(s) of {m['processors']}, PyTorch {m['torch']}, {peers}; clock: "
+        f"{m['clock']}, {m['rounds']} rounds; copying: {m['copy_gigabytes_per_second']} GB/s; load of the machine "
+        f"(1 minute) {m['load_before'][0]} before and {m['load_after'][0]} after, {m['seconds']:.0f} s in all."
+    )
+
+
+@styled
+def figure(measured: dict[str, Any], path: Path) -> Path:
+    """Ratio of our time to the baseline's, a dot a case, every job in a row of its own; left of 1 is faster."""
+    jobs = list(dict.fromkeys(case["job"] for case in measured["cases"]))
+    fig, axes = subplots(1, 1, (7.0, 0.5 * len(jobs) + 1.6))
+    axis = axes[0, 0]
+    for mode, colour, shift in (("forward", PALETTE[0], 0.14), ("forward+backward", PALETTE[1], -0.14)):
+        for row, job in enumerate(jobs):
+            ratios = [case["ratio"] for case in measured["cases"] if case["job"] == job and case["mode"] == mode]
+            places = [len(jobs) - 1 - row + shift] * len(ratios)
+            axis.plot(ratios, places, "o", color=colour, alpha=0.6, label=mode if row == 0 else None)
+    axis.axvline(1, color="0.4", linewidth=1)
+    baselines = {case["job"]: case["baseline"] for case in measured["cases"]}
+    axis.set_yticks(range(len(jobs))[::-1], [f"{job}\nbeside {baselines[job]}" for job in jobs])
+    axis.set_xscale("log", base=2)
+    axis.set_xlabel("time of stillpoint over time of the other (1/2: twice as fast)")
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    return save(fig, path)
+
+
+def write() -> None:
+    """The page and its pictures."""
+    parts = [(HERE / "performance.md.in").read_text().rstrip()]
+    for device, measured in load().items():
+        picture = RESULTS / f"layers-{device}.png"
+        figure(measured, picture)
+        parts += [f"## Measured: {device}", machine(measured)]
+        parts.append(f"![Ratios of time, {device}](../benchmarks/results/{picture.name})")
+        for job in dict.fromkeys(case["job"] for case in measured["cases"]):
+            parts += [f"### {job}", "\n".join(table(measured, job))]
+        lost = losses(measured)
+        parts += ["### Where we lose", "\n".join(lost) if lost else "Nowhere in this table."]
+    write_atomic(PAGE, "\n\n".join(parts) + "\n")
+
+
+if __name__ == "__main__":
+    write()
