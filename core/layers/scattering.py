@@ -5,6 +5,8 @@ Source: Mallat, "Group invariant scattering" (2012), and Bruna and Mallat, "Inva
 Gaussian window by the binomial filters of `blur_pool2d`.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -54,7 +56,7 @@ class Scattering2d(nn.Module):
         packets = 4**depth
         # packet 0 of each bank is a low-pass filter, whose modulus would tell the mean once more
         oriented = (*range(1, packets), *range(packets + 1, 2 * packets))
-        build = {"device": device, "dtype": dtype}
+        build: dict[str, Any] = {"device": device, "dtype": dtype}
         self.packets = WaveletPackets2d(depth, 2, maps=oriented, padding="circular", **build)
         halvings = stride.bit_length() - 1
         self.mean = nn.Sequential(*(_halve(**build) for _ in range(halvings)))
@@ -86,5 +88,5 @@ class Scattering2d(nn.Module):
         return f"depth={self.depth}, stride={self.stride}"
 
 
-def _halve(**build) -> nn.Module:
+def _halve(**build: Any) -> nn.Module:
     return BlurPool2d(None, 2, size=_TAPS, padding="circular", **build)

@@ -2,6 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 import pipelines
 from core.errors import UserError
@@ -37,6 +38,7 @@ def _maximise(args: Namespace) -> int:
 
     data, where = info(config.data.name), pick(args.device)
     size = config.data.image_size or data.size
+    told: dict[str, Any] = {}
     shape, name = (data.channels, size, size), f"{run.pipeline}/{run.model}"
     with settings(where, args.threads), bad_input():
         net = pipelines.build(config)
@@ -48,7 +50,7 @@ def _maximise(args: Namespace) -> int:
             told = {"loss": found.losses[0].item(), "probabilities": found.probabilities[0].tolist()}
         else:
             image = neuron_images(net, shape, [args.neuron], layer=args.layer, device=where)[0]
-            what, told = f"neuron {args.neuron} of {args.layer}", {}
+            what = f"neuron {args.neuron} of {args.layer}"
     grey = image.mean(0).cpu()
     told["strongest_pair_share"] = strongest_pair_share(grey[None]).item()
     output = args.output or Path(f"{run.model}_{what.replace(' ', '_')}.png")

@@ -61,8 +61,10 @@ def mean_passes(runs: list[Run]) -> list[Pass]:
     by_epoch = zip(*(run_passes(run) for run in runs), strict=True)
     means = []
     for same in by_epoch:
-        columns = [statistics.fmean(getattr(p, name) for p in same) for name in ("elapsed", "loss", "correct")]
-        means.append(Pass(same[0].epoch, *columns, same[0].images))
+        elapsed, loss, correct = (
+            statistics.fmean(getattr(one, name) for one in same) for name in ("elapsed", "loss", "correct")
+        )
+        means.append(Pass(same[0].epoch, elapsed, loss, correct, same[0].images))
     return means
 
 
