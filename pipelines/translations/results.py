@@ -75,7 +75,7 @@ def published_passes(recipe: str, model: str, path: Path = HERE / "published.yam
     for entry in yaml.safe_load(path.read_text())["passes"]:
         named = any(fnmatchcase(model, pattern) for pattern in entry["models"])
         if named and any(fnmatchcase(recipe, pattern) for pattern in entry["recipes"]):
-            return {row[0]: Pass(*row, entry["images"]) for row in entry["rows"]}
+            return {row[0]: Pass(*row, images=entry["images"]) for row in entry["rows"]}
     return {}
 
 
