@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.data.augment import build_augment
+from core.data.augment import build_augment, resized_crop_boxes
 from core.data.datasets import load, prepare
 from core.data.sets import FolderSet
-from core.data.streaming import StreamLoader, centre_crop, resize_short_side
+from core.data.streaming import StreamLoader, centre_crop, resize_short_side, resized_crop_box
 from core.errors import UserError
 
 SMALL = {"size": 24, "resize": 28}
@@ -138,3 +138,12 @@ def test_a_scale_of_one_keeps_nearly_all_of_a_square_photograph(tmp_path: Path) 
 def test_an_unknown_crop_is_refused(photographs: Path) -> None:
     with pytest.raises(ValueError, match="crop 'corner': choose 'centre' or 'random_resized'"):
         StreamLoader(folder_set(photographs), 5, crop="corner")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [(375, 500), (40, 400), (400, 40), (1, 1), (224, 224)])
+def test_one_box_is_that_of_a_batch_of_one(size: tuple[int, int]) -> None:
+    for seed in range(60):
+        draws = [torch.Generator().manual_seed(seed) for _ in range(2)]
+        scale = (0.08, 1.0) if seed % 2 else (0.9, 1.0)
+        wanted = resized_crop_boxes(1, *size, draws[0], scale)[0].tolist()
+        assert list(resized_crop_box(*size, draws[1], scale)) == wanted
