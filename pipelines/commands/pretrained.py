@@ -46,6 +46,23 @@ def shortened(config: "RunConfig") -> "RunConfig":
     return merge(pipelines.schema(config.pipeline), [config.dump()], pairs)
 
 
+def probe(name: str, config: "RunConfig", weights: Path) -> list[float]:
+    """What a network says of two pictures of noise: tells other weights or another network where there are no data."""
+    import torch
+
+    from core.checkpoint import load_weights
+    from core.data.build import image_size
+    from core.data.catalogue import info
+    from core.randomness import generator
+
+    net = pipelines.build(config).eval()
+    load_weights(net, weights, model=name)
+    size = image_size(config)
+    noise = torch.randn(2, info(config.data.name).channels, size, size, generator=generator("card", name))
+    with torch.no_grad():
+        return [round(value, 6) for value in net(noise).flatten()[:40].tolist()]
+
+
 def of_card(card: dict[str, Any], *, untrained: bool = False) -> "RunConfig":
     """The configuration that a card's network was trained and measured with."""
     from core.config import validate
@@ -99,6 +116,7 @@ def _publish(args: Namespace) -> int:
         "metrics": _numbers(after["trained"]),
         "before_rounding": _numbers(before["trained"]),
         "short": _numbers(measured(shortened(config), path, **options)["trained"]),
+        "probe": probe(name, config, path),
         "training": {key: training[key] for key in ("commit", "clean", "torch", "python", "device", "seconds")},
         "config": config.dump(),
     }

@@ -1,0 +1,134 @@
+"""Every pretrained network: there without a network connection, what its card says, and giving its card's numbers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import pipelines
+from core import cards
+from core.checkpoint import read_tensors, save_weights
+from core.data.catalogue import data_root
+from core.data.sources import source
+from core.errors import UserError
+from pipelines.cli import main
+from pipelines.commands.pretrained import measured, of_card, probe, shortened
+
+ROOT = Path(__file__).parent.parent
+FOLDER = pipelines.PRETRAINED
+NAMES = cards.names(FOLDER)
+#: what the store in the repository may hold, which every clone brings along for ever
+LIMIT = 60 << 20
+
+
+def _has_data(name: str) -> bool:
+    data = of_card(cards.read(FOLDER, name)).data.name
+    return data == "digits" or bool(source(data, data_root()))
+
+
+@pytest.fixture(scope="module")
+def pulled() -> Path:
+    if not all(cards.weights_path(FOLDER, name).is_file() for name in NAMES):
+        # from the store in the repository: no connection is needed
+        command = [
+            sys.executable,
+            "-m",
+            "dvc",
+            "pull",
+            "--quiet",
+            *(f"pretrained/{name}.safetensors.dvc" for name in NAMES),
+        ]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return FOLDER
+
+
+def test_the_store_is_small_and_every_entry_is_in_it() -> None:
+    import yaml
+
+    store = ROOT / ".dvc-store"
+    assert NAMES and sum(path.stat().st_size for path in store.rglob("*") if path.is_file()) < LIMIT
+    for name in NAMES:
+        (out,) = yaml.safe_load(cards.weights_path(FOLDER, name).with_suffix(".safetensors.dvc").read_text())["outs"]
+        assert (store / "files" / "md5" / out["md5"][:2] / out["md5"][2:]).stat().st_size == out["size"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_loads_by_its_name_and_says_what_its_card_says(pulled: Path, name: str) -> None:
+    net, card = pipelines.pretrained(name), cards.read(pulled, name)
+    assert not net.training and sum(p.numel() for p in net.parameters()) == card["parameters"]
+    assert all(p.dtype == torch.float32 for p in net.parameters())
+    found = probe(name, of_card(card), cards.weights(pulled, name))
+    assert found == pytest.approx(card["probe"], abs=1e-3)
+    assert len(set(found)) > 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_holds_together(name: str) -> None:
+    card = cards.read(FOLDER, name)
+    page = cards.weights_path(FOLDER, name).with_suffix(".md")
+    assert page.read_text() == cards.page(card)
+    assert card["model"] == name and card["training"]["commit"]
+    # trained by the recipe that is there now, so that the card's last command makes it again
+    config = of_card(card)
+    assert config.digest() == pipelines.configure(name, card["recipe"], seed=card["seed"]).digest()
+    assert not cards.changed(card["before_rounding"], card["metrics"])
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if _has_data(name)])
+def test_the_first_images_give_the_cards_numbers_again(pulled: Path, name: str) -> None:
+    card = cards.read(pulled, name)
+    found = measured(shortened(of_card(card)), cards.weights(pulled, name), data=None, device="cpu", threads=1)
+    assert not cards.changed(card["short"], found["trained"], tolerance=0.01)
+
+
+@pytest.fixture
+def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
+    """An entry of a run of a few steps, in a folder of its own."""
+    data = str(tmp_path / "data")
+    monkeypatch.setenv("STILLPOINT_DATA", data)
+    monkeypatch.setattr(pipelines, "PRETRAINED", tmp_path / "pretrained")
+    pairs = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "64", "MODEL.WIDTH", "4", "EVALUATE.METRICS", "['accuracy']"]
+    where = ["--results", str(tmp_path), "--threads", "1"]
+    assert main(["train", "aps/resnet20_aps3", *where, *pairs]) == 0
+    run = tmp_path / "aps" / "digits" / "resnet20_aps3" / "seed0"
+    assert main(["publish", str(run), "--to", str(tmp_path / "pretrained"), "--threads", "1"]) == 0
+    return "aps/resnet20_aps3", tmp_path / "pretrained"
+
+
+def test_a_run_is_published_in_half_precision_and_measured_again(
+    entry: tuple[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, folder = entry
+    tensors, about = read_tensors(cards.weights(folder, name))
+    assert {t.dtype for t in tensors.values() if t.dim() > 1} == {torch.float16}
+    assert tensors["bn1.running_var"].dtype == torch.float32
+    assert about["precision"].startswith("float16")
+    capsys.readouterr()
+    assert main(["evaluate", name, "--pretrained", "--json", "--threads", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["differing"] == []
+
+    # a card that claims more than its weights give is found out
+    path = cards.weights_path(folder, name).with_suffix(".json")
+    card = json.loads(path.read_text())
+    card["metrics"]["accuracy"] += 0.05
+    path.write_text(json.dumps(card))
+    assert main(["evaluate", name, "--pretrained", "--threads", "1"]) == 1
+    assert "in the card" in capsys.readouterr().out
+
+
+def test_other_weights_than_the_cards_are_refused(entry: tuple[str, Path]) -> None:
+    name, folder = entry
+    path = cards.weights_path(folder, name)
+    tensors, _ = read_tensors(path)
+    save_weights(path, tensors, model=name, config_digest="", epoch=9)
+    with pytest.raises(UserError, match="not the file that its card describes"):
+        pipelines.pretrained(name)
+    path.unlink()
+    with pytest.raises(UserError, match="dvc pull"):
+        pipelines.pretrained(name)
+    with pytest.raises(UserError, match="no pretrained weights are kept of aps/resnet20"):
+        pipelines.pretrained("aps/resnet20")
