@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 #: milliseconds per image, measured on one machine: see benchmarks/wavelet_twins.py
-TIMES = HERE.parents[1] / "benchmarks" / "wavelet_twins.json"
+TIMES = HERE.parents[1] / "benchmarks" / "results" / "wavelet_twins.json"
 WAYS = ("horizontal", "vertical", "diagonal")
 STORED = (
     Metric("accuracy", "one crop"),
@@ -93,7 +94,7 @@ def shifts(results: "Results", path: Path) -> None:
     parts = [f"# {title}: shifted images, without and with the normalisation of training\n"]
     parts.append(
         "The authors show shifted images without the normalisation that the network was trained with; that is the "
-        "first table. Accuracy is that of the first, unshifted view: a network that gives all images one class never flips.\n"
+        "first table. Accuracy is that of the first, unshifted view: a network that gives all one class never flips.\n"
     )
     for prefix, heading in (("", "Not normalised (the authors')"), ("normalised_", "Normalised")):
         metrics = [Metric(f"{prefix}shifts_accuracy", "accuracy")]
@@ -125,6 +126,7 @@ def _cell(metric: Metric, found: list[dict[str, Any]]) -> Cell | None:
     return Cell(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
+@cache
 def costs() -> list[dict[str, Any]]:
     """A row for each variant at ImageNet's size; milliseconds are empty where the benchmark has not been run."""
     from pipelines.wavelet_twins.cost import VARIANTS, cost

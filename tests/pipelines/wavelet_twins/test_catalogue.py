@@ -31,7 +31,9 @@ def test_every_entry_names_an_architecture_and_one_of_its_configurations() -> No
         assert config in configs(arch)
         own = dict(entries[name].settings)
         # the authors trained their four AlexNets with wavelets under a penalty, and nothing else
-        assert own.pop("PENALTY", None) == ([0.0, 0.0041, 0.00032] if arch.endswith("AlexNet") and "Dt" in arch else None)
+        assert own.pop("PENALTY", None) == (
+            [0.0, 0.0041, 0.00032] if arch.endswith("AlexNet") and "Dt" in arch else None
+        )
         assert own == {"ARCH": arch, "CONFIG": config}
         assert entries[name].source
     assert entries["AI"].datasets == ("imagenet",)

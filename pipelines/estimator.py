@@ -1,0 +1,128 @@
+"""Any registered network as a scikit-learn classifier.
+
+from pipelines.estimator import NetworkClassifier
+NetworkClassifier("wavelet_twins/R18wyC_mod", settings=("TRAIN.EPOCHS", "5")).fit(X, y).score(X, y)
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+import pipelines
+from core.checkpoint import load_weights
+from core.data.build import Loaders, augmentation
+from core.data.catalogue import info
+from core.data.datasets import content_digest
+from core.data.loading import DeviceLoader
+from core.data.sets import ImageSet
+from core.device import pick
+from core.errors import UserError
+from core.evaluate import Predictor
+from core.runs import Run
+from core.train import train
+
+
+class NetworkClassifier(ClassifierMixin, BaseEstimator):
+    """Fits a network of a paper by one of its recipes to images in memory.
+
+    Args:
+        network: full name, such as ``aps/resnet20_aps1``.
+        recipe: of the network's paper; its data set says the images' form and normalisation.
+        settings: KEY VALUE pairs laid over the recipe, ``("TRAIN.EPOCHS", "5")``.
+        seed: of the weights, the order of images and the augmentation.
+        device: as `core.device.pick` takes it.
+        folder: where the run is kept, so that a fit that was interrupted goes on; none: nothing is kept.
+
+    `X` are uint8 images (N, C, H, W), or (N, H, W) where there is one channel, of the data set's form; `y` are
+    labels of any kind, at most as many different ones as the data set has classes. After `fit`: `classes_`, `net_`,
+    `history_`. The same arguments and images give the same network.
+    """
+
+    def __init__(
+        self,
+        network: str = "aps/resnet20",
+        *,
+        recipe: str = "digits",
+        settings: Sequence[str] = (),
+        seed: int = 0,
+        device: str = "auto",
+        folder: str | Path | None = None,
+    ) -> None:
+        self.network, self.recipe, self.settings = network, recipe, settings
+        self.seed, self.device, self.folder = seed, device, folder
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "NetworkClassifier":
+        """Trains a new network; a `UserError` for images or labels of another form than the data set's."""
+        # what is not in X cannot be held out of it, nor tested on
+        pairs = [*self.settings, "DATA.VALIDATION", "0", "TRAIN.KEEP", "last", "TRAIN.TEST_EACH_EPOCH", "False"]
+        config = pipelines.configure(self.network, self.recipe, pairs, self.seed)
+        labels = np.asarray(y)
+        classes, numbers = np.unique(labels, return_inverse=True)
+        form = info(config.data.name)
+        if len(labels) != len(X):
+            raise UserError(f"{len(X)} images and {len(labels)} labels: there must be a label for each image")
+        if len(classes) > form.num_classes:
+            raise UserError(f"{len(classes)} different labels: {config.data.name} has {form.num_classes} classes")
+        self.config_ = config
+        images = self._images(X)
+        statistics = {"mean": config.data.mean or form.mean, "std": config.data.std or form.std}
+        digest = content_digest(images.numpy(), numbers)
+        held = ImageSet(
+            images, torch.from_numpy(numbers), tuple(map(str, classes)), title="images", digest=digest, **statistics
+        )
+
+        def loaders(device: torch.device, rank: int, world_size: int) -> Loaders:
+            size = config.train.batch_size // config.train.accumulate
+            options: dict[str, Any] = {"device": device, "rank": rank, "world_size": world_size, "seed": config.seed}
+            options |= {"shuffle": True, "channels_last": config.train.channels_last}
+            changes = augmentation(config, training=True)
+            return Loaders(DeviceLoader(held, size, augment=changes, **options), digest=digest)
+
+        with TemporaryDirectory() as scratch:
+            root = Path(self.folder) if self.folder is not None else Path(scratch)
+            run = Run(config.pipeline, self.recipe, config.model.name, self.seed, root)
+            options: dict[str, Any] = {
+                "build": pipelines.build,
+                "device": self.device,
+                "hooks": pipelines.hooks(config),
+            }
+            self.history_ = train(config, run, loaders=loaders, **options)
+            net = pipelines.build(config)
+            load_weights(net, run.weights)
+        self.net_, self.classes_ = net.eval(), classes
+        self.mean_, self.std_ = statistics["mean"], statistics["std"]
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Probabilities of `classes_`: float32 (N, classes). The network's outputs beyond them are left out."""
+        check_is_fitted(self)
+        images, device = self._images(X), pick(self.device)
+        net = self.net_.to(device)
+        mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (self.mean_, self.std_))
+        predict = Predictor(net)
+        size = self.config_.evaluate.batch_size
+        logits = [predict((part.to(device).float() / 255 - mean) / std).cpu() for part in images.split(size)]
+        return torch.cat(logits)[:, : len(self.classes_)].softmax(1).numpy()
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """The label of the highest probability for each image, as it was given to `fit`: (N,)."""
+        return self.classes_[self.predict_proba(X).argmax(1)]
+
+    def _images(self, X: np.ndarray) -> torch.Tensor:
+        X = np.asarray(X)
+        form = info(self.config_.data.name)
+        size = self.config_.data.image_size or form.size
+        if X.ndim == 3 and form.channels == 1:
+            X = X[:, None]
+        if X.dtype != np.uint8 or X.ndim != 4 or X.shape[1:] != (form.channels, size, size) or not len(X):
+            raise UserError(
+                f"images for {self.config_.data.name} are uint8 (N, {form.channels}, {size}, {size}), "
+                f"not {X.dtype} {X.shape}"
+            )
+        return torch.from_numpy(np.ascontiguousarray(X))

@@ -1,0 +1,52 @@
+"""A registered network as a scikit-learn classifier."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+
+from core.errors import UserError
+from pipelines.estimator import NetworkClassifier
+
+SETTINGS = ("TRAIN.EPOCHS", "12", "TRAIN.BATCH_SIZE", "16", "TRAIN.LR", "0.01", "TRAIN.SCHEDULE", "constant")
+
+
+def digits(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Zeros and ones, drawn large, with names for labels."""
+    data = load_digits(n_class=2)
+    images = np.kron(data.images[:count] * (255 / 16), np.ones((4, 4))).astype(np.uint8)
+    return images, np.array(["zero", "one"])[data.target[:count]]
+
+
+def test_it_learns_predicts_and_repeats_itself() -> None:
+    x, y = digits(64)
+    model = NetworkClassifier(
+        "translations/TwoFullNet", settings=("AUGMENT.CANVAS_PADDING", "0", "DATA.IMAGE_SIZE", "32", *SETTINGS)
+    )
+    model.fit(x, y)
+    assert list(model.classes_) == ["one", "zero"] and len(model.history_) == 12
+    chances = model.predict_proba(x)
+    assert chances.shape == (64, 2) and np.allclose(chances.sum(1), 1, atol=1e-6)
+    assert set(model.predict(x)) <= {"one", "zero"} and model.score(x, y) > 0.9
+    again = clone(model).fit(x, y)
+    assert np.array_equal(again.predict_proba(x), chances)
+    assert not hasattr(clone(model), "net_")
+
+
+def test_parameters_are_read_set_and_cloned() -> None:
+    model = NetworkClassifier("wavelet_twins/R18wyC", settings=SETTINGS, seed=3)
+    assert model.get_params()["seed"] == 3 and model.get_params()["network"] == "wavelet_twins/R18wyC"
+    assert clone(model).set_params(seed=4).get_params() == {**model.get_params(), "seed": 4}
+
+
+def test_what_does_not_fit_is_told() -> None:
+    x, y = digits(4)
+    model = NetworkClassifier("aps/resnet20")
+    with pytest.raises(UserError, match=r"images for digits are uint8 \(N, 1, 32, 32\), not float64"):
+        model.fit(x.astype(float), y)
+    with pytest.raises(UserError, match="4 images and 3 labels"):
+        model.fit(x, y[:3])
+    with pytest.raises(UserError, match="11 different labels: digits has 10 classes"):
+        model.fit(np.repeat(x, 3, 0)[:11], np.arange(11))
+    with pytest.raises(UserError, match="unknown network"):
+        NetworkClassifier("aps/resnet21").fit(x, y)

@@ -1,0 +1,199 @@
+"""The penalty and the record of gradients in training, snapshots to go back to, and runs as objects."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import pipelines
+from core.config import RunConfig
+from core.data.build import Loaders
+from core.data.loading import DeviceLoader
+from core.data.sets import ImageSet
+from core.errors import UserError
+from core.layers.wavelet_twin import WaveletTwin2d
+from core.randomness import generator
+from core.records import Progress, rewind
+from core.runs import Run
+from core.train import train
+from pipelines.cli import main
+from pipelines.wavelet_twins.catalogue import ARCHITECTURES, CLASSIFIERS, configs, sections
+from pipelines.wavelet_twins.models import first_layer, mixing_weights
+from pipelines.wavelet_twins.penalty import penalty
+from pipelines.wavelet_twins.training import hooks
+from pipelines.workflow import recipe_config
+
+NAME = "wavelet_twins/dtcwpt_resnet18"
+SMALL = [
+    "MODEL.CONFIG",
+    "Ft40Y",
+    "TRAIN.EPOCHS",
+    "4",
+    "TRAIN.BATCH_SIZE",
+    "4",
+    "TRAIN.SNAPSHOTS",
+    "2",
+    "TRAIN.LR",
+    "0.05",
+]
+
+
+def images() -> ImageSet:
+    pixels = torch.randint(0, 256, (10, 1, 32, 32), generator=generator("small"), dtype=torch.uint8)
+    return ImageSet(pixels, torch.arange(10) % 2, ("0", "1"), (0.5,), (0.5,), "noise", "digest")
+
+
+def small(config: RunConfig) -> nn.Module:
+    """The first layer that a configuration names, and the least that makes a classifier of it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        first = first_layer(config.model.arch, config.model.config, in_channels=1)
+        pool = nn.AdaptiveAvgPool2d(1)
+        return nn.Sequential(first, nn.ReLU(), pool, nn.Flatten(), nn.Linear(64, 2))
+
+
+def configured(*pairs: str) -> RunConfig:
+    return pipelines.configure(NAME, "digits", [*SMALL, *pairs])
+
+
+def trained(folder: Path, *pairs: str, **options: object) -> Run:
+    config = configured(*pairs)
+    run = Run("wavelet_twins", "digits", "dtcwpt_resnet18", 0, folder)
+
+    def loaders(device: torch.device, rank: int, world_size: int) -> Loaders:
+        return Loaders(DeviceLoader(images(), 4, shuffle=True), digest="digest", title="noise")
+
+    train(config, run, build=small, loaders=loaders, hooks=hooks(config), threads=1, device="cpu", **options)
+    return run
+
+
+def test_the_penalty_drives_each_output_to_one_packet(tmp_path: Path) -> None:
+    factors = (0.0, 0.05)
+
+    def spread(run: Run) -> float:
+        net = small(configured())
+        net.load_state_dict(load_file(run.weights))
+        return penalty(mixing_weights(net), factors).item()
+
+    without = trained(tmp_path / "without")
+    under = trained(tmp_path / "under", "MODEL.PENALTY", str(list(factors)))
+    assert spread(under) < 0.8 * spread(without)
+
+
+def test_gradients_of_every_update_are_kept_through_a_resume(tmp_path: Path) -> None:
+    wanted = ("MODEL.RECORD_GRADIENTS", "True", "MODEL.PENALTY", "[0.0, 0.01]")
+    whole = load_file(trained(tmp_path / "whole", *wanted).record)
+    # 3 updates in each of 4 epochs; 12 rows in each of the 2 sections
+    assert {name: tuple(part.shape) for name, part in whole.items()} == {"section0": (12, 12), "section1": (12, 12)}
+    assert all((part > 0).all() for part in whole.values())
+    run = trained(tmp_path / "again", *wanted)
+    rewind(configured(*wanted), run, 2, Progress())
+    assert not run.record.exists() and not run.weights.exists()
+    again = load_file(trained(tmp_path / "again", *wanted).record)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert hooks(configured()).record is None and hooks(configured()).penalty is None
+
+
+def test_a_run_goes_on_from_a_snapshot_exactly_and_only_from_one_that_is_there(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    weights, history = run.weights.read_bytes(), run.history.read_text()
+    assert run.snapshots() == [2, 4]
+    with pytest.raises(UserError, match=r"no snapshot of epoch 3 to go on from: there are e2, e4"):
+        rewind(configured(), run, 3, Progress())
+    with pytest.raises(UserError, match=r"holds a run of other settings \(TRAIN.LR: 0.05 -> 0.1\)"):
+        rewind(configured("TRAIN.LR", "0.1"), run, 2, Progress())
+    assert run.weights.exists()
+    rewind(configured(), run, 2, Progress())
+    assert run.snapshots() == [2] and len(run.history.read_text().splitlines()) == 3
+    trained(tmp_path)
+    assert run.weights.read_bytes() == weights and run.history.read_text() == history
+
+
+def test_the_number_of_sections_is_that_of_the_layer_and_other_penalties_are_refused() -> None:
+    for arch, kind in ARCHITECTURES.items():
+        # the free half and the packets do not depend on depth and blur
+        if kind.twin and arch.endswith(("AlexNet", "resnet18")):
+            for config in configs(arch)[:5]:
+                assert len(first_layer(arch, config).wavelet.mixing) == sections(arch, config)
+    assert sections("resnet34", "Bf3") == 0
+    for factors in ("[0.1]", "[0, 0.1, 0.1]"):
+        with pytest.raises(
+            UserError, match="a factor for each of the 2 sections of packets of dtcwpt_resnet18 Ft40Y, not"
+        ):
+            configured("MODEL.PENALTY", factors)
+    with pytest.raises(UserError, match="RECORD_GRADIENTS is for networks with wavelets; resnet18 has none"):
+        pipelines.configure("wavelet_twins/R18C", "digits", ["MODEL.RECORD_GRADIENTS", "True"])
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_every_classifier_has_a_recipe_with_the_recorded_settings(name: str) -> None:
+    grids = {path.stem: path for path in (pipelines.HERE / "wavelet_twins" / "configs").glob("*.yaml")}
+    found = []
+    for recipe in set(grids) - {"digits", "cifar10_demo"}:
+        if name in recipe_config("wavelet_twins", recipe).grid:
+            found.append(pipelines.configure(f"wavelet_twins/{name}", recipe))
+    (config,) = found
+    recipe, alexnet = config.train, name.startswith("A")
+    imagenet = name.split("_")[0].endswith("I")
+    assert (recipe.epochs, recipe.step_epochs) == ((90, 30) if imagenet else (300, 100))
+    assert (recipe.lr, recipe.weight_decay, recipe.momentum) == (0.01 if alexnet else 0.1, 1e-4, 0.9)
+    assert recipe.accumulate == (2 if name in ("Rzo3I", "Rzo3wyI", "Rzo3wyI_mod") else 1)
+    assert config.data.validation_choice == "first" and config.data.validation == (100_000 if imagenet else 5000)
+    assert recipe.snapshots == 30 and config.augment.resized_crop == (0.08, 1.0) and config.augment.flip == 0.5
+    assert config.model.penalty == ((0.0, 0.0041, 0.00032) if alexnet and "wy" in name else ())
+
+
+def test_a_run_is_an_object_at_each_of_its_moments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["wavelet_twins/R18wyC_mod", "--results", str(tmp_path), "--data", str(tmp_path / "data"), "--threads", "1"]
+    short = ["DATA.LIMIT", "16", "DATA.VALIDATION", "40", "TRAIN.EPOCHS", "2", "TRAIN.BATCH_SIZE", "8"]
+    assert main(["train", *words, *short, "TRAIN.SNAPSHOTS", "1"]) == 0
+    folder = tmp_path / "wavelet_twins/digits/R18wyC_mod/seed0"
+    measured = ["EVALUATE.LIMIT_SHIFTS", "4", "EVALUATE.KL_SHIFT", "1", "EVALUATE.FLIP_SHIFT", "1", "DATA.LIMIT", "16"]
+    assert main(["evaluate", str(folder), "--data", str(tmp_path / "data"), "--threads", "1", *measured]) == 0
+    assert main(["table", "wavelet_twins", "--results", str(tmp_path)]) == 0
+    assert "R18wyC_mod" in capsys.readouterr().out
+    run = pipelines.load("wavelet_twins/R18wyC_mod", results=tmp_path)
+    first = pipelines.load("wavelet_twins/R18wyC_mod", results=tmp_path, status="e1")
+    last = pipelines.load("wavelet_twins/R18wyC_mod", results=tmp_path, status="checkpoint")
+    assert (run.epoch, first.epoch, last.epoch) == (2, 1, 2)
+    assert len(run.losses) == 2 and len(first.losses) == 1 and set(run.val_errors) == {1, 2}
+    assert all(0 <= error <= 1 for error in run.val_errors.values())
+    x = torch.randn(2, 1, 32, 32, generator=generator("x"))
+    with torch.inference_mode():
+        assert torch.equal(run.net(x), last.net(x)) and not torch.equal(run.net(x), first.net(x))
+    score = run.scores["digits"]["test"]["shifts_vertical"]["mfr"]
+    assert set(score) == {"value", "date", "commit"} and set(score["value"]) == {"1"}
+    assert any(isinstance(module, WaveletTwin2d) for module in run.net.modules())
+    pages = {path.name: path.read_text() for path in folder.parent.parent.glob("*.md")}
+    assert set(pages) == {"table.md", "classifiers.md", "shifts.md", "cost.md"}
+    # every stored classifier has its line and the stored number of its first crop
+    stored = {name: f"| {name} |" in pages["classifiers.md"] for name in CLASSIFIERS}
+    assert (
+        all(stored.values()) and "85.08" in pages["classifiers.md"] and "no number of theirs" in pages["classifiers.md"]
+    )
+    for status, sentence in {
+        "e7": r"has no snapshot e7: it has weights, checkpoint, e1, e2",
+        "newest": r"status 'newest': choose weights, checkpoint, best or e<N>",
+        "best": r"keeps the last epoch, not the best",
+    }.items():
+        with pytest.raises(UserError, match=sentence):
+            pipelines.load("wavelet_twins/R18wyC_mod", results=tmp_path, status=status)
+    with pytest.raises(UserError, match=r"holds no run \(there are seed0\)"):
+        pipelines.load("wavelet_twins/R18wyC_mod", results=tmp_path, seed=5)
+    with pytest.raises(UserError, match=r"holds no run \(there are runs of it under digits\)"):
+        pipelines.load("wavelet_twins/R18wyC_mod", results=tmp_path, recipe="cifar10")
+
+
+def test_stored_scores_are_the_ones_that_the_table_states() -> None:
+    import yaml
+
+    entries = yaml.safe_load((pipelines.HERE / "wavelet_twins" / "published.yaml").read_text())["entries"]
+    rows = {row["models"][0]: row for entry in entries for row in entry["rows"]}
+    assert set(rows) == set(CLASSIFIERS)
+    # numbers of the facts' summary: errors of one and ten crops, and means over shifts and steps
+    assert rows["R34zo3wyC_mod"]["accuracy"] == pytest.approx(100 - 12.77)
+    assert rows["RI"]["accuracy_top5"] == pytest.approx(100 - 9.23, abs=0.006)
+    assert rows["AwyI_mod"]["kl_diagonal"] == pytest.approx(0.0763, abs=6e-5)
+    assert rows["AwyI_mod"]["mfr_vertical"] == pytest.approx(17.80, abs=0.006)
