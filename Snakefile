@@ -14,23 +14,24 @@ module aps:
     snakefile: "pipelines/aps/Snakefile"
     config: config
 use rule * from aps as aps_*
-
 module translations:
     snakefile: "pipelines/translations/Snakefile"
     config: config
 use rule * from translations as translations_*
-
 module blurpool:
     snakefile: "pipelines/blurpool/Snakefile"
     config: config
 use rule * from blurpool as blurpool_*
-
 module wavelet_twins:
     snakefile: "pipelines/wavelet_twins/Snakefile"
     config: config
 use rule * from wavelet_twins as wavelet_twins_*
+module sdnet:
+    snakefile: "pipelines/sdnet/Snakefile"
+    config: config
+use rule * from sdnet as sdnet_*
 
-for paper in ("aps", "translations", "blurpool", "wavelet_twins"):
+for paper in ("aps", "translations", "blurpool", "wavelet_twins", "sdnet"):
 
     rule:
         name: f"pipelines/{paper}/all"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from core.config import EvaluateConfig, RunConfig
 from core.data.catalogue import data_root
 from core.data.corruptions import BENCHMARK, NAMES, SEVERITIES, corrupt
-from core.data.corruptions.prepare import FOLDER, frost_folder
+from core.data.corruptions.prepare import FOLDER, caption, frost_folder
 from core.data.sources import cifar10_c_rows
 from core.errors import UserError
 from core.evaluations import EVALUATIONS, Evaluation, Result, View
@@ -83,7 +83,7 @@ class Robustness:
         self.config, self.seed, self.run = config, seed, run
         self.pixels, self.tallies = Pixels.of(run), Tallies()
         self.sweep: Sweep | None = None
-        self.published, self.images = True, 0
+        self.prepared, self.photographs, self.images = True, True, 0
 
     def update(self, view: View) -> None:
         layer = _first_layer(view)
@@ -144,12 +144,17 @@ class Robustness:
                     f"{root / FOLDER} holds other images than the test images of {root}, or these in another order: "
                     "move it away, and stillpoint prepare cifar10_c makes it anew from them"
                 )
+            if name == "frost":
+                self.photographs = not caption(root / FOLDER).count("computed")
             return stored[places]
-        self.published = False
-        return corrupt(pictures, name, severity, indices=indices, seed=0, frost_folder=frost_folder(root))
+        self.prepared = False
+        ice = frost_folder(root)
+        self.photographs = self.photographs and ice is not None
+        return corrupt(pictures, name, severity, indices=indices, seed=0, frost_folder=ice)
 
     def result(self) -> Result:
-        found: Result = {"robustness_images": float(self.images), "robustness_prepared": float(self.published)}
+        found: Result = {"robustness_images": float(self.images), "robustness_prepared": float(self.prepared)}
+        found["robustness_photographs"] = float(self.photographs)
         for how, start in (("trained", "robustness"), ("line", "robustness_line")):
             if how == "line" and self.sweep is None:
                 continue

@@ -1,0 +1,167 @@
+"""The paper's pictures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.data.corruptions import NAMES
+from core.figures import MARKERS, PALETTE, colours, save, styled, subplots, wrapped
+from pipelines.sdnet.robust import CLEAN, NOISES, POOLED
+
+Maps = Mapping[str, Sequence[Mapping[str, np.ndarray]]]
+#: rows of a grid of reconstructions
+PLACES = ("image", "stem", "stage 1", "stage 2", "stage 3", "stage 4")
+
+
+def _mean(maps: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
+    return np.stack([np.asarray(one[name], dtype=float) for one in maps]).mean(0)
+
+
+def _title(figure: Any, text: str) -> None:
+    figure.suptitle(wrapped(text, int(14 * figure.get_figwidth())), x=0.01, ha="left", fontsize=9.5)
+
+
+@styled
+def corruptions(maps: Maps, path: Path, *, title: str) -> Path:
+    """Accuracy under the 19 corruptions: filled at the lambda of training, hollow at that of the line."""
+    figure, axes = subplots(1, 1, (9.0, 4.4))
+    axis, look = axes[0, 0], colours(list(maps))
+    shift = np.linspace(-0.3, 0.3, len(maps)) if len(maps) > 1 else [0.0]
+    for place, (model, own) in zip(shift, maps.items(), strict=True):
+        colour, marker = look[model]
+        at = np.arange(len(NAMES)) + place
+        means = 100 * _mean(own, "robustness_severities").mean(1)
+        axis.plot(at, means, marker, color=colour, label=model, markersize=5)
+        if all("robustness_line_severities" in one for one in own):
+            line = 100 * _mean(own, "robustness_line_severities").mean(1)
+            axis.plot(at, line, marker, color=colour, markerfacecolor="none", markersize=8)
+    axis.set_xticks(range(len(NAMES)), [name.replace("_", " ") for name in NAMES], rotation=50, ha="right")
+    axis.axvline(14.5, color="#777777", linewidth=1, linestyle=":")
+    axis.set_ylabel("accuracy, mean of five severities (%)")
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _title(
+        figure, f"{title}\nfilled: lambda of training, hollow: by the line; right of the dots: validation corruptions"
+    )
+    return save(figure, path)
+
+
+@styled
+def lambda_sweep(maps: Maps, path: Path, *, title: str) -> Path:
+    """Accuracy against lambda, a row for each network and a column for each noise; darker lines are stronger noise."""
+    import matplotlib as mpl
+
+    figure, axes = subplots(
+        len(maps), len(NOISES), (2.5 * len(NOISES) + 0.6, 2.1 * len(maps) + 0.6), sharex=True, sharey="row"
+    )
+    for line, (model, own) in zip(axes, maps.items(), strict=True):
+        accuracy = 100 * _mean(own, "robustness_sweep_accuracy")
+        lambdas, places = own[0]["robustness_sweep_lambdas"], own[0]["robustness_sweep_conditions"]
+        for column, (axis, noise) in enumerate(zip(line, NOISES, strict=True), start=1):
+            rows = [0, *np.flatnonzero(places[:, 0] == column)]
+            shades = mpl.colormaps["viridis_r"](np.linspace(0.1, 1.0, len(rows)))
+            for shade, row in zip(shades, rows, strict=True):
+                label = CLEAN if row == 0 else f"{places[row, 1]:g}"
+                axis.plot(lambdas, accuracy[row], "-", color=shade, linewidth=1.3, label=label)
+                best = int(accuracy[row].argmax())
+                axis.plot(lambdas[best], accuracy[row, best], "o", color=shade, markersize=4)
+            if line is axes[0]:
+                axis.set_title(f"{noise} noise")
+                axis.legend(fontsize=6.5, handlelength=1)
+            if line is axes[-1]:
+                axis.set_xlabel("lambda of the first layer")
+        line[0].set_ylabel(f"{model}\naccuracy (%)", fontsize=8)
+    _title(figure, f"{title}: accuracy on the images that lambda is chosen on, mean over seeds; dots: the best")
+    return save(figure, path)
+
+
+@styled
+def lambda_line(maps: Maps, path: Path, *, title: str) -> Path:
+    """The best lambda against the reconstruction error, every seed a point; lines of each noise and of all (black)."""
+    figure, axes = subplots(1, len(maps), (3.4 * len(maps) + 1.2, 3.4), sharey=True)
+    names = (CLEAN, *NOISES)
+    for axis, (model, own) in zip(axes[0], maps.items(), strict=True):
+        for number, name in enumerate(names):
+            colour = "#777777" if name == CLEAN else PALETTE[number - 1]
+            for one in own:
+                rows = one["robustness_sweep_conditions"][:, 0] == number
+                best = one["robustness_sweep_lambdas"][one["robustness_sweep_accuracy"].argmax(1)]
+                errors = one["robustness_sweep_errors"]
+                label = name if one is own[0] else None
+                axis.plot(errors[rows], best[rows], MARKERS[number], color=colour, label=label, markersize=4, alpha=0.8)
+        for one in own:
+            errors = one["robustness_sweep_errors"]
+            span = np.linspace(errors.min(), errors.max(), 50)
+            low, high = one["robustness_sweep_lambdas"][[0, -1]]
+            for number, (slope, intercept, _) in enumerate(one["robustness_sweep_lines"]):
+                pooled = number == len(NOISES)
+                colour = "black" if pooled else PALETTE[number]
+                shown = np.clip(slope * span + intercept, low, high)
+                label = POOLED if pooled and one is own[0] else None
+                axis.plot(
+                    span, shown, color=colour, linewidth=1.6 if pooled else 0.6, alpha=1 if pooled else 0.5, label=label
+                )
+        axis.set_title(model)
+        axis.set_xlabel("reconstruction error at the lambda of training")
+    axes[0, 0].set_ylabel("best lambda of the first layer")
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _title(figure, f"{title}: from reconstruction error to lambda, cut to the values that were tried")
+    return save(figure, path)
+
+
+@styled
+def attack(maps: Maps, path: Path, *, title: str) -> Path:
+    """Accuracy attacked at the same lambda (solid), with pictures made for that of training (dashed), and unharmed."""
+    figure, axes = subplots(1, 2, (9.4, 3.4), sharey=True)
+    look = colours(list(maps))
+    for axis, (norm, said) in zip(axes[0], (("linf", "largest pixel"), ("l2", "Euclidean")), strict=True):
+        for model, own in maps.items():
+            order = np.argsort(own[0]["attack_lambdas"])
+            lambdas = own[0]["attack_lambdas"][order]
+            none, same, fixed = 100 * _mean(own, f"attack_{norm}_curves")[:, order]
+            colour, marker = look[model]
+            axis.plot(lambdas, none, ":", color=colour, linewidth=1)
+            axis.plot(lambdas, same, marker, linestyle="-", color=colour, label=model, markersize=4)
+            axis.plot(lambdas, fixed, marker, linestyle="--", color=colour, markerfacecolor="white", markersize=4)
+        axis.set_title(f"change bounded in its {said} norm")
+        axis.set_xlabel("lambda of the first layer")
+    axes[0, 0].set_ylabel("accuracy (%)")
+    axes[0, 0].set_ylim(-3, 103)
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _title(
+        figure,
+        f"{title}: projected gradient descent. Solid: attack and defence at one lambda; dashed: attack made at the "
+        "lambda of training; dotted: no attack",
+    )
+    return save(figure, path)
+
+
+@styled
+def reconstructions(pixels: np.ndarray, kind: str, path: Path, *, title: str) -> Path:
+    """A grid: a column for each image, the image and what the stem and each stage keep of it from above.
+
+    pixels   (1 + stages, pictures, C, H, W), not cut to [0, 1]; `kind` is raw (cut), normalised (every channel of a
+             picture stretched to [0, 1]) or equalised (its histogram besides)
+    """
+    import torch
+
+    from pipelines.sdnet.reconstruction import equalised, stretched
+
+    rows, columns = pixels.shape[:2]
+    shown = torch.from_numpy(np.asarray(pixels)).flatten(0, 1)  # (rows * columns, C, H, W)
+    if kind != "raw":
+        shown = stretched(shown) if kind == "normalised" else equalised(stretched(shown))
+    grid = shown.clamp(0, 1).unflatten(0, (rows, columns)).permute(0, 1, 3, 4, 2).numpy()
+    if kind != "raw":
+        grid[0] = np.clip(np.moveaxis(pixels[0], 1, -1), 0, 1)
+    figure, axes = subplots(rows, columns, (1.0 * columns + 0.6, 1.0 * rows + 0.5))
+    for line, pictures, place in zip(axes, grid, PLACES, strict=False):
+        for axis, picture in zip(line, pictures, strict=True):
+            axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.grid(False)
+        line[0].set_ylabel(place)
+    _title(figure, title)
+    return save(figure, path)

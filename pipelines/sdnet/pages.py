@@ -1,0 +1,260 @@
+"""Tables beside the common one: pretrained networks, each corruption, the noises, speed and memory; ours and theirs.
+
+A cell without a run of ours or a number of theirs behind it stays blank.
+"""
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from core.files import write_atomic
+from core.runs import Run
+from core.tables import found_runs, published_cell, read_metrics
+from pipelines.results import Results
+
+HERE = Path(__file__).parent
+#: the paper's name -> ours, in the order of the authors' README
+PRETRAINED = {
+    "SDNet-18": "sdnet18",
+    "SDNet-18-all, with shortcuts": "sdnet18_all",
+    "SDNet-18-all, without shortcuts": "sdnet18_all_noshortcut",
+}
+RECIPES = {"CIFAR-10": ("cifar10_authors", "cifar10"), "CIFAR-100": ("cifar100",), "ImageNet": ("imagenet",)}
+NOISES = ("gaussian", "shot", "speckle", "impulse")
+#: whose lambda: ours by name, the start of the metric under our noises, and in the corruptions
+WAYS = {
+    "of training": ("levels", "robustness"),
+    "chosen for each level": ("levels_chosen", None),
+    "by the line, without labels": ("levels_line", "robustness_line"),
+}
+
+
+@cache
+def published() -> dict[str, Any]:
+    import yaml
+
+    return yaml.safe_load((HERE / "published.yaml").read_text())
+
+
+def theirs(recipe: str, model: str, key: str) -> float | None:
+    found = published_cell(published(), recipe, model, "trained", key)
+    return None if found is None else found[0]
+
+
+def trained(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    return [read_metrics(run).get("trained") or {} for run in runs]
+
+
+def mean(values: Sequence[dict[str, Any]], key: str) -> tuple[float, float | None] | None:
+    """(mean, standard deviation) over seeds, in percent; None where one of them lacks the metric."""
+    numbers = [100 * value[key] for value in values if key in value]
+    if not numbers or len(numbers) < len(values):
+        return None
+    return statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None
+
+
+def cell(found: tuple[float, float | None] | None) -> str:
+    if found is None:
+        return ""
+    return f"{found[0]:.2f}" + ("" if found[1] is None else f" ± {found[1]:.2f}")
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    return "" if value is None else format(value, form)
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    ruled = [list(head), ["---"] + ["---:"] * (len(head) - 1), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in ruled)
+
+
+def origin(results: Results) -> str:
+    """What must be said of the corrupted images wherever a number of theirs is shown."""
+    values = [one for runs in results.runs.values() for one in trained(runs) if "robustness_images" in one]
+    if not values:
+        return "no corrupted images were measured"
+    if all(one["robustness_prepared"] for one in values):
+        return "CIFAR-10-C as it lies in the data folder" + _told(values)
+    counts = sorted({round(one["robustness_images"]) for one in values})
+    told = f"corrupted images made by our generator, seed 0, of {' or '.join(map(str, counts))} test images"
+    photographs = all(one.get("robustness_photographs") for one in values)
+    return told + ("" if photographs else "; frost is a computed texture, not the published photographs")
+
+
+def _told(values: Sequence[dict[str, Any]]) -> str:
+    if all(one.get("robustness_photographs") for one in values):
+        return ""
+    return "; frost is a computed texture, not the published photographs"
+
+
+def pretrained(results: Results, path: Path) -> None:
+    """The authors' table of nine checkpoints, ours beside theirs."""
+    lines = []
+    for data, recipes in RECIPES.items():
+        for title, model in PRETRAINED.items():
+            paper = theirs(recipes[0], model, "accuracy")
+            own, recipe = None, ""
+            for recipe in recipes:
+                runs = [run for run in found_runs("sdnet", recipe, results.root) if run.model == model]
+                if runs and (own := mean(trained(runs), "accuracy")):
+                    break
+            difference = number(None if own is None or paper is None else own[0] - paper, "+.2f")
+            lines.append([f"{data}, {title}", number(paper), cell(own), difference, recipe if own else ""])
+    head = ["network", "theirs (%)", "ours (%)", "ours - theirs", "our recipe"]
+    text = f"# Pretrained networks\n\n{markdown(head, lines)}\n\n"
+    text += (
+        "Theirs: best test accuracy of the released checkpoints (their README), the epoch chosen on the test set. "
+        "Their yaml files say SHORTCUT False, so the command in their README builds networks without shortcuts. Blank: "
+        "there is no run of ours.\n"
+    )
+    write_atomic(path, text)
+
+
+def corruptions(results: Results, path: Path) -> None:
+    """Accuracy under each corruption at the lambda of training and at that of the line, and the mean errors."""
+    from core.data.corruptions import BENCHMARK, NAMES
+
+    columns, head = [], ["corruption"]
+    for model, runs in results.runs.items():
+        values = trained(runs)
+        for start, said in (("robustness", ""), ("robustness_line", ", lambda by the line")):
+            if values and all(f"{start}_error" in one for one in values):
+                head.append(model + said)
+                columns.append((values, start))
+    lines = []
+    for name in NAMES:
+        shown = name.replace("_", " ") + ("" if name in BENCHMARK else " (validation)")
+        lines.append([shown, *(cell(mean(values, f"{start}_{name}_accuracy")) for values, start in columns)])
+    for key, shown in (
+        ("noises_accuracy", "four noises of the paper"),
+        ("error", "mean error, 15"),
+        ("error_19", "mean error, 19"),
+    ):
+        lines.append([f"**{shown}**", *(cell(mean(values, f"{start}_{key}")) for values, start in columns)])
+    if results.recipe.startswith("imagenet"):
+        lines.append(["**mCE, AlexNet = 100, 15**", *(_normalised(values, start) for values, start in columns)])
+    text = f"# {results.table.title}: each corruption\n\n{markdown(head, lines)}\n\n"
+    text += f"Accuracy in percent, mean over five severities, ± over seeds; {origin(results)}. "
+    text += "The mean errors are not normalised.\n"
+    write_atomic(path, text)
+
+
+def _normalised(values: Sequence[dict[str, Any]], start: str) -> str:
+    """Mean corruption error with AlexNet's errors as the unit, mean over seeds, in percent."""
+    from core.data.corruptions import BENCHMARK
+    from core.metrics.corruption import mean_corruption_error
+
+    # a mean over severities stands for each of them: their sums have the same ratio
+    own = [
+        mean_corruption_error({n: [1 - one[f"{start}_{n}_accuracy"]] for n in BENCHMARK}, published()["alexnet_error"])
+        for one in values
+    ]
+    return f"{100 * statistics.fmean(own):.2f}"
+
+
+def corruptions_csv(results: Results, path: Path) -> None:
+    """A line for each network, seed, corruption, severity and way to set lambda."""
+    from safetensors.numpy import load_file
+
+    from core.data.corruptions import NAMES, SEVERITIES
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["network", "seed", "lambda", "corruption", "severity", "accuracy"])
+    for model, runs in results.runs.items():
+        for run in runs:
+            maps = load_file(run.maps) if run.maps.is_file() else {}
+            for said, key in (("training", "robustness_severities"), ("line", "robustness_line_severities")):
+                if (table := maps.get(f"trained/{key}")) is None:
+                    continue
+                for name, row in zip(NAMES, table, strict=True):
+                    for severity, accuracy in zip(SEVERITIES, row, strict=True):
+                        writer.writerow([model, run.seed, said, name, severity, f"{accuracy:.6f}"])
+    write_atomic(path, text.getvalue())
+
+
+def noises(results: Results, path: Path) -> None:
+    """The four noises: at the authors' levels, and in the severities of CIFAR-10-C beside the published numbers."""
+    own_levels, severities, lines_told = [], [], []
+    for model, runs in results.runs.items():
+        values = trained(runs)
+        for way, (levels, start) in WAYS.items():
+            found = [mean(values, f"robustness_{levels}_{noise}_accuracy") for noise in NOISES]
+            if all(found):
+                own_levels.append([model, way, *map(cell, found)])
+            if start is None:
+                continue
+            paper = [theirs(results.recipe, model, f"{start}_{noise}_noise_accuracy") for noise in NOISES]
+            found = [mean(values, f"{start}_{noise}_noise_accuracy") for noise in NOISES]
+            if all(found):
+                severities.append(
+                    [model, way, *(c for pair in zip(map(cell, found), map(number, paper), strict=True) for c in pair)]
+                )
+        if values and all("robustness_line_slope" in one for one in values):
+            told = [
+                (one["robustness_line_slope"], one["robustness_line_intercept"], one["robustness_line_r2"])
+                for one in values
+            ]
+            shown = "; ".join(f"{a:.3g} e {b:+.3g} (explains {r2:.0%})" for a, b, r2 in told)
+            lines_told.append([model, shown])
+    parts = [f"# {results.table.title}: robust inference"]
+    parts += [
+        "## Noise at the authors' levels",
+        markdown(["network", "lambda of the first layer", *NOISES], own_levels),
+    ]
+    head = ["network", "lambda of the first layer", *(c for noise in NOISES for c in (noise, f"{noise}, theirs"))]
+    parts += ["## Noise in five severities", f"Of {origin(results)}.", markdown(head, severities)]
+    parts += [
+        "## The fitted lines",
+        "Lambda as a function of the reconstruction error e, a line for each seed.",
+        markdown(["network", "lambda"], lines_told),
+    ]
+    parts.append(
+        "Accuracy in percent, mean over levels, ± over seeds. Lambda is chosen on images held out of training "
+        "(EVALUATE.PROTOCOL authors: on labels of the test images, as theirs is). The line is fitted there, through "
+        "all noises and levels and the clean images, and gives every unseen batch its lambda from its reconstruction "
+        "error at the lambda of training, without labels and without the name of the noise."
+    )
+    write_atomic(path, "\n\n".join(parts) + "\n")
+
+
+def speed(results: Results, path: Path) -> None:
+    """Training speed and peak memory of the runs, beside the published ones; ratios to ResNet-18 in the same recipe."""
+    rows: dict[str, tuple[float, float]] = {}
+    for model, runs in results.runs.items():
+        rates, peaks = [], []
+        for run in runs:
+            if run.timing.is_file() and run.training.is_file():
+                with run.timing.open(newline="") as file:
+                    rates.append(statistics.median(float(row["images_per_second"]) for row in csv.DictReader(file)))
+                peaks.append(json.loads(run.training.read_text())["peak_memory_bytes"] / 2**30)
+        if rates:
+            rows[model] = statistics.median(rates), max(peaks)
+    base = rows.get("resnet18")
+    lines = []
+    for model, (rate, peak) in rows.items():
+        told = [theirs(results.recipe, model, key) for key in ("images_per_second", "memory_gb")]
+        against = "" if base is None else f"{rate / base[0]:.2f}"
+        lines.append([model, f"{rate:.0f}", against, f"{peak:.2f}", number(told[0], ".0f"), number(told[1], ".1f")])
+    head = ["network", "images/s", "of resnet18's", "peak memory (GiB)", "theirs: images/s", "theirs: memory (GB)"]
+    device = sorted(
+        {
+            json.loads(r.training.read_text())["device"]
+            for own in results.runs.values()
+            for r in own
+            if r.training.is_file()
+        }
+    )
+    text = f"# {results.table.title}: speed and memory of training\n\n{markdown(head, lines)}\n\n"
+    text += (
+        f"Ours: median over epochs and seeds, on {', '.join(device)}; runs that share a machine slow one another. On a "
+        "CPU the memory is that of the whole process, libraries included (`python -m benchmarks.sdnet` measures the "
+        "networks alone); on a GPU that of its tensors. Theirs were quoted by others, on a GPU, with a program of "
+        "their own.\n"
+    )
+    write_atomic(path, text)

@@ -1,0 +1,110 @@
+"""What the paper shows: clean accuracy against robustness, lambda and noise, attacks, and pictures of what is kept."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.errors import UserError
+from core.tables import Metric
+from pipelines.results import Make, Results, consistency_accuracy, learning_curves
+from pipelines.sdnet import pages
+
+if TYPE_CHECKING:
+    import numpy as np
+
+METRICS = (
+    Metric("accuracy", "accuracy"),
+    Metric("robustness_noises_accuracy", "four noises"),
+    Metric("robustness_line_noises_accuracy", "four noises, lambda by the line"),
+    Metric("robustness_error", "mean corruption error, 15", better="lower"),
+    Metric("robustness_line_error", "mean corruption error, 15, lambda by the line", better="lower"),
+    Metric("robustness_error_19", "mean corruption error, 19", better="lower"),
+    Metric("attack_linf_accuracy", "accuracy under PGD, largest pixel"),
+    Metric("attack_l2_accuracy", "accuracy under PGD, Euclidean"),
+)
+AXES = ("accuracy", "robustness_noises_accuracy")
+
+
+def _held(results: Results, name: str) -> "dict[str, list[dict[str, np.ndarray]]]":
+    """Network -> the maps of its seeds, of those that hold one of this name; a `UserError` where none does."""
+    from safetensors.numpy import load_file
+
+    found: dict[str, list[dict[str, np.ndarray]]] = {}
+    for model, runs in results.runs.items():
+        maps = [load_file(run.maps) if run.maps.is_file() else {} for run in runs]
+        own = [{key.removeprefix("trained/"): value for key, value in one.items()} for one in maps]
+        if own and all(name in one for one in own):
+            found[model] = own
+    if not found:
+        raise UserError(
+            f"no network holds {name}: add {name.split('_')[0]} to EVALUATE.METRICS, and its network to GRID"
+        )
+    return found
+
+
+def corruptions(results: Results, path: Path) -> None:
+    """Accuracy under each corruption, mean over severities and seeds."""
+    from pipelines.sdnet import figures
+
+    held = _held(results, "robustness_severities")
+    figures.corruptions(held, path, title=f"{results.table.title}; {pages.origin(results)}")
+
+
+def lambda_sweep(results: Results, path: Path) -> None:
+    """Accuracy at every lambda, for each noise and level, of the images that lambda is chosen on."""
+    from pipelines.sdnet import figures
+
+    figures.lambda_sweep(_held(results, "robustness_sweep_accuracy"), path, title=results.table.title)
+
+
+def lambda_line(results: Results, path: Path) -> None:
+    """The best lambda against the reconstruction error, and the fitted lines."""
+    from pipelines.sdnet import figures
+
+    figures.lambda_line(_held(results, "robustness_sweep_lines"), path, title=results.table.title)
+
+
+def attack(results: Results, path: Path) -> None:
+    """Accuracy under attack at several lambdas: attacked at the same one, and with pictures made for another."""
+    from pipelines.sdnet import figures
+
+    figures.attack(_held(results, "attack_linf_curves"), path, title=results.table.title)
+
+
+def _pictures(results: Results, path: Path, kind: str) -> None:
+    from pipelines.sdnet import figures
+
+    model, maps = next(iter(_held(results, "reconstructions_pixels").items()))
+    title = f"{model}, seed {results.runs[model][0].seed}: what each stage keeps, {kind}"
+    figures.reconstructions(maps[0]["reconstructions_pixels"], kind, path, title=title)
+
+
+def reconstructions_raw(results: Results, path: Path) -> None:
+    _pictures(results, path, "raw")
+
+
+def reconstructions_normalised(results: Results, path: Path) -> None:
+    _pictures(results, path, "normalised")
+
+
+def reconstructions_equalised(results: Results, path: Path) -> None:
+    _pictures(results, path, "equalised")
+
+
+FIGURES: dict[str, Make] = {
+    "robustness_accuracy": consistency_accuracy,
+    "learning_curves": learning_curves,
+    "corruptions": corruptions,
+    "lambda_sweep": lambda_sweep,
+    "lambda_line": lambda_line,
+    "attack": attack,
+    "reconstructions_raw": reconstructions_raw,
+    "reconstructions_normalised": reconstructions_normalised,
+    "reconstructions_equalised": reconstructions_equalised,
+}
+PAGES: dict[str, Make] = {
+    "pretrained.md": pages.pretrained,
+    "corruptions.md": pages.corruptions,
+    "corruptions.csv": pages.corruptions_csv,
+    "noises.md": pages.noises,
+    "speed.md": pages.speed,
+}
