@@ -51,8 +51,8 @@ def published() -> dict[str, Any]:
 
 def theirs(model: str, recipe: str) -> Pair:
     """What the authors state of a network under a recipe."""
-    found = [published_cell(published(), recipe, model, "trained", key) for key in KEYS]
-    return Pair(*(None if cell is None else cell[0] for cell in found))
+    accuracy, consistency = (published_cell(published(), recipe, model, "trained", key) for key in KEYS)
+    return Pair(accuracy and accuracy[0], consistency and consistency[0])
 
 
 def ours(model: str, recipes: Sequence[str], root: Path) -> Pair:
@@ -61,11 +61,11 @@ def ours(model: str, recipes: Sequence[str], root: Path) -> Pair:
         runs = [run for run in found_runs("blurpool", recipe, root) if run.model == model]
         values = [read_metrics(run).get("trained") or {} for run in runs]
         if values:
-            means = [
+            accuracy, consistency = (
                 100 * statistics.fmean(value[key] for value in values) if all(key in v for v in values) else None
                 for key in KEYS
-            ]
-            return Pair(*means, n=len(values))
+            )
+            return Pair(accuracy, consistency, len(values))
     return Pair()
 
 
