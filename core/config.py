@@ -48,7 +48,7 @@ class DataConfig(Section):
     )
     validation_choice: Literal["shuffled", "first", "test"] = Field(
         "shuffled",
-        description="which training images are held out; test: none, and epochs are chosen on the first VALIDATION test "
+        description="which training images are held out; test: none, epochs are chosen on the first VALIDATION test "
         "images, as some papers did (optimistic)",
     )
     split_seed: int = Field(0, ge=0, description="seed of NumPy's shuffle that makes the split")
@@ -166,6 +166,7 @@ class RunConfig(Section):
         "", description="what a table made by this recipe must say of it, for example 'short recipe: 5 epochs'"
     )
     grid: tuple[str, ...] = Field((), description="the networks of this recipe's table")
+    seeds: int = Field(3, ge=1, description="how many seeds of each network a workflow runs where it is not told")
     seed: int = Field(0, ge=0)
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -190,8 +191,11 @@ class RunConfig(Section):
     def digest(self) -> str:
         """SHA-256 of what decides the trained weights; the grid, the title and how results are measured do not."""
         settings = self.dump()
-        return digest_of({k: v for k, v in settings.items() if k not in ("GRID", "TITLE", "EVALUATE")})
+        return digest_of({k: v for k, v in settings.items() if k not in UNDECIDING})
 
+
+#: Keys that say how results are measured and shown, not which weights training gives.
+UNDECIDING = ("EVALUATE", "GRID", "SEEDS", "TITLE")
 
 Config = TypeVar("Config", bound=RunConfig)
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.checkpoint import load_weights
-from core.config import RunConfig, differences
+from core.config import UNDECIDING, RunConfig, differences
 from core.data.build import loader
 from core.data.streaming import told_of_readers
 from core.device import pick, settings
@@ -23,8 +23,6 @@ from core.provenance import provenance
 from core.runs import Run
 
 Config = TypeVar("Config", bound=RunConfig)
-#: Sections of a configuration that say how a result is measured and shown, not what was trained.
-_OPEN = ("EVALUATE", "GRID", "TITLE")
 
 
 def evaluate_run(
@@ -119,7 +117,7 @@ def _check(run: Run, config: RunConfig) -> None:
         stored = None
     if not isinstance(stored, dict):
         raise UserError(f"{run.config} is damaged: it holds no settings")
-    asked, trained = config.dump(), {key: value for key, value in stored.items() if key not in _OPEN}
+    asked, trained = config.dump(), {key: value for key, value in stored.items() if key not in UNDECIDING}
     changed = differences(trained, _shared(asked, trained))
     if changed:
         raise UserError(f"only EVALUATE.* can be set for a run that is trained, not {'; '.join(changed[:3])}")

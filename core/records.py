@@ -18,7 +18,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from core.checkpoint import load_state, previous, read_tensors, save_weights
-from core.config import RunConfig, differences
+from core.config import UNDECIDING, RunConfig, differences
 from core.errors import UserError
 from core.files import atomic_path, sweep, write_atomic, write_json
 from core.interrupt import locked
@@ -31,8 +31,6 @@ HISTORY = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accur
 TIMING = ("epoch", "seconds", "images_per_second")
 TEST_HISTORY = ("epoch", "test_loss", "correct", "images", "test_accuracy")
 TEST_TIMING = ("epoch", "seconds")
-#: Sections of a configuration that do not decide the weights (see RunConfig.digest).
-_UNDECIDING = ("GRID", "TITLE", "EVALUATE")
 
 
 class Progress:
@@ -148,7 +146,7 @@ def read_history(path: Path) -> list[Row]:
 
 
 def _same_settings(run: Run, there: dict[str, Any], asked: dict[str, Any]) -> None:
-    deciding = ({k: v for k, v in settings.items() if k not in _UNDECIDING} for settings in (there, asked))
+    deciding = ({k: v for k, v in settings.items() if k not in UNDECIDING} for settings in (there, asked))
     if found := differences(*deciding):
         raise UserError(
             f"{run.folder} holds a run of other settings ({'; '.join(found)}): remove it, or train elsewhere"

@@ -43,7 +43,7 @@ class WorkflowConfig(BaseModel):
 
     dataset: str = Field("digits", description="a data set, or the name of a recipe such as cifar10_crop")
     scale: str = Field("demo", description="the recipe is <dataset>_<scale> where there is one, otherwise <dataset>")
-    seeds: int = Field(3, ge=1, description="seeds 0..seeds-1 of every network")
+    seeds: int | None = Field(None, ge=1, description="seeds 0..seeds-1 of every network; none: what the recipe says")
     results: str = Field("results", description="folder of all results")
     data: str = Field("", description="folder of the data; empty: the environment's STILLPOINT_DATA, or data")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
@@ -108,6 +108,10 @@ class Plan:
         return recipe_config(self.paper, self.recipe, self.pairs)
 
     @property
+    def seeds(self) -> int:
+        return self.settings.seeds or self.config.seeds
+
+    @property
     def root(self) -> Path:
         return Path(self.settings.results)
 
@@ -129,7 +133,7 @@ class Plan:
         return [
             runs.Run(self.paper, self.recipe, model, seed, self.root)
             for model in self.config.grid
-            for seed in range(self.settings.seeds)
+            for seed in range(self.seeds)
         ]
 
     @property
@@ -162,7 +166,7 @@ class Plan:
         if stage in ("table", "figures"):
             content: Any = [self.config.title, list(self.config.grid), digest(published_path(self.paper))]
             code = code_digest((*ENTRIES[stage], f"pipelines/{self.paper}/results.py"))
-            return digest_of([content, self.settings.seeds, code])
+            return digest_of([content, self.seeds, code])
         config = self.resolved(model, seed)
         measured = config.dump()["EVALUATE"] if stage == "evaluate" else None
         # the catalogue and the schema act through the configuration alone
@@ -178,7 +182,7 @@ class Plan:
             "--results": str(self.root),
             "--data": str(self.data),
             "--device": self.settings.device,
-            "--seeds": str(self.settings.seeds),
+            "--seeds": str(self.seeds),
         }
         return shlex.join(word for name in names for word in (name, known[name]))
 

@@ -98,7 +98,9 @@ def _workflow_options(form: ArgumentParser) -> None:
     form.add_argument(
         "--scale", default="demo", metavar="NAME", help="demo or paper: the recipe <dataset>_<scale> where there is one"
     )
-    form.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0..N-1 of each network (default: 3)")
+    form.add_argument(
+        "--seeds", type=int, metavar="N", help="seeds 0..N-1 of each network (default: what the recipe says)"
+    )
     form.add_argument("-j", "--jobs", type=int, metavar="N", help="jobs at once (default: one for each core)")
     add_places(form)
     add_device(form)
