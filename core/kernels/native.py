@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from core.files import atomic_path
 
@@ -76,7 +77,7 @@ def compiler() -> str | None:
 
 def _built() -> Path:
     """The shared library for this source and this processor, compiled if it is not there yet."""
-    source = SOURCE.read_bytes()
+    source = b"".join(path.read_bytes() for path in sorted(SOURCE.parent.iterdir()))
     key = hashlib.sha256(source + repr((_FLAGS, _EXTRAS, _processor())).encode()).hexdigest()[:16]
     path = folder() / f"pool-{key}.so"
     if path.is_file():
@@ -128,7 +129,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _load(path: Path) -> ctypes.CDLL:
     found = ctypes.CDLL(str(path))
     whole, pointer = ctypes.c_int64, ctypes.c_void_p
-    tensors = [whole, pointer, pointer, pointer, whole, whole, pointer]
+    tensors: list[Any] = [whole, pointer, pointer, pointer, whole, whole, pointer]
     found.stillpoint_pool.argtypes = [*tensors, *[whole] * 5]
     found.stillpoint_adaptive.argtypes = [*tensors, *[whole] * 6]
     found.stillpoint_pool.restype = found.stillpoint_adaptive.restype = whole

@@ -1,6 +1,6 @@
 """The commands of ``stillpoint``, by name. A command's module imports torch only when the command runs."""
 
-from pipelines.commands import compute, look, maximise, pretrained, probe, results, weights
+from pipelines.commands import bench, compute, look, maximise, pretrained, probe, results, weights
 from pipelines.commands.base import Command
 
 COMMANDS: dict[str, Command] = {
@@ -11,4 +11,5 @@ COMMANDS: dict[str, Command] = {
     **results.COMMANDS,
     **pretrained.COMMANDS,
     **weights.COMMANDS,
+    **bench.COMMANDS,
 }

@@ -1,0 +1,337 @@
+// One direction of a blur over rows and columns, by tables.
+
+#pragma once
+
+#include "tables.hpp"
+
+namespace {
+
+// out[i] = w[0] * rows[0][i] + ... + w[N - 1] * rows[N - 1][i], added from the left.
+template <int N, class A, class From, class To>
+void combine(const From* const* rows, const A* w, To* __restrict out, int64_t n) {
+  const From* r[N];
+  A weight[N];
+  for (int k = 0; k < N; ++k) r[k] = rows[k], weight[k] = w[k];
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) {
+    A v = weight[0] * get(r[0][i]);
+#pragma GCC unroll 8
+    for (int k = 1; k < N; ++k) v += weight[k] * get(r[k][i]);
+    put(out[i], v);
+  }
+}
+
+template <class A, class From, class To>
+void combine(int64_t count, const From* const* rows, const A* w, To* out, int64_t n) {
+  switch (count) {
+    case 1: return combine<1>(rows, w, out, n);
+    case 2: return combine<2>(rows, w, out, n);
+    case 3: return combine<3>(rows, w, out, n);
+    case 4: return combine<4>(rows, w, out, n);
+    case 5: return combine<5>(rows, w, out, n);
+    case 6: return combine<6>(rows, w, out, n);
+    case 7: return combine<7>(rows, w, out, n);
+    default: return combine<8>(rows, w, out, n);
+  }
+}
+
+// The terms of one output, each an array of n that starts `step` after the last.
+template <class A, class From, class To>
+void gather(const Table<A>& table, int64_t o, const From* base, int64_t step, To* out, int64_t n, A* spare) {
+  const Term<A>* term = table.begin(o);
+  const int64_t count = table.count(o);
+  const From* rows[8];
+  A weights[8];
+  for (int64_t k = 0; k < std::min<int64_t>(count, 8); ++k) {
+    rows[k] = base + term[k].from * step;
+    weights[k] = term[k].weight;
+  }
+  if (count == 0) {
+    for (int64_t i = 0; i < n; ++i) put(out[i], A(0));
+  } else if (count <= 8) {
+    combine<A>(count, rows, weights, out, n);
+  } else {  // a small map wrapped or mirrored many times
+    combine<8>(rows, weights, spare, n);
+    for (int64_t k = 8; k < count; ++k) {
+      const From* row = base + term[k].from * step;
+      for (int64_t i = 0; i < n; ++i) spare[i] += term[k].weight * get(row[i]);
+    }
+    for (int64_t i = 0; i < n; ++i) put(out[i], spare[i]);
+  }
+}
+
+template <class A, class From, class To>
+void across(const Table<A>& table, int64_t from, int64_t to, const From* middle, To* out) {
+  for (int64_t o = from; o < to; ++o) {
+    const Term<A>* term = table.begin(o);
+    const int64_t count = table.count(o);
+    A v = count ? term->weight * get(middle[term->from]) : A(0);
+    for (int64_t k = 1; k < count; ++k) v += term[k].weight * get(middle[term[k].from]);
+    put(out[o], v);
+  }
+}
+
+// Memory that the next row will need, asked for a piece at a time while this row is worked on: the rows of a map whose
+// channels come last are longer than what the processor fetches ahead by itself.
+struct Ahead {
+  const char* next = nullptr;
+  int64_t bytes = 0;
+
+  void fetch(int64_t share) {
+    if (!next) return;
+    for (int64_t k = 0; k < share; k += 64) __builtin_prefetch(next + k, 0, 2);
+    next += share;
+  }
+};
+
+// N taps of `count` pixels whose channels lie side by side.
+template <int N, class A, class To>
+void strip(const A* middle, int64_t tap_step, const A* w, To* out, int64_t count, int64_t in_step, int64_t out_step,
+           int64_t channels, Ahead ahead) {
+  A weight[N];
+  for (int k = 0; k < N; ++k) weight[k] = w[k];
+  const int64_t share = count ? ahead.bytes / count & ~int64_t(63) : 0, line = channels * static_cast<int64_t>(sizeof(To));
+  for (int64_t o = 0; o < count; ++o, middle += in_step, out += out_step) {
+    ahead.fetch(share);
+    for (int64_t k = 0; k < line; k += 64) __builtin_prefetch(reinterpret_cast<const char*>(out + 4 * out_step) + k, 1, 3);
+    To* __restrict target = out;
+#pragma GCC ivdep
+    for (int64_t c = 0; c < channels; ++c) {
+      A v = weight[0] * middle[c];
+#pragma GCC unroll 8
+      for (int k = 1; k < N; ++k) v += weight[k] * middle[c + k * tap_step];
+      put(target[c], v);
+    }
+  }
+}
+
+template <class A, class To>
+void strip(int64_t taps, const A* middle, int64_t tap_step, const A* w, To* out, int64_t count, int64_t in_step, int64_t out_step,
+           int64_t channels, Ahead ahead) {
+  switch (taps) {
+    case 0:
+      for (int64_t o = 0; o < count; ++o)
+        for (int64_t c = 0; c < channels; ++c) put(out[o * out_step + c], A(0));
+      return;
+    case 1: return strip<1>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
+    case 2: return strip<2>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
+    case 3: return strip<3>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
+    case 4: return strip<4>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
+    case 5: return strip<5>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
+    case 6: return strip<6>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
+    default: return strip<7>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
+  }
+}
+
+// The borderless outputs of a backward pass in whole groups: output start + stride * m + c, 0 <= m < count, has tap j of
+// remainder c from input first + m - (j - c) / stride.
+struct Run {
+  int64_t start, first, count;
+};
+
+template <class A>
+Run aligned(const Table<A>& table, int64_t stride) {
+  const auto ceiling = [&](int64_t v) { return v >= 0 ? (v + stride - 1) / stride : -(-v / stride); };
+  const int64_t first = ceiling(table.low - table.base), end = ceiling(table.high - table.base - stride + 1);
+  return end > first ? Run{first * stride + table.base, first, end - first} : Run{0, 0, 0};
+}
+
+// to[c * length / stride + i] = from[i * stride + c]
+template <class A>
+void split(const A* from, A* to, int64_t length, int64_t stride) {
+  const int64_t part = length / stride;
+  if (stride == 2) {
+    A *__restrict even = to, *__restrict odd = to + part;
+    for (int64_t i = 0; i < part; ++i) even[i] = from[2 * i], odd[i] = from[2 * i + 1];
+    return;
+  }
+  for (int64_t c = 0; c < stride; ++c)
+    for (int64_t i = 0; i < part; ++i) to[c * part + i] = from[i * stride + c];
+}
+
+// out[i * stride + c] = from[c * part + i]
+template <class A, class To>
+void merge(const A* from, int64_t part, To* out, int64_t n, int64_t stride) {
+  if (stride == 2) {
+    const A *even = from, *odd = from + part;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) put(out[2 * i], even[i]), put(out[2 * i + 1], odd[i]);
+    return;
+  }
+  for (int64_t c = 0; c < stride; ++c)
+    for (int64_t i = 0; i < n; ++i) put(out[i * stride + c], from[c * part + i]);
+}
+
+template <class A>
+struct Pass {  // one direction of a blur, the tables of every phase
+  Axis down, right;
+  Taps<A> taps;
+  int64_t channels;
+  bool last, backward;
+  std::vector<Table<A>> rows, columns;
+
+  Pass(const Axis& y, const Axis& x, int64_t size, int64_t channel_count, bool channels_last, bool adjoint, bool phases)
+      : down(y), right(x), taps(size), channels(channel_count), last(channels_last), backward(adjoint) {
+    const auto make = [&](const Axis& axis, int64_t phase) {
+      return adjoint ? backward_table(axis, taps, phase) : forward_table(axis, taps, phase);
+    };
+    for (int64_t r = 0; r < (phases ? y.stride : 1); ++r) rows.push_back(make(y, r));
+    for (int64_t c = 0; c < (phases ? x.stride : 1); ++c) columns.push_back(make(x, c));
+  }
+  int64_t height() const { return backward ? down.output : down.input; }
+  int64_t width() const { return backward ? right.output : right.input; }
+  int64_t height_out() const { return backward ? down.input : down.output; }
+  int64_t width_out() const { return backward ? right.input : right.output; }
+  int64_t lanes() const { return last ? channels : 1; }
+
+  // From one row between the passes to the next: forward, a multiple of the stride, so that rows laid end to end are
+  // one long row as far as the taps of a borderless pixel are concerned.
+  int64_t pitch() const {
+    const int64_t s = right.stride;
+    return last ? width() * channels : backward ? width() : s * ((std::max(width(), s * width_out()) + s - 1) / s);
+  }
+  // Before and behind the rows, because the taps of the first and the last reach further; such results are replaced.
+  int64_t guard() const {
+    const int64_t s = right.stride, reach = taps.size + s + std::abs(right.before) + std::abs(right.after);
+    return last ? 0 : s * ((reach + s - 1) / s);
+  }
+  // Rows taken at a time: as many as stay in the first-level cache.
+  int64_t block() const { return last ? 1 : std::max<int64_t>(1, std::min(height_out(), 3072 / pitch())); }
+  std::size_t scratch() const { return 3 * static_cast<std::size_t>(block() * pitch() + 2 * guard() + lanes() + 8) * (backward && !last ? right.stride : 1); }
+
+  // Rows [o, end) of one image (channels last) or of one plane. `scratch` is zero where nothing has been written yet.
+  template <class From, class To>
+  void operator()(const From* from, To* out, int64_t o, int64_t end, int64_t r, int64_t c, A* scratch) const {
+    const int64_t line = pitch(), room = block() * line + 2 * guard();
+    A *middle = scratch + guard(), *space = scratch + room, *spare = space + room * (backward && !last ? right.stride : 1);
+    const Table<A>& table = columns[c];
+    if (last) {
+      for (; o < end; ++o, out += width_out() * channels) {
+        gather(rows[r], o, from, line, middle, line, spare);
+        pixels(table, middle, out, spare, next_rows(rows[r], from, o));
+      }
+      return;
+    }
+    if (taps.size == 1 && !backward && !down.before && !down.after && !right.before && !right.after)
+      return sample(rows[r], table, from, out, o, end);
+    columns_down(rows[r], from, o, end, middle, spare);
+    if (backward) spread(table, middle, out, end - o, space);
+    else reduce(table, middle, scratch, out, end - o, space);
+    for (int64_t k = 0; k < end - o; ++k) {
+      const Run run = backward ? aligned(table, right.stride) : Run{table.low, 0, table.high - table.low};
+      const int64_t stop = run.start + run.count * (backward ? right.stride : 1);
+      across(table, 0, run.start, middle + k * line, out + k * width_out());
+      across(table, stop, width_out(), middle + k * line, out + k * width_out());
+    }
+  }
+
+ private:
+  // Without a filter: single pixels of single rows.
+  template <class From, class To>
+  void sample(const Table<A>& down_table, const Table<A>& table, const From* from, To* out, int64_t o, int64_t end) const {
+    const int64_t low = table.low, high = std::max(low, table.high), s = right.stride;
+    for (; o < end; ++o, out += width_out()) {
+      const From* row = from + down_table.begin(o)->from * width();
+      across(table, 0, low, row, out);
+      const From* picked = row + low * s + table.base;
+      if (s == 2) for (int64_t k = 0; k < high - low; ++k) put(out[low + k], A(get(picked[2 * k])));
+      else for (int64_t k = 0; k < high - low; ++k) put(out[low + k], A(get(picked[s * k])));
+      across(table, high, width_out(), row, out);
+    }
+  }
+
+  template <class From>
+  void columns_down(const Table<A>& table, const From* from, int64_t o, int64_t end, A* middle, A* spare) const {
+    const int64_t n = width(), line = pitch();
+    const int64_t low = std::clamp(table.low, o, end), high = std::clamp(table.high, low, end);
+    const bool flat = down.stride == 1 && line == n && high > low;  // rows that follow one another are one sum
+    if (flat) {
+      const From* shifted[8];
+      for (int64_t j = 0; j < taps.size; ++j) shifted[j] = from + (backward ? low - table.base - j : low + table.base + j) * n;
+      combine<A>(taps.size, shifted, taps.weight, middle + (low - o) * n, (high - low) * n);
+    }
+    for (int64_t k = o; k < end; ++k) {
+      if (flat && k == low) k = high;
+      if (k < end) gather(table, k, from, n, middle + (k - o) * line, n, spare);
+    }
+  }
+
+  // Forward across a block of rows: the columns of every remainder side by side, then one sum for all rows.
+  template <class To>
+  void reduce(const Table<A>& table, const A* middle, const A* guarded, To* out, int64_t count, A* space) const {
+    if (table.high <= table.low) return;
+    const int64_t s = right.stride, line = pitch(), length = count * line + 2 * guard(), part = length / s;
+    const A* shifted[8];
+    if (s > 1) split(guarded, space, length, s);
+    for (int64_t j = 0; j < taps.size; ++j) {
+      const int64_t at = guard() + table.base + j;
+      shifted[j] = s > 1 ? space + (at % s) * part + at / s : guarded + at;
+    }
+    if (line == s * width_out()) return combine<A>(taps.size, shifted, taps.weight, out, count * width_out());
+    for (int64_t k = 0; k < count; ++k, out += width_out()) {
+      combine<A>(taps.size, shifted, taps.weight, out, width_out());
+      for (int64_t j = 0; j < taps.size; ++j) shifted[j] += line / s;
+    }
+  }
+
+  // Backward across a block of rows: one sum for the outputs of every remainder, then put in turn.
+  template <class To>
+  void spread(const Table<A>& table, const A* middle, To* out, int64_t count, A* space) const {
+    const int64_t s = right.stride, line = pitch();
+    const Run run = aligned(table, s);
+    if (!run.count) return;
+    const int64_t n = (count - 1) * line + run.count;
+    const bool flat = s * line == width_out();
+    for (int64_t c = 0; c < s; ++c) {
+      const A* shifted[8];
+      A weights[8];
+      int64_t terms = 0;
+      for (int64_t j = c; j < taps.size; j += s) {
+        shifted[terms] = middle + run.first - (j - c) / s;
+        weights[terms++] = taps.weight[j];
+      }
+      if (s == 1 && flat) return combine<A>(terms, shifted, weights, out + run.start, n);
+      if (terms) combine<A>(terms, shifted, weights, space + c * n, n);
+      else std::fill_n(space + c * n, n, A(0));
+    }
+    if (flat) return merge(space, n, out + run.start, n, s);
+    for (int64_t k = 0; k < count; ++k) merge(space + k * line, n, out + k * width_out() + run.start, run.count, s);
+  }
+
+  // The rows that output o + 1 needs and o did not.
+  template <class From>
+  Ahead next_rows(const Table<A>& table, const From* from, int64_t o) const {
+    if (o + 1 >= table.size() || !table.count(o) || !table.count(o + 1)) return {};
+    const auto furthest = [&](int64_t k) { return table.begin(k)[backward ? 0 : table.count(k) - 1].from; };
+    const int64_t first = furthest(o) + 1, rows_ahead = furthest(o + 1) - first + 1;
+    if (rows_ahead < 1) return {};
+    return {reinterpret_cast<const char*>(from + first * pitch()), rows_ahead * pitch() * static_cast<int64_t>(sizeof(From))};
+  }
+
+  // Across one row whose pixels hold their channels side by side.
+  template <class To>
+  void pixels(const Table<A>& table, const A* middle, To* out, A* spare, Ahead ahead) const {
+    int64_t low = table.low, high = std::max(table.low, table.high);
+    const int64_t s = right.stride;
+    if (!backward) {
+      strip<A>(taps.size, middle + (low * s + table.base) * channels, channels, taps.weight, out + low * channels, high - low,
+               s * channels, channels, channels, ahead);
+    } else {
+      const Run run = aligned(table, s);
+      low = run.start, high = run.start + run.count * s;
+      for (int64_t c = 0; c < s; ++c) {
+        A weights[8];
+        int64_t terms = 0;
+        for (int64_t j = c; j < taps.size; j += s) weights[terms++] = taps.weight[j];
+        strip<A>(terms, middle + run.first * channels, -channels, weights, out + (low + c) * channels, run.count, channels,
+                 s * channels, channels, c ? Ahead{} : ahead);
+      }
+    }
+    for (int64_t x = 0; x < width_out(); ++x) {
+      if (x == low && high > low) x = high;
+      if (x < width_out()) gather(table, x, middle, channels, out + x * channels, channels, spare);
+    }
+  }
+};
+
+}  // namespace

@@ -1,0 +1,158 @@
+// Which inputs meet which outputs of an axis with which taps, and how numbers are read and written.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+using std::int64_t;
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+template <class T>
+struct Sum {  // what values of type T are added up in
+  using type = T;
+};
+template <>
+struct Sum<BFloat16> {
+  using type = float;
+};
+
+inline float get(float v) { return v; }
+inline double get(double v) { return v; }
+inline float get(BFloat16 v) {
+  const uint32_t word = static_cast<uint32_t>(v.bits) << 16;
+  float out;
+  std::memcpy(&out, &word, sizeof out);
+  return out;
+}
+
+inline void put(float& to, float v) { to = v; }
+inline void put(double& to, double v) { to = v; }
+inline void put(BFloat16& to, float v) {  // to the nearest, ties to even; a NaN stays one
+  uint32_t word;
+  std::memcpy(&word, &v, sizeof word);
+  const uint32_t rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
+  to.bits = static_cast<uint16_t>((word & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+}
+
+enum Padding { kReflect, kReplicate, kZeros, kCircular };
+enum Criterion { kL2, kL1, kLInfty, kMax, kL2Min, kL1Min };
+
+// The pixel of an axis of n that stands at position i of the padded axis, or -1 for a zero.
+int64_t padded(int64_t i, int64_t n, int64_t padding) {
+  if (i >= 0 && i < n) return i;
+  switch (padding) {
+    case kReflect: return i < 0 ? -i : 2 * (n - 1) - i;
+    case kReplicate: return i < 0 ? 0 : n - 1;
+    case kCircular: return ((i % n) + n) % n;
+    default: return -1;
+  }
+}
+
+template <class A>
+struct Term {
+  int64_t from;
+  A weight;
+};
+
+// Along one axis, each output's terms in the order of the taps, and the run of outputs [low, high) without a border.
+template <class A>
+struct Table {
+  std::vector<int64_t> start;
+  std::vector<Term<A>> terms;
+  int64_t low = 0, high = 0, base = 0;
+
+  const Term<A>* begin(int64_t o) const { return terms.data() + start[o]; }
+  int64_t count(int64_t o) const { return start[o + 1] - start[o]; }
+  int64_t size() const { return static_cast<int64_t>(start.size()) - 1; }
+};
+
+struct Axis {
+  int64_t input, output, stride, before, after, padding;
+  int64_t blurred(int64_t taps) const { return input + before + after - taps + 1; }
+};
+
+template <class A>
+struct Taps {
+  int64_t size;
+  A weight[8];
+  explicit Taps(int64_t k) : size(k) {  // Pascal's row k - 1 over its sum
+    weight[0] = A(1) / A(int64_t(1) << (k - 1));
+    for (int64_t i = 1; i < k; ++i) weight[i] = weight[i - 1] * A(k - i) / A(i);
+  }
+};
+
+// The longest run of positions that a predicate holds for.
+template <class F>
+void longest_run(int64_t n, int64_t& low, int64_t& high, F holds) {
+  low = high = 0;
+  for (int64_t i = 0, from = 0; i <= n; ++i) {
+    if (i < n && holds(i)) continue;
+    if (i - from > high - low) low = from, high = i;
+    from = i + 1;
+  }
+}
+
+template <class A>
+Table<A> forward_table(const Axis& axis, const Taps<A>& taps, int64_t phase) {
+  Table<A> table;
+  const int64_t blurred = axis.blurred(taps.size);
+  table.base = phase - axis.before;
+  table.start.assign(1, 0);
+  for (int64_t o = 0; o < axis.output; ++o) {
+    const int64_t first = (o * axis.stride + phase) % blurred - axis.before;
+    for (int64_t j = 0; j < taps.size; ++j) {
+      const int64_t from = padded(first + j, axis.input, axis.padding);
+      if (from >= 0) table.terms.push_back({from, taps.weight[j]});
+    }
+    table.start.push_back(static_cast<int64_t>(table.terms.size()));
+  }
+  longest_run(axis.output, table.low, table.high, [&](int64_t o) {
+    const int64_t first = o * axis.stride + table.base;
+    return first >= 0 && first + taps.size <= axis.input && o * axis.stride + phase < blurred;
+  });
+  return table;
+}
+
+template <class A>
+Table<A> backward_table(const Axis& axis, const Taps<A>& taps, int64_t phase) {
+  const Table<A> forward = forward_table(axis, taps, phase);
+  std::vector<std::vector<Term<A>>> terms(axis.input);
+  for (int64_t j = 0; j < taps.size; ++j) {
+    for (int64_t o = 0; o < axis.output; ++o) {
+      const int64_t first = (o * axis.stride + phase) % axis.blurred(taps.size) - axis.before;
+      const int64_t from = padded(first + j, axis.input, axis.padding);
+      if (from >= 0) terms[from].push_back({o, taps.weight[j]});
+    }
+  }
+  Table<A> table;
+  table.base = forward.base;
+  table.start.assign(1, 0);
+  for (const auto& list : terms) {
+    table.terms.insert(table.terms.end(), list.begin(), list.end());
+    table.start.push_back(static_cast<int64_t>(table.terms.size()));
+  }
+  longest_run(axis.input, table.low, table.high, [&](int64_t i) {
+    const int64_t q = i - table.base;
+    std::size_t seen = 0;
+    for (int64_t j = 0; j < taps.size; ++j) {
+      if ((q - j) % axis.stride) continue;
+      const int64_t o = (q - j) / axis.stride;
+      if (o < 0 || o >= axis.output || seen >= terms[i].size() || terms[i][seen].from != o) return false;
+      if (terms[i][seen].weight != taps.weight[j]) return false;
+      ++seen;
+    }
+    return seen == terms[i].size();
+  });
+  return table;
+}
+
+}  // namespace
