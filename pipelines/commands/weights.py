@@ -82,9 +82,7 @@ def published(name: str) -> tuple[str, str, str]:
     files = found["files"]
     if checkpoint not in files:
         known = [f"{paper}/{file}" for file in files]
-        raise UserError(
-            f"{paper} publishes no weights {checkpoint!r}{nearest(name, known)}; there are {', '.join(known)}"
-        )
+        raise UserError(f"{paper} publishes no weights {checkpoint!r}{nearest(name, known)} (see: {path})")
     return found["address"], f"{checkpoint}-{files[checkpoint]}.pth", files[checkpoint]
 
 
