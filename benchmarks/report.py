@@ -91,19 +91,24 @@ def figure(measured: dict[str, Any], path: Path) -> Path:
     return save(fig, path)
 
 
-def write() -> None:
-    """The page and its pictures."""
+def page() -> str:
+    """The page, in Markdown."""
     parts = [(HERE / "performance.md.in").read_text().rstrip()]
     for device, measured in load().items():
-        picture = RESULTS / f"layers-{device}.png"
-        figure(measured, picture)
         parts += [f"## Measured: {device}", machine(measured)]
-        parts.append(f"![Ratios of time, {device}](../benchmarks/results/{picture.name})")
+        parts.append(f"![Ratios of time, {device}](../benchmarks/results/layers-{device}.png)")
         for job in dict.fromkeys(case["job"] for case in measured["cases"]):
             parts += [f"### {job}", "\n".join(table(measured, job))]
         lost = losses(measured)
         parts += ["### Where we lose", "\n".join(lost) if lost else "Nowhere in this table."]
-    write_atomic(PAGE, "\n\n".join(parts) + "\n")
+    return "\n\n".join(parts) + "\n"
+
+
+def write() -> None:
+    """The page and its pictures."""
+    for device, measured in load().items():
+        figure(measured, RESULTS / f"layers-{device}.png")
+    write_atomic(PAGE, page())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+import json
+
+import pytest
+
+from benchmarks import report
+from pipelines.cli import main
+
+
+def test_the_page_says_what_the_files_say():
+    assert report.PAGE.read_text() == report.page()
+
+
+def test_every_loss_is_listed_and_every_ratio_is_that_of_the_times():
+    for measured in report.load().values():
+        slower = 0
+        for case in measured["cases"]:
+            times = {name: entry["median_ms"] for name, entry in case["contenders"].items()}
+            assert case["ratio"] == pytest.approx(times["stillpoint"] / times[case["baseline"]], rel=1e-2)
+            slower += sum(time < times["stillpoint"] for time in times.values())
+        assert len(report.losses(measured)) == slower
+
+
+def test_what_was_measured_was_correct_first():
+    for measured in report.load().values():
+        for case in measured["cases"]:
+            assert case["contenders"]["stillpoint"]["error"] < (0.02 if case.get("dtype") == "bfloat16" else 1e-4)
+
+
+def test_the_files_name_their_machine():
+    for path in report.RESULTS.glob("layers-*.json"):
+        about = json.loads(path.read_text())["machine"]
+        assert {"device", "threads", "clock", "load_before", "torch", "peers", "allocator"} <= about.keys()
+
+
+@pytest.mark.parametrize(("option", "least"), [("--rounds", 3), ("--threads", 1)])
+def test_bench_refuses_too_few(option, least, capsys):
+    assert main(["bench", "layer", option, "0"]) == 2
+    assert f"{option} is at least {least}, not 0" in capsys.readouterr().err
