@@ -5,6 +5,7 @@ once for each condition.
 """
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -281,14 +282,19 @@ class Reconstructions:
         # after sdnet18's stem the shortcuts begin
         if not len(rows) or not self.run.model.name.endswith("_noshortcut"):
             return
-        images, authors = view.images[rows], self.run.evaluate.protocol == "authors"
+        # the deepest stages differ from picture to picture in the seventh decimal
+        net, images, authors = (
+            deepcopy(net).double(),
+            view.images[rows].double(),
+            self.run.evaluate.protocol == "authors",
+        )
         with torch.no_grad():
             made = [images, *(reconstruct(net, images, *place, authors=authors) for place in stages(net))]  # type: ignore[arg-type]
         pictures = torch.stack([self.pixels.scaled(one) for one in made])  # (1 + stages, B, C, H, W)
         self.pictures = pictures if self.pictures is None else torch.cat([self.pictures, pictures], 1)
 
     def result(self) -> Result:
-        return {} if self.pictures is None else {"reconstructions_pixels": self.pictures.float().cpu().contiguous()}
+        return {} if self.pictures is None else {"reconstructions_pixels": self.pictures.cpu().contiguous()}
 
 
 def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:

@@ -55,7 +55,7 @@ def lambda_sweep(maps: Maps, path: Path, *, title: str) -> Path:
     figure, axes = subplots(
         len(maps), len(NOISES), (2.5 * len(NOISES) + 0.6, 2.1 * len(maps) + 0.6), sharex=True, sharey="row"
     )
-    for line, (model, own) in zip(axes, maps.items(), strict=True):
+    for number, (line, (model, own)) in enumerate(zip(axes, maps.items(), strict=True)):
         accuracy = 100 * _mean(own, "robustness_sweep_accuracy")
         lambdas, places = own[0]["robustness_sweep_lambdas"], own[0]["robustness_sweep_conditions"]
         for column, (axis, noise) in enumerate(zip(line, NOISES, strict=True), start=1):
@@ -66,10 +66,10 @@ def lambda_sweep(maps: Maps, path: Path, *, title: str) -> Path:
                 axis.plot(lambdas, accuracy[row], "-", color=shade, linewidth=1.3, label=label)
                 best = int(accuracy[row].argmax())
                 axis.plot(lambdas[best], accuracy[row, best], "o", color=shade, markersize=4)
-            if line is axes[0]:
+            if number == 0:
                 axis.set_title(f"{noise} noise")
                 axis.legend(fontsize=6.5, handlelength=1)
-            if line is axes[-1]:
+            if number == len(maps) - 1:
                 axis.set_xlabel("lambda of the first layer")
         line[0].set_ylabel(f"{model}\naccuracy (%)", fontsize=8)
     _title(figure, f"{title}: accuracy on the images that lambda is chosen on, mean over seeds; dots: the best")
@@ -142,7 +142,8 @@ def reconstructions(pixels: np.ndarray, kind: str, path: Path, *, title: str) ->
     """A grid: a column for each image, the image and what the stem and each stage keep of it from above.
 
     pixels   (1 + stages, pictures, C, H, W), not cut to [0, 1]; `kind` is raw (cut), normalised (every channel of a
-             picture stretched to [0, 1]) or equalised (its histogram besides)
+             picture stretched to [0, 1]), equalised (its histogram besides) or differences (the mean of a row, which
+             shrinkage leaves in the deeper stages nearly alone, taken off before the stretching)
     """
     import torch
 
@@ -150,8 +151,10 @@ def reconstructions(pixels: np.ndarray, kind: str, path: Path, *, title: str) ->
 
     rows, columns = pixels.shape[:2]
     shown = torch.from_numpy(np.asarray(pixels)).flatten(0, 1)  # (rows * columns, C, H, W)
+    if kind == "differences":
+        shown = (shown.unflatten(0, (rows, columns)) - torch.from_numpy(pixels).mean(1, keepdim=True)).flatten(0, 1)
     if kind != "raw":
-        shown = stretched(shown) if kind == "normalised" else equalised(stretched(shown))
+        shown = equalised(stretched(shown)) if kind == "equalised" else stretched(shown)
     grid = shown.clamp(0, 1).unflatten(0, (rows, columns)).permute(0, 1, 3, 4, 2).numpy()
     if kind != "raw":
         grid[0] = np.clip(np.moveaxis(pixels[0], 1, -1), 0, 1)

@@ -21,6 +21,13 @@ METRICS = (
     Metric("attack_linf_accuracy", "accuracy under PGD, largest pixel"),
     Metric("attack_l2_accuracy", "accuracy under PGD, Euclidean"),
 )
+#: what a grid of reconstructions shows
+SHOWN = {
+    "raw": "as they are, cut to [0, 1]",
+    "normalised": "every channel of a picture stretched to [0, 1]",
+    "equalised": "stretched, and with equalised histograms",
+    "differences": "less the mean of the pictures in a row, then stretched",
+}
 AXES = ("accuracy", "robustness_noises_accuracy")
 
 
@@ -74,7 +81,7 @@ def _pictures(results: Results, path: Path, kind: str) -> None:
     from pipelines.sdnet import figures
 
     model, maps = next(iter(_held(results, "reconstructions_pixels").items()))
-    title = f"{model}, seed {results.runs[model][0].seed}: what each stage keeps, {kind}"
+    title = f"{model}, seed {results.runs[model][0].seed}: what each stage keeps; {SHOWN[kind]}"
     figures.reconstructions(maps[0]["reconstructions_pixels"], kind, path, title=title)
 
 
@@ -90,6 +97,10 @@ def reconstructions_equalised(results: Results, path: Path) -> None:
     _pictures(results, path, "equalised")
 
 
+def reconstructions_differences(results: Results, path: Path) -> None:
+    _pictures(results, path, "differences")
+
+
 FIGURES: dict[str, Make] = {
     "robustness_accuracy": consistency_accuracy,
     "learning_curves": learning_curves,
@@ -100,6 +111,7 @@ FIGURES: dict[str, Make] = {
     "reconstructions_raw": reconstructions_raw,
     "reconstructions_normalised": reconstructions_normalised,
     "reconstructions_equalised": reconstructions_equalised,
+    "reconstructions_differences": reconstructions_differences,
 }
 PAGES: dict[str, Make] = {
     "pretrained.md": pages.pretrained,
