@@ -56,6 +56,18 @@ def _hostile(args: argparse.Namespace) -> list[object]:
     return [hostile()]
 
 
+def _short(args: argparse.Namespace) -> list[object]:
+    from tests.faults.damage import truncate
+    from tests.faults.disk import disk
+    from tests.faults.hostile import hostile
+    from tests.faults.kill import kill
+    from tests.faults.stop import stop, together
+
+    (paper,) = args.papers
+    found = [hostile(), kill(paper, 3), *truncate(paper, 5, goes_on=0), *disk(paper, 1, full=False)]
+    return [*found, stop(paper, 2), together(paper, 1)]
+
+
 def _workflow(args: argparse.Namespace) -> list[object]:
     from tests.faults.workflow import workflow
 
@@ -87,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     add("worker", "kill a process that reads photographs", _worker, 2)
     add("hostile", "offer files that would run something", _hostile, paper=False)
     add("workflow", "kill snakemake and what it started, and type the one command again", _workflow, 3, paper=False)
+    add("short", "a few of each that needs neither root nor minutes: what the suite runs", _short)
     return top
 
 

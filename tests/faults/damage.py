@@ -68,7 +68,8 @@ def truncate(paper: str, times: int, *, goes_on: int = 4, seed: int = 0, model: 
         if decoded.is_file():
             images = lambda: load(one.config.data.name, one.data, "test").images.numpy().tobytes()  # type: ignore[union-attr]  # noqa: E731
             counts.append(_damaged(decoded, "decoded images", images, [images()], times, draw))
-        counts.append(_gone_on(one, place, goes_on, draw, log))
+        if goes_on:
+            counts.append(_gone_on(one, place, goes_on, draw, log))
     finally:
         shutil.rmtree(place)
     return counts
