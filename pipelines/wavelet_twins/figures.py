@@ -90,11 +90,14 @@ def curves(
             axis.plot(places, values.mean(0), **shown)
             axis.fill_between(places, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
         axis.set_title(f"{column}, {row}")
-        axis.set_ylim(bottom=0)
+        axis.locator_params(axis="x", integer=True)
         if column == columns[0]:
             axis.set_ylabel(up)
         if row == rows[-1]:
             axis.set_xlabel(across)
+    for axis in axes[:, 0]:
+        # when all curves of a row are there: a limit that is set stops the scale from growing
+        axis.set_ylim(bottom=0)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center")
     figure.suptitle(title, x=0.01, ha="left", fontsize=9.5)
