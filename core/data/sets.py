@@ -13,6 +13,16 @@ from core.data.formats import IMAGE_SUFFIXES
 from core.errors import UserError
 
 
+def evenly(total: int, count: int | None) -> Tensor:
+    """Numbers of `count` of `total` images, evenly spaced, so that a set ordered by class shows all its classes.
+
+    All of them where `count` is none or no less than `total`.
+    """
+    if count is None or count >= total:
+        return torch.arange(total)
+    return torch.arange(count) * total // count
+
+
 @dataclass(frozen=True, slots=True)
 class ImageSet:
     """One split in memory: `images` uint8 (N, C, H, W), `labels` int64 (N,), and what a table must say about them.
@@ -34,6 +44,10 @@ class ImageSet:
     def first(self, count: int) -> "ImageSet":
         """The first `count` images (all of them when there are fewer): for trials and quick measurements."""
         return self if count >= len(self) else self._take(torch.arange(count))
+
+    def evenly(self, count: int | None) -> "ImageSet":
+        """`count` images, evenly spaced (see `evenly`)."""
+        return self if count is None or count >= len(self) else self._take(evenly(len(self), count))
 
     def _take(self, indices: Tensor) -> "ImageSet":
         chosen = hashlib.sha256(self.digest.encode() + indices.numpy().astype("<i8").tobytes()).hexdigest()
@@ -75,6 +89,10 @@ class FolderSet:
     def first(self, count: int) -> "FolderSet":
         """The first `count` images (all of them when there are fewer)."""
         return self if count >= len(self) else self._take(torch.arange(count))
+
+    def evenly(self, count: int | None) -> "FolderSet":
+        """`count` images, evenly spaced (see `evenly`)."""
+        return self if count is None or count >= len(self) else self._take(evenly(len(self), count))
 
     def _take(self, indices: Tensor) -> "FolderSet":
         chosen = hashlib.sha256(self.digest.encode() + indices.numpy().astype("<i8").tobytes()).hexdigest()

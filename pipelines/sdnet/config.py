@@ -89,16 +89,20 @@ class Evaluate(EvaluateConfig):
         ge=2,
         description="at most so many of the authors' levels of each noise, evenly from the lowest to the highest",
     )
-    limit_sweep: int | None = Field(1000, ge=1, description="images of each part that the choice of lambda is made on")
-    limit_corruptions: int | None = Field(None, ge=1, description="corrupt only the first so many images; none: all")
-    limit_attack: int | None = Field(1000, ge=1, description="attack only the first so many images; none: all")
+    limit_sweep: int | None = Field(
+        1000, ge=1, description="images of each part, evenly spaced, that lambda is chosen and tried on; none: all"
+    )
+    limit_corruptions: int | None = Field(
+        None, ge=1, description="corrupt only so many images, evenly spaced; none: all"
+    )
+    limit_attack: int | None = Field(1000, ge=1, description="attack only so many images, evenly spaced; none: all")
     attack_steps: int = Field(20, ge=1, description="steps of projected gradient descent")
     attack_linf: float = Field(8.0, ge=0, description="largest change of a pixel, of 255")
     attack_l2: float = Field(0.5, ge=0, description="Euclidean length of a change, of pixels in [0, 1]")
     attack_lambdas: tuple[float, ...] = Field(
         (0.5, 1.0), description="further values of the first layer's lambda that are attacked and defended with"
     )
-    pictures: int = Field(8, ge=1, description="images whose reconstructions are kept")
+    pictures: int = Field(8, ge=1, description="images, evenly spaced, whose reconstructions are kept")
 
     @model_validator(mode="after")
     def _possible(self) -> "Evaluate":

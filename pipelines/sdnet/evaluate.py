@@ -17,6 +17,7 @@ from core.config import EvaluateConfig, RunConfig
 from core.data.catalogue import data_root
 from core.data.corruptions import BENCHMARK, NAMES, SEVERITIES, corrupt
 from core.data.corruptions.prepare import FOLDER, caption, frost_folder
+from core.data.sets import evenly
 from core.data.sources import cifar10_c_rows
 from core.errors import UserError
 from core.evaluations import EVALUATIONS, Evaluation, Result, View
@@ -105,7 +106,7 @@ class Robustness:
             self.tallies.update((how, *key), view.predict(seen), labels)
 
     def _levels(self, view: View, layer: SparseCoding2d | None) -> None:
-        rows = _first(view, self.config.limit_sweep)
+        rows = _chosen(view, self.config.limit_sweep)
         if not len(rows):
             return
         images, labels, pictures = view.images[rows], view.labels[rows], self.pixels.stored(view.images[rows])
@@ -120,7 +121,7 @@ class Robustness:
                     self.tallies.update(("levels_chosen", *condition), view.predict(seen), labels)
 
     def _corruptions(self, view: View, layer: SparseCoding2d | None) -> None:
-        rows = _first(view, self.config.limit_corruptions)
+        rows = _chosen(view, self.config.limit_corruptions)
         if not len(rows):
             return
         self.images += len(rows)
@@ -189,9 +190,11 @@ def _told(found: Sweep) -> Result:
     }
 
 
-def _first(view: View, limit: int | None) -> Tensor:
-    """Places in the batch of the images that are among the first `limit` of the set."""
-    return torch.arange(len(view.indices)) if limit is None else (view.indices < limit).nonzero().flatten()
+def _chosen(view: View, limit: int | None) -> Tensor:
+    """Places in the batch of the images that are among `limit` of the set, evenly spaced."""
+    if limit is None or view.image_set is None:
+        return torch.arange(len(view.indices))
+    return torch.isin(view.indices, evenly(len(view.image_set), limit)).nonzero().flatten()
 
 
 class Attack:
@@ -208,7 +211,7 @@ class Attack:
         self.lambdas: list[float] = []
 
     def update(self, view: View) -> None:
-        rows = _first(view, self.config.limit_attack)
+        rows = _chosen(view, self.config.limit_attack)
         if not len(rows):
             return
         layer, labels = _first_layer(view), view.labels[rows]
@@ -266,7 +269,7 @@ class Attack:
 
 
 class Reconstructions:
-    """Pictures that are left of the first test images after the stem and after each stage, where the network can be
+    """Pictures that are left of some test images after the stem and after each stage, where the network can be
     inverted: a map (1 + stages, pictures, C, H, W) of pixels, not cut to [0, 1], the images themselves first.
 
     A network that cannot (shortcuts, a plain ResNet) has none. Batch norms are inverted with the eps of the forward,
@@ -278,7 +281,7 @@ class Reconstructions:
         self.pictures: Tensor | None = None
 
     def update(self, view: View) -> None:
-        rows, net = _first(view, self.config.pictures), _net(view)
+        rows, net = _chosen(view, self.config.pictures), _net(view)
         # after sdnet18's stem the shortcuts begin
         if not len(rows) or not self.run.model.name.endswith("_noshortcut"):
             return

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from core.config import RunConfig
-from core.data.build import images, loader
+from core.data.build import image_size, images
 from core.data.corruptions import noise
 from core.data.corruptions.draws import Draws
 from core.data.loading import Batch, DeviceLoader
-from core.data.sets import ImageSet
-from core.errors import UserError
+from core.data.sets import ImageSet, evenly
+from core.data.streaming import StreamLoader
 from core.layers.sparse_coding import SparseCoding2d
 from core.metrics import topk_correct
 from core.randomness import uniform_integers
@@ -125,27 +125,22 @@ def part_of(config: RunConfig) -> str:
 
 
 def batches(config: RunConfig, root: Path | str | None, device: torch.device, limit: int | None) -> Iterator[Batch]:
-    """The images that lambda is chosen on, in order and unchanged, the first `limit` of them."""
+    """The images that lambda is chosen on, unchanged, `limit` of them evenly spaced; their numbers are among these."""
     part, size = part_of(config), config.evaluate.batch_size
     found = images(config, part, root)  # type: ignore[arg-type]
     assert found is not None
-    found = found.first(limit) if limit else found
+    whole = len(found)
+    found, numbers = found.evenly(limit), evenly(whole, limit)
+    options: dict[str, Any] = {"device": device, "mean": config.data.mean, "std": config.data.std}
+    options["channels_last"] = config.train.channels_last
+    source: DeviceLoader | StreamLoader
     if isinstance(found, ImageSet):
-        options: dict[str, Any] = {"mean": config.data.mean, "std": config.data.std}
-        yield from DeviceLoader(found, size, device=device, channels_last=config.train.channels_last, **options).epoch(
-            0
-        )
-        return
-    if part == "train":
-        raise UserError("lambda is chosen on photographs that were held out: set DATA.VALIDATION")
-    stream = loader(config, part, root, device, batch_size=size)  # type: ignore[arg-type]
-    assert stream is not None
-    seen = 0
-    for batch in stream.epoch(0):
-        yield batch
-        seen += len(batch.images)
-        if seen >= len(found):
-            return
+        source = DeviceLoader(found, size, **options)
+    else:
+        side = image_size(config)
+        source = StreamLoader(found, size, size=side, resize=config.augment.resize or side * 256 // 224, **options)
+    for batch in source.epoch(0):
+        yield batch._replace(indices=numbers[batch.indices.cpu()])
 
 
 def sweep(

@@ -1,0 +1,63 @@
+"""``stillpoint prepare cifar10_c``: made from CIFAR-10 where that is, and never over the published files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from core.data.corruptions import NAMES, corrupt
+from core.data.datasets import load, prepare
+from core.data.sets import evenly
+from core.data.sources import CIFAR10_CLASSES
+from core.errors import UserError
+
+
+@pytest.fixture
+def clean(tmp_path):
+    """A root with CIFAR-10 as pictures, one of each class, and its test pictures (10, 32, 32, 3)."""
+    from PIL import Image
+
+    pictures = np.random.RandomState(0).randint(0, 256, (10, 32, 32, 3)).astype(np.uint8)
+    for part in ("train", "test"):
+        for name, picture in zip(CIFAR10_CLASSES, pictures, strict=True):
+            folder = tmp_path / "cifar10" / part / name
+            folder.mkdir(parents=True)
+            Image.fromarray(picture).save(folder / "0000.png")
+    return tmp_path, pictures
+
+
+def test_it_is_made_from_the_test_images_and_says_so(clean):
+    root, pictures = clean
+    told = []
+    found = json.loads(prepare("cifar10_c", root, progress=lambda *words: told.append(words)).read_text())
+    assert found["images"] == dict.fromkeys(sorted(NAMES), 50)
+    assert "generated with seed 0; frost is a computed texture" in found["title"]
+    assert {name for name, _, _ in told} >= set(NAMES)
+    for name, severity in (("fog", 2), ("gaussian_noise", 5)):
+        split = load("cifar10_c", root, f"{name}/{severity}")
+        assert np.array_equal(split.images.permute(0, 2, 3, 1).numpy(), corrupt(pictures, name, severity))
+        assert split.labels.tolist() == list(range(10))
+    times = {path: path.stat().st_mtime_ns for path in (root / "CIFAR-10-C").glob("*.npy")}
+    prepare("cifar10_c", root)
+    assert times == {path: path.stat().st_mtime_ns for path in times}
+
+
+def test_published_files_are_read_as_they_are_and_nothing_is_added(clean):
+    root, _ = clean
+    folder = root / "CIFAR-10-C"
+    folder.mkdir()
+    np.save(folder / "fog.npy", np.zeros((20, 32, 32, 3), np.uint8))
+    np.save(folder / "labels.npy", np.tile(np.arange(4, dtype=np.uint8), 5))
+    found = json.loads(prepare("cifar10_c", root).read_text())
+    assert found["images"] == {"fog": 20} and found["title"] == "CIFAR-10-C"
+    assert sorted(path.name for path in folder.iterdir()) == ["fog.npy", "labels.npy"]
+
+
+def test_without_either_the_error_names_both(tmp_path):
+    with pytest.raises(UserError, match=r"unpack CIFAR-10-C\.tar .* or put CIFAR-10 into .*then run"):
+        prepare("cifar10_c", tmp_path)
+
+
+def test_an_even_choice_reaches_through_the_whole_set():
+    assert evenly(10, 3).tolist() == [0, 3, 6]
+    assert evenly(4, None).tolist() == evenly(4, 4).tolist() == evenly(4, 9).tolist() == [0, 1, 2, 3]
