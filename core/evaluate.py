@@ -130,7 +130,12 @@ def one_pass(
             elif isinstance(loader, DeviceLoader):
                 wide = loader.canvas(batch.indices)
             indices, steps = batch.indices.cpu(), len(loader)
-            more = {"wide": wide, "step": batch.step, "steps": steps, "image_set": getattr(loader, "image_set", None)}
+            more: dict[str, Any] = {
+                "wide": wide,
+                "step": batch.step,
+                "steps": steps,
+                "image_set": getattr(loader, "image_set", None),
+            }
             view = View(images, batch.labels, indices, predict, report, root=root, **more)
             for evaluation in running:
                 evaluation.update(view)

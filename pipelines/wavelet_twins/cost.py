@@ -32,8 +32,9 @@ class Cost:
 def stem(net: nn.Module) -> nn.Module:
     """All up to the first pooling, that included, as a module."""
     if isinstance(net, ResNet):
-        parts = [net.get_submodule(name) for name in ("conv1", "bn1", "relu", "maxpool") if hasattr(net, name)]
-        return net.stem if isinstance(getattr(net, "stem", None), nn.Module) else nn.Sequential(*parts)
+        if net.stem is not None:
+            return net.stem
+        return nn.Sequential(*(net.get_submodule(name) for name in ("conv1", "bn1", "relu", "maxpool")))
     features = net.get_submodule("features")
     assert isinstance(features, nn.Sequential)
     second = next(i for i, part in enumerate(features) if i and isinstance(part, nn.Conv2d))
