@@ -75,7 +75,8 @@ def published_passes(recipe: str, model: str, path: Path = HERE / "published.yam
     for entry in yaml.safe_load(path.read_text())["passes"]:
         named = any(fnmatchcase(model, pattern) for pattern in entry["models"])
         if named and any(fnmatchcase(recipe, pattern) for pattern in entry["recipes"]):
-            return {row[0]: Pass(*row, images=entry["images"]) for row in entry["rows"]}
+            images = entry["images"]
+            return {row[0]: Pass(row[0], row[1], row[2], row[3], images) for row in entry["rows"]}
     return {}
 
 

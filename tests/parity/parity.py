@@ -1,7 +1,7 @@
 """Reads parity cases: what a reference implementation computed on parameters that are derived from their names.
 
-A case is one gzipped JSON file: system, model, kwargs, source, note, `state_shapes` {reference's parameter name: shape},
-`kept` {name: array that is not derived}, `inputs` {name: shape and kind, or array}, `outputs` {name: array}.
+A case is one gzipped JSON file: system, model, kwargs, source, note, `state_shapes` {reference's parameter name:
+shape}, `kept` {name: array that is not derived}, `inputs` {name: shape and kind, or array}, `outputs` {name: array}.
 """
 
 import gzip
@@ -53,7 +53,9 @@ def load(path: str | Path) -> dict[str, Any]:
     with gzip.open(path) as file:
         case = json.loads(file.read())
     kept = {name: _unpack(packed) for name, packed in case["kept"].items()}
-    case["state"] = {name: kept[name] if name in kept else tensor_for(name, s) for name, s in case["state_shapes"].items()}
+    case["state"] = {
+        name: kept[name] if name in kept else tensor_for(name, s) for name, s in case["state_shapes"].items()
+    }
     case["inputs"] = {
         name: _unpack(v) if v["kind"] == "array" else input_for(name, v["shape"], v["kind"])
         for name, v in case["inputs"].items()
