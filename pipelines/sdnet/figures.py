@@ -111,10 +111,13 @@ def lambda_line(maps: Maps, path: Path, *, title: str) -> Path:
 
 
 @styled
-def attack(maps: Maps, path: Path, *, title: str) -> Path:
-    """Accuracy attacked at the same lambda (solid), with pictures made for that of training (dashed), and unharmed."""
+def attack(maps: Maps, models: Sequence[str], path: Path, *, title: str) -> Path:
+    """Accuracy attacked at the same lambda (solid), with pictures made for that of training (dashed), and unharmed.
+
+    `models` are all networks of the table, so that each has its colour in every picture.
+    """
     figure, axes = subplots(1, 2, (9.4, 3.4), sharey=True)
-    look = colours(list(maps))
+    look = colours(models)
     for axis, (norm, said) in zip(axes[0], (("linf", "largest pixel"), ("l2", "Euclidean")), strict=True):
         for model, own in maps.items():
             order = np.argsort(own[0]["attack_lambdas"])

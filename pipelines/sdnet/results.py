@@ -74,7 +74,7 @@ def attack(results: Results, path: Path) -> None:
     """Accuracy under attack at several lambdas: attacked at the same one, and with pictures made for another."""
     from pipelines.sdnet import figures
 
-    figures.attack(_held(results, "attack_linf_curves"), path, title=results.table.title)
+    figures.attack(_held(results, "attack_linf_curves"), list(results.runs), path, title=results.table.title)
 
 
 def _pictures(results: Results, path: Path, kind: str) -> None:
