@@ -242,14 +242,20 @@ def imported(entries: tuple[str, ...]) -> tuple[Path, ...]:
         if path in found or not (ROOT / path).is_file():
             continue
         found.add(path)
-        waiting += [file for name in imports_of(ROOT / path) for file in module_files(name)]
+        # a package runs what it imports at its top; what its functions would import is for those who call them
+        package = path.name == "__init__.py" and path not in map(Path, entries)
+        waiting += [file for name in imports_of(ROOT / path, top=package) for file in module_files(name)]
     return tuple(sorted(found))
 
 
-def imports_of(path: Path) -> set[str]:
-    """Dotted names that a file imports from this repository, wherever; ``from a import b`` gives a and a.b."""
+def imports_of(path: Path, *, top: bool = False) -> set[str]:
+    """Dotted names that a file imports from this repository; ``from a import b`` gives a and a.b.
+
+    Wherever in the file, or only outside functions, classes and conditions with `top`.
+    """
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in tree.body if top else ast.walk(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -125,7 +125,7 @@ def test_rare_checkpoints_resume_exactly_too(tmp_path):
     trained(tmp_path / "cut", *pairs)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     snapshots = [
-        [path.read_bytes() for path in sorted(run_in(tmp_path / name).snapshot(1).parent.iterdir())]
+        [path.read_bytes() for path in sorted(run_in(tmp_path / name).snapshot(1).parent.glob("*.safetensors"))]
         for name in ("whole", "cut")
     ]
     assert len(snapshots[0]) == 3 and snapshots[0] == snapshots[1]
@@ -141,7 +141,7 @@ def test_a_killed_process_goes_on_to_the_same_bits(tmp_path, whole):
                 break
     assert process.returncode == -signal.SIGKILL
     (run_in(tmp_path).folder / ".state.0123abcd.tmp.pt").write_bytes(b"what it was writing")
-    trained(tmp_path, threads=1)
+    trained(tmp_path)
     assert not list(run_in(tmp_path).folder.glob("*.tmp*"))
     assert_same_run(tmp_path, whole)
 

@@ -92,9 +92,9 @@ def run_in(root: Path) -> Run:
 
 
 def trained(root: Path, *pairs: str, network=build, config: RunConfig | None = None, **options) -> list[dict]:
-    """Trains in `root` on the CPU, by a recipe that `pairs` change."""
+    """Trains in `root` on the CPU, by a recipe that `pairs` change; on one thread, as `main` below does."""
     config = config or configuration(*pairs)
-    options = {"loaders": loaders_of(config), "device": "cpu", **options}
+    options = {"loaders": loaders_of(config), "device": "cpu", "threads": 1, **options}
     return train(config, run_in(root), build=network, **options)
 
 
