@@ -275,7 +275,7 @@ def module_files(name: str) -> list[Path]:
 def snakemake(plan: Plan, jobs: int | None = None) -> list[str]:
     """The call of snakemake that does a plan: what ``snakemake -j4 pipelines/aps/all`` does, as a list of words."""
     cores = str(jobs) if jobs else "all"
-    given = {key: str(value) for key, value in plan.settings.model_dump().items() if value != ""}
+    given = {key: str(value) for key, value in plan.settings.model_dump().items() if value not in ("", None)}
     # snakemake strips quotes from both ends of a value, and would leave an open one behind
     given = {key: f"{value} " if value.endswith(("'", '"')) else value for key, value in given.items()}
     # the target comes first: --config would swallow it

@@ -115,3 +115,10 @@ def test_a_state_of_other_code_is_begun_anew_and_one_of_the_same_goes_on(
     assert "begins" not in train("first") and run.weights.is_file()
     assert "begins" in train("second") and run.code.read_text() == "second"
     assert "begins" in train("third", "TRAIN.LR", "0.05")
+
+
+def test_a_setting_that_is_left_to_the_recipe_is_not_passed_on() -> None:
+    words = workflow.snakemake(workflow.plan("aps", {"dataset": "digits"}))
+    assert "dataset=digits" in words
+    assert not [word for word in words if word.startswith(("seeds=", "data_root=")) or "None" in word]
+    assert "seeds=2" in workflow.snakemake(workflow.plan("aps", {"seeds": 2}))
