@@ -78,11 +78,12 @@ def test_a_card_holds_together(name: str) -> None:
     assert not cards.changed(card["before_rounding"], card["metrics"])
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if _has_data(name)])
-def test_the_first_images_give_the_cards_numbers_again(pulled: Path, name: str) -> None:
-    card = cards.read(pulled, name)
-    found = measured(shortened(of_card(card)), cards.weights(pulled, name), data=None, device="cpu", threads=1)
-    assert not cards.changed(card["short"], found["trained"], tolerance=0.01)
+def test_the_first_images_give_the_cards_numbers_again(pulled: Path) -> None:
+    # of the networks whose data set is on this machine; the others answer to the probe above
+    for name in filter(_has_data, NAMES):
+        card = cards.read(pulled, name)
+        found = measured(shortened(of_card(card)), cards.weights(pulled, name), data=None, device="cpu", threads=1)
+        assert not cards.changed(card["short"], found["trained"], tolerance=0.01), name
 
 
 @pytest.fixture
