@@ -232,7 +232,7 @@ COMMANDS = {
         (
             "stillpoint train aps/resnet20_aps1 --dataset digits",
             "stillpoint train aps/resnet18_aps3 --recipe cifar10_crop_shifted --seed 1 --device cuda",
-            "stillpoint train aps/resnet20_lpf3 TRAIN.EPOCHS 2 TRAIN.LR 0.05 --results /tmp/trial",
+            "stillpoint train aps/resnet20_lpf3 TRAIN.EPOCHS 2 TRAIN.LR 0.05 --results trial",
             "torchrun --nproc-per-node 4 -m pipelines train aps/resnet18_aps1 --dataset imagenet",
         ),
         takes_pairs=True,
