@@ -250,7 +250,9 @@ def test_exported_networks_hold_no_operator_of_ours():
     program = torch.export.export(net, (x,))
     assert not any("stillpoint" in str(node.target) for node in program.graph.nodes)
     torch.testing.assert_close(program.module()(x), net(x))
-    assert "stillpoint" not in str(torch.jit.trace(BlurPool2d(), x).graph)
+    # By the kind of each node: the text of a graph also holds the folders of its sources.
+    kinds = {node.kind() for node in torch.jit.trace(BlurPool2d(), x).graph.nodes()}
+    assert "aten::_convolution" in kinds and not any("stillpoint" in kind for kind in kinds)
 
 
 def test_transforms_of_functions_use_the_plain_code():
