@@ -3,6 +3,8 @@
 import hashlib
 import json
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -186,8 +188,17 @@ def _bounded(pool: ProcessPoolExecutor, tasks: list[_Task], ahead: int) -> Itera
 
 
 def _begin(images: np.ndarray, seed: int, frost_folder: Path | None) -> None:
-
     _shared.update(images=images, seed=seed, frost_folder=frost_folder)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when the process that started it is gone: killed, that one cannot say so, and a pool's worker
+    would wait for its next task for ever, with the images in memory."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this runs in a worker"
+    parent.join()
+    os._exit(1)
 
 
 def _in_worker(task: _Task) -> np.ndarray:

@@ -1,6 +1,11 @@
 """``stillpoint prepare cifar10_c``: made from CIFAR-10 where that is, and never over the published files."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,3 +66,40 @@ def test_without_either_the_error_names_both(tmp_path):
 def test_an_even_choice_reaches_through_the_whole_set():
     assert evenly(10, 3).tolist() == [0, 3, 6]
     assert evenly(4, None).tolist() == evenly(4, 4).tolist() == evenly(4, 9).tolist() == [0, 1, 2, 3]
+
+
+WAITING = """
+import multiprocessing, time
+from pathlib import Path
+import numpy as np
+from core.data.corruptions.prepare import prepare_cifar10_c
+
+def told(name, done, total):
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(600)
+
+images = np.zeros((501, 32, 32, 3), np.uint8)
+prepare_cifar10_c(images, np.zeros(501), Path("made"), ["brightness", "contrast"], workers=2, progress=told)
+"""
+
+
+def _runs(worker: int) -> bool:
+    """Whether a process is there and has not ended; one that has may still wait for its last parent to look at it."""
+    try:
+        return Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_maker_that_is_killed_leaves_no_worker_behind(tmp_path):
+    home = str(Path(__file__).parents[3])
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING], cwd=tmp_path, env=os.environ | {"PYTHONPATH": home}, stdout=subprocess.PIPE
+    ) as maker:
+        workers = [int(word) for word in maker.stdout.readline().split()]
+        maker.kill()
+    assert len(workers) == 2
+    end = time.monotonic() + 20
+    while left := [worker for worker in workers if _runs(worker)]:
+        assert time.monotonic() < end, f"{left} are still there"
+        time.sleep(0.05)
