@@ -106,6 +106,7 @@ class TrainConfig(Section):
     nesterov: bool = False
     weight_decay: float = Field(5e-4, ge=0)
     loss: Literal["cross_entropy", "nll", "mse"] = "cross_entropy"
+    clamp: float | None = Field(None, gt=0, description="loss mse: outputs are first clamped to -CLAMP..CLAMP")
     label_smoothing: Fraction = 0.0
     schedule: Literal["constant", "step", "multistep", "cosine", "one_cycle"] = "step"
     schedule_per: Literal["epoch", "step"] = "epoch"

@@ -86,13 +86,14 @@ def _across(figure: "Figure", title: str) -> str:
 def consistency_accuracy(table: Table, path: Path) -> Path:
     """The table's second axis (consistency) against its first (accuracy): untrained hollow, trained filled.
 
-    The Pareto front is marked. The axis of consistency shows the distance from 100 % on a logarithmic scale, since
-    that is where networks differ.
+    The Pareto front is marked. An axis of percentages shows the distance from 100 % on a logarithmic scale, since that
+    is where networks differ; one of decibels is as it is.
     """
     figure, axes = subplots(1, 1, (5.6, 3.8))
     axis: Axes = axes[0, 0]
     look = colours([row.model for row in table.rows])
     across, up = table.axes
+    percent = table.metric(up).unit == "%"
     gaps = [100 - cells[up].mean for row in table.rows for cells in row.cells.values() if up in cells]
     floor = min([gap for gap in gaps if gap > 0], default=1.0) / 4
     front = []
@@ -104,7 +105,7 @@ def consistency_accuracy(table: Table, path: Path) -> Path:
                 continue
             accuracy, consistency = cells[across], cells[up]
             # exactly 100 % has no logarithm of its gap: it stands on a tick of its own
-            gap = 100 - consistency.mean or floor
+            gap = (100 - consistency.mean or floor) if percent else consistency.mean
             trained = state == "trained"
             axis.errorbar(
                 accuracy.mean,
@@ -125,17 +126,24 @@ def consistency_accuracy(table: Table, path: Path) -> Path:
             *zip(*front, strict=True), color="#555555", linewidth=1, linestyle="--", zorder=1, label="Pareto front"
         )
         axis.plot(*zip(*front, strict=True), "o", markersize=14, markerfacecolor="none", color="#555555", zorder=1)
+    if percent:
+        _towards_hundred(axis, gaps, floor)
+    units = {key: f" ({table.metric(key).unit})" for key in table.axes}
+    axis.set_xlabel(f"{table.metric(across).title} on test images{units[across]}")
+    axis.set_ylabel(f"{table.metric(up).title}{units[up]}")
+    axis.set_title(wrapped(table.title, 62) + "\nfilled: trained, hollow: untrained", loc="left")
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return save(figure, path)
+
+
+def _towards_hundred(axis: "Axes", gaps: Sequence[float], floor: float) -> None:
+    """Ticks for distances from 100 %, the smallest on top; `floor` stands for none."""
     axis.set_yscale("log")
     ticks = [tick for tick in (50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01) if tick > floor * 1.5]
     ticks = [tick for tick in ticks if tick <= max([*gaps, floor]) * 2]
     axis.set_yticks([*ticks, floor], [f"{100 - tick:g}" for tick in ticks] + ["exactly 100"])
     axis.minorticks_off()
     axis.invert_yaxis()
-    axis.set_xlabel(f"{table.metric(across).title} on test images (%)")
-    axis.set_ylabel(f"{table.metric(up).title} (%)")
-    axis.set_title(wrapped(table.title, 62) + "\nfilled: trained, hollow: untrained", loc="left")
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return save(figure, path)
 
 
 def _centred(grid: np.ndarray) -> np.ndarray:
@@ -212,9 +220,13 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
 
     `histories` holds for each network one mapping of columns for each seed. Validation, where measured, is dashed.
     """
-    figure, axes = subplots(1, 2, (8.6, 3.2))
+    classes = any(
+        "train_accuracy" in h and not np.isnan(h["train_accuracy"]).all() for own in histories.values() for h in own
+    )
+    loss = "loss (cross entropy, nats)" if classes else "loss (mean squared error)"
+    panels = (("loss", loss, 1.0), ("accuracy", "accuracy (%)", 100.0))[: 1 + classes]
+    figure, axes = subplots(1, len(panels), (8.6, 3.2))
     look = colours(list(histories))
-    panels = (("loss", "loss (cross entropy, nats)", 1.0), ("accuracy", "accuracy (%)", 100.0))
     for axis, (what, label, scale) in zip(axes[0], panels, strict=True):
         for model, seeds in histories.items():
             colour, _ = look[model]
@@ -225,13 +237,13 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
                     continue
                 values = np.stack([column[:length] for column in columns]) * scale
                 epochs = np.arange(1, length + 1)
-                shown = model if part == "train" and what == "accuracy" else None
+                shown = model if part == "train" and what == panels[-1][0] else None
                 axis.plot(epochs, values.mean(0), line, color=colour, linewidth=1.4, label=shown)
                 axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
         axis.set_xlabel("epoch")
         axis.set_ylabel(label)
     axes[0, 0].set_yscale("log")
-    axes[0, 1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(
         _across(figure, f"{title}: training (solid) and validation (dashed)"), x=0.01, ha="left", fontsize=9.5
     )

@@ -119,6 +119,11 @@ def measure_image(
     if not predict.finite:
         raise ValueError("the network gives logits that are not finite (NaN or infinity) for this picture")
     scores = torch.cat(logits)  # (S, K)
+    if scores.ndim != 2:
+        raise ValueError(
+            f"the network gives maps {tuple(scores.shape[1:])}, not a logit for each class, so no prediction can be "
+            "followed; stillpoint explain measures how its modules move"
+        )
     reference = scores[middle]
     side = 2 * max_shift + 1
     chances = scores.double().softmax(1)[:, reference.argmax()]

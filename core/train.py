@@ -135,23 +135,28 @@ def _criterion(train: TrainConfig) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of a batch as a sum over its images, in float32."""
     if train.label_smoothing and train.loss != "cross_entropy":
         raise UserError(f"TRAIN.LABEL_SMOOTHING belongs to the loss cross_entropy, not to {train.loss}")
+    if train.clamp is not None and train.loss != "mse":
+        raise UserError(f"TRAIN.CLAMP belongs to the loss mse, not to {train.loss}")
     if train.loss == "nll":
         return lambda output, labels: functional.nll_loss(output.float(), labels, reduction="sum")
     if train.loss == "mse":
-        return _squared_error
+        return partial(_squared_error, clamp=train.clamp)
     smoothing = train.label_smoothing
     return lambda output, labels: functional.cross_entropy(
         output.float(), labels, reduction="sum", label_smoothing=smoothing
     )
 
 
-def _squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """Mean over an image's pixels, summed over images."""
+def _squared_error(output: Tensor, target: Tensor, *, clamp: float | None = None) -> Tensor:
+    """Mean over an image's pixels, summed over images; `output` is first clamped to -clamp..clamp."""
     if output.shape != target.shape:
         raise UserError(
             f"TRAIN.LOSS mse needs targets of shape {tuple(output.shape[1:])}, not {tuple(target.shape[1:])}"
         )
-    return (output.float() - target).square().flatten(1).mean(1).sum()
+    output = output.float()
+    if clamp is not None:
+        output = output.clamp(-clamp, clamp)
+    return (output - target).square().flatten(1).mean(1).sum()
 
 
 def _optimizer(train: TrainConfig, net: nn.Module) -> torch.optim.Optimizer:

@@ -147,11 +147,16 @@ def hooks(config: RunConfig) -> Any:
     return import_module(f"pipelines.{config.pipeline}.training").hooks(config)
 
 
-def create(name: str, *, dataset: str = "imagenet", seed: int = 0, **settings: Any) -> nn.Module:
+def create(name: str, *, dataset: str | None = None, seed: int = 0, **settings: Any) -> nn.Module:
     """A network of a paper, untrained: ``create("aps/resnet18_aps3", dataset="cifar10", filter_size=5)``.
 
-    `dataset` decides its form (stem, channels, classes); `settings` are keys of the MODEL section in small letters.
+    `dataset` decides its form (stem, channels, classes): ImageNet's by default, or the first that the network is made
+    for. `settings` are keys of the MODEL section in small letters. `UserError` for a data set that it has no form for.
     """
+    made_for = entry(name)[1].datasets
+    dataset = dataset or ("imagenet" if not made_for or "imagenet" in made_for else made_for[0])
+    if made_for and dataset not in made_for and dataset in DATASETS:
+        raise UserError(f"{name} has no form for {dataset}: it is made for {', '.join(made_for)}")
     pairs = [text for key, value in settings.items() for text in (f"MODEL.{key.upper()}", str(value))]
     return build(without_recipe(name, dataset, pairs, seed))
 

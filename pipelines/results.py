@@ -6,20 +6,28 @@ A paper that shows more than the common table and figures has a ``results.py`` b
     AXES      the two metrics that the Pareto front is drawn over (default: `core.tables.AXES`)
     FIGURES   name -> function (results, path) that draws ``figures/<name>.png`` (default: `FIGURES` below)
     PAGES     file name -> function (results, path) that writes ``<file name>`` beside the table (default: none)
+    NOTES     function (results) -> sentences below the table, such as what images were made of (default: none)
+
+or, where its recipes are of several kinds, a function ``form(config) -> Form`` that says all of them.
 
 Snakemake reads it to know which files there will be, so nothing heavy is imported outside its functions.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pipelines
 from core import tables
+from core.config import RunConfig
+from core.data.catalogue import info
 from core.errors import UserError
 from core.runs import Run
+
+#: no column of top-5 accuracy for data sets of so many classes or fewer
+FEW_CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class Results:
     paper: str
     recipe: str
     root: Path
+    config: RunConfig
     table: tables.Table
     runs: Mapping[str, list[Run]]
 
@@ -78,14 +87,17 @@ class Form:
     axes: tuple[str, str] = tables.AXES
     figures: Mapping[str, Make] = field(default_factory=lambda: FIGURES)
     pages: Mapping[str, Make] = field(default_factory=dict)
+    notes: Callable[[Results], Sequence[str]] = lambda results: ()
 
 
-def form(paper: str) -> Form:
-    """The form of a paper's results; the common one where the paper has no ``results.py``."""
+def form(paper: str, config: RunConfig) -> Form:
+    """The form of a paper's results under a recipe; the common one where the paper has no ``results.py``."""
     if not (pipelines.HERE / paper / "results.py").is_file():
         return Form()
     own = import_module(f"pipelines.{paper}.results")
-    names = ("metrics", "axes", "figures", "pages")
+    if hasattr(own, "form"):
+        return own.form(config)
+    names = ("metrics", "axes", "figures", "pages", "notes")
     return Form(**{name: getattr(own, name.upper()) for name in names if hasattr(own, name.upper())})
 
 
@@ -106,7 +118,11 @@ def gather(paper: str, recipe: str, root: Path, seeds: int | None, pairs: list[s
     published: dict[str, Any] = (yaml.safe_load(path.read_text()) if path.is_file() else {}) or {}
     data = tables.dataset_title(tables.read_metrics(runs[0]))
     title = f"{data}: {config.title}" if config.title else data
-    shown = form(paper)
-    table = tables.collect(runs, config.grid, published, title=title, columns=shown.metrics, axes=shown.axes)
+    shown = form(paper, config)
+    # of ten classes, being among the first five says little
+    few = info(config.data.name).num_classes <= FEW_CLASSES
+    columns = tuple(metric for metric in shown.metrics if not (few and metric.key.endswith("accuracy_top5")))
+    table = tables.collect(runs, config.grid, published, title=title, columns=columns, axes=shown.axes)
     by_model = {row.model: [Run(paper, recipe, row.model, seed, root) for seed in row.seeds] for row in table.rows}
-    return Results(paper, recipe, root, table, by_model)
+    found = Results(paper, recipe, root, config, table, by_model)
+    return replace(found, table=replace(table, notes=(*table.notes, *shown.notes(found))))

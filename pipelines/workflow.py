@@ -151,11 +151,11 @@ class Plan:
         }
 
     def figures(self) -> dict[str, str]:
-        names = results.form(self.paper).figures
+        names = results.form(self.paper, self.config).figures
         return {name: str(runs.figure(self.paper, self.recipe, name, self.root)) for name in names}
 
     def pages(self) -> dict[str, str]:
-        names = results.form(self.paper).pages
+        names = results.form(self.paper, self.config).pages
         return {name: str(runs.page(self.paper, self.recipe, name, self.root)) for name in names}
 
     def resolved(self, model: str, seed: int) -> RunConfig:

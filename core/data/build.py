@@ -12,6 +12,7 @@ from core.data.augment import Augment, Crop, Erase, Flip, ResizedCrop, Roll, Sta
 from core.data.catalogue import info
 from core.data.datasets import load
 from core.data.loading import DeviceLoader
+from core.data.pairs import PairLoader, PairSet
 from core.data.sets import FolderSet, ImageSet
 from core.data.streaming import StreamLoader
 from core.errors import UserError
@@ -51,7 +52,9 @@ def image_size(config: RunConfig) -> int:
     return config.data.image_size or info(config.data.name).size
 
 
-def images(config: RunConfig, part: Part, root: str | os.PathLike[str] | None = None) -> ImageSet | FolderSet | None:
+def images(
+    config: RunConfig, part: Part, root: str | os.PathLike[str] | None = None
+) -> ImageSet | FolderSet | PairSet | None:
     """The images of one part, cut to DATA.LIMIT; None for the validation part when DATA.VALIDATION is 0."""
     data = config.data
     if part == "validation" and not data.validation:
@@ -77,7 +80,7 @@ def augmentation(config: RunConfig, *, training: bool) -> Augment | None:
         if size > entry.size + 2 * section.canvas_padding:
             raise UserError(f"DATA.IMAGE_SIZE {size} is more than {entry.size} + 2 x AUGMENT.CANVAS_PADDING")
         steps.append((Crop(section.canvas_padding, size), "pixels"))
-    elif size != entry.size and not entry.streaming:
+    elif size != entry.size and not (entry.streaming or entry.pairs):
         raise UserError(
             f"DATA.IMAGE_SIZE {size}: images of {config.data.name} have {entry.size}, and only AUGMENT.CANVAS_PADDING "
             f"makes a larger canvas of them"
@@ -112,7 +115,7 @@ def loader(
     batch_size: int | None = None,
     workers: int = 0,
     margin: int = 0,
-) -> DeviceLoader | StreamLoader | None:
+) -> DeviceLoader | StreamLoader | PairLoader | None:
     """The loader of one part; None for the validation part when DATA.VALIDATION is 0.
 
     Training images are shuffled and changed at random, the others are not (except for AUGMENT.CANVAS_PADDING).
@@ -136,6 +139,10 @@ def loader(
         "world_size": world_size,
     }
     batch_size = batch_size or config.train.batch_size // config.train.accumulate
+    if isinstance(chosen, PairSet):
+        return _pair_loader(config, chosen, batch_size, margin, options)
+    if config.train.loss == "mse":
+        raise UserError(f"TRAIN.LOSS mse compares images, and {data.name} has classes: set cross_entropy")
     if isinstance(chosen, ImageSet):
         if margin:
             raise UserError(f"EVALUATE.MARGIN is for photographs; images of {data.name} are shown whole")
@@ -157,6 +164,21 @@ def loader(
         skip_corrupt=data.skip_corrupt,
         **options,
     )
+
+
+def _pair_loader(
+    config: RunConfig, chosen: PairSet, batch_size: int, margin: int, options: dict[str, Any]
+) -> PairLoader:
+    section, name = config.augment, config.data.name
+    if config.train.loss != "mse" or config.train.label_smoothing:
+        raise UserError(f"{name} has images for targets: set TRAIN.LOSS mse and no TRAIN.LABEL_SMOOTHING")
+    if margin or section.resize or section.resized_crop or section.canvas_padding or section.crop_padding:
+        raise UserError(
+            f"pairs of {name} are flipped and rolled at most: leave out EVALUATE.MARGIN and other AUGMENT.*"
+        )
+    if section.erase:
+        raise UserError(f"AUGMENT.ERASE would erase the targets of {name} too: leave it out")
+    return PairLoader(chosen, batch_size, size=config.data.image_size, **options)
 
 
 def loaders(

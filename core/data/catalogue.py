@@ -16,7 +16,8 @@ class DatasetInfo:
 
     `mean` and `std` are per channel, in units of a pixel scaled to [0, 1]; they are the default normalisation, which a
     paper's recipe may replace. `val_size` images are held out of the training part by default. `files` says, as the
-    end of an error message, what the user must put where.
+    end of an error message, what the user must put where. `streaming` sets stay in their files; `pairs` are of images
+    (input, target) instead of an image and its class.
     """
 
     name: str
@@ -29,11 +30,23 @@ class DatasetInfo:
     val_size: int
     files: str
     streaming: bool = False
+    pairs: bool = False
 
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # APS authors' statistics of the 45,000 training images
 _CIFAR10_MEAN, _CIFAR10_STD = (0.49141738, 0.48219556, 0.44662726), (0.24703224, 0.24348514, 0.26158786)
+
+_PAIR_FILES = (
+    "put train.safetensors and test.safetensors into {{root}}/{name}, each with tensors input and target, float32 "
+    "(N, 1, {size}, {size}); pipelines/aps/README.md shows how they are made"
+)
+
+
+def _pairs(name: str, title: str, size: int, files: str = _PAIR_FILES) -> DatasetInfo:
+    """A set of pairs: one channel, no classes, and intensities that are left as they are."""
+    return DatasetInfo(name, title, 0, 1, size, (0.0,), (1.0,), 0, files.format(name=name, size=size), pairs=True)
+
 
 DATASETS: dict[str, DatasetInfo] = {
     info.name: info
@@ -110,6 +123,14 @@ DATASETS: dict[str, DatasetInfo] = {
             "ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz into {root} for the latter",
             streaming=True,
         ),
+        _pairs(
+            "digits_undersampled",
+            "Digits, a quarter of the Fourier columns measured",
+            32,
+            "nothing is needed: scikit-learn carries the images",
+        ),
+        _pairs("fastmri", "fastMRI single-coil knee", 320),
+        _pairs("lodopab", "LoDoPaB-CT", 362),
     )
 }
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,17 +18,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from core.data import sources
+from core.data import pairs, sources
 from core.data.catalogue import data_root, info
 from core.data.corruptions import prepare as corruptions
 from core.data.imagenet import sort_validation
 from core.data.sets import FolderSet, ImageSet, scan_folders
 from core.data.sources import Decoded
 from core.errors import UserError
-from core.files import atomic_path, write_json
+from core.files import atomic_path, digest_of, write_json
 
 Progress = Callable[[str, int, int], None]
 ValChoice = Literal["shuffled", "first"]
+#: The pairs that need no file.
+DIGIT_PAIRS = "digits_undersampled"
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -134,6 +137,8 @@ def _prepared(name: str, root: Path, progress: Progress) -> dict[str, Any]:
             "images": {part: len(found) for part, found in parts.items()},
             "digests": {part: found.digest for part, found in parts.items()},
         }
+    if entry.pairs:
+        return pairs.describe(name, root) if name != DIGIT_PAIRS else _digit_pairs(root)[0]
     if name == "cifar10_c":
         _generate_cifar10_c(root, progress)
         return sources.check_cifar10_c(root)
@@ -142,6 +147,30 @@ def _prepared(name: str, root: Path, progress: Progress) -> dict[str, Any]:
         signature = sources.signature(name, root)  # before reading: a change meanwhile is then seen the next time
         about = _write_cache(name, root, sources.decode(name, root, progress), signature)
     return {**{key: about[key] for key in ("title", "images", "digests")}, "classes": len(about["classes"])}
+
+
+def _digit_pairs(root: Path) -> tuple[dict[str, Any], dict[str, pairs.PairSet]]:
+    """The pairs made of the digits, and what the marker says of them: the digest of the digits decides them."""
+    made: dict[str, pairs.PairSet] = {}
+    title = info(DIGIT_PAIRS).title
+    for part in pairs.PARTS:
+        digits = _stored_part("digits", root, part)
+        found = pairs.undersample_images(digits.images, f"{DIGIT_PAIRS} {part}")
+        made[part] = replace(found, title=title, digest=digest_of([DIGIT_PAIRS, digits.digest]))
+    counts = {part: len(found) for part, found in made.items()}
+    digests = {part: found.digest for part, found in made.items()}
+    return {"title": title, "classes": 0, "images": counts, "digests": digests}, made
+
+
+def _load_pairs(
+    name: str, root: Path, split: str, held_out: int, val_choice: ValChoice, split_seed: int
+) -> pairs.PairSet:
+    part = "test" if split == "test" else "train"
+    whole = _digit_pairs(root)[1][part] if name == DIGIT_PAIRS else pairs.read(name, root, part)
+    if part == "test" or not held_out:
+        return whole
+    train, val = split_indices(len(whole), held_out, val_choice, split_seed)
+    return whole._take(torch.from_numpy(train if split == "train" else val))
 
 
 def _generate_cifar10_c(root: Path, progress: Progress) -> None:
@@ -189,8 +218,8 @@ def load(
     val_size: int | None = None,
     val_choice: ValChoice = "shuffled",
     split_seed: int = 0,
-) -> ImageSet | FolderSet:
-    """One split of a data set: an `ImageSet`, or a `FolderSet` for one that streams.
+) -> ImageSet | FolderSet | pairs.PairSet:
+    """One split of a data set: an `ImageSet`, a `FolderSet` for one that streams, or a `PairSet` of images.
 
     `split` is "train", "val" or "test"; for cifar10_c it is "<corruption>/<severity 1..5>". `val_size` images (default:
     the registry's) are held out of the published training part, chosen as `split_indices` says; with 0, "train" is the
@@ -207,14 +236,16 @@ def load(
         return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), names, entry.mean, entry.std, title, digest)
     if split not in ("train", "val", "test"):
         raise UserError(f"unknown split {split!r} of {name}: choose train, val or test")
+    if split == "val" and not held_out and not entry.streaming:
+        raise UserError(f"{name} has no validation images, because val_size is 0")
+    if entry.pairs:
+        return _load_pairs(name, root, split, held_out, val_choice, split_seed)
     if entry.streaming:
         if split == "test" or (split == "val" and not held_out):
             return scan_folders(name, root, "val")
         return scan_folders(name, root, "train").hold_out(held_out, split == "val")
     if split == "test":
         return _stored_part(name, root, "test")
-    if split == "val" and not held_out:
-        raise UserError(f"{name} has no validation images, because val_size is 0")
     whole = _stored_part(name, root, "train")
     train, val = split_indices(len(whole), held_out, val_choice, split_seed)
     return whole if not held_out else whole._take(torch.from_numpy(train if split == "train" else val))

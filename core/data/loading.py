@@ -6,14 +6,14 @@ augmentation of an image is a function of (seed, epoch, image): a measurement do
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, TypedDict, Unpack
+from typing import NamedTuple, Protocol, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from core.data.augment import Augment, Crop
-from core.data.sets import FolderSet, ImageSet
+from core.data.sets import ImageSet
 from core.randomness import generator
 
 
@@ -24,6 +24,18 @@ class Batch(NamedTuple):
     images: Tensor
     labels: Tensor
     indices: Tensor
+
+
+class Described(Protocol):
+    """What the order and the normalisation of any set of images follow from."""
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+
+    @property
+    def std(self) -> tuple[float, ...]: ...
+
+    def __len__(self) -> int: ...
 
 
 class LoaderOptions(TypedDict, total=False):
@@ -54,7 +66,7 @@ class Feeder:
 
     def __init__(
         self,
-        image_set: ImageSet | FolderSet,
+        image_set: Described,
         batch_size: int,
         *,
         device: torch.device | str = "cpu",

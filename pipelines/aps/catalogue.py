@@ -8,8 +8,8 @@ from pipelines import ModelEntry
 
 SMALL_IMAGES = ("digits", "fashion_mnist", "cifar10", "cifar100")
 IMAGENET = ("imagenet",)
-#: what the U-Nets reconstruct; none of it is in our registry of data sets
-RECONSTRUCTION = ("fastmri", "lodopab")
+#: what the U-Nets reconstruct
+RECONSTRUCTION = ("digits_undersampled", "fastmri", "lodopab")
 
 PAPER = "Chaman and Dokmanic, CVPR 2021"
 UNET_PAPER = "Chaman and Dokmanic, arXiv 2105.04040"

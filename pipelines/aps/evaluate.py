@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.config import EvaluateConfig, RunConfig
+from core.data.catalogue import info
 from core.errors import UserError
 from core.evaluations import EVALUATIONS, Evaluation, Result, Together, View, erased
 from core.metrics import agreement, topk_correct
 from core.shifts import crop_window, roll
+from pipelines.aps import reconstruction
 
 #: How much smaller than the image the range of an erased square's corner is, beside the square's side.
 _ERASE_MARGIN = 3
@@ -139,7 +141,14 @@ AUTHORS_IMAGENET = _forms(weighted=True)
 
 
 def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:
-    """The evaluations of a run by name: core's, and the authors' in place of theirs under their protocol."""
+    """The evaluations of a run by name: core's, and the authors' in place of theirs under their protocol.
+
+    Of a U-Net, which gives images, those of `pipelines.aps.reconstruction`.
+    """
+    if info(config.data.name).pairs:
+        if config.evaluate.protocol == "authors":
+            raise UserError("EVALUATE.PROTOCOL authors: U-Nets are measured under our own protocol alone")
+        return reconstruction.EVALUATIONS
     if config.evaluate.protocol != "authors":
         return EVALUATIONS
     return EVALUATIONS | (AUTHORS_IMAGENET if config.data.name == "imagenet" else AUTHORS)

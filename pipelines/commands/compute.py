@@ -21,6 +21,7 @@ from pipelines.commands.base import (
 )
 
 if TYPE_CHECKING:
+    from core.config import RunConfig
     from core.train import Progress
 
 
@@ -83,12 +84,18 @@ def _train(args: Namespace) -> int:
         )
     if rows:
         last = rows[-1]
-        told = f"training accuracy {last['train_accuracy']:.2%}"
-        if last.get("val_accuracy") not in (None, ""):
-            told += f", validation accuracy {last['val_accuracy']:.2%}"
+        told = f"training {_reached(last, 'train')}"
+        if last.get("val_loss") not in (None, ""):
+            told += f", validation {_reached(last, 'val')}"
         console().print(f"{args.network}, seed {config.seed}: {len(rows)} epochs, {told}")
     console().print(f"next: stillpoint evaluate {run.folder}")
     return 0
+
+
+def _reached(row: dict[str, Any], part: str) -> str:
+    """What an epoch reached: its accuracy, or the loss where images are compared with images."""
+    accuracy = row[f"{part}_accuracy"]
+    return f"loss {row[f'{part}_loss']:.4f}" if accuracy in (None, "") else f"accuracy {accuracy:.2%}"
 
 
 class _training_display:
@@ -125,8 +132,8 @@ class _training_display:
 
             def on_epoch(self, row: dict[str, float | None]) -> None:
                 out.print(
-                    f"epoch {row['epoch']:.0f}/{epochs}: "
-                    f"loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.2%}",
+                    f"epoch {row['epoch']:.0f}/{epochs}: loss {row['train_loss']:.4f}"
+                    + ("" if row["train_accuracy"] is None else f", accuracy {row['train_accuracy']:.2%}"),
                     markup=False,
                 )
 
@@ -194,14 +201,15 @@ def _evaluate(args: Namespace) -> int:
     if args.json:
         print_json(found)
         return 0
-    _print_metrics(run, found)
+    _print_metrics(run, config, found)
     return 0
 
 
-def _print_metrics(run: Run, found: dict[str, Any]) -> None:
+def _print_metrics(run: Run, config: "RunConfig", found: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from core.tables import METRICS, STATES, Metric, show
+    from core.tables import STATES, described, show, show_plain
+    from pipelines.results import form
 
     states = [state for state in STATES if found.get(state)]
     grid = Table(
@@ -211,13 +219,15 @@ def _print_metrics(run: Run, found: dict[str, Any]) -> None:
         title_justify="left",
         title_style="bold",
     )
-    known = {metric.key: metric for metric in METRICS}
+    columns = form(run.pipeline, config).metrics
     for key in dict.fromkeys(key for state in states for key in found[state]):
-        fraction = key.endswith(("accuracy", "consistency", "accuracy_top5", "always_consistent", "standard_error"))
-        metric = known.get(key) or Metric(key, key.replace("_", " "), unit="%" if fraction else "")
+        metric = described(key, columns)
         values = [found[state].get(key) for state in states]
+        if metric is None:
+            grid.add_row(key.replace("_", " "), *("" if value is None else show_plain(value) for value in values))
+            continue
         scale = 100 if metric.unit == "%" else 1
-        unit = " (%)" if metric.unit else ""
+        unit = f" ({metric.unit})" if metric.unit else ""
         grid.add_row(metric.title + unit, *(show(metric, None if v is None else v * scale) for v in values))
     out = console()
     out.print(grid)

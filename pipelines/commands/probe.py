@@ -86,10 +86,7 @@ def _default_dataset(args: Namespace) -> str:
         return "cifar10"
     if not entry.datasets or "imagenet" in entry.datasets:
         return "imagenet"
-    fits = [name for name in ("cifar10", *DATASETS) if name in entry.datasets]
-    if not fits:
-        raise UserError(f"{args.network} is made for {', '.join(entry.datasets)}, which the registry does not hold")
-    return fits[0]
+    return next(name for name in ("cifar10", *DATASETS) if name in entry.datasets)
 
 
 def _by_name(args: Namespace) -> Subject:

@@ -62,7 +62,8 @@ def print_table(table: "Table") -> None:
 def _table(args: Namespace) -> int:
     from core import tables
 
-    found, shown = _gathered(args), results.form(args.pipeline)
+    found = _gathered(args)
+    shown = results.form(args.pipeline, found.config)
     paths = tables.write(found.table, args.results)
     paths += _made(found, shown.pages, lambda name: runs.page(found.paper, found.recipe, name, found.root))
     if args.json:
@@ -74,7 +75,8 @@ def _table(args: Namespace) -> int:
 
 
 def _figures(args: Namespace) -> int:
-    found, shown = _gathered(args), results.form(args.pipeline)
+    found = _gathered(args)
+    shown = results.form(args.pipeline, found.config)
     paths = _made(found, shown.figures, lambda name: runs.figure(found.paper, found.recipe, name, found.root))
     console().print("written: " + ", ".join(str(path) for path in paths))
     return 0

@@ -20,7 +20,7 @@ from core.data.build import image_size, images
 from core.data.corruptions import noise
 from core.data.corruptions.draws import Draws
 from core.data.loading import Batch, DeviceLoader
-from core.data.sets import ImageSet, evenly
+from core.data.sets import FolderSet, ImageSet, evenly
 from core.data.streaming import StreamLoader
 from core.layers.sparse_coding import SparseCoding2d
 from core.metrics import topk_correct
@@ -137,6 +137,7 @@ def batches(config: RunConfig, root: Path | str | None, device: torch.device, li
     if isinstance(found, ImageSet):
         source = DeviceLoader(found, size, **options)
     else:
+        assert isinstance(found, FolderSet), "this paper's networks classify"
         side = image_size(config)
         source = StreamLoader(found, size, size=side, resize=config.augment.resize or side * 256 // 224, **options)
     for batch in source.epoch(0):

@@ -108,3 +108,8 @@ def test_without_labels_the_networks_own_class_counts_as_right():
 def test_labels_of_another_number_are_refused():
     with pytest.raises(ValueError, match=r"labels \(N,\)"):
         measure(Corner(), torch.zeros(3, 2, 8, 8), torch.zeros(2, dtype=torch.int64))
+
+
+def test_a_network_that_gives_images_has_no_prediction_to_follow():
+    with pytest.raises(ValueError, match="not a logit for each class"):
+        measure_image(torch.nn.Identity(), torch.rand(1, 8, 8), max_shift=1)

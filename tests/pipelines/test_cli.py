@@ -84,7 +84,6 @@ BAD = [
     (["explain", "--model", "nothere:build"], "nothere"),
     (["explain", "--model", "json"], "MODULE:FUNCTION"),
     (["explain", "aps/resnet18_aps3", "--size", "0"], "--size"),
-    (["explain", "aps/UNet_4down_aps"], "registry"),
     (["table", "aps", "--dataset", "cifar100"], "nothing was evaluated"),
     (["run", "aps", "--dataset", "cifar11"], "no recipe for 'cifar11'"),
     (["run", "aps", "MODEL.FILTER_SIZE", "9"], "1 to 7 taps"),

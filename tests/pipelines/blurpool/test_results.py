@@ -94,7 +94,7 @@ def test_pictures_are_drawn_of_what_was_measured(tmp_path: Path) -> None:
     for model in ("resnet18", "resnet18_lpf2", "resnet18_lpf5", "vgg11_bn"):
         run(tmp_path, model, "digits")
     found = results.gather("blurpool", "digits", tmp_path, None, [])
-    for name, draw in results.form("blurpool").figures.items():
+    for name, draw in results.form("blurpool", found.config).figures.items():
         draw(found, tmp_path / f"{name}.png")
         pixels = np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB"))
         assert pixels.shape[0] > 300 and pixels.std() > 5, name
@@ -109,4 +109,4 @@ def test_a_picture_of_what_was_not_measured_asks_for_it(tmp_path: Path) -> None:
     found = results.gather("blurpool", "digits", tmp_path, None, [])
     for name in ("diagonal", "feature_distance"):
         with pytest.raises(UserError, match=f"needs the evaluation {name}"):
-            results.form("blurpool").figures[name](found, tmp_path / f"{name}.png")
+            results.form("blurpool", found.config).figures[name](found, tmp_path / f"{name}.png")

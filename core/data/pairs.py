@@ -1,0 +1,196 @@
+"""Pairs of images (input, target) for networks that reconstruct: files of prepared pairs, and batches of them.
+
+What a scanner gives is turned into pairs once, by whoever knows the scanner; from there on a pair is two float32
+images. `undersampled` is the step for single-coil magnetic resonance; filtered back-projections for computed
+tomography come from a library for tomography.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from core.data.catalogue import info, missing
+from core.data.loading import Batch, Feeder, LoaderOptions
+from core.data.sets import evenly
+from core.errors import UserError
+from core.files import digest
+from core.randomness import generator
+
+PARTS = ("train", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class PairSet:
+    """One split: `inputs` and `labels` (the targets) float32 (N, C, H, W); `digest` identifies the choice of pairs.
+
+    Both may lie in a mapped file, which is read where a batch asks for it. `mean` and `std` say that nothing is
+    normalised: intensities are those of the file.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    title: str
+    digest: str
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, count: int) -> "PairSet":
+        """The first `count` pairs (all of them when there are fewer)."""
+        return self if count >= len(self) else self._take(torch.arange(count))
+
+    def evenly(self, count: int | None) -> "PairSet":
+        """`count` pairs, evenly spaced."""
+        return self if count is None or count >= len(self) else self._take(evenly(len(self), count))
+
+    def _take(self, indices: Tensor) -> "PairSet":
+        chosen = hashlib.sha256(self.digest.encode() + indices.numpy().astype("<i8").tobytes()).hexdigest()
+        return replace(self, inputs=self.inputs[indices], labels=self.labels[indices], digest=chosen)
+
+
+class PairLoader(Feeder):
+    """Batches of a `PairSet`: ``images`` are the inputs and ``labels`` the targets, float32 (B, C, H, W).
+
+    Both are cut to their middle `size` x `size` pixels, and whatever moves the one (flip, roll) moves the other alike.
+    The pairs stay where they are; a batch is moved to the device. The other options are `Feeder`'s.
+    """
+
+    def __init__(
+        self, pairs: PairSet, batch_size: int, *, size: int | None = None, **options: Unpack[LoaderOptions]
+    ) -> None:
+        super().__init__(pairs, batch_size, **options)
+        height, width = pairs.labels.shape[2:]
+        self.image_set, self.size = pairs, size or min(height, width)
+        if self.size > min(height, width):
+            raise UserError(f"DATA.IMAGE_SIZE {self.size}: images of {pairs.title} have {height}x{width}")
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from `start_step` on, with the numbers (within the set) of the pairs in each."""
+        order = self.order(epoch)
+        for step in range(start_step, len(self)):
+            indices = order[self.part(step)]
+            both = torch.cat(
+                [self._middle(part[indices]) for part in (self.image_set.inputs, self.image_set.labels)], 1
+            )
+            both = self.finish(both.to(self.device), epoch, step)  # (B, 2C, size, size)
+            inputs, targets = both.chunk(2, 1)
+            yield Batch(step, inputs.contiguous(memory_format=self.memory_format), targets, indices)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Intensities are those of the file."""
+        return pixels
+
+    def _middle(self, images: Tensor) -> Tensor:
+        top, left = ((n - self.size) // 2 for n in images.shape[2:])
+        return images[:, :, top : top + self.size, left : left + self.size]
+
+
+def path_of(name: str, root: Path, part: str) -> Path:
+    """Where the pairs of a part belong."""
+    return root / name / f"{part}.safetensors"
+
+
+def describe(name: str, root: Path) -> dict[str, Any]:
+    """Title, pairs and digest of each part, every file checked; a digest is kept until its file changes.
+
+    Raises `UserError` for a file that is missing, damaged, or holds something else than pairs.
+    """
+    marker = root / "prepared" / f"{name}.json"
+    try:
+        known = json.loads(marker.read_text())
+    except (OSError, ValueError):
+        known = {}
+    counts, digests, signature = {}, {}, {}
+    for part in PARTS:
+        path = path_of(name, root, part)
+        if not path.is_file():
+            raise missing(name, root, f" ({path} not found)")
+        counts[part] = len(_mapped(path)[1])
+        stat = path.stat()
+        signature[part] = [stat.st_size, stat.st_mtime_ns]
+        unchanged = known.get("sources", {}).get(part) == signature[part] and part in known.get("digests", {})
+        digests[part] = known["digests"][part] if unchanged else digest(path)
+    return {"title": info(name).title, "classes": 0, "images": counts, "digests": digests, "sources": signature}
+
+
+def read(name: str, root: Path, part: str) -> PairSet:
+    """The pairs of "train" or "test", mapped and not read. Raises `UserError` as `describe` does."""
+    about = describe(name, root)
+    return PairSet(*_mapped(path_of(name, root, part)), about["title"], about["digests"][part])
+
+
+def _mapped(path: Path) -> tuple[Tensor, Tensor]:
+    wanted = "tensors input and target, both float32 (N, 1, H, W) with N, H and W above 0"
+    try:
+        with safe_open(path, framework="pt") as file:
+            if set(file.keys()) != {"input", "target"}:
+                raise UserError(f"{path} holds {', '.join(sorted(file.keys())) or 'nothing'}: it must hold {wanted}")
+            inputs, targets = file.get_tensor("input"), file.get_tensor("target")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is truncated or no safetensors file ({error}): make it again") from None
+    shapes = tuple(inputs.shape), tuple(targets.shape)
+    right = shapes[0] == shapes[1] and len(shapes[0]) == 4 and shapes[0][1] == 1 and 0 not in shapes[0]
+    if not right or {inputs.dtype, targets.dtype} != {torch.float32}:
+        raise UserError(
+            f"{path} holds {inputs.dtype} {shapes[0]} and {targets.dtype} {shapes[1]}: it must hold {wanted}"
+        )
+    return inputs, targets
+
+
+def line_mask(width: int, acceleration: int, centre_fraction: float, *key: int | str) -> Tensor:
+    """Which columns of the Fourier plane are measured: bool (width,), with the zero frequency at ``width // 2``.
+
+    The middle ``round(width * centre_fraction)`` are; each other one is with the probability that makes the expected
+    number ``width / acceleration`` (the random masks of the fastMRI data set, arXiv 1811.08839, section 4.9). What is
+    drawn is a function of `key`.
+    """
+    centre = round(width * centre_fraction)
+    if acceleration < 1 or not 0 < centre_fraction <= 1 or centre * acceleration > width:
+        raise ValueError(
+            f"acceleration {acceleration} with centre_fraction {centre_fraction}: the middle columns alone must not be "
+            f"more than the {width} / {acceleration} that are measured"
+        )
+    probability = (width / acceleration - centre) / max(width - centre, 1)
+    mask = torch.rand(width, generator=generator("line mask", *key)) < probability
+    first = (width - centre + 1) // 2
+    mask[first : first + centre] = True
+    return mask
+
+
+def undersampled(kspace: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """A pair from single-coil measurements, as fastMRI's U-Net sees it: magnitudes (H', W'), float32 both.
+
+    kspace   complex (H, W), the zero frequency in the middle
+    target   the reconstruction of all measurements (H', W'), to whose size the input's middle is cut
+    mask     bool (W,): columns that are kept
+
+    The input is the magnitude of the inverse Fourier transform (orthonormal) with zeros for what is not measured.
+    Both are normalised by the input's own mean and standard deviation.
+    """
+    inverse = torch.fft.ifft2(torch.fft.ifftshift(torch.where(mask, kspace, 0), dim=(-2, -1)), norm="ortho")
+    image = torch.fft.fftshift(inverse, dim=(-2, -1)).abs()
+    top, left = ((n - m) // 2 for n, m in zip(image.shape[-2:], target.shape[-2:], strict=True))
+    image = image[..., top : top + target.shape[-2], left : left + target.shape[-1]]
+    mean, std = image.mean((-2, -1), keepdim=True), image.std((-2, -1), keepdim=True) + 1e-11
+    return ((image - mean) / std).float(), ((target - mean) / std).float()
+
+
+def undersample_images(images: Tensor, name: str, *, acceleration: int = 4, centre_fraction: float = 0.08) -> PairSet:
+    """Pairs from whole images uint8 (N, 1, H, W), as if each had been measured with its own mask."""
+    pairs = []
+    for number, image in enumerate(images[:, 0].double() / 255):
+        kspace = torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(image), norm="ortho"))
+        mask = line_mask(image.shape[1], acceleration, centre_fraction, name, number)
+        pairs.append(undersampled(kspace, image, mask))
+    inputs, targets = (torch.stack(part)[:, None] for part in zip(*pairs, strict=True))
+    return PairSet(inputs, targets, "", "")

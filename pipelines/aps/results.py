@@ -1,0 +1,30 @@
+"""What is shown of the classifiers, and what of the U-Nets."""
+
+from core.config import RunConfig
+from core.data.catalogue import info
+from core.tables import Metric
+from pipelines.results import Form, consistency_accuracy, learning_curves
+
+U_NETS = (
+    Metric("reconstruction_psnr", "PSNR", unit="dB"),
+    Metric("reconstruction_ssim", "SSIM", unit="1"),
+    Metric("reconstruction_nmse", "NMSE", unit="1", better="lower"),
+    Metric("equivariance_psnr", "PSNR of shifted against shifting", unit="dB"),
+    Metric("equivariance_ssim", "its SSIM", unit="1"),
+    Metric("equivariance_nmse", "its NMSE", unit="", better="lower"),
+    Metric("equivariance_psnr_change", "change of the PSNR by a shift", unit="dB", better="lower"),
+    Metric("equivariance_half_turn_psnr", "the same, half-turned images", unit="dB"),
+    Metric("equivariance_noisy_psnr", "the same, noisy images", unit="dB"),
+    Metric("equivariance_white_noise_psnr", "the same, white noise", unit="dB"),
+)
+
+
+def form(config: RunConfig) -> Form:
+    """By what the recipe's networks give: classes or images."""
+    if not info(config.data.name).pairs:
+        return Form()
+    return Form(
+        metrics=U_NETS,
+        axes=("reconstruction_psnr", "equivariance_psnr"),
+        figures={"equivariance_quality": consistency_accuracy, "learning_curves": learning_curves},
+    )
