@@ -220,6 +220,27 @@ def pareto_front(points: list[tuple[float, float] | None]) -> list[bool]:
     return [p is not None and not any(q is not None and beaten(p, q) for q in points) for p in points]
 
 
+def described(key: str, columns: Iterable[Metric] = METRICS) -> Metric | None:
+    """How a number of ``metrics.json`` is shown that may have no column: as a column of that name is, or in the unit of
+    the one its name begins or ends with (``accuracy_standard_error``, ``normalised_kl_vertical``); a consistency is a
+    share too. None for a plain number: a count, a slope, a largest change.
+    """
+    units = {metric.key: metric for metric in columns}
+    if key in units:
+        return units[key]
+    near = [m for m in units.values() if key.startswith(f"{m.key}_") or key.endswith(f"_{m.key}")]
+    if near:
+        closest = max(near, key=lambda metric: len(metric.key))
+        return Metric(key, key.replace("_", " "), closest.unit, closest.better)
+    share = bool({"consistency", "consistent"} & set(key.split("_")))
+    return Metric(key, key.replace("_", " ")) if share else None
+
+
+def show_plain(value: float) -> str:
+    """A number that is no metric of a table: a count as it is, any other with four digits."""
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
+
+
 def show(metric: Metric, value: float | None, *, signed: bool = False) -> str:
     """A number as a table shows it: two decimals of a percentage, but never 100 for what is below it.
 

@@ -113,6 +113,15 @@ FIGURES: dict[str, Make] = {
     "reconstructions_equalised": reconstructions_equalised,
     "reconstructions_differences": reconstructions_differences,
 }
+
+
+def NOTES(results: Results) -> list[str]:
+    """Where the corrupted images are from, below every table that has a number of theirs."""
+    said = pages.origin(results)
+    shown = any(metric.key.startswith("robustness") for metric in results.table.metrics)
+    return [said[0].upper() + said[1:]] if shown else []
+
+
 PAGES: dict[str, Make] = {
     "pretrained.md": pages.pretrained,
     "corruptions.md": pages.corruptions,

@@ -1,0 +1,89 @@
+"""What a table and the command evaluate show: each number in its own unit, and no column that says nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core.config import RunConfig
+from core.runs import Run
+from core.tables import described, show_plain
+from pipelines.commands.compute import _print_metrics
+from pipelines.results import form, gather
+from pipelines.workflow import recipe_config
+
+
+def gathered(root: Path, paper: str, recipe: str, model: str, trained: dict[str, float]) -> list[str]:
+    run = Run(paper, recipe, model, 0, root)
+    run.folder.mkdir(parents=True)
+    run.metrics.write_text(json.dumps({"dataset": recipe, "trained": trained}))
+    return [metric.key for metric in gather(paper, recipe, root, None, []).table.metrics]
+
+
+def test_top_five_of_ten_classes_has_no_column_and_of_a_thousand_has(tmp_path: Path) -> None:
+    trained = {"accuracy": 0.5, "accuracy_top5": 0.9}
+    assert gathered(tmp_path, "aps", "digits", "resnet20", trained) == ["accuracy"]
+    assert gathered(tmp_path, "aps", "cifar10", "resnet20", trained) == ["accuracy"]
+    assert gathered(tmp_path, "blurpool", "imagenet", "resnet50", trained) == ["accuracy", "accuracy_top5"]
+
+
+UNITS = {
+    "aps": {
+        "accuracy": "%",
+        "accuracy_standard_error": "%",
+        "fractional_worst_consistency": "%",
+        "all_shifts_always_consistent": "%",
+        "circular_max_logit_change": "",
+        "all_shifts_max_logit_change": None,
+        "all_shifts_images": None,
+    },
+    "sdnet": {
+        "robustness_error": "%",
+        "robustness_line_error_19": "%",
+        "robustness_gaussian_noise_accuracy": "%",
+        "robustness_line_slope": None,
+        "robustness_line_r2": None,
+        "robustness_images": None,
+    },
+    "wavelet_twins": {
+        "kl_vertical": "nats",
+        "kl_vertical_pixel": "nats",
+        "normalised_kl_vertical": "nats",
+        "mfr_vertical_step1": "%",
+        "shifts_images": None,
+    },
+}
+
+
+@pytest.mark.parametrize("paper", UNITS)
+def test_a_number_without_a_column_has_the_unit_of_what_it_is_named_after(paper: str) -> None:
+    columns = form(paper, recipe_config(paper, "digits", [])).metrics
+    found = {key: described(key, columns) for key in UNITS[paper]}
+    assert {key: metric and metric.unit for key, metric in found.items()} == UNITS[paper]
+
+
+def test_a_plain_number_is_neither_a_percentage_nor_cut() -> None:
+    assert [show_plain(value) for value in (60.0, 0.0, -0.0327481, 3.1e-7, 12345678.0)] == [
+        "60",
+        "0",
+        "-0.03275",
+        "3.1e-07",
+        "12345678",
+    ]
+
+
+def test_evaluate_prints_divergence_in_nats_and_counts_as_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    config: RunConfig = recipe_config("wavelet_twins", "digits", [])
+    trained = {"accuracy": 0.925, "kl_diagonal": 0.0818, "mfr_diagonal": 0.2986, "shifts_images": 80.0}
+    _print_metrics(Run("wavelet_twins", "digits", "R18C", 0), config, {"trained": trained})
+    shown = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in lines(capsys.readouterr().out)}
+    assert shown == {
+        "accuracy, one crop (%)": "92.50",
+        "divergence, diagonal shifts, not normalised (nats)": "0.0818",
+        "flip rate, diagonal shifts, not normalised (%)": "29.86",
+        "shifts images": "80",
+    }
+
+
+def lines(out: str) -> list[str]:
+    return [line for line in out.splitlines() if line.startswith("│")]
