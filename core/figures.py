@@ -67,9 +67,36 @@ def save(figure: "Figure", path: Path) -> Path:
 
 
 def colours(models: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """(colour, marker) of each network, the same in every figure of a table."""
+    """(colour, marker) of each network, the same in every figure of a table; no two share both, up to 49 networks.
+
+    Few networks have a colour each. More share one by families, which are a network and those named after it
+    (``resnet18``, ``resnet18_lpf2``, ...): the first the darkest, and a marker for each place in the family.
+    """
+    if len(models) > len(PALETTE):
+        families = _families(models)
+        if len(families) <= len(PALETTE) and max(map(len, families)) <= len(MARKERS):
+            return {
+                model: (_paler(colour, 0.55 * place / max(len(own) - 1, 1)), MARKERS[place])
+                for colour, own in zip(PALETTE, families, strict=False)
+                for place, model in enumerate(own)
+            }
     pairs = [(PALETTE[i % len(PALETTE)], MARKERS[(i + i // len(PALETTE)) % len(MARKERS)]) for i in range(len(models))]
     return dict(zip(models, pairs, strict=True))
+
+
+def _families(models: Sequence[str]) -> list[list[str]]:
+    """The networks in groups: one after which no other is named, and those named after it, each in the given order."""
+    found: dict[str, list[str]] = {}
+    for model in models:
+        bases = [other for other in models if other != model and model.startswith(f"{other}_")]
+        found.setdefault(max(bases, key=len, default=model), []).append(model)
+    return list(found.values())
+
+
+def _paler(colour: str, share: float) -> str:
+    """A colour ``#rrggbb`` mixed with a share of white."""
+    parts = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
+    return "#" + "".join(f"{round(part + (255 - part) * share):02X}" for part in parts)
 
 
 def wrapped(title: str, width: int) -> str:
@@ -89,7 +116,7 @@ def consistency_accuracy(table: Table, path: Path) -> Path:
     The Pareto front is marked. An axis of percentages shows the distance from 100 % on a logarithmic scale, since that
     is where networks differ; one of decibels is as it is.
     """
-    figure, axes = subplots(1, 1, (5.6, 3.8))
+    figure, axes = subplots(1, 1, (5.6, max(3.8, 0.9 + 0.19 * len(table.rows))))
     axis: Axes = axes[0, 0]
     look = colours([row.model for row in table.rows])
     across, up = table.axes
@@ -225,11 +252,14 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
     )
     loss = "loss (cross entropy, nats)" if classes else "loss (mean squared error)"
     panels = (("loss", loss, 1.0), ("accuracy", "accuracy (%)", 100.0))[: 1 + classes]
-    figure, axes = subplots(1, len(panels), (8.6, 3.2))
+    # the legend has a line for each network
+    figure, axes = subplots(1, len(panels), (8.6, max(3.2, 0.7 + 0.19 * len(histories))))
     look = colours(list(histories))
+    # with more networks than colours, lines of one colour are told apart by markers
+    marked = len(histories) > len(PALETTE)
     for axis, (what, label, scale) in zip(axes[0], panels, strict=True):
         for model, seeds in histories.items():
-            colour, _ = look[model]
+            colour, marker = look[model]
             for part, line in (("train", "-"), ("val", "--")):
                 columns = [history[f"{part}_{what}"] for history in seeds if f"{part}_{what}" in history]
                 length = min((len(column) for column in columns), default=0)
@@ -238,7 +268,8 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
                 values = np.stack([column[:length] for column in columns]) * scale
                 epochs = np.arange(1, length + 1)
                 shown = model if part == "train" and what == panels[-1][0] else None
-                axis.plot(epochs, values.mean(0), line, color=colour, linewidth=1.4, label=shown)
+                points = {"marker": marker, "markersize": 4, "markevery": -(-length // 8)} if marked else {}
+                axis.plot(epochs, values.mean(0), line, color=colour, linewidth=1.4, label=shown, **points)
                 axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
         axis.set_xlabel("epoch")
         axis.set_ylabel(label)

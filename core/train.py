@@ -108,8 +108,9 @@ def train(
         state = together.agree(lambda: resumable(config, run, resume, progress, fault))
         if state is None or state["epoch"] < config.train.epochs:
             if loaders is None:
-                parts: tuple[Part, ...] = ("train", "validation")
-                if config.train.test_each_epoch:
+                # weights that are only measured need no images to train on
+                parts: tuple[Part, ...] = ("train", "validation") if config.train.epochs else ("test",)
+                if config.train.epochs and config.train.test_each_epoch:
                     parts = (*parts, "test")
                 found = build_loaders(config, data_root, where, *together.place, parts=parts, workers=workers)
             else:
@@ -216,17 +217,19 @@ class _Training:
         recipe = config.train
         self.config, self.run, self.together, self.device = config, run, together, device
         self.loaders, self.progress, self.hooks = loaders, progress, hooks
-        if loaders.train is None:
-            raise ValueError("loaders without a train loader: training needs one")
-        self.source = loaders.train
-        self.steps = len(self.source) // recipe.accumulate
-        if self.steps == 0 and recipe.epochs:
-            raise UserError(
-                f"TRAIN.ACCUMULATE {recipe.accumulate} is more than the {len(self.source)} batches there are"
-            )
+        self.steps = 0
+        if recipe.epochs:
+            if loaders.train is None:
+                raise ValueError("loaders without a train loader: training needs one")
+            self.source = loaders.train
+            self.steps = len(self.source) // recipe.accumulate
+            if self.steps == 0:
+                raise UserError(
+                    f"TRAIN.ACCUMULATE {recipe.accumulate} is more than the {len(self.source)} batches there are"
+                )
         if recipe.test_each_epoch and loaders.test is None:
             raise ValueError("loaders without a test loader: TRAIN.TEST_EACH_EPOCH needs one")
-        if recipe.keep == "best" and loaders.validation is None:
+        if recipe.keep == "best" and recipe.epochs and loaders.validation is None:
             raise UserError("TRAIN.KEEP best needs images to choose on: set DATA.VALIDATION, or TRAIN.KEEP last")
         self.criterion = _criterion(recipe)
         net = build(config)

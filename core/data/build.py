@@ -40,7 +40,7 @@ class Loaders:
     `digest` identifies the images of all parts that are there, `title` is what a table calls them.
     """
 
-    train: Loader | None
+    train: Loader | None = None
     validation: Loader | None = None
     test: Loader | None = None
     digest: str = ""

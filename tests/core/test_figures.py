@@ -91,3 +91,20 @@ def test_a_figure_that_fails_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         figures.shift_map(np.zeros((3, 3)), np.ones((3, 3)), tmp_path / "a.png", title="t", picture=np.zeros((2, 2, 7)))
     assert not list(tmp_path.iterdir())
+
+
+def test_every_network_of_a_table_looks_like_no_other_and_families_share_a_hue() -> None:
+    filters = ["", *(f"_lpf{size}" for size in range(2, 6))]
+    grid = [arch + taps for arch in ("resnet18", "mobilenet_v2", "vgg11_bn") for taps in filters]
+    look = figures.colours(grid)
+    assert list(look) == grid and len(set(look.values())) == len(grid)
+    assert len({colour for colour, _ in look.values()}) == len(grid)
+    # the same filter has the same marker in every family, and the plain network its family's full colour
+    assert {look[arch][1] for arch in grid if arch.endswith("_lpf3")} == {look["vgg11_bn_lpf3"][1]}
+    assert [look[arch][0] for arch in grid[::5]] == list(figures.PALETTE[:3])
+
+
+@pytest.mark.parametrize("count", [2, 7, 8, 23, 49])
+def test_networks_that_are_no_families_are_told_apart_by_colour_and_marker(count: int) -> None:
+    look = figures.colours([f"net{k}" for k in range(count)])
+    assert len(set(look.values())) == count

@@ -1,14 +1,19 @@
 """What the command line says of photographs that are not as they should be, and how often it reads each of them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import core.data.streaming
+import pipelines
+from core.checkpoint import read_tensors
 from core.data.formats import decode_image
+from core.runs import Run
 from pipelines.cli import main
 
 SETTINGS = ["DATA.IMAGE_SIZE", "64", "MODEL.WIDTH", "0.125", "TRAIN.EPOCHS", "1", "TRAIN.BATCH_SIZE", "4"]
@@ -90,3 +95,20 @@ def test_a_checkpoint_of_another_network_is_named_in_a_fine_tune(root: Path, cap
     assert "the checkpoint is of another network" in capsys.readouterr().err
     assert train(root, "--seed", "1", "TRAIN.FINETUNE", str(weights), "MODEL.WIDTH", "0.25") == 2
     assert "of another shape" in capsys.readouterr().err
+
+
+def test_weights_that_are_only_measured_need_no_photographs_to_train_on(root: Path, capsys) -> None:
+    shutil.rmtree(root / "imagenet" / "train")
+    net = pipelines.build(pipelines.configure("blurpool/resnet18", "imagenet", SETTINGS))
+    torch.save(net.state_dict(), root / "resnet18.pth")
+    places = ["--data", str(root), "--results", str(root / "results"), "--device", "cpu"]
+    words = [*SETTINGS, "TRAIN.FINETUNE", str(root / "{arch}.pth"), "TRAIN.EPOCHS", "0"]
+    assert main(["train", "blurpool/resnet18", *places, "--recipe", "imagenet_baseline", *words]) == 0
+    run = Run("blurpool", "imagenet_baseline", "resnet18", 0, root / "results")
+    assert main(["evaluate", str(run.folder), "--data", str(root), "--device", "cpu", "--json"]) == 0
+    assert json.loads(run.metrics.read_text())["images"] == 9
+    kept, _ = read_tensors(run.weights)
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in net.state_dict().items())
+    # an epoch of training does need them
+    assert main(["train", "blurpool/resnet18", *places, "--recipe", "imagenet", *SETTINGS]) == 2
+    assert "train not found" in capsys.readouterr().err

@@ -15,8 +15,11 @@ from pipelines import build, configure
 from pipelines.cli import main
 from pipelines.results import form
 from pipelines.translations.results import mean_passes, published_passes, run_passes
+from pipelines.workflow import recipe_config
 
 TINY = ["DATA.LIMIT", "60", "TRAIN.EPOCHS", "2", "MODEL.HIDDEN", "12", "EVALUATE.REPEATS", "1"]
+
+SHOWN = form("translations", recipe_config("translations", "digits", []))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def results(tmp_path_factory, data):
 
 
 def test_the_pipeline_runs_to_its_table_and_pictures(results):
-    folder, shown = results / "translations" / "digits", form("translations")
+    folder, shown = results / "translations" / "digits", SHOWN
     for name in (*shown.pages, "table.csv", "table.md", *(f"figures/{name}.png" for name in shown.figures)):
         assert (folder / name).stat().st_size > 100
     rows = list(csv.DictReader((folder / "lesson.csv").open()))
@@ -58,7 +61,7 @@ def test_every_figure_has_its_caption():
     from pipelines import HERE
 
     names = {path.stem for path in (HERE / "translations" / "report").glob("*.rst")}
-    assert names == {"table", *form("translations").figures}
+    assert names == {"table", *SHOWN.figures}
 
 
 def test_a_test_pass_comes_before_training_and_after_each_epoch(results):
