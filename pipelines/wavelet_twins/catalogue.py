@@ -15,6 +15,9 @@ STORED = "Leterme et al., classifiers stored with the authors' code"
 DEPTHS = (18, 34, 50, 101)
 BLURS = tuple(range(2, 8))
 
+#: configurations of AlexNet without wavelets that are named in the authors' code and described nowhere
+NAMED_ONLY = ("Str4", "Ks20")
+
 Pooling = Literal["none", "blur", "adaptive"]
 _ALEXNETS: dict[str, Pooling] = {"": "none", "Zhang": "blur"}
 _RESNETS: dict[str, Pooling] = {"": "none", "zhang_": "blur", "zou_": "adaptive"}
@@ -96,6 +99,11 @@ def form(arch: str, config: str) -> Form:
         if architecture(arch).twin:
             raise ValueError(f"{arch} has no default configuration: one of {', '.join(known)}")
         config = "Std"
+    if config in NAMED_ONLY and not architecture(arch).twin and not architecture(arch).resnet:
+        raise ValueError(
+            f"{arch} {config} is a configuration of the authors' code of which only the name is known, not what it "
+            f"changes, so it cannot be built; those that can: {', '.join(known)}"
+        )
     if config not in known:
         raise ValueError(f"{arch} has no configuration {config!r}{nearest(config, known)}; all: {', '.join(known)}")
     blur = re.search(r"Bf(\d)", config)

@@ -3,6 +3,7 @@
 Nothing is computed: the tensors are torch's fake ones, which have shapes alone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
@@ -12,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.backbones.resnet import ResNet
+from core.layers.wavelet_twin import TwinStem, WaveletTwin2d
 from pipelines.wavelet_twins.catalogue import CLASSIFIERS
 from pipelines.wavelet_twins.models import network
 
@@ -21,9 +23,14 @@ VARIANTS = tuple(name for name in CLASSIFIERS if "I" in name)
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one image: multiply-accumulates of convolutions and linear layers; numbers that the stem's training keeps."""
+    """Of one image: multiply-accumulates of convolutions and linear layers; numbers that the stem's training keeps.
+
+    `stem_by_stages` is what the stem would take with its packets computed as the authors compute them (see
+    `stages_macs`); none for a network without wavelets.
+    """
 
     stem_macs: int
+    stem_by_stages: int | None
     macs: int
     parameters: int
     stem_saved: int
@@ -43,16 +50,48 @@ def stem(net: nn.Module) -> nn.Module:
 
 def multiply_accumulates(net: nn.Module, x: Tensor) -> int:
     """Of convolutions, linear layers and matrix products in one forward pass in evaluation."""
+    net.eval()
+    return _counted(lambda: net(x))
+
+
+def _counted(work: Callable[[], object]) -> int:
     # a fused blur does what the depthwise convolution would
     blurred = {torch.ops.stillpoint.blur_pool: _blur_flops}
     counter = FlopCounterMode(display=False, custom_mapping=blurred)
     with counter, torch.no_grad():
-        net.eval()(x)
+        work()
     return counter.get_total_flops() // 2
 
 
 def _blur_flops(x, phase, size, stride, padding, pad_off, out_shape=None, **_) -> int:  # type: ignore[no-untyped-def]
     return 2 * prod(out_shape) * size**2
+
+
+def stages_macs(first: WaveletTwin2d, x: Tensor) -> int:
+    """Multiply-accumulates of a twin whose packets are made stage by stage in four real filter banks, all of them and
+    both parts at the layer's stride: the authors' way, which shares the first stages among the packets.
+
+    For one image of colours that are mixed first. Stage j turns 4^j maps into 4^(j+1) by a vertical and a horizontal
+    filter of 12 taps, 10 from the second stage on, with stride 2 until the layer's stride is reached.
+    """
+    packing, packets = first.wavelet.packing, first.wavelet.packets
+    side, maps, left, spread, total = x.shape[-1] + 2 * packets.before, 1, packets.stride, 1, 0
+    for stage in range(packing.depth):
+        taps, step = 12 if stage == 0 else 10, 2 if left > 1 else 1
+        out = (side - spread * (taps - 1) - 1) // step + 1
+        total += 4 * taps * out * (2 * maps * side + 4 * maps * out)
+        side, maps, left, spread = out, 4 * maps, left // 2, spread * (2 if step == 1 else 1)
+    weights = sum(o * i // g for o, i, g in zip(packing.outputs, packing.inputs, packing.groups, strict=True))
+    colours = x.shape[1] * x.shape[-2] * x.shape[-1]
+    return total + 2 * weights * side**2 + colours + _counted(lambda: first.free(x))
+
+
+def _by_stages(head: nn.Module, x: Tensor, macs: int) -> int | None:
+    twins = [module for module in head.modules() if isinstance(module, TwinStem)]
+    if not twins:
+        return None
+    first, joint = twins[0].first, twins[0].joint is not None
+    return macs - _counted(lambda: first(x) if joint else first.halves(x)) + stages_macs(first, x)
 
 
 def saved_numbers(net: nn.Module, x: Tensor) -> int:
@@ -78,8 +117,10 @@ def cost(arch: str, config: str, *, size: int = 224, num_classes: int = 1000) ->
         net = network(arch, config, num_classes=num_classes)
         one, two = torch.empty(1, 3, size, size), torch.empty(2, 3, size, size)
         head = stem(net)
+        macs = multiply_accumulates(head, one)
         return Cost(
-            stem_macs=multiply_accumulates(head, one),
+            stem_macs=macs,
+            stem_by_stages=_by_stages(head, one, macs),
             macs=multiply_accumulates(net, one),
             parameters=sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad),
             # the second image's share, because batch norm keeps a few numbers for the whole batch
