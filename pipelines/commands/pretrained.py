@@ -15,8 +15,8 @@ from pipelines.commands.base import Command, add_device, bad_input, console, pri
 if TYPE_CHECKING:
     from core.config import RunConfig
 
-#: what is measured on a few images, so that a test can do it for every entry
-SHORT = {"DATA.LIMIT": 200, "EVALUATE.METRICS": ["accuracy", "circular"], "EVALUATE.REPEATS": 1}
+#: test images of each data set, evenly spaced, that are kept beside the entries: their numbers are measured anywhere
+SAMPLE = 200
 
 
 def measured(
@@ -39,11 +39,36 @@ def measured(
 
 
 def shortened(config: "RunConfig") -> "RunConfig":
-    """The settings by which `SHORT` numbers are measured."""
+    """The settings by which a card's "short" numbers are measured on the sample of its data set."""
     from core.config import merge
 
-    pairs = [str(word) for pair in SHORT.items() for word in pair]
+    # a network that does not classify is measured by its own evaluations
+    chosen = ["accuracy", "circular"] if "accuracy" in config.evaluate.metrics else list(config.evaluate.metrics)
+    settings = {"EVALUATE.METRICS": chosen, "EVALUATE.REPEATS": 1}
+    pairs = [str(word) for pair in settings.items() for word in pair]
     return merge(pipelines.schema(config.pipeline), [config.dump()], pairs)
+
+
+def write_sample(config: "RunConfig", data: str | None, folder: Path) -> Path:
+    """The root of data below `folder` whose test part is `SAMPLE` images of the configuration's; made once.
+
+    A `UserError` where a sample of other images is there, such as those of another copy of the data set.
+    """
+    from core.data import datasets, sources
+    from core.data.sets import ImageSet
+
+    name, root = config.data.name, folder / "samples"
+    whole = datasets.load(name, data, "test")
+    if not isinstance(whole, ImageSet):
+        raise UserError(f"no sample of {name} can be kept: its images are not held in one file")
+    few = whole.evenly(SAMPLE)
+    arrays = few.images.numpy(), few.labels.numpy()
+    if not (root / "prepared" / f"{name}.safetensors").is_file():
+        found = sources.Decoded(few.title, few.classes, {"test": arrays})
+        datasets._write_cache(name, root, found, sources.signature(name, root))
+    if datasets.load(name, root, "test").digest != datasets.content_digest(*arrays):
+        raise UserError(f"{root} keeps other images of {name}: publish from the copy of the data set that they are of")
+    return root
 
 
 def probe(name: str, config: "RunConfig", weights: Path) -> list[float]:
@@ -102,6 +127,8 @@ def _publish(args: Namespace) -> int:
     if lost := cards.changed(before["trained"], after["trained"]):
         path.unlink()
         raise UserError(f"half precision costs too much ({'; '.join(lost)}): publish with --full")
+    sample = str(write_sample(config, args.data, args.to))
+    short = measured(shortened(config), path, **{**options, "data": sample})
     card = {
         "model": name,
         "source": pipelines.entry(name)[1].source,
@@ -115,7 +142,7 @@ def _publish(args: Namespace) -> int:
         "images": after["images"],
         "metrics": _numbers(after["trained"]),
         "before_rounding": _numbers(before["trained"]),
-        "short": _numbers(measured(shortened(config), path, **options)["trained"]),
+        "short": _numbers(short["trained"]),
         "probe": probe(name, config, path),
         "training": {key: training[key] for key in ("commit", "clean", "torch", "python", "device", "seconds")},
         "config": config.dump(),
