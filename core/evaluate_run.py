@@ -9,7 +9,6 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from core.checkpoint import load_weights
 from core.config import UNDECIDING, RunConfig, differences
 from core.data.build import loader
 from core.data.streaming import told_of_readers
@@ -21,6 +20,7 @@ from core.files import atomic_path, sweep, write_json
 from core.interrupt import locked
 from core.provenance import provenance
 from core.runs import Run
+from core.statuses import fill_at
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -36,12 +36,15 @@ def evaluate_run(
     threads: int | None = None,
     workers: int = 0,
     progress: Progress | None = None,
+    status: str = "weights",
 ) -> dict[str, Any]:
     """Measures a trained run, and the same network before training; writes metrics.json and maps.safetensors.
 
     config         the one that the run was trained with, but for its EVALUATE section, which may say anything
     build          a configuration -> its network, initialised from its seed
     evaluations    the pipeline's, by name; none: core's, which know no protocol but our own
+    status         which weights of the run, as `core.statuses.fill_at` takes it; what is measured of others than those
+                   that it kept goes to the files of ``run.at(status)``, with "status" and "epoch"
     device         as `core.device.pick` takes it
 
     Returns what metrics.json holds: "untrained" (unless EVALUATE.UNTRAINED is false) and "trained", each a flat
@@ -68,13 +71,14 @@ def evaluate_run(
         assert batches is not None, "every data set has a test part"
         images = batches.image_set
         states = ("untrained", "trained") if config.evaluate.untrained else ("trained",)
+        # first of all: what is not there is not waited for
+        trained = build(config)
+        epoch = fill_at(trained, run, config, status)
         found: dict[str, Any] = {}
         maps: dict[str, Tensor] = {}
         rate: dict[str, float] = {}
         for state in states:
-            net = build(config)
-            if state == "trained":
-                load_weights(net, run.weights, model=f"{config.pipeline}/{config.model.name}")
+            net = trained if state == "trained" else build(config)
             predict = Predictor(net.to(where), channels_last=config.train.channels_last)
             began = time.perf_counter()
             report = _under(state, progress)
@@ -97,9 +101,13 @@ def evaluate_run(
             "evaluate": config.dump()["EVALUATE"],
             "provenance": origin,
         }
-        with atomic_path(run.maps) as temporary:
+        place = run.at(status)
+        if place is not run:
+            metrics |= {"status": status, "epoch": epoch}
+            place.metrics.parent.mkdir(exist_ok=True)
+        with atomic_path(place.maps) as temporary:
             save_file({name: value.contiguous() for name, value in maps.items()}, temporary)
-        write_json(run.metrics, metrics)
+        write_json(place.metrics, metrics)
     return metrics
 
 

@@ -70,7 +70,8 @@ def resumable(
         # the proof that it is finished goes first, and what it all belongs to last
         results = run.metrics, run.maps, run.training, run.weights, *_tables(run)
         snapshots = [*run.snapshot(0).parent.glob("*.safetensors"), *run.snapshot_state(0).parent.glob("*.pt")]
-        for path in (*results, run.scores, run.record, *snapshots, run.state, previous(run.state), run.config):
+        results = *results, run.scores, run.record, *run.folder.glob("measured/*")
+        for path in (*results, *snapshots, run.state, previous(run.state), run.config):
             path.unlink(missing_ok=True)
         return None
     sweep(run.folder)
@@ -109,7 +110,8 @@ def rewind(config: RunConfig, run: Run, epoch: int, progress: Progress) -> None:
         assert state is not None
         _same_settings(run, state["settings"], config.dump())
         # what says that training ended goes first: a crash on the way leaves a run that goes on, from here or later
-        for path in (run.training, run.metrics, run.maps, run.scores, run.weights, run.record):
+        results = run.training, run.metrics, run.maps, run.scores, run.weights, run.record
+        for path in (*results, *run.folder.glob("measured/*")):
             path.unlink(missing_ok=True)
         for number in run.snapshots():
             if number > epoch:

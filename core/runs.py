@@ -111,6 +111,15 @@ class Run:
         """The epochs whose weights were kept, in order."""
         return sorted(int(path.stem[1:]) for path in self.snapshot(0).parent.glob("e*.safetensors"))
 
+    def at(self, status: str) -> "Run":
+        """This run at another moment than that of the weights it kept, of which the measurements have other files.
+
+        `status` is as `core.statuses.fill_at` takes it; the files are ``measured/<status>.json`` and so on.
+        """
+        if status in ("weights", "best"):
+            return self
+        return RunAt(self.pipeline, self.recipe, self.model, self.seed, self.root, status)
+
     @classmethod
     def of(cls, folder: str | Path) -> "Run":
         """The run that owns `folder`; a `UserError` when the path is not that of a run."""
@@ -120,6 +129,31 @@ class Run:
             raise UserError(f"{folder} is not a run's folder: those are <results>/<pipeline>/<recipe>/<model>/seed<k>")
         pipeline, recipe, model = path.parts[-4:-1]
         return cls(pipeline, recipe, model, int(match[1]), Path(*path.parts[:-4]) if len(path.parts) > 4 else Path())
+
+
+@dataclass(frozen=True)
+class RunAt(Run):
+    """A run at its last checkpoint ("checkpoint") or after an epoch ("e<N>"): see `Run.at`."""
+
+    status: str = "weights"
+
+    @property
+    def weights(self) -> Path:
+        """The file that holds the weights of this moment."""
+        held = self.state if self.status == "checkpoint" else self.snapshot(int(self.status.removeprefix("e")))
+        return held if held.is_file() else super().weights
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "measured" / f"{self.status}.json"
+
+    @property
+    def maps(self) -> Path:
+        return self.folder / "measured" / f"{self.status}.safetensors"
+
+    @property
+    def scores(self) -> Path:
+        return self.folder / "measured" / f"{self.status}.scores.json"
 
 
 def table(pipeline: str, recipe: str, suffix: str, root: Path = RESULTS) -> Path:

@@ -150,6 +150,13 @@ def _evaluate_options(form: ArgumentParser) -> None:
         action="store_true",
         help="measure the pretrained weights of a network, given by its name, and compare with their card",
     )
+    form.add_argument(
+        "--status",
+        default="weights",
+        metavar="WHICH",
+        help="weights (those that the run kept), checkpoint (its last state), best (with TRAIN.KEEP best), or e<N>, "
+        "the snapshot of epoch N (default: weights)",
+    )
     form.add_argument("--recipe", metavar="NAME", help="measure as this recipe says now, not as it did in training")
     form.add_argument("--data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)")
     add_device(form)
@@ -164,7 +171,7 @@ def _evaluate(args: Namespace) -> int:
     run = Run.of(args.folder)
     if not run.config.is_file():
         raise UserError(f"{run.folder} is not there or holds no run: train it first")
-    if not run.weights.is_file():
+    if args.status == "weights" and not run.weights.is_file():
         raise UserError(
             f"{run.folder} holds no weights: train them first "
             f"(stillpoint train {run.pipeline}/{run.model} --recipe {run.recipe} --seed {run.seed})"
@@ -196,7 +203,9 @@ def _evaluate(args: Namespace) -> int:
             device=args.device,
             threads=args.threads,
             progress=progress,
+            status=args.status,
         )
+        run = run.at(args.status)
         pipelines.evaluated(config, run)
     if args.json:
         print_json(found)
@@ -215,7 +224,7 @@ def _print_metrics(run: Run, config: "RunConfig", found: dict[str, Any]) -> None
     grid = Table(
         "metric",
         *states,
-        title=f"{run.pipeline}/{run.model}, seed {run.seed}",
+        title=f"{run.pipeline}/{run.model}, seed {run.seed}" + (f", {found['status']}" if "status" in found else ""),
         title_justify="left",
         title_style="bold",
     )
@@ -255,6 +264,7 @@ COMMANDS = {
             "stillpoint evaluate results/aps/digits/resnet20_aps1/seed0",
             "stillpoint evaluate results/aps/digits/resnet20/seed0 EVALUATE.METRICS \"['accuracy','fractional']\"",
             "stillpoint evaluate results/aps/cifar10/resnet18_aps1/seed0 --json EVALUATE.PROTOCOL authors",
+            "stillpoint evaluate results/wavelet_twins/cifar10/R34wyC/seed0 --status e100",
         ),
         takes_pairs=True,
     ),
