@@ -44,6 +44,14 @@ class Clock:
         self._filler = torch.zeros(32 * 2**20, device=self.device)  # 128 MiB, beyond any cache
         self.name = "CUDA events" if self.device == "cuda" else "CPU time" if self.threads == 1 else "wall clock"
 
+    def read(self) -> float:
+        """Milliseconds so far, after all that was started on the device has ended; differences of two are times."""
+        if self.device == "cuda":
+            import torch
+
+            torch.cuda.synchronize()
+        return 1e3 * (time.process_time() if self.name == "CPU time" else time.perf_counter())
+
     def __call__(self, call: Callable[[], Any]) -> float:
         """Milliseconds of one call."""
         import torch
@@ -56,10 +64,9 @@ class Clock:
             end.record()
             end.synchronize()
             return start.elapsed_time(end)
-        read = time.process_time if self.threads == 1 else time.perf_counter
-        begun = read()
+        begun = self.read()
         call()
-        return (read() - begun) * 1e3
+        return self.read() - begun
 
     def interleaved(self, calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
         """Milliseconds of every call, `rounds` times each, all once a round and each round from another one on."""

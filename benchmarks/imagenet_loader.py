@@ -23,10 +23,28 @@ from benchmarks.harness import Clock, machine, pin
 
 RESULTS = Path(__file__).parent / "results"
 BATCH, WINDOWS = 32, 10
+JOBS = ("training", "evaluation", "ten windows")
+
+
+def place(name: str, data: bytes, root: Path) -> None:
+    """A photograph as ``<root>/imagenet/{train,val}/<class>/<name>``, its class the name up to the underscore."""
+    for part in ("train", "val"):
+        folder = root / "imagenet" / part / name.split("_")[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+def invent(count: int, root: Path) -> int:
+    """`count` files of noise where photographs would be."""
+    from benchmarks.pictures import photographs
+
+    for number, data in enumerate(photographs(count)):
+        place(f"n{number % 8:08}_{number}.JPEG", data, root)
+    return count
 
 
 def unpack(archive: Path, root: Path) -> int:
-    """Photographs as ``<root>/imagenet/{train,val}/<class>/``; how many there are."""
+    """The photographs of an archive put in their places; how many there are."""
     count = 0
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -35,11 +53,7 @@ def unpack(archive: Path, root: Path) -> int:
                 continue
             content = tar.extractfile(member)
             assert content is not None, "a plain file has content"
-            data = content.read()
-            for part in ("train", "val"):
-                folder = root / "imagenet" / part / name.split("_")[0]
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(data)
+            place(name, content.read(), root)
             count += 1
     return count
 

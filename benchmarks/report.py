@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks import jobs
 from core.figures import PALETTE, save, styled, subplots
-from core.files import write_atomic
+from core.files import write_atomic, write_json
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -101,7 +102,15 @@ def page() -> str:
             parts += [f"### {job}", "\n".join(table(measured, job))]
         lost = losses(measured)
         parts += ["### Where we lose", "\n".join(lost) if lost else "Nowhere in this table."]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *jobs.sections(RESULTS)]) + "\n"
+
+
+def keep(subject: str, device: str, rows: dict[str, Any]) -> None:
+    """Puts what was measured of whole jobs beside what was measured before, and makes the page anew."""
+    path = RESULTS / f"{subject}-{device}.json"
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    write_json(path, before | rows)
+    write()
 
 
 def write() -> None:

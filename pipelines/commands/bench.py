@@ -5,57 +5,117 @@ import os
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
 from pathlib import Path
 
+import pipelines
 from core.errors import UserError
 from pipelines.commands.base import Command, add_json
 
 ROOT = Path(__file__).parents[2]
-#: What can be timed, and the module that does it.
-SUBJECTS = {"layer": "benchmarks.layers"}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What can be timed: the module that does it, how often a contender runs, the options it takes, its peers."""
+
+    module: str
+    rounds: int
+    own: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    peers: tuple[str, ...] = ()
+
+
+SUBJECTS = {
+    "layer": Subject("benchmarks.layers", 15, peers=("timm", "kornia", "pytorch_wavelets")),
+    "train": Subject("benchmarks.training", 30, ("network",)),
+    "eval": Subject("benchmarks.evaluation", 5, ("network",)),
+    "loader": Subject("benchmarks.loaders", 5, ("photographs",), ("cpu",)),
+}
 
 
 def _options(form: ArgumentParser) -> None:
-    form.add_argument("subject", nargs="?", choices=tuple(SUBJECTS), default="layer", help="what to time")
+    form.add_argument(
+        "subject",
+        nargs="?",
+        choices=tuple(SUBJECTS),
+        default="layer",
+        help="layer: beside timm, kornia, pytorch_wavelets and textbook code; train, eval, loader: whole jobs beside "
+        "torchvision's transforms and DataLoader, and beside the bare network (default: layer)",
+    )
     form.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: cpu)")
     form.add_argument(
         "--threads", type=int, default=1, metavar="N", help="threads of the CPU (default: 1, the steadiest)"
     )
-    form.add_argument("--rounds", type=int, default=15, metavar="N", help="times each contender runs (default: 15)")
+    usual = ", ".join(f"{name} {subject.rounds}" for name, subject in SUBJECTS.items())
+    form.add_argument("--rounds", type=int, metavar="N", help=f"times each contender runs (default: {usual})")
     form.add_argument(
         "--only", default="", metavar="WORD", help="only the jobs whose name holds this word; no file is written"
     )
+    form.add_argument(
+        "--network",
+        action="append",
+        metavar="NAME",
+        help="train, eval: a network by its name, as often as wanted (default: aps/resnet20; train: aps/resnet18 too)",
+    )
+    form.add_argument(
+        "--photographs",
+        metavar="TAR",
+        help="loader: an archive of files <class>_<anything>.JPEG (default: noise of their size)",
+    )
     add_json(form)
+
+
+def _words(args: Namespace) -> list[str]:
+    """The options for the module that does it; a `UserError` for one that it does not take."""
+    subject = SUBJECTS[args.subject]
+    rounds = subject.rounds if args.rounds is None else args.rounds
+    for name, value, least in (("threads", args.threads, 1), ("rounds", rounds, 3)):
+        if value < least:
+            raise UserError(f"--{name} is at least {least}, not {value}")
+    for name in ("network", "photographs"):
+        if getattr(args, name) and name not in subject.own:
+            raise UserError(f"bench {args.subject} takes no --{name}")
+    if args.device not in subject.devices:
+        raise UserError(f"bench {args.subject} works on the {subject.devices[0]} alone, not on {args.device}")
+    words = ["--device", args.device, "--threads", str(args.threads), "--rounds", str(rounds)]
+    for name in args.network or ():
+        pipelines.entry(name)
+        words += ["--network", name]
+    if args.photographs:
+        if not Path(args.photographs).is_file():
+            raise UserError(f"there is no archive {args.photographs}")
+        words += ["--photographs", args.photographs]
+    words += [f"--only={args.only}"] if args.only else []
+    return words + (["--json"] if args.json else [])
 
 
 def _bench(args: Namespace) -> int:
     if not (ROOT / "benchmarks").is_dir():
         raise UserError("the benchmarks are in the repository and not in the package: run this from a clone")
-    for name, least in (("threads", 1), ("rounds", 3)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name} is at least {least}, not {getattr(args, name)}")
-    missing = [name for name in ("timm", "kornia", "pytorch_wavelets") if importlib.util.find_spec(name) is None]
+    words, subject = _words(args), SUBJECTS[args.subject]
+    missing = [name for name in subject.peers if importlib.util.find_spec(name) is None]
     if missing:
         print(f"stillpoint: not installed, so left out: {', '.join(missing)} (pip install '.[bench]')", file=sys.stderr)
-    words = ["--device", args.device, "--threads", str(args.threads), "--rounds", str(args.rounds)]
-    words += [f"--only={args.only}"] if args.only else []
-    words += ["--json"] if args.json else []
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     # A process of its own: threads and allocator are read when a process starts.
     return subprocess.run(
-        [sys.executable, "-m", SUBJECTS[args.subject], *words], env={**os.environ, "PYTHONPATH": path}, check=False
+        [sys.executable, "-m", subject.module, *words], env={**os.environ, "PYTHONPATH": path}, check=False
     ).returncode
 
 
 COMMANDS = {
     "bench": Command(
-        "time the layers beside timm, kornia, pytorch_wavelets and textbook code",
+        "time layers and whole jobs beside timm, kornia, pytorch_wavelets, torchvision and textbook code",
         _options,
         _bench,
         (
             "stillpoint bench layer",
             "stillpoint bench layer --only blur --rounds 9",
             "stillpoint bench layer --device cuda --json",
+            "stillpoint bench train --network aps/resnet20 --json",
+            "stillpoint bench eval",
+            "stillpoint bench loader --only augmented --rounds 3",
         ),
     ),
 }

@@ -1,0 +1,240 @@
+"""All shift metrics in one evaluation, beside a DataLoader pass for every shift: ``stillpoint bench eval``.
+
+stillpoint   `core.evaluate.evaluate` with the metrics of the APS recipes: each batch is read once, all its views are
+             made on the device
+torchvision  for each shift a pass over the images: Pillow image, ToTensor, Normalize, the shift, a DataLoader, the
+             network; its shifts are the very ones that our evaluation draws
+
+Both time the network within themselves (the clock is read around every forward), so that the overhead is that of one
+run over its own network, whatever the machine does meanwhile. Both must come to the same consistencies before anything
+is written: views that are equal to rounding can turn a near tie, so three pairs of images may differ. CIFAR-10 where it
+is at hand, noise of its form elsewhere; the network is untrained, which changes no time.
+"""
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Clock, machine, pin, spread
+
+RESULTS = Path(__file__).parent / "results"
+NETWORKS = ("aps/resnet20",)
+IMAGES, REPEATS, FRACTIONS, EVERY, SIDE = 256, 2, 4, 4, 6
+PAIRS = {
+    "EVALUATE.METRICS": ["accuracy", "circular", "crop", "erase", "flips", "all_shifts", "fractional"],
+    "EVALUATE.BATCH_SIZE": 128,
+    "EVALUATE.REPEATS": REPEATS,
+    "EVALUATE.FRACTIONS": FRACTIONS,
+    "EVALUATE.LIMIT_ALL_SHIFTS": EVERY,
+    "EVALUATE.ERASE": [SIDE],
+}
+
+
+class Timed:
+    """A network that knows how long it was at work and how many images it saw."""
+
+    def __init__(self, net: Any, clock: Clock) -> None:
+        import torch
+
+        self.spent, self.images = 0.0, 0
+        meter = self
+
+        class Around(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = net
+
+            def forward(self, x: Any) -> Any:
+                begun = clock.read()
+                found = self.net(x)
+                meter.spent += clock.read() - begun
+                meter.images += len(x)
+                return found
+
+        self.net = Around()
+
+
+def passes(config: Any, images: Any) -> Iterator[tuple[str, int, Callable[[Any, int], Any]]]:
+    """(whose, how many images, what to do with a normalised image of a number): one for every shift of every metric."""
+    import torch
+    from torch.nn import functional
+
+    from core.evaluations import erased
+    from core.randomness import uniform_integers
+    from core.shifts import fourier_shift
+
+    numbers, reach, seed = torch.arange(len(images)), config.evaluate.max_shift, 0
+    height, width = images.images.shape[2:]
+
+    def corner(extent: int, axis: str) -> Any:
+        return uniform_integers(numbers, 0, extent - SIDE + 1, 1, f"erase {axis}", seed, SIDE)
+
+    corners = torch.cat([corner(height, "rows"), corner(width, "columns")], 1)
+
+    def unchanged(x: Any, number: int) -> Any:
+        return x
+
+    def erase(x: Any, number: int) -> Any:
+        return erased(x[None], corners[number][None], SIDE)[0]
+
+    def turned(x: Any, number: int) -> Any:
+        return x.flip(1, 2)
+
+    def rolled(first: Callable, drawn: Any) -> Callable[[Any, int], Any]:
+        # content moves to higher rows and columns, as torch.roll moves it
+        return lambda x, number: torch.roll(first(x, number), drawn[number].tolist(), (1, 2))
+
+    def window(drawn: Any) -> Callable[[Any, int], Any]:
+        def cut(x: Any, number: int) -> Any:
+            top, left = (reach + drawn[number]).tolist()
+            return functional.pad(x, (reach,) * 4)[:, top : top + height, left : left + width]
+
+        return cut
+
+    def between(part: float) -> Callable[[Any, int], Any]:
+        return lambda x, number: fourier_shift(x[None], (part, part))[0]
+
+    yield "accuracy", len(images), unchanged
+    for name, first in (("circular", unchanged), ("crop", None), (f"erase{SIDE}", erase), ("flips", turned)):
+        if first not in (unchanged, None):
+            yield name, len(images), first
+        for repeat in range(REPEATS):
+            drawn = uniform_integers(numbers, -reach, reach, 4, name, seed, repeat)
+            for k in (0, 2):
+                part = drawn[:, k : k + 2]
+                yield name, len(images), rolled(first, part) if first else window(part)
+    for down in range(height):
+        for right in range(width):
+            shift = torch.tensor([[down, right]]).expand(len(images), 2)
+            yield "all_shifts", min(EVERY, len(images)), rolled(unchanged, shift)
+    for k in range(1, FRACTIONS + 1):
+        yield "fractional", len(images), between(k / FRACTIONS)
+
+
+def one_pass_a_shift(net: Any, images: Any, config: Any, device: str) -> dict[str, float]:
+    """Consistencies by the usual means."""
+    import torch
+
+    from benchmarks.pictures import torchvision_loader
+
+    classes: dict[str, list[Any]] = {}
+    net.eval()
+    for name, count, change in passes(config, images):
+        if name.rstrip("0123456789") not in config.evaluate.metrics:
+            continue
+        loader = torchvision_loader(images.first(count), [], config.evaluate.batch_size, shuffle=False, change=change)
+        with torch.inference_mode():
+            found = [
+                net(x.to(device).contiguous(memory_format=torch.channels_last)).argmax(1).cpu() for x, _, _ in loader
+            ]
+        classes.setdefault(name, []).append(torch.cat(found))
+    consistent = {}
+    for name in ("circular", "crop", f"erase{SIDE}", "flips"):
+        shifted = classes[name][-2 * REPEATS :]
+        agree = torch.stack([a == b for a, b in zip(shifted[::2], shifted[1::2], strict=True)])
+        consistent[f"{name}_consistency"] = agree.double().mean().item()
+    if "all_shifts" in classes:
+        plain, every = classes["accuracy"][0], torch.stack(classes["all_shifts"])
+        consistent["all_shifts_consistency"] = (every == plain[: every.shape[1]]).double().mean().item()
+    return consistent
+
+
+def measure(name: str, clock: Clock, rounds: int) -> dict[str, Any]:
+    import pipelines
+    from benchmarks.pictures import pictures
+    from core.evaluate import evaluate
+
+    config = pipelines.configure(name, "cifar10", [text for key, v in PAIRS.items() for text in (key, json.dumps(v))])
+    images = pictures("cifar10", IMAGES, "test")
+    net = pipelines.build(config).to(clock.device).eval()
+    sides = {side: Timed(net, clock) for side in ("stillpoint", "torchvision")}
+    calls: dict[str, Callable[[], Any]] = {
+        "stillpoint": lambda: evaluate(
+            sides["stillpoint"].net, images, config.evaluate, device=clock.device, channels_last=True
+        ),
+        "torchvision": lambda: one_pass_a_shift(sides["torchvision"].net, images, config, clock.device),
+    }
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    over: dict[str, list[float]] = {side: [] for side in sides}
+    for number in range(rounds + 1):
+        found = {}
+        for side in list(calls) if number % 2 else list(calls)[::-1]:
+            sides[side].spent, sides[side].images = 0.0, 0
+            begun = clock.read()
+            found[side] = calls[side]()
+            took = clock.read() - begun
+            if number:  # the first one warms up
+                times[side].append(took)
+                over[side].append(took / sides[side].spent)
+        _compare(found["stillpoint"], found["torchvision"])
+    if sides["stillpoint"].images != sides["torchvision"].images:
+        raise RuntimeError(f"ours sees {sides['stillpoint'].images} images, the other {sides['torchvision'].images}")
+    ratios = [a / b for a, b in zip(times["stillpoint"], times["torchvision"], strict=True)]
+    return {
+        "images": images.title,
+        "count": IMAGES,
+        "network_images": sides["stillpoint"].images,
+        "evaluate": config.dump()["EVALUATE"],
+        "contenders": {side: spread(values) for side, values in times.items()},
+        "over_network": {side: round(statistics.median(values), 4) for side, values in over.items()},
+        "ratio_to_torchvision": round(statistics.median(ratios), 4),
+        "consistency": {key: round(value, 4) for key, value in found["torchvision"].items()},
+    }
+
+
+def _compare(ours: dict[str, Any], theirs: dict[str, float]) -> None:
+    for key, value in theirs.items():
+        trials = EVERY * 1024 if key.startswith("all") else IMAGES * REPEATS
+        if abs(ours[key] - value) * trials > 3:
+            raise RuntimeError(f"{key} is {ours[key]} in one pass and {value} with a pass for each shift")
+
+
+def line(name: str, row: dict[str, Any]) -> str:
+    """One network in one line of a terminal."""
+    parts = [
+        f"{side} {v['median_ms'] / 1e3:.2f} s ({100 * (row['over_network'][side] - 1):+.1f} % over its network)"
+        for side, v in row["contenders"].items()
+    ]
+    return f"{name:20} {row['network_images']} views: {', '.join(parts)}; ratio {row['ratio_to_torchvision']:.2f}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    form = argparse.ArgumentParser(
+        prog="python -m benchmarks.evaluation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    form.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    form.add_argument("--threads", type=int, default=1)
+    form.add_argument("--rounds", type=int, default=5)
+    form.add_argument("--network", action="append", help=f"as often as wanted (default: {', '.join(NETWORKS)})")
+    form.add_argument("--only", default="", help="only networks whose name holds this word; nothing is kept")
+    form.add_argument("--json", action="store_true", help="print the JSON, which is also written")
+    args = form.parse_args(arguments)
+    pin(args.threads, "benchmarks.evaluation")
+
+    clock = Clock(args.device, args.threads)
+    rows = {}
+    for name in args.network or NETWORKS:
+        if args.only not in name:
+            continue
+        about = {**machine(clock), "rounds": args.rounds}
+        row = measure(name, clock, args.rounds)
+        rows[name] = {"machine": {**about, "load_after": [round(v, 2) for v in os.getloadavg()]}, **row}
+        if not args.json:
+            print(line(name, row), flush=True)
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    if not args.only:
+        from benchmarks.report import keep
+
+        keep("eval", args.device, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""Steps of training beside torchvision's and beside the network alone: ``stillpoint bench train [--network NAME]``.
+
+Forward, loss, backward and SGD on batches of 128 images of 32x32, cropped out of a padded image and flipped at random:
+
+stillpoint   `core.train.train` as a run calls it: images on the device, batched augmentation, all that a step keeps
+network      the same network on batches that were ready before the clock started: what no loop can be faster than
+torchvision  RandomCrop, RandomHorizontalFlip, ToTensor, Normalize in a DataLoader, and the usual loop
+
+The three take turns at every step, so that whatever else the machine does falls on all alike. The batches of `network`
+are those that our loop draws, and both must have the same losses at every step, or nothing is written. torchvision's
+transforms run in the process itself: worker processes would put the same work on another core, not spare it. What the
+end of an epoch costs (the state saved, the tables written) is told apart, since it does not grow with the epoch.
+CIFAR-10 where it is at hand, noise of its form elsewhere. Two minutes for both networks on an idle core.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Clock, machine, pin, spread
+
+RESULTS = Path(__file__).parent / "results"
+NETWORKS = ("aps/resnet20", "aps/resnet18")
+BATCH, WARM_UP = 128, 3
+
+
+def configured(name: str, steps: int) -> Any:
+    """The recipe of every contender: cropped and flipped images, one rate, one epoch of `steps` steps."""
+    import pipelines
+
+    pairs = {
+        "DATA.VALIDATION": 0,
+        "AUGMENT.CROP_PADDING": 4,
+        "AUGMENT.FLIP": 0.5,
+        "TRAIN.BATCH_SIZE": BATCH,
+        "TRAIN.EPOCHS": 1,
+        "TRAIN.LR": 0.01,
+        "TRAIN.SCHEDULE": "constant",
+        "TRAIN.KEEP": "last",
+        "DATA.LIMIT": steps * BATCH,
+    }
+    if name.startswith("aps/"):
+        pairs["MODEL.CONV_PADDING"] = "zeros"
+    return pipelines.configure(name, "cifar10", [text for key, v in pairs.items() for text in (key, str(v))])
+
+
+def plain_steps(config: Any, device: str, batches: Iterator[tuple[Any, Any]]) -> Iterator[float]:
+    """The usual loop, a step a turn; gives the loss."""
+    import torch
+    from torch.nn import functional
+
+    import pipelines
+
+    net = pipelines.build(config).to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    recipe = config.train
+    optimiser = torch.optim.SGD(
+        net.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+    )
+    for images, labels in batches:
+        loss = functional.cross_entropy(net(images), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        yield loss.item()
+
+
+def torchvision_batches(images: Any, device: str) -> Iterator[tuple[Any, Any]]:
+    import torch
+    from torchvision import transforms
+
+    from benchmarks.pictures import torchvision_loader
+
+    loader = torchvision_loader(
+        images, [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()], BATCH
+    )
+    for pixels, labels, _ in loader:
+        yield pixels.to(device, memory_format=torch.channels_last), labels.to(device)
+
+
+def measure(name: str, clock: Clock, rounds: int) -> dict[str, Any]:
+    """Times of every contender's steps and their ratios; `RuntimeError` where losses differ that must not."""
+    import pipelines
+    from benchmarks.pictures import pictures
+    from core.data.build import Loaders, augmentation
+    from core.data.loading import DeviceLoader
+    from core.runs import Run
+    from core.train import Progress, train
+
+    steps = rounds + WARM_UP
+    config = configured(name, steps)
+    images = pictures("cifar10", steps * BATCH)
+
+    def source() -> DeviceLoader:
+        options: dict[str, Any] = {"seed": config.seed, "shuffle": True, "channels_last": True, "device": clock.device}
+        return DeviceLoader(images, BATCH, augment=augmentation(config, training=True), **options)
+
+    ready = [(batch.images, batch.labels) for batch in source().epoch(0)]
+    others = {
+        "network": plain_steps(config, clock.device, iter(ready)),
+        "torchvision": plain_steps(config, clock.device, torchvision_batches(images, clock.device)),
+    }
+    times: dict[str, list[float]] = {side: [] for side in ("stillpoint", *others)}
+    losses: dict[str, list[float]] = {side: [] for side in times}
+
+    class Turns(Progress):
+        """Between two steps of our loop every other contender makes one; its time is not ours."""
+
+        began = 0.0
+        done = 0
+        ended = 0.0
+
+        def on_step(self, epoch: int, step: int, steps: int, loss: float, images_per_second: float) -> None:
+            # on a GPU our loop tells its steps in groups, and the others make as many at a time
+            count, self.done = step - self.done, step
+            times["stillpoint"].append((clock.read() - self.began) / count)
+            losses["stillpoint"].append(loss)
+            for side in list(others) if step % 2 else list(others)[::-1]:
+                begun = clock.read()
+                found = [next(others[side]) for _ in range(count)]
+                times[side].append((clock.read() - begun) / count)
+                losses[side].append(found[-1])
+            self.began = clock.read()
+
+        def on_epoch(self, row: Any) -> None:
+            self.ended = clock.read() - self.began
+
+    turns = Turns()
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run("benchmark", "cifar10", name.replace("/", "_"), 0, Path(folder))
+        loaders = Loaders(train=source(), digest="benchmark", title=images.title)
+        turns.began = clock.read()
+        train(
+            *(config, run),
+            build=pipelines.build,
+            device=clock.device,
+            threads=clock.threads,
+            progress=turns,
+            loaders=lambda *place: loaders,
+        )
+    for number, (a, b) in enumerate(zip(losses["stillpoint"], losses["network"], strict=True), 1):
+        if not math.isclose(a, b, rel_tol=1e-3 if clock.device == "cuda" else 1e-5):
+            raise RuntimeError(f"{name}: our loop has loss {a} where the plain one has {b} (look {number})")
+    return {
+        "images": images.title,
+        "batch": BATCH,
+        "steps": steps,
+        "contenders": {side: spread(values[_cold(values) :]) for side, values in times.items()},
+        "ratio_to_network": _ratio(times, "stillpoint", "network"),
+        "torchvision_to_network": _ratio(times, "torchvision", "network"),
+        "ratio_to_torchvision": _ratio(times, "stillpoint", "torchvision"),
+        "end_of_epoch_ms": round(turns.ended, 1),
+        "losses_compared": len(losses["network"]),
+    }
+
+
+def _cold(values: list[float]) -> int:
+    return min(WARM_UP, len(values) - 3)
+
+
+def _ratio(times: dict[str, list[float]], side: str, other: str) -> dict[str, float]:
+    """Of two steps of the same turn: median and quartiles."""
+    cold = _cold(times[side])
+    ratios = [a / b for a, b in zip(times[side][cold:], times[other][cold:], strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return {"median": round(middle, 4), "low": round(low, 4), "high": round(high, 4)}
+
+
+def line(name: str, row: dict[str, Any]) -> str:
+    """One network in one line of a terminal."""
+    times = ", ".join(f"{side} {v['median_ms']:.1f}" for side, v in row["contenders"].items())
+    return (
+        f"{name:20} a step: {times} ms; over the network {100 * (row['ratio_to_network']['median'] - 1):+.1f} %, "
+        f"torchvision {100 * (row['torchvision_to_network']['median'] - 1):+.1f} %; {row['images']}"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    form = argparse.ArgumentParser(
+        prog="python -m benchmarks.training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    form.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    form.add_argument("--threads", type=int, default=1)
+    form.add_argument("--rounds", type=int, default=30, help="steps of each contender (on a GPU: 50 times as many)")
+    form.add_argument("--network", action="append", help=f"as often as wanted (default: {', '.join(NETWORKS)})")
+    form.add_argument("--only", default="", help="only networks whose name holds this word; nothing is kept")
+    form.add_argument("--json", action="store_true", help="print the JSON, which is also written")
+    args = form.parse_args(arguments)
+    pin(args.threads, "benchmarks.training")
+
+    import torch
+
+    torch.manual_seed(0)
+    clock = Clock(args.device, args.threads)
+    rounds = args.rounds * (50 if args.device == "cuda" else 1)
+    rows = {}
+    for name in args.network or NETWORKS:
+        if args.only not in name:
+            continue
+        about = {**machine(clock), "rounds": args.rounds}
+        row = measure(name, clock, rounds)
+        rows[name] = {"machine": {**about, "load_after": [round(v, 2) for v in os.getloadavg()]}, **row}
+        if not args.json:
+            print(line(name, row), flush=True)
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    if not args.only:
+        from benchmarks.report import keep
+
+        keep("train", args.device, rows)
+
+
+if __name__ == "__main__":
+    main()

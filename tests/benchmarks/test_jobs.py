@@ -1,0 +1,166 @@
+import io
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import pipelines
+from benchmarks import evaluation, imagenet_loader, jobs, loaders, report, training
+from benchmarks.harness import Clock
+from benchmarks.pictures import NOISE, photographs, pictures, torchvision_loader
+from core.data.augment import Augment, Crop
+from core.data.loading import DeviceLoader
+from pipelines.cli import main, parse
+from pipelines.commands.bench import ROOT, SUBJECTS, _words
+
+
+@pytest.fixture
+def no_data(tmp_path, monkeypatch):
+    """Where no CIFAR-10 is."""
+    monkeypatch.setenv("STILLPOINT_DATA", str(tmp_path))
+
+
+@pytest.fixture
+def small(no_data, monkeypatch):
+    """Benchmarks of a second."""
+    monkeypatch.setattr(training, "BATCH", 4)
+    monkeypatch.setattr(training, "WARM_UP", 1)
+    monkeypatch.setattr(evaluation, "IMAGES", 6)
+    monkeypatch.setattr(evaluation, "REPEATS", 1)
+    # not all 1024 shifts, which would take a minute
+    metrics = [name for name in evaluation.PAIRS["EVALUATE.METRICS"] if name != "all_shifts"]
+    pairs = {"EVALUATE.REPEATS": 1, "EVALUATE.FRACTIONS": 2, "EVALUATE.METRICS": metrics}
+    monkeypatch.setattr(evaluation, "FRACTIONS", 2)
+    monkeypatch.setattr(evaluation, "PAIRS", evaluation.PAIRS | pairs)
+    monkeypatch.setattr(loaders, "COUNT", 32)
+    monkeypatch.setattr(loaders, "PHOTOGRAPHS", 8)
+    return Clock("cpu", 1)
+
+
+def test_noise_of_the_same_form_stands_in_for_a_set_that_is_not_there(no_data):
+    images = pictures("cifar10", 5)
+    assert images.images.shape == (5, 3, 32, 32) and images.images.dtype == torch.uint8
+    assert images.title.startswith(NOISE)
+    assert torch.equal(images.images, pictures("cifar10", 5).images)
+
+
+def test_torchvisions_side_gives_the_same_pixels_as_ours(no_data):
+    images = pictures("cifar10", 6)
+    ours = next(DeviceLoader(images, 6).epoch(0))
+    theirs, labels, numbers = next(iter(torchvision_loader(images, [], 6, shuffle=False)))
+    assert torch.allclose(ours.images, theirs, atol=1e-5)
+    assert torch.equal(ours.labels, labels) and torch.equal(ours.indices, numbers)
+
+
+def test_our_loop_and_the_bare_network_learn_the_same_while_they_take_turns(small):
+    row = training.measure("aps/resnet20", small, 4)
+    assert row["losses_compared"] == row["steps"] == 5
+    assert row["images"].startswith(NOISE) and row["end_of_epoch_ms"] > 0
+    assert set(row["contenders"]) == {"stillpoint", "network", "torchvision"}
+    assert training.line("aps/resnet20", row)
+
+
+def test_a_loop_that_learns_something_else_is_not_timed(small, monkeypatch):
+    plain = training.plain_steps
+    monkeypatch.setattr(training, "plain_steps", lambda *all: (loss + 0.01 for loss in plain(*all)))
+    with pytest.raises(RuntimeError, match="our loop has loss"):
+        training.measure("aps/resnet20", small, 3)
+
+
+def test_one_evaluation_and_a_pass_for_each_shift_see_the_same_views_and_agree(small):
+    row = evaluation.measure("aps/resnet20", small, 3)
+    pairs = 2 * evaluation.REPEATS
+    # accuracy, four kinds of pairs (two of them of changed images, seen unshifted too), fractions
+    views = 1 + 4 * pairs + 2 + evaluation.FRACTIONS
+    assert row["network_images"] == views * 6
+    assert all(over > 1 for over in row["over_network"].values())
+
+
+def test_all_shifts_are_passes_too(small):
+    config = pipelines.configure("aps/resnet20", "cifar10", ["EVALUATE.ERASE", "[6]"])
+    found = [
+        (count, change) for name, count, change in evaluation.passes(config, pictures("cifar10", 6)) if name[0] == "a"
+    ]
+    # accuracy, then 32 x 32 shifts of the first four images
+    assert [count for count, _ in found] == [6] + [4] * 1024
+    x = torch.arange(3 * 1024.0).view(3, 32, 32)
+    assert torch.equal(found[1 + 32 * 5 + 7][1](x, 2), x.roll((5, 7), (1, 2)))
+
+
+def test_an_evaluation_that_disagrees_is_not_timed(small, monkeypatch):
+    monkeypatch.setattr(evaluation, "one_pass_a_shift", lambda *all: {"circular_consistency": -1.0})
+    with pytest.raises(RuntimeError, match="circular_consistency"):
+        evaluation.measure("aps/resnet20", small, 3)
+
+
+def test_every_loader_is_timed_without_any_data(small, tmp_path):
+    made = loaders.jobs(tmp_path, None, "")
+    assert set(made) == {"augmented", "translated", *imagenet_loader.JOBS}
+    for sides in made.values():
+        row = loaders.measure(sides, small, 3)
+        assert row["ratio_to_torchvision"] > 0 and row["count"] in (32, 8, 80)
+
+
+def test_a_window_from_nowhere_is_found(no_data):
+    images = pictures("cifar10", 4)
+    batch = next(DeviceLoader(images, 4, augment=Augment(((Crop(4), "pixels"),))).epoch(0))
+    loaders.check(images, batch, 4)
+    batch.images[2, 0, 5, 5] += 1
+    with pytest.raises(RuntimeError, match="image 2"):
+        loaders.check(images, batch, 4)
+
+
+def test_invented_photographs_are_of_the_usual_size():
+    (data,) = photographs(1)
+    assert Image.open(io.BytesIO(data)).size == (500, 375)
+    assert 30_000 < len(data) < 200_000
+
+
+@pytest.mark.parametrize("path", sorted(p.name for s in jobs.SUBJECTS for p in report.RESULTS.glob(f"{s}-*.json")))
+def test_files_of_whole_jobs_name_machine_load_and_images(path):
+    for row in json.loads((report.RESULTS / path).read_text()).values():
+        about = row["machine"]
+        assert {"device", "threads", "clock", "load_before", "load_after", "rounds", "commit"} <= about.keys()
+        assert row["images"] and all(entry["median_ms"] > 0 for entry in row["contenders"].values())
+
+
+def test_there_is_a_file_of_every_whole_job():
+    for subject in jobs.SUBJECTS:
+        assert (report.RESULTS / f"{subject}-cpu.json").is_file()
+
+
+def test_new_rows_stand_beside_the_old(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(report, "write", lambda: None)
+    report.keep("train", "cpu", {"a": {"x": 1}, "b": {"x": 1}})
+    report.keep("train", "cpu", {"b": {"x": 2}})
+    assert json.loads((tmp_path / "train-cpu.json").read_text()) == {"a": {"x": 1}, "b": {"x": 2}}
+
+
+def test_every_subject_is_a_module_with_help():
+    for subject in SUBJECTS.values():
+        assert (ROOT / f"{subject.module.replace('.', '/')}.py").is_file()
+
+
+def test_bench_hands_its_options_on():
+    words = _words(parse(["bench", "train", "--network", "aps/resnet20", "--network", "aps/resnet18", "--json"]))
+    assert words == [
+        *("--device", "cpu", "--threads", "1", "--rounds", "30"),
+        *("--network", "aps/resnet20", "--network", "aps/resnet18", "--json"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["loader", "--network", "aps/resnet20"], "bench loader takes no --network"),
+        (["train", "--photographs", "some.tar"], "bench train takes no --photographs"),
+        (["loader", "--photographs", "nowhere.tar"], "there is no archive nowhere.tar"),
+        (["loader", "--device", "cuda"], "bench loader works on the cpu alone, not on cuda"),
+        (["train", "--network", "aps/resnet21"], "unknown network 'aps/resnet21'"),
+    ],
+)
+def test_bench_says_what_it_cannot_do(words, sentence, capsys):
+    assert main(["bench", *words]) == 2
+    assert sentence in capsys.readouterr().err
