@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from core import runs
 from core.errors import UserError
 from core.interrupt import locked
-from pipelines import results
 from pipelines.commands.base import (
     Command,
     add_device,
@@ -23,6 +22,7 @@ from pipelines.commands.base import (
 
 if TYPE_CHECKING:
     from core.tables import Table
+    from pipelines.results import Make, Results
 
 
 def _shared_options(form: ArgumentParser) -> None:
@@ -61,9 +61,10 @@ def print_table(table: "Table") -> None:
 
 def _table(args: Namespace) -> int:
     from core import tables
+    from pipelines.results import form
 
     found = _gathered(args)
-    shown = results.form(args.pipeline, found.config)
+    shown = form(args.pipeline, found.config)
     paths = tables.write(found.table, args.results)
     paths += _made(found, shown.pages, lambda name: runs.page(found.paper, found.recipe, name, found.root))
     if args.json:
@@ -75,18 +76,23 @@ def _table(args: Namespace) -> int:
 
 
 def _figures(args: Namespace) -> int:
+    from pipelines.results import form
+
     found = _gathered(args)
-    shown = results.form(args.pipeline, found.config)
+    shown = form(args.pipeline, found.config)
     paths = _made(found, shown.figures, lambda name: runs.figure(found.paper, found.recipe, name, found.root))
     console().print("written: " + ", ".join(str(path) for path in paths))
     return 0
 
 
-def _gathered(args: Namespace) -> results.Results:
+def _gathered(args: Namespace) -> "Results":
+    # pydantic comes with it, which takes as long as all else that --help needs
+    from pipelines import results
+
     return results.gather(args.pipeline, recipe_of(args), args.results, args.seeds, args.pairs)
 
 
-def _made(found: results.Results, makers: Mapping[str, results.Make], place: Callable[[str], Path]) -> list[Path]:
+def _made(found: "Results", makers: "Mapping[str, Make]", place: Callable[[str], Path]) -> list[Path]:
     paths = []
     for name, make in makers.items():
         make(found, place(name))
@@ -110,7 +116,7 @@ def _workflow_options(form: ArgumentParser) -> None:
 
 def _workflow(args: Namespace) -> int:
     from core.progress import follow
-    from pipelines import workflow
+    from pipelines import results, workflow
 
     given = {
         "dataset": args.dataset,
