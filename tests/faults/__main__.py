@@ -33,9 +33,13 @@ def _disk(args: argparse.Namespace) -> list[object]:
 
 
 def _stop(args: argparse.Namespace) -> list[object]:
-    from tests.faults.stop import stop
+    from tests.faults.stop import measuring, stop
 
-    return [stop(paper, args.times, seed=args.seed, model=args.model) for paper in args.papers]
+    return [
+        fault(paper, args.times, seed=args.seed, model=args.model)
+        for paper in args.papers
+        for fault in (stop, measuring)
+    ]
 
 
 def _together(args: argparse.Namespace) -> list[object]:
@@ -61,11 +65,11 @@ def _short(args: argparse.Namespace) -> list[object]:
     from tests.faults.disk import disk
     from tests.faults.hostile import hostile
     from tests.faults.kill import kill
-    from tests.faults.stop import stop, together
+    from tests.faults.stop import measuring, stop, together
 
     (paper,) = args.papers
     found = [hostile(), kill(paper, 3), *truncate(paper, 5, goes_on=0), *disk(paper, 1, full=False)]
-    return [*found, stop(paper, 2), together(paper, 1)]
+    return [*found, stop(paper, 2), measuring(paper, 2), together(paper, 1)]
 
 
 def _workflow(args: argparse.Namespace) -> list[object]:
@@ -94,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
     add("truncate", "cut off and change states, weights and decoded images", _truncate, 50)
     form = add("disk", "fill the disk in training, in the table and while images are corrupted", _disk, 10)
     form.add_argument("--limit", action="store_true", help="limit the size of files instead, which needs no root")
-    add("stop", "ask trainings to stop by SIGINT and SIGTERM", _stop, 10)
+    add("stop", "ask trainings, and measurements, to stop by SIGINT and SIGTERM", _stop, 10)
     add("together", "let two processes train in one folder", _together, 4)
     add("worker", "kill a process that reads photographs", _worker, 2)
     add("hostile", "offer files that would run something", _hostile, paper=False)

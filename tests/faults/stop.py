@@ -7,7 +7,11 @@ import signal
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+from torch import Tensor
+
+from core.evaluate import Predictor
 from core.interrupt import locked
 from core.train import Progress
 from tests.faults.children import BROKEN, REFUSED, STOPPED, Count, child, last_line, start, wait
@@ -84,6 +88,68 @@ def stop(paper: str, times: int, *, seed: int = 0, model: str | None = None) -> 
         shutil.rmtree(place)
     count.what += f" (the slowest stopped after {slowest:.2f} s)"
     return count
+
+
+def measuring(paper: str, times: int, *, seed: int = 0, model: str | None = None) -> Count:
+    """SIGINT and SIGTERM in turn while a run is measured: ended within 5 seconds, no half of a result, then the same.
+
+    Training's files are as they were; metrics.json is either not there or whole; measuring again gives its bits.
+    """
+    place, one, log = _whole(paper, model)
+    count, draw = Count(f"{paper}: SIGINT and SIGTERM while a run is measured"), random.Random(seed)
+    slowest = 0.0
+    try:
+        whole = result(one, place / "whole")
+        for number in range(times):
+            root, sign = place / f"stopped{number}", place / f"begun{number}"
+            shutil.copytree(place / "whole", root)
+            for path in (one.run(root).metrics, one.run(root).maps):
+                path.unlink()
+            at = draw.randint(1, 6)
+            work = lambda root=root, sign=sign, at=at: (_slowly(at, sign), one.evaluate(root))  # noqa: E731
+            process = start(work, log)
+            until(sign, process)
+            kind = signal.SIGTERM if number % 2 else signal.SIGINT
+            os.kill(process, kind)
+            began = time.monotonic()
+            code = wait(process)
+            seconds = time.monotonic() - began
+            slowest = max(slowest, seconds)
+            problem = None
+            if code not in (-kind, BROKEN) or (code == BROKEN and "KeyboardInterrupt" not in log.read_text()):
+                problem = f"ended with {code} ({last_line(log)})"
+            elif seconds > LIMIT:
+                problem = f"took {seconds:.1f} s"
+            elif one.run(root).metrics.exists():
+                problem = "metrics.json was there before the end"
+            count.add(f"{kind.name} at batch {at}", problem or _measured(one, whole, root, log))
+            shutil.rmtree(root)
+    finally:
+        shutil.rmtree(place)
+    count.what += f" (the slowest ended after {slowest:.2f} s)"
+    return count
+
+
+def _slowly(at: int, sign: Path) -> None:
+    """From now on, `sign` tells of the prediction of that number (from 1), which then takes a minute."""
+    ordinary, seen = Predictor.__call__, 0
+
+    def told(self: Predictor, images: Tensor) -> Tensor:
+        nonlocal seen
+        seen += 1
+        if seen == at:
+            sign.touch()
+            time.sleep(60)
+        return ordinary(self, images)
+
+    Predictor.__call__ = told  # type: ignore[method-assign]
+
+
+def _measured(one: Setting, whole: dict[str, Any], root: Path, log: Path) -> str | None:
+    code = child(lambda: one.evaluate(root), log)
+    if code:
+        return f"measuring again ended with {code} ({last_line(log)})"
+    return differing(whole, result(one, root))
 
 
 def together(paper: str, times: int, *, model: str | None = None) -> Count:
