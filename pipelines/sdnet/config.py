@@ -103,6 +103,9 @@ class Evaluate(EvaluateConfig):
         (0.5, 1.0), description="further values of the first layer's lambda that are attacked and defended with"
     )
     pictures: int = Field(8, ge=1, description="images, evenly spaced, whose reconstructions are kept")
+    tensorboard: bool = Field(
+        False, description="write the reconstructions for TensorBoard too, into the run's folder (needs that package)"
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> "Evaluate":

@@ -26,6 +26,9 @@ from core.metrics import Tally, topk_correct
 from core.metrics.attack import Norm, pgd, project
 from core.metrics.corruption import mean_corruption_error
 from core.randomness import generator
+from core.runs import Run
+from pipelines.sdnet import events
+from pipelines.sdnet.autoattack import AutoAttacked
 from pipelines.sdnet.models import sparse_layers
 from pipelines.sdnet.pixels import Pixels
 from pipelines.sdnet.reconstruction import reconstruct, stages
@@ -61,7 +64,8 @@ class Tallies:
         return sum(own) / len(own)
 
 
-def _net(view: View) -> nn.Module:
+def network(view: View) -> nn.Module:
+    """The network behind a view's predictions."""
     net = getattr(view.predict, "net", None)
     if net is None:
         raise ValueError("this evaluation needs the network itself, not only its predictions")
@@ -69,7 +73,7 @@ def _net(view: View) -> nn.Module:
 
 
 def _first_layer(view: View) -> SparseCoding2d | None:
-    return next(iter(sparse_layers(_net(view)).values()), None)
+    return next(iter(sparse_layers(network(view)).values()), None)
 
 
 class Robustness:
@@ -106,7 +110,7 @@ class Robustness:
             self.tallies.update((how, *key), view.predict(seen), labels)
 
     def _levels(self, view: View, layer: SparseCoding2d | None) -> None:
-        rows = _chosen(view, self.config.limit_sweep)
+        rows = chosen(view, self.config.limit_sweep)
         if not len(rows):
             return
         images, labels, pictures = view.images[rows], view.labels[rows], self.pixels.stored(view.images[rows])
@@ -121,7 +125,7 @@ class Robustness:
                     self.tallies.update(("levels_chosen", *condition), view.predict(seen), labels)
 
     def _corruptions(self, view: View, layer: SparseCoding2d | None) -> None:
-        rows = _chosen(view, self.config.limit_corruptions)
+        rows = chosen(view, self.config.limit_corruptions)
         if not len(rows):
             return
         self.images += len(rows)
@@ -190,7 +194,7 @@ def _told(found: Sweep) -> Result:
     }
 
 
-def _chosen(view: View, limit: int | None) -> Tensor:
+def chosen(view: View, limit: int | None) -> Tensor:
     """Places in the batch of the images that are among `limit` of the set, evenly spaced."""
     if limit is None or view.image_set is None:
         return torch.arange(len(view.indices))
@@ -211,7 +215,7 @@ class Attack:
         self.lambdas: list[float] = []
 
     def update(self, view: View) -> None:
-        rows = _chosen(view, self.config.limit_attack)
+        rows = chosen(view, self.config.limit_attack)
         if not len(rows):
             return
         layer, labels = _first_layer(view), view.labels[rows]
@@ -235,7 +239,7 @@ class Attack:
                         layer.penalty = before
 
     def _attacked(self, view: View, images: Tensor, labels: Tensor, indices: Tensor, norm: Norm) -> Tensor:
-        net, radius = _net(view), self.config.attack_linf / 255 if norm == "linf" else self.config.attack_l2
+        net, radius = network(view), self.config.attack_linf / 255 if norm == "linf" else self.config.attack_l2
         frozen = [parameter for parameter in net.parameters() if parameter.requires_grad]
         for parameter in frozen:
             parameter.requires_grad_(False)
@@ -281,7 +285,7 @@ class Reconstructions:
         self.pictures: Tensor | None = None
 
     def update(self, view: View) -> None:
-        rows, net = _chosen(view, self.config.pictures), _net(view)
+        rows, net = chosen(view, self.config.pictures), network(view)
         # after sdnet18's stem the shortcuts begin
         if not len(rows) or not self.run.model.name.endswith("_noshortcut"):
             return
@@ -302,9 +306,18 @@ class Reconstructions:
 
 def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:
     """Core's evaluations and the paper's; the authors' protocol changes what lambda is chosen on, and the inverse."""
+    if getattr(config.evaluate, "tensorboard", False):
+        events.require()
     return {
         **EVALUATIONS,
         "robustness": partial(Robustness, run=config),
         "attack": partial(Attack, run=config),
+        "autoattack": partial(AutoAttacked, run=config),
         "reconstructions": partial(Reconstructions, run=config),
     }
+
+
+def evaluated(config: RunConfig, run: Run) -> None:
+    """Writes the reconstructions for TensorBoard where that was asked for."""
+    if getattr(config.evaluate, "tensorboard", False):
+        events.write(run)

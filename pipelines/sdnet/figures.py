@@ -140,6 +140,21 @@ def attack(maps: Maps, models: Sequence[str], path: Path, *, title: str) -> Path
     return save(figure, path)
 
 
+def shown(pixels: np.ndarray, kind: str) -> np.ndarray:
+    """Reconstructions (rows, pictures, C, H, W) as `kind` shows them, in [0, 1]: see `reconstructions`."""
+    import torch
+
+    from pipelines.sdnet.reconstruction import equalised, stretched
+
+    rows, columns = pixels.shape[:2]
+    made = torch.from_numpy(np.asarray(pixels)).flatten(0, 1)  # (rows * columns, C, H, W)
+    if kind == "differences":
+        made = (made.unflatten(0, (rows, columns)) - torch.from_numpy(pixels).mean(1, keepdim=True)).flatten(0, 1)
+    if kind != "raw":
+        made = equalised(stretched(made)) if kind == "equalised" else stretched(made)
+    return made.clamp(0, 1).unflatten(0, (rows, columns)).numpy()
+
+
 @styled
 def reconstructions(pixels: np.ndarray, kind: str, path: Path, *, title: str) -> Path:
     """A grid: a column for each image, the image and what the stem and each stage keep of it from above.
@@ -148,17 +163,8 @@ def reconstructions(pixels: np.ndarray, kind: str, path: Path, *, title: str) ->
              picture stretched to [0, 1]), equalised (its histogram besides) or differences (the mean of a row, which
              shrinkage leaves in the deeper stages nearly alone, taken off before the stretching)
     """
-    import torch
-
-    from pipelines.sdnet.reconstruction import equalised, stretched
-
     rows, columns = pixels.shape[:2]
-    shown = torch.from_numpy(np.asarray(pixels)).flatten(0, 1)  # (rows * columns, C, H, W)
-    if kind == "differences":
-        shown = (shown.unflatten(0, (rows, columns)) - torch.from_numpy(pixels).mean(1, keepdim=True)).flatten(0, 1)
-    if kind != "raw":
-        shown = equalised(stretched(shown)) if kind == "equalised" else stretched(shown)
-    grid = shown.clamp(0, 1).unflatten(0, (rows, columns)).permute(0, 1, 3, 4, 2).numpy()
+    grid = np.moveaxis(shown(pixels, kind), 2, -1)
     if kind != "raw":
         grid[0] = np.clip(np.moveaxis(pixels[0], 1, -1), 0, 1)
     figure, axes = subplots(rows, columns, (1.0 * columns + 0.6, 1.0 * rows + 0.5))

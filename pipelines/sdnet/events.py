@@ -1,0 +1,49 @@
+"""Reconstructions for TensorBoard, where it is installed: what the PNG grids show, an image for each tag."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from core.errors import UserError
+from core.runs import Run
+
+FOLDER = "tensorboard"
+KINDS = ("raw", "normalised", "equalised")
+
+
+def require() -> None:
+    """A `UserError` unless TensorBoard can be imported."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"EVALUATE.TENSORBOARD needs TensorBoard, which is not installed ({error}): pip install "
+            "'stillpoint[tensorboard]', or leave it out: the grids are PNG files all the same"
+        ) from None
+
+
+def write(run: Run) -> Path | None:
+    """Writes ``<run>/tensorboard/<status>`` anew from the run's maps; none where the network has no reconstructions.
+
+    Tags are ``image`` and ``<place>/<kind>``: the stem and each stage, raw (cut to [0, 1]), normalised and equalised.
+    """
+    from safetensors.numpy import load_file
+    from torch.utils.tensorboard import SummaryWriter
+
+    from pipelines.sdnet.figures import PLACES, shown
+
+    pixels = load_file(run.maps).get("trained/reconstructions_pixels")
+    if pixels is None:
+        return None
+    folder = run.folder / FOLDER / getattr(run, "status", "weights")
+    for old in folder.glob("events.out.tfevents.*"):
+        old.unlink()
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_images("image", np.clip(pixels[0], 0, 1), 0)
+        for kind in KINDS:
+            for place, pictures in zip(PLACES[1:], shown(pixels, kind)[1:], strict=False):
+                writer.add_images(f"{place}/{kind}", pictures, 0)
+    return folder

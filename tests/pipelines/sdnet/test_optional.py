@@ -1,0 +1,155 @@
+"""What needs a package that need not be installed: used where it is there, named in one sentence where it is not.
+
+The packages are stood in for by modules of their own form, so the same is tested on every machine.
+"""
+
+import sys
+from types import ModuleType
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+import pipelines
+from core.data.build import images
+from core.errors import UserError
+from core.evaluations import View
+from core.metrics.attack import project
+from core.runs import Run
+from pipelines.sdnet import events
+from pipelines.sdnet.evaluate import evaluated, evaluations
+
+
+class Predict:
+    def __init__(self, net):
+        self.net = net
+
+    def __call__(self, images):
+        with torch.inference_mode():
+            return self.net(images)
+
+
+def configured(*pairs):
+    return pipelines.configure("sdnet/sdnet18", "digits", ["MODEL.WIDTH", "0.05", *pairs])
+
+
+class Writer:
+    """The part of SummaryWriter that is used; keeps what it was given."""
+
+    written: ClassVar[dict[str, np.ndarray]] = {}
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def add_images(self, tag, pictures, step):
+        Writer.written[tag] = np.asarray(pictures)
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run("sdnet", "digits", "sdnet18_all_noshortcut", 0, tmp_path)
+    run.folder.mkdir(parents=True)
+    pixels = np.random.RandomState(0).normal(0.5, 0.4, (6, 3, 1, 32, 32))
+    save_file({"trained/reconstructions_pixels": pixels}, run.maps)
+    return run
+
+
+def test_tensorboard_gets_the_stem_and_every_stage_in_three_ways(run, monkeypatch):
+    stand_in = ModuleType("torch.utils.tensorboard")
+    stand_in.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stand_in)
+    monkeypatch.setattr(torch.utils, "tensorboard", stand_in, raising=False)
+    Writer.written = {}
+    config = configured("EVALUATE.TENSORBOARD", "True")
+    assert "reconstructions" in evaluations(config)
+    evaluated(config, run)
+    places = ["stem", *(f"stage {k}" for k in (1, 2, 3, 4))]
+    assert set(Writer.written) == {"image", *(f"{p}/{k}" for p in places for k in ("raw", "normalised", "equalised"))}
+    assert all(
+        found.shape == (3, 1, 32, 32) and 0 <= found.min() <= found.max() <= 1 for found in Writer.written.values()
+    )
+    stretched = Writer.written["stage 4/normalised"]
+    assert stretched.min((1, 2, 3)).tolist() == [0] * 3 and stretched.max((1, 2, 3)).tolist() == [1] * 3
+    Writer.written = {}
+    evaluated(configured(), run)
+    assert not Writer.written
+
+
+def test_without_tensorboard_the_setting_is_refused_before_anything_is_measured(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.delattr(torch.utils, "tensorboard", raising=False)
+    with pytest.raises(
+        UserError, match=r"EVALUATE.TENSORBOARD needs TensorBoard.*pip install 'stillpoint\[tensorboard\]'"
+    ):
+        evaluations(configured("EVALUATE.TENSORBOARD", "True"))
+    assert "reconstructions" in evaluations(configured())
+
+
+def test_a_network_without_reconstructions_writes_no_events(run, monkeypatch):
+    stand_in = ModuleType("torch.utils.tensorboard")
+    stand_in.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stand_in)
+    save_file({"trained/other": np.zeros(1)}, run.maps)
+    assert events.write(run) is None and not (run.folder / "tensorboard").exists()
+
+
+def attacker(reach):
+    """A package whose attack moves every picture by `reach` times what it may, and says how it was called."""
+    module, calls = ModuleType("autoattack"), []
+
+    class AutoAttack:
+        def __init__(self, model, norm, eps, seed, version, device, verbose):
+            calls.append({"norm": norm, "eps": eps, "version": version, "seed": seed})
+            self.model, self.norm, self.eps = model, {"Linf": "linf", "L2": "l2"}[norm], eps
+
+        def run_standard_evaluation(self, pixels, labels, bs):
+            assert self.model(pixels).shape == (bs, 10) and 0 <= pixels.min() <= pixels.max() <= 1
+            return pixels + reach * project(torch.ones_like(pixels), self.norm, self.eps)
+
+    module.AutoAttack = AutoAttack
+    module.__spec__ = type(sys.__spec__)("autoattack", None)
+    return module, calls
+
+
+def view(config, root):
+    found = images(config, "test", root).first(8)
+    pixels = (found.images.float() / 255 - found.mean[0]) / found.std[0]
+    net = pipelines.build(config).eval()
+    return View(pixels, found.labels, torch.arange(8), Predict(net), root=root, image_set=found)
+
+
+def test_autoattack_is_run_on_some_images_in_both_norms_as_its_package_does(tmp_path, monkeypatch):
+    module, calls = attacker(1.0)
+    monkeypatch.setitem(sys.modules, "autoattack", module)
+    config = configured("EVALUATE.LIMIT_ATTACK", "6")
+    running = evaluations(config)["autoattack"](config.evaluate, 3)
+    shown = view(config, tmp_path)
+    running.update(shown)
+    assert [(call["norm"], call["eps"], call["seed"]) for call in calls] == [("Linf", 8 / 255, 3), ("L2", 0.5, 3)]
+    found = running.result()
+    assert set(found) == {"autoattack_linf_accuracy", "autoattack_l2_accuracy"}
+    # six of the eight images: a share of sixths
+    assert all((6 * value) == pytest.approx(round(6 * value)) for value in found.values())
+
+
+def test_an_attack_that_leaves_its_ball_is_not_believed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "autoattack", attacker(1.5)[0])
+    config = configured()
+    running = evaluations(config)["autoattack"](config.evaluate, 0)
+    with pytest.raises(UserError, match=r"more than the 0\.0314 it was allowed"):
+        running.update(view(config, tmp_path))
+
+
+def test_without_its_package_autoattack_is_not_offered(monkeypatch):
+    monkeypatch.setitem(sys.modules, "autoattack", None)
+    config = configured()
+    with pytest.raises(UserError, match="autoattack needs its authors' package, which is in no registry"):
+        evaluations(config)["autoattack"](config.evaluate, 0)
