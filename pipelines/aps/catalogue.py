@@ -54,7 +54,8 @@ def _unets() -> list[ModelEntry]:
     forms = {
         "": {"DOWNSAMPLE": "none"},
         "_InstanceNorm": {"DOWNSAMPLE": "none", "NORM": "instance"},
-        "_lpf": {"DOWNSAMPLE": "lpf"},
+        # one tap would be no filter: then it is the plain network
+        "_lpf": {"DOWNSAMPLE": "lpf", "FILTER_SIZE": 3},
         "_sinc": {"DOWNSAMPLE": "sinc"},
         "_aps": {"DOWNSAMPLE": "aps"},
     }

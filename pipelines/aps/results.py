@@ -10,12 +10,12 @@ U_NETS = (
     Metric("reconstruction_ssim", "SSIM", unit="1"),
     Metric("reconstruction_nmse", "NMSE", unit="1", better="lower"),
     Metric("equivariance_psnr", "PSNR of shifted against shifting", unit="dB"),
-    Metric("equivariance_ssim", "its SSIM", unit="1"),
-    Metric("equivariance_nmse", "its NMSE", unit="", better="lower"),
+    Metric("equivariance_ssim", "SSIM of shifted against shifting", unit="1"),
+    Metric("equivariance_nmse", "NMSE of shifted against shifting", unit="", better="lower"),
     Metric("equivariance_psnr_change", "change of the PSNR by a shift", unit="dB", better="lower"),
-    Metric("equivariance_half_turn_psnr", "the same, half-turned images", unit="dB"),
-    Metric("equivariance_noisy_psnr", "the same, noisy images", unit="dB"),
-    Metric("equivariance_white_noise_psnr", "the same, white noise", unit="dB"),
+    Metric("equivariance_half_turn_psnr", "the same PSNR, half-turned images", unit="dB"),
+    Metric("equivariance_noisy_psnr", "the same PSNR, noisy images", unit="dB"),
+    Metric("equivariance_white_noise_psnr", "the same PSNR, white noise", unit="dB"),
 )
 
 
