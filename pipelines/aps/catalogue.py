@@ -51,7 +51,7 @@ def _filtered(arch: str, kind: str, size: int) -> ModelEntry:
 
 
 def _unets() -> list[ModelEntry]:
-    forms = {
+    forms: dict[str, dict[str, str | int]] = {
         "": {"DOWNSAMPLE": "none"},
         "_InstanceNorm": {"DOWNSAMPLE": "none", "NORM": "instance"},
         # one tap would be no filter: then it is the plain network
