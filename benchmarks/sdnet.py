@@ -3,10 +3,16 @@
 A training step (forward, loss, backward, optimiser; step sizes measured as in training) and inference (step sizes are
 known from the first batch), full width on 32x32 colour images; the peak of what a training step holds beside the
 parameters. The published memory and speed were measured by others, on a GPU, with a program of their own.
+
+One layer alone too, with T = 2 iterations, beside the convolution that it replaces: the first layer of a network for
+CIFAR-10 (3 to 64 channels, 3x3) and one of its blocks (64 to 64), in evaluation with the step size known, and with the
+step size measured anew, as in training after every update. ``--layer`` measures this part alone and keeps the others.
 """
 
 import argparse
+import json
 import os
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +28,11 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "sdnet18_all, recomputed": ("sdnet18_all", {"recompute": True}),
     "sdnet18_all_noshortcut": ("sdnet18_all_noshortcut", {}),
 }
+
+
+#: the layers that stand beside a convolution -> channels of their images
+LAYERS = {"first layer": 3, "layer of a block": 64}
+LAYER_ROUNDS = 6  # a layer is short beside a network: so many rounds for each of the networks'
 
 
 def contender(
@@ -53,12 +64,49 @@ def contender(
     return step, infer
 
 
+def layers(clock: Clock, device: str, rounds: int) -> dict[str, Any]:
+    """A layer of T = 2 in multiples of the convolution with the same weights, on 16 images."""
+    import torch
+    import torch.nn.functional as F
+
+    from core.layers.sparse_coding import SparseCoding2d
+
+    found = {}
+    for shown, channels in LAYERS.items():
+        x = torch.randn(16, channels, 32, 32, device=device)
+        layer, moving = (SparseCoding2d(channels, 64, 3, padding=1, iterations=2).to(device) for _ in range(2))
+        layer.eval()
+        # as far as an update of training moves the atoms
+        step = 1e-3 * torch.randn_like(moving.weight)
+
+        def anew(moving: SparseCoding2d = moving, x: torch.Tensor = x, step: torch.Tensor = step) -> None:
+            moving.weight.add_(step.neg_())
+            moving(x)
+
+        calls: dict[str, Callable[[], Any]] = {
+            "convolution": lambda x=x, w=layer.weight: F.conv2d(x, w, padding=1),
+            "step size known": lambda layer=layer, x=x: layer(x),
+            "step size measured": anew,
+        }
+        with torch.no_grad():
+            times = clock.interleaved(calls, rounds)
+        base = times["convolution"]
+        ratios = {name: statistics.median(a / b for a, b in zip(times[name], base, strict=True)) for name in times}
+        found[shown] = {
+            "shape": f"16x{channels}x32x32",
+            **{name: {**spread(own), "of_convolution": round(ratios[name], 2)} for name, own in times.items()},
+        }
+        print(f"{shown}: " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()), flush=True)
+    return found
+
+
 def main(arguments: list[str] | None = None) -> None:
     form = argparse.ArgumentParser(prog="python -m benchmarks.sdnet", description=__doc__, allow_abbrev=False)
     form.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     form.add_argument("--threads", type=int, default=1)
     form.add_argument("--rounds", type=int, default=5)
     form.add_argument("--batch", type=int, default=16)
+    form.add_argument("--layer", action="store_true", help="measure one layer beside a convolution, and nothing else")
     args = form.parse_args(arguments)
     pin(args.threads, "benchmarks.sdnet")
 
@@ -68,6 +116,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     torch.manual_seed(0)
     clock = Clock(args.device, args.threads)
+    path = RESULTS / f"sdnet-{args.device}.json"
+    RESULTS.mkdir(exist_ok=True)
+    rounds = LAYER_ROUNDS * args.rounds
+    layer = {"machine": {**machine(clock), "rounds": rounds}, "layers": layers(clock, args.device, rounds)}
+    if args.layer:
+        write_json(path, (json.loads(path.read_text()) if path.is_file() else {}) | {"layer": layer})
+        return
     about = {**machine(clock), "rounds": args.rounds, "batch": args.batch}
     made = {shown: contender(name, settings, args.batch, args.device) for shown, (name, settings) in NETWORKS.items()}
     times = [clock.interleaved({shown: pair[k] for shown, pair in made.items()}, args.rounds) for k in (0, 1)]
@@ -90,8 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
             flush=True,
         )
     about["load_after"] = [round(v, 2) for v in os.getloadavg()]
-    RESULTS.mkdir(exist_ok=True)
-    write_json(RESULTS / f"sdnet-{args.device}.json", {"machine": about, "networks": found})
+    write_json(path, {"machine": about, "networks": found, "layer": layer})
 
 
 if __name__ == "__main__":
