@@ -338,3 +338,56 @@ def test_given_seeds_restart_the_stream_for_every_image():
     stream = np.random.RandomState(9)
     want = ((X[0] / 255.0 + stream.normal(0, 0.06, X[0].shape)).clip(0, 1) * 255).astype(np.uint8)
     assert np.array_equal(out[0], want)
+
+
+def rows(text):
+    return {
+        name: tuple(json.loads(row)) for name, _, row in (line.partition(" ") for line in text.strip().splitlines())
+    }
+
+
+#: copied from the public description of both sets, in its own notation, apart from the tables under test
+IMAGENET = rows("""
+gaussian_noise [0.08, 0.12, 0.18, 0.26, 0.38]
+shot_noise [60, 25, 12, 5, 3]
+impulse_noise [0.03, 0.06, 0.09, 0.17, 0.27]
+defocus_blur [[3, 0.1], [4, 0.5], [6, 0.5], [8, 0.5], [10, 0.5]]
+glass_blur [[0.7, 1, 2], [0.9, 2, 1], [1, 2, 3], [1.1, 3, 2], [1.5, 4, 2]]
+motion_blur [[10, 3], [15, 5], [15, 8], [15, 12], [20, 15]]
+zoom_blur [[1.11, 0.01], [1.16, 0.01], [1.21, 0.02], [1.26, 0.02], [1.31, 0.03]]
+frost [[1, 0.4], [0.8, 0.6], [0.7, 0.7], [0.65, 0.7], [0.6, 0.75]]
+fog [[1.5, 2], [2, 2], [2.5, 1.7], [2.5, 1.5], [3, 1.4]]
+elastic_transform [[488, 170.8, 24.4], [488, 19.52, 48.8], [12.2, 2.44, 4.88], [17.08, 2.44, 4.88], [29.28, 2.44, 4.88]]
+pixelate [0.6, 0.5, 0.4, 0.3, 0.25]
+jpeg_compression [25, 18, 15, 10, 7]
+speckle_noise [0.15, 0.2, 0.35, 0.45, 0.6]
+gaussian_blur [1, 2, 3, 4, 6]
+saturate [[0.3, 0], [0.1, 0], [2, 0], [5, 0.1], [20, 0.2]]
+""")
+TINY = rows("""
+gaussian_noise [0.04, 0.08, 0.12, 0.15, 0.18]
+shot_noise [250, 100, 50, 30, 15]
+impulse_noise [0.01, 0.02, 0.05, 0.08, 0.14]
+defocus_blur [[0.5, 0.6], [1, 0.1], [1.5, 0.1], [2.5, 0.01], [3, 0.1]]
+glass_blur [[0.1, 1, 1], [0.5, 1, 1], [0.6, 1, 2], [0.7, 2, 1], [0.9, 2, 2]]
+motion_blur [[10, 1], [10, 1.5], [10, 2], [10, 2.5], [12, 3]]
+zoom_blur [[1.06, 0.01], [1.11, 0.01], [1.16, 0.01], [1.21, 0.01], [1.26, 0.01]]
+frost [[1, 0.3], [0.9, 0.4], [0.8, 0.45], [0.75, 0.5], [0.7, 0.55]]
+fog [[0.4, 3], [0.7, 3], [1, 2.5], [1.5, 2], [2, 1.75]]
+elastic_transform [[0, 0, 5.12], [3.2, 19.2, 3.84], [6.4, 5.12, 3.84], [6.4, 1.92, 1.92], [10.24, 1.92, 1.28]]
+pixelate [0.9, 0.8, 0.7, 0.6, 0.5]
+jpeg_compression [65, 58, 50, 40, 25]
+speckle_noise [0.15, 0.2, 0.25, 0.3, 0.35]
+gaussian_blur [0.5, 0.75, 1, 1.25, 1.5]
+saturate [[0.3, 0], [0.1, 0], [2, 0], [5, 0.1], [30, 0.2]]
+""")
+
+
+@pytest.mark.parametrize(("side", "described"), [(224, IMAGENET), (64, TINY)])
+def test_the_constants_of_larger_images_are_those_that_are_described_in_public(side, described):
+    for name, want in described.items():
+        for ours, theirs in zip(TABLES[side][name], want, strict=True):
+            assert ours == pytest.approx(tuple(theirs) if isinstance(theirs, list) else theirs, rel=1e-12), name
+    # both sides share light and contrast
+    for name in ("brightness", "contrast"):
+        assert TABLES[64][name] == TABLES[224][name]
