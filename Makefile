@@ -1,14 +1,18 @@
 # make demo: environment, then the APS pipeline on real handwritten digits, to a table and figures.
+# make check-demo: that table against the committed one; EXACT=1: not a byte may differ. SEEDS=1: for both, one seed of three.
 # make test: environment, then the whole test suite.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format lock clean
+.PHONY: demo check-demo test lint format lock clean
 
 demo: $(STAMP)
-	$(BIN)/stillpoint run aps
+	$(BIN)/stillpoint run aps $(if $(SEEDS),--seeds $(SEEDS))
+
+check-demo: $(STAMP)
+	$(BIN)/python -m tests.demo $(if $(SEEDS),--seeds $(SEEDS)) $(if $(EXACT),--exact)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
