@@ -8,6 +8,9 @@ ours         `core.data.loading.DeviceLoader`: bytes on the device, whole rows o
 float gather the images padded and normalised beforehand as float32, pixels gathered one by one
 torchvision  Pad, RandomCrop, ToTensor, Normalize in a DataLoader with two workers (in its last round only: it is slow)
 
+What one image costs in a worker is told too (``--items``: only that): as the contender reads it, and by the notebook's
+own data set, torchvision's FashionMNIST class, with the same four changes.
+
 Two minutes and 4 GB on two idle cores; STILLPOINT_DATA must hold Fashion-MNIST. Ratios are of the wall clock, and of
 CPU time (workers' included), which others on the machine disturb less; with one thread the second is the one to read.
 """
@@ -104,12 +107,11 @@ def float_gather(sets: dict[bool, Any]) -> Batches:
     return batches
 
 
-def torchvision_loader(sets: dict[bool, Any]) -> Batches:
-    from PIL import Image
-    from torch.utils.data import DataLoader, Dataset
+def changes() -> Any:
+    """The notebook's four, from a Pillow image to a tensor."""
     from torchvision import transforms
 
-    change = transforms.Compose(
+    return transforms.Compose(
         [
             transforms.Pad(PADDING),
             transforms.RandomCrop(WINDOW),
@@ -118,18 +120,52 @@ def torchvision_loader(sets: dict[bool, Any]) -> Batches:
         ]
     )
 
-    class Pictures(Dataset):
-        def __init__(self, one: Any) -> None:
-            self.images, self.labels = one.images[:, 0].numpy(), one.labels.tolist()
 
-        def __len__(self) -> int:
-            return len(self.labels)
+class Pictures:
+    """Images held as arrays, each changed on its own: what a worker of torchvision's loader reads."""
 
-        def __getitem__(self, index: int) -> tuple[Any, int]:
-            return change(Image.fromarray(self.images[index])), self.labels[index]
+    def __init__(self, one: Any) -> None:
+        self.images, self.labels, self.change = one.images[:, 0].numpy(), one.labels.tolist(), changes()
 
-    loaders = {t: DataLoader(Pictures(one), BATCH, shuffle=t, num_workers=2) for t, one in sets.items()}
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        from PIL import Image
+
+        return self.change(Image.fromarray(self.images[index])), self.labels[index]
+
+
+def torchvision_loader(sets: dict[bool, Any]) -> Batches:
+    from torch.utils.data import DataLoader
+
+    loaders = {t: DataLoader(Pictures(one), BATCH, shuffle=t, num_workers=2) for t, one in sets.items()}  # type: ignore[arg-type, var-annotated]
     return lambda number, training: iter(loaders[training])
+
+
+def items(one: Any, rounds: int, count: int = 2000) -> dict[str, Any]:
+    """Microseconds of CPU time that one image takes in a worker, in turn for both data sets."""
+    from torchvision.datasets import FashionMNIST
+
+    # the class as it is, over images that are in memory: its constructor would look for files
+    theirs = FashionMNIST.__new__(FashionMNIST)
+    theirs.data, theirs.targets = one.images[:, 0], one.labels
+    theirs.transform, theirs.target_transform = changes(), None
+    sources = {"arrays": Pictures(one), "FashionMNIST class": theirs}
+    times: dict[str, list[float]] = {name: [] for name in sources}
+    for number in range(-1, rounds):
+        for name, source in sources.items():
+            start = time.process_time()
+            for index in range(count):
+                source[index % len(source)]
+            if number >= 0:
+                times[name].append(1e6 * (time.process_time() - start) / count)
+    ratios = [b / a for a, b in zip(*times.values(), strict=True)]
+    return {
+        "microseconds": {name: round(statistics.median(own), 1) for name, own in times.items()},
+        "all": {name: [round(value, 1) for value in own] for name, own in times.items()},
+        "FashionMNIST class / arrays": round(statistics.median(ratios), 3),
+    }
 
 
 def check(ours_: Batches, sets: dict[bool, Any]) -> None:
@@ -151,6 +187,7 @@ def main() -> int:
     form.add_argument("--threads", type=int, default=2)
     form.add_argument("--rounds", type=int, default=5)
     form.add_argument("--json", type=Path, default=RESULTS / "translations.json")
+    form.add_argument("--items", action="store_true", help="measure one image in a worker, and nothing else")
     args = form.parse_args()
     pin(args.threads, "benchmarks.translations")
     from core.data.datasets import load
@@ -158,6 +195,11 @@ def main() -> int:
 
     clock = Clock("cpu", args.threads)
     sets = {part == "train": load("fashion_mnist", None, part, val_size=0) for part in ("train", "test")}
+    one = items(sets[False], args.rounds)
+    print(json.dumps(one["microseconds"]), flush=True)
+    if args.items:
+        write_json(args.json, (json.loads(args.json.read_text()) if args.json.is_file() else {}) | {"image": one})
+        return 0
     source = ours(sets)
     check(source, sets)
     contenders = {"ready": ready(source), "ours": source, "float gather": float_gather(sets)}
@@ -191,6 +233,7 @@ def main() -> int:
         "machine": machine(clock),
         "seconds": seconds,
         "ratios": ratios,
+        "image": one,
     }
     write_json(args.json, result)
     print(json.dumps(result["ratios"], indent=2))
