@@ -132,5 +132,7 @@ def _load(path: Path) -> ctypes.CDLL:
     tensors: list[Any] = [whole, pointer, pointer, pointer, whole, whole, pointer]
     found.stillpoint_pool.argtypes = [*tensors, *[whole] * 5]
     found.stillpoint_adaptive.argtypes = [*tensors, *[whole] * 6]
+    found.stillpoint_local_filter.argtypes = [whole, pointer, pointer, pointer, pointer, whole, whole]
+    found.stillpoint_local_filter.restype = None
     found.stillpoint_pool.restype = found.stillpoint_adaptive.restype = whole
     return found

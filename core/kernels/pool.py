@@ -28,7 +28,7 @@ def fused(x: Tensor, *, size: int = 1, padding: str = "circular", pad_off: int =
     traced, when it should consist of PyTorch's own operators, nor under torch.func and forward-mode derivatives, which
     they have no rules for.
     """
-    if x.ndim != 4 or padding not in _PADDINGS or _plain_only():
+    if x.ndim != 4 or padding not in _PADDINGS or plain_only():
         return False
     reach = max(size // 2 + pad_off, 0) if padding == "reflect" else 0
     if any(n <= reach or n + 2 * pad_off < 1 for n in x.shape[2:]):
@@ -67,7 +67,8 @@ def choose_phase(x: Tensor, *, stride: tuple[int, int], criterion: str) -> Tenso
     return _choose_phase(x, list(stride), criterion)
 
 
-def _plain_only() -> bool:
+def plain_only() -> bool:
+    """Whether PyTorch's own operators are wanted: exporting, tracing, torch.func and forward-mode derivatives."""
     if torch.jit.is_tracing() or torch.compiler.is_exporting():
         return True
     if torch.compiler.is_compiling():

@@ -4,6 +4,7 @@ ConvNets", BMVC 2020)."""
 import torch
 from torch import Tensor, nn
 
+from core.kernels import local_filter
 from core.layers.padding import check_padding, pad
 from core.layers.phases import Stride, stride_pair, take_phase
 
@@ -46,10 +47,13 @@ def adaptive_blur2d(
             f"shape {tuple(x.shape)}"
         )
     if normalise == "joint":
-        weights = logits.softmax(1).view(batch, groups, size * size, h, w)
+        weights = logits.softmax(1)
     else:
-        weights = logits.view(batch, groups, size * size, h, w).softmax(2)
+        weights = logits.unflatten(1, (groups, size * size)).softmax(2).flatten(1, 2)
     weights = weights.to(x.dtype)
+    if local_filter.fused(x, weights, size=size, padding=padding):
+        return local_filter.local_filter2d(x, weights, size=size, stride=(s, t), padding=padding)
+    weights = weights.unflatten(1, (groups, size * size))  # (B, G, k * k, h, w)
     x = pad(x, [(size // 2, size // 2)] * 2, padding=padding)
     x = x.unflatten(1, (groups, channels // groups))  # (B, G, C/G, H + k - 1, W + k - 1)
     y = None

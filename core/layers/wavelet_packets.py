@@ -16,9 +16,9 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.layers._strided import strided_correlation
 from core.layers._wavelet_filters import (
     check_geometry,
     computing_order,
@@ -196,13 +196,12 @@ class _Passes(nn.Module):
 def _correlate(x: Tensor, weight: Tensor, axis: int, stride: int, before: int, count: int, padding: str) -> Tensor:
     """`count` correlations along one axis, the first one beginning `before` pixels before the first pixel."""
     taps, n = weight.shape[axis], x.shape[axis]
-    steps = (stride, 1) if axis == 2 else (1, stride)
     if padding == "zeros" and before >= 0 and (n + 2 * before - taps) // stride + 1 == count:
-        return F.conv2d(x, weight, stride=steps, padding=(before, 0) if axis == 2 else (0, before))
+        return strided_correlation(x, weight, axis, stride, before)
     extent = (count - 1) * stride + taps
     # first wrapped, then cut: a circular signal has no part that may be cropped before
     ends = (max(before, 0), max(extent - n - before, 0))
     x = pad(
         x, [ends, (0, 0)] if axis == 2 else [(0, 0), ends], padding="circular" if padding == "circular" else "zeros"
     )
-    return F.conv2d(x.narrow(axis, max(-before, 0), extent), weight, stride=steps)
+    return strided_correlation(x.narrow(axis, max(-before, 0), extent), weight, axis, stride, 0)

@@ -8,6 +8,7 @@
 //
 // Compiled without contraction to fused multiply-adds, so that a pixel's sum is the same bits wherever it stands.
 
+#include "adaptive_blur.hpp"
 #include "passes.hpp"
 
 namespace {
@@ -205,6 +206,15 @@ int64_t stillpoint_adaptive(int64_t dtype, const void* from, void* to, int64_t* 
   const Axis down = axis(axes, padding), right = axis(axes + 5, padding);
   BY_DTYPE(adaptive, from, to, phase, batch, channels, down, right, size, judged, criterion, last != 0)
   return 0;
+}
+
+// What of a filter for every pixel is wanted (0 output, 1 input, 2 weights) from the other two. numbers: batch, channels,
+// height, width, groups, size, stride down, stride right, padding, then four strides of x, of the weights and of y.
+void stillpoint_local_filter(int64_t dtype, void* x, void* weight, void* y, const int64_t* numbers, int64_t wanted, int64_t threads) {
+  Local g;
+  static_assert(sizeof g == 21 * sizeof(int64_t), "plain numbers, in this order");
+  std::memcpy(&g, numbers, sizeof g);
+  BY_DTYPE(local_filter, x, weight, y, g, wanted)
 }
 
 }  // extern "C"

@@ -1,0 +1,124 @@
+"""Operators of PyTorch for a filter of its own at every pixel, shared by the channels of a group; on the CPU only.
+
+The output is linear in the input and in the weights. So the operators are the three derivatives of one trilinear form
+in input, weights and output, each computed from the other two, and the derivatives of each are the other two:
+reverse-mode derivatives of every order with nothing else. They take any strides.
+"""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from core.kernels import native, pool
+
+_OUTPUT, _INPUT, _WEIGHTS = range(3)
+
+
+def fused(x: Tensor, weights: Tensor, *, size: int, padding: str) -> bool:
+    """Whether the operators take this input and these weights; see `core.kernels.pool.fused`."""
+    return x.device.type == "cpu" and weights.dtype == x.dtype and pool.fused(x, size=size, padding=padding)
+
+
+def local_filter2d(x: Tensor, weights: Tensor, *, size: int, stride: tuple[int, int], padding: str) -> Tensor:
+    """(B, C, H, W) filtered by `weights` (B, G size**2, ceil(H/s), ceil(W/t)), as `adaptive_blur2d` orders them."""
+    return _output(x, weights, size, list(stride), padding)
+
+
+@torch.library.custom_op("stillpoint::local_filter", mutates_args=(), device_types="cpu")
+def _output(x: Tensor, weights: Tensor, size: int, stride: list[int], padding: str) -> Tensor:
+    y = pool._like(x, list(weights.shape[2:]))
+    _run(_OUTPUT, x, weights, y, size, stride, padding)
+    return y
+
+
+@_output.register_fake
+def _(x: Tensor, weights: Tensor, size: int, stride: list[int], padding: str) -> Tensor:
+    return pool._like(x, list(weights.shape[2:]))
+
+
+@torch.library.custom_op("stillpoint::local_filter_input", mutates_args=(), device_types="cpu")
+def _input(y: Tensor, weights: Tensor, shape: list[int], size: int, stride: list[int], padding: str) -> Tensor:
+    x = pool._like(y, shape)
+    _run(_INPUT, x, weights, y, size, stride, padding)
+    return x
+
+
+@_input.register_fake
+def _(y: Tensor, weights: Tensor, shape: list[int], size: int, stride: list[int], padding: str) -> Tensor:
+    return pool._like(y, shape)
+
+
+@torch.library.custom_op("stillpoint::local_filter_weights", mutates_args=(), device_types="cpu")
+def _weights(x: Tensor, y: Tensor, groups: int, size: int, stride: list[int], padding: str) -> Tensor:
+    weights = _empty_weights(x, y, groups, size)
+    _run(_WEIGHTS, x, weights, y, size, stride, padding)
+    return weights
+
+
+@_weights.register_fake
+def _(x: Tensor, y: Tensor, groups: int, size: int, stride: list[int], padding: str) -> Tensor:
+    return _empty_weights(x, y, groups, size)
+
+
+def _empty_weights(x: Tensor, y: Tensor, groups: int, size: int) -> Tensor:
+    layout = torch.channels_last if pool._channels_last(x) else torch.contiguous_format
+    return torch.empty((len(y), groups * size**2, *y.shape[2:]), dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+def _keep_output(ctx, inputs, output) -> None:
+    x, weights, *ctx.options = inputs
+    ctx.save_for_backward(x, weights)
+
+
+def _output_backward(ctx, grad: Tensor):
+    x, weights = ctx.saved_tensors
+    needs, (size, *_) = ctx.needs_input_grad, ctx.options
+    to_x = _input(grad, weights, list(x.shape[2:]), *ctx.options) if needs[0] else None
+    to_weights = _weights(x, grad, weights.shape[1] // size**2, *ctx.options) if needs[1] else None
+    return to_x, to_weights, None, None, None
+
+
+def _keep_input(ctx, inputs, output) -> None:
+    y, weights, _, *ctx.options = inputs
+    ctx.save_for_backward(y, weights)
+
+
+def _input_backward(ctx, grad: Tensor):
+    y, weights = ctx.saved_tensors
+    needs, (size, *_) = ctx.needs_input_grad, ctx.options
+    to_y = _output(grad, weights, *ctx.options) if needs[0] else None
+    to_weights = _weights(grad, y, weights.shape[1] // size**2, *ctx.options) if needs[1] else None
+    return to_y, to_weights, None, None, None, None
+
+
+def _keep_weights(ctx, inputs, output) -> None:
+    x, y, _, *ctx.options = inputs
+    ctx.save_for_backward(x, y)
+
+
+def _weights_backward(ctx, grad: Tensor):
+    x, y = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    to_x = _input(y, grad, list(x.shape[2:]), *ctx.options) if needs[0] else None
+    to_y = _output(x, grad, *ctx.options) if needs[1] else None
+    return to_x, to_y, None, None, None, None
+
+
+_output.register_autograd(_output_backward, setup_context=_keep_output)
+_input.register_autograd(_input_backward, setup_context=_keep_input)
+_weights.register_autograd(_weights_backward, setup_context=_keep_weights)
+
+
+def _run(wanted: int, x: Tensor, weights: Tensor, y: Tensor, size: int, stride: list[int], padding: str) -> None:
+    library = native.library()
+    if library is None:
+        raise RuntimeError("the CPU kernels are not to be had on this machine; call the function of core.layers")
+    groups, code = weights.shape[1] // size**2, pool._PADDINGS[padding]
+    numbers = [*x.shape, groups, size, *stride, code, *x.stride(), *weights.stride(), *y.stride()]
+    library.stillpoint_local_filter(
+        pool._CPU[x.dtype],
+        *(x.data_ptr(), weights.data_ptr(), y.data_ptr()),
+        (ctypes.c_int64 * len(numbers))(*numbers),
+        *(wanted, torch.get_num_threads()),
+    )

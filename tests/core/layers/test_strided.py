@@ -1,0 +1,76 @@
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.autograd import gradcheck, gradgradcheck
+
+from core.layers import _strided
+from core.layers._strided import strided_correlation, transposed
+
+
+def operands(axis, extent, taps, *, dtype=torch.float64):
+    torch.manual_seed(0)
+    shape = (2, 3, extent, 4) if axis == 2 else (2, 3, 4, extent)
+    weight = torch.randn(5, 3, *((taps, 1) if axis == 2 else (1, taps)), dtype=dtype)
+    return torch.randn(shape, dtype=dtype, requires_grad=True), weight
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+@pytest.mark.parametrize("stride", [2, 3, 4])
+def test_values_and_gradients_are_those_of_the_convolution(axis, stride):
+    for extent, taps, before in itertools.product((1, 7, 12), (3, 6, 7), (0, 2, 5)):
+        if extent + 2 * before < taps:
+            continue
+        x, weight = operands(axis, extent, taps)
+        place = (axis == 2, axis == 3)
+        steps, pads = (tuple(value if here else rest for here in place) for value, rest in ((stride, 1), (before, 0)))
+        want = F.conv2d(x, weight, stride=steps, padding=pads)
+        got = strided_correlation(x, weight, axis, stride, before)
+        torch.testing.assert_close(got, want)
+        seed = torch.randn_like(want)
+        torch.testing.assert_close(torch.autograd.grad(got, x, seed), torch.autograd.grad(want, x, seed))
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_derivatives_of_both_orders(axis):
+    x, weight = operands(axis, 7, 5)
+    assert gradcheck(lambda x: strided_correlation(x, weight, axis, 2, 2), x)
+    assert gradgradcheck(lambda x: strided_correlation(x, weight, axis, 2, 2), x)
+
+
+def test_the_transpose_is_the_transpose():
+    x, weight = operands(3, 9, 6)
+    forward = strided_correlation(x.detach(), weight, 3, 3, 1)
+    y = torch.randn_like(forward)
+    torch.testing.assert_close((transposed(y, weight, 3, 3, 1, 9) * x.detach()).sum(), (forward * y).sum())
+
+
+def test_filters_that_learn_are_left_to_pytorch(monkeypatch):
+    monkeypatch.setattr(_strided, "_Correlation", None)
+    x, weight = operands(2, 7, 4)
+    weight.requires_grad_()
+    strided_correlation(x, weight, 2, 2, 1).sum().backward()
+    assert weight.grad is not None
+
+
+def test_autocast_gives_a_gradient_in_the_dtype_of_the_input():
+    x, weight = operands(2, 8, 4, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = strided_correlation(x, weight, 2, 2, 1)
+    assert y.dtype == torch.bfloat16
+    (found,) = torch.autograd.grad(y.float().sum(), x)
+    (want,) = torch.autograd.grad(F.conv2d(x, weight, stride=(2, 1), padding=(1, 0)).sum(), x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, want, rtol=0.05, atol=0.05)
+
+
+def test_torch_compile_takes_it_without_a_graph_break():
+    x, weight = operands(2, 8, 4, dtype=torch.float32)
+
+    def energy(x):
+        return strided_correlation(x, weight, 2, 2, 1).square().sum()
+
+    compiled = torch.compile(energy, fullgraph=True, backend="aot_eager")
+    got, want = (torch.autograd.grad(f(x), x)[0] for f in (compiled, energy))
+    torch.testing.assert_close(got, want)
