@@ -99,6 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
     form.add_argument(
         "--only", metavar="WORD", default="", help="only jobs whose name holds this word; nothing is kept"
     )
+    form.add_argument("--again", action="store_true", help="with --only: put the new rows in place of the old ones")
     form.add_argument(
         "--json", action="store_true", help="print the JSON, which is also written to benchmarks/results/"
     )
@@ -124,13 +125,25 @@ def main(arguments: list[str] | None = None) -> None:
     found = {"machine": about, "cases": rows}
     if args.json:
         print(json.dumps(found, indent=2))
-    if not args.only:
-        from benchmarks.report import write
-        from core.files import write_json
+    if args.only and not args.again:
+        return
+    from benchmarks.report import write
+    from core.files import write_json
 
-        RESULTS.mkdir(exist_ok=True)
-        write_json(RESULTS / f"layers-{args.device}.json", found)
-        write()
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"layers-{args.device}.json"
+    write_json(path, again(json.loads(path.read_text()), found) if args.again else found)
+    write()
+
+
+def again(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """What was measured `before`, the rows of some jobs measured anew; these say by themselves where and when."""
+    jobs = {row["job"] for row in found["cases"]}
+    new = {job: [{**row, "machine": found["machine"]} for row in found["cases"] if row["job"] == job] for job in jobs}
+    rows: list[dict[str, Any]] = []
+    for row in before["cases"]:
+        rows += new.pop(row["job"], []) if row["job"] in jobs else [row]
+    return {**before, "cases": rows}
 
 
 if __name__ == "__main__":

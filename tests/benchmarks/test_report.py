@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from benchmarks import report
+from benchmarks import layers, report
 from pipelines.cli import main
 
 
@@ -30,6 +30,19 @@ def test_the_files_name_their_machine():
     for path in report.RESULTS.glob("layers-*.json"):
         about = json.loads(path.read_text())["machine"]
         assert {"device", "threads", "clock", "load_before", "torch", "peers", "allocator"} <= about.keys()
+
+
+def test_rows_measured_again_stand_in_the_place_of_the_old_and_name_their_machine():
+    old = {"machine": "old", "cases": [{"job": j, "n": n} for j, n in (("a", 1), ("b", 1), ("b", 2), ("c", 1))]}
+    new = {"machine": "new", "cases": [{"job": "b", "n": 7}, {"job": "b", "n": 8}]}
+    found = layers.again(old, new)
+    assert [(row["job"], row["n"], row.get("machine")) for row in found["cases"]] == [
+        ("a", 1, None),
+        ("b", 7, "new"),
+        ("b", 8, "new"),
+        ("c", 1, None),
+    ]
+    assert found["machine"] == "old"
 
 
 @pytest.mark.parametrize(("option", "least"), [("--rounds", 3), ("--threads", 1)])
