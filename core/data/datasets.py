@@ -56,6 +56,24 @@ def split_indices(
     return order[:-val_size], order[-val_size:]
 
 
+def first_of_each_class(labels: np.ndarray, val_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The choice "first" for images with `labels` (N,): of images that lie ordered by class, the first of each class.
+
+    The published batches of CIFAR are mixed, and there the first images are a sample. Of a copy in class folders they
+    would be all images of one class, which training would then never see. Raises `UserError` as `split_indices` does,
+    and where fewer images are held out than there are classes.
+    """
+    train, val = split_indices(len(labels), val_size, "first")
+    classes, starts = np.unique(labels, return_index=True)
+    if (np.diff(labels) < 0).any() or len(classes) == 1:
+        return train, val
+    if val_size < len(classes):
+        raise UserError(f"{val_size} validation images are fewer than one for each of {len(classes)} classes")
+    place = np.arange(len(labels)) - starts[np.searchsorted(classes, labels)]
+    held = place < val_size // len(classes)
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
 def content_digest(images: np.ndarray, labels: np.ndarray) -> str:
     """SHA-256 of shape, pixels (uint8) and labels (as int64), the same on every machine."""
     state = hashlib.sha256(repr(images.shape).encode())
@@ -223,7 +241,7 @@ def load(
 
     `split` is "train", "val" or "test"; for cifar10_c it is "<corruption>/<severity 1..5>". `val_size` images (default:
     the registry's) are held out of the published training part, chosen as `split_indices` says; with 0, "train" is the
-    whole part and "val" does not exist. ImageNet's "val" and "test" are its published validation part; with a
+    whole part and "val" does not exist. Of a copy that lies ordered by class, "first" means of each class. ImageNet's "val" and "test" are its published validation part; with a
     `val_size`, "val" is instead the first val_size / classes images of each class of the training part.
     Prepares the data first where that has not been done. Raises `UserError` (see `prepare`).
     """
@@ -247,7 +265,10 @@ def load(
     if split == "test":
         return _stored_part(name, root, "test")
     whole = _stored_part(name, root, "train")
-    train, val = split_indices(len(whole), held_out, val_choice, split_seed)
+    if val_choice == "first" and held_out:
+        train, val = first_of_each_class(whole.labels.numpy(), held_out)
+    else:
+        train, val = split_indices(len(whole), held_out, val_choice, split_seed)
     return whole if not held_out else whole._take(torch.from_numpy(train if split == "train" else val))
 
 
