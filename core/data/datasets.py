@@ -241,8 +241,9 @@ def load(
 
     `split` is "train", "val" or "test"; for cifar10_c it is "<corruption>/<severity 1..5>". `val_size` images (default:
     the registry's) are held out of the published training part, chosen as `split_indices` says; with 0, "train" is the
-    whole part and "val" does not exist. Of a copy that lies ordered by class, "first" means of each class. ImageNet's "val" and "test" are its published validation part; with a
-    `val_size`, "val" is instead the first val_size / classes images of each class of the training part.
+    whole part and "val" does not exist. Of a copy that lies ordered by class, "first" means of each class. ImageNet's
+    "val" and "test" are its published validation part; with a `val_size`, "val" is instead the first
+    val_size / classes images of each class of the training part.
     Prepares the data first where that has not been done. Raises `UserError` (see `prepare`).
     """
     entry, root = info(name), data_root(root)
