@@ -11,15 +11,14 @@ is written: views that are equal to rounding can turn a near tie, so three pairs
 is at hand, noise of its form elsewhere; the network is untrained, which changes no time.
 """
 
-import argparse
 import json
-import os
 import statistics
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Clock, machine, pin, spread
+from benchmarks.harness import Clock, job_form, pin, run_jobs, spread
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS = ("aps/resnet20",)
@@ -203,37 +202,14 @@ def line(name: str, row: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    form = argparse.ArgumentParser(
-        prog="python -m benchmarks.evaluation",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    form.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    form.add_argument("--threads", type=int, default=1)
-    form.add_argument("--rounds", type=int, default=5)
+    form = job_form("benchmarks.evaluation", __doc__, devices=("cpu", "cuda"), rounds=5)
     form.add_argument("--network", action="append", help=f"as often as wanted (default: {', '.join(NETWORKS)})")
-    form.add_argument("--only", default="", help="only networks whose name holds this word; nothing is kept")
-    form.add_argument("--json", action="store_true", help="print the JSON, which is also written")
     args = form.parse_args(arguments)
     pin(args.threads, "benchmarks.evaluation")
 
     clock = Clock(args.device, args.threads)
-    rows = {}
-    for name in args.network or NETWORKS:
-        if args.only not in name:
-            continue
-        about = {**machine(clock), "rounds": args.rounds}
-        row = measure(name, clock, args.rounds)
-        rows[name] = {"machine": {**about, "load_after": [round(v, 2) for v in os.getloadavg()]}, **row}
-        if not args.json:
-            print(line(name, row), flush=True)
-    if args.json:
-        print(json.dumps(rows, indent=2))
-    if not args.only:
-        from benchmarks.report import keep
-
-        keep("eval", args.device, rows)
+    jobs = [(name, partial(measure, name, clock, args.rounds)) for name in args.network or NETWORKS]
+    run_jobs("eval", args, clock, jobs, line)
 
 
 if __name__ == "__main__":

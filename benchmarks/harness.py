@@ -5,12 +5,14 @@ steady to a few per cent. On one CPU thread the clock is the CPU time of the pro
 others had the core.
 """
 
+import argparse
+import json
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,3 +157,44 @@ def machine(clock: Clock) -> dict[str, Any]:
         "commit": revision,
         "clean": clean,
     }
+
+
+def job_form(module: str, purpose: str | None, *, devices: tuple[str, ...], rounds: int) -> argparse.ArgumentParser:
+    """The options that the benchmarks of whole jobs share."""
+    form = argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=purpose,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    form.add_argument("--device", choices=devices, default="cpu")
+    form.add_argument("--threads", type=int, default=1)
+    form.add_argument("--rounds", type=int, default=rounds, help="times that each contender is measured")
+    form.add_argument("--only", default="", help="only what has this word in its name; nothing is kept")
+    form.add_argument("--json", action="store_true", help="print the JSON, which is also written")
+    return form
+
+
+def run_jobs(
+    subject: str,
+    args: argparse.Namespace,
+    clock: Clock,
+    jobs: Iterable[tuple[str, Callable[[], dict[str, Any]]]],
+    line: Callable[[str, dict[str, Any]], str],
+) -> None:
+    """Measures `jobs` (name, measurement) in turn, tells each by `line`, and keeps the rows as those of `subject`."""
+    rows = {}
+    for name, measure in jobs:
+        if args.only not in name:
+            continue
+        about = {**machine(clock), "rounds": args.rounds}
+        row = measure()
+        rows[name] = {"machine": {**about, "load_after": [round(v, 2) for v in os.getloadavg()]}, **row}
+        if not args.json:
+            print(line(name, row), flush=True)
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    if not args.only:
+        from benchmarks.report import keep
+
+        keep(subject, args.device, rows)

@@ -11,16 +11,14 @@ Both sides in turn in every round. No side has worker processes, so that the CPU
 ImageNet's usual size. Every image of a batch of ours is checked to be one that the other side could have made.
 """
 
-import argparse
-import json
-import os
 import statistics
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Clock, machine, pin, spread
+from benchmarks.harness import Clock, job_form, pin, run_jobs, spread
 
 COUNT, BATCH, PHOTOGRAPHS = 4096, 128, 48
 
@@ -124,36 +122,15 @@ def line(name: str, row: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    form = argparse.ArgumentParser(
-        prog="python -m benchmarks.loaders",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    form.add_argument("--device", choices=("cpu",), default="cpu")
-    form.add_argument("--threads", type=int, default=1)
-    form.add_argument("--rounds", type=int, default=5)
+    form = job_form("benchmarks.loaders", __doc__, devices=("cpu",), rounds=5)
     form.add_argument("--photographs", type=Path, help="tar of files named <class>_<anything>.JPEG (default: noise)")
-    form.add_argument("--only", default="", help="only jobs whose name holds this word; nothing is kept")
-    form.add_argument("--json", action="store_true", help="print the JSON, which is also written")
     args = form.parse_args(arguments)
     pin(args.threads, "benchmarks.loaders")
 
     clock = Clock(args.device, args.threads)
-    rows = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, sides in jobs(Path(folder), args.photographs, args.only).items():
-            about = {**machine(clock), "rounds": args.rounds}
-            row = measure(sides, clock, args.rounds)
-            rows[name] = {"machine": {**about, "load_after": [round(v, 2) for v in os.getloadavg()]}, **row}
-            if not args.json:
-                print(line(name, row), flush=True)
-    if args.json:
-        print(json.dumps(rows, indent=2))
-    if not args.only:
-        from benchmarks.report import keep
-
-        keep("loader", args.device, rows)
+        sides = jobs(Path(folder), args.photographs, args.only)
+        run_jobs("loader", args, clock, [(n, partial(measure, s, clock, args.rounds)) for n, s in sides.items()], line)
 
 
 if __name__ == "__main__":

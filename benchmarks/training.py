@@ -13,17 +13,15 @@ end of an epoch costs (the state saved, the tables written) is told apart, since
 CIFAR-10 where it is at hand, noise of its form elsewhere. Two minutes for both networks on an idle core.
 """
 
-import argparse
-import json
 import math
-import os
 import statistics
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Clock, machine, pin, spread
+from benchmarks.harness import Clock, job_form, pin, run_jobs, spread
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS = ("aps/resnet20", "aps/resnet18")
@@ -181,18 +179,8 @@ def line(name: str, row: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    form = argparse.ArgumentParser(
-        prog="python -m benchmarks.training",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    form.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    form.add_argument("--threads", type=int, default=1)
-    form.add_argument("--rounds", type=int, default=30, help="steps of each contender (on a GPU: 50 times as many)")
+    form = job_form("benchmarks.training", __doc__, devices=("cpu", "cuda"), rounds=30)
     form.add_argument("--network", action="append", help=f"as often as wanted (default: {', '.join(NETWORKS)})")
-    form.add_argument("--only", default="", help="only networks whose name holds this word; nothing is kept")
-    form.add_argument("--json", action="store_true", help="print the JSON, which is also written")
     args = form.parse_args(arguments)
     pin(args.threads, "benchmarks.training")
 
@@ -200,22 +188,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     torch.manual_seed(0)
     clock = Clock(args.device, args.threads)
-    rounds = args.rounds * (50 if args.device == "cuda" else 1)
-    rows = {}
-    for name in args.network or NETWORKS:
-        if args.only not in name:
-            continue
-        about = {**machine(clock), "rounds": args.rounds}
-        row = measure(name, clock, rounds)
-        rows[name] = {"machine": {**about, "load_after": [round(v, 2) for v in os.getloadavg()]}, **row}
-        if not args.json:
-            print(line(name, row), flush=True)
-    if args.json:
-        print(json.dumps(rows, indent=2))
-    if not args.only:
-        from benchmarks.report import keep
-
-        keep("train", args.device, rows)
+    rounds = args.rounds * (50 if args.device == "cuda" else 1)  # a step on a GPU is soon over
+    run_jobs("train", args, clock, [(n, partial(measure, n, clock, rounds)) for n in args.network or NETWORKS], line)
 
 
 if __name__ == "__main__":

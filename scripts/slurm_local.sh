@@ -11,7 +11,7 @@ for tool in munged slurmctld slurmd; do
 done
 conf=/etc/slurm/slurm.conf
 if [ -e $conf ]; then echo "$conf is there: this machine has a Slurm of its own" >&2; exit 2; fi
-place=$(mktemp -d /tmp/slurm.XXXXXX)
+place=$(mktemp -d "${TMPDIR:-/tmp}/slurm.XXXXXX")
 chmod 755 "$place"
 mkdir -p "$place"/{state,spool,munge}
 dd if=/dev/urandom of="$place/munge/key" bs=64 count=1 status=none

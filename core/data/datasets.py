@@ -22,7 +22,7 @@ from core.data import pairs, sources
 from core.data.catalogue import data_root, info
 from core.data.corruptions import prepare as corruptions
 from core.data.imagenet import sort_validation
-from core.data.sets import FolderSet, ImageSet, scan_folders
+from core.data.sets import FolderSet, ImageSet, first_of_each_class, scan_folders
 from core.data.sources import Decoded
 from core.errors import UserError
 from core.files import atomic_path, digest_of, write_json
@@ -54,24 +54,6 @@ def split_indices(
         return order, order[:0]
     np.random.RandomState(seed).shuffle(order)
     return order[:-val_size], order[-val_size:]
-
-
-def first_of_each_class(labels: np.ndarray, val_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The choice "first" for images with `labels` (N,): of images that lie ordered by class, the first of each class.
-
-    The published batches of CIFAR are mixed, and there the first images are a sample. Of a copy in class folders they
-    would be all images of one class, which training would then never see. Raises `UserError` as `split_indices` does,
-    and where fewer images are held out than there are classes.
-    """
-    train, val = split_indices(len(labels), val_size, "first")
-    classes, starts = np.unique(labels, return_index=True)
-    if (np.diff(labels) < 0).any() or len(classes) == 1:
-        return train, val
-    if val_size < len(classes):
-        raise UserError(f"{val_size} validation images are fewer than one for each of {len(classes)} classes")
-    place = np.arange(len(labels)) - starts[np.searchsorted(classes, labels)]
-    held = place < val_size // len(classes)
-    return np.flatnonzero(~held), np.flatnonzero(held)
 
 
 def content_digest(images: np.ndarray, labels: np.ndarray) -> str:
@@ -188,7 +170,7 @@ def _load_pairs(
     if part == "test" or not held_out:
         return whole
     train, val = split_indices(len(whole), held_out, val_choice, split_seed)
-    return whole._take(torch.from_numpy(train if split == "train" else val))
+    return whole.take(torch.from_numpy(train if split == "train" else val))
 
 
 def _generate_cifar10_c(root: Path, progress: Progress) -> None:
@@ -266,11 +248,12 @@ def load(
     if split == "test":
         return _stored_part(name, root, "test")
     whole = _stored_part(name, root, "train")
-    if val_choice == "first" and held_out:
-        train, val = first_of_each_class(whole.labels.numpy(), held_out)
-    else:
-        train, val = split_indices(len(whole), held_out, val_choice, split_seed)
-    return whole if not held_out else whole._take(torch.from_numpy(train if split == "train" else val))
+    train, val = split_indices(len(whole), held_out, val_choice, split_seed)
+    if val_choice == "first" and held_out and bool((whole.labels.diff() >= 0).all()):
+        # the published batches of CIFAR are mixed; of a copy in class folders the first images are all of one class
+        held = first_of_each_class(whole.labels, len(whole.classes), held_out).numpy()
+        train, val = np.flatnonzero(~held), np.flatnonzero(held)
+    return whole if not held_out else whole.take(torch.from_numpy(train if split == "train" else val))
 
 
 __all__ = ["FolderSet", "ImageSet", "content_digest", "load", "prepare", "split_indices"]

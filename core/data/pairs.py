@@ -5,10 +5,9 @@ images. `undersampled` is the step for single-coil magnetic resonance; filtered 
 tomography come from a library for tomography.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from core.data.catalogue import info, missing
 from core.data.loading import Batch, Feeder, LoaderOptions
-from core.data.sets import evenly
+from core.data.sets import Selectable
 from core.errors import UserError
 from core.files import digest
 from core.randomness import generator
@@ -27,7 +26,7 @@ PARTS = ("train", "test")
 
 
 @dataclass(frozen=True, slots=True)
-class PairSet:
+class PairSet(Selectable):
     """One split: `inputs` and `labels` (the targets) float32 (N, C, H, W); `digest` identifies the choice of pairs.
 
     Both may lie in a mapped file, which is read where a batch asks for it. `mean` and `std` say that nothing is
@@ -42,20 +41,8 @@ class PairSet:
     std: tuple[float, ...] = (1.0,)
     classes: tuple[str, ...] = ()
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def first(self, count: int) -> "PairSet":
-        """The first `count` pairs (all of them when there are fewer)."""
-        return self if count >= len(self) else self._take(torch.arange(count))
-
-    def evenly(self, count: int | None) -> "PairSet":
-        """`count` pairs, evenly spaced."""
-        return self if count is None or count >= len(self) else self._take(evenly(len(self), count))
-
-    def _take(self, indices: Tensor) -> "PairSet":
-        chosen = hashlib.sha256(self.digest.encode() + indices.numpy().astype("<i8").tobytes()).hexdigest()
-        return replace(self, inputs=self.inputs[indices], labels=self.labels[indices], digest=chosen)
+    def _chosen(self, indices: Tensor) -> dict[str, Any]:
+        return {"inputs": self.inputs[indices], "labels": self.labels[indices]}
 
 
 class PairLoader(Feeder):
@@ -100,8 +87,8 @@ def path_of(name: str, root: Path, part: str) -> Path:
     return root / name / f"{part}.safetensors"
 
 
-def describe(name: str, root: Path) -> dict[str, Any]:
-    """Title, pairs and digest of each part, every file checked; a digest is kept until its file changes.
+def describe(name: str, root: Path, parts: tuple[str, ...] = PARTS) -> dict[str, Any]:
+    """Title, pairs and digest of each of `parts`, every file checked; a digest is kept until its file changes.
 
     Raises `UserError` for a file that is missing, damaged, or holds something else than pairs.
     """
@@ -111,7 +98,7 @@ def describe(name: str, root: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         known = {}
     counts, digests, signature = {}, {}, {}
-    for part in PARTS:
+    for part in parts:
         path = path_of(name, root, part)
         if not path.is_file():
             raise missing(name, root, f" ({path} not found)")
@@ -125,7 +112,7 @@ def describe(name: str, root: Path) -> dict[str, Any]:
 
 def read(name: str, root: Path, part: str) -> PairSet:
     """The pairs of "train" or "test", mapped and not read. Raises `UserError` as `describe` does."""
-    about = describe(name, root)
+    about = describe(name, root, (part,))
     return PairSet(*_mapped(path_of(name, root, part)), about["title"], about["digests"][part])
 
 

@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -23,8 +25,47 @@ def evenly(total: int, count: int | None) -> Tensor:
     return torch.arange(count) * total // count
 
 
+def first_of_each_class(labels: Tensor, classes: int, val_size: int) -> Tensor:
+    """Whether each image is one of the first ``val_size / classes`` of its class: bool (N,).
+
+    `labels` (N,) must lie ordered by class. Raises `UserError` where that is less than one image of each class.
+    """
+    if 0 < val_size < classes:
+        raise UserError(f"{val_size} validation images are fewer than one for each of {classes} classes")
+    starts = torch.searchsorted(labels, torch.arange(classes))
+    return torch.arange(len(labels)) - starts[labels] < val_size // classes
+
+
+class Selectable(ABC):
+    """What the sets share: parts of themselves, each with a digest that follows from the whole's and the choice."""
+
+    __slots__ = ()
+    labels: Tensor
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, count: int) -> Self:
+        """The first `count` images (all of them when there are fewer): for trials and quick measurements."""
+        return self if count >= len(self) else self.take(torch.arange(count))
+
+    def evenly(self, count: int | None) -> Self:
+        """`count` images, evenly spaced (see `evenly`)."""
+        return self if count is None or count >= len(self) else self.take(evenly(len(self), count))
+
+    def take(self, indices: Tensor) -> Self:
+        """The images of these numbers, int64 (n,), in this order."""
+        chosen = hashlib.sha256(self.digest.encode() + indices.numpy().astype("<i8").tobytes()).hexdigest()
+        return replace(self, **self._chosen(indices), digest=chosen)  # type: ignore[type-var]
+
+    @abstractmethod
+    def _chosen(self, indices: Tensor) -> dict[str, Any]:
+        """The fields that hold something for each image, cut to `indices`."""
+
+
 @dataclass(frozen=True, slots=True)
-class ImageSet:
+class ImageSet(Selectable):
     """One split in memory: `images` uint8 (N, C, H, W), `labels` int64 (N,), and what a table must say about them.
 
     `digest` is a SHA-256 that depends on the pixels, the labels and the choice of images alone.
@@ -38,25 +79,12 @@ class ImageSet:
     title: str
     digest: str
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def first(self, count: int) -> "ImageSet":
-        """The first `count` images (all of them when there are fewer): for trials and quick measurements."""
-        return self if count >= len(self) else self._take(torch.arange(count))
-
-    def evenly(self, count: int | None) -> "ImageSet":
-        """`count` images, evenly spaced (see `evenly`)."""
-        return self if count is None or count >= len(self) else self._take(evenly(len(self), count))
-
-    def _take(self, indices: Tensor) -> "ImageSet":
-        chosen = hashlib.sha256(self.digest.encode() + indices.numpy().astype("<i8").tobytes()).hexdigest()
-        images, labels = self.images[indices], self.labels[indices]
-        return ImageSet(images, labels, self.classes, self.mean, self.std, self.title, chosen)
+    def _chosen(self, indices: Tensor) -> dict[str, Any]:
+        return {"images": self.images[indices], "labels": self.labels[indices]}
 
 
 @dataclass(frozen=True, slots=True)
-class FolderSet:
+class FolderSet(Selectable):
     """Image files in one folder per class: `paths` and `labels` int64 (N,), ordered by class and file name.
 
     `digest` is of names and sizes, not of the 150 GB of content.
@@ -70,34 +98,15 @@ class FolderSet:
     title: str
     digest: str
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
     def hold_out(self, val_size: int, val: bool) -> "FolderSet":
         """The first ``val_size / classes`` images of each class (`val`), or all the others."""
-        per_class = val_size // len(self.classes)
-        if per_class == 0:
-            if val_size:
-                raise UserError(
-                    f"{val_size} validation images are fewer than one for each of {len(self.classes)} classes"
-                )
+        if not val_size:
             return self
-        starts = torch.searchsorted(self.labels, torch.arange(len(self.classes)))
-        rank_in_class = torch.arange(len(self)) - starts[self.labels]
-        return self._take(torch.nonzero((rank_in_class < per_class) == val).flatten())
+        held = first_of_each_class(self.labels, len(self.classes), val_size)
+        return self.take(torch.nonzero(held == val).flatten())
 
-    def first(self, count: int) -> "FolderSet":
-        """The first `count` images (all of them when there are fewer)."""
-        return self if count >= len(self) else self._take(torch.arange(count))
-
-    def evenly(self, count: int | None) -> "FolderSet":
-        """`count` images, evenly spaced (see `evenly`)."""
-        return self if count is None or count >= len(self) else self._take(evenly(len(self), count))
-
-    def _take(self, indices: Tensor) -> "FolderSet":
-        chosen = hashlib.sha256(self.digest.encode() + indices.numpy().astype("<i8").tobytes()).hexdigest()
-        paths = tuple(self.paths[index] for index in indices.tolist())
-        return replace(self, paths=paths, labels=self.labels[indices], digest=chosen)
+    def _chosen(self, indices: Tensor) -> dict[str, Any]:
+        return {"paths": tuple(self.paths[index] for index in indices.tolist()), "labels": self.labels[indices]}
 
 
 def scan_folders(name: str, root: Path, part: str) -> FolderSet:

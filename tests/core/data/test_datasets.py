@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from core.data import sources
 from core.data.catalogue import DATASETS, data_root
-from core.data.datasets import ImageSet, first_of_each_class, load, prepare, split_indices
+from core.data.datasets import ImageSet, load, prepare, split_indices
 from core.data.sources import enlarge_digits
 from core.errors import UserError
 from core.files import digest
@@ -90,16 +90,25 @@ def test_fashion_mnist_is_read_as_published(fashion) -> None:
     assert torch.equal(held.images, train.images[torch.from_numpy(split_indices(12, 5)[1])])
 
 
-def test_the_first_images_of_a_copy_in_class_folders_are_the_first_of_each_class() -> None:
-    ordered = np.repeat(np.arange(10), 6)
-    train, val = first_of_each_class(ordered, 20)
-    assert np.bincount(ordered[val]).tolist() == [2] * 10 and np.bincount(ordered[train]).tolist() == [4] * 10
-    assert sorted([*train, *val]) == list(range(60)) and val[:4].tolist() == [0, 1, 6, 7]
+def test_the_first_images_of_a_copy_in_class_folders_are_the_first_of_each_class(monkeypatch) -> None:
+    ordered = torch.arange(10).repeat_interleave(6)
+
+    def held_out(labels: torch.Tensor, size: int) -> dict[str, list[int]]:
+        numbers = torch.arange(60, dtype=torch.uint8)[:, None, None, None]
+        whole = ImageSet(numbers, labels, tuple("0123456789"), (0.0,), (1.0,), "", "")
+        monkeypatch.setattr("core.data.datasets._stored_part", lambda *where: whole)
+        parts = {split: load("cifar10", "", split, val_size=size, val_choice="first") for split in ("train", "val")}
+        return {split: found.images.flatten().tolist() for split, found in parts.items()}
+
+    found = held_out(ordered, 20)
+    assert np.bincount(ordered[found["val"]]).tolist() == [2] * 10
+    assert np.bincount(ordered[found["train"]]).tolist() == [4] * 10
+    assert sorted(found["train"] + found["val"]) == list(range(60)) and found["val"][:4] == [0, 1, 6, 7]
     # the published batches are mixed: theirs is the plain beginning
-    mixed = ordered[np.random.RandomState(0).permutation(60)]
-    assert first_of_each_class(mixed, 20)[1].tolist() == list(range(20))
+    mixed = ordered[torch.from_numpy(np.random.RandomState(0).permutation(60))]
+    assert held_out(mixed, 20)["val"] == list(range(20))
     with pytest.raises(UserError, match="fewer than one for each of 10 classes"):
-        first_of_each_class(ordered, 9)
+        held_out(ordered, 9)
 
 
 def test_missing_files_are_named_with_their_place_and_the_command(fashion, tmp_path: Path) -> None:

@@ -15,20 +15,12 @@ from safetensors.numpy import save_file
 import pipelines
 from core.data.build import images
 from core.errors import UserError
+from core.evaluate import Predictor
 from core.evaluations import View
 from core.metrics.attack import project
 from core.runs import Run
 from pipelines.sdnet import events
 from pipelines.sdnet.evaluate import evaluated, evaluations
-
-
-class Predict:
-    def __init__(self, net):
-        self.net = net
-
-    def __call__(self, images):
-        with torch.inference_mode():
-            return self.net(images)
 
 
 def configured(*pairs):
@@ -123,7 +115,7 @@ def view(config, root):
     found = images(config, "test", root).first(8)
     pixels = (found.images.float() / 255 - found.mean[0]) / found.std[0]
     net = pipelines.build(config).eval()
-    return View(pixels, found.labels, torch.arange(8), Predict(net), root=root, image_set=found)
+    return View(pixels, found.labels, torch.arange(8), Predictor(net), root=root, image_set=found)
 
 
 def test_autoattack_is_run_on_some_images_in_both_norms_as_its_package_does(tmp_path, monkeypatch):

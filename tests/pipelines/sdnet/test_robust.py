@@ -7,6 +7,7 @@ import torch
 import pipelines
 from core.config import EvaluateConfig
 from core.errors import UserError
+from core.evaluate import Predictor
 from core.evaluations import View
 from core.layers.sparse_coding import SparseCoding2d
 from core.randomness import generator
@@ -38,22 +39,13 @@ def configured(model="sdnet18", *pairs):
     return pipelines.configure(f"sdnet/{model}", "digits", [*small, *limits, "EVALUATE.ATTACK_STEPS", "2", *pairs])
 
 
-class Predict:
-    def __init__(self, net):
-        self.net = net
-
-    def __call__(self, images):
-        with torch.inference_mode():
-            return self.net(images)
-
-
 def view(config, data, count=8):
     from core.data.build import images
 
     found = images(config, "test", data).first(count)
     pixels = (found.images.float() / 255 - found.mean[0]) / found.std[0]
     net = pipelines.build(config).eval()
-    return View(pixels, found.labels, torch.arange(count), Predict(net), root=data, image_set=found)
+    return View(pixels, found.labels, torch.arange(count), Predictor(net), root=data, image_set=found)
 
 
 def test_the_authors_levels_go_from_weak_to_strong():
@@ -179,7 +171,7 @@ def colour(tmp_path):
     np.save(tmp_path / "CIFAR-10-C" / "labels.npy", np.tile(np.arange(8, dtype=np.uint8), 5))
     pixels = Pixels.of(config)
     images = pixels.normalised(torch.from_numpy(PICTURES).permute(0, 3, 1, 2) / 255)
-    return config, View(images, NUMBERS, NUMBERS, Predict(pipelines.build(config).eval()), root=tmp_path), tmp_path
+    return config, View(images, NUMBERS, NUMBERS, Predictor(pipelines.build(config).eval()), root=tmp_path), tmp_path
 
 
 def test_the_files_of_cifar10_c_are_read_where_they_are_and_must_be_of_these_images(colour):
@@ -200,7 +192,7 @@ def test_the_files_of_cifar10_c_are_read_where_they_are_and_must_be_of_these_ima
 
 def test_images_of_a_size_without_corruptions_are_refused():
     config = pipelines.configure("sdnet/resnet18", "digits", ["MODEL.WIDTH", "0.05"])
-    net = Predict(pipelines.build(config).eval())
+    net = Predictor(pipelines.build(config).eval())
     shown = View(torch.zeros(2, 1, 28, 28), torch.zeros(2, dtype=torch.int64), torch.arange(2), net)
     with pytest.raises(UserError, match="images of 32x32, 64x64, 224x224, not 28x28"):
         evaluations(config)["robustness"](config.evaluate, 0).update(shown)
