@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from core.data.corruptions import NAMES, SEVERITIES, check, corrupt
+from core.data.corruptions.frost import FILES
 from core.errors import UserError
 from core.files import atomic_path, digest, digest_of, write_json
 
@@ -57,7 +58,7 @@ def prepare_cifar10_c(
         raise UserError(f"severities must be given in ascending order, once each, not {list(severities)}")
     folder.mkdir(parents=True, exist_ok=True)
     made = _Manifest(folder, _settings(images, severities, seed))
-    _write_labels(folder, np.tile(labels.astype(np.uint8), len(severities)))
+    _keep_labels(folder, np.tile(labels.astype(np.uint8), len(severities)))
     wanted = [name for name in names if not made.has(name, frost_folder)]
     starts = range(0, len(images), _CHUNK)
     tasks = [(name, severity, start) for name in wanted for severity in severities for start in starts]
@@ -112,10 +113,19 @@ def digest_of_array(array: np.ndarray) -> str:
     return hashlib.sha256(head.encode() + np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def _write_labels(folder: Path, labels: np.ndarray) -> None:
+def _keep_labels(folder: Path, labels: np.ndarray) -> None:
+    """Writes the labels unless they are there; a `UserError` where arrays from elsewhere have others."""
     path = folder / "labels.npy"
-    if path.is_file() and np.array_equal(np.load(path), labels):
-        return
+    try:
+        if np.array_equal(np.load(path), labels):
+            return
+        found = "are of other images, or of these in another order"
+    except FileNotFoundError:
+        found = ""
+    except (ValueError, EOFError):
+        found = "cannot be read"
+    if found and (there := published(folder)):
+        raise UserError(f"{path} {found}, and {', '.join(there)} there were not made here: move that folder away")
     with atomic_path(path) as temporary:
         np.save(temporary, labels)
 
@@ -137,6 +147,9 @@ class _Manifest:
         settings = dict(self.settings)
         if name == "frost":
             settings["frost"] = "photographs" if frost_folder else "computed texture"
+            if frost_folder:
+                # other photographs make another array
+                settings["photographs"] = {n: digest(frost_folder / n) for n in FILES if (frost_folder / n).is_file()}
         return settings
 
     def has(self, name: str, frost_folder: Path | None) -> bool:

@@ -1,5 +1,6 @@
 """The corruptions: what each does, that its draws depend on the image alone, and that a data set is made whole."""
 
+import hashlib
 import io
 import json
 import math
@@ -217,6 +218,39 @@ def test_frost_takes_photographs_from_a_folder(tmp_path):
         corrupt(black, "frost", 1, frost_folder=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("side", "shape", "made"),
+    [
+        (32, (203, 209), "afcb85582c5a387d2b1b607a771b1e0c4ef328c4ecee0a51571f47ac54bdff0c"),
+        (64, (218, 223), "f5d3e907c27c64d797a6c25e1ed7abef087e778f65bd5ca95a045c99835168d4"),
+    ],
+)
+def test_photographs_shrink_as_opencv_shrinks_by_a_factor_that_does_not_divide_them(tmp_path, side, shape, made):
+    # digests of cv2.resize(pixels, (0, 0), fx=f, fy=f), f = 0.2 and 0.3, OpenCV 4.11.0
+    pixels = np.random.RandomState(7).randint(0, 256, (*shape, 3)).astype(np.uint8)
+    for name in FILES:
+        Image.fromarray(pixels).save(tmp_path / name, format="PNG")
+    shrunk = textures(tmp_path, side)[0]
+    assert hashlib.sha256(shrunk.tobytes()).hexdigest() == made
+    if side == 32:
+        assert np.array_equal(shrunk, pixels[2::5, 2::5])
+
+
+def test_frost_is_made_again_when_its_photographs_change(tmp_path):
+    def made() -> list[str]:
+        told = []
+        keep = {"progress": lambda name, done, total: told.append(name), "frost_folder": tmp_path}
+        prepare_cifar10_c(X, LABELS, tmp_path / "made", ("frost", "contrast"), **keep)
+        return sorted(set(told))
+
+    for level in (10, 20):
+        for name in FILES:
+            Image.fromarray(np.full((200, 220, 3), level, np.uint8)).save(tmp_path / name, format="PNG")
+        assert made() == (["contrast", "frost"] if level == 10 else ["frost"])
+        assert made() == []
+    assert caption(tmp_path / "made") == "generated with seed 0"
+
+
 def test_jpeg_is_that_of_the_quality():
     file = io.BytesIO()
     Image.fromarray(X[0]).save(file, "JPEG", quality=58)
@@ -288,6 +322,19 @@ def test_published_files_are_never_overwritten(tmp_path):
     prepare_cifar10_c(X, LABELS, tmp_path, ("fog", "contrast"), seed=5)
     assert not np.load(tmp_path / "fog.npy").any()
     assert sorted(json.loads((tmp_path / MANIFEST).read_text())) == ["contrast"]
+
+
+def test_labels_of_published_files_are_never_overwritten(tmp_path):
+    np.save(tmp_path / "fog.npy", np.zeros((30, 32, 32, 3), np.uint8))
+    np.save(tmp_path / "labels.npy", np.tile(LABELS, 5)[::-1])
+    with pytest.raises(UserError, match=r"labels\.npy are of other images.*and fog there were not made here"):
+        prepare_cifar10_c(X, LABELS, tmp_path, ("contrast",))
+    (tmp_path / "labels.npy").write_bytes((tmp_path / "labels.npy").read_bytes()[:140])
+    with pytest.raises(UserError, match=r"labels\.npy cannot be read"):
+        prepare_cifar10_c(X, LABELS, tmp_path, ("contrast",))
+    (tmp_path / "fog.npy").unlink()
+    prepare_cifar10_c(X, LABELS, tmp_path, ("contrast",))
+    assert np.load(tmp_path / "labels.npy").tolist() == LABELS.tolist() * 5
 
 
 def test_the_caption_tells_the_seed_and_what_frost_is(tmp_path):
