@@ -1,5 +1,6 @@
 """What only this pipeline can be told, under the authors' keys."""
 
+from math import isfinite
 from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
@@ -46,6 +47,17 @@ class Model(ModelConfig):
     def _one_number_is_a_list_of_one(cls, value: Any) -> Any:
         return (value,) if isinstance(value, int | float) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _called_by_one_name(cls, given: Any) -> Any:
+        # the authors' "all" with SHORTCUT False: its runs and its row in a table must not pass for the other network's
+        if isinstance(given, dict):
+            keys = {key.lower(): key for key in given}
+            name = str(given.get(keys.get("name", ""), ""))
+            if name.endswith("_all") and given.get(keys.get("shortcut", "")) is False:
+                return given | {keys["name"]: name + NO_SHORTCUT}
+        return given
+
     @model_validator(mode="after")
     def _possible(self) -> "Model":
         if self.name not in NAMES:
@@ -58,6 +70,8 @@ class Model(ModelConfig):
             )
         if min(self.lambda_, default=0) < 0:
             raise ValueError(f"MODEL.LAMBDA {list(self.lambda_)} has a negative value; each must be at least 0")
+        if not all(isfinite(value) for value in (*self.lambda_, self.mu)):
+            raise ValueError(f"MODEL.LAMBDA {list(self.lambda_)} and MODEL.MU {self.mu} must be finite numbers")
         if not self.lambda_:
             raise ValueError("MODEL.LAMBDA is empty; it takes one value, or one for each sparse-coding layer")
         if self.pooling and not self.dense:
@@ -112,6 +126,8 @@ class Evaluate(EvaluateConfig):
         for name, values in (("LAMBDAS", self.lambdas), ("ATTACK_LAMBDAS", self.attack_lambdas)):
             if min(values, default=0) < 0:
                 raise ValueError(f"EVALUATE.{name} {list(values)} has a negative value; each must be at least 0")
+            if not all(isfinite(value) for value in values):
+                raise ValueError(f"EVALUATE.{name} {list(values)}: each must be a finite number")
         if list(self.lambdas) != sorted(set(self.lambdas)) or len(self.lambdas) < 2:
             raise ValueError(f"EVALUATE.LAMBDAS {list(self.lambdas)}: give at least two values, ascending, once each")
         return self
@@ -133,6 +149,14 @@ class Config(RunConfig):
         "DATASET.NOISE_LEVEL": "the authors' code never reads it",
         "TEST.MODEL_FILE": "the authors' code never reads it",
         "VIZ": "the authors' code never reads it",
+        "VIZ_INPUTNORM": "reconstructions are always shown in pixels, their normalisation undone",
+        "VIZ_TRAINSET": "reconstructions are of test images",
+        "DATASET.ROOT": "it is --data on the command line, or the variable STILLPOINT_DATA",
+        "DATASET.TRAIN_SET": "ImageNet's folders are always train and val",
+        "DATASET.TEST_SET": "ImageNet's folders are always train and val",
+        "DATASET.NOISE": "all four noises are measured (EVALUATE.METRICS [robustness])",
+        "WORKERS": "it is --workers on the command line",
+        "PRINT_FREQ": "a line is printed for each epoch",
         "TRAIN.END_EPOCH": "it is TRAIN.EPOCHS",
         "TRAIN.BEGIN_EPOCH": "a run goes on where it stopped",
         "TRAIN.RESUME": "a run goes on where it stopped",

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import pipelines
-from core.config import merge
+from core.config import known_keys, merge
 from core.errors import UserError
 from pipelines.sdnet.config import Config, Model
 from pipelines.sdnet.models import build, sparse_layers
@@ -117,6 +117,7 @@ def test_any_resolution_passes_after_construction(size):
         ({"NAME": "sdnet18_all_noshortcut"}, "means MODEL.SHORTCUT False"),
         ({"LAMBDA": [-0.1]}, "negative value"),
         ({"LAMBDA": []}, "LAMBDA is empty"),
+        ({"LAMBDA": [float("nan")]}, "finite"),
         ({"NAME": "sdnet18", "POOLING": True}, r"POOLING is for the \*_all networks"),
         ({"NUM_LAYERS": 0}, "greater than or equal to 1"),
         ({"SCHEME": "newton"}, "SCHEME"),
@@ -127,12 +128,33 @@ def test_settings_that_make_no_network_are_refused_by_name(settings, said):
         Model.model_validate(settings)
 
 
-@pytest.mark.parametrize("key", ["MODEL.PAD_MODE", "MODEL.RCLOSS_FACTOR", "TRAIN.END_EPOCH"])
+@pytest.mark.parametrize("key", ["MODEL.PAD_MODE", "MODEL.RCLOSS_FACTOR", "TRAIN.END_EPOCH", "DATASET.NOISE"])
 def test_keys_of_the_authors_that_do_nothing_here_are_refused_with_the_reason(key):
     section, leaf = key.split(".")
     for layers, pairs in (([], [key, "1"]), ([{section: {leaf: 1}}], [])):
         with pytest.raises(UserError, match=f"there is no {key}: "):
             merge(Config, layers, pairs)
+
+
+def test_every_key_of_the_authors_configuration_is_taken_or_refused_with_a_reason():
+    dead = ["MODEL.PAD_MODE", "MODEL.DICTLOSS", "MODEL.RCLOSS_FACTOR", "MODEL.STEP_SIZE", "MODEL.ARCH", "VIZ"]
+    dead += ["DATASET.DATA_FORMAT", "DATASET.NOISE_LEVEL", "TEST.MODEL_FILE"]
+    others = ["LOG_DIR", "VIZ_INPUTNORM", "VIZ_TRAINSET", "WORKERS", "PRINT_FREQ", "TEST.BATCH_SIZE"]
+    others += ["MODEL.NUM_CLASSES", "MODEL.IMAGE_SIZE"]
+    others += [f"DATASET.{leaf}" for leaf in ("ROOT", "DATASET", "TRAIN_SET", "TEST_SET", "NOISE")]
+    others += ["TRAIN.LR_FACTOR", "TRAIN.LR_STEP", "TRAIN.LR_SCHEDULER", "TRAIN.WD", "TRAIN.BEGIN_EPOCH"]
+    others += ["TRAIN.END_EPOCH", "TRAIN.RESUME", "TRAIN.MODEL_FILE"]
+    assert set(Config.REFUSED) == {*dead, *others}
+    taken = "NAME NUM_LAYERS EXPANSION_FACTOR LAMBDA ADAPTIVELAMBDA NONEGATIVE WNORM MU SHORTCUT POOLING SQUARE_NOISE"
+    kept = [f"MODEL.{leaf}" for leaf in taken.split()]
+    kept += [f"TRAIN.{leaf}" for leaf in ("LR", "OPTIMIZER", "MOMENTUM", "NESTEROV", "BATCH_SIZE")]
+    assert set(kept) <= set(known_keys(Config))
+
+
+def test_all_without_shortcuts_has_one_name():
+    run = merge(Config, [], ["MODEL.NAME", "sdnet34_all", "MODEL.SHORTCUT", "False"])
+    assert (run.model.name, run.model.architecture) == ("sdnet34_all_noshortcut", "sdnet34_all")
+    assert merge(Config, [], ["MODEL.NAME", "sdnet18", "MODEL.SHORTCUT", "False"]).model.name == "sdnet18"
 
 
 def test_the_door_takes_the_authors_pairs():
