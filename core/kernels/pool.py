@@ -35,6 +35,11 @@ def fused(x: Tensor, *, size: int = 1, padding: str = "circular", pad_off: int =
         return False
     if x.device.type == "cpu":
         return x.dtype in _CPU and native.available()
+    return triton_takes(x)
+
+
+def triton_takes(x: Tensor) -> bool:
+    """Whether a Triton kernel may answer for this tensor: on a GPU, of a dtype of theirs, and not switched off."""
     return x.device.type == "cuda" and x.dtype in _GPU and _HAS_TRITON and native.enabled()
 
 

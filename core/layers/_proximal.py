@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.kernels.proximal import fused, proximal_step
 from core.randomness import generator
 
 Scheme = Literal["sdnet", "fista", "ista"]
@@ -55,26 +56,35 @@ def iterate(
     # The step, the threshold and the rectifier cost nothing extra: they become the weight's scale and the bias.
     bias = -threshold if nonnegative and penalty > 0 else None
 
-    def proximal(point: Tensor | None, residual: Tensor) -> Tensor:
-        moved = analyse(residual, scale, bias)
-        if point is not None:
-            moved = moved.add_(point if ridge == 0 else shrink * point)
-        if nonnegative:
-            return moved.relu_()
-        return moved - moved.clamp(-threshold, threshold)
+    def prox(moved: Tensor) -> Tensor:
+        return moved.relu_() if nonnegative else moved - moved.clamp(-threshold, threshold)
 
-    code, previous, t = proximal(None, x), None, 1.0  # the first reconstruction is that of 0
+    def advance(moved: Tensor, code: Tensor, previous: Tensor | None, momentum: float) -> Tensor:
+        if fused(moved, step):
+            constants = {"shrink": shrink, "threshold": threshold}
+            return proximal_step(moved, code, previous, momentum=momentum, nonnegative=nonnegative, **constants)
+        point = extrapolated(code, previous, momentum)
+        return prox(moved.add_(point if ridge == 0 else shrink * point))
+
+    code, previous, t = prox(analyse(x, scale, bias)), None, 1.0  # the first reconstruction is that of 0
     for _ in range(iterations - 1):
         t, t_before = (1 + (1 + 4 * t * t) ** 0.5) / 2, t
-        point = code
-        if previous is not None and scheme != "ista":
-            point = code + ((t_before - 1) / t) * (code - previous)
-        residual = x - synthesise(point if scheme == "fista" else code)
+        momentum, latest = (t_before - 1) / t, code
+        if scheme == "ista":
+            previous = None
+        elif scheme == "fista":
+            code, previous = extrapolated(code, previous, momentum), None
+        residual = x - synthesise(code)
         if not squared:
             norm = residual.detach().flatten(1).norm(dim=1).clamp_min(1e-12)
             residual = residual * (0.5 / norm).view(-1, *[1] * (residual.ndim - 1))
-        code, previous = proximal(point, residual), code
+        code, previous = advance(analyse(residual, scale, bias), code, previous, momentum), latest
     return code
+
+
+def extrapolated(code: Tensor, previous: Tensor | None, momentum: float) -> Tensor:
+    """The code, moved on by the momentum of the last step where there was one."""
+    return code if previous is None else code + momentum * (code - previous)
 
 
 @torch.no_grad()

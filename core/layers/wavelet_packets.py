@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from core.layers._strided import strided_correlation
+from core.kernels.correlation import strided_correlation
 from core.layers._wavelet_filters import (
     check_geometry,
     computing_order,

@@ -1,4 +1,4 @@
-"""Run by test_triton_pool.py in a process of its own, where TRITON_INTERPRET=1: every law on the CPU, tiny inputs."""
+"""Run by test_triton.py in a process of its own, where TRITON_INTERPRET=1: every law on the CPU, tiny inputs."""
 
 import itertools
 import os
@@ -7,7 +7,14 @@ assert os.environ["TRITON_INTERPRET"] == "1"
 
 import torch  # noqa: E402
 
-from core.kernels import pool, triton_pool  # noqa: E402
+from core.kernels import (  # noqa: E402
+    correlation,
+    pool,
+    proximal,
+    triton_correlation,
+    triton_pool,
+    triton_proximal,
+)
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 torch.manual_seed(0)
@@ -77,6 +84,42 @@ def edges():
         assert torch.equal(triton_pool.choose_phase(x, [2, 2], criterion), pool._choose_phase(x, [2, 2], criterion))
 
 
-for check in (blurs, precisions, choices, shifts, edges):
+def correlations():
+    cases = ((1, 2, 5, 2, 3), (2, 5, 6, 2, 1), (2, 17, 3, 1, 0), (1, 3, 4, 3, 0), (2, 1, 7, 4, 6))
+    for (inputs, filters, taps, stride, before), axis in itertools.product(cases, (2, 3)):
+        shape = (2, inputs, 13, 3) if axis == 2 else (2, inputs, 3, 13)
+        x = torch.randn(shape)
+        weight = torch.randn(filters, inputs, *((taps, 1) if axis == 2 else (1, taps)))
+        options = (axis, stride, before)
+        want = correlation._correlation(x, weight, *options)
+        same(triton_correlation.correlation(x, weight, *options), want, 1e-5)
+        y = torch.randn_like(want)
+        back = correlation._adjoint(y, weight, *options, 13)
+        same(triton_correlation.adjoint(y, weight, *options, 13), back, 1e-5)
+    half = triton_correlation.correlation(x.bfloat16(), weight.bfloat16(), *options)
+    torch.testing.assert_close(half.float(), want, rtol=2**-6, atol=2**-6)
+    assert triton_correlation.correlation(x[:0], weight, *options).shape == (0, *want.shape[1:])
+    assert triton_correlation.adjoint(y[:0], weight, *options, 13).shape == (0, *x.shape[1:])
+
+
+def steps():
+    shrink, threshold = torch.tensor(0.8), torch.tensor(0.3)
+    for layout, nonnegative, both in itertools.product(LAYOUTS, (False, True), (False, True)):
+        moved, code, before, grad = (map_of((7, 5), layout) for _ in range(4))
+        code = code.contiguous()  # of another layout: the result has that of the first
+        previous = before if both else None
+        options = (moved, code, previous, shrink, threshold, 0.4, nonnegative)
+        want = proximal._step(*options)
+        same(triton_proximal.step(*options), want)
+        assert 0.1 < (want == 0).float().mean() < 0.8
+        got = triton_proximal.backward(grad, want, shrink, 0.4, both)
+        for mine, exact in zip(got, proximal._backward(grad, want, shrink, 0.4, both), strict=True):
+            same(mine, exact)
+    moved[0, 0, 0, 0] = float("nan")
+    for nonnegative in (False, True):
+        assert triton_proximal.step(moved, code, None, shrink, threshold, 0.0, nonnegative).isnan().sum() == 1
+
+
+for check in (blurs, precisions, choices, shifts, edges, correlations, steps):
     check()
     print(check.__name__, "pass")

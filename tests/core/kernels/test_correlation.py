@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
-from core.layers import _strided
-from core.layers._strided import strided_correlation, transposed
+from core.kernels import correlation
+from core.kernels.correlation import strided_correlation, transposed
 
 
 def operands(axis, extent, taps, *, dtype=torch.float64):
@@ -47,7 +47,7 @@ def test_the_transpose_is_the_transpose():
 
 
 def test_filters_that_learn_are_left_to_pytorch(monkeypatch):
-    monkeypatch.setattr(_strided, "_Correlation", None)
+    monkeypatch.setattr(correlation, "_Correlation", None)
     x, weight = operands(2, 7, 4)
     weight.requires_grad_()
     strided_correlation(x, weight, 2, 2, 1).sum().backward()
@@ -74,3 +74,19 @@ def test_torch_compile_takes_it_without_a_graph_break():
     compiled = torch.compile(energy, fullgraph=True, backend="aot_eager")
     got, want = (torch.autograd.grad(f(x), x)[0] for f in (compiled, energy))
     torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_the_operators_of_the_gpu_path_obey_the_rules_of_operators(axis):
+    x, weight = operands(axis, 8, 5, dtype=torch.float32)
+    y = torch.randn_like(correlation._correlation(x, weight, axis, 2, 1)).requires_grad_()
+    torch.library.opcheck(correlation._correlation, (x, weight, axis, 2, 1))
+    torch.library.opcheck(correlation._adjoint, (y, weight, axis, 2, 1, 8))
+
+
+def test_the_operators_of_the_gpu_path_have_derivatives_of_both_orders():
+    x, weight = operands(3, 7, 5)
+    assert gradcheck(lambda x: correlation._correlation(x, weight, 3, 2, 2), x)
+    assert gradgradcheck(lambda x: correlation._correlation(x, weight, 3, 2, 2), x)
+    want = strided_correlation(x, weight, 3, 2, 2)
+    torch.testing.assert_close(correlation._correlation(x, weight, 3, 2, 2), want)

@@ -1,0 +1,141 @@
+"""A strided correlation along one axis with fixed filters, faster than PyTorch's convolution and its derivative.
+
+On a CPU the forward pass is PyTorch's own, and the backward pass a dense correlation: two to three times as fast. On a
+GPU both are one Triton kernel each, which read an element from memory once for all filters.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.kernels.pool import plain_only, triton_takes
+
+
+def strided_correlation(x: Tensor, weight: Tensor, axis: int, stride: int, before: int) -> Tensor:
+    """(N, I, H, W) with filters (O, I, K, 1) for axis 2 or (O, I, 1, K) for axis 3, `before` zeros at both ends of it.
+
+    It is `torch.nn.functional.conv2d`, and so are its derivatives; only the order of their sums differs.
+    """
+    if not weight.requires_grad and not plain_only():
+        if triton_takes(x):
+            return _correlation(x, weight.to(x.dtype), axis, stride, before)
+        if x.device.type == "cpu" and stride > 1 and x.requires_grad and torch.is_grad_enabled():
+            return _Correlation.apply(x, weight, axis, stride, before)
+    return _forward(x, weight, axis, stride, before)
+
+
+def _forward(x: Tensor, weight: Tensor, axis: int, stride: int, before: int) -> Tensor:
+    along = axis == 2
+    return F.conv2d(
+        x, weight, stride=(stride, 1) if along else (1, stride), padding=(before, 0) if along else (0, before)
+    )
+
+
+def transposed(y: Tensor, weight: Tensor, axis: int, stride: int, before: int, extent: int) -> Tensor:
+    """The transpose of `strided_correlation` for an axis of `extent`: (N, O, ...) -> (N, I, ...).
+
+    Position s q + r of the padded axis is the sum over j of y[q - j] w[s j + r]: the s remainders r are channels of one
+    dense correlation of y, and then neighbours.
+    """
+    outputs, inputs, taps, count = *weight.shape[:2], weight.shape[axis], y.shape[axis]
+    groups = -(-taps // stride)
+    filters = F.pad(weight.flatten(2).to(y.dtype), (0, groups * stride - taps))
+    filters = filters.view(outputs, inputs, groups, stride).flip(2).permute(3, 1, 0, 2).flatten(0, 1)  # (s I, O, K / s)
+    # the q that are wanted, and the outputs that they meet
+    first, last = before // stride, -(-(extent + before) // stride)
+    low = first - (groups - 1)
+    met = y.narrow(axis, max(low, 0), min(last, count) - max(low, 0))
+    beyond = (max(-low, 0), max(last - count, 0))
+    if any(beyond):
+        met = F.pad(met, (0, 0, *beyond) if axis == 2 else beyond)
+    found = F.conv2d(met, filters.unsqueeze(5 - axis))  # (N, s I, ...)
+    found = found.unflatten(1, (stride, inputs)).movedim(1, axis + 1).flatten(axis, axis + 1)
+    return found.narrow(axis, before - first * stride, extent)
+
+
+class _Correlation(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, axis: int, stride: int, before: int) -> Tensor:
+        return _forward(x, weight, axis, stride, before)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, ctx.axis, ctx.stride, ctx.before = inputs
+        ctx.save_for_backward(weight)
+        ctx.extent, ctx.dtype = x.shape[ctx.axis], x.dtype
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (weight,) = ctx.saved_tensors
+        # of differentiable operations, so that it has derivatives itself
+        found = transposed(grad, weight, ctx.axis, ctx.stride, ctx.before, ctx.extent)
+        return found.to(ctx.dtype), None, None, None, None
+
+
+# The operators of the GPU path: a correlation is linear, its derivative is its adjoint, and the adjoint's the
+# correlation. What they do on a CPU is for those who compare.
+
+
+@torch.library.custom_op("stillpoint::strided_correlation", mutates_args=(), device_types="cpu")
+def _correlation(x: Tensor, weight: Tensor, axis: int, stride: int, before: int) -> Tensor:
+    return _forward(x.contiguous(), weight, axis, stride, before).contiguous()
+
+
+@_correlation.register_fake
+def _(x: Tensor, weight: Tensor, axis: int, stride: int, before: int) -> Tensor:
+    shape = [x.shape[0], weight.shape[0], *x.shape[2:]]
+    shape[axis] = (x.shape[axis] + 2 * before - weight.shape[axis]) // stride + 1
+    return x.new_empty(shape)
+
+
+@torch.library.custom_op("stillpoint::strided_correlation_adjoint", mutates_args=(), device_types="cpu")
+def _adjoint(y: Tensor, weight: Tensor, axis: int, stride: int, before: int, extent: int) -> Tensor:
+    return transposed(y.contiguous(), weight, axis, stride, before, extent).contiguous()
+
+
+@_adjoint.register_fake
+def _(y: Tensor, weight: Tensor, axis: int, stride: int, before: int, extent: int) -> Tensor:
+    shape = [y.shape[0], weight.shape[1], *y.shape[2:]]
+    shape[axis] = extent
+    return y.new_empty(shape)
+
+
+@_correlation.register_kernel("cuda")
+def _(x: Tensor, weight: Tensor, axis: int, stride: int, before: int) -> Tensor:
+    from core.kernels import triton_correlation
+
+    return triton_correlation.correlation(x, weight, axis, stride, before)
+
+
+@_adjoint.register_kernel("cuda")
+def _(y: Tensor, weight: Tensor, axis: int, stride: int, before: int, extent: int) -> Tensor:
+    from core.kernels import triton_correlation
+
+    return triton_correlation.adjoint(y, weight, axis, stride, before, extent)
+
+
+def _keep(ctx, inputs, output) -> None:
+    x, weight, *ctx.options = inputs
+    ctx.extent = x.shape[ctx.options[0]]
+    ctx.save_for_backward(weight)
+
+
+def _correlation_backward(ctx, grad: Tensor):
+    (weight,) = ctx.saved_tensors
+    return _adjoint(grad, weight, *ctx.options, ctx.extent), None, None, None, None
+
+
+def _keep_adjoint(ctx, inputs, output) -> None:
+    _, weight, *ctx.options, _ = inputs
+    ctx.save_for_backward(weight)
+
+
+def _adjoint_backward(ctx, grad: Tensor):
+    (weight,) = ctx.saved_tensors
+    return _correlation(grad, weight, *ctx.options), None, None, None, None, None
+
+
+_correlation.register_autograd(_correlation_backward, setup_context=_keep)
+_adjoint.register_autograd(_adjoint_backward, setup_context=_keep_adjoint)

@@ -1,0 +1,123 @@
+"""The end of a proximal gradient step as one operator: momentum, shrinkage and threshold in one pass over the codes.
+
+What a convolution left is added to the extrapolated code and thresholded; the plain code passes over a map six times
+for that. On a GPU it is a Triton kernel, and so is its derivative. On a CPU the convolutions of a step take fifty times
+as long as these passes, and the plain code is used there.
+"""
+
+import torch
+from torch import Tensor
+
+from core.kernels.pool import plain_only, triton_takes
+
+
+def fused(moved: Tensor, step: Tensor) -> bool:
+    """Whether the operator takes maps like `moved`; `step` is a constant to it."""
+    return triton_takes(moved) and not step.requires_grad and not plain_only()
+
+
+def proximal_step(
+    moved: Tensor,
+    code: Tensor,
+    previous: Tensor | None,
+    *,
+    shrink: Tensor,
+    threshold: Tensor,
+    momentum: float,
+    nonnegative: bool,
+) -> Tensor:
+    """``prox(moved + shrink * (code + momentum * (code - previous)))``, all of one shape.
+
+    prox is the rectifier if `nonnegative` (its threshold is then in `moved` already), else soft-thresholding by
+    `threshold`. Without `previous` there is no momentum. `shrink` and `threshold` are 0-dim and constants to autograd.
+    """
+    return _step(moved, code.to(moved.dtype), previous, shrink, threshold, momentum, nonnegative)
+
+
+@torch.library.custom_op("stillpoint::proximal_step", mutates_args=(), device_types="cpu")
+def _step(
+    moved: Tensor,
+    code: Tensor,
+    previous: Tensor | None,
+    shrink: Tensor,
+    threshold: Tensor,
+    momentum: float,
+    nonnegative: bool,
+) -> Tensor:
+    point = code if previous is None else code + momentum * (code - previous)
+    value = moved + shrink * point
+    return value.relu() if nonnegative else value - value.clamp(-threshold, threshold)
+
+
+@_step.register_fake
+def _(moved: Tensor, code, previous, shrink, threshold, momentum: float, nonnegative: bool) -> Tensor:
+    return torch.empty_like(moved)
+
+
+@torch.library.custom_op("stillpoint::proximal_step_backward", mutates_args=(), device_types="cpu")
+def _backward(
+    grad: Tensor, result: Tensor, shrink: Tensor, momentum: float, both: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients for moved, code and previous; the last one is empty unless `both` codes were there."""
+    moved = torch.where(result != 0, grad, 0.0)
+    if not both:
+        return moved, moved * shrink, grad.new_empty(0)
+    return moved, moved * (shrink * (1 + momentum)), moved * (shrink * -momentum)
+
+
+@_backward.register_fake
+def _(grad: Tensor, result: Tensor, shrink: Tensor, momentum: float, both: bool) -> tuple[Tensor, Tensor, Tensor]:
+    like = torch.empty_like
+    return like(grad), like(grad), like(grad) if both else grad.new_empty(0)
+
+
+@_step.register_kernel("cuda")
+def _(
+    moved: Tensor,
+    code: Tensor,
+    previous: Tensor | None,
+    shrink: Tensor,
+    threshold: Tensor,
+    momentum: float,
+    nonnegative: bool,
+) -> Tensor:
+    from core.kernels import triton_proximal
+
+    return triton_proximal.step(moved, code, previous, shrink, threshold, momentum, nonnegative)
+
+
+@_backward.register_kernel("cuda")
+def _(grad: Tensor, result: Tensor, shrink: Tensor, momentum: float, both: bool) -> tuple[Tensor, Tensor, Tensor]:
+    from core.kernels import triton_proximal
+
+    return triton_proximal.backward(grad, result, shrink, momentum, both)
+
+
+def _keep(ctx, inputs, output: Tensor) -> None:
+    _, _, previous, shrink, _, ctx.momentum, _ = inputs
+    ctx.both = previous is not None
+    ctx.save_for_backward(output, shrink)
+
+
+def _step_backward(ctx, grad: Tensor):
+    result, shrink = ctx.saved_tensors
+    moved, code, previous = _backward(grad, result, shrink, ctx.momentum, ctx.both)
+    return moved, code, previous if ctx.both else None, None, None, None, None
+
+
+def _keep_backward(ctx, inputs, output) -> None:
+    _, result, shrink, ctx.momentum, ctx.both = inputs
+    ctx.save_for_backward(result, shrink)
+
+
+def _backward_backward(ctx, moved: Tensor, code: Tensor, previous: Tensor):
+    # linear in the gradient, and piecewise constant in the result
+    result, shrink = ctx.saved_tensors
+    total = moved + shrink * code
+    if ctx.both:
+        total = moved + shrink * ((1 + ctx.momentum) * code - ctx.momentum * previous)
+    return torch.where(result != 0, total, 0.0), None, None, None, None
+
+
+_step.register_autograd(_step_backward, setup_context=_keep)
+_backward.register_autograd(_backward_backward, setup_context=_keep_backward)

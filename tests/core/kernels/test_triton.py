@@ -1,0 +1,70 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from core.kernels import triton_correlation, triton_pool, triton_proximal
+
+CASES = Path(__file__).with_name("triton_cases.py")
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def interpreted():
+    """The cases' own words. The interpreter must be chosen before Triton is imported, hence another process."""
+    done = subprocess.run(
+        [sys.executable, str(CASES)],
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return done
+
+
+@pytest.mark.parametrize("law", ["blurs", "precisions", "choices", "shifts", "edges", "correlations", "steps"])
+def test_the_gpu_kernels_give_what_the_cpu_kernels_give(interpreted, law):
+    assert f"{law} pass" in interpreted.stdout.splitlines(), interpreted.stderr
+
+
+NUMBERS = ("channels", "height", "width", "height_out", "width_out", "extent", "count", "across", "taps", "filters")
+KINDS = dict.fromkeys((*NUMBERS, "stride", "before", "size"), "i32") | {"momentum": "fp32", "phase": "*i64"}
+KINDS |= {"row_from": "*i32", "column_from": "*i32", "row_weight": "*fp32", "column_weight": "*fp32"}
+KINDS |= {"pixels": "*fp32", "shrink": "*fp32", "threshold": "*fp32"}
+
+
+def compiled(kernel, constants, dtype):
+    """Machine code for compute capability 8.0; all that is not in KINDS is a map of `dtype`."""
+    signature = {n: "constexpr" if n in constants else KINDS.get(n, f"*{dtype}") for n in kernel.arg_names}
+    source = ASTSource(kernel, signature, constexprs=constants)
+    return triton.compile(source, target=GPUTarget("cuda", 80, 32), options={"enable_fp_fusion": False}).asm["cubin"]
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_the_gpu_kernels_compile_to_machine_code_without_a_gpu(last, dtype):
+    taps = {"LAST": last, "ROWS": 3, "COLUMNS": 3}
+    pixels, channels = (4, 64) if last else (256, 1)
+    for kernel, constants in (
+        (triton_pool._apply, {**taps, "HAS_PHASE": True, "BLOCK": 256}),
+        (triton_pool._measure, {**taps, "CRITERION": "l2", "PIXELS": pixels, "CHANNELS": channels}),
+    ):
+        assert compiled(kernel, constants, dtype)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_the_gpu_kernels_of_packets_and_codes_compile_without_a_gpu(rows, dtype):
+    for kernel, constants in (
+        (triton_correlation._correlate, {"INPUTS": 2, "ROWS": rows, "LANES": 16, "BLOCK": 128}),
+        (triton_correlation._spread, {"INPUTS": 2, "ROWS": rows, "BLOCK": 128}),
+        (triton_proximal._forward, {"BOTH": rows, "NONNEGATIVE": rows, "BLOCK": 1024}),
+        (triton_proximal._backward, {"BOTH": rows, "BLOCK": 1024}),
+    ):
+        assert compiled(kernel, constants, dtype)
