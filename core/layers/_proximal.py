@@ -31,6 +31,14 @@ def check_options(*, iterations: int, penalty: float, ridge: float, scheme: str)
         raise ValueError(f"scheme is {scheme!r}; it must be one of {', '.join(get_args(Scheme))}")
 
 
+def check_sizes(**sizes: int) -> None:
+    """Raises ValueError for a size below 1, or a padding below 0."""
+    for name, value in sizes.items():
+        least = 0 if name == "padding" else 1
+        if value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
 def iterate(
     x: Tensor,
     analyse: Callable[[Tensor, Tensor, Tensor | None], Tensor],
@@ -105,9 +113,14 @@ def power_iteration(
     return synthesise(vector).square().sum(), vector
 
 
+def step_for(largest: Tensor) -> Tensor:
+    """The step for lambda_max (0-dim); a finite one where the dictionary is zero, so that codes are zero too."""
+    return SAFETY / largest.clamp_min(torch.finfo(largest.dtype).tiny)
+
+
 def repeated(x: Tensor, channels: int, axis: int) -> Tensor:
     """`x` repeated along an axis until it has as many channels as the dictionary, of which its own must be a part."""
-    copies, left = divmod(channels, x.shape[axis])
+    copies, left = divmod(channels, max(x.shape[axis], 1))
     if left or not copies:
         raise ValueError(f"x has {x.shape[axis]} channels; the dictionary's {channels} are no multiple of that")
     return torch.cat([x] * copies, axis) if copies > 1 else x
@@ -123,6 +136,7 @@ class Convolution:
     """A and its adjoint for a dictionary (K, C, kh, kw) and images (B, C, H, W)."""
 
     def __init__(self, weight: Tensor, stride: int, padding: int, size: tuple[int, int]) -> None:
+        check_sizes(stride=stride, padding=padding)
         self.weight, self.stride, self.padding = weight, stride, padding
         kernel = weight.shape[2:]
         # what a strided convolution never read at the border is given back, so that A z has the input's size

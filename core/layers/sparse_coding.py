@@ -16,18 +16,22 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+
+# torch.compiler.disable, but for importing the compiler, seconds, only when it is at work
+from torch._compile import _disable_dynamo
 from torch.utils.checkpoint import checkpoint
 
 from core.layers._proximal import (
-    SAFETY,
     Convolution,
     LinearMap,
     Matrix,
     Scheme,
     check_options,
+    check_sizes,
     iterate,
     largest_eigenvalue,
     repeated,
+    step_for,
     unit_atoms,
 )
 
@@ -35,7 +39,7 @@ from core.layers._proximal import (
 def _code(x: Tensor, a: LinearMap, step: Tensor | None, recompute: bool, options: dict[str, Any]) -> Tensor:
     check_options(**{k: options[k] for k in ("iterations", "penalty", "ridge", "scheme")})
     if step is None:
-        step = SAFETY / largest_eigenvalue(a)[0]
+        step = step_for(largest_eigenvalue(a)[0])
     if recompute and torch.is_grad_enabled():
         return checkpoint(iterate, x, a.analyse, a.synthesise, step, use_reentrant=False, **options)
     return iterate(x, a.analyse, a.synthesise, step, **options)
@@ -103,7 +107,8 @@ class _SparseCoding(nn.Module):
     In training every forward measures the step, on the dictionary as the optimiser left it and starting from the last
     eigenvector (a step or two, then), and scales the atoms to unit norm in place: the authors' order. In evaluation
     nothing is changed: the step is measured once per dictionary and image size, on the unit atoms, from a fixed start.
-    So an evaluation is a function of weights and input, and evaluating leaves no trace in a training. With
+    So an evaluation is a function of weights and input, and evaluating leaves no trace in a training. (A change made
+    in evaluation through ``weight.data``, which no tensor tells of, is seen from the next ``eval()`` on.) With
     ``measure = False`` both take `step_size` as it is stored, and `update_step_size` is the caller's to call.
 
     The last eigenvector is a non-persistent buffer: whoever resumes a training bitwise keeps it with the state.
@@ -126,7 +131,7 @@ class _SparseCoding(nn.Module):
     def _map(self, weight: Tensor, x: Tensor) -> LinearMap:
         return Matrix(weight)
 
-    @torch.compiler.disable
+    @_disable_dynamo
     def dictionary(self) -> Tensor:
         """The atoms that codes refer to: `weight`, of unit norm unless ``normalise=False``."""
         if self.training:
@@ -152,7 +157,7 @@ class _SparseCoding(nn.Module):
         if start is not None and start.shape[1:] != a.code_shape:
             start = None
         largest, self.eigenvector = largest_eigenvalue(a, start)
-        self.step_size = (SAFETY / largest).to(self.step_size.dtype)
+        self.step_size = step_for(largest).to(self.step_size.dtype)
 
     @torch.no_grad()
     def normalise_(self) -> None:
@@ -160,7 +165,7 @@ class _SparseCoding(nn.Module):
         # by .data: atoms that are unit already change by a rounding at most, so a graph that holds them stays valid
         self.weight.data.copy_(unit_atoms(self.weight))
 
-    @torch.compiler.disable
+    @_disable_dynamo
     def _step(self, x: Tensor) -> Tensor:
         if self.training:
             if self.measure:
@@ -170,10 +175,12 @@ class _SparseCoding(nn.Module):
             return self.step_size
         if not self.measure:
             return self.step_size
-        key = (self.weight.data_ptr(), self.weight._version, self._map(self.weight, x).code_shape)
-        if self._evaluation is None or self._evaluation[0] != key:
+        # atoms made in inference mode have no version that tells a change: measured every time
+        version = None if self.weight.is_inference() else self.weight._version
+        key = (self.weight.data_ptr(), version, self._map(self.weight, x).code_shape)
+        if self._evaluation is None or version is None or self._evaluation[0] != key:
             with torch.no_grad():
-                self._evaluation = key, SAFETY / largest_eigenvalue(self._map(self.dictionary(), x))[0]
+                self._evaluation = key, step_for(largest_eigenvalue(self._map(self.dictionary(), x))[0])
         return self._evaluation[1]
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -214,10 +221,8 @@ class SparseCoding2d(_SparseCoding):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        sizes = {"channels": channels, "expansion": expansion, "kernel_size": kernel_size, "stride": stride}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+        check_sizes(channels=channels, dictionary_size=dictionary_size, expansion=expansion, kernel_size=kernel_size)
+        check_sizes(stride=stride, padding=padding)
         weight = torch.empty(
             dictionary_size, expansion * channels, kernel_size, kernel_size, device=device, dtype=dtype
         )
@@ -227,6 +232,8 @@ class SparseCoding2d(_SparseCoding):
         self.adaptive_penalty = adaptive_penalty
 
     def _map(self, weight: Tensor, x: Tensor) -> LinearMap:
+        if x.ndim != 4:
+            raise ValueError(f"x has {x.ndim} dimensions; a batch of images has 4")
         return Convolution(weight, self.stride, self.padding, (x.shape[2], x.shape[3]))
 
     def effective_penalty(self, x: Tensor) -> float:
@@ -280,6 +287,7 @@ class SparseCoding1d(_SparseCoding):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_sizes(channels=channels, dictionary_size=dictionary_size, expansion=expansion)
         weight = torch.empty(dictionary_size, expansion * channels, device=device, dtype=dtype)
         options = {"iterations": iterations, "ridge": ridge, "nonnegative": nonnegative, "squared": squared}
         super().__init__(weight, penalty, normalise, recompute, scheme=scheme, **options)

@@ -330,6 +330,36 @@ def test_shapes_that_do_not_fit_are_named():
         sparse_coding1d(images(2, 5), images(4, 6))
     with pytest.raises(ValueError, match="stride is 0"):
         SparseCoding2d(3, 4, stride=0)
+    with pytest.raises(ValueError, match="stride is 0"):
+        sparse_coding2d(images(1, 3, 8, 8), images(5, 3, 3, 3), stride=0)
+    with pytest.raises(ValueError, match="padding is -1; it must be at least 0"):
+        SparseCoding2d(3, 4, padding=-1)
+    for layer in (SparseCoding1d, SparseCoding2d):
+        with pytest.raises(ValueError, match="dictionary_size is 0"):
+            layer(3, 0)
+    with pytest.raises(ValueError, match="expansion is 0"):
+        SparseCoding1d(3, 4, expansion=0)
+    with pytest.raises(ValueError, match="x has 3 dimensions; a batch of images has 4"):
+        SparseCoding2d(3, 4)(torch.zeros(3, 8, 8))
+
+
+@pytest.mark.parametrize("nonnegative", [True, False])
+def test_a_dictionary_of_zeros_gives_codes_of_zeros(nonnegative):
+    options = {"nonnegative": nonnegative, "iterations": 3}
+    for dtype in (torch.float32, torch.float64):
+        x, empty = images(2, 3, 6, 6).to(dtype), torch.zeros(4, 3, 3, 3, dtype=dtype)
+        assert not sparse_coding2d(x, empty, **options).any()
+        assert not sparse_coding1d(x[:, :, 0, 0], empty[:, :, 0, 0], **options).any()
+
+
+def test_a_layer_made_in_inference_mode_measures_its_step():
+    x = images(1, 3, 8, 8).float()
+    with torch.inference_mode():
+        layer = SparseCoding2d(3, 5, padding=1, normalise=False).eval()
+        before = layer(x)
+        layer.weight.mul_(0.5)
+        after = layer(x)
+        assert torch.allclose(after, sparse_coding2d(x, layer.weight, padding=1)) and not torch.allclose(after, before)
 
 
 def test_a_loaded_dictionary_with_a_zero_atom_is_refused():
