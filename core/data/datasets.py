@@ -180,7 +180,9 @@ def _generate_cifar10_c(root: Path, progress: Progress) -> None:
         return
     clean = _stored_part("cifar10", root, "test")
     pictures = np.ascontiguousarray(clean.images.permute(0, 2, 3, 1).numpy())
-    options: dict[str, Any] = {"workers": os.cpu_count() or 1, "frost_folder": corruptions.frost_folder(root)}
+    # a job on a cluster may use fewer cores than the machine has
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    options: dict[str, Any] = {"workers": cores, "frost_folder": corruptions.frost_folder(root)}
     corruptions.prepare_cifar10_c(pictures, clean.labels.numpy(), folder, progress=progress, **options)
 
 

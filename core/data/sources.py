@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from core.data.catalogue import info, missing
+from core.data.corruptions import check
 from core.data.corruptions.prepare import caption
 from core.data.formats import IMAGE_SUFFIXES, archive_files, decode_image, jpeg_quality, read_idx, read_pickled_batch
 from core.errors import UserError, nearest
@@ -257,17 +258,26 @@ def cifar10_c_rows(root: Path, corruption: str) -> tuple[np.ndarray, np.ndarray]
             f"{root / 'CIFAR-10-C' / corruption}.npy holds {images.dtype} {images.shape}, not uint8 (50000, 32, 32, 3) "
             f"with as many labels ({len(labels)})"
         )
+    if (
+        labels.dtype.kind not in "ui"
+        or labels.ndim != 1
+        or not 0 <= labels.min(initial=0) <= labels.max(initial=0) < 10
+    ):
+        raise UserError(
+            f"{root / 'CIFAR-10-C'}/labels.npy does not hold numbers of classes from 0 to 9: fetch it again"
+        )
     return images, labels
 
 
 def read_cifar10_c(root: Path, split: str) -> tuple[np.ndarray, np.ndarray, str]:
     """(images (N, 3, 32, 32), labels, title) of one "<corruption>/<severity>" of the published layout."""
-    match = re.fullmatch(r"([a-z_]+)/([1-5])", split)
+    match = re.fullmatch(r"([^/]+)/(\d+)", split)
     if not match:
         raise UserError(
             f"unknown split {split!r} of cifar10_c: write <corruption>/<severity 1 to 5>, as gaussian_noise/3"
         )
     corruption, severity = match[1], int(match[2])
+    check(corruption, severity)
     images, labels = cifar10_c_rows(root, corruption)
     count = len(images) // 5  # severities follow each other, each in the order of the clean test images
     rows = slice((severity - 1) * count, severity * count)

@@ -302,9 +302,15 @@ def test_cifar10_c_gives_one_corruption_and_severity(corrupted) -> None:
 
 def test_cifar10_c_refuses_what_is_not_there(corrupted) -> None:
     root = corrupted[0]
-    with pytest.raises(UserError, match=r"gaussian_nois\.npy not found; nearest: gaussian_noise"):
+    with pytest.raises(
+        UserError, match=r"'gaussian_nois'; nearest: gaussian_noise.*: one of gaussian_noise, shot_noise"
+    ):
         load("cifar10_c", root, "gaussian_nois/1")
-    for split in ("test", "gaussian_noise/6", "../labels/1"):
+    with pytest.raises(UserError, match=r"unknown severity 6 of gaussian_noise: one of 1, 2, 3, 4, 5"):
+        load("cifar10_c", root, "gaussian_noise/6")
+    with pytest.raises(UserError, match=r"shot_noise\.npy not found"):
+        load("cifar10_c", root, "shot_noise/1")
+    for split in ("test", "gaussian_noise", "../labels/1"):
         with pytest.raises(UserError, match="write <corruption>/<severity 1 to 5>"):
             load("cifar10_c", root, split)
     np.save(root / "CIFAR-10-C" / "fog.npy", np.array([{"a": 1}] * 20, object))
@@ -317,3 +323,8 @@ def test_cifar10_c_refuses_what_is_not_there(corrupted) -> None:
     np.save(path, np.zeros((20, 32, 32), np.uint8))
     with pytest.raises(UserError, match=r"not uint8 \(50000, 32, 32, 3\)"):
         load("cifar10_c", root, "gaussian_noise/1")
+    np.save(path, np.zeros((20, 32, 32, 3), np.uint8))
+    for labels in (np.full(20, 10, np.uint8), np.zeros(20, np.float32), np.full(20, -1)):
+        np.save(root / "CIFAR-10-C" / "labels.npy", labels)
+        with pytest.raises(UserError, match=r"labels\.npy does not hold numbers of classes from 0 to 9"):
+            load("cifar10_c", root, "gaussian_noise/1")
