@@ -242,7 +242,11 @@ class SparseCoding2d(_SparseCoding):
         return self.penalty * (x[0].numel() / math.prod(code_shape) if self.adaptive_penalty else 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        options = {"step": self._step(x), "penalty": self.effective_penalty(x), "recompute": self.recompute}
+        options: dict[str, Any] = {
+            "step": self._step(x),
+            "penalty": self.effective_penalty(x),
+            "recompute": self.recompute,
+        }
         return sparse_coding2d(
             x, self.dictionary(), stride=self.stride, padding=self.padding, **options, **self.options
         )
@@ -294,7 +298,7 @@ class SparseCoding1d(_SparseCoding):
         self.expansion = expansion
 
     def forward(self, x: Tensor) -> Tensor:
-        options = {"step": self._step(x), "penalty": self.penalty, "recompute": self.recompute}
+        options: dict[str, Any] = {"step": self._step(x), "penalty": self.penalty, "recompute": self.recompute}
         return sparse_coding1d(x, self.dictionary(), **options, **self.options)
 
     def reconstruct(self, code: Tensor) -> Tensor:
