@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from core.config import EvaluateConfig, RunConfig
 from core.data.catalogue import data_root
 from core.data.corruptions import BENCHMARK, NAMES, SEVERITIES, corrupt
-from core.data.corruptions.prepare import FOLDER, caption, frost_folder
+from core.data.corruptions.prepare import FOLDER, caption, frost_folder, published
 from core.data.sets import evenly
 from core.data.sources import cifar10_c_rows
 from core.errors import UserError
@@ -90,6 +90,7 @@ class Robustness:
         self.pixels, self.tallies = Pixels.of(run), Tallies()
         self.sweep: Sweep | None = None
         self.prepared, self.photographs, self.images = True, True, 0
+        self.published: set[str] = set()
 
     def update(self, view: View) -> None:
         layer = _first_layer(view)
@@ -150,6 +151,8 @@ class Robustness:
                     f"{root / FOLDER} holds other images than the test images of {root}, or these in another order: "
                     "move it away, and stillpoint prepare cifar10_c makes it anew from them"
                 )
+            if severity == SEVERITIES[0] and name in published(root / FOLDER):
+                self.published.add(name)
             if name == "frost":
                 self.photographs = not caption(root / FOLDER).count("computed")
             return stored[places]
@@ -160,7 +163,10 @@ class Robustness:
 
     def result(self) -> Result:
         found: Result = {"robustness_images": float(self.images), "robustness_prepared": float(self.prepared)}
-        found["robustness_photographs"] = float(self.photographs)
+        found |= {
+            "robustness_published": len(self.published) / len(NAMES),
+            "robustness_photographs": float(self.photographs),
+        }
         for how, start in (("trained", "robustness"), ("line", "robustness_line")):
             if how == "line" and self.sweep is None:
                 continue

@@ -92,10 +92,12 @@ def lambda_line(maps: Maps, path: Path, *, title: str) -> Path:
                 axis.plot(errors[rows], best[rows], MARKERS[number], color=colour, label=label, markersize=4, alpha=0.8)
         for one in own:
             errors = one["robustness_sweep_errors"]
-            span = np.linspace(errors.min(), errors.max(), 50)
+            noises = one["robustness_sweep_conditions"][:, 0]
             low, high = one["robustness_sweep_lambdas"][[0, -1]]
             for number, (slope, intercept, _) in enumerate(one["robustness_sweep_lines"]):
                 pooled = number == len(NOISES)
+                own_errors = errors if pooled else errors[noises == number + 1]
+                span = np.linspace(own_errors.min(), own_errors.max(), 50)
                 colour = "black" if pooled else PALETTE[number]
                 shown = np.clip(slope * span + intercept, low, high)
                 label = POOLED if pooled and one is own[0] else None

@@ -26,6 +26,7 @@ PRETRAINED = {
 }
 RECIPES = {"CIFAR-10": ("cifar10_authors", "cifar10"), "CIFAR-100": ("cifar100",), "ImageNet": ("imagenet",)}
 NOISES = ("gaussian", "shot", "speckle", "impulse")
+COMPUTED = "a computed texture"
 #: whose lambda: ours by name, the start of the metric under our noises, and in the corruptions
 WAYS = {
     "of training": ("levels", "robustness"),
@@ -78,18 +79,16 @@ def origin(results: Results) -> str:
     values = [one for runs in results.runs.values() for one in trained(runs) if "robustness_images" in one]
     if not values:
         return "no corrupted images were measured"
-    if all(one["robustness_prepared"] for one in values):
-        return "CIFAR-10-C as it lies in the data folder" + _told(values)
-    counts = sorted({round(one["robustness_images"]) for one in values})
-    told = f"corrupted images made by our generator, seed 0, of {' or '.join(map(str, counts))} test images"
-    photographs = all(one.get("robustness_photographs") for one in values)
-    return told + ("" if photographs else "; frost is a computed texture, not the published photographs")
-
-
-def _told(values: Sequence[dict[str, Any]]) -> str:
+    counts = " or ".join(map(str, sorted({round(one["robustness_images"]) for one in values})))
+    shares = {one.get("robustness_published", 0.0) for one in values}
+    if shares == {1.0}:
+        return f"CIFAR-10-C as its authors published it, {counts} test images"
+    told = f"corrupted images made by our generator, seed 0, of {counts} test images"
+    if shares != {0.0}:
+        told = f"corrupted images of {counts} test images, some as published and some made by our generator, seed 0"
     if all(one.get("robustness_photographs") for one in values):
-        return ""
-    return "; frost is a computed texture, not the published photographs"
+        return told
+    return f"{told}; frost is {COMPUTED}, not the published photographs"
 
 
 def pretrained(results: Results, path: Path) -> None:
@@ -136,6 +135,8 @@ def corruptions(results: Results, path: Path) -> None:
         ("error_19", "mean error, 19"),
     ):
         lines.append([f"**{shown}**", *(cell(mean(values, f"{start}_{key}")) for values, start in columns)])
+    clean = [cell(mean(values, f"{start}_clean_accuracy")) for values, start in columns]
+    lines.insert(0, ["**clean**, all test images", *clean])
     if results.recipe.startswith("imagenet"):
         lines.append(["**mCE, AlexNet = 100, 15**", *(_normalised(values, start) for values, start in columns)])
     text = f"# {results.table.title}: each corruption\n\n{markdown(head, lines)}\n\n"
@@ -165,16 +166,20 @@ def corruptions_csv(results: Results, path: Path) -> None:
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["network", "seed", "lambda", "corruption", "severity", "accuracy"])
+    writer.writerow(["network", "seed", "lambda", "corruption", "severity", "accuracy", "images", "source"])
     for model, runs in results.runs.items():
-        for run in runs:
+        for run, found in zip(runs, trained(runs), strict=True):
+            images, ice = round(found.get("robustness_images", 0)), found.get("robustness_photographs")
+            share = found.get("robustness_published", 0.0)
+            source = {0.0: "our generator", 1.0: "published"}.get(share, "published or our generator")
             maps = load_file(run.maps) if run.maps.is_file() else {}
             for said, key in (("training", "robustness_severities"), ("line", "robustness_line_severities")):
                 if (table := maps.get(f"trained/{key}")) is None:
                     continue
                 for name, row in zip(NAMES, table, strict=True):
+                    own = f"{source}, {COMPUTED}" if name == "frost" and not ice else source
                     for severity, accuracy in zip(SEVERITIES, row, strict=True):
-                        writer.writerow([model, run.seed, said, name, severity, f"{accuracy:.6f}"])
+                        writer.writerow([model, run.seed, said, name, severity, f"{accuracy:.6f}", images, own])
     write_atomic(path, text.getvalue())
 
 
@@ -214,10 +219,15 @@ def noises(results: Results, path: Path) -> None:
         "Lambda as a function of the reconstruction error e, a line for each seed.",
         markdown(["network", "lambda"], lines_told),
     ]
+    protocols = {
+        read_metrics(run).get("evaluate", {}).get("PROTOCOL") for runs in results.runs.values() for run in runs
+    }
+    chosen = "on images held out of training"
+    if "authors" in protocols:
+        chosen = "on the labels of the very test images (EVALUATE.PROTOCOL authors), so its numbers flatter"
     parts.append(
-        "Accuracy in percent, mean over levels, ± over seeds. Lambda is chosen on images held out of training "
-        "(EVALUATE.PROTOCOL authors: on labels of the test images, as theirs is). The line is fitted there, through "
-        "all noises and levels and the clean images, and gives every unseen batch its lambda from its reconstruction "
+        f"Accuracy in percent, mean over levels, ± over seeds. Lambda is chosen {chosen}. The line is fitted there, "
+        "through all noises and levels and the clean images, and gives every unseen batch its lambda from its reconstruction "
         "error at the lambda of training, without labels and without the name of the noise."
     )
     write_atomic(path, "\n\n".join(parts) + "\n")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def metrics(found):
         if (table := found.get(f"trained/{start}_severities")) is not None:
             told |= {f"{start}_{name}_accuracy": float(row.mean()) for name, row in zip(NAMES, table, strict=True)}
             told |= {f"{start}_noises_accuracy": 0.5, f"{start}_error": 1 - float(table[:15].mean())}
-            told |= {f"{start}_error_19": 1 - float(table.mean())}
+            told |= {f"{start}_error_19": 1 - float(table.mean()), f"{start}_clean_accuracy": 0.9}
     if "trained/robustness_sweep_lines" in found:
         told |= {f"robustness_levels_{how}_{noise}_accuracy": 0.7 for how in ("chosen", "line") for noise in NOISES}
         told |= {"robustness_line_slope": 0.1, "robustness_line_intercept": 0.0, "robustness_line_r2": 0.5}
@@ -101,7 +102,8 @@ def test_nine_pretrained_networks_stand_beside_the_authors_and_nothing_is_made_u
 def test_each_corruption_has_a_line_and_frost_is_owned_up_to(results):
     path = results / "cifar10" / "corruptions.md"
     table = lines(path)
-    assert [row[0].removesuffix(" (validation)") for row in table[2:21]] == [n.replace("_", " ") for n in NAMES]
+    assert table[2][:2] == ["**clean**, all test images", "90.00 ± 0.00"]
+    assert [row[0].removesuffix(" (validation)") for row in table[3:22]] == [n.replace("_", " ") for n in NAMES]
     assert "of 60 test images; frost is a computed texture" in path.read_text()
     for name in ("table.md", "table.tex", "noises.md"):
         assert "of 60 test images; frost is a computed texture" in (results / "cifar10" / name).read_text()
@@ -112,8 +114,25 @@ def test_each_corruption_has_a_line_and_frost_is_owned_up_to(results):
         for r in rows
         if r["network"] == "sdnet18" and r["lambda"] == "line" and r["corruption"] == "fog"
     ]
+    assert {(r["images"], r["source"]) for r in rows if r["corruption"] != "frost"} == {("60", "our generator")}
+    assert {r["source"] for r in rows if r["corruption"] == "frost"} == {"our generator, a computed texture"}
     shown = next(row for row in table if row[0] == "fog")[table[0].index("sdnet18, lambda by the line")]
     assert float(shown.split()[0]) == pytest.approx(100 * np.mean(own), abs=0.006)
+
+
+def test_it_is_told_who_made_the_corrupted_images(monkeypatch):
+    def told(*values):
+        monkeypatch.setattr(pages, "trained", lambda runs: [{"robustness_images": 9.0, **one} for one in values])
+        return pages.origin(SimpleNamespace(runs={"sdnet18": []}))
+
+    there = {"robustness_photographs": 1.0, "robustness_published": 1.0}
+    assert told(there, there) == "CIFAR-10-C as its authors published it, 9 test images"
+    made = {"robustness_photographs": 1.0, "robustness_published": 0.0}
+    assert told(made) == "corrupted images made by our generator, seed 0, of 9 test images"
+    assert "some as published and some made" in told(there, made)
+    assert "some as published and some made" in told(there | {"robustness_published": 0.5})
+    ice = "; frost is a computed texture, not the published photographs"
+    assert told(made | {"robustness_photographs": 0.0}).endswith(ice) and told(there, {}).endswith(ice)
 
 
 def test_on_imagenet_the_error_of_alexnet_is_the_unit(results):
@@ -132,6 +151,17 @@ def test_noises_stand_beside_the_published_ones(results):
     assert "64.92" in next(row for row in rows if row[1].startswith("by the line") and len(row) == 10)
     assert [row[2:] for row in rows if row[1] == "chosen for each level"] == [["70.00 ± 0.00"] * 4]
     assert "0.1 e +0 (explains 50%)" in text
+
+
+def test_it_is_told_which_images_lambda_was_chosen_on(results, tmp_path):
+    text = (results / "cifar10" / "noises.md").read_text()
+    assert "Lambda is chosen on images held out of training. " in text
+    run = Run("sdnet", "digits", "sdnet18", 0, tmp_path)
+    run.folder.mkdir(parents=True)
+    run.metrics.write_text(json.dumps({"evaluate": {"PROTOCOL": "authors"}, "trained": {"accuracy": 0.9}}))
+    shown = SimpleNamespace(runs={"sdnet18": [run]}, recipe="digits", table=SimpleNamespace(title=""))
+    pages.noises(shown, tmp_path / "noises.md")
+    assert "on the labels of the very test images" in (tmp_path / "noises.md").read_text()
 
 
 def test_speed_is_a_median_and_a_ratio_to_the_plain_network(results):

@@ -6,6 +6,7 @@ import torch
 
 import pipelines
 from core.config import EvaluateConfig
+from core.data.corruptions.prepare import MANIFEST
 from core.errors import UserError
 from core.evaluate import Predictor
 from core.evaluations import View
@@ -179,8 +180,15 @@ def test_the_files_of_cifar10_c_are_read_where_they_are_and_must_be_of_these_ima
     running = evaluations(config)["robustness"](config.evaluate, 0)
     stored = running._corrupted("fog", 3, PICTURES, shown, NUMBERS[2:5])
     assert np.array_equal(stored, PICTURES[2:5] + 2) and running.prepared
+    for name in ("fog", "contrast"):
+        running._corrupted(name, 1, PICTURES[2:5], shown, NUMBERS[2:5])
+    assert running.published == {"fog"}
     assert running._corrupted("contrast", 3, PICTURES[2:5], shown, NUMBERS[2:5]).shape == (3, 32, 32, 3)
     assert not running.prepared
+    (root / "CIFAR-10-C" / MANIFEST).write_text('{"fog": {"settings": {"seed": 0}}}')
+    running = evaluations(config)["robustness"](config.evaluate, 0)
+    running._corrupted("fog", 1, PICTURES[2:5], shown, NUMBERS[2:5])
+    assert not running.published
     shown.labels = NUMBERS.flip(0)
     with pytest.raises(UserError, match="other images than the test images"):
         running._corrupted("fog", 3, PICTURES, shown, NUMBERS)
