@@ -227,8 +227,8 @@ def noises(results: Results, path: Path) -> None:
         chosen = "on the labels of the very test images (EVALUATE.PROTOCOL authors), so its numbers flatter"
     parts.append(
         f"Accuracy in percent, mean over levels, ± over seeds. Lambda is chosen {chosen}. The line is fitted there, "
-        "through all noises and levels and the clean images, and gives every unseen batch its lambda from its reconstruction "
-        "error at the lambda of training, without labels and without the name of the noise."
+        "through all noises and levels and the clean images, and gives every unseen batch its lambda from its "
+        "reconstruction error at the lambda of training, without labels and without the name of the noise."
     )
     write_atomic(path, "\n\n".join(parts) + "\n")
 
