@@ -159,12 +159,8 @@ def group_maps(maps: Sequence[int], depth: int) -> Groups:
 
 
 def computing_order(groups: Groups, depth: int) -> tuple[int, ...]:
+    """The maps of `groups` in the order in which they are computed."""
     number = {split_packet(packet, depth): packet for packet in range(4**depth)}
     return tuple(
         bank * 4**depth + number[row, column] for needs, rows in groups for row in rows for bank, column in needs
     )
-
-
-def cheapest_order(maps: Sequence[int], depth: int) -> tuple[int, ...]:
-    """The order of `maps` in which they are computed, so that asking for it saves a copy."""
-    return computing_order(group_maps(maps, depth), depth)

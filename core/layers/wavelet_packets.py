@@ -78,7 +78,7 @@ def wavelet_packets2d(
 class WaveletPackets2d(nn.Module):
     """`wavelet_packets2d` as a Module with its filters ready: (B, C, H, W) -> (B, C, M, P, H', W').
 
-    Maps that are asked for in the order `_wavelet_filters.cheapest_order(maps, depth)` are computed without a copy.
+    Maps that are asked for in the order `computing_order(group_maps(maps, depth), depth)` are computed without a copy.
     """
 
     order: Tensor | None
@@ -148,12 +148,14 @@ class WaveletPackets2d(nn.Module):
         window = [n - first for n, first in zip(whole, start, strict=True)] if size is None else size
         count = [-(-n // every) for n in window]
         before = [self.before - self.stride * first for first in start]
-        y = torch.cat([p(x, self.stride * every, before, count, self.padding) for p in self.passes], dim=2)
+        found = [p(x, self.stride * every, before, count, self.padding) for p in self.passes]
+        y = torch.cat([part for same in zip(*found, strict=True) for part in same], dim=2)
         return y if self.order is None else y[:, :, self.order]
 
     def kernels(self) -> Tensor:
         """The two-dimensional filters of the maps, (M, P, K, K), to be correlated with the padded image."""
-        y = torch.cat([p.kernels() for p in self.passes])  # type: ignore[operator]
+        found = [p.kernels() for p in self.passes]  # type: ignore[operator]
+        y = torch.cat([part for same in zip(*found, strict=True) for part in same])
         return y if self.order is None else y[self.order]
 
     def extra_repr(self) -> str:
@@ -176,7 +178,9 @@ class _Passes(nn.Module):
         self.register_buffer("vertical", vertical.transpose(0, 1).flatten(0, 1), persistent=False)  # (2R, K)
         self.register_buffer("horizontal", horizontal.flatten(0, 1), persistent=False)  # (S P, 2, K)
 
-    def forward(self, x: Tensor, stride: int, before: Sequence[int], count: Sequence[int], padding: str) -> Tensor:
+    def forward(
+        self, x: Tensor, stride: int, before: Sequence[int], count: Sequence[int], padding: str
+    ) -> tuple[Tensor, ...]:
         batch, channels, height, width = x.shape
         # images, colours and paths are all one batch axis: no grouped convolution, which is slow on every device
         y = x.reshape(batch * channels, 1, height, width)
@@ -184,13 +188,87 @@ class _Passes(nn.Module):
         y = y.reshape(-1, 2, count[0], width)  # (B C R, 2, H', W)
         # (B C R, S P, H', W')
         y = _correlate(y, self.horizontal[:, :, None, :], 3, stride, before[1], count[1], padding)
-        return y.reshape(batch, channels, -1, self.parts, *count)  # (B, C, R S, P, H', W')
+        return (y.reshape(batch, channels, -1, self.parts, *count),)  # (B, C, R S, P, H', W')
 
-    def kernels(self) -> Tensor:
+    def kernels(self) -> tuple[Tensor, ...]:
         """(R S, P, K, K)"""
         vertical = self.vertical.view(-1, 2, self.vertical.shape[-1])  # (R, 2, K)
         atoms = torch.einsum("rti,stj->rsij", vertical, self.horizontal)
-        return atoms.reshape(-1, self.parts, *atoms.shape[-2:])
+        return (atoms.reshape(-1, self.parts, *atoms.shape[-2:]),)
+
+
+class PacketHalves2d(WaveletPackets2d):
+    """(A + B) / 2 of each packet, then (B - A) / 2 of each: (B, C, H, W) -> (B, C, 2 N, P, H', W').
+
+    For whoever combines maps linearly anyway. Of analytic maps A and B the half sum is a vertical filter of tree a
+    alone and the half difference one of tree b, each times one horizontal filter: half the multiplications of the maps.
+
+    `maps` says whose packets; the attribute `maps` is then A of all N packets and B of all, in the order of the output.
+    """
+
+    def __init__(
+        self,
+        depth: int = 2,
+        stride: int = 2,
+        *,
+        maps: Iterable[int] | None = None,
+        part: Part = "complex",
+        padding: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        count = 4**depth
+        packets = range(count) if maps is None else sorted({q % count for q in maps})
+        groups = group_maps([*packets, *(count + packet for packet in packets)], depth)
+        dtype = dtype or torch.get_default_dtype()
+        first = [(needs[: len(needs) // 2], rows) for needs, rows in groups]
+        order = computing_order(first, depth)
+        super().__init__(depth, stride, maps=order, part=part, padding=padding, device=device, dtype=dtype)
+        self.maps = (*order, *(count + packet for packet in order))
+        self.order = None
+        trees = tree_filters(depth)
+        self.passes = nn.ModuleList(
+            _HalfPasses(
+                trees[:, rows].to(device, dtype),
+                horizontal_filters(trees, needs, depth, part, analytic=True).to(device, dtype),
+            )
+            for needs, rows in groups
+        )
+
+
+class _HalfPasses(nn.Module):
+    """A vertical pass by both trees of R paths (2, R, K), and horizontal ones by S maps A and then S maps B of P parts
+    (2 S, P, 2, K), in half sums and half differences."""
+
+    vertical: Tensor
+    horizontal: Tensor
+
+    def __init__(self, vertical: Tensor, horizontal: Tensor) -> None:
+        super().__init__()
+        self.parts = horizontal.shape[1]
+        first, second = horizontal.chunk(2)
+        halves = torch.stack([(first + second)[:, :, 0], (second - first)[:, :, 1]]) / 2  # (2, S, P, K)
+        self.register_buffer("vertical", vertical.flatten(0, 1), persistent=False)  # (2R, K), tree a first
+        self.register_buffer("horizontal", halves.flatten(1, 2), persistent=False)  # (2, S P, K)
+
+    def forward(
+        self, x: Tensor, stride: int, before: Sequence[int], count: Sequence[int], padding: str
+    ) -> tuple[Tensor, ...]:
+        batch, channels, height, width = x.shape
+        y = x.reshape(batch * channels, 1, height, width)
+        y = _correlate(y, self.vertical[:, None, :, None], 2, stride, before[0], count[0], padding)  # (B C, 2R, H', W)
+        found = []
+        for half, filters in zip(y.chunk(2, dim=1), self.horizontal, strict=True):
+            half = half.reshape(-1, 1, count[0], width)  # (B C R, 1, H', W)
+            half = _correlate(half, filters[:, None, None, :], 3, stride, before[1], count[1], padding)
+            found.append(half.reshape(batch, channels, -1, self.parts, *count))  # (B, C, R S, P, H', W')
+        return tuple(found)
+
+    def kernels(self) -> tuple[Tensor, ...]:
+        """Twice (R S, P, K, K)"""
+        pairs = zip(self.vertical.chunk(2), self.horizontal, strict=True)
+        atoms = [torch.einsum("ri,sj->rsij", vertical, horizontal) for vertical, horizontal in pairs]
+        return tuple(own.reshape(-1, self.parts, *own.shape[-2:]) for own in atoms)
 
 
 def _correlate(x: Tensor, weight: Tensor, axis: int, stride: int, before: int, count: int, padding: str) -> Tensor:

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.layers._wavelet_filters import cheapest_order
-from core.layers.wavelet_packets import Part, WaveletPackets2d
+from core.layers.wavelet_packets import PacketHalves2d, Part
 from core.layers.wavelet_packings import Packing
 
 
@@ -52,8 +51,8 @@ class WaveletMixing2d(nn.Module):
         super().__init__()
         self.scramble_nonsquare = scramble_nonsquare
         self.in_channels, self.packing, self.out_channels = in_channels, packing, sum(packing.outputs)
-        order = cheapest_order(packing.maps, packing.depth)
-        self.packets = WaveletPackets2d(packing.depth, stride, maps=order, part=part)
+        self.packets = PacketHalves2d(packing.depth, stride, maps=packing.maps, part=part)
+        order = self.packets.maps
         self.mixing = nn.ParameterList(
             _uniform((out, n // groups), n // groups)
             for n, out, groups in zip(packing.inputs, packing.outputs, packing.groups, strict=True)
@@ -75,11 +74,13 @@ class WaveletMixing2d(nn.Module):
         self.register_buffer("places", torch.cat([p.flatten() for p in places]), persistent=False)
 
     def matrix(self) -> Tensor:
-        """The combination as a dense matrix: (O, C, M), or (O, 1, M) where the colours are mixed first."""
+        """The combination as a dense matrix over the half sums and half differences of M / 2 packets: (O, C, M), or
+        (O, 1, M) where the colours are mixed first."""
         values = torch.cat([w.flatten() for w in self.mixing])
-        n = len(self.packing.maps)
+        n = len(self.packets.maps)
         dense = values.new_zeros(self.out_channels * n).index_put((self.places,), values)
-        dense = dense.view(self.out_channels, 1, n)
+        first, second = dense.view(self.out_channels, 1, n).chunk(2, dim=2)
+        dense = torch.cat([first + second, second - first], dim=2)
         return dense if self.colour.ndim == 1 else self.colour[:, :, None] * dense
 
     def forward(

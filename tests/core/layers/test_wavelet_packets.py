@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from core.layers._wavelet_filters import (
-    cheapest_order,
+    computing_order,
+    group_maps,
     qshift_filters,
     runs_backwards,
     split_packet,
@@ -17,7 +19,7 @@ from core.layers._wavelet_filters import (
     tree_filters,
     zero_padding,
 )
-from core.layers.wavelet_packets import WaveletPackets2d, wavelet_packets2d
+from core.layers.wavelet_packets import PacketHalves2d, WaveletPackets2d, wavelet_packets2d
 
 DEPTHS = (1, 2, 3)
 
@@ -213,7 +215,7 @@ def test_any_maps_in_any_order_are_those_of_the_whole(maps: list[int], seed: int
     x = image(1, 1, 9, 9, seed=seed)
     whole = WaveletPackets2d(2, 2, dtype=torch.float64)(x)
     torch.testing.assert_close(WaveletPackets2d(2, 2, maps=maps, dtype=torch.float64)(x), whole[:, :, maps])
-    cheapest = cheapest_order(maps, 2)
+    cheapest = computing_order(group_maps(maps, 2), 2)
     assert sorted(cheapest) == sorted(maps)
     assert WaveletPackets2d(2, 2, maps=cheapest).order is None
 
@@ -269,6 +271,35 @@ def test_filters_hold_in_another_memory_format_and_are_not_saved() -> None:
     packets = packets.to(memory_format=torch.channels_last)
     torch.testing.assert_close(packets(x.to(memory_format=torch.channels_last)), want)
     assert packets.state_dict() == {}
+
+
+@pytest.mark.parametrize(
+    ("depth", "part", "maps"), [(1, "complex", None), (2, "real", [3, 19, 6]), (3, "complex", [9])]
+)
+def test_halves_are_half_the_sum_and_half_the_difference_of_two_maps(depth: int, part: str, maps: list | None) -> None:
+    halves = PacketHalves2d(depth, 2, maps=maps, part=part, dtype=torch.float64)
+    packets = {q % 4**depth for q in (range(4**depth) if maps is None else maps)}
+    assert {q % 4**depth for q in halves.maps} == packets and len(halves.maps) == 2 * len(packets)
+    x = image(2, 3, 41, 52)
+    window = {"every": 2, "start": (1, 2), "size": (5, 7)}
+    whole = WaveletPackets2d(depth, 2, maps=halves.maps, part=part, dtype=torch.float64)
+    for options in ({}, window):
+        first, second = whole(x, **options).chunk(2, dim=2)
+        torch.testing.assert_close(halves(x, **options), torch.cat([first + second, second - first], 2) / 2)
+    first, second = whole.kernels().chunk(2)
+    torch.testing.assert_close(halves.kernels(), torch.cat([first + second, second - first]) / 2)
+    assert halves.state_dict() == {}
+
+
+def test_halves_take_half_the_horizontal_multiplications_of_the_maps() -> None:
+    counts = []
+    for kind in (WaveletPackets2d, PacketHalves2d):
+        packets = kind(2, 2, part="real")
+        with FlopCounterMode(display=False) as counter:
+            packets(image(1, 1, 32, 32, dtype=torch.float32))
+        counts.append(counter.get_total_flops() // 2)
+    vertical, horizontal = 8 * 30 * 16 * 32, 32 * 2 * 30 * 16 * 16
+    assert counts == [vertical + horizontal, vertical + horizontal // 2]
 
 
 def test_the_modulus_moves_less_than_the_real_part() -> None:

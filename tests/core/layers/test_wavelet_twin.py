@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from core.layers.wavelet_packets import WaveletPackets2d, wavelet_packets2d
+from core.layers.wavelet_packets import PacketHalves2d, WaveletPackets2d, wavelet_packets2d
 from core.layers.wavelet_packings import ALEXNET, RESNET, RESNET_EXCLUDING, Packing
 from core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d, centre_crop
 
@@ -22,7 +22,7 @@ def mixing(packing: Packing = SMALL, channels: int = 3, stride: int = 2, **optio
     torch.manual_seed(0)
     layer = WaveletMixing2d(channels, packing, stride=stride, **options).double()
     # double() keeps filters rounded to single precision; these are exact
-    layer.packets = WaveletPackets2d(
+    layer.packets = PacketHalves2d(
         packing.depth, stride, maps=layer.packets.maps, part=layer.packets.part, dtype=torch.float64
     )
     return layer
