@@ -85,11 +85,21 @@ def loading(rows: Rows) -> list[str]:
     return [grid(head, lines)]
 
 
+def starting(rows: Rows) -> list[str]:
+    head = ["command", "seconds", "of CPU time"]
+    lines = [
+        [name, *(f"{row['contenders'][clock]['median_ms'] / 1e3:.2f}" for clock in ("wall", "cpu"))]
+        for name, row in rows.items()
+    ]
+    return [grid(head, lines)]
+
+
 #: file -> (heading, its table)
 SUBJECTS: dict[str, tuple[str, Callable[[Rows], list[str]]]] = {
     "train": ("A step of training", training),
     "eval": ("All shift metrics of a network", evaluation),
     "loader": ("Loaders", loading),
+    "start": ("From the start of a command to its end", starting),
 }
 
 

@@ -130,6 +130,13 @@ def test_the_command_line_starts_without_torch(words: list[str]) -> None:
     assert words[0] == "show-config" or not loaded & {"pydantic", "yacs", "yaml"}
 
 
+def test_neither_the_layers_nor_training_load_what_only_some_need() -> None:
+    program = "import json, sys, core.layers, core.train, core.evaluate; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    # the compiler alone takes seconds
+    assert not set(json.loads(done.stdout)) & {"torch._dynamo", "scipy", "torchvision", "matplotlib", "sklearn"}
+
+
 def test_the_lock_and_the_workflow_hold_no_address() -> None:
     lock = (ROOT / "requirements.lock").read_text()
     assert "://" not in lock and re.search(r"^torch==", lock, re.M)

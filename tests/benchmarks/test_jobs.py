@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import pipelines
-from benchmarks import evaluation, imagenet_loader, jobs, loaders, report, training
+from benchmarks import evaluation, imagenet_loader, jobs, loaders, report, start, training
 from benchmarks.harness import Clock
 from benchmarks.pictures import NOISE, photographs, pictures, torchvision_loader
 from core.data.augment import Augment, Crop
@@ -123,6 +123,15 @@ def test_files_of_whole_jobs_name_machine_load_and_images(path):
         about = row["machine"]
         assert {"device", "threads", "clock", "load_before", "load_after", "rounds", "commit"} <= about.keys()
         assert row["images"] and all(entry["median_ms"] > 0 for entry in row["contenders"].values())
+
+
+def test_a_command_is_timed_from_its_start_to_its_end_and_must_succeed(monkeypatch):
+    row = start.measure("list", 2)
+    assert all(row["contenders"][clock]["median_ms"] > 50 for clock in ("wall", "cpu"))
+    assert start.line("list", row).startswith("list ")
+    monkeypatch.setattr(start, "STILLPOINT", [*start.STILLPOINT, "no-such-command"])
+    with pytest.raises(RuntimeError, match="no-such-command"):
+        start.measure("list", 1)
 
 
 def test_there_is_a_file_of_every_whole_job():

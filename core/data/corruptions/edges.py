@@ -1,7 +1,6 @@
 """Edges, distances and histograms of 8-bit grey images (N, H, W), in the usual integer arithmetic."""
 
 import numpy as np
-from scipy import ndimage
 
 from core.data.corruptions import filters
 
@@ -37,6 +36,8 @@ def canny(x: np.ndarray, low: int, high: int) -> np.ndarray:
     candidates = peak & (m > low)
     within_image = np.zeros((3, 3, 3), bool)
     within_image[1] = True
+    from scipy import ndimage  # here, because it takes half a second that nothing else needs
+
     groups, count = ndimage.label(candidates, within_image)
     strong = np.zeros(count + 1, bool)
     strong[groups[candidates & (m > high)]] = True

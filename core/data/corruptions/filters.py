@@ -3,13 +3,14 @@
 import math
 
 import numpy as np
-from scipy import ndimage
 
 
 def gaussian(x: np.ndarray, sigma: float, *, mode: str = "nearest", truncate: float = 4.0) -> np.ndarray:
     """Gaussian filter of height and width; the type of `x` is kept, as in scikit-image."""
     if sigma == 0:
         return x
+    from scipy import ndimage  # here, because it takes half a second that nothing else needs
+
     return ndimage.gaussian_filter(x, (0, sigma, sigma, *[0] * (x.ndim - 3)), mode=mode, truncate=truncate)
 
 

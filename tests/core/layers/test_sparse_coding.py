@@ -369,3 +369,17 @@ def test_a_loaded_dictionary_with_a_zero_atom_is_refused():
     state["weight"][1] = 0
     with pytest.raises(RuntimeError, match=r"atoms \[1\] are zero"):
         layer.load_state_dict(state)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_torch_compile_measures_the_step_outside_of_its_graphs(training):
+    torch.manual_seed(0)
+    layer = SparseCoding2d(3, 5, 3, padding=1).train(training)
+    twin = copy.deepcopy(layer)
+    x = torch.randn(2, 3, 6, 7)
+    compiled = torch.compile(layer, backend="eager")
+    for _ in range(2):
+        torch.testing.assert_close(compiled(x), twin(x))
+        with torch.no_grad():
+            for one in (layer, twin):
+                one.weight.mul_(1.5).add_(0.1)  # a new dictionary has a new step
