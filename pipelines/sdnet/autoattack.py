@@ -1,14 +1,14 @@
-"""AutoAttack (Croce and Hein, ICML 2020), by its authors' own package where that is installed.
+"""AutoAttack (Croce and Hein, ICML 2020) by a package that is installed: its authors' own, or else torchattacks.
 
-The package is in no registry, so the evaluation is offered only where it can be imported. Attack and defence are at the
-lambda of training, in eval mode, through all iterations, as for projected gradient descent.
+Neither is needed for anything else, so the evaluation is offered only where one can be imported. Attack and defence are
+at the lambda of training, in eval mode, through all iterations, as for projected gradient descent.
 """
 
-from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from core.config import RunConfig
 from core.errors import UserError
@@ -16,30 +16,45 @@ from core.evaluations import Result, View
 from core.metrics import Tally, topk_correct
 from pipelines.sdnet.pixels import Pixels
 
-PACKAGE = "autoattack"
-#: the package's names of the norms -> ours
+#: in the order of preference; the first is in no registry
+PACKAGES = ("autoattack", "torchattacks")
+#: the packages' names of the norms -> ours
 NORMS = {"Linf": "linf", "L2": "l2"}
+#: of how many other classes the standard version aims at each
+TARGETS = 9
+
+
+class _FromPixels(nn.Module):
+    """A network of images in [0, 1]."""
+
+    def __init__(self, net: nn.Module, pixels: Pixels) -> None:
+        super().__init__()
+        self.net, self.pixels = net, pixels
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(self.pixels.normalised(images))
 
 
 class AutoAttacked:
     """Accuracy under AutoAttack's standard version: ``autoattack_<norm>_accuracy``, of EVALUATE.LIMIT_ATTACK images.
 
-    The package draws for a batch as a whole, so a result depends on EVALUATE.BATCH_SIZE. `UserError` where it is not
-    installed.
+    The packages draw for a batch as a whole, so a result depends on EVALUATE.BATCH_SIZE. ``autoattack_authors_package``
+    is 1 where the authors' own was used. `UserError` where none is installed.
     """
 
     def __init__(self, config: Any, seed: int, *, run: RunConfig) -> None:
-        if find_spec(PACKAGE) is None:
+        found = [name for name in PACKAGES if find_spec(name) is not None]
+        if not found:
             raise UserError(
-                f"the evaluation autoattack needs its authors' package, which is in no registry: install {PACKAGE} "
-                "from github.com/fra31/auto-attack, or use the evaluation attack (projected gradient descent)"
+                "the evaluation autoattack needs a package: pip install --no-deps torchattacks, or its authors' own, "
+                "autoattack from github.com/fra31/auto-attack; the evaluation attack (projected gradient descent) "
+                "needs none"
             )
+        self.package = found[0]
         self.config, self.seed, self.pixels = config, seed, Pixels.of(run)
         self.tallies = {norm: Tally() for norm in NORMS.values()}
 
     def update(self, view: View) -> None:
-        from autoattack import AutoAttack  # type: ignore[import-not-found]
-
         from pipelines.sdnet.evaluate import chosen, network
 
         rows = chosen(view, self.config.limit_attack)
@@ -47,26 +62,53 @@ class AutoAttacked:
             return
         net, labels = network(view), view.labels[rows]
         images = self.pixels.scaled(view.images[rows]).clamp(0, 1).contiguous()
+        moving = [parameter for parameter in net.parameters() if parameter.requires_grad]
         for theirs, norm in NORMS.items():
             view.progress(f"AutoAttack, {norm}", 0, 1)
             radius = self.config.attack_linf / 255 if norm == "linf" else self.config.attack_l2
+            try:
+                for parameter in moving:
+                    parameter.requires_grad_(False)
+                # they seed torch's own generator
+                with torch.random.fork_rng([images.device] if images.is_cuda else []):
+                    found = self._attacked(_FromPixels(net, self.pixels), images, labels, theirs, radius)
+            finally:
+                for parameter in moving:
+                    parameter.requires_grad_(True)
+            change = (found - images).flatten(1)
+            excess = float((change.abs().amax(1) if norm == "linf" else change.norm(dim=1)).amax())
+            if excess > radius * 1.001 + 1e-6:
+                raise UserError(
+                    f"{self.package} changed a picture by {excess:.4f} in the {norm} norm, more than the {radius:.4f} "
+                    "it was allowed"
+                )
+            right = topk_correct(view.predict(self.pixels.normalised(found)), labels)[:, 0]
+            self.tallies[norm].update(right)
+
+    def _attacked(self, net: nn.Module, images: Tensor, labels: Tensor, norm: str, radius: float) -> Tensor:
+        net.eval()
+        if self.package == "autoattack":
+            from autoattack import AutoAttack  # type: ignore[import-not-found]
+
             attacker = AutoAttack(
-                partial(self._logits, net),
-                norm=theirs,
+                net,
+                norm=norm,
                 eps=radius,
                 seed=self.seed,
                 version="standard",
                 device=str(images.device),
                 verbose=False,
             )
-            found = attacker.run_standard_evaluation(images, labels, bs=len(images)).to(images)
-            if (excess := float((found - images).abs().amax())) > radius * 1.001 + 1e-6:
-                raise UserError(f"{PACKAGE} changed a pixel by {excess:.4f}, more than the {radius:.4f} it was allowed")
-            right = topk_correct(view.predict(self.pixels.normalised(found)), labels)[:, 0]
-            self.tallies[norm].update(right)
+            return attacker.run_standard_evaluation(images, labels, bs=len(images)).to(images)
+        import torchattacks  # type: ignore[import-not-found]
 
-    def _logits(self, net: Any, pixels: Tensor) -> Tensor:
-        return net(self.pixels.normalised(pixels))
+        with torch.no_grad():
+            classes = net(images[:1]).shape[1]
+        made = torchattacks.AutoAttack(
+            net, norm=norm, eps=radius, version="standard", n_classes=min(classes, TARGETS + 1), seed=self.seed
+        )
+        return made(images, labels).to(images)
 
     def result(self) -> Result:
-        return {f"autoattack_{norm}_accuracy": tally.mean for norm, tally in self.tallies.items()}
+        found: Result = {f"autoattack_{norm}_accuracy": tally.mean for norm, tally in self.tallies.items()}
+        return found | {"autoattack_authors_package": float(self.package == "autoattack")}

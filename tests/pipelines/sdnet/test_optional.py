@@ -127,9 +127,38 @@ def test_autoattack_is_run_on_some_images_in_both_norms_as_its_package_does(tmp_
     running.update(shown)
     assert [(call["norm"], call["eps"], call["seed"]) for call in calls] == [("Linf", 8 / 255, 3), ("L2", 0.5, 3)]
     found = running.result()
+    assert found.pop("autoattack_authors_package") == 1
     assert set(found) == {"autoattack_linf_accuracy", "autoattack_l2_accuracy"}
     # six of the eight images: a share of sixths
     assert all((6 * value) == pytest.approx(round(6 * value)) for value in found.values())
+
+
+def test_torchattacks_is_used_where_the_authors_package_is_not(tmp_path, monkeypatch):
+    module, calls = ModuleType("torchattacks"), []
+
+    class AutoAttack:
+        def __init__(self, model, norm, eps, version, n_classes, seed):
+            calls.append((norm, eps, version, n_classes, seed))
+            self.model, self.norm, self.eps = model, {"Linf": "linf", "L2": "l2"}[norm], eps
+
+        def __call__(self, pixels, labels):
+            assert isinstance(self.model, torch.nn.Module) and not self.model.training
+            assert not any(parameter.requires_grad for parameter in self.model.parameters())
+            torch.manual_seed(7)
+            return pixels + project(torch.ones_like(pixels), self.norm, self.eps)
+
+    module.AutoAttack = AutoAttack
+    module.__spec__ = type(sys.__spec__)("torchattacks", None)
+    monkeypatch.setitem(sys.modules, "autoattack", None)
+    monkeypatch.setitem(sys.modules, "torchattacks", module)
+    config = configured()
+    running, shown = evaluations(config)["autoattack"](config.evaluate, 3), view(config, tmp_path)
+    before = torch.get_rng_state()
+    running.update(shown)
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(parameter.requires_grad for parameter in shown.predict.net.parameters())
+    assert calls == [("Linf", 8 / 255, "standard", 10, 3), ("L2", 0.5, "standard", 10, 3)]
+    assert running.result()["autoattack_authors_package"] == 0
 
 
 def test_an_attack_that_leaves_its_ball_is_not_believed(tmp_path, monkeypatch):
@@ -140,8 +169,25 @@ def test_an_attack_that_leaves_its_ball_is_not_believed(tmp_path, monkeypatch):
         running.update(view(config, tmp_path))
 
 
-def test_without_its_package_autoattack_is_not_offered(monkeypatch):
-    monkeypatch.setitem(sys.modules, "autoattack", None)
+def test_the_euclidean_ball_is_checked_too(tmp_path, monkeypatch):
+    module, _ = attacker(1.0)
+    honest = module.AutoAttack.run_standard_evaluation
+
+    def wide(self, pixels, labels, bs):
+        found = honest(self, pixels, labels, bs)
+        return pixels + 3 * (found - pixels) if self.norm == "l2" else found
+
+    module.AutoAttack.run_standard_evaluation = wide
+    monkeypatch.setitem(sys.modules, "autoattack", module)
     config = configured()
-    with pytest.raises(UserError, match="autoattack needs its authors' package, which is in no registry"):
+    running = evaluations(config)["autoattack"](config.evaluate, 0)
+    with pytest.raises(UserError, match=r"by 1\.5000 in the l2 norm, more than the 0\.5000"):
+        running.update(view(config, tmp_path))
+
+
+def test_without_its_package_autoattack_is_not_offered(monkeypatch):
+    for package in ("autoattack", "torchattacks"):
+        monkeypatch.setitem(sys.modules, package, None)
+    config = configured()
+    with pytest.raises(UserError, match="autoattack needs a package: pip install --no-deps torchattacks"):
         evaluations(config)["autoattack"](config.evaluate, 0)
