@@ -4,6 +4,7 @@ The published sets were made with five photographs that may not be shipped. With
 CIFAR-10-C in all but frost, and whoever shows a number from it must say so.
 """
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,7 @@ def _places(count: int, given: int, scale: float) -> tuple[np.ndarray, ...]:
     return low, np.minimum(low + 1, given - 1), *weights
 
 
+@cache
 def _computed(number: int, side: int) -> np.ndarray:
     """Needles of ice: bright lines that grow from random seeds in six directions, over a bluish haze."""
     grown = min(side, 64)  # needles keep their width in proportion to larger images

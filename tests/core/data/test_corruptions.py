@@ -193,6 +193,15 @@ def test_equalisation_reaches_both_ends_and_leaves_a_single_level():
     assert np.array_equal(out[1], x[1])
 
 
+@pytest.mark.parametrize("shape", [(2, 40, 36, 3), (2, 36, 40)])
+def test_a_large_filter_is_the_same_sum(monkeypatch, shape):
+    x, kernel = np.random.RandomState(0).uniform(size=shape), np.random.RandomState(1).uniform(size=(13, 11))
+    fast = filters.correlate(x, kernel)
+    monkeypatch.setattr(filters, "LARGE", kernel.size)
+    assert fast.shape == x.shape and np.allclose(fast, filters.correlate(x, kernel), rtol=0, atol=1e-12)
+    assert all(np.count_nonzero(filters.disk(*row)) <= 25 for row in TABLES[32]["defocus_blur"])
+
+
 def test_nothing_spattered_leaves_the_picture(monkeypatch):
     monkeypatch.setattr(Draws, "normal", lambda self, loc, scale, *shape: np.zeros((len(self), *shape)))
     assert np.array_equal(corrupt(X, "spatter", 1), X)

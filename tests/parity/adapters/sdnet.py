@@ -190,7 +190,8 @@ def _build(case: dict[str, Any]) -> nn.Module:
     if name.endswith("_all"):  # the authors' *_all networks never hand this one on to their layers
         elsewhere.add("SQUARE_NOISE")
     model = Model.model_validate({"NAME": name, **{keys[k]: v for k, v in kwargs.items() if k not in elsewhere}})
-    image_size = case["inputs"]["x"].shape[-1]
+    # the authors' stem follows the name of the data set, whatever the size of the images
+    image_size = 32 if "cifar" in kwargs["dataset"] else 224
     net = build(model, in_channels=3, num_classes=kwargs["num_classes"], image_size=image_size)
     net.load_state_dict(from_authors(case["state"], net))
     net.eval()
@@ -223,7 +224,8 @@ def _network(case: dict[str, Any]) -> dict[str, Tensor]:
             layer.measure = False
         for name, out in kept.items():
             got[f"{name}_mean_std_absmax"] = _statistics(out)
-        got["layer4"] = kept["layer4"][:, :64] if x.shape[-1] > 64 else kept["layer4"]
+        # of large networks the cases keep the first channels
+        got["layer4"] = kept["layer4"][:, : case["outputs"]["layer4"].shape[1]]
         if first is not None:
             got["step_sizes"] = torch.stack([layer.step_size for layer in layers.values()])
             got["layer0_r_loss_c_loss"] = torch.stack([value.sum() for value in first.losses(x, codes[-1])])
