@@ -189,9 +189,10 @@ def cost_markdown(results: "Results", path: Path) -> None:
     text += (
         "Stage by stage is the authors' way: filters of 12, 10 and 10 taps in four banks, whose first stages all "
         "packets share, both parts at the full stride. Here a packet is one vertical and one horizontal filter of the "
-        "whole support, 30 taps for ResNet and 66 for AlexNet: two convolutions for each group of packets, and of them "
-        "only the packets, the part and the places that are used. At AlexNet's depth of 3 the real parts then take "
-        "more multiplications than stage by stage; all other stems take fewer or at most five in a hundred more. "
+        "whole support, 30 taps for ResNet and 66 for AlexNet, and the two maps of a packet are combined from their "
+        "half sum and half difference, for each of which one horizontal filter is enough: two or three convolutions "
+        "for each group of packets, and of them only the packets, the part and the places that are used. That takes "
+        "fewer multiplications than stage by stage, but for the real parts at AlexNet's depth of 3. "
     )
     if TIMES.is_file():
         text += f"Milliseconds: medians on {json.loads(TIMES.read_text())['device']}.\n"
