@@ -32,16 +32,36 @@ ALEXNET_SMALLEST = 63
 def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
     """The network of a MODEL section, (B, in_channels, S, S) -> logits (B, num_classes).
 
-    `UserError` for AlexNet at an image size below 63, and for a network with wavelets but no configuration.
+    `UserError` for images that are too small for the network, and for a network with wavelets but no configuration.
     """
     try:
         kind = architecture(model.arch)
-        form(model.arch, model.config)
+        options = form(model.arch, model.config)
     except ValueError as error:
         raise UserError(str(error)) from None
-    if not kind.resnet and image_size < ALEXNET_SMALLEST:
-        raise UserError(f"{model.arch} needs images of at least {ALEXNET_SMALLEST} pixels, not {image_size}")
+    least = smallest(kind, options)
+    if image_size < least:
+        raise UserError(
+            f"{model.arch} {model.config or 'Std'} needs images of at least {least} pixels, not {image_size}"
+        )
     return network(model.arch, model.config, in_channels=in_channels, num_classes=num_classes)
+
+
+def smallest(kind: Architecture, options: Form) -> int:
+    """The smallest side of an image: a blur reflects its last map, which must be larger than what it reflects."""
+    margin = (options.blur or BODY_BLUR) // 2
+    if kind.resnet:
+        # the last blur is on a map of a 16th, in an ablation the only one on a half; packets need two pixels, and of an
+        # odd side they leave the smaller half
+        blurred = 16 * margin if kind.pooling != "none" else 2 * margin if options.ablation else 0
+        return blurred + (2 if kind.twin else 1)
+    if kind.pooling == "none":
+        return ALEXNET_SMALLEST
+    side = margin + 1
+    for _ in range(3):
+        # a max-pool of 3 at stride 1, after a blur at stride 2
+        side = 2 * (side + 2) - 1
+    return 2 * (side - 1) + 7
 
 
 def network(arch: str, config: str = "", *, in_channels: int = 3, num_classes: int = 1000) -> nn.Module:

@@ -1,4 +1,5 @@
-"""The scores of a run as the authors keep theirs: dataset / split / mode / metric, each with its time and commit.
+"""The scores of a run as the authors keep theirs: dataset / split / mode / metric, each with its time and commit, and
+with the number of test images.
 
 ``metrics.json`` says what one measurement found and repeats to the byte; ``scores.json`` collects what was measured of
 the same weights at different times.
@@ -57,9 +58,20 @@ def write_scores(config: RunConfig, run: Run) -> None:
     origin = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": metrics["provenance"]["commit"]}
     for (dataset, split, mode, metric), value in nested(metrics, load_file(run.maps), config.data.name).items():
         place = scores.setdefault(dataset, {}).setdefault(split, {}).setdefault(mode, {})
-        if place.get(metric, {}).get("value") != value:
-            place[metric] = {"value": value, **origin}
+        found = {"value": value, **_images(metrics, mode)}
+        if {key: place.get(metric, {}).get(key) for key in found} != found:
+            place[metric] = {**found, **origin}
     write_json(run.scores, {"weights": weights, "scores": scores})
+
+
+def _images(metrics: dict[str, Any], mode: str) -> dict[str, int]:
+    """How many test images a score is of, fewer where EVALUATE.LIMIT_SHIFTS says so; none for videos."""
+    if mode == "perturbations":
+        return {}
+    if not mode.startswith("shifts_"):
+        return {"images": metrics["images"]}
+    prefix = "normalised_" if mode.endswith("_normalised") else ""
+    return {"images": int(metrics["trained"][f"{prefix}shifts_images"])}
 
 
 def read(run: Run) -> dict[str, Any]:

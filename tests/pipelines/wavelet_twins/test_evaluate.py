@@ -203,7 +203,8 @@ def test_scores_are_nested_dated_and_of_one_set_of_weights(tmp_path: Path) -> No
     run.weights.write_bytes(b"first")
 
     def measured(accuracy: float, curve: float) -> None:
-        run.metrics.write_text(json.dumps({"trained": {"accuracy": accuracy}, "provenance": {"commit": "abc"}}))
+        trained = {"accuracy": accuracy, "shifts_images": 80.0, "normalised_shifts_images": 40.0}
+        run.metrics.write_text(json.dumps({"trained": trained, "images": 100, "provenance": {"commit": "abc"}}))
         arrays = {
             "trained/kl_vertical_curve": np.array([0.0, curve]),
             "trained/normalised_mfr_diagonal_curve": np.ones(2),
@@ -219,6 +220,8 @@ def test_scores_are_nested_dated_and_of_one_set_of_weights(tmp_path: Path) -> No
     assert (
         first["onecrop"]["top1_accuracy_score"]["commit"] == "abc" and first["onecrop"]["top1_accuracy_score"]["date"]
     )
+    modes = ("onecrop", "shifts_vertical", "shifts_diagonal_normalised")
+    assert [score["images"] for mode in modes for score in first[mode].values()] == [100, 80, 40]
     measured(0.5, 0.125)
     again = read(run)["scores"]["cifar10"]["test"]
     # what was found again keeps its date

@@ -10,8 +10,16 @@ from core.errors import UserError
 from core.layers.adaptive_blur import AdaptiveBlur2d
 from core.layers.blur import BlurPool2d
 from core.layers.complex_modulus import ModulusBatchNorm2d
-from pipelines.wavelet_twins.catalogue import ARCHITECTURES, CLASSIFIERS, configs
-from pipelines.wavelet_twins.models import first_layer, mixing_weights, network, resulting_kernel, twin, twin_stem
+from pipelines.wavelet_twins.catalogue import ARCHITECTURES, CLASSIFIERS, configs, form
+from pipelines.wavelet_twins.models import (
+    first_layer,
+    mixing_weights,
+    network,
+    resulting_kernel,
+    smallest,
+    twin,
+    twin_stem,
+)
 
 # trainable parameters that the authors' classifiers record; 1000 classes for names in I, 10 for names in C
 PUBLISHED = {
@@ -144,7 +152,32 @@ def test_the_door_says_what_is_wrong() -> None:
     with pytest.raises(UserError, match="wavelet_twins/AI has no form for cifar10: it is made for imagenet"):
         pipelines.create("wavelet_twins/AI", dataset="cifar10")
     small = pipelines.without_recipe("wavelet_twins/AI", "imagenet", ["DATA.IMAGE_SIZE", "32"])
-    with pytest.raises(UserError, match="AlexNet needs images of at least 63 pixels, not 32"):
+    with pytest.raises(UserError, match="AlexNet Std needs images of at least 63 pixels, not 32"):
         pipelines.build(small)
+    blurred = pipelines.without_recipe("wavelet_twins/zhang_resnet18", "digits", ["MODEL.CONFIG", "Bf5"])
+    with pytest.raises(UserError, match="zhang_resnet18 Bf5 needs images of at least 33 pixels, not 32"):
+        pipelines.build(blurred)
     with pytest.raises(ValueError, match="resnet18 has no wavelets"):
         first_layer("resnet18", "Std")
+
+
+@pytest.mark.parametrize(
+    ("arch", "config"),
+    [
+        ("AlexNet", "Std"),
+        ("ZhangAlexNet", "Bf7"),
+        ("DtCwptZhangAlexNet", "Ft32YBf3_mod"),
+        ("resnet18", "Std"),
+        ("zhang_resnet18", "Bf5"),
+        ("dtcwpt_zou_resnet18", "Ft40YBf3Ex_mod"),
+        ("dtcwpt_resnet18", "Ft40YEx"),
+        ("dtcwpt_resnet18", "Ft40YBf3Ex_abl1"),
+    ],
+)
+def test_the_smallest_image_is_seen_and_no_smaller_one(arch: str, config: str) -> None:
+    side = smallest(ARCHITECTURES[arch], form(arch, config))
+    net = network(arch, config, num_classes=3).eval()
+    assert net(torch.randn(1, 3, side, side)).isfinite().all()
+    if side > 1:
+        with pytest.raises((ValueError, RuntimeError)):
+            net(torch.randn(1, 3, side - 1, side - 1))
