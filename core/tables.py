@@ -222,13 +222,13 @@ def pareto_front(points: list[tuple[float, float] | None]) -> list[bool]:
 
 def described(key: str, columns: Iterable[Metric] = METRICS) -> Metric | None:
     """How a number of ``metrics.json`` is shown that may have no column: as a column of that name is, or in the unit of
-    the one its name begins or ends with (``accuracy_standard_error``, ``normalised_kl_vertical``); a consistency is a
+    the one that its name holds (``accuracy_standard_error``, ``normalised_kl_vertical_pixel``); a consistency is a
     share too. None for a plain number: a count, a slope, a largest change.
     """
     units = {metric.key: metric for metric in columns}
     if key in units:
         return units[key]
-    near = [m for m in units.values() if key.startswith(f"{m.key}_") or key.endswith(f"_{m.key}")]
+    near = [m for m in units.values() if f"_{m.key}_" in f"_{key}_"]
     if near:
         closest = max(near, key=lambda metric: len(metric.key))
         return Metric(key, key.replace("_", " "), closest.unit, closest.better)

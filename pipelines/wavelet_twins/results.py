@@ -17,8 +17,12 @@ METRICS = (
     Metric("shifts_accuracy", "accuracy, not normalised"),
     *(Metric(f"kl_{way}", f"divergence, {way} shifts, not normalised", "nats", "lower") for way in DIRECTIONS),
     *(Metric(f"mfr_{way}", f"flip rate, {way} shifts, not normalised", "%", "lower") for way in DIRECTIONS),
+    Metric("kl_all", "divergence, all pairs of shifts, not normalised", "nats", "lower"),
+    Metric("mfr_all", "flip rate, all pairs of shifts, not normalised", "%", "lower"),
     Metric("normalised_kl_diagonal", "divergence, diagonal shifts, normalised", "nats", "lower"),
     Metric("normalised_mfr_diagonal", "flip rate, diagonal shifts, normalised", "%", "lower"),
+    # of each perturbation of ImageNet-P
+    Metric("perturbations", "flip rate on perturbed videos", "%", "lower"),
 )
 #: with normalisation: without it a network may say one class of all images, and never flip
 AXES = ("accuracy", "normalised_mfr_diagonal")

@@ -50,6 +50,10 @@ UNITS = {
         "kl_vertical_pixel": "nats",
         "normalised_kl_vertical": "nats",
         "mfr_vertical_step1": "%",
+        "normalised_mfr_vertical_step1": "%",
+        "kl_all": "nats",
+        "normalised_mfr_all": "%",
+        "perturbations_snow": "%",
         "shifts_images": None,
     },
 }
