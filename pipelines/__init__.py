@@ -194,7 +194,7 @@ def without_recipe(name: str, dataset: str, pairs: list[str] | None = None, seed
 
 
 def load(
-    name: str, *, recipe: str = "digits", seed: int = 0, status: str = "weights", results: str | Path = "results"
+    name: str, *, recipe: str | None = None, seed: int = 0, status: str = "weights", results: str | Path = "results"
 ) -> LoadedRun:
     """A trained run: ``load("wavelet_twins/R34wyC", recipe="cifar10", status="e300").net`` (see pipelines.loading)."""
     from pipelines.loading import load_run

@@ -79,17 +79,18 @@ class LoadedRun:
 
 
 def load_run(
-    name: str, *, recipe: str = "digits", seed: int = 0, status: str = "weights", results: str | Path = "results"
+    name: str, *, recipe: str | None = None, seed: int = 0, status: str = "weights", results: str | Path = "results"
 ) -> LoadedRun:
     """The run of a network under a recipe in the folder of all results.
 
+    `recipe` may be left out where there is one alone under which the network was trained with this seed.
     `status` says which weights: "weights" are those that the run kept, "checkpoint" those of the last epoch that was
     finished, "best" those of the best validation accuracy (TRAIN.KEEP best), "e<N>" those after epoch N (see
     TRAIN.SNAPSHOTS).
     `UserError` for a run or a snapshot that is not there, saying which are.
     """
     paper, entry = pipelines.entry(name)
-    run = Run(paper, recipe, entry.name, seed, Path(results))
+    run = Run(paper, recipe or _recipe(paper, entry.name, seed, Path(results)), entry.name, seed, Path(results))
     if not run.config.is_file():
         raise UserError(f"{run.folder} holds no run{_others(run)}: train it with stillpoint train {name}")
     form = pipelines.schema(paper)
@@ -97,6 +98,14 @@ def load_run(
     net = pipelines.build(config)
     epoch = fill_at(net, run, config, status)
     return LoadedRun(run, config, net.eval(), epoch, status)
+
+
+def _recipe(paper: str, model: str, seed: int, results: Path) -> str:
+    """The one recipe under which there is a run; the smallest where there is none."""
+    found = sorted(path.parents[2].name for path in results.glob(f"{paper}/*/{model}/seed{seed}/config.yaml"))
+    if len(found) > 1:
+        raise UserError(f"there are runs of {paper}/{model} under {', '.join(found)}: say which as recipe")
+    return found[0] if found else "digits"
 
 
 def _others(run: Run) -> str:

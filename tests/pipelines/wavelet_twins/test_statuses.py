@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import pipelines
+from core.errors import UserError
 from core.runs import Run
 from pipelines.cli import main
 
@@ -80,3 +81,16 @@ def test_training_goes_on_from_a_snapshot_as_it_did_then(root: Path, capsys: pyt
     assert [path.read_bytes() for path in files] == before
     # what was measured of weights that are no more is gone with them
     assert not measured.exists()
+
+
+def test_the_recipe_may_be_left_out_where_there_is_one(root: Path, tmp_path: Path) -> None:
+    from shutil import copytree
+
+    copytree(run_in(root).folder, tmp_path / "wavelet_twins/cifar10/R18C/seed0")
+    assert pipelines.load(NAME, results=tmp_path, status="e2").run.recipe == "cifar10"
+    copytree(run_in(root).folder, tmp_path / "wavelet_twins/digits/R18C/seed0")
+    assert pipelines.load(NAME, recipe="digits", results=tmp_path).run.recipe == "digits"
+    with pytest.raises(UserError, match="R18C under cifar10, digits: say which as recipe"):
+        pipelines.load(NAME, results=tmp_path)
+    with pytest.raises(UserError, match=r"digits/R18C/seed1 holds no run \(there are seed0\)"):
+        pipelines.load(NAME, seed=1, results=tmp_path)
