@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 import pipelines
@@ -58,11 +59,15 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         self.seed, self.device, self.folder = seed, device, folder
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> "NetworkClassifier":
-        """Trains a new network; a `UserError` for images or labels of another form than the data set's."""
+        """Trains a new network; a `UserError` for images or labels of another form than the data set's, scikit-learn's
+        ValueError for labels that are no classes."""
         # what is not in X cannot be held out of it, nor tested on
         pairs = [*self.settings, "DATA.VALIDATION", "0", "TRAIN.KEEP", "last", "TRAIN.TEST_EACH_EPOCH", "False"]
         config = pipelines.configure(self.network, self.recipe, pairs, self.seed)
-        labels = np.asarray(y)
+        labels, X = np.asarray(y), np.asarray(X)
+        if labels.ndim != 1 or not X.ndim:
+            raise UserError(f"images (N, C, H, W) and labels (N,), not {X.shape} and {labels.shape}")
+        check_classification_targets(labels)
         classes, numbers = np.unique(labels, return_inverse=True)
         form = info(config.data.name)
         if len(labels) != len(X):
@@ -112,6 +117,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """The label of the highest probability for each image, as it was given to `fit`: (N,)."""
+        check_is_fitted(self)
         return self.classes_[self.predict_proba(X).argmax(1)]
 
     def _images(self, X: np.ndarray) -> torch.Tensor:

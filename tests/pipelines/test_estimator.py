@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from core.errors import UserError
 from pipelines.estimator import NetworkClassifier
@@ -39,6 +41,34 @@ def test_parameters_are_read_set_and_cloned() -> None:
     assert clone(model).set_params(seed=4).get_params() == {**model.get_params(), "seed": 4}
 
 
+#: scikit-learn's own checks, but for those that fit tables of numbers, which are no images
+CONTRACT = (
+    "check_estimator_cloneable",
+    "check_estimator_repr",
+    "check_estimator_tags_renamed",
+    "check_valid_tag_types",
+    "check_mixin_order",
+    "check_no_attributes_set_in_init",
+    "check_do_not_raise_errors_in_init_or_set_param",
+    "check_parameters_default_constructible",
+    "check_get_params_invariance",
+    "check_set_params",
+)
+
+
+def test_it_keeps_scikit_learns_contract() -> None:
+    kept = set()
+    for model, check in estimator_checks_generator(NetworkClassifier("wavelet_twins/R18wyC_mod")):
+        name = check.func.__name__
+        if name.startswith(CONTRACT):
+            check(model)
+            kept.add(name)
+    assert len(kept) == len(CONTRACT)
+    for method in ("predict", "predict_proba"):
+        with pytest.raises(NotFittedError):
+            getattr(NetworkClassifier("aps/resnet20"), method)(digits(2)[0])
+
+
 def test_what_does_not_fit_is_told() -> None:
     x, y = digits(4)
     model = NetworkClassifier("aps/resnet20")
@@ -46,6 +76,10 @@ def test_what_does_not_fit_is_told() -> None:
         model.fit(x.astype(float), y)
     with pytest.raises(UserError, match="4 images and 3 labels"):
         model.fit(x, y[:3])
+    with pytest.raises(UserError, match=r"labels \(N,\), not \(4, 32, 32\) and \(\)"):
+        model.fit(x, None)
+    with pytest.raises(ValueError, match="continuous"):
+        model.fit(x, np.linspace(0, 1, 4))
     with pytest.raises(UserError, match="11 different labels: digits has 10 classes"):
         model.fit(np.repeat(x, 3, 0)[:11], np.arange(11))
     with pytest.raises(UserError, match="unknown network"):
