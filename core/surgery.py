@@ -25,6 +25,7 @@ POLICIES = ("max_pool", "strided_conv", "average_pool", "stem")
 _NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d, nn.SyncBatchNorm, nn.Identity, nn.Dropout, nn.Dropout2d)
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.ELU, nn.Mish, nn.PReLU, nn.Tanh)
 _FUNCTIONAL_POOLS = {"max_pool2d", "avg_pool2d", "_max_pool2d"}
+_UNTOLD = "its channels cannot be told, because no convolution stands before it"
 
 
 class PooledConv2d(nn.Conv2d):
@@ -106,15 +107,38 @@ def antialias(
     return report
 
 
+class _Tracer(fx.Tracer):
+    """Sees a convolution or a norm of a library's own, which carries its padding or its activation, as one layer.
+
+    `closed`: so too every module in which no layer strides, for networks where one of those branches in its forward.
+    """
+
+    def __init__(self, closed: bool = False) -> None:
+        super().__init__()
+        self.closed = closed
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, (nn.Conv2d, *_NORMS)) or super().is_leaf_module(m, module_qualified_name):
+            return True
+        return self.closed and not isinstance(m, nn.Sequential) and not any(map(_strides, m.modules()))
+
+
+def _traced(model: nn.Module) -> fx.Graph:
+    try:
+        return _Tracer().trace(model)
+    except Exception as error:  # whatever a user's forward raises when it is traced
+        try:
+            return _Tracer(closed=True).trace(model)
+        except Exception:
+            raise ValueError(
+                f"torch.fx cannot trace this {type(model).__name__}: {str(error).partition(chr(10))[0]}"
+            ) from error
+
+
 class _Surgeon:
     def __init__(self, model: nn.Module, policy: tuple[str, ...], make: DownsampleFactory) -> None:
         self.model, self.policy, self.make, self.report = model, policy, make, Report()
-        try:
-            self.graph = fx.Tracer().trace(model)
-        except Exception as error:  # whatever a user's forward raises when it is traced
-            raise ValueError(
-                f"torch.fx cannot trace this {type(model).__name__}: {str(error).splitlines()[0]}"
-            ) from error
+        self.graph = _traced(model)
         self.uses: dict[str, int] = {}
         for node in self.graph.nodes:
             if node.op == "call_module":
@@ -143,14 +167,21 @@ class _Surgeon:
             return self._leave(str(node.target), "not in the policy")
         if module.return_indices:
             return self._leave(str(node.target), "its indices are used")
-        stride = _stride(module.stride)
+        channels = self._channels(node)
+        if channels is None:
+            return self._leave(str(node.target), _UNTOLD)
         dense = nn.MaxPool2d(module.kernel_size, 1, module.padding, module.dilation)
-        self._replace(node, nn.Sequential(dense, self.make(self._channels(node), stride)))
+        self._replace(node, nn.Sequential(dense, self.make(channels, _stride(module.stride))))
+        return None
 
     def _average_pool(self, node: fx.Node, module: nn.AvgPool2d) -> None:
         if "average_pool" not in self.policy:
             return self._leave(str(node.target), "not in the policy")
-        self._replace(node, self.make(self._channels(node), _stride(module.stride)))
+        channels = self._channels(node)
+        if channels is None:
+            return self._leave(str(node.target), _UNTOLD)
+        self._replace(node, self.make(channels, _stride(module.stride)))
+        return None
 
     def _convolution(self, node: fx.Node, conv: nn.Conv2d, *, stem: bool) -> None:
         if ("stem" if stem else "strided_conv") not in self.policy:
@@ -200,8 +231,13 @@ class _Surgeon:
             follower = next(iter(end.users))
             module = self.model.get_submodule(str(follower.target)) if follower.op == "call_module" else None
             if isinstance(module, _NORMS) or (module is not None and "Norm" in type(module).__name__):
-                activated |= hasattr(module, "act")  # timm's norms carry the activation
                 end = follower
+                act = getattr(module, "act", None)  # timm's norms carry the activation
+                if isinstance(act, nn.Module) and not isinstance(act, nn.Identity):
+                    if self.uses[str(end.target)] == 1 and not act.state_dict():
+                        return [f"{end.target}.act"], "after"
+                    activated = True
+                    break
             elif isinstance(module, _ACTIVATIONS) or _is_functional_activation(follower):
                 end, activated = follower, True
                 break
@@ -225,8 +261,8 @@ class _Surgeon:
             return [str(f.target) for f in followers], "before"
         return "what follows it is neither an activation of its own nor a convolution"
 
-    def _channels(self, node: fx.Node) -> int:
-        """Channels of a pool's input: those of the nearest convolution or norm before it."""
+    def _channels(self, node: fx.Node) -> int | None:
+        """Channels of a pool's input: those of the nearest convolution or norm before it, where there is one."""
         seen: fx.Node | None = node
         while seen is not None:
             module = self.model.get_submodule(str(seen.target)) if seen.op == "call_module" else None
@@ -234,7 +270,7 @@ class _Surgeon:
                 if hasattr(module, name):
                     return int(getattr(module, name))
             seen = seen.all_input_nodes[0] if seen.all_input_nodes else None
-        raise ValueError(f"the number of channels at {node.target} cannot be told: no convolution stands before it")
+        return None
 
     def _replace(self, node: fx.Node, new: nn.Module) -> None:
         old = self.model.get_submodule(str(node.target))
@@ -257,6 +293,10 @@ class _Surgeon:
 
     def _leave(self, name: str, reason: str) -> None:
         self.report.left.append((name, reason))
+
+
+def _strides(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and _stride(module.stride) > 1
 
 
 def _stride(stride: int | tuple[int, ...]) -> int:

@@ -92,6 +92,15 @@ def test_a_forward_that_cannot_be_traced_is_refused() -> None:
         antialias(Branching())
 
 
+def test_a_part_that_branches_but_does_not_stride_is_no_hindrance() -> None:
+    class Branching(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.shape[-1] > 4 else -x
+
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), Branching())
+    assert [change.name for change in antialias(net, verbose=False).changes] == ["2"]
+
+
 def test_unknown_policies_and_adaptive_grids_are_refused() -> None:
     with pytest.raises(ValueError, match="'everything'"):
         antialias(models.resnet18(), "everything")
@@ -113,3 +122,60 @@ def test_gradients_reach_all_parameters_and_the_original_checkpoint_loads() -> N
     with torch.enable_grad():
         net(torch.randn(2, 3, 64, 64)).sum().backward()
     assert all(p.grad is not None for p in net.parameters())
+
+
+class ActivatedNorm(nn.BatchNorm2d):
+    """A norm as timm has it: the activation is a module inside, and the forward looks at its input's axes."""
+
+    def __init__(self, channels: int, act: nn.Module) -> None:
+        super().__init__(channels)
+        self.act = act
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.ndim == 4
+        return self.act(super().forward(x))
+
+
+class SamePadding(nn.Conv2d):
+    """A convolution as TensorFlow pads it, by what its input's size asks for; `torch.fx` cannot look inside."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = max((-(-x.shape[-2] // self.stride[0]) - 1) * self.stride[0] + self.kernel_size[0] - x.shape[-2], 0)
+        return super().forward(nn.functional.pad(x, [0, 0, rows // 2, rows - rows // 2] if rows > 0 else [0] * 4))
+
+
+@torch.no_grad()
+def test_a_norm_that_carries_its_activation_gets_the_filter_behind_it() -> None:
+    net = nn.Sequential(
+        SamePadding(3, 4, 3),
+        SamePadding(4, 8, 3, stride=2, padding=(0, 1)),
+        ActivatedNorm(8, nn.SiLU()),
+        nn.AdaptiveAvgPool2d(1),
+    )
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    x = torch.randn(1, 3, 16, 16)
+    shape = net[:3].eval()(x).shape
+    antialias(net.train(), verbose=False)
+    assert isinstance(net[2].act[0], nn.SiLU) and isinstance(net[2].act[1], BlurPool2d)
+    assert net[:3].eval()(x).shape == shape
+    # looking at the network moved no counter of it
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+
+
+def test_a_norm_without_an_activation_is_passed_by() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.Conv2d(4, 8, 3, stride=2),
+        ActivatedNorm(8, nn.Identity()),
+        nn.ReLU(),
+        nn.Flatten(),
+    )
+    antialias(net, verbose=False)
+    assert isinstance(net[2].act, nn.Identity) and isinstance(net[3][1], BlurPool2d)
+
+
+def test_a_pool_of_untold_channels_is_left_and_the_rest_is_treated() -> None:
+    net = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(3, 4, 3, stride=2), nn.ReLU())
+    report = antialias(net, POLICIES, verbose=False)
+    assert report.left == [("0", "its channels cannot be told, because no convolution stands before it")]
+    assert [change.name for change in report.changes] == ["1"]
