@@ -21,7 +21,12 @@ def _options(form: ArgumentParser) -> None:
     convert = inner.add_parser("convert", help="a checkpoint of torchvision's or of a paper's authors -> safetensors")
     convert.add_argument("source", type=Path, metavar="IN", help="the checkpoint: .pth, .pth.tar, .safetensors")
     convert.add_argument("target", type=Path, metavar="OUT.safetensors")
-    convert.add_argument("--model", required=True, metavar="NAME", help="the network, such as blurpool/resnet50_lpf4")
+    convert.add_argument(
+        "--model",
+        metavar="NAME",
+        help="the network that it is to fit, such as blurpool/resnet50_lpf4: its names are then ours, and checked "
+        "(default: the tensors under the names they have)",
+    )
     convert.add_argument("--dataset", default="imagenet", metavar="NAME", help="whose form it has (default: imagenet)")
     convert.set_defaults(work=_convert)
     fetch = inner.add_parser("fetch", help="a checkpoint that a paper published, checked by its hash")
@@ -40,6 +45,8 @@ def _convert(args: Namespace) -> int:
         raise UserError(f"{args.target}: what is written is safetensors, so let its name end in .safetensors")
     if args.target.exists() and args.source.exists() and args.target.samefile(args.source):
         raise UserError(f"{args.target} is the checkpoint itself: give another name for what is written")
+    if args.model is None:
+        return _strip(args)
     config = pipelines.without_recipe(args.model, args.dataset, args.pairs)
     from core.checkpoint import fill, read_tensors, save_weights
 
@@ -58,6 +65,25 @@ def _convert(args: Namespace) -> int:
         args.target, net.state_dict(), model=args.model, config_digest=config.digest(), epoch=0, converted_from=origin
     )
     console().print(f"written: {args.target} ({len(state)} tensors of {args.model})", soft_wrap=True)
+    return 0
+
+
+def _strip(args: Namespace) -> int:
+    """The tensors of a network alone, without what else a checkpoint holds and the names that wrappers add."""
+    if args.pairs:
+        raise UserError(f"settings such as {args.pairs[0]} are of a network: say which by --model")
+    from safetensors.torch import save
+
+    from core.checkpoint import read_tensors
+    from core.files import write_atomic
+
+    tensors, _ = read_tensors(args.source)
+    origin = hashlib.sha256(args.source.read_bytes()).hexdigest()
+    # cloned, because safetensors refuses tensors that share memory
+    whole = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+    write_atomic(args.target, save(whole, {"converted_from": origin}))
+    note = "under the names they had; --model NAME checks them"
+    console().print(f"written: {args.target} ({len(whole)} tensors, {note})", soft_wrap=True)
     return 0
 
 
@@ -155,6 +181,7 @@ COMMANDS = {
         _weights,
         (
             "stillpoint weights fetch blurpool/resnet50_lpf4_finetune",
+            "stillpoint weights convert checkpoint.pth.tar weights.safetensors",
             "stillpoint weights convert resnet50_lpf4-994b528f.pth lpf4.safetensors --model blurpool/resnet50_lpf4",
             "stillpoint weights convert best.pth.tar vgg13.safetensors --model blurpool/vgg13_bn --dataset cifar10",
         ),
