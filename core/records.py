@@ -151,7 +151,7 @@ def _same_settings(run: Run, there: dict[str, Any], asked: dict[str, Any]) -> No
     deciding = ({k: v for k, v in settings.items() if k not in UNDECIDING} for settings in (there, asked))
     if found := differences(*deciding):
         raise UserError(
-            f"{run.folder} holds a run of other settings ({'; '.join(found)}): remove it, or train elsewhere"
+            f"{run.folder} holds a run of other settings ({'; '.join(found)}): remove it (--anew), or train elsewhere"
         )
 
 

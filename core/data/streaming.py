@@ -169,7 +169,7 @@ class StreamLoader(Feeder):
         self._keys.batches = [[(epoch, i) for i in order[self.part(step)].tolist()] for step in steps]
         for step, (pixels, labels, indices, kept, faults) in zip(steps, self._loader, strict=True):
             if faults and not self.skip_corrupt:
-                raise UserError(f"{faults[0]}; mend or remove it, or skip such images by option")
+                raise UserError(f"{faults[0]}; mend or remove it, or skip such images: DATA.SKIP_CORRUPT True")
             self.skipped += faults
             images = self.finish(pixels.to(self.device, non_blocking=True), epoch, step, kept)
             yield Batch(step, images, labels.to(self.device), indices.to(self.device))

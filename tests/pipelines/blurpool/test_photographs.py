@@ -72,7 +72,8 @@ def test_a_corrupt_photograph_is_named_and_skipped_only_when_told(root: Path, ca
     assert train(root, "--anew") == 0
     capsys.readouterr()
     assert evaluate(root) == 2
-    assert f"{broken} cannot be decoded" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{broken} cannot be decoded" in said and "DATA.SKIP_CORRUPT True" in said
     (root / "imagenet" / "train" / "n00000000" / "0.JPEG").write_bytes(b"nothing")
     assert train(root, "--anew") == 2
     assert "n00000000/0.JPEG cannot be decoded" in capsys.readouterr().err
