@@ -90,11 +90,11 @@ def evaluate_run(
         origin = provenance(config, images.digest, where, time.perf_counter() - start)
         # a shifted view counts as an image
         origin["images_per_second"] = rate
-        # each state reads the images once
-        skipped = len(getattr(batches, "skipped", ())) // len(states)
+        skipped = sorted(getattr(batches, "skipped", ()))
         metrics = {
             "dataset": images.title,
-            "images": len(images) - skipped,
+            "images": len(images) - len(skipped),
+            **({"skipped": skipped} if skipped else {}),
             "parameters": parameters,
             **found,
             "config_digest": config.digest(),

@@ -31,6 +31,8 @@ HISTORY = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accur
 TIMING = ("epoch", "seconds", "images_per_second")
 TEST_HISTORY = ("epoch", "test_loss", "correct", "images", "test_accuracy")
 TEST_TIMING = ("epoch", "seconds")
+#: of many faults at once, so many are told one by one
+TOLD = 10
 
 
 class Progress:

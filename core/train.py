@@ -33,6 +33,7 @@ from core.records import (
     TEST_HISTORY,
     TEST_TIMING,
     TIMING,
+    TOLD,
     Progress,
     Record,
     Row,
@@ -255,6 +256,7 @@ class _Training:
         self.tests: list[Row] = []
         self.test_timing: list[Row] = []
         self.best: dict[str, Any] | None = None
+        self.told: set[str] = set()
         self.look_every = 1 if device.type == "cpu" and together.world_size == 1 else _LOOK_EVERY
         if state is not None:
             self._restore(state)
@@ -310,6 +312,17 @@ class _Training:
     def _save(self) -> None:
         state = self.state()
         self.together.agree(lambda: save_state(self.run.state, state))
+
+    def _tell_skipped(self) -> None:
+        """Names the photographs that this process left out since it last did, and counts all."""
+        sources = (self.source, self.loaders.validation, self.loaders.test)
+        found = {sentence for source in sources for sentence in getattr(source, "skipped", ())}
+        new = sorted(found - self.told)
+        for sentence in new[:TOLD]:
+            self._tell(f"left out: {sentence}")
+        if new:
+            self._tell(f"photographs left out so far: {len(found)}")
+        self.told = found
 
     def go(self, stop: StopRequest) -> None:
         """Trains to the last epoch, or until `stop` is set."""
@@ -475,6 +488,7 @@ class _Training:
         if number % recipe.checkpoint_epochs == 0 or number == recipe.epochs:
             self._save()
         self.together.agree(lambda: write_tables(self.run, self._rows()))
+        self._tell_skipped()
         if self.together.main:
             self.progress.on_epoch(row)
 

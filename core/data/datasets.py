@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from core.data import pairs, sources
 from core.data.catalogue import data_root, info
 from core.data.corruptions import prepare as corruptions
-from core.data.imagenet import sort_validation
+from core.data.imagenet import COUNT, sort_validation
 from core.data.sets import FolderSet, ImageSet, first_of_each_class, scan_folders
 from core.data.sources import Decoded
 from core.errors import UserError
@@ -131,11 +131,15 @@ def _prepared(name: str, root: Path, progress: Progress) -> dict[str, Any]:
         # validation images alone are enough to measure a network that is there
         alone = not (root / name / "train").is_dir() and (root / name / "val").is_dir()
         parts = {part: scan_folders(name, root, part) for part in (("val",) if alone else ("train", "val"))}
+        classes, photographs = len(parts["val"].classes), len(parts["val"])
+        whole = (classes, photographs) == (entry.num_classes, COUNT)
+        lacking = f"validation has {photographs} photographs of {classes} classes, not {COUNT} of {entry.num_classes}"
         return {
             "title": entry.title,
-            "classes": len(parts["val"].classes),
+            "classes": classes,
             "images": {part: len(found) for part, found in parts.items()},
             "digests": {part: found.digest for part, found in parts.items()},
+            **({} if whole else {"incomplete": lacking}),
         }
     if entry.pairs:
         return pairs.describe(name, root) if name != DIGIT_PAIRS else _digit_pairs(root)[0]

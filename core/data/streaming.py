@@ -129,7 +129,7 @@ class StreamLoader(Feeder):
     `crop` is "centre" (shorter side to `resize`, then the central `size` window) or "random_resized" (a share of the
     area within `scale`), whose draw is a function of (seed, epoch, image), whatever the workers. `augment` then works
     on the whole batch, on the device. A file that cannot be decoded is a `UserError` naming it; `skip_corrupt` leaves
-    it out of its batch instead and appends its sentence to `skipped`. The other options are `Feeder`'s.
+    it out of its batch instead and puts its sentence into `skipped`, once. The other options are `Feeder`'s.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class StreamLoader(Feeder):
             raise ValueError(f"crop {crop!r}: choose 'centre' or 'random_resized'")
         super().__init__(image_set, batch_size, **options)
         self.image_set, self.skip_corrupt = image_set, skip_corrupt
-        self.skipped: list[str] = []
+        self.skipped: dict[str, None] = {}
         self._keys = _Keys()
         self._photographs = _Photographs(image_set, size, resize, crop, scale, self.seed)
         self._loader: DataLoader[Any] = DataLoader(
@@ -170,6 +170,6 @@ class StreamLoader(Feeder):
         for step, (pixels, labels, indices, kept, faults) in zip(steps, self._loader, strict=True):
             if faults and not self.skip_corrupt:
                 raise UserError(f"{faults[0]}; mend or remove it, or skip such images: DATA.SKIP_CORRUPT True")
-            self.skipped += faults
+            self.skipped |= dict.fromkeys(faults)
             images = self.finish(pixels.to(self.device, non_blocking=True), epoch, step, kept)
             yield Batch(step, images, labels.to(self.device), indices.to(self.device))

@@ -217,6 +217,7 @@ def _evaluate(args: Namespace) -> int:
 def _print_metrics(run: Run, config: "RunConfig", found: dict[str, Any]) -> None:
     from rich.table import Table
 
+    from core.records import TOLD
     from core.tables import STATES, described, show, show_plain
     from pipelines.results import form
 
@@ -240,6 +241,11 @@ def _print_metrics(run: Run, config: "RunConfig", found: dict[str, Any]) -> None
         grid.add_row(metric.title + unit, *(show(metric, None if v is None else v * scale) for v in values))
     out = console()
     out.print(grid)
+    skipped = found.get("skipped", ())
+    for sentence in skipped[:TOLD]:
+        out.print(f"left out: {sentence}")
+    if len(skipped) > TOLD:
+        out.print(f"left out in all: {len(skipped)} photographs, each named in {run.metrics}")
     out.print(f"written: {run.metrics}, {run.maps}")
 
 

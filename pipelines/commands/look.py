@@ -90,6 +90,8 @@ def _prepare(args: Namespace) -> int:
     found = json.loads(marker.read_text())
     counts = ", ".join(f"{count} {part}" for part, count in found.get("images", {}).items())
     console().print(f"{found['title']} is ready ({counts}): {marker}")
+    if "incomplete" in found:
+        console().print(f"but {found['incomplete']}")
     return 0
 
 

@@ -64,11 +64,19 @@ def test_every_photograph_is_read_once_for_all_windows(root: Path, monkeypatch: 
 def test_a_corrupt_photograph_is_named_and_skipped_only_when_told(root: Path, capsys) -> None:
     broken = root / "imagenet" / "val" / "n00000001" / "1.JPEG"
     broken.write_bytes(broken.read_bytes()[:200])
+    poor = root / "imagenet" / "train" / "n00000002" / "0.JPEG"
+    whole = poor.read_bytes()
+    poor.write_bytes(b"nothing")
     assert train(root, "DATA.SKIP_CORRUPT", "True") == 0
-    capsys.readouterr()
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"left out: the image {poor} cannot be decoded" in said and "photographs left out so far: 1" in said
+    poor.write_bytes(whole)
+    assert evaluate(root) == 0
+    assert f"left out: the image {broken} cannot be decoded" in " ".join(capsys.readouterr().out.split())
     assert evaluate(root, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["images"] == 8 and found["trained"]["diagonal_images"] == 8
+    assert len(found["skipped"]) == 1 and found["skipped"][0].startswith(str(broken))
     assert train(root, "--anew") == 0
     capsys.readouterr()
     assert evaluate(root) == 2
