@@ -76,7 +76,7 @@ def test_a_corrupt_photograph_is_named_and_skipped_only_when_told(root: Path, ca
     assert evaluate(root, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["images"] == 8 and found["trained"]["diagonal_images"] == 8
-    assert len(found["skipped"]) == 1 and found["skipped"][0].startswith(str(broken))
+    assert len(found["skipped"]) == 1 and str(broken) in found["skipped"][0]
     assert train(root, "--anew") == 0
     capsys.readouterr()
     assert evaluate(root) == 2
