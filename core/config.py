@@ -61,7 +61,11 @@ class DataConfig(Section):
     image_size: int | None = Field(
         None, gt=0, description="height and width that a network sees; none: the data set's own"
     )
-    limit: int | None = Field(None, gt=0, description="use only the first so many images of each split (trials, tests)")
+    limit: int | None = Field(
+        None,
+        gt=0,
+        description="use only so many images of each split: the first, or evenly spaced where they lie by class",
+    )
     skip_corrupt: bool = Field(False, description="leave out unreadable pictures instead of stopping at the first one")
 
     @model_validator(mode="after")
@@ -149,7 +153,11 @@ class EvaluateConfig(Section):
     margin: int = Field(
         0, ge=0, description="pixels by which test photographs exceed DATA.IMAGE_SIZE, for windows in them"
     )
-    limit_all_shifts: int = Field(100, ge=1, description="images on which every circular shift is tried")
+    limit_all_shifts: int = Field(
+        100,
+        ge=1,
+        description="images that every circular shift is tried on: the first, or evenly spaced where they lie by class",
+    )
     erase: tuple[int, ...] = Field((), description="sides of erased squares")
     fractions: int = Field(8, ge=2, description="sub-pixel shifts are multiples of 1/FRACTIONS of a pixel")
     untrained: bool = Field(True, description="measure the network before training as well")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.config import EvaluateConfig
-from core.data.sets import FolderSet, ImageSet
+from core.data.sets import FolderSet, ImageSet, sample
 from core.errors import UserError
 from core.metrics import Tally, Values, agreement, relative_logit_change, topk_correct
 from core.randomness import uniform_integers
@@ -51,6 +51,13 @@ class View:
         self.images, self.labels, self.indices = images, labels, indices
         self.predict, self.progress = predict, progress
         self.wide, self.step, self.steps = wide, step, steps
+
+    def sample(self, limit: int | None) -> Tensor:
+        """Places in the batch of the images, `limit` of the whole set, that a measurement too dear for all looks at."""
+        if limit is None:
+            return torch.arange(len(self.indices))
+        chosen = torch.arange(limit) if self.image_set is None else sample(self.image_set.labels, limit)
+        return torch.isin(self.indices, chosen).nonzero().flatten()
 
     @cached_property
     def logits(self) -> Tensor:
@@ -196,14 +203,14 @@ def erase(config: EvaluateConfig, seed: int) -> Evaluation:
 
 
 class AllShifts:
-    """Every H x W circular shift of the first LIMIT_ALL_SHIFTS images.
+    """Every H x W circular shift of a sample of LIMIT_ALL_SHIFTS images.
 
     An image is right in the worst case only if it is right at every shift. Batches are filled with (image, shift)
     pairs, so that few images are no slower per view than many.
     """
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
-        self.left, self.batch_size = config.limit_all_shifts, config.batch_size
+        self.limit, self.batch_size = config.limit_all_shifts, config.batch_size
         self.images = 0
         self.worst, self.kept_always, self.changes = Tally(), Tally(), Values()
         self.right: Tensor | None = None
@@ -211,10 +218,11 @@ class AllShifts:
         self.largest: Tensor | None = None
 
     def update(self, view: View) -> None:
-        count = min(self.left, len(view.images))
+        rows = view.sample(self.limit)
+        count = len(rows)
         if count == 0:
             return
-        images, labels, logits = view.images[:count], view.labels[:count], view.logits[:count]
+        images, labels, logits = (whole[rows.to(whole.device)] for whole in (view.images, view.labels, view.logits))
         height, width = images.shape[2:]
         right, kept, change = [], [], []
         shifts = torch.cartesian_prod(torch.arange(height), torch.arange(width)).to(images.device)  # (S, 2)
@@ -240,7 +248,6 @@ class AllShifts:
             self.right, self.kept = self.right + sums[0], self.kept + sums[1]
             self.largest = torch.maximum(self.largest, largest)
         self.images += count
-        self.left -= count
 
     def result(self) -> Result:
         if self.right is None or self.kept is None or self.largest is None:

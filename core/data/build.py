@@ -61,12 +61,12 @@ def images(
         return None
     if data.validation_choice == "test":
         found = load(data.name, root, "train" if part == "train" else "test", val_size=0)
-        found = found.first(data.validation) if part == "validation" else found
+        found = found.sample(data.validation) if part == "validation" else found
     else:
         split = "val" if part == "validation" else part
         choice = {"val_choice": data.validation_choice, "split_seed": data.split_seed}
         found = load(data.name, root, split, val_size=data.validation, **choice)  # type: ignore[arg-type]
-    return found.first(data.limit) if data.limit else found
+    return found.sample(data.limit) if data.limit else found
 
 
 def augmentation(config: RunConfig, *, training: bool) -> Augment | None:

@@ -25,6 +25,17 @@ def evenly(total: int, count: int | None) -> Tensor:
     return torch.arange(count) * total // count
 
 
+def sample(labels: Tensor, count: int | None) -> Tensor:
+    """Numbers of `count` images for a trial or a dear measurement, the same ones every time.
+
+    The first ones, or evenly spaced ones of a set that lies ordered by class, whose first ones are all of one class.
+    `labels` is (N,), or (N, C, H, W) where the targets are images.
+    """
+    if labels.ndim == 1 and bool((labels.diff() >= 0).all()):
+        return evenly(len(labels), count)
+    return torch.arange(len(labels) if count is None else min(count, len(labels)))
+
+
 def first_of_each_class(labels: Tensor, classes: int, val_size: int) -> Tensor:
     """Whether each image is one of the first ``val_size / classes`` of its class: bool (N,).
 
@@ -46,9 +57,9 @@ class Selectable(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def first(self, count: int) -> Self:
-        """The first `count` images (all of them when there are fewer): for trials and quick measurements."""
-        return self if count >= len(self) else self.take(torch.arange(count))
+    def sample(self, count: int) -> Self:
+        """`count` images (all of them when there are fewer) for trials and quick measurements (see `sample`)."""
+        return self if count >= len(self) else self.take(sample(self.labels, count))
 
     def evenly(self, count: int | None) -> Self:
         """`count` images, evenly spaced (see `evenly`)."""

@@ -97,14 +97,15 @@ class Diagonal:
         self.images = 0
 
     def update(self, view: View) -> None:
-        count = min(self.limit - self.images, len(view.images))
-        if count <= 0:
+        rows = view.sample(self.limit)
+        if len(rows) == 0:
             return
         wide, positions = _wide(view, self.max_shift)
-        found = diagonal_sweep(view.predict, wide[:count], view.labels[:count], view.images.shape[2], positions + 1)
+        wide, labels = (whole[rows.to(whole.device)] for whole in (wide, view.labels))
+        found = diagonal_sweep(view.predict, wide, labels, view.images.shape[2], positions + 1)
         for name, curve in found.items():
             self.curves[name].append(curve.cpu())
-        self.images += count
+        self.images += len(rows)
 
     def result(self) -> Result:
         curves = {name: torch.cat(parts) for name, parts in self.curves.items()}
@@ -215,7 +216,7 @@ def _pairs(full: int, small: int, shift: int, device: torch.device) -> tuple[Ten
 
 
 class FeatureDistance:
-    """`feature_distance` on the first LIMIT_ALL_SHIFTS images, shifts of 0..2 MAX_SHIFT pixels on each axis.
+    """`feature_distance` on a sample of LIMIT_ALL_SHIFTS images, shifts of 0..2 MAX_SHIFT pixels on each axis.
 
     Maps are named ``feature_distance_map:<place>:<layer>``, by the layer's place in the network; the number is the mean
     over shifts and images at the deepest layer.
@@ -227,10 +228,11 @@ class FeatureDistance:
         self.images = 0
 
     def update(self, view: View) -> None:
-        count = min(self.limit - self.images, len(view.images))
-        if count <= 0:
+        rows = view.sample(self.limit)
+        count = len(rows)
+        if count == 0:
             return
-        for name, found in feature_distance(view.predict, view.images[:count], self.reach).items():
+        for name, found in feature_distance(view.predict, view.images[rows.to(view.images.device)], self.reach).items():
             self.sums[name] = self.sums.get(name, 0) + count * found
         self.images += count
 

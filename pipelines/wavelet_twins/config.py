@@ -52,7 +52,11 @@ class Evaluate(EvaluateConfig):
     flip_shift: int = Field(
         4, ge=1, description="largest shift in whole pixels for the flip rates (authors: 4 on CIFAR-10, 8 on ImageNet)"
     )
-    limit_shifts: int | None = Field(None, ge=1, description="shift only the first so many images; none: all")
+    limit_shifts: int | None = Field(
+        None,
+        ge=1,
+        description="shift only so many images: the first, or evenly spaced where they lie by class; none: all",
+    )
     imagenet_p: str = Field("", description="folder of ImageNet-P for the evaluation perturbations")
     perturbation_steps: int = Field(5, ge=1, description="largest step in frames of the flip rates on ImageNet-P")
 

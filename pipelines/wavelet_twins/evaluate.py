@@ -113,22 +113,18 @@ class Shifts:
         normalise: Callable[[Tensor, View], Tensor] | None = None,
     ) -> None:
         self.config, self.prefix, self.normalise = config, prefix, normalise
-        self.left = config.limit_shifts
         self.divergence: dict[str, list[Values]] = {}
         self.flipped: dict[str, list[Tally]] = {}
         self.images = 0
         self.right = Tally()
 
     def update(self, view: View) -> None:
-        count = len(view.indices) if self.left is None else min(self.left, len(view.indices))
-        if self.left is not None:
-            self.left -= count
+        rows = view.sample(self.config.limit_shifts)
         stored = _stored(view)
-        group = _PHOTOGRAPHS if isinstance(stored, FolderSet) else max(count, 1)
-        for start in range(0, count, group):
-            stop = min(start + group, count)
-            self._measure(view, view.indices[start:stop], view.labels[start:stop])
-        self.images += count
+        group = _PHOTOGRAPHS if isinstance(stored, FolderSet) else max(len(rows), 1)
+        for some in rows.split(group) if len(rows) else ():
+            self._measure(view, view.indices[some], view.labels[some.to(view.labels.device)])
+        self.images += len(rows)
 
     def _measure(self, view: View, indices: Tensor, labels: Tensor) -> None:
         config = self.config

@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from core.config import EvaluateConfig
 from core.data.sets import ImageSet
 from core.errors import UserError
 from core.evaluate import evaluate
-from core.evaluations import EVALUATIONS, erased
+from core.evaluations import EVALUATIONS, View, erased
 from core.measure import InMemory
 from core.randomness import uniform_integers
 
@@ -238,3 +239,15 @@ def test_a_pipeline_may_add_an_evaluation():
         Sums(), InMemory(*images(), 8), EvaluateConfig(metrics=("count",)), evaluations={**EVALUATIONS, "count": Count}
     )
     assert got == {"count": 23.0}
+
+
+def test_a_dear_measurement_of_a_set_that_lies_by_class_sees_every_class_whatever_the_batches():
+    ordered = SimpleNamespace(labels=torch.arange(4).repeat_interleave(5))
+    for size in (3, 20):
+        seen = []
+        for numbers in torch.arange(20).split(size):
+            view = View(torch.zeros(len(numbers), 1, 2, 2), numbers, numbers, lambda x: x, image_set=ordered)
+            seen += numbers[view.sample(4)].tolist()
+        assert seen == [0, 5, 10, 15]
+    alone = View(torch.zeros(3, 1, 2, 2), torch.arange(3), torch.arange(3), lambda x: x)
+    assert alone.sample(2).tolist() == [0, 1] and len(alone.sample(None)) == 3

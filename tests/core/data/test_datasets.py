@@ -17,6 +17,7 @@ from torch.nn import functional
 from core.data import sources
 from core.data.catalogue import DATASETS, data_root
 from core.data.datasets import ImageSet, load, prepare, split_indices
+from core.data.sets import sample
 from core.data.sources import enlarge_digits
 from core.errors import UserError
 from core.files import digest
@@ -277,9 +278,9 @@ def test_a_read_only_root_serves_without_a_cache(fashion, monkeypatch: pytest.Mo
 def test_digests_tell_subsets_apart(fashion) -> None:
     root = fashion[0]
     sets = [load_images("fashion_mnist", root, "train", val_size=n) for n in (0, 2, 3)]
-    sets += [load_images("fashion_mnist", root, "train", val_size=2, val_choice="first"), sets[0].first(10)]
+    sets += [load_images("fashion_mnist", root, "train", val_size=2, val_choice="first"), sets[0].sample(10)]
     assert len({found.digest for found in sets}) == 5
-    assert sets[0].first(100) is sets[0] and torch.equal(sets[-1].labels, sets[0].labels[:10])
+    assert sets[0].sample(100) is sets[0] and torch.equal(sets[-1].labels, sets[0].labels[:10])
 
 
 @pytest.fixture
@@ -328,3 +329,11 @@ def test_cifar10_c_refuses_what_is_not_there(corrupted) -> None:
         np.save(root / "CIFAR-10-C" / "labels.npy", labels)
         with pytest.raises(UserError, match=r"labels\.npy does not hold numbers of classes from 0 to 9"):
             load("cifar10_c", root, "gaussian_noise/1")
+
+
+def test_a_sample_of_a_set_that_lies_by_class_shows_all_classes():
+    mixed, ordered = torch.tensor([1, 0, 2, 0, 1, 2]), torch.tensor([0, 0, 1, 1, 2, 2])
+    assert sample(mixed, 3).tolist() == [0, 1, 2]
+    assert sample(ordered, 3).tolist() == [0, 2, 4]
+    assert sample(mixed, None).tolist() == sample(ordered, 9).tolist() == list(range(6))
+    assert sample(torch.randn(4, 1, 2, 2), 2).tolist() == [0, 1]  # images for targets

@@ -112,7 +112,7 @@ def attacker(reach):
 
 
 def view(config, root):
-    found = images(config, "test", root).first(8)
+    found = images(config, "test", root).sample(8)
     pixels = (found.images.float() / 255 - found.mean[0]) / found.std[0]
     net = pipelines.build(config).eval()
     return View(pixels, found.labels, torch.arange(8), Predictor(net), root=root, image_set=found)

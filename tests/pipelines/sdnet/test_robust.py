@@ -43,7 +43,7 @@ def configured(model="sdnet18", *pairs):
 def view(config, data, count=8):
     from core.data.build import images
 
-    found = images(config, "test", data).first(count)
+    found = images(config, "test", data).sample(count)
     pixels = (found.images.float() / 255 - found.mean[0]) / found.std[0]
     net = pipelines.build(config).eval()
     return View(pixels, found.labels, torch.arange(count), Predictor(net), root=data, image_set=found)
