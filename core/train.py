@@ -315,12 +315,11 @@ class _Training:
 
     def _tell_skipped(self) -> None:
         """Names the photographs that this process left out since it last did, and counts all."""
-        sources = (self.source, self.loaders.validation, self.loaders.test)
-        found = {sentence for source in sources for sentence in getattr(source, "skipped", ())}
-        new = sorted(found - self.told)
-        for sentence in new[:TOLD]:
+        parts = vars(self.loaders).values()
+        found = {one for part in parts for one in getattr(part, "skipped", ())}
+        for sentence in sorted(found - self.told)[:TOLD]:
             self._tell(f"left out: {sentence}")
-        if new:
+        if found - self.told:
             self._tell(f"photographs left out so far: {len(found)}")
         self.told = found
 

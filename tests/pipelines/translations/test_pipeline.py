@@ -14,7 +14,7 @@ from core.train import Progress, train
 from pipelines import build, configure
 from pipelines.cli import main
 from pipelines.results import form
-from pipelines.translations.results import mean_passes, published_passes, run_passes
+from pipelines.translations.results import FIGURES, PAGES, mean_passes, published_passes, run_passes
 from pipelines.workflow import recipe_config
 
 TINY = ["DATA.LIMIT", "60", "TRAIN.EPOCHS", "2", "MODEL.HIDDEN", "12", "EVALUATE.REPEATS", "1"]
@@ -130,3 +130,11 @@ def test_maximise_draws_one_class_or_neuron(results, tmp_path, capsys):
     ):
         assert main(["maximise", str(folder), what[0], str(what[1])]) == 2
         assert sentence in capsys.readouterr().err
+
+
+def test_a_recipe_shows_what_it_measures_and_nothing_else() -> None:
+    whole = form("translations", recipe_config("translations", "fashion_mnist"))
+    short = form("translations", recipe_config("translations", "fashion_mnist_lesson_demo"))
+    assert set(whole.figures) == set(FIGURES) and set(whole.pages) == set(PAGES)
+    assert set(short.figures) == {"consistency_accuracy", "learning_curves", "second_layer"}
+    assert set(short.pages) == {"lesson.csv", "lesson.md"}
