@@ -125,7 +125,7 @@ def one_pass_a_shift(net: Any, images: Any, config: Any, device: str) -> dict[st
     for name, count, change in passes(config, images):
         if name.rstrip("0123456789") not in config.evaluate.metrics:
             continue
-        loader = torchvision_loader(images.first(count), [], config.evaluate.batch_size, shuffle=False, change=change)
+        loader = torchvision_loader(images.sample(count), [], config.evaluate.batch_size, shuffle=False, change=change)
         with torch.inference_mode():
             found = [
                 net(x.to(device).contiguous(memory_format=torch.channels_last)).argmax(1).cpu() for x, _, _ in loader

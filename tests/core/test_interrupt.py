@@ -12,7 +12,15 @@ from core.errors import UserError
 from core.interrupt import StopRequest, locked
 
 
-def test_the_first_signal_asks_and_the_second_acts():
+@pytest.fixture
+def keyboard():
+    """Ctrl-C as in a terminal; a process that was started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_signal_asks_and_the_second_acts(keyboard):
     with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
         assert stop.number == 0
         os.kill(os.getpid(), signal.SIGINT)

@@ -164,7 +164,7 @@ def test_a_run_is_an_object_at_each_of_its_moments(tmp_path: Path, capsys: pytes
     with torch.inference_mode():
         assert torch.equal(run.net(x), last.net(x)) and not torch.equal(run.net(x), first.net(x))
     score = run.scores["digits"]["test"]["shifts_vertical"]["mfr"]
-    assert set(score) == {"value", "date", "commit"} and set(score["value"]) == {"1"}
+    assert set(score) == {"value", "images", "date", "commit"} and set(score["value"]) == {"1"}
     assert any(isinstance(module, WaveletTwin2d) for module in run.net.modules())
     pages = {path.name: path.read_text() for path in folder.parent.parent.glob("*.md")}
     assert set(pages) == {"table.md", "classifiers.md", "shifts.md", "cost.md"}
