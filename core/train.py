@@ -27,6 +27,7 @@ from core.device import seed as seed_generators
 from core.distributed import Group, group, share_statistics
 from core.errors import UserError
 from core.interrupt import Interrupted, StopRequest, locked
+from core.optim import optimizer
 from core.randomness import seed_for
 from core.records import (
     HISTORY,
@@ -161,20 +162,6 @@ def _squared_error(output: Tensor, target: Tensor, *, clamp: float | None = None
     return (output - target).square().flatten(1).mean(1).sum()
 
 
-def _optimizer(train: TrainConfig, net: nn.Module) -> torch.optim.Optimizer:
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    if train.nesterov and not train.momentum:
-        raise UserError("TRAIN.NESTEROV needs a TRAIN.MOMENTUM above 0")
-    if train.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True)
-    return torch.optim.SGD(
-        *(parameters, train.lr, train.momentum),
-        weight_decay=train.weight_decay,
-        nesterov=train.nesterov,
-        fused=True,
-    )
-
-
 class _Sums:
     """Loss, hits and images of an epoch so far; the first two stay on the device."""
 
@@ -244,7 +231,7 @@ class _Training:
         net = net.to(device)
         if recipe.channels_last:
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.net, self.optimizer = net, _optimizer(recipe, net)
+        self.net, self.optimizer = net, optimizer(recipe, net)
         self.parameters = [p for p in net.parameters() if p.requires_grad]
         self.validated: nn.Module = torch.compile(net) if recipe.compile else net  # type: ignore[assignment]
         self.model = together.wrap(self.validated)

@@ -130,8 +130,15 @@ def test_the_command_line_starts_without_torch(words: list[str]) -> None:
     assert words[0] == "show-config" or not loaded & {"pydantic", "yacs", "yaml"}
 
 
-def test_neither_the_layers_nor_training_load_what_only_some_need() -> None:
-    program = "import json, sys, core.layers, core.train, core.evaluate; print(json.dumps(sorted(sys.modules)))"
+def test_neither_the_layers_nor_a_step_of_training_load_what_only_some_need() -> None:
+    program = (
+        "import json, sys, core.evaluate, core.layers, core.optim, core.train, torch\n"
+        "net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), core.layers.BlurPool2d(2))\n"
+        "optimizer = core.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True)\n"
+        "net(torch.ones(1, 1, 8, 8)).sum().backward()\n"
+        "optimizer.step(), optimizer.zero_grad(), optimizer.load_state_dict(optimizer.state_dict())\n"
+        "print(json.dumps(sorted(sys.modules)))\n"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     # the compiler alone takes seconds
     assert not set(json.loads(done.stdout)) & {"torch._dynamo", "scipy", "torchvision", "matplotlib", "sklearn"}

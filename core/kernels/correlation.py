@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.kernels.operators import operator
 from core.kernels.pool import plain_only, triton_takes
 
 
@@ -78,38 +79,38 @@ class _Correlation(torch.autograd.Function):
 # correlation. What they do on a CPU is for those who compare.
 
 
-@torch.library.custom_op("stillpoint::strided_correlation", mutates_args=(), device_types="cpu")
+@operator("stillpoint::strided_correlation")
 def _correlation(x: Tensor, weight: Tensor, axis: int, stride: int, before: int) -> Tensor:
     return _forward(x.contiguous(), weight, axis, stride, before).contiguous()
 
 
-@_correlation.register_fake
+@torch.library.register_fake(_correlation)
 def _(x: Tensor, weight: Tensor, axis: int, stride: int, before: int) -> Tensor:
     shape = [x.shape[0], weight.shape[0], *x.shape[2:]]
     shape[axis] = (x.shape[axis] + 2 * before - weight.shape[axis]) // stride + 1
     return x.new_empty(shape)
 
 
-@torch.library.custom_op("stillpoint::strided_correlation_adjoint", mutates_args=(), device_types="cpu")
+@operator("stillpoint::strided_correlation_adjoint")
 def _adjoint(y: Tensor, weight: Tensor, axis: int, stride: int, before: int, extent: int) -> Tensor:
     return transposed(y.contiguous(), weight, axis, stride, before, extent).contiguous()
 
 
-@_adjoint.register_fake
+@torch.library.register_fake(_adjoint)
 def _(y: Tensor, weight: Tensor, axis: int, stride: int, before: int, extent: int) -> Tensor:
     shape = [y.shape[0], weight.shape[1], *y.shape[2:]]
     shape[axis] = extent
     return y.new_empty(shape)
 
 
-@_correlation.register_kernel("cuda")
+@torch.library.impl(_correlation.name(), "cuda")
 def _(x: Tensor, weight: Tensor, axis: int, stride: int, before: int) -> Tensor:
     from core.kernels import triton_correlation
 
     return triton_correlation.correlation(x, weight, axis, stride, before)
 
 
-@_adjoint.register_kernel("cuda")
+@torch.library.impl(_adjoint.name(), "cuda")
 def _(y: Tensor, weight: Tensor, axis: int, stride: int, before: int, extent: int) -> Tensor:
     from core.kernels import triton_correlation
 
@@ -137,5 +138,5 @@ def _adjoint_backward(ctx, grad: Tensor):
     return _correlation(grad, weight, *ctx.options), None, None, None, None, None
 
 
-_correlation.register_autograd(_correlation_backward, setup_context=_keep)
-_adjoint.register_autograd(_adjoint_backward, setup_context=_keep_adjoint)
+torch.library.register_autograd(_correlation, _correlation_backward, setup_context=_keep)
+torch.library.register_autograd(_adjoint, _adjoint_backward, setup_context=_keep_adjoint)

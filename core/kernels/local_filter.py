@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from core.kernels import native, pool
+from core.kernels.operators import operator
 
 _OUTPUT, _INPUT, _WEIGHTS = range(3)
 
@@ -25,38 +26,38 @@ def local_filter2d(x: Tensor, weights: Tensor, *, size: int, stride: tuple[int, 
     return _output(x, weights, size, list(stride), padding)
 
 
-@torch.library.custom_op("stillpoint::local_filter", mutates_args=(), device_types="cpu")
+@operator("stillpoint::local_filter")
 def _output(x: Tensor, weights: Tensor, size: int, stride: list[int], padding: str) -> Tensor:
     y = pool._like(x, list(weights.shape[2:]))
     _run(_OUTPUT, x, weights, y, size, stride, padding)
     return y
 
 
-@_output.register_fake
+@torch.library.register_fake(_output)
 def _(x: Tensor, weights: Tensor, size: int, stride: list[int], padding: str) -> Tensor:
     return pool._like(x, list(weights.shape[2:]))
 
 
-@torch.library.custom_op("stillpoint::local_filter_input", mutates_args=(), device_types="cpu")
+@operator("stillpoint::local_filter_input")
 def _input(y: Tensor, weights: Tensor, shape: list[int], size: int, stride: list[int], padding: str) -> Tensor:
     x = pool._like(y, shape)
     _run(_INPUT, x, weights, y, size, stride, padding)
     return x
 
 
-@_input.register_fake
+@torch.library.register_fake(_input)
 def _(y: Tensor, weights: Tensor, shape: list[int], size: int, stride: list[int], padding: str) -> Tensor:
     return pool._like(y, shape)
 
 
-@torch.library.custom_op("stillpoint::local_filter_weights", mutates_args=(), device_types="cpu")
+@operator("stillpoint::local_filter_weights")
 def _weights(x: Tensor, y: Tensor, groups: int, size: int, stride: list[int], padding: str) -> Tensor:
     weights = _empty_weights(x, y, groups, size)
     _run(_WEIGHTS, x, weights, y, size, stride, padding)
     return weights
 
 
-@_weights.register_fake
+@torch.library.register_fake(_weights)
 def _(x: Tensor, y: Tensor, groups: int, size: int, stride: list[int], padding: str) -> Tensor:
     return _empty_weights(x, y, groups, size)
 
@@ -105,9 +106,9 @@ def _weights_backward(ctx, grad: Tensor):
     return to_x, to_y, None, None, None, None
 
 
-_output.register_autograd(_output_backward, setup_context=_keep_output)
-_input.register_autograd(_input_backward, setup_context=_keep_input)
-_weights.register_autograd(_weights_backward, setup_context=_keep_weights)
+torch.library.register_autograd(_output, _output_backward, setup_context=_keep_output)
+torch.library.register_autograd(_input, _input_backward, setup_context=_keep_input)
+torch.library.register_autograd(_weights, _weights_backward, setup_context=_keep_weights)
 
 
 def _run(wanted: int, x: Tensor, weights: Tensor, y: Tensor, size: int, stride: list[int], padding: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from core.kernels import native
+from core.kernels.operators import operator
 
 _PADDINGS = {"reflect": 0, "replicate": 1, "zeros": 2, "circular": 3}
 _CRITERIA = {"l2": 0, "l1": 1, "l_infty": 2, "max": 3, "l2_min": 4, "l1_min": 5}
@@ -84,19 +85,19 @@ def plain_only() -> bool:
 # The operators
 
 
-@torch.library.custom_op("stillpoint::blur_pool", mutates_args=(), device_types="cpu")
+@operator("stillpoint::blur_pool")
 def _blur_pool(x: Tensor, phase: Tensor | None, size: int, stride: list[int], padding: str, pad_off: int) -> Tensor:
     x, y = _packed(x), _like(x, _sizes(x.shape[2:], size, stride, pad_off))
     _run_pool(x, y, phase, x.shape[2:], y.shape[2:], size, stride, padding, pad_off, backward=False)
     return y
 
 
-@_blur_pool.register_fake
+@torch.library.register_fake(_blur_pool)
 def _(x: Tensor, phase: Tensor | None, size: int, stride: list[int], padding: str, pad_off: int) -> Tensor:
     return _like(x, _sizes(x.shape[2:], size, stride, pad_off))
 
 
-@torch.library.custom_op("stillpoint::blur_pool_adjoint", mutates_args=(), device_types="cpu")
+@operator("stillpoint::blur_pool_adjoint")
 def _blur_pool_adjoint(
     y: Tensor, phase: Tensor | None, shape: list[int], size: int, stride: list[int], padding: str, pad_off: int
 ) -> Tensor:
@@ -105,14 +106,14 @@ def _blur_pool_adjoint(
     return x
 
 
-@_blur_pool_adjoint.register_fake
+@torch.library.register_fake(_blur_pool_adjoint)
 def _(
     y: Tensor, phase: Tensor | None, shape: list[int], size: int, stride: list[int], padding: str, pad_off: int
 ) -> Tensor:
     return _like(y, shape)
 
 
-@torch.library.custom_op("stillpoint::polyphase_pool", mutates_args=(), device_types="cpu")
+@operator("stillpoint::polyphase_pool")
 def _polyphase_pool(
     x: Tensor, size: int, stride: list[int], padding: str, criterion: str, after_blur: bool
 ) -> tuple[Tensor, Tensor]:
@@ -122,12 +123,12 @@ def _polyphase_pool(
     return y, phase
 
 
-@_polyphase_pool.register_fake
+@torch.library.register_fake(_polyphase_pool)
 def _(x: Tensor, size: int, stride: list[int], padding: str, criterion: str, after_blur: bool) -> tuple[Tensor, Tensor]:
     return _like(x, _sizes(x.shape[2:], size, stride, 0)), x.new_empty(x.shape[:1], dtype=torch.int64)
 
 
-@torch.library.custom_op("stillpoint::choose_phase", mutates_args=(), device_types="cpu")
+@operator("stillpoint::choose_phase")
 def _choose_phase(x: Tensor, stride: list[int], criterion: str) -> Tensor:
     x = _packed(x)
     phase = x.new_empty(x.shape[:1], dtype=torch.int64)
@@ -135,7 +136,7 @@ def _choose_phase(x: Tensor, stride: list[int], criterion: str) -> Tensor:
     return phase
 
 
-@_choose_phase.register_fake
+@torch.library.register_fake(_choose_phase)
 def _(x: Tensor, stride: list[int], criterion: str) -> Tensor:
     return x.new_empty(x.shape[:1], dtype=torch.int64)
 
@@ -143,14 +144,14 @@ def _(x: Tensor, stride: list[int], criterion: str) -> Tensor:
 # On a GPU. Triton is imported when the first operator runs there.
 
 
-@_blur_pool.register_kernel("cuda")
+@torch.library.impl(_blur_pool.name(), "cuda")
 def _(x: Tensor, phase: Tensor | None, size: int, stride: list[int], padding: str, pad_off: int) -> Tensor:
     from core.kernels import triton_pool
 
     return triton_pool.blur_pool(x, phase, size, stride, padding, pad_off)
 
 
-@_blur_pool_adjoint.register_kernel("cuda")
+@torch.library.impl(_blur_pool_adjoint.name(), "cuda")
 def _(
     y: Tensor, phase: Tensor | None, shape: list[int], size: int, stride: list[int], padding: str, pad_off: int
 ) -> Tensor:
@@ -159,14 +160,14 @@ def _(
     return triton_pool.blur_pool_adjoint(y, phase, shape, size, stride, padding, pad_off)
 
 
-@_polyphase_pool.register_kernel("cuda")
+@torch.library.impl(_polyphase_pool.name(), "cuda")
 def _(x: Tensor, size: int, stride: list[int], padding: str, criterion: str, after_blur: bool) -> tuple[Tensor, Tensor]:
     from core.kernels import triton_pool
 
     return triton_pool.polyphase_pool(x, size, stride, padding, criterion, after_blur)
 
 
-@_choose_phase.register_kernel("cuda")
+@torch.library.impl(_choose_phase.name(), "cuda")
 def _(x: Tensor, stride: list[int], criterion: str) -> Tensor:
     from core.kernels import triton_pool
 
@@ -208,9 +209,9 @@ def _polyphase_backward(ctx, grad: Tensor, _: Tensor | None):
     return _blur_pool_adjoint(grad, phase, ctx.shape, *ctx.options), None, None, None, None, None
 
 
-_blur_pool.register_autograd(_blur_backward, setup_context=_keep_blur)
-_blur_pool_adjoint.register_autograd(_adjoint_backward, setup_context=_keep_adjoint)
-_polyphase_pool.register_autograd(_polyphase_backward, setup_context=_keep_polyphase)
+torch.library.register_autograd(_blur_pool, _blur_backward, setup_context=_keep_blur)
+torch.library.register_autograd(_blur_pool_adjoint, _adjoint_backward, setup_context=_keep_adjoint)
+torch.library.register_autograd(_polyphase_pool, _polyphase_backward, setup_context=_keep_polyphase)
 
 
 # The C++ behind them

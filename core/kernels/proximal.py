@@ -8,6 +8,7 @@ as long as these passes, and the plain code is used there.
 import torch
 from torch import Tensor
 
+from core.kernels.operators import operator
 from core.kernels.pool import plain_only, triton_takes
 
 
@@ -34,7 +35,7 @@ def proximal_step(
     return _step(moved, code.to(moved.dtype), previous, shrink, threshold, momentum, nonnegative)
 
 
-@torch.library.custom_op("stillpoint::proximal_step", mutates_args=(), device_types="cpu")
+@operator("stillpoint::proximal_step")
 def _step(
     moved: Tensor,
     code: Tensor,
@@ -49,12 +50,12 @@ def _step(
     return value.relu() if nonnegative else value - value.clamp(-threshold, threshold)
 
 
-@_step.register_fake
+@torch.library.register_fake(_step)
 def _(moved: Tensor, code, previous, shrink, threshold, momentum: float, nonnegative: bool) -> Tensor:
     return torch.empty_like(moved)
 
 
-@torch.library.custom_op("stillpoint::proximal_step_backward", mutates_args=(), device_types="cpu")
+@operator("stillpoint::proximal_step_backward")
 def _backward(
     grad: Tensor, result: Tensor, shrink: Tensor, momentum: float, both: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,13 +66,13 @@ def _backward(
     return moved, moved * (shrink * (1 + momentum)), moved * (shrink * -momentum)
 
 
-@_backward.register_fake
+@torch.library.register_fake(_backward)
 def _(grad: Tensor, result: Tensor, shrink: Tensor, momentum: float, both: bool) -> tuple[Tensor, Tensor, Tensor]:
     like = torch.empty_like
     return like(grad), like(grad), like(grad) if both else grad.new_empty(0)
 
 
-@_step.register_kernel("cuda")
+@torch.library.impl(_step.name(), "cuda")
 def _(
     moved: Tensor,
     code: Tensor,
@@ -86,7 +87,7 @@ def _(
     return triton_proximal.step(moved, code, previous, shrink, threshold, momentum, nonnegative)
 
 
-@_backward.register_kernel("cuda")
+@torch.library.impl(_backward.name(), "cuda")
 def _(grad: Tensor, result: Tensor, shrink: Tensor, momentum: float, both: bool) -> tuple[Tensor, Tensor, Tensor]:
     from core.kernels import triton_proximal
 
@@ -119,5 +120,5 @@ def _backward_backward(ctx, moved: Tensor, code: Tensor, previous: Tensor):
     return torch.where(result != 0, total, 0.0), None, None, None, None
 
 
-_step.register_autograd(_step_backward, setup_context=_keep)
-_backward.register_autograd(_backward_backward, setup_context=_keep_backward)
+torch.library.register_autograd(_step, _step_backward, setup_context=_keep)
+torch.library.register_autograd(_backward, _backward_backward, setup_context=_keep_backward)
