@@ -13,6 +13,9 @@ from torch import Tensor
 from core.kernels.operators import operator
 from core.kernels.pool import plain_only, triton_takes
 
+#: fewer channels than a vector of the processor has numbers leave a convolution at a third of its speed
+_LANES = 16
+
 
 def strided_correlation(x: Tensor, weight: Tensor, axis: int, stride: int, before: int) -> Tensor:
     """(N, I, H, W) with filters (O, I, K, 1) for axis 2 or (O, I, 1, K) for axis 3, `before` zeros at both ends of it.
@@ -37,23 +40,34 @@ def _forward(x: Tensor, weight: Tensor, axis: int, stride: int, before: int) -> 
 def transposed(y: Tensor, weight: Tensor, axis: int, stride: int, before: int, extent: int) -> Tensor:
     """The transpose of `strided_correlation` for an axis of `extent`: (N, O, ...) -> (N, I, ...).
 
-    Position s q + r of the padded axis is the sum over j of y[q - j] w[s j + r]: the s remainders r are channels of one
-    dense correlation of y, and then neighbours.
+    Position s q + r of the padded axis is the sum over j of y[q - j] w[s j + r]: the remainders r, of several
+    q at once, are channels of one correlation of y, and then neighbours.
     """
     outputs, inputs, taps, count = *weight.shape[:2], weight.shape[axis], y.shape[axis]
     groups = -(-taps // stride)
+    several = max(1, _LANES // (stride * inputs))
+    wide = several * stride
     filters = F.pad(weight.flatten(2).to(y.dtype), (0, groups * stride - taps))
-    filters = filters.view(outputs, inputs, groups, stride).flip(2).permute(3, 1, 0, 2).flatten(0, 1)  # (s I, O, K / s)
-    # the q that are wanted, and the outputs that they meet
-    first, last = before // stride, -(-(extent + before) // stride)
-    low = first - (groups - 1)
-    met = y.narrow(axis, max(low, 0), min(last, count) - max(low, 0))
-    beyond = (max(-low, 0), max(last - count, 0))
-    if any(beyond):
-        met = F.pad(met, (0, 0, *beyond) if axis == 2 else beyond)
-    found = F.conv2d(met, filters.unsqueeze(5 - axis))  # (N, s I, ...)
-    found = found.unflatten(1, (stride, inputs)).movedim(1, axis + 1).flatten(axis, axis + 1)
-    return found.narrow(axis, before - first * stride, extent)
+    filters = filters.view(outputs, inputs, groups, stride).flip(2).permute(3, 1, 0, 2)  # (s, I, O, K / s)
+    # the b-th of several q begins b outputs later
+    shifted = [F.pad(filters, (b, several - 1 - b)) for b in range(several)]
+    filters = torch.cat(shifted).flatten(0, 1)  # (b s I, O, K / s + several - 1)
+    # which groups of q are wanted, and the outputs that they meet
+    first, last = before // wide, -(-(extent + before) // wide)
+    low, high = first * several - (groups - 1), last * several
+    begin, end = max(low, 0), min(high, count)
+    # zeros at both ends are the convolution's own; where the end needs more, whole groups more at the beginning
+    more = max(-(-(high - end - begin + low) // several), 0)
+    zeros = begin - low + more * several
+    along = axis == 2
+    found = F.conv2d(
+        y.narrow(axis, begin, end - begin),
+        filters.unsqueeze(5 - axis),
+        stride=(several, 1) if along else (1, several),
+        padding=(zeros, 0) if along else (0, zeros),
+    )  # (N, b s I, ...)
+    found = found.unflatten(1, (wide, inputs)).movedim(1, axis + 1).flatten(axis, axis + 1)
+    return found.narrow(axis, before - (first - more) * wide, extent)
 
 
 class _Correlation(torch.autograd.Function):

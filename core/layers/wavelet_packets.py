@@ -13,12 +13,13 @@ asked for.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from core.kernels.correlation import strided_correlation
+from core.kernels.pool import plain_only
 from core.layers._wavelet_filters import (
     check_geometry,
     computing_order,
@@ -150,7 +151,7 @@ class WaveletPackets2d(nn.Module):
         before = [self.before - self.stride * first for first in start]
         found = [p(x, self.stride * every, before, count, self.padding) for p in self.passes]
         y = torch.cat([part for same in zip(*found, strict=True) for part in same], dim=2)
-        return y if self.order is None else y[:, :, self.order]
+        return y if self.order is None else _reorder(y, self.order)
 
     def kernels(self) -> Tensor:
         """The two-dimensional filters of the maps, (M, P, K, K), to be correlated with the padded image."""
@@ -269,6 +270,27 @@ class _HalfPasses(nn.Module):
         pairs = zip(self.vertical.chunk(2), self.horizontal, strict=True)
         atoms = [torch.einsum("ri,sj->rsij", vertical, horizontal) for vertical, horizontal in pairs]
         return tuple(own.reshape(-1, self.parts, *own.shape[-2:]) for own in atoms)
+
+
+def _reorder(y: Tensor, order: Tensor) -> Tensor:
+    """``y[:, :, order]``; a permutation's derivative is the inverse permutation, not a sum into zeros."""
+    if y.requires_grad and not plain_only():
+        return _Permuted.apply(y, order)
+    return y.index_select(2, order)
+
+
+class _Permuted(torch.autograd.Function):
+    @staticmethod
+    def forward(y: Tensor, order: Tensor) -> Tensor:
+        return y.index_select(2, order)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _reorder(grad, ctx.saved_tensors[0].argsort()), None
 
 
 def _correlate(x: Tensor, weight: Tensor, axis: int, stride: int, before: int, count: int, padding: str) -> Tensor:

@@ -9,20 +9,21 @@ from core.kernels import correlation
 from core.kernels.correlation import strided_correlation, transposed
 
 
-def operands(axis, extent, taps, *, dtype=torch.float64):
+def operands(axis, extent, taps, *, channels=3, dtype=torch.float64):
     torch.manual_seed(0)
-    shape = (2, 3, extent, 4) if axis == 2 else (2, 3, 4, extent)
-    weight = torch.randn(5, 3, *((taps, 1) if axis == 2 else (1, taps)), dtype=dtype)
+    shape = (2, channels, extent, 4) if axis == 2 else (2, channels, 4, extent)
+    weight = torch.randn(5, channels, *((taps, 1) if axis == 2 else (1, taps)), dtype=dtype)
     return torch.randn(shape, dtype=dtype, requires_grad=True), weight
 
 
 @pytest.mark.parametrize("axis", [2, 3])
 @pytest.mark.parametrize("stride", [2, 3, 4])
-def test_values_and_gradients_are_those_of_the_convolution(axis, stride):
+@pytest.mark.parametrize("channels", [1, 3, 17])
+def test_values_and_gradients_are_those_of_the_convolution(axis, stride, channels):
     for extent, taps, before in itertools.product((1, 7, 12), (3, 6, 7), (0, 2, 5)):
         if extent + 2 * before < taps:
             continue
-        x, weight = operands(axis, extent, taps)
+        x, weight = operands(axis, extent, taps, channels=channels)
         place = (axis == 2, axis == 3)
         steps, pads = (tuple(value if here else rest for here in place) for value, rest in ((stride, 1), (before, 0)))
         want = F.conv2d(x, weight, stride=steps, padding=pads)
