@@ -49,17 +49,17 @@ def transposed(y: Tensor, weight: Tensor, axis: int, stride: int, before: int, e
     wide = several * stride
     filters = F.pad(weight.flatten(2).to(y.dtype), (0, groups * stride - taps))
     filters = filters.view(outputs, inputs, groups, stride).flip(2).permute(3, 1, 0, 2)  # (s, I, O, K / s)
-    # the b-th of several q begins b outputs later
-    shifted = [F.pad(filters, (b, several - 1 - b)) for b in range(several)]
-    filters = torch.cat(shifted).flatten(0, 1)  # (b s I, O, K / s + several - 1)
     # which groups of q are wanted, and the outputs that they meet
     first, last = before // wide, -(-(extent + before) // wide)
     low, high = first * several - (groups - 1), last * several
     begin, end = max(low, 0), min(high, count)
-    # zeros at both ends are the convolution's own; where the end needs more, whole groups more at the beginning
-    more = max(-(-(high - end - begin + low) // several), 0)
-    zeros = begin - low + more * several
-    along = axis == 2
+    # The convolution pads both ends alike, without a copy: where the end needs more, the filters begin with zeros.
+    # (Not more zeros than a filter has taps, at which oneDNN takes three times as long.)
+    lead = max(high - end - (begin - low), 0)
+    # the b-th of several q begins b outputs later
+    shifted = [F.pad(filters, (lead + b, several - 1 - b)) for b in range(several)]
+    filters = torch.cat(shifted).flatten(0, 1)  # (b s I, O, lead + K / s + several - 1)
+    along, zeros = axis == 2, begin - low + lead
     found = F.conv2d(
         y.narrow(axis, begin, end - begin),
         filters.unsqueeze(5 - axis),
@@ -67,7 +67,7 @@ def transposed(y: Tensor, weight: Tensor, axis: int, stride: int, before: int, e
         padding=(zeros, 0) if along else (0, zeros),
     )  # (N, b s I, ...)
     found = found.unflatten(1, (wide, inputs)).movedim(1, axis + 1).flatten(axis, axis + 1)
-    return found.narrow(axis, before - (first - more) * wide, extent)
+    return found.narrow(axis, before - first * wide, extent)
 
 
 class _Correlation(torch.autograd.Function):

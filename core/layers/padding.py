@@ -1,10 +1,13 @@
 """Padding of feature maps by a number of pixels that may differ at the two ends of an axis, and may be negative."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from core.kernels.pool import plain_only
 
 PADDINGS = ("reflect", "replicate", "zeros", "circular")
 
@@ -51,16 +54,42 @@ def pad(x: Tensor, pads: Sequence[tuple[int, int]], *, padding: str) -> Tensor:
     if padding != "circular":
         mode = "constant" if padding == "zeros" else padding
         return F.pad(x, [n for ends in reversed(amounts) for n in ends], mode=mode)
-    # PyTorch's own circular padding refuses to wrap twice, and its backward pass takes nearly twice as long on a CPU.
     # The last axis goes first, while the map is smaller.
     for axis in reversed(range(first, x.ndim)):
         before, after = amounts[axis - first]
         if before or after:
-            n = x.shape[axis]
-            head = [x.narrow(axis, n - before % n, before % n)] if before % n else []
-            tail = [x.narrow(axis, 0, after % n)] if after % n else []
-            x = torch.cat([*head, *[x] * (before // n + 1 + after // n), *tail], dim=axis)
+            once = max(before, after) <= x.shape[axis] and x.requires_grad and not plain_only()
+            x = _Wrap.apply(x, axis, before, after) if once else _wrap(x, axis, before, after)
     return x
+
+
+def _wrap(x: Tensor, axis: int, before: int, after: int) -> Tensor:
+    # PyTorch's own circular padding refuses to wrap twice, and its backward pass takes nearly twice as long on a CPU
+    n = x.shape[axis]
+    head = [x.narrow(axis, n - before % n, before % n)] if before % n else []
+    tail = [x.narrow(axis, 0, after % n)] if after % n else []
+    return torch.cat([*head, *[x] * (before // n + 1 + after // n), *tail], dim=axis)
+
+
+class _Wrap(torch.autograd.Function):
+    """`_wrap` by no more than the axis, whose backward pass is one copy; autograd's own makes five."""
+
+    @staticmethod
+    def forward(x: Tensor, axis: int, before: int, after: int) -> Tensor:
+        return _wrap(x, axis, before, after)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.axis, ctx.before, ctx.after = inputs
+        ctx.n = x.shape[ctx.axis]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        axis, n, before, after = ctx.axis, ctx.n, ctx.before, ctx.after
+        found = grad.narrow(axis, before, n).clone()
+        found.narrow(axis, n - before, before).add_(grad.narrow(axis, 0, before))
+        found.narrow(axis, 0, after).add_(grad.narrow(axis, before + n, after))
+        return found, None, None, None
 
 
 def _by(sizes: Sequence[int]) -> str:

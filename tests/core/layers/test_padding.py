@@ -36,6 +36,17 @@ def test_negative_pads_crop(padding):
 def test_gradient(padding):
     x = torch.randn(1, 2, 4, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: pad(x, [(2, 3), (-1, 2)], padding=padding), x)
+    assert torch.autograd.gradgradcheck(lambda x: pad(x, [(2, 3), (-1, 2)], padding=padding), x)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (0, 4), (4, 0), (4, 4), (1, 3), (3, 5), (9, 2)])
+def test_the_gradient_of_a_wrap_sums_what_each_pixel_became(before, after):
+    x = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    seed = torch.randn(2, before + 4 + after, dtype=torch.float64)
+    (got,) = torch.autograd.grad(pad(x, [(before, after)], padding="circular"), x, seed)
+    want = torch.zeros(2, 4, dtype=torch.float64)
+    want.index_add_(1, torch.arange(-before, 4 + after).remainder(4), seed)
+    torch.testing.assert_close(got, want)
 
 
 def test_exceptions_name_the_number_and_the_choice():
