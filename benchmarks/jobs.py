@@ -24,16 +24,21 @@ def milliseconds(entry: dict[str, float]) -> str:
 
 
 def machines(rows: Rows) -> str:
-    """Where and how busy: the load of each row, since the rows may have been measured on different days."""
-    lines = []
+    """Where and how busy; rows that were measured alike share a line, since they may have been on different days."""
+    alike: dict[tuple[str, str], list[str]] = {}
     for name, row in rows.items():
         m = row["machine"]
-        lines.append(
-            f"{name}: {m['device']}, {m['threads']} thread(s) of {m['processors']}, PyTorch {m['torch']}, clock: "
-            f"{m['clock']}, {m['rounds']} rounds, load of the machine {m['load_before'][0]} before and "
-            f"{m['load_after'][0]} after; {row['images']}."
+        about = (
+            f"{m['device']}, {m['threads']} thread(s) of {m['processors']}, PyTorch {m['torch']}, clock: {m['clock']}"
         )
-    return "\n".join(f"- {text}" for text in lines)
+        alike.setdefault((f"{about}, {m['rounds']} rounds", row["images"]), []).append(name)
+    lines = []
+    for (about, images), names in alike.items():
+        first, last = (rows[names[end]]["machine"] for end in (0, -1))
+        load = f"load of the machine {first['load_before'][0]} before and {last['load_after'][0]} after"
+        who = ", ".join(names) if len(names) < 6 else f"{names[0]} to {names[-1]}"
+        lines.append(f"- {who}: {about}, {load}; {images}.")
+    return "\n".join(lines)
 
 
 def training(rows: Rows) -> list[str]:
@@ -85,6 +90,22 @@ def loading(rows: Rows) -> list[str]:
     return [grid(head, lines)]
 
 
+def corrupting(rows: Rows) -> list[str]:
+    head = ["corruption", "stillpoint, ms an image", "imagecorruptions, ms an image", "ratio", "result"]
+    head += ["ours at 32x32, images/s"]
+    lines = []
+    for name, row in rows.items():
+        ours, theirs = row["contenders"]["stillpoint"], row["contenders"].get("imagecorruptions")
+        ratio = row.get("ratio_to_imagecorruptions")
+        share = row.get("differing")
+        same = "other draws" if share is None else "the same bytes" if share == 0 else f"the same but for {share:.0e}"
+        cells = [milliseconds(theirs), f"**{ratio:.2f}**" if ratio > 1 else f"{ratio:.2f}"] if theirs else ["", ""]
+        lines.append(
+            [name, milliseconds(ours), *cells, same if theirs else "", f"{row['small_images_per_second']:.0f}"]
+        )
+    return [grid(head, lines)]
+
+
 def starting(rows: Rows) -> list[str]:
     head = ["command", "seconds", "of CPU time"]
     lines = [
@@ -99,6 +120,7 @@ SUBJECTS: dict[str, tuple[str, Callable[[Rows], list[str]]]] = {
     "train": ("A step of training", training),
     "eval": ("All shift metrics of a network", evaluation),
     "loader": ("Loaders", loading),
+    "corruptions": ("Corruptions of an image of 224x224, severity 3", corrupting),
     "start": ("From the start of a command to its end", starting),
 }
 

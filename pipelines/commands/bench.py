@@ -31,6 +31,7 @@ SUBJECTS = {
     "train": Subject("benchmarks.training", 30, ("network",)),
     "eval": Subject("benchmarks.evaluation", 5, ("network",)),
     "loader": Subject("benchmarks.loaders", 5, ("photographs",), ("cpu",)),
+    "corruptions": Subject("benchmarks.corruptions", 5, (), ("cpu",), ("imagecorruptions",)),
     "start": Subject("benchmarks.start", 5, (), ("cpu",)),
 }
 
@@ -42,8 +43,8 @@ def _options(form: ArgumentParser) -> None:
         choices=tuple(SUBJECTS),
         default="layer",
         help="layer: beside timm, kornia, pytorch_wavelets and textbook code; train, eval, loader: whole jobs beside "
-        "torchvision's transforms and DataLoader, and beside the bare network; start: how long commands take to begin "
-        "(default: layer)",
+        "torchvision's transforms and DataLoader, and beside the bare network; corruptions: beside imagecorruptions; "
+        "start: how long commands take to begin (default: layer)",
     )
     form.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: cpu)")
     form.add_argument(
@@ -118,6 +119,7 @@ COMMANDS = {
             "stillpoint bench train --network aps/resnet20 --json",
             "stillpoint bench eval",
             "stillpoint bench loader --only augmented --rounds 3",
+            "stillpoint bench corruptions --only noise",
             "stillpoint bench start",
         ),
     ),

@@ -6,10 +6,11 @@ import torch
 from PIL import Image
 
 import pipelines
-from benchmarks import evaluation, imagenet_loader, jobs, loaders, report, start, training
+from benchmarks import corruptions, evaluation, imagenet_loader, jobs, loaders, report, start, training
 from benchmarks.harness import Clock
 from benchmarks.pictures import NOISE, photographs, pictures, torchvision_loader
 from core.data.augment import Augment, Crop
+from core.data.corruptions import NAMES, corrupt
 from core.data.loading import DeviceLoader
 from pipelines.cli import main, parse
 from pipelines.commands.bench import ROOT, SUBJECTS, _words
@@ -123,6 +124,28 @@ def test_files_of_whole_jobs_name_machine_load_and_images(path):
         about = row["machine"]
         assert {"device", "threads", "clock", "load_before", "load_after", "rounds", "commit"} <= about.keys()
         assert row["images"] and all(entry["median_ms"] > 0 for entry in row["contenders"].values())
+
+
+def test_corruptions_are_timed_and_compared_where_nothing_is_drawn(small, monkeypatch):
+    monkeypatch.setattr(corruptions, "COUNT", 2)
+    monkeypatch.setattr(corruptions, "SMALL_COUNT", 4)
+    assert set(corruptions.DETERMINISTIC) < set(NAMES)
+
+    def same(image, *, corruption_name, severity):
+        return corrupt(image[None], corruption_name, severity)[0]
+
+    def other(image, **_):
+        return 255 - image
+
+    alone = corruptions.measure("contrast", None, small, 3)
+    assert "ratio" not in corruptions.line("contrast", alone) and list(alone["contenders"]) == ["stillpoint"]
+    both = corruptions.measure("contrast", same, small, 3)
+    assert both["differing"] == 0 and both["ratio_to_imagecorruptions"] > 0 and both["small_images_per_second"] > 0
+    assert corruptions.measure("fog", other, small, 3)["differing"] is None
+    with pytest.raises(RuntimeError, match="contrast of ours and of imagecorruptions differ"):
+        corruptions.measure("contrast", other, small, 3)
+    (table,) = jobs.corrupting({"contrast": both, "contrast alone": alone})
+    assert "the same bytes" in table and "| contrast alone |" in table
 
 
 def test_a_command_is_timed_from_its_start_to_its_end_and_must_succeed(monkeypatch):
