@@ -178,11 +178,13 @@ def test_two_training_forwards_share_one_backward():
     layer = SparseCoding2d(2, 4, 3, padding=1).train()
     x = images(1, 2, 8, 8)
     layer.normalise_()
+    for _ in range(8):
+        layer.update_step_size(x)  # settled, so that both forwards have the same step
     (layer(x).sum() + layer(x).sum()).backward()
     both = layer.weight.grad.clone()
     layer.measure, layer.weight.grad = False, None
     layer(x).sum().backward()
-    torch.testing.assert_close(both, 2 * layer.weight.grad, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(both, 2 * layer.weight.grad, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("training", [True, False])
