@@ -275,9 +275,9 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
         axis.set_ylabel(label)
     axes[0, 0].set_yscale("log")
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.suptitle(
-        _across(figure, f"{title}: training (solid) and validation (dashed)"), x=0.01, ha="left", fontsize=9.5
-    )
+    dashed = any(line.get_linestyle() == "--" for axis in axes[0] for line in axis.get_lines())
+    said = f"{title}: training (solid) and validation (dashed)" if dashed else f"{title}: training"
+    figure.suptitle(_across(figure, said), x=0.01, ha="left", fontsize=9.5)
     return save(figure, path)
 
 
