@@ -115,12 +115,23 @@ def starting(rows: Rows) -> list[str]:
     return [grid(head, lines)]
 
 
+def demonstrating(rows: Rows) -> list[str]:
+    head = ["paper", "networks", "jobs", "seconds", "of CPU time", "all its jobs, s", "training, s", "evaluation, s"]
+    lines = []
+    for name, row in rows.items():
+        parts = ("wall", "cpu", "all jobs", "training", "evaluation")
+        seconds = [f"{row['contenders'][part]['median_ms'] / 1e3:.1f}" for part in parts]
+        lines.append([name, str(row["networks"]), str(row["jobs"]), *seconds])
+    return [grid(head, lines)]
+
+
 #: file -> (heading, its table)
 SUBJECTS: dict[str, tuple[str, Callable[[Rows], list[str]]]] = {
     "train": ("A step of training", training),
     "eval": ("All shift metrics of a network", evaluation),
     "loader": ("Loaders", loading),
     "corruptions": ("Corruptions of an image of 224x224, severity 3", corrupting),
+    "demo": ("The demonstration with one seed, one job at a time", demonstrating),
     "start": ("From the start of a command to its end", starting),
 }
 

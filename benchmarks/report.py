@@ -30,6 +30,8 @@ def table(measured: dict[str, Any], job: str) -> list[str]:
     about = [key for key in _ABOUT if any(key in case for case in cases)]
     baseline = cases[0]["baseline"]
     head = [*about, "pass", "stillpoint, ms", f"{baseline}, ms", f"ratio to {baseline}", "others, ms", "floor, ms"]
+    bounded = any(case.get("bounds") for case in cases)
+    head += ["its pieces, ms"] * bounded
     head += ["peak, MiB", f"{baseline} peak, MiB"]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for case in cases:
@@ -39,6 +41,8 @@ def table(measured: dict[str, Any], job: str) -> list[str]:
         ratio = f"{case['ratio']:.2f}"
         cells = [*(str(case.get(key, "")) for key in about), case["mode"], _time(ours), _time(base)]
         cells += [f"**{ratio}**" if case["ratio"] > 1 else ratio, ", ".join(others), f"{case['floor_ms']:.2f}"]
+        pieces = ", ".join(f"{name} {v['median_ms']:.2f}" for name, v in case.get("bounds", {}).items())
+        cells += [pieces] * bounded
         cells += [f"{v['peak_bytes'] / 2**20:.1f}" for v in (ours, base)]
         lines.append("| " + " | ".join(cells) + " |")
     return lines

@@ -24,6 +24,7 @@ class Subject:
     own: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("cpu", "cuda")
     peers: tuple[str, ...] = ()
+    least: int = 3  # rounds
 
 
 SUBJECTS = {
@@ -32,6 +33,7 @@ SUBJECTS = {
     "eval": Subject("benchmarks.evaluation", 5, ("network",)),
     "loader": Subject("benchmarks.loaders", 5, ("photographs",), ("cpu",)),
     "corruptions": Subject("benchmarks.corruptions", 5, (), ("cpu",), ("imagecorruptions",)),
+    "demo": Subject("benchmarks.demo", 1, (), ("cpu",), least=1),
     "start": Subject("benchmarks.start", 5, (), ("cpu",)),
 }
 
@@ -44,7 +46,7 @@ def _options(form: ArgumentParser) -> None:
         default="layer",
         help="layer: beside timm, kornia, pytorch_wavelets and textbook code; train, eval, loader: whole jobs beside "
         "torchvision's transforms and DataLoader, and beside the bare network; corruptions: beside imagecorruptions; "
-        "start: how long commands take to begin (default: layer)",
+        "demo: `stillpoint run aps`, whole; start: how long commands take to begin (default: layer)",
     )
     form.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: cpu)")
     form.add_argument(
@@ -73,7 +75,7 @@ def _words(args: Namespace) -> list[str]:
     """The options for the module that does it; a `UserError` for one that it does not take."""
     subject = SUBJECTS[args.subject]
     rounds = subject.rounds if args.rounds is None else args.rounds
-    for name, value, least in (("threads", args.threads, 1), ("rounds", rounds, 3)):
+    for name, value, least in (("threads", args.threads, 1), ("rounds", rounds, subject.least)):
         if value < least:
             raise UserError(f"--{name} is at least {least}, not {value}")
     for name in ("network", "photographs"):
@@ -120,6 +122,7 @@ COMMANDS = {
             "stillpoint bench eval",
             "stillpoint bench loader --only augmented --rounds 3",
             "stillpoint bench corruptions --only noise",
+            "stillpoint bench demo",
             "stillpoint bench start",
         ),
     ),

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import pipelines
-from benchmarks import corruptions, evaluation, imagenet_loader, jobs, loaders, report, start, training
+from benchmarks import corruptions, demo, evaluation, imagenet_loader, jobs, loaders, report, start, training
 from benchmarks.harness import Clock
 from benchmarks.pictures import NOISE, photographs, pictures, torchvision_loader
 from core.data.augment import Augment, Crop
@@ -155,6 +155,26 @@ def test_a_command_is_timed_from_its_start_to_its_end_and_must_succeed(monkeypat
     monkeypatch.setattr(start, "STILLPOINT", [*start.STILLPOINT, "no-such-command"])
     with pytest.raises(RuntimeError, match="no-such-command"):
         start.measure("list", 1)
+
+
+def test_a_demonstration_is_taken_apart(tmp_path):
+    run = tmp_path / "aps/digits/resnet20/seed0"
+    (tmp_path / "aps/digits/logs").mkdir(parents=True)
+    run.mkdir(parents=True)
+    (run / "train.json").write_text('{"seconds": 2.0}')
+    with pytest.raises(RuntimeError, match="1 trainings and 0 evaluations"):
+        demo.parts(tmp_path)
+    (run / "metrics.json").write_text('{"provenance": {"seconds": 1.5}}')
+    for job, seconds in (("train", 5), ("evaluate", 4), ("table", 1)):
+        (tmp_path / f"aps/digits/logs/{job}.tsv").write_text(f"s\tcpu_time\n{seconds}\t1\n")
+    found = demo.parts(tmp_path)
+    assert found == {"jobs": 3, "networks": 1, "training": 2000, "evaluation": 1500, "all jobs": 10000}
+    times = {
+        name: {"median_ms": found.get(name, 12000)} for name in ("wall", "cpu", "training", "evaluation", "all jobs")
+    }
+    row = {"networks": 1, "jobs": 3, "contenders": times}
+    assert demo.line("aps", row).startswith("aps: 1 networks, 3 jobs; wall 12.0, ")
+    assert jobs.demonstrating({"aps": row})[0].endswith("| aps | 1 | 3 | 12.0 | 12.0 | 10.0 | 2.0 | 1.5 |")
 
 
 def test_there_is_a_file_of_every_whole_job():

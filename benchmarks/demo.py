@@ -1,0 +1,73 @@
+"""The demonstration as a whole, and where its time goes: ``python -m benchmarks.demo``.
+
+`stillpoint run <paper> --seeds 1` on digits, one job at a time, into a folder of its own: seconds of the wall clock and
+of CPU time from its start to its table and pictures; of these, the seconds that trainings and evaluations say they took
+(networks and images, without the start of a process), and those of all its jobs by Snakemake's own clock. Three to
+four minutes for each round.
+"""
+
+import csv
+import json
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Clock, job_form, pin, run_jobs, spread
+from benchmarks.start import once
+
+PAPERS = ("aps",)
+
+
+def parts(results: Path) -> dict[str, Any]:
+    """Milliseconds of one finished demonstration by what they were spent on, and how many jobs there were."""
+    trained = [json.loads(path.read_text())["seconds"] for path in results.rglob("train.json")]
+    measured = [json.loads(path.read_text())["provenance"]["seconds"] for path in results.rglob("metrics.json")]
+    timed = [next(csv.DictReader(path.open(), delimiter="\t")) for path in results.rglob("logs/*.tsv")]
+    if not trained or len(trained) != len(measured):
+        raise RuntimeError(f"{results} holds {len(trained)} trainings and {len(measured)} evaluations")
+    return {
+        "jobs": len(timed),
+        "networks": len(trained),
+        "training": 1e3 * sum(trained),
+        "evaluation": 1e3 * sum(measured),
+        "all jobs": 1e3 * sum(float(row["s"]) for row in timed),
+    }
+
+
+def measure(paper: str, threads: int, rounds: int) -> dict[str, Any]:
+    """Medians over rounds of one paper's demonstration."""
+    times: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            words = ["run", paper, "--seeds", "1", "--jobs", "1", "--threads", str(threads), "--results", folder]
+            wall, cpu = once([sys.executable, "-m", "pipelines", *words])
+            found = parts(Path(folder))
+        jobs, networks = found.pop("jobs"), found.pop("networks")
+        for name, value in {"wall": 1e3 * wall, "cpu": 1e3 * cpu, **found}.items():
+            times.setdefault(name, []).append(value)
+    return {
+        "images": "handwritten digits, which come with it",
+        "jobs": jobs,
+        "networks": networks,
+        "contenders": {name: spread(values) for name, values in times.items()},
+    }
+
+
+def line(name: str, row: dict[str, Any]) -> str:
+    """One demonstration in one line of a terminal."""
+    times = ", ".join(f"{part} {v['median_ms'] / 1e3:.1f}" for part, v in row["contenders"].items())
+    return f"{name}: {row['networks']} networks, {row['jobs']} jobs; {times} s"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    form = job_form("benchmarks.demo", __doc__, devices=("cpu",), rounds=1)
+    args = form.parse_args(arguments)
+    pin(args.threads, "benchmarks.demo")
+    jobs = [(paper, partial(measure, paper, args.threads, args.rounds)) for paper in PAPERS]
+    run_jobs("demo", args, Clock("cpu", args.threads), jobs, line)
+
+
+if __name__ == "__main__":
+    main()
