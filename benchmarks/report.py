@@ -104,9 +104,9 @@ def page() -> str:
         parts.append(f"![Ratios of time, {device}](../benchmarks/results/layers-{device}.png)")
         for job in dict.fromkeys(case["job"] for case in measured["cases"]):
             parts += [f"### {job}", "\n".join(table(measured, job))]
-            newer = next((case for case in measured["cases"] if case["job"] == job and "machine" in case), None)
-            if newer:
-                parts.append(f"Measured again, by themselves: {machine(newer)}")
+            own = [case["machine"] for case in measured["cases"] if case["job"] == job and "machine" in case]
+            for about in {json.dumps(m, sort_keys=True): m for m in own}.values():
+                parts.append(f"{own.count(about)} of these rows, at a quieter moment: {machine({'machine': about})}")
         lost = losses(measured)
         parts += ["### Where we lose", "\n".join(lost) if lost else "Nowhere in this table."]
     return "\n\n".join([*parts, *jobs.sections(RESULTS)]) + "\n"

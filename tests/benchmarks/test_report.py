@@ -32,15 +32,23 @@ def test_the_files_name_their_machine():
         assert {"device", "threads", "clock", "load_before", "torch", "peers", "allocator"} <= about.keys()
 
 
-def test_rows_measured_again_stand_in_the_place_of_the_old_and_name_their_machine():
-    old = {"machine": "old", "cases": [{"job": j, "n": n} for j, n in (("a", 1), ("b", 1), ("b", 2), ("c", 1))]}
-    new = {"machine": "new", "cases": [{"job": "b", "n": 7}, {"job": "b", "n": 8}]}
+def test_of_rows_measured_again_the_one_with_the_faster_baseline_stays_in_its_place():
+    def row(job: str, size: int, plain: float) -> dict:
+        times = {"stillpoint": {"median_ms": 1.0}, "plain": {"median_ms": plain}}
+        return {"job": job, "size": size, "mode": "forward", "baseline": "plain", "contenders": times}
+
+    old = {
+        "machine": "old",
+        "cases": [row(*r) for r in (("a", 1, 5), ("b", 1, 5), ("b", 2, 5), ("b", 3, 5), ("c", 1, 5))],
+    }
+    new = {"machine": "new", "cases": [row("b", 1, 4), row("b", 2, 6), row("b", 4, 9)]}
     found = layers.again(old, new)
-    assert [(row["job"], row["n"], row.get("machine")) for row in found["cases"]] == [
-        ("a", 1, None),
-        ("b", 7, "new"),
-        ("b", 8, "new"),
-        ("c", 1, None),
+    assert [(r["job"], r["size"], layers._baseline(r), r.get("machine")) for r in found["cases"]] == [
+        ("a", 1, 5, None),
+        ("b", 1, 4, "new"),
+        ("b", 2, 5, None),
+        ("b", 4, 9, "new"),
+        ("c", 1, 5, None),
     ]
     assert found["machine"] == "old"
 
