@@ -13,8 +13,10 @@ from core.layers import PolyphaseDownsample2d, binomial_kernel, blur_pool2d
 from core.layers.adaptive_blur import adaptive_blur2d
 
 BATCH, CHANNELS, HEIGHT = 32, 64, 56
-#: relative distance: what sums of few terms may be off by, and the last of eight bits
+#: of the largest value: what sums of few terms may be off by, and the last of eight bits
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.02}
+#: a seed with which, in float32, no code is so near its threshold that rounding decides its gradient
+DICTIONARY = 1
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 MODES = ("forward", "forward+backward")
 
@@ -206,7 +208,7 @@ def _sparse_coding(device: str, layout: str, dtype: torch.dtype, backward: bool)
     from core.layers.sparse_coding import SparseCoding2d
 
     x = _map(layout, dtype, device, (16, 64, 32, 32))
-    torch.manual_seed(0)  # the same dictionary in every case
+    torch.manual_seed(DICTIONARY)
     layer = SparseCoding2d(64, 64, 3, padding=1, iterations=2, normalise=False)
     layer = layer.to(device, dtype, memory_format=LAYOUTS[layout])
     with torch.no_grad():
@@ -237,8 +239,8 @@ def _sparse_coding(device: str, layout: str, dtype: torch.dtype, backward: bool)
         plain,
         {"stillpoint": layer, "plain": plain},
         output=x.numel(),
-        # one code of a million that rounding lifts above its threshold has another gradient: 2e-4 in all
-        tolerance=1e-3 if dtype == torch.float32 else 10 * TOLERANCE[dtype],
+        # bfloat16 takes some codes to the other side of their threshold, which have another gradient then
+        tolerance=(10 if backward or dtype == torch.float32 else 1) * TOLERANCE[dtype],
         bounds={"its convolutions": convolutions},
         backward=backward,
     )
