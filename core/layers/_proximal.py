@@ -39,42 +39,42 @@ def check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
 
 
-def iterate(
-    x: Tensor,
-    analyse: Callable[[Tensor, Tensor, Tensor | None], Tensor],
-    synthesise: Callable[[Tensor], Tensor],
-    step: Tensor,
-    *,
-    iterations: int,
-    penalty: float,
-    ridge: float,
-    nonnegative: bool,
-    squared: bool,
-    scheme: Scheme,
-) -> Tensor:
-    """Proximal gradient steps from the code 0 on ``1/2 |x - A z|^2 + penalty |z|_1 + ridge/2 |z|^2``.
+class ProximalStep:
+    """Proximal gradient steps on ``1/2 |x - A z|^2 + penalty |z|_1 + ridge/2 |z|^2``, z >= 0 if `nonnegative`."""
 
-    `analyse(r, scale, bias)` is ``scale * A^T r + bias`` with one bias for all entries, `synthesise(z)` is ``A z``.
+    def __init__(self, a: "LinearMap", step: Tensor, *, penalty: float, ridge: float, nonnegative: bool) -> None:
+        self.a, self.ridge, self.nonnegative = a, ridge, nonnegative
+        self.shrink = 1 / (1 + ridge * step)
+        self.threshold = self.shrink * step * penalty
+        # The step, the threshold and the rectifier cost nothing extra: they become the weight's scale and the bias.
+        self.scaled = a.weight * (self.shrink * step)
+        self.bias = (-self.threshold).expand(len(a.weight)) if nonnegative and penalty > 0 else None
+
+    def first(self, x: Tensor) -> Tensor:
+        """The step from the code 0, whose reconstruction is 0."""
+        return self._prox(self.a.analyse(x, self.scaled, self.bias))
+
+    def __call__(self, residual: Tensor, code: Tensor, previous: Tensor | None, momentum: float) -> Tensor:
+        """The step along the gradient of a `residual` from `code`, moved on by `momentum` from a `previous` code."""
+        moved = self.a.analyse(residual, self.scaled, self.bias)
+        if fused(moved, self.shrink):
+            constants = {"shrink": self.shrink, "threshold": self.threshold}
+            return proximal_step(moved, code, previous, momentum=momentum, nonnegative=self.nonnegative, **constants)
+        point = extrapolated(code, previous, momentum)
+        return self._prox(moved.add_(point if self.ridge == 0 else self.shrink * point))
+
+    def _prox(self, moved: Tensor) -> Tensor:
+        return moved.relu_() if self.nonnegative else moved - moved.clamp(-self.threshold, self.threshold)
+
+
+def iterate(x: Tensor, update: ProximalStep, *, iterations: int, squared: bool, scheme: Scheme) -> Tensor:
+    """Codes after so many proximal gradient steps from the code 0.
+
     `scheme` says where the gradient is taken: "sdnet" at the last code while the momentum term is added to it (as
     the authors coded it), "fista" at the extrapolated point (Beck and Teboulle 2009), "ista" without momentum.
     With `squared=False` the data term is the norm ``|x - A z|`` per sample, from the second step on.
     """
-    shrink = 1 / (1 + ridge * step)
-    scale, threshold = shrink * step, shrink * step * penalty
-    # The step, the threshold and the rectifier cost nothing extra: they become the weight's scale and the bias.
-    bias = -threshold if nonnegative and penalty > 0 else None
-
-    def prox(moved: Tensor) -> Tensor:
-        return moved.relu_() if nonnegative else moved - moved.clamp(-threshold, threshold)
-
-    def advance(moved: Tensor, code: Tensor, previous: Tensor | None, momentum: float) -> Tensor:
-        if fused(moved, step):
-            constants = {"shrink": shrink, "threshold": threshold}
-            return proximal_step(moved, code, previous, momentum=momentum, nonnegative=nonnegative, **constants)
-        point = extrapolated(code, previous, momentum)
-        return prox(moved.add_(point if ridge == 0 else shrink * point))
-
-    code, previous, t = prox(analyse(x, scale, bias)), None, 1.0  # the first reconstruction is that of 0
+    code, previous, t = update.first(x), None, 1.0
     for _ in range(iterations - 1):
         t, t_before = (1 + (1 + 4 * t * t) ** 0.5) / 2, t
         momentum, latest = (t_before - 1) / t, code
@@ -82,11 +82,11 @@ def iterate(
             previous = None
         elif scheme == "fista":
             code, previous = extrapolated(code, previous, momentum), None
-        residual = x - synthesise(code)
+        residual = x - update.a.synthesise(code)
         if not squared:
             norm = residual.detach().flatten(1).norm(dim=1).clamp_min(1e-12)
             residual = residual * (0.5 / norm).view(-1, *[1] * (residual.ndim - 1))
-        code, previous = advance(analyse(residual, scale, bias), code, previous, momentum), latest
+        code, previous = update(residual, code, previous, momentum), latest
     return code
 
 
@@ -150,9 +150,8 @@ class Convolution:
                 f"images of {size[0]}x{size[1]} are smaller than the kernel {tuple(kernel)} with {padding=}"
             )
 
-    def analyse(self, x: Tensor, scale: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        weight = self.weight if scale is None else self.weight * scale
-        return F.conv2d(x, weight, None if bias is None else bias.expand(len(weight)), self.stride, self.padding)
+    def analyse(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        return F.conv2d(x, self.weight if weight is None else weight, bias, self.stride, self.padding)
 
     def synthesise(self, z: Tensor) -> Tensor:
         return F.conv_transpose2d(z, self.weight, None, self.stride, self.padding, self.rest)
@@ -164,9 +163,8 @@ class Matrix:
     def __init__(self, weight: Tensor) -> None:
         self.weight, self.code_shape = weight, (len(weight),)
 
-    def analyse(self, x: Tensor, scale: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        weight = self.weight if scale is None else self.weight * scale
-        return F.linear(x, weight, None if bias is None else bias.expand(len(weight)))
+    def analyse(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        return F.linear(x, self.weight if weight is None else weight, bias)
 
     def synthesise(self, z: Tensor) -> Tensor:
         return z @ self.weight

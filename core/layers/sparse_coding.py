@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.utils.checkpoint import checkpoint
 
+from core.kernels.pool import plain_only
 from core.layers._proximal import (
     Convolution,
     LinearMap,
     Matrix,
+    ProximalStep,
     Scheme,
     check_options,
     check_sizes,
@@ -35,14 +37,26 @@ from core.layers._proximal import (
     unit_atoms,
 )
 
+#: on a CPU a batch is coded in so many blocks, one after another, of so many images at least: what an iteration holds
+#: for a moment, and what backward adds to what was kept, is then that of a block
+_BLOCKS, _IMAGES = 4, 4
+
 
 def _code(x: Tensor, a: LinearMap, step: Tensor | None, recompute: bool, options: dict[str, Any]) -> Tensor:
     check_options(**{k: options[k] for k in ("iterations", "penalty", "ridge", "scheme")})
     if step is None:
         step = step_for(largest_eigenvalue(a)[0])
-    if recompute and torch.is_grad_enabled():
-        return checkpoint(iterate, x, a.analyse, a.synthesise, step, use_reentrant=False, **options)
-    return iterate(x, a.analyse, a.synthesise, step, **options)
+    update = ProximalStep(a, step, **{k: options.pop(k) for k in ("penalty", "ridge", "nonnegative")})
+
+    def code(block: Tensor) -> Tensor:
+        if recompute and torch.is_grad_enabled():
+            return checkpoint(iterate, block, update, use_reentrant=False, **options)
+        return iterate(block, update, **options)
+
+    blocks = 1
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and not plain_only():
+        blocks = min(_BLOCKS, len(x) // _IMAGES)
+    return code(x) if blocks < 2 else torch.cat([code(block) for block in x.split(-(-len(x) // blocks))])
 
 
 def sparse_coding2d(

@@ -150,7 +150,7 @@ class WaveletPackets2d(nn.Module):
         count = [-(-n // every) for n in window]
         before = [self.before - self.stride * first for first in start]
         found = [p(x, self.stride * every, before, count, self.padding) for p in self.passes]
-        y = torch.cat([part for same in zip(*found, strict=True) for part in same], dim=2)
+        y = _joined([part for same in zip(*found, strict=True) for part in same], dim=2)
         return y if self.order is None else _reorder(y, self.order)
 
     def kernels(self) -> Tensor:
@@ -272,6 +272,11 @@ class _HalfPasses(nn.Module):
         return tuple(own.reshape(-1, self.parts, *own.shape[-2:]) for own in atoms)
 
 
+def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """`torch.cat`, which copies a single part too."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
+
+
 def _reorder(y: Tensor, order: Tensor) -> Tensor:
     """``y[:, :, order]``; a permutation's derivative is the inverse permutation, not a sum into zeros."""
     if y.requires_grad and not plain_only():
@@ -304,4 +309,6 @@ def _correlate(x: Tensor, weight: Tensor, axis: int, stride: int, before: int, c
     x = pad(
         x, [ends, (0, 0)] if axis == 2 else [(0, 0), ends], padding="circular" if padding == "circular" else "zeros"
     )
-    return strided_correlation(x.narrow(axis, max(-before, 0), extent), weight, axis, stride, 0)
+    if x.shape[axis] != extent:  # narrowed to the whole, it would still be copied into zeros by its derivative
+        x = x.narrow(axis, max(-before, 0), extent)
+    return strided_correlation(x, weight, axis, stride, 0)

@@ -132,6 +132,37 @@ def test_recomputation_changes_no_bit_of_code_or_gradients(squared):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("options", [{}, {"squared": False}, {"nonnegative": False, "scheme": "fista"}])
+def test_a_large_batch_in_blocks_has_the_codes_and_gradients_of_its_images(options):
+    def found(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight = x.clone().requires_grad_(), images(6, 2, 3, 3, seed=1, dtype=torch.float64).requires_grad_()
+        code = sparse_coding2d(x, weight, iterations=3, penalty=0.05, **options)
+        return code, *torch.autograd.grad(code.square().sum(), (x, weight))
+
+    x = images(17, 2, 8, 8, dtype=torch.float64)
+    code, for_x, for_weight = found(x)
+    alone = [found(image[None]) for image in x]
+    torch.testing.assert_close(code, torch.cat([one for one, _, _ in alone]))
+    torch.testing.assert_close(for_x, torch.cat([one for _, one, _ in alone]))
+    torch.testing.assert_close(for_weight, sum(one for _, _, one in alone))
+
+
+def test_a_large_batch_needs_half_of_the_memory_of_the_textbook_code():
+    from benchmarks.cases import plain_sparse_coding
+    from benchmarks.harness import peak_memory
+
+    x, weight, step = images(16, 8, 16, 16).requires_grad_(), images(8, 8, 3, 3, seed=1), torch.tensor(0.01)
+    g = images(16, 8, 16, 16, seed=2)
+
+    def backward(code: Tensor) -> None:
+        torch.autograd.grad(code, x, g)
+
+    weight.requires_grad_()
+    ours = peak_memory(lambda: backward(sparse_coding2d(x, weight, padding=1, step=step)), "cpu")
+    plain = peak_memory(lambda: backward(plain_sparse_coding(x, weight, step, 0.1)), "cpu")
+    assert ours < 0.55 * plain
+
+
 def test_recomputation_keeps_less_than_half_of_the_values_for_backward():
     def kept(recompute: bool) -> int:
         x = images(4, 3, 16, 16).requires_grad_()
