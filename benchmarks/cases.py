@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.layers import PolyphaseDownsample2d, binomial_kernel, blur_pool2d
+from core.layers import BlurPool2d, PolyphaseDownsample2d, binomial_kernel
 from core.layers.adaptive_blur import adaptive_blur2d
 
 BATCH, CHANNELS, HEIGHT = 32, 64, 56
@@ -48,8 +49,13 @@ def plain_blur(x: Tensor, size: int, padding: str, stride: int = 2) -> Tensor:
     """The textbook BlurPool: pad, then a depthwise convolution with a stride."""
     before, after = (size - 1) // 2, size // 2
     x = F.pad(x, (before, after, before, after), mode="constant" if padding == "zeros" else padding)
-    kernel = binomial_kernel(size, 2, device=x.device, dtype=x.dtype)
-    return F.conv2d(x, kernel.expand(x.shape[1], 1, size, size), stride=stride, groups=x.shape[1])
+    return F.conv2d(x, _weight(size, x.shape[1], x.device, x.dtype), stride=stride, groups=x.shape[1])
+
+
+@cache
+def _weight(size: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """As a module has it: made once."""
+    return binomial_kernel(size, 2, device=device, dtype=dtype).expand(channels, 1, size, size)
 
 
 def plain_adaptive(x: Tensor, size: int, select: str) -> Tensor:
@@ -106,7 +112,7 @@ def _blur(device: str, size: int, padding: str, layout: str, dtype: torch.dtype,
         x,
         lambda v: plain_blur(v, size, padding),
         {
-            "stillpoint": lambda v: blur_pool2d(v, size=size, padding=padding),
+            "stillpoint": BlurPool2d(CHANNELS, size=size, padding=padding).to(device),
             "plain": lambda v: plain_blur(v, size, padding),
         },
         output=x.numel() // 4,
@@ -115,9 +121,9 @@ def _blur(device: str, size: int, padding: str, layout: str, dtype: torch.dtype,
         bounds={} if backward else {"reading": lambda v: v.sum()},
     )
     if find_spec("timm") and padding == "reflect":
-        from timm.layers import BlurPool2d
+        from timm.layers import BlurPool2d as TimmBlurPool2d
 
-        timm = BlurPool2d(CHANNELS, filt_size=size, stride=2).to(device, dtype)
+        timm = TimmBlurPool2d(CHANNELS, filt_size=size, stride=2).to(device, dtype)
         if timm(x).shape[2] == HEIGHT // 2:
             case.contenders["timm"] = timm
         else:

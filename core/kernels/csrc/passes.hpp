@@ -123,6 +123,61 @@ void strip(int64_t taps, const A* middle, int64_t tap_step, const A* w, To* out,
   }
 }
 
+// A run of outputs with the same taps: where it begins, how many they are, and where the taps of its first lie in a row.
+template <class A>
+struct Spot {
+  int64_t start, count, taps, columns[8];
+  A weights[8];
+};
+
+// Both directions at once, K taps each, of pixels whose channels lie side by side.
+template <int K, class A, class From, class To>
+void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out, int64_t step, int64_t channels, Ahead ahead) {
+  const From* r[K];
+  A a[K], b[K];
+  int64_t column[K];
+  for (int k = 0; k < K; ++k) r[k] = rows[k], a[k] = down[k], b[k] = spot.weights[k], column[k] = spot.columns[k];
+  const auto sum = [&](const auto& load, int64_t c) {  // of a number, or of several at a time
+    decltype(load(r[0]) * a[0]) v{};
+#pragma GCC unroll 8
+    for (int j = 0; j < K; ++j) {
+      auto u = a[0] * load(r[0] + c + column[j]);
+#pragma GCC unroll 8
+      for (int i = 1; i < K; ++i) u += a[i] * load(r[i] + c + column[j]);
+      v = j ? v + b[j] * u : b[j] * u;
+    }
+    return v;
+  };
+  const int64_t share = spot.count ? ahead.bytes / spot.count & ~int64_t(63) : 0;
+  out += spot.start * channels;
+  for (int64_t o = 0; o < spot.count; ++o, out += channels) {
+    ahead.fetch(share);
+    To* __restrict target = out;
+    int64_t c = 0;
+    if constexpr (std::is_same_v<From, A> && std::is_same_v<To, A>) {  // two at once, which the compiler does not by itself
+      const auto vector = [](const A* from) { return *reinterpret_cast<const Vector<A>*>(from); };
+      for (constexpr int64_t lanes = sizeof(Vector<A>) / sizeof(A); c + 2 * lanes <= channels; c += 2 * lanes) {
+        const Vector<A> first = sum(vector, c), second = sum(vector, c + lanes);
+        *reinterpret_cast<Vector<A>*>(target + c) = first, *reinterpret_cast<Vector<A>*>(target + c + lanes) = second;
+      }
+    }
+#pragma GCC ivdep
+    for (; c < channels; ++c) put(target[c], sum([](const From* from) { return get(*from); }, c));
+    for (int k = 0; k < K; ++k) r[k] += step;
+  }
+}
+
+template <class A, class From, class To>
+void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out, int64_t step, int64_t channels, Ahead ahead) {
+  switch (spot.taps) {
+    case 1: return window<1>(rows, down, spot, out, step, channels, ahead);
+    case 2: return window<2>(rows, down, spot, out, step, channels, ahead);
+    case 3: return window<3>(rows, down, spot, out, step, channels, ahead);
+    case 4: return window<4>(rows, down, spot, out, step, channels, ahead);
+    default: return window<5>(rows, down, spot, out, step, channels, ahead);
+  }
+}
+
 // The borderless outputs of a backward pass in whole groups: output start + stride * m + c, 0 <= m < count, has tap j of
 // remainder c from input first + m - (j - c) / stride.
 struct Run {
@@ -169,6 +224,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
   int64_t channels;
   bool last, backward;
   std::vector<Table<A>> rows, columns;
+  std::vector<std::vector<Spot<A>>> spots;  // of each phase of the columns, where both directions go at once
 
   Pass(const Axis& y, const Axis& x, int64_t size, int64_t channel_count, bool channels_last, bool adjoint, bool phases)
       : down(y), right(x), taps(size), channels(channel_count), last(channels_last), backward(adjoint) {
@@ -177,6 +233,9 @@ struct Pass {  // one direction of a blur, the tables of every phase
     };
     for (int64_t r = 0; r < (phases ? y.stride : 1); ++r) rows.push_back(make(y, r));
     for (int64_t c = 0; c < (phases ? x.stride : 1); ++c) columns.push_back(make(x, c));
+    // A sum down a column is made anew for every output that it belongs to: of few taps and no more than two outputs.
+    if (last && !backward && size <= 5 && x.stride > 1)
+      for (const Table<A>& table : columns) spots.push_back(runs(table));
   }
   int64_t height() const { return backward ? down.output : down.input; }
   int64_t width() const { return backward ? right.output : right.input; }
@@ -195,8 +254,8 @@ struct Pass {  // one direction of a blur, the tables of every phase
     const int64_t s = right.stride, reach = taps.size + s + std::abs(right.before) + std::abs(right.after);
     return last ? 0 : s * ((reach + s - 1) / s);
   }
-  // Rows taken at a time: as many as stay in the first-level cache.
-  int64_t block() const { return last ? 1 : std::max<int64_t>(1, std::min(height_out(), 3072 / pitch())); }
+  // Rows taken at a time: few enough that, with what lies between the passes, a part of the first-level cache holds them.
+  int64_t block() const { return last ? 1 : std::max<int64_t>(1, std::min(height_out(), 768 / pitch())); }
   std::size_t scratch() const { return 3 * static_cast<std::size_t>(block() * pitch() + 2 * guard() + lanes() + 8) * (backward && !last ? right.stride : 1); }
 
   // Rows [o, end) of one image (channels last) or of one plane. `scratch` is zero where nothing has been written yet.
@@ -207,8 +266,13 @@ struct Pass {  // one direction of a blur, the tables of every phase
     const Table<A>& table = columns[c];
     if (last) {
       for (; o < end; ++o, out += width_out() * channels) {
+        const Ahead ahead = next_rows(rows[r], from, o);
+        if (!spots.empty() && (taps.size <= 3 || std::is_same_v<From, A>) && rows[r].count(o) == taps.size) {
+          at_once(rows[r], c, from, o, out, middle, spare, ahead);
+          continue;
+        }
         gather(rows[r], o, from, line, middle, line, spare);
-        pixels(table, middle, out, spare, next_rows(rows[r], from, o));
+        pixels(table, middle, out, spare, ahead);
       }
       return;
     }
@@ -306,6 +370,40 @@ struct Pass {  // one direction of a blur, the tables of every phase
     const int64_t first = furthest(o) + 1, rows_ahead = furthest(o + 1) - first + 1;
     if (rows_ahead < 1) return {};
     return {reinterpret_cast<const char*>(from + first * pitch()), rows_ahead * pitch() * static_cast<int64_t>(sizeof(From))};
+  }
+
+  // The outputs of a row in runs of the same taps: those without a border, and before and behind them each by itself.
+  std::vector<Spot<A>> runs(const Table<A>& table) const {
+    const auto spot = [&](int64_t start, int64_t count) {
+      Spot<A> found{start, count, table.count(start), {}, {}};
+      for (int64_t k = 0; k < found.taps; ++k)
+        found.columns[k] = table.begin(start)[k].from * channels, found.weights[k] = table.begin(start)[k].weight;
+      return found;
+    };
+    std::vector<Spot<A>> found;
+    for (int64_t x = 0; x < table.low; ++x) found.push_back(spot(x, 1));
+    if (table.high > table.low) found.push_back(spot(table.low, table.high - table.low));
+    for (int64_t x = std::max(table.low, table.high); x < width_out(); ++x) found.push_back(spot(x, 1));
+    return found;
+  }
+
+  // A row that has all its taps, down and across, without a row of sums in between.
+  template <class From, class To>
+  void at_once(const Table<A>& table, int64_t phase, const From* from, int64_t o, To* out, A* middle, A* spare, Ahead ahead) const {
+    const int64_t line = pitch();
+    const Term<A>* term = table.begin(o);
+    const From* rows[5];
+    A weights[5];
+    for (int64_t k = 0; k < taps.size; ++k) rows[k] = from + term[k].from * line, weights[k] = term[k].weight;
+    for (const Spot<A>& spot : spots[phase]) {
+      if (spot.taps == taps.size) {
+        window(rows, weights, spot, out, right.stride * channels, channels, spot.count > 1 ? ahead : Ahead{});
+      } else {  // a border of zeros
+        for (int64_t k = 0; k < spot.taps; ++k)
+          gather(table, o, from + spot.columns[k], line, middle + spot.columns[k], channels, spare);
+        gather(columns[phase], spot.start, middle, channels, out + spot.start * channels, channels, spare);
+      }
+    }
   }
 
   // Across one row whose pixels hold their channels side by side.

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -42,6 +43,14 @@ inline void put(BFloat16& to, float v) {  // to the nearest, ties to even; a NaN
   const uint32_t rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
   to.bits = static_cast<uint16_t>((word & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
 }
+
+// As many numbers as a wide register holds, wherever they lie.
+template <class A>
+struct Wide {
+  typedef A type __attribute__((vector_size(64), aligned(alignof(A)), may_alias));
+};
+template <class A>
+using Vector = typename Wide<A>::type;
 
 enum Padding { kReflect, kReplicate, kZeros, kCircular };
 enum Criterion { kL2, kL1, kLInfty, kMax, kL2Min, kL1Min };
