@@ -189,7 +189,8 @@ def run_jobs(
             continue
         about = {**machine(clock), "rounds": args.rounds}
         row = measure()
-        rows[name] = {"machine": {**about, "load_after": [round(v, 2) for v in os.getloadavg()]}, **row}
+        kept = name if args.threads == 1 else f"{name}, {args.threads} threads"
+        rows[kept] = {"machine": {**about, "load_after": [round(v, 2) for v in os.getloadavg()]}, **row}
         if not args.json:
             print(line(name, row), flush=True)
     if args.json:

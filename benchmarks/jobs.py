@@ -31,7 +31,8 @@ def machines(rows: Rows) -> str:
         about = (
             f"{m['device']}, {m['threads']} thread(s) of {m['processors']}, PyTorch {m['torch']}, clock: {m['clock']}"
         )
-        alike.setdefault((f"{about}, {m['rounds']} rounds", row["images"]), []).append(name)
+        rounds = f"{m['rounds']} round{'s' * (m['rounds'] > 1)}"
+        alike.setdefault((f"{about}, {rounds}", row["images"]), []).append(name)
     lines = []
     for (about, images), names in alike.items():
         first, last = (rows[names[end]]["machine"] for end in (0, -1))
@@ -39,6 +40,21 @@ def machines(rows: Rows) -> str:
         who = ", ".join(names) if len(names) < 6 else f"{names[0]} to {names[-1]}"
         lines.append(f"- {who}: {about}, {load}; {images}.")
     return "\n".join(lines)
+
+
+def networks(rows: Rows) -> list[str]:
+    head = ["pass", "plain, ms", "with filters, ms", "filters over plain", "without its filters over plain"]
+    head += ["filters alone", "timm's filters over timm's plain"]
+    lines = [
+        [
+            name,
+            *(milliseconds(row["contenders"][side]) for side in ("stillpoint plain", "stillpoint")),
+            *(percent(row[key]) for key in ("ratio_to_plain", "without_filters_to_plain", "filters")),
+            percent(row["timm_to_plain"]) if "timm_to_plain" in row else "",
+        ]
+        for name, row in rows.items()
+    ]
+    return [grid(head, lines)]
 
 
 def training(rows: Rows) -> list[str]:
@@ -127,6 +143,7 @@ def demonstrating(rows: Rows) -> list[str]:
 
 #: file -> (heading, its table)
 SUBJECTS: dict[str, tuple[str, Callable[[Rows], list[str]]]] = {
+    "network": ("ResNet-50 with BlurPool of 3 taps", networks),
     "train": ("A step of training", training),
     "eval": ("All shift metrics of a network", evaluation),
     "loader": ("Loaders", loading),

@@ -5,6 +5,7 @@ Schema defaults <- a recipe's yaml <- the model's entry <- `KEY VALUE` pairs. Ke
 nothing is evaluated as code. Each pipeline derives its own schema from `RunConfig` by giving `model` a type.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -227,8 +228,17 @@ def merge(schema: type[Config], layers: list[dict[str, Any]], pairs: list[str] |
     if len(pairs) % 2:
         raise UserError(f"settings come as KEY VALUE pairs; {pairs[-1]!r} has no value")
     for key, text in zip(pairs[0::2], pairs[1::2], strict=True):
-        _set(node, key, CfgNode._decode_cfg_value(text))
+        _set(node, key, _value(text))
     return validate(schema, _plain(node))
+
+
+def _value(text: str) -> Any:
+    """What yacs reads; a list of words may be written without quotes, as in a recipe: ``[accuracy, flips]``."""
+    value = CfgNode._decode_cfg_value(text)
+    if isinstance(value, str) and text.startswith("["):
+        with contextlib.suppress(yaml.YAMLError):
+            return yaml.safe_load(text)
+    return value
 
 
 def validate(schema: type[Config], settings: dict[str, Any]) -> Config:

@@ -29,6 +29,7 @@ class Subject:
 
 SUBJECTS = {
     "layer": Subject("benchmarks.layers", 15, peers=("timm", "kornia", "pytorch_wavelets")),
+    "network": Subject("benchmarks.networks", 5, peers=("timm",)),
     "train": Subject("benchmarks.training", 30, ("network",)),
     "eval": Subject("benchmarks.evaluation", 5, ("network",)),
     "loader": Subject("benchmarks.loaders", 5, ("photographs",), ("cpu",)),
@@ -44,8 +45,9 @@ def _options(form: ArgumentParser) -> None:
         nargs="?",
         choices=tuple(SUBJECTS),
         default="layer",
-        help="layer: beside timm, kornia, pytorch_wavelets and textbook code; train, eval, loader: whole jobs beside "
-        "torchvision's transforms and DataLoader, and beside the bare network; corruptions: beside imagecorruptions; "
+        help="layer: beside timm, kornia, pytorch_wavelets and textbook code; network: ResNet-50 with filters beside "
+        "the plain one and timm's; train, eval, loader: whole jobs beside torchvision's transforms and DataLoader, and "
+        "beside the bare network; corruptions: beside imagecorruptions; "
         "demo: `stillpoint run aps`, whole; start: how long commands take to begin (default: layer)",
     )
     form.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: cpu)")
@@ -118,6 +120,7 @@ COMMANDS = {
             "stillpoint bench layer",
             "stillpoint bench layer --only blur --rounds 9",
             "stillpoint bench layer --device cuda --json",
+            "stillpoint bench network --only inference",
             "stillpoint bench train --network aps/resnet20 --json",
             "stillpoint bench eval",
             "stillpoint bench loader --only augmented --rounds 3",

@@ -79,12 +79,12 @@ def reconstruction_error(layer: SparseCoding2d, seen: Tensor) -> float:
 
 def fit_line(errors: np.ndarray, lambdas: np.ndarray) -> tuple[float, float, float]:
     """(slope, intercept, share of the variance explained) of the least-squares line through points (N,), (N,)."""
-    if np.ptp(errors) == 0:
+    if np.ptp(errors) == 0 or np.ptp(lambdas) == 0:  # nothing to explain, or nothing to explain it by
         return 0.0, float(lambdas.mean()), 0.0
     slope, intercept = np.polyfit(errors, lambdas, 1)
     spread = float(((lambdas - lambdas.mean()) ** 2).sum())
     left = float(((lambdas - slope * errors - intercept) ** 2).sum())
-    return float(slope), float(intercept), 1 - left / spread if spread else 0.0
+    return float(slope), float(intercept), 1 - left / spread
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,18 @@ import torch
 from PIL import Image
 
 import pipelines
-from benchmarks import corruptions, demo, evaluation, imagenet_loader, jobs, loaders, report, start, training
+from benchmarks import (
+    corruptions,
+    demo,
+    evaluation,
+    imagenet_loader,
+    jobs,
+    loaders,
+    networks,
+    report,
+    start,
+    training,
+)
 from benchmarks.harness import Clock
 from benchmarks.pictures import NOISE, photographs, pictures, torchvision_loader
 from core.data.augment import Augment, Crop
@@ -60,6 +71,18 @@ def test_our_loop_and_the_bare_network_learn_the_same_while_they_take_turns(smal
     assert row["images"].startswith(NOISE) and row["end_of_epoch_ms"] > 0
     assert set(row["contenders"]) == {"stillpoint", "network", "torchvision"}
     assert training.line("aps/resnet20", row)
+
+
+@pytest.mark.parametrize("mode", networks.MODES)
+def test_a_network_with_filters_is_compared_with_itself_without(monkeypatch, mode):
+    monkeypatch.setattr(networks, "ARCH", "resnet18")
+    monkeypatch.setattr(networks, "BATCH", 2)
+    monkeypatch.setattr(networks, "SIDE", 64)
+    row = networks.measure(mode, Clock("cpu", 1), 3)
+    assert {"stillpoint", "stillpoint plain", "without filters"} <= set(row["contenders"])
+    assert row["without_filters_to_plain"] > 0 and networks.line(mode, row)
+    (table,) = jobs.networks({mode: row})
+    assert mode in table and "%" in table
 
 
 def test_a_loop_that_learns_something_else_is_not_timed(small, monkeypatch):

@@ -52,6 +52,17 @@ def test_values_are_literals_and_never_code(tmp_path: Path) -> None:
     assert not trap.exists()
 
 
+@pytest.mark.parametrize("text", ["[accuracy, flips]", "['accuracy', 'flips']", "[accuracy,flips]"])
+def test_a_list_of_words_needs_no_quotes(text: str) -> None:
+    assert merge(RunConfig, [], ["EVALUATE.METRICS", text]).evaluate.metrics == ("accuracy", "flips")
+
+
+@pytest.mark.parametrize("text", ["[accuracy", "[!!python/name:os.system ]"])
+def test_what_looks_like_a_list_and_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="EVALUATE.METRICS"):
+        merge(RunConfig, [], ["EVALUATE.METRICS", text])
+
+
 def test_a_recipe_states_its_differences_from_its_base(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("TRAIN: {LR: 0.5, EPOCHS: 3}\nTITLE: base\n")
     (tmp_path / "own.yaml").write_text("BASE: base.yaml\nTRAIN: {LR: 0.25}\n")

@@ -81,6 +81,7 @@ def test_the_fitted_line_is_that_of_the_points():
     errors = np.array([1.0, 2.0, 5.0])
     assert fit_line(errors, 0.3 * errors + 0.2) == pytest.approx((0.3, 0.2, 1.0))
     assert fit_line(np.ones(3), np.array([0.1, 0.2, 0.3])) == pytest.approx((0.0, 0.2, 0.0))
+    assert fit_line(np.array([1.0, 2.0, 4.0]), np.full(3, 0.1)) == pytest.approx((0.0, 0.1, 0.0))
 
 
 def test_lambda_is_the_best_of_each_condition_the_smallest_of_several_and_stays_within_what_was_tried():
