@@ -35,6 +35,41 @@ void combine(int64_t count, const From* const* rows, const A* w, To* out, int64_
   }
 }
 
+// The same for `count` outputs, whose rows lie `step` after those of the last.
+template <int N, class A, class From, class To>
+void combine_rows(const From* const* rows, const A* w, To* out, int64_t n, int64_t count, int64_t step, int64_t out_step) {
+  const From* r[N];
+  A weight[N];
+  for (int k = 0; k < N; ++k) r[k] = rows[k], weight[k] = w[k];
+  for (int64_t o = 0; o < count; ++o, out += out_step) {
+    To* __restrict target = out;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) {
+      A v = weight[0] * get(r[0][i]);
+#pragma GCC unroll 8
+      for (int k = 1; k < N; ++k) v += weight[k] * get(r[k][i]);
+      put(target[i], v);
+    }
+    for (int k = 0; k < N; ++k) r[k] += step;
+  }
+}
+
+template <class A, class From, class To>
+void combine_rows(int64_t terms, const From* const* rows, const A* w, To* out, int64_t n, int64_t count, int64_t step, int64_t out_step) {
+  switch (terms) {
+    case 0:
+      for (int64_t o = 0; o < count; ++o) std::fill_n(out + o * out_step, n, To(0));
+      return;
+    case 1: return combine_rows<1>(rows, w, out, n, count, step, out_step);
+    case 2: return combine_rows<2>(rows, w, out, n, count, step, out_step);
+    case 3: return combine_rows<3>(rows, w, out, n, count, step, out_step);
+    case 4: return combine_rows<4>(rows, w, out, n, count, step, out_step);
+    case 5: return combine_rows<5>(rows, w, out, n, count, step, out_step);
+    case 6: return combine_rows<6>(rows, w, out, n, count, step, out_step);
+    default: return combine_rows<7>(rows, w, out, n, count, step, out_step);
+  }
+}
+
 // The terms of one output, each an array of n that starts `step` after the last.
 template <class A, class From, class To>
 void gather(const Table<A>& table, int64_t o, const From* base, int64_t step, To* out, int64_t n, A* spare) {
@@ -68,6 +103,37 @@ void across(const Table<A>& table, int64_t from, int64_t to, const From* middle,
     A v = count ? term->weight * get(middle[term->from]) : A(0);
     for (int64_t k = 1; k < count; ++k) v += term[k].weight * get(middle[term[k].from]);
     put(out[o], v);
+  }
+}
+
+// One output of each of `count` rows.
+template <int N, class A, class To>
+void column(const Term<A>* term, const A* row, int64_t line, To* out, int64_t out_line, int64_t count) {
+  int64_t from[N];
+  A weight[N];
+  for (int t = 0; t < N; ++t) from[t] = term[t].from, weight[t] = term[t].weight;
+  for (int64_t k = 0; k < count; ++k, row += line, out += out_line) {
+    A v = weight[0] * row[from[0]];
+#pragma GCC unroll 8
+    for (int t = 1; t < N; ++t) v += weight[t] * row[from[t]];
+    put(*out, v);
+  }
+}
+
+// Outputs [low, high) of `count` rows.
+template <class A, class To>
+void borders(const Table<A>& table, int64_t low, int64_t high, const A* middle, int64_t line, To* out, int64_t out_line, int64_t count) {
+  for (int64_t o = low; o < high; ++o) {
+    const Term<A>* term = table.begin(o);
+    switch (table.count(o)) {
+      case 1: column<1>(term, middle, line, out + o, out_line, count); break;
+      case 2: column<2>(term, middle, line, out + o, out_line, count); break;
+      case 3: column<3>(term, middle, line, out + o, out_line, count); break;
+      case 4: column<4>(term, middle, line, out + o, out_line, count); break;
+      case 5: column<5>(term, middle, line, out + o, out_line, count); break;
+      default:
+        for (int64_t k = 0; k < count; ++k) across(table, o, o + 1, middle + k * line, out + k * out_line);
+    }
   }
 }
 
@@ -281,12 +347,10 @@ struct Pass {  // one direction of a blur, the tables of every phase
     columns_down(rows[r], from, o, end, middle, spare);
     if (backward) spread(table, middle, out, end - o, space);
     else reduce(table, middle, scratch, out, end - o, space);
-    for (int64_t k = 0; k < end - o; ++k) {
-      const Run run = backward ? aligned(table, right.stride) : Run{table.low, 0, table.high - table.low};
-      const int64_t stop = run.start + run.count * (backward ? right.stride : 1);
-      across(table, 0, run.start, middle + k * line, out + k * width_out());
-      across(table, stop, width_out(), middle + k * line, out + k * width_out());
-    }
+    const Run run = backward ? aligned(table, right.stride) : Run{table.low, 0, table.high - table.low};
+    const int64_t stop = run.start + run.count * (backward ? right.stride : 1);
+    borders(table, 0, run.start, middle, line, out, width_out(), end - o);
+    borders(table, stop, width_out(), middle, line, out, width_out(), end - o);
   }
 
  private:
@@ -304,20 +368,37 @@ struct Pass {  // one direction of a blur, the tables of every phase
     }
   }
 
+  // Down the columns for rows [o, end): those without a border together, since of rows this short the bookkeeping costs as
+  // much as the sum; the others one by one.
   template <class From>
   void columns_down(const Table<A>& table, const From* from, int64_t o, int64_t end, A* middle, A* spare) const {
-    const int64_t n = width(), line = pitch();
-    const int64_t low = std::clamp(table.low, o, end), high = std::clamp(table.high, low, end);
-    const bool flat = down.stride == 1 && line == n && high > low;  // rows that follow one another are one sum
-    if (flat) {
-      const From* shifted[8];
-      for (int64_t j = 0; j < taps.size; ++j) shifted[j] = from + (backward ? low - table.base - j : low + table.base + j) * n;
-      combine<A>(taps.size, shifted, taps.weight, middle + (low - o) * n, (high - low) * n);
+    const int64_t n = width(), line = pitch(), s = down.stride;
+    const Run run = backward ? aligned(table, s) : Run{table.low, 0, std::max<int64_t>(0, table.high - table.low)};
+    const int64_t low = std::clamp(run.start, o, end);
+    const int64_t high = std::clamp(run.start + run.count * (backward ? s : 1), low, end);
+    if (!backward) {
+      together(0, 1, from + (low * s + table.base) * n, n, s * n, high - low, middle + (low - o) * line, line);
+    } else {
+      for (int64_t c = 0; c < s; ++c) {
+        const int64_t skipped = (low - run.start - c + s - 1) / s, first = run.start + c + skipped * s;
+        together(c, s, from + (run.first + skipped) * n, -n, n, (high - first + s - 1) / s, middle + (first - o) * line, s * line);
+      }
     }
-    for (int64_t k = o; k < end; ++k) {
-      if (flat && k == low) k = high;
-      if (k < end) gather(table, k, from, n, middle + (k - o) * line, n, spare);
-    }
+    for (int64_t k = o; k < low; ++k) gather(table, k, from, n, middle + (k - o) * line, n, spare);
+    for (int64_t k = high; k < end; ++k) gather(table, k, from, n, middle + (k - o) * line, n, spare);
+  }
+
+  // Rows that have the taps c, c + every, ...
+  template <class From>
+  void together(int64_t c, int64_t every, const From* from, int64_t tap_step, int64_t from_step, int64_t count, A* to, int64_t to_step) const {
+    const int64_t n = width();
+    const From* shifted[8];
+    A weights[8];
+    int64_t terms = 0;
+    for (int64_t j = c; j < taps.size; j += every) shifted[terms] = from + terms * tap_step, weights[terms++] = taps.weight[j];
+    if (count < 1) return;
+    if (from_step == n && to_step == n) return combine_rows<A>(terms, shifted, weights, to, n * count, 1, 0, 0);  // one long row
+    combine_rows<A>(terms, shifted, weights, to, n, count, from_step, to_step);
   }
 
   // Forward across a block of rows: the columns of every remainder side by side, then one sum for all rows.
