@@ -6,6 +6,7 @@ first. A blur is linear: its derivative is its adjoint, and the adjoint's deriva
 """
 
 import ctypes
+from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
@@ -75,10 +76,10 @@ def choose_phase(x: Tensor, *, stride: tuple[int, int], criterion: str) -> Tenso
 
 def plain_only() -> bool:
     """Whether PyTorch's own operators are wanted: exporting, tracing, torch.func and forward-mode derivatives."""
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return torch.compiler.is_exporting()
+    if torch._C._is_tracing():
         return True
-    if torch.compiler.is_compiling():
-        return False
     return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
@@ -223,7 +224,7 @@ def _sizes(shape: torch.Size, size: int, stride: list[int], pad_off: int) -> lis
 
 
 def _channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _packed(x: Tensor) -> Tensor:
@@ -235,9 +236,10 @@ def _like(x: Tensor, shape: list[int]) -> Tensor:
     return torch.empty((*x.shape[:2], *shape), dtype=x.dtype, device=x.device, memory_format=layout)
 
 
-def _axes(shape, out, size: int, stride: list[int], pad_off: int):
+@lru_cache(256)
+def _axes(height: int, width: int, out_height: int, out_width: int, size: int, down: int, right: int, pad_off: int):
     before, after = (size - 1) // 2 + pad_off, size // 2 + pad_off
-    return (ctypes.c_int64 * 10)(shape[0], out[0], stride[0], before, after, shape[1], out[1], stride[1], before, after)
+    return (ctypes.c_int64 * 10)(height, out_height, down, before, after, width, out_width, right, before, after)
 
 
 def _library() -> ctypes.CDLL:
@@ -255,7 +257,7 @@ def _run_pool(source, target, phase, shape, out, size, stride, padding, pad_off,
         target.data_ptr(),
         None if phase is None else phase.data_ptr(),
         *source.shape[:2],
-        _axes(shape, out, size, stride, pad_off),
+        _axes(*shape, *out, size, *stride, pad_off),
         _PADDINGS[padding],
         size,
         _channels_last(source),
@@ -273,7 +275,7 @@ def _run_adaptive(x, y, phase, size, judged, stride, padding, criterion) -> None
         None if y is None else y.data_ptr(),
         phase.data_ptr(),
         *x.shape[:2],
-        _axes(x.shape[2:], _sizes(x.shape[2:], size, stride, 0), size, stride, 0),
+        _axes(*x.shape[2:], *_sizes(x.shape[2:], size, stride, 0), size, *stride, 0),
         _PADDINGS[padding],
         size,
         judged,

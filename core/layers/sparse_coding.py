@@ -37,9 +37,10 @@ from core.layers._proximal import (
     unit_atoms,
 )
 
-#: on a CPU a batch is coded in so many blocks, one after another, of so many images at least: what an iteration holds
-#: for a moment, and what backward adds to what was kept, is then that of a block
-_BLOCKS, _IMAGES = 4, 4
+#: On a CPU a batch is coded in blocks, one after another, of so many images at least: what an iteration holds for a
+#: moment, and what backward adds to what was kept, is then that of a block. Two halve the peak of a forward pass alone,
+#: four that of both; each costs some time.
+_IMAGES, _BLOCKS, _BLOCKS_WITH_BACKWARD = 4, 2, 4
 
 
 def _code(x: Tensor, a: LinearMap, step: Tensor | None, recompute: bool, options: dict[str, Any]) -> Tensor:
@@ -55,7 +56,7 @@ def _code(x: Tensor, a: LinearMap, step: Tensor | None, recompute: bool, options
 
     blocks = 1
     if x.device.type == "cpu" and not torch.compiler.is_compiling() and not plain_only():
-        blocks = min(_BLOCKS, len(x) // _IMAGES)
+        blocks = min(_BLOCKS_WITH_BACKWARD if torch.is_grad_enabled() else _BLOCKS, len(x) // _IMAGES)
     return code(x) if blocks < 2 else torch.cat([code(block) for block in x.split(-(-len(x) // blocks))])
 
 

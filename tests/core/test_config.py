@@ -59,7 +59,7 @@ def test_a_list_of_words_needs_no_quotes(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["[accuracy", "[!!python/name:os.system ]"])
 def test_what_looks_like_a_list_and_is_none_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="EVALUATE.METRICS"):
+    with pytest.raises(UserError, match=r"EVALUATE\.METRICS"):
         merge(RunConfig, [], ["EVALUATE.METRICS", text])
 
 
