@@ -479,9 +479,9 @@ struct Pass {  // one direction of a blur, the tables of every phase
     for (const Spot<A>& spot : spots[phase]) {
       if (spot.taps == taps.size) {
         window(rows, weights, spot, out, right.stride * channels, channels, spot.count > 1 ? ahead : Ahead{});
-      } else {  // a border of zeros
-        for (int64_t k = 0; k < spot.taps; ++k)
-          gather(table, o, from + spot.columns[k], line, middle + spot.columns[k], channels, spare);
+      } else {  // a border of zeros: fewer columns, side by side
+        const int64_t first = spot.taps ? spot.columns[0] : 0;
+        gather(table, o, from + first, line, middle + first, spot.taps * channels, spare);
         gather(columns[phase], spot.start, middle, channels, out + spot.start * channels, channels, spare);
       }
     }
