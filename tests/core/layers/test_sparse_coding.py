@@ -132,7 +132,9 @@ def test_recomputation_changes_no_bit_of_code_or_gradients(squared):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("options", [{}, {"squared": False}, {"nonnegative": False, "scheme": "fista"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"squared": False}, {"nonnegative": False, "scheme": "fista"}, {"recompute": True}]
+)
 def test_a_large_batch_in_blocks_has_the_codes_and_gradients_of_its_images(options):
     def found(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = x.clone().requires_grad_(), images(6, 2, 3, 3, seed=1, dtype=torch.float64).requires_grad_()
