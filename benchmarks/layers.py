@@ -118,7 +118,9 @@ def main(arguments: list[str] | None = None) -> None:
     form.add_argument(
         "--only", metavar="WORD", default="", help="only jobs whose name holds this word; nothing is kept"
     )
-    form.add_argument("--again", action="store_true", help="with --only: keep of each case the quieter row, old or new")
+    form.add_argument(
+        "--again", action="store_true", help="with --only: keep of each contender the faster run, old or new"
+    )
     form.add_argument(
         "--json", action="store_true", help="print the JSON, which is also written to benchmarks/results/"
     )
@@ -156,30 +158,39 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def again(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """What was measured `before`, some jobs measured anew: of each case the row in which the *baseline* was faster.
+    """What was measured `before`, some jobs measured anew: of each contender the run in which it was fastest.
 
-    So a slow minute of the machine goes, and ours has no say in it. A new row says by itself where and when.
+    So a slow minute of the machine goes, whichever side it fell on.
     """
     old = {_case(row): row for row in before["cases"]}
     new: dict[str, list[dict[str, Any]]] = {}
     for row in found["cases"]:
-        kept = old.get(_case(row))
-        quieter = kept is None or _baseline(row) < _baseline(kept)
-        new.setdefault(row["job"], []).append({**row, "machine": found["machine"]} if quieter else kept)
+        new.setdefault(row["job"], []).append(_fastest(old.get(_case(row)), row))
+    later = [*before.get("later", []), {"jobs": list(new), **found["machine"]}]
     rows: list[dict[str, Any]] = []
     jobs = set(new)
     for row in before["cases"]:
         rows += new.pop(row["job"], []) if row["job"] in jobs else [row]
-    return {**before, "cases": rows}
+    return {**before, "later": later, "cases": rows}
+
+
+def _fastest(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    if old is None:
+        return new
+    sides = {
+        part: {
+            name: min((row[part][name] for row in (old, new) if name in row[part]), key=lambda one: one["median_ms"])
+            for name in new[part]
+        }
+        for part in ("contenders", "bounds")
+    }
+    ours, base = (sides["contenders"][name]["median_ms"] for name in ("stillpoint", new["baseline"]))
+    return {**new, **sides, "ratio": round(ours / base, 4), "floor_ms": min(old["floor_ms"], new["floor_ms"])}
 
 
 def _case(row: dict[str, Any]) -> tuple[Any, ...]:
     about = ("job", "mode", "size", "padding", "select", "depth", "groups", "shape", "layout", "dtype")
     return tuple(row.get(name) for name in about)
-
-
-def _baseline(row: dict[str, Any]) -> float:
-    return row["contenders"][row["baseline"]]["median_ms"]
 
 
 if __name__ == "__main__":

@@ -104,9 +104,12 @@ def page() -> str:
         parts.append(f"![Ratios of time, {device}](../benchmarks/results/layers-{device}.png)")
         for job in dict.fromkeys(case["job"] for case in measured["cases"]):
             parts += [f"### {job}", "\n".join(table(measured, job))]
-            own = [case["machine"] for case in measured["cases"] if case["job"] == job and "machine" in case]
-            for about in {json.dumps(m, sort_keys=True): m for m in own}.values():
-                parts.append(f"{own.count(about)} of these rows, at a quieter moment: {machine({'machine': about})}")
+            later = [run for run in measured.get("later", []) if job in run["jobs"]]
+            if later:
+                parts.append(
+                    f"Measured {1 + len(later)} times; of each contender stands the run in which it was fastest. "
+                    "The later ones:\n\n" + "\n".join(f"- {machine({'machine': run})}" for run in later)
+                )
         lost = losses(measured)
         parts += ["### Where we lose", "\n".join(lost) if lost else "Nowhere in this table."]
     return "\n\n".join([*parts, *jobs.sections(RESULTS)]) + "\n"

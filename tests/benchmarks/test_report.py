@@ -35,25 +35,21 @@ def test_the_files_name_their_machine():
         assert {"device", "threads", "clock", "load_before", "torch", "peers", "allocator"} <= about.keys()
 
 
-def test_of_rows_measured_again_the_one_with_the_faster_baseline_stays_in_its_place():
-    def row(job: str, size: int, plain: float) -> dict:
-        times = {"stillpoint": {"median_ms": 1.0}, "plain": {"median_ms": plain}}
-        return {"job": job, "size": size, "mode": "forward", "baseline": "plain", "contenders": times}
+def test_of_jobs_measured_again_the_faster_run_of_every_contender_stays_in_its_place():
+    def row(job: str, size: int, ours: float, plain: float) -> dict:
+        times = {"stillpoint": {"median_ms": ours}, "plain": {"median_ms": plain}}
+        rest = {"mode": "forward", "baseline": "plain", "bounds": {}, "floor_ms": 1.0, "ratio": ours / plain}
+        return {"job": job, "size": size, "contenders": times, **rest}
 
-    old = {
-        "machine": "old",
-        "cases": [row(*r) for r in (("a", 1, 5), ("b", 1, 5), ("b", 2, 5), ("b", 3, 5), ("c", 1, 5))],
-    }
-    new = {"machine": "new", "cases": [row("b", 1, 4), row("b", 2, 6), row("b", 4, 9)]}
+    before = [("a", 1, 1, 5), ("b", 1, 1, 5), ("b", 2, 2, 5), ("b", 3, 1, 5), ("c", 1, 1, 5)]
+    old = {"machine": {"on": "Monday"}, "cases": [row(*one) for one in before]}
+    new = {"machine": {"on": "Friday"}, "cases": [row("b", 1, 2, 4), row("b", 2, 1, 6), row("b", 4, 1, 9)]}
     found = layers.again(old, new)
-    assert [(r["job"], r["size"], layers._baseline(r), r.get("machine")) for r in found["cases"]] == [
-        ("a", 1, 5, None),
-        ("b", 1, 4, "new"),
-        ("b", 2, 5, None),
-        ("b", 4, 9, "new"),
-        ("c", 1, 5, None),
-    ]
-    assert found["machine"] == "old"
+    assert [
+        (r["job"], r["size"], *(r["contenders"][side]["median_ms"] for side in ("stillpoint", "plain")), r["ratio"])
+        for r in found["cases"]
+    ] == [("a", 1, 1, 5, 0.2), ("b", 1, 1, 4, 0.25), ("b", 2, 1, 5, 0.2), ("b", 4, 1, 9, 1 / 9), ("c", 1, 1, 5, 0.2)]
+    assert found["machine"] == {"on": "Monday"} and found["later"] == [{"jobs": ["b"], "on": "Friday"}]
 
 
 @pytest.mark.parametrize(("option", "least"), [("--rounds", 3), ("--threads", 1)])
