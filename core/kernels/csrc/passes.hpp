@@ -6,38 +6,10 @@
 
 namespace {
 
-// out[i] = w[0] * rows[0][i] + ... + w[N - 1] * rows[N - 1][i], added from the left.
+// out[i] = w[0] * rows[0][i] + ... + w[N - 1] * rows[N - 1][i], added from the left; for `count` outputs, each of rows that
+// lie `step` after those of the last.
 template <int N, class A, class From, class To>
-void combine(const From* const* rows, const A* w, To* __restrict out, int64_t n) {
-  const From* r[N];
-  A weight[N];
-  for (int k = 0; k < N; ++k) r[k] = rows[k], weight[k] = w[k];
-#pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) {
-    A v = weight[0] * get(r[0][i]);
-#pragma GCC unroll 8
-    for (int k = 1; k < N; ++k) v += weight[k] * get(r[k][i]);
-    put(out[i], v);
-  }
-}
-
-template <class A, class From, class To>
-void combine(int64_t count, const From* const* rows, const A* w, To* out, int64_t n) {
-  switch (count) {
-    case 1: return combine<1>(rows, w, out, n);
-    case 2: return combine<2>(rows, w, out, n);
-    case 3: return combine<3>(rows, w, out, n);
-    case 4: return combine<4>(rows, w, out, n);
-    case 5: return combine<5>(rows, w, out, n);
-    case 6: return combine<6>(rows, w, out, n);
-    case 7: return combine<7>(rows, w, out, n);
-    default: return combine<8>(rows, w, out, n);
-  }
-}
-
-// The same for `count` outputs, whose rows lie `step` after those of the last.
-template <int N, class A, class From, class To>
-void combine_rows(const From* const* rows, const A* w, To* out, int64_t n, int64_t count, int64_t step, int64_t out_step) {
+void combine(const From* const* rows, const A* w, To* out, int64_t n, int64_t count = 1, int64_t step = 0, int64_t out_step = 0) {
   const From* r[N];
   A weight[N];
   for (int k = 0; k < N; ++k) r[k] = rows[k], weight[k] = w[k];
@@ -55,18 +27,20 @@ void combine_rows(const From* const* rows, const A* w, To* out, int64_t n, int64
 }
 
 template <class A, class From, class To>
-void combine_rows(int64_t terms, const From* const* rows, const A* w, To* out, int64_t n, int64_t count, int64_t step, int64_t out_step) {
+void combine(int64_t terms, const From* const* rows, const A* w, To* out, int64_t n, int64_t count = 1, int64_t step = 0, int64_t out_step = 0) {
   switch (terms) {
     case 0:
-      for (int64_t o = 0; o < count; ++o) std::fill_n(out + o * out_step, n, To(0));
+      for (int64_t o = 0; o < count; ++o)
+        for (int64_t i = 0; i < n; ++i) put(out[o * out_step + i], A(0));
       return;
-    case 1: return combine_rows<1>(rows, w, out, n, count, step, out_step);
-    case 2: return combine_rows<2>(rows, w, out, n, count, step, out_step);
-    case 3: return combine_rows<3>(rows, w, out, n, count, step, out_step);
-    case 4: return combine_rows<4>(rows, w, out, n, count, step, out_step);
-    case 5: return combine_rows<5>(rows, w, out, n, count, step, out_step);
-    case 6: return combine_rows<6>(rows, w, out, n, count, step, out_step);
-    default: return combine_rows<7>(rows, w, out, n, count, step, out_step);
+    case 1: return combine<1>(rows, w, out, n, count, step, out_step);
+    case 2: return combine<2>(rows, w, out, n, count, step, out_step);
+    case 3: return combine<3>(rows, w, out, n, count, step, out_step);
+    case 4: return combine<4>(rows, w, out, n, count, step, out_step);
+    case 5: return combine<5>(rows, w, out, n, count, step, out_step);
+    case 6: return combine<6>(rows, w, out, n, count, step, out_step);
+    case 7: return combine<7>(rows, w, out, n, count, step, out_step);
+    default: return combine<8>(rows, w, out, n, count, step, out_step);
   }
 }
 
@@ -81,9 +55,7 @@ void gather(const Table<A>& table, int64_t o, const From* base, int64_t step, To
     rows[k] = base + term[k].from * step;
     weights[k] = term[k].weight;
   }
-  if (count == 0) {
-    for (int64_t i = 0; i < n; ++i) put(out[i], A(0));
-  } else if (count <= 8) {
+  if (count <= 8) {
     combine<A>(count, rows, weights, out, n);
   } else {  // a small map wrapped or mirrored many times
     combine<8>(rows, weights, spare, n);
@@ -397,8 +369,8 @@ struct Pass {  // one direction of a blur, the tables of every phase
     int64_t terms = 0;
     for (int64_t j = c; j < taps.size; j += every) shifted[terms] = from + terms * tap_step, weights[terms++] = taps.weight[j];
     if (count < 1) return;
-    if (from_step == n && to_step == n) return combine_rows<A>(terms, shifted, weights, to, n * count, 1, 0, 0);  // one long row
-    combine_rows<A>(terms, shifted, weights, to, n, count, from_step, to_step);
+    if (from_step == n && to_step == n) return combine<A>(terms, shifted, weights, to, n * count, 1, 0, 0);  // one long row
+    combine<A>(terms, shifted, weights, to, n, count, from_step, to_step);
   }
 
   // Forward across a block of rows: the columns of every remainder side by side, then one sum for all rows.
@@ -413,10 +385,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
       shifted[j] = s > 1 ? space + (at % s) * part + at / s : guarded + at;
     }
     if (line == s * width_out()) return combine<A>(taps.size, shifted, taps.weight, out, count * width_out());
-    for (int64_t k = 0; k < count; ++k, out += width_out()) {
-      combine<A>(taps.size, shifted, taps.weight, out, width_out());
-      for (int64_t j = 0; j < taps.size; ++j) shifted[j] += line / s;
-    }
+    combine<A>(taps.size, shifted, taps.weight, out, width_out(), count, line / s, width_out());
   }
 
   // Backward across a block of rows: one sum for the outputs of every remainder, then put in turn.
@@ -436,8 +405,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
         weights[terms++] = taps.weight[j];
       }
       if (s == 1 && flat) return combine<A>(terms, shifted, weights, out + run.start, n);
-      if (terms) combine<A>(terms, shifted, weights, space + c * n, n);
-      else std::fill_n(space + c * n, n, A(0));
+      combine<A>(terms, shifted, weights, space + c * n, n);
     }
     if (flat) return merge(space, n, out + run.start, n, s);
     for (int64_t k = 0; k < count; ++k) merge(space + k * line, n, out + k * width_out() + run.start, run.count, s);
