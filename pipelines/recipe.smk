@@ -76,7 +76,7 @@ rule table:
         plan.tables()["json"],
         list(plan.pages().values()),
     params:
-        decides=plan.decides("table"),
+        decides=lambda w: plan.decides("table"),
         paper=PAPER,
         options=plan.options("--recipe", "--results", "--seeds"),
         settings=plan.tail,
@@ -106,7 +106,7 @@ rule figures:
             for name, path in plan.figures().items()
         ],
     params:
-        decides=plan.decides("figures"),
+        decides=lambda w: plan.decides("figures"),
         paper=PAPER,
         options=plan.options("--recipe", "--results", "--seeds"),
         settings=plan.tail,

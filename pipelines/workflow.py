@@ -9,10 +9,11 @@ import ast
 import hashlib
 import shlex
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -216,12 +217,21 @@ def published_path(paper: str) -> Path:
 @cache
 def code_digest(entries: tuple[str, ...]) -> str:
     """Digest of some modules and what they import of this repository, without comments and docstrings."""
-    return digest_of([[str(path), _program(path)] for path in imported(entries)])
+    return digest_of([[str(path), _module(ROOT / path).program] for path in imported(entries)])
 
 
-def _program(path: Path) -> str:
-    tree = ast.parse((ROOT / path).read_text())
-    for node in ast.walk(tree):
+class _Module(NamedTuple):
+    program: str  # digest of its code without comments and docstrings
+    imports: frozenset[str]
+    imports_at_top: frozenset[str]  # those outside functions, classes and conditions
+
+
+@cache
+def _module(path: Path) -> _Module:
+    tree = ast.parse(path.read_text())
+    nodes = list(ast.walk(tree))
+    imports, at_top = _imports(nodes), _imports(tree.body)
+    for node in nodes:
         body = getattr(node, "body", None)
         if (
             isinstance(body, list)
@@ -230,7 +240,18 @@ def _program(path: Path) -> str:
             and isinstance(body[0].value, ast.Constant)
         ):
             del body[0]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return _Module(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imports, at_top)
+
+
+def _imports(nodes: Iterable[ast.AST]) -> frozenset[str]:
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(name for name in names if name.split(".")[0] in ("core", "pipelines"))
 
 
 @cache
@@ -248,28 +269,21 @@ def imported(entries: tuple[str, ...]) -> tuple[Path, ...]:
     return tuple(sorted(found))
 
 
-def imports_of(path: Path, *, top: bool = False) -> set[str]:
+def imports_of(path: Path, *, top: bool = False) -> frozenset[str]:
     """Dotted names that a file imports from this repository; ``from a import b`` gives a and a.b.
 
     Wherever in the file, or only outside functions, classes and conditions with `top`.
     """
-    names: set[str] = set()
-    tree = ast.parse(path.read_text())
-    for node in tree.body if top else ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return {name for name in names if name.split(".")[0] in ("core", "pipelines")}
+    return _module(path).imports_at_top if top else _module(path).imports
 
 
-def module_files(name: str) -> list[Path]:
+@cache
+def module_files(name: str) -> tuple[Path, ...]:
     """Files that the import of a dotted name runs: the module and its parents' ``__init__``."""
     parts = name.split(".")
     candidates = [Path(*parts[:depth]) / "__init__.py" for depth in range(1, len(parts) + 1)]
     candidates.append(Path(*parts).with_suffix(".py"))
-    return [path for path in candidates if (ROOT / path).is_file()]
+    return tuple(path for path in candidates if (ROOT / path).is_file())
 
 
 def snakemake(plan: Plan, jobs: int | None = None) -> list[str]:

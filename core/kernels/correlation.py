@@ -98,7 +98,7 @@ def _correlation(x: Tensor, weight: Tensor, axis: int, stride: int, before: int)
     return _forward(x.contiguous(), weight, axis, stride, before).contiguous()
 
 
-@torch.library.register_fake(_correlation)
+@torch.library.register_fake(_correlation.overload)
 def _(x: Tensor, weight: Tensor, axis: int, stride: int, before: int) -> Tensor:
     shape = [x.shape[0], weight.shape[0], *x.shape[2:]]
     shape[axis] = (x.shape[axis] + 2 * before - weight.shape[axis]) // stride + 1
@@ -110,21 +110,21 @@ def _adjoint(y: Tensor, weight: Tensor, axis: int, stride: int, before: int, ext
     return transposed(y.contiguous(), weight, axis, stride, before, extent).contiguous()
 
 
-@torch.library.register_fake(_adjoint)
+@torch.library.register_fake(_adjoint.overload)
 def _(y: Tensor, weight: Tensor, axis: int, stride: int, before: int, extent: int) -> Tensor:
     shape = [y.shape[0], weight.shape[1], *y.shape[2:]]
     shape[axis] = extent
     return y.new_empty(shape)
 
 
-@torch.library.impl(_correlation.name(), "cuda")
+@torch.library.impl(_correlation.overload.name(), "cuda")
 def _(x: Tensor, weight: Tensor, axis: int, stride: int, before: int) -> Tensor:
     from core.kernels import triton_correlation
 
     return triton_correlation.correlation(x, weight, axis, stride, before)
 
 
-@torch.library.impl(_adjoint.name(), "cuda")
+@torch.library.impl(_adjoint.overload.name(), "cuda")
 def _(y: Tensor, weight: Tensor, axis: int, stride: int, before: int, extent: int) -> Tensor:
     from core.kernels import triton_correlation
 
@@ -152,5 +152,5 @@ def _adjoint_backward(ctx, grad: Tensor):
     return _correlation(grad, weight, *ctx.options), None, None, None, None, None
 
 
-torch.library.register_autograd(_correlation, _correlation_backward, setup_context=_keep)
-torch.library.register_autograd(_adjoint, _adjoint_backward, setup_context=_keep_adjoint)
+torch.library.register_autograd(_correlation.overload, _correlation_backward, setup_context=_keep)
+torch.library.register_autograd(_adjoint.overload, _adjoint_backward, setup_context=_keep_adjoint)

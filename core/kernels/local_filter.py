@@ -33,7 +33,7 @@ def _output(x: Tensor, weights: Tensor, size: int, stride: list[int], padding: s
     return y
 
 
-@torch.library.register_fake(_output)
+@torch.library.register_fake(_output.overload)
 def _(x: Tensor, weights: Tensor, size: int, stride: list[int], padding: str) -> Tensor:
     return pool._like(x, list(weights.shape[2:]))
 
@@ -45,7 +45,7 @@ def _input(y: Tensor, weights: Tensor, shape: list[int], size: int, stride: list
     return x
 
 
-@torch.library.register_fake(_input)
+@torch.library.register_fake(_input.overload)
 def _(y: Tensor, weights: Tensor, shape: list[int], size: int, stride: list[int], padding: str) -> Tensor:
     return pool._like(y, shape)
 
@@ -57,7 +57,7 @@ def _weights(x: Tensor, y: Tensor, groups: int, size: int, stride: list[int], pa
     return weights
 
 
-@torch.library.register_fake(_weights)
+@torch.library.register_fake(_weights.overload)
 def _(x: Tensor, y: Tensor, groups: int, size: int, stride: list[int], padding: str) -> Tensor:
     return _empty_weights(x, y, groups, size)
 
@@ -106,9 +106,9 @@ def _weights_backward(ctx, grad: Tensor):
     return to_x, to_y, None, None, None, None
 
 
-torch.library.register_autograd(_output, _output_backward, setup_context=_keep_output)
-torch.library.register_autograd(_input, _input_backward, setup_context=_keep_input)
-torch.library.register_autograd(_weights, _weights_backward, setup_context=_keep_weights)
+torch.library.register_autograd(_output.overload, _output_backward, setup_context=_keep_output)
+torch.library.register_autograd(_input.overload, _input_backward, setup_context=_keep_input)
+torch.library.register_autograd(_weights.overload, _weights_backward, setup_context=_keep_weights)
 
 
 def _run(wanted: int, x: Tensor, weights: Tensor, y: Tensor, size: int, stride: list[int], padding: str) -> None:

@@ -8,6 +8,7 @@ first. A blur is linear: its derivative is its adjoint, and the adjoint's deriva
 import ctypes
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def fused(x: Tensor, *, size: int = 1, padding: str = "circular", pad_off: int =
     reach = max(size // 2 + pad_off, 0) if padding == "reflect" else 0
     if any(n <= reach or n + 2 * pad_off < 1 for n in x.shape[2:]):
         return False
-    if x.device.type == "cpu":
+    if x.is_cpu:
         return x.dtype in _CPU and native.available()
     return triton_takes(x)
 
@@ -88,12 +89,10 @@ def plain_only() -> bool:
 
 @operator("stillpoint::blur_pool")
 def _blur_pool(x: Tensor, phase: Tensor | None, size: int, stride: list[int], padding: str, pad_off: int) -> Tensor:
-    x, y = _packed(x), _like(x, _sizes(x.shape[2:], size, stride, pad_off))
-    _run_pool(x, y, phase, x.shape[2:], y.shape[2:], size, stride, padding, pad_off, backward=False)
-    return y
+    return _run_pool(x, phase, None, size, stride, padding, pad_off)
 
 
-@torch.library.register_fake(_blur_pool)
+@torch.library.register_fake(_blur_pool.overload)
 def _(x: Tensor, phase: Tensor | None, size: int, stride: list[int], padding: str, pad_off: int) -> Tensor:
     return _like(x, _sizes(x.shape[2:], size, stride, pad_off))
 
@@ -102,12 +101,10 @@ def _(x: Tensor, phase: Tensor | None, size: int, stride: list[int], padding: st
 def _blur_pool_adjoint(
     y: Tensor, phase: Tensor | None, shape: list[int], size: int, stride: list[int], padding: str, pad_off: int
 ) -> Tensor:
-    y, x = _packed(y), _like(y, shape)
-    _run_pool(y, x, phase, x.shape[2:], y.shape[2:], size, stride, padding, pad_off, backward=True)
-    return x
+    return _run_pool(y, phase, (shape[0], shape[1]), size, stride, padding, pad_off)
 
 
-@torch.library.register_fake(_blur_pool_adjoint)
+@torch.library.register_fake(_blur_pool_adjoint.overload)
 def _(
     y: Tensor, phase: Tensor | None, shape: list[int], size: int, stride: list[int], padding: str, pad_off: int
 ) -> Tensor:
@@ -118,26 +115,23 @@ def _(
 def _polyphase_pool(
     x: Tensor, size: int, stride: list[int], padding: str, criterion: str, after_blur: bool
 ) -> tuple[Tensor, Tensor]:
-    x, y = _packed(x), _like(x, _sizes(x.shape[2:], size, stride, 0))
-    phase = x.new_empty(x.shape[:1], dtype=torch.int64)
-    _run_adaptive(x, y, phase, size, size if after_blur else 1, stride, padding, criterion)
-    return y, phase
+    x, plan = _planned(x, None, size, stride, padding, 0)
+    y = plan.empty()
+    return y, _run_adaptive(x, y, plan, size if after_blur else 1, criterion)
 
 
-@torch.library.register_fake(_polyphase_pool)
+@torch.library.register_fake(_polyphase_pool.overload)
 def _(x: Tensor, size: int, stride: list[int], padding: str, criterion: str, after_blur: bool) -> tuple[Tensor, Tensor]:
     return _like(x, _sizes(x.shape[2:], size, stride, 0)), x.new_empty(x.shape[:1], dtype=torch.int64)
 
 
 @operator("stillpoint::choose_phase")
 def _choose_phase(x: Tensor, stride: list[int], criterion: str) -> Tensor:
-    x = _packed(x)
-    phase = x.new_empty(x.shape[:1], dtype=torch.int64)
-    _run_adaptive(x, None, phase, 1, 1, stride, "circular", criterion)
-    return phase
+    x, plan = _planned(x, None, 1, stride, "circular", 0)
+    return _run_adaptive(x, None, plan, 1, criterion)
 
 
-@torch.library.register_fake(_choose_phase)
+@torch.library.register_fake(_choose_phase.overload)
 def _(x: Tensor, stride: list[int], criterion: str) -> Tensor:
     return x.new_empty(x.shape[:1], dtype=torch.int64)
 
@@ -145,14 +139,14 @@ def _(x: Tensor, stride: list[int], criterion: str) -> Tensor:
 # On a GPU. Triton is imported when the first operator runs there.
 
 
-@torch.library.impl(_blur_pool.name(), "cuda")
+@torch.library.impl(_blur_pool.overload.name(), "cuda")
 def _(x: Tensor, phase: Tensor | None, size: int, stride: list[int], padding: str, pad_off: int) -> Tensor:
     from core.kernels import triton_pool
 
     return triton_pool.blur_pool(x, phase, size, stride, padding, pad_off)
 
 
-@torch.library.impl(_blur_pool_adjoint.name(), "cuda")
+@torch.library.impl(_blur_pool_adjoint.overload.name(), "cuda")
 def _(
     y: Tensor, phase: Tensor | None, shape: list[int], size: int, stride: list[int], padding: str, pad_off: int
 ) -> Tensor:
@@ -161,14 +155,14 @@ def _(
     return triton_pool.blur_pool_adjoint(y, phase, shape, size, stride, padding, pad_off)
 
 
-@torch.library.impl(_polyphase_pool.name(), "cuda")
+@torch.library.impl(_polyphase_pool.overload.name(), "cuda")
 def _(x: Tensor, size: int, stride: list[int], padding: str, criterion: str, after_blur: bool) -> tuple[Tensor, Tensor]:
     from core.kernels import triton_pool
 
     return triton_pool.polyphase_pool(x, size, stride, padding, criterion, after_blur)
 
 
-@torch.library.impl(_choose_phase.name(), "cuda")
+@torch.library.impl(_choose_phase.overload.name(), "cuda")
 def _(x: Tensor, stride: list[int], criterion: str) -> Tensor:
     from core.kernels import triton_pool
 
@@ -210,9 +204,9 @@ def _polyphase_backward(ctx, grad: Tensor, _: Tensor | None):
     return _blur_pool_adjoint(grad, phase, ctx.shape, *ctx.options), None, None, None, None, None
 
 
-torch.library.register_autograd(_blur_pool, _blur_backward, setup_context=_keep_blur)
-torch.library.register_autograd(_blur_pool_adjoint, _adjoint_backward, setup_context=_keep_adjoint)
-torch.library.register_autograd(_polyphase_pool, _polyphase_backward, setup_context=_keep_polyphase)
+torch.library.register_autograd(_blur_pool.overload, _blur_backward, setup_context=_keep_blur)
+torch.library.register_autograd(_blur_pool_adjoint.overload, _adjoint_backward, setup_context=_keep_adjoint)
+torch.library.register_autograd(_polyphase_pool.overload, _polyphase_backward, setup_context=_keep_polyphase)
 
 
 # The C++ behind them
@@ -227,19 +221,58 @@ def _channels_last(x: Tensor) -> bool:
     return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
-def _packed(x: Tensor) -> Tensor:
-    return x if _channels_last(x) else x.contiguous()
-
-
 def _like(x: Tensor, shape: list[int]) -> Tensor:
     layout = torch.channels_last if _channels_last(x) else torch.contiguous_format
     return torch.empty((*x.shape[:2], *shape), dtype=x.dtype, device=x.device, memory_format=layout)
 
 
-@lru_cache(256)
-def _axes(height: int, width: int, out_height: int, out_width: int, size: int, down: int, right: int, pad_off: int):
-    before, after = (size - 1) // 2 + pad_off, size // 2 + pad_off
-    return (ctypes.c_int64 * 10)(height, out_height, down, before, after, width, out_width, right, before, after)
+class _Plan(NamedTuple):
+    """What a call of the C++ needs beside the numbers themselves."""
+
+    dtype: torch.dtype
+    batch: int
+    channels: int
+    axes: ctypes.Array  # input, output, stride and the two pads of the rows, then of the columns
+    padding: int
+    size: int
+    last: bool
+    shape: torch.Size  # of the result, and its strides
+    strides: tuple[int, ...]
+
+    def empty(self) -> Tensor:
+        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype)
+
+
+# Kept, because finding this out costs as much as a small map does.
+@lru_cache(1024)
+def _plan(
+    shape: torch.Size,
+    strides: tuple[int, ...],
+    dtype: torch.dtype,
+    adjoint: tuple[int, int] | None,
+    size: int,
+    stride: tuple[int, int],
+    padding: str,
+    pad_off: int,
+) -> _Plan | None:
+    """For a map of this shape and layout, and the height and width of the result in the adjoint; None: pack it."""
+    x = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+    if not (x.is_contiguous() or _channels_last(x)):
+        return None
+    y = _like(x, list(adjoint) if adjoint else _sizes(shape[2:], size, list(stride), pad_off))
+    (height, width), (out_height, out_width) = (y.shape[2:], shape[2:]) if adjoint else (shape[2:], y.shape[2:])
+    pads = (size - 1) // 2 + pad_off, size // 2 + pad_off
+    axes = (ctypes.c_int64 * 10)(height, out_height, stride[0], *pads, width, out_width, stride[1], *pads)
+    return _Plan(dtype, shape[0], shape[1], axes, _PADDINGS[padding], size, _channels_last(x), y.shape, y.stride())
+
+
+def _planned(x: Tensor, adjoint: tuple[int, int] | None, size: int, stride: list[int], padding: str, pad_off: int):
+    options = adjoint, size, tuple(stride), padding, pad_off
+    plan = _plan(x.shape, x.stride(), x.dtype, *options)
+    if plan is None:
+        x = x.contiguous()
+        plan = _plan(x.shape, x.stride(), x.dtype, *options)
+    return x, plan
 
 
 def _library() -> ctypes.CDLL:
@@ -249,37 +282,53 @@ def _library() -> ctypes.CDLL:
     return found
 
 
-def _run_pool(source, target, phase, shape, out, size, stride, padding, pad_off, *, backward: bool) -> None:
+def _run_pool(
+    source: Tensor,
+    phase: Tensor | None,
+    adjoint: tuple[int, int] | None,
+    size: int,
+    stride: list[int],
+    padding: str,
+    pad_off: int,
+) -> Tensor:
+    source, plan = _planned(source, adjoint, size, stride, padding, pad_off)
+    target = plan.empty()
     phase = None if phase is None else phase.contiguous()
     status = _library().stillpoint_pool(
-        _CPU[source.dtype],
+        _CPU[plan.dtype],
         source.data_ptr(),
         target.data_ptr(),
         None if phase is None else phase.data_ptr(),
-        *source.shape[:2],
-        _axes(*shape, *out, size, *stride, pad_off),
-        _PADDINGS[padding],
-        size,
-        _channels_last(source),
-        backward,
+        plan.batch,
+        plan.channels,
+        plan.axes,
+        plan.padding,
+        plan.size,
+        plan.last,
+        adjoint is not None,
         torch.get_num_threads(),
     )
     if status:
+        assert phase is not None
         raise ValueError(f"phase must lie between 0 and {stride[0] * stride[1] - 1}, got {phase.tolist()}")
+    return target
 
 
-def _run_adaptive(x, y, phase, size, judged, stride, padding, criterion) -> None:
+def _run_adaptive(x: Tensor, y: Tensor | None, plan: _Plan, judged: int, criterion: str) -> Tensor:
+    phase = torch.empty(plan.batch, dtype=torch.int64)
     _library().stillpoint_adaptive(
-        _CPU[x.dtype],
+        _CPU[plan.dtype],
         x.data_ptr(),
         None if y is None else y.data_ptr(),
         phase.data_ptr(),
-        *x.shape[:2],
-        _axes(*x.shape[2:], *_sizes(x.shape[2:], size, stride, 0), size, *stride, 0),
-        _PADDINGS[padding],
-        size,
+        plan.batch,
+        plan.channels,
+        plan.axes,
+        plan.padding,
+        plan.size,
         judged,
         _CRITERIA[criterion],
-        _channels_last(x),
+        plan.last,
         torch.get_num_threads(),
     )
+    return phase

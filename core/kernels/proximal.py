@@ -50,7 +50,7 @@ def _step(
     return value.relu() if nonnegative else value - value.clamp(-threshold, threshold)
 
 
-@torch.library.register_fake(_step)
+@torch.library.register_fake(_step.overload)
 def _(moved: Tensor, code, previous, shrink, threshold, momentum: float, nonnegative: bool) -> Tensor:
     return torch.empty_like(moved)
 
@@ -66,13 +66,13 @@ def _backward(
     return moved, moved * (shrink * (1 + momentum)), moved * (shrink * -momentum)
 
 
-@torch.library.register_fake(_backward)
+@torch.library.register_fake(_backward.overload)
 def _(grad: Tensor, result: Tensor, shrink: Tensor, momentum: float, both: bool) -> tuple[Tensor, Tensor, Tensor]:
     like = torch.empty_like
     return like(grad), like(grad), like(grad) if both else grad.new_empty(0)
 
 
-@torch.library.impl(_step.name(), "cuda")
+@torch.library.impl(_step.overload.name(), "cuda")
 def _(
     moved: Tensor,
     code: Tensor,
@@ -87,7 +87,7 @@ def _(
     return triton_proximal.step(moved, code, previous, shrink, threshold, momentum, nonnegative)
 
 
-@torch.library.impl(_backward.name(), "cuda")
+@torch.library.impl(_backward.overload.name(), "cuda")
 def _(grad: Tensor, result: Tensor, shrink: Tensor, momentum: float, both: bool) -> tuple[Tensor, Tensor, Tensor]:
     from core.kernels import triton_proximal
 
@@ -120,5 +120,5 @@ def _backward_backward(ctx, moved: Tensor, code: Tensor, previous: Tensor):
     return torch.where(result != 0, total, 0.0), None, None, None, None
 
 
-torch.library.register_autograd(_step, _step_backward, setup_context=_keep)
-torch.library.register_autograd(_backward, _backward_backward, setup_context=_keep_backward)
+torch.library.register_autograd(_step.overload, _step_backward, setup_context=_keep)
+torch.library.register_autograd(_backward.overload, _backward_backward, setup_context=_keep_backward)

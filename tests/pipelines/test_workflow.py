@@ -73,6 +73,11 @@ def test_comments_and_docstrings_do_not_decide_but_code_does(tmp_path: Path, mon
     file, other = tmp_path / "core" / "one.py", tmp_path / "core" / "two.py"
     other.write_text("y = 1\n")
     digests = []
+
+    def forget() -> None:
+        for kept in (workflow.code_digest, workflow.imported, workflow.module_files, workflow._module):
+            kept.cache_clear()
+
     for text, two in (
         ('"""A."""\nfrom core import two\n', "y = 1\n"),
         ('"""B."""\n\n# a reason\nfrom core import two\n', "y = 1\n"),
@@ -80,12 +85,10 @@ def test_comments_and_docstrings_do_not_decide_but_code_does(tmp_path: Path, mon
     ):
         file.write_text(text)
         other.write_text(two)
-        workflow.code_digest.cache_clear()
-        workflow.imported.cache_clear()
+        forget()
         digests.append(workflow.code_digest(("core/one.py",)))
     assert digests[0] == digests[1] != digests[2]
-    workflow.code_digest.cache_clear()
-    workflow.imported.cache_clear()
+    forget()
 
 
 def test_measuring_and_titles_do_not_decide_training() -> None:

@@ -168,51 +168,59 @@ struct Spot {
   A weights[8];
 };
 
-// Both directions at once, K taps each, of pixels whose channels lie side by side.
-template <int K, class A, class From, class To>
-void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out, int64_t step, int64_t channels, Ahead ahead) {
+// Both directions at once, K taps each, of pixels whose channels lie side by side. The sums down the last KEPT columns of
+// one output are those down the first of the next, and wait for it in `kept`, KEPT times `channels` numbers.
+template <int K, int KEPT, class A, class From, class To>
+void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out, int64_t step, int64_t channels, A* kept, Ahead ahead) {
   const From* r[K];
   A a[K], b[K];
   int64_t column[K];
   for (int k = 0; k < K; ++k) r[k] = rows[k], a[k] = down[k], b[k] = spot.weights[k], column[k] = spot.columns[k];
-  const auto sum = [&](const auto& load, int64_t c) {  // of a number, or of several at a time
-    decltype(load(r[0]) * a[0]) v{};
+  for (int j = 0; j < KEPT; ++j) {
+    const From* first[K];
+    for (int i = 0; i < K; ++i) first[i] = rows[i] + column[j];
+    combine<K>(first, down, kept + j * channels, channels);
+  }
+  const auto pixel = [&](auto kind, int64_t c) {
+    using V = decltype(kind);  // a number, or as many as a register holds
+    V u[K];
 #pragma GCC unroll 8
-    for (int j = 0; j < K; ++j) {
-      auto u = a[0] * load(r[0] + c + column[j]);
+    for (int j = 0; j < KEPT; ++j) u[j] = load<V>(kept + j * channels + c);
 #pragma GCC unroll 8
-      for (int i = 1; i < K; ++i) u += a[i] * load(r[i] + c + column[j]);
-      v = j ? v + b[j] * u : b[j] * u;
+    for (int j = KEPT; j < K; ++j) {
+      u[j] = a[0] * load<V>(r[0] + column[j] + c);
+#pragma GCC unroll 8
+      for (int i = 1; i < K; ++i) u[j] += a[i] * load<V>(r[i] + column[j] + c);
     }
-    return v;
+    V v = b[0] * u[0];
+#pragma GCC unroll 8
+    for (int j = 1; j < K; ++j) v += b[j] * u[j];
+    store(out + c, v);
+#pragma GCC unroll 8
+    for (int j = 0; j < KEPT; ++j) store(kept + j * channels + c, u[K - KEPT + j]);
   };
   const int64_t share = spot.count ? ahead.bytes / spot.count & ~int64_t(63) : 0;
   out += spot.start * channels;
   for (int64_t o = 0; o < spot.count; ++o, out += channels) {
     ahead.fetch(share);
-    To* __restrict target = out;
     int64_t c = 0;
-    if constexpr (std::is_same_v<From, A> && std::is_same_v<To, A>) {  // two at once, which the compiler does not by itself
-      const auto vector = [](const A* from) { return *reinterpret_cast<const Vector<A>*>(from); };
-      for (constexpr int64_t lanes = sizeof(Vector<A>) / sizeof(A); c + 2 * lanes <= channels; c += 2 * lanes) {
-        const Vector<A> first = sum(vector, c), second = sum(vector, c + lanes);
-        *reinterpret_cast<Vector<A>*>(target + c) = first, *reinterpret_cast<Vector<A>*>(target + c + lanes) = second;
-      }
-    }
+    if constexpr (std::is_same_v<From, A> && std::is_same_v<To, A>)
+      for (constexpr int64_t lanes = sizeof(Vector<A>) / sizeof(A); c + lanes <= channels; c += lanes) pixel(Vector<A>{}, c);
 #pragma GCC ivdep
-    for (; c < channels; ++c) put(target[c], sum([](const From* from) { return get(*from); }, c));
+    for (; c < channels; ++c) pixel(A{}, c);
     for (int k = 0; k < K; ++k) r[k] += step;
   }
 }
 
 template <class A, class From, class To>
-void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out, int64_t step, int64_t channels, Ahead ahead) {
+void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out, int64_t step, int64_t channels, A* kept, Ahead ahead) {
+  const bool shared = spot.count > 1 && step == 2 * channels && std::is_same_v<From, A>;
   switch (spot.taps) {
-    case 1: return window<1>(rows, down, spot, out, step, channels, ahead);
-    case 2: return window<2>(rows, down, spot, out, step, channels, ahead);
-    case 3: return window<3>(rows, down, spot, out, step, channels, ahead);
-    case 4: return window<4>(rows, down, spot, out, step, channels, ahead);
-    default: return window<5>(rows, down, spot, out, step, channels, ahead);
+    case 1: return window<1, 0>(rows, down, spot, out, step, channels, kept, ahead);
+    case 2: return window<2, 0>(rows, down, spot, out, step, channels, kept, ahead);
+    case 3: return (shared ? window<3, 1, A, From, To> : window<3, 0, A, From, To>)(rows, down, spot, out, step, channels, kept, ahead);
+    case 4: return (shared ? window<4, 2, A, From, To> : window<4, 0, A, From, To>)(rows, down, spot, out, step, channels, kept, ahead);
+    default: return window<5, 0>(rows, down, spot, out, step, channels, kept, ahead);  // keeping three costs more than it saves
   }
 }
 
@@ -294,13 +302,14 @@ struct Pass {  // one direction of a blur, the tables of every phase
   }
   // Rows taken at a time: few enough that, with what lies between the passes, a part of the first-level cache holds them.
   int64_t block() const { return last ? 1 : std::max<int64_t>(1, std::min(height_out(), 768 / pitch())); }
-  std::size_t scratch() const { return 3 * static_cast<std::size_t>(block() * pitch() + 2 * guard() + lanes() + 8) * (backward && !last ? right.stride : 1); }
+  std::size_t scratch() const { return 3 * static_cast<std::size_t>(block() * pitch() + 2 * guard() + lanes() + 16) * (backward && !last ? right.stride : 1); }
 
   // Rows [o, end) of one image (channels last) or of one plane. `scratch` is zero where nothing has been written yet.
   template <class From, class To>
   void operator()(const From* from, To* out, int64_t o, int64_t end, int64_t r, int64_t c, A* scratch) const {
     const int64_t line = pitch(), room = block() * line + 2 * guard();
-    A *middle = scratch + guard(), *space = scratch + room, *spare = space + room * (backward && !last ? right.stride : 1);
+    A *middle = scratch + guard(), *space = scratch + room;
+    A* spare = on_line(space + room * (backward && !last ? right.stride : 1));
     const Table<A>& table = columns[c];
     if (last) {
       for (; o < end; ++o, out += width_out() * channels) {
@@ -326,6 +335,9 @@ struct Pass {  // one direction of a blur, the tables of every phase
   }
 
  private:
+  // The next number with which a line of the cache begins.
+  static A* on_line(A* at) { return reinterpret_cast<A*>((reinterpret_cast<std::uintptr_t>(at) + 63) & ~std::uintptr_t(63)); }
+
   // Without a filter: single pixels of single rows.
   template <class From, class To>
   void sample(const Table<A>& down_table, const Table<A>& table, const From* from, To* out, int64_t o, int64_t end) const {
@@ -446,7 +458,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
     for (int64_t k = 0; k < taps.size; ++k) rows[k] = from + term[k].from * line, weights[k] = term[k].weight;
     for (const Spot<A>& spot : spots[phase]) {
       if (spot.taps == taps.size) {
-        window(rows, weights, spot, out, right.stride * channels, channels, spot.count > 1 ? ahead : Ahead{});
+        window(rows, weights, spot, out, right.stride * channels, channels, spare, spot.count > 1 ? ahead : Ahead{});
       } else {  // a border of zeros: fewer columns, side by side
         const int64_t first = spot.taps ? spot.columns[0] : 0;
         gather(table, o, from + first, line, middle + first, spot.taps * channels, spare);

@@ -52,6 +52,19 @@ struct Wide {
 template <class A>
 using Vector = typename Wide<A>::type;
 
+// One number, or a vector of numbers that lie as they are added up.
+template <class V, class From>
+inline V load(const From* from) {
+  if constexpr (std::is_arithmetic_v<V>) return get(*from);
+  else return *reinterpret_cast<const V*>(from);
+}
+
+template <class V, class To>
+inline void store(To* to, V v) {
+  if constexpr (std::is_arithmetic_v<V>) put(*to, v);
+  else *reinterpret_cast<V*>(to) = v;
+}
+
 enum Padding { kReflect, kReplicate, kZeros, kCircular };
 enum Criterion { kL2, kL1, kLInfty, kMax, kL2Min, kL1Min };
 

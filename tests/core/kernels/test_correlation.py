@@ -81,8 +81,8 @@ def test_torch_compile_takes_it_without_a_graph_break():
 def test_the_operators_of_the_gpu_path_obey_the_rules_of_operators(axis):
     x, weight = operands(axis, 8, 5, dtype=torch.float32)
     y = torch.randn_like(correlation._correlation(x, weight, axis, 2, 1)).requires_grad_()
-    torch.library.opcheck(correlation._correlation, (x, weight, axis, 2, 1))
-    torch.library.opcheck(correlation._adjoint, (y, weight, axis, 2, 1, 8))
+    torch.library.opcheck(correlation._correlation.overload, (x, weight, axis, 2, 1))
+    torch.library.opcheck(correlation._adjoint.overload, (y, weight, axis, 2, 1, 8))
 
 
 def test_the_operators_of_the_gpu_path_have_derivatives_of_both_orders():

@@ -84,9 +84,9 @@ def test_operators_pass_the_checks_of_pytorch(layout):
     x, weights = operands(4, 6, (2, 2), 3, dtype=torch.float32, layout=layout)
     y = torch.randn(2, 6, 2, 3, requires_grad=True)
     options = (3, [2, 2], "circular")
-    torch.library.opcheck(local_filter._output, (x, weights, *options))
-    torch.library.opcheck(local_filter._input, (y, weights, [4, 6], *options))
-    torch.library.opcheck(local_filter._weights, (x, y, 3, *options))
+    torch.library.opcheck(local_filter._output.overload, (x, weights, *options))
+    torch.library.opcheck(local_filter._input.overload, (y, weights, [4, 6], *options))
+    torch.library.opcheck(local_filter._weights.overload, (x, y, 3, *options))
 
 
 def test_strides_of_any_kind_are_read(plain):

@@ -23,9 +23,9 @@ def test_the_operator_obeys_the_rules_of_operators_and_has_derivatives_of_both_o
     assert gradcheck(step, maps(count))
     assert gradgradcheck(step, maps(count))
     given = [*maps(count), *[None] * (3 - count)]
-    torch.library.opcheck(proximal._step, (*given, SHRINK, THRESHOLD, 0.4, nonnegative))
+    torch.library.opcheck(proximal._step.overload, (*given, SHRINK, THRESHOLD, 0.4, nonnegative))
     grad, result = maps(2)
-    torch.library.opcheck(proximal._backward, (grad, result.detach().relu(), SHRINK, 0.4, count == 3))
+    torch.library.opcheck(proximal._backward.overload, (grad, result.detach().relu(), SHRINK, 0.4, count == 3))
 
 
 @pytest.mark.parametrize("scheme", ["sdnet", "fista", "ista"])
