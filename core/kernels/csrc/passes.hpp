@@ -125,12 +125,23 @@ struct Ahead {
 // N taps of `count` pixels whose channels lie side by side.
 template <int N, class A, class To>
 void strip(const A* middle, int64_t tap_step, const A* w, To* out, int64_t count, int64_t in_step, int64_t out_step,
-           int64_t channels, Ahead ahead) {
+           int64_t channels, bool past, Ahead ahead) {
   A weight[N];
   for (int k = 0; k < N; ++k) weight[k] = w[k];
   const int64_t share = count ? ahead.bytes / count & ~int64_t(63) : 0, line = channels * static_cast<int64_t>(sizeof(To));
   for (int64_t o = 0; o < count; ++o, middle += in_step, out += out_step) {
     ahead.fetch(share);
+    if constexpr (std::is_same_v<To, A>) {
+      if (past) {
+        for (int64_t c = 0; c < channels; c += sizeof(Vector<A>) / sizeof(A)) {
+          Vector<A> v = weight[0] * load<Vector<A>>(middle + c);
+#pragma GCC unroll 8
+          for (int k = 1; k < N; ++k) v += weight[k] * load<Vector<A>>(middle + c + k * tap_step);
+          store(out + c, v, past);
+        }
+        continue;
+      }
+    }
     for (int64_t k = 0; k < line; k += 64) __builtin_prefetch(reinterpret_cast<const char*>(out + 4 * out_step) + k, 1, 3);
     To* __restrict target = out;
 #pragma GCC ivdep
@@ -145,19 +156,19 @@ void strip(const A* middle, int64_t tap_step, const A* w, To* out, int64_t count
 
 template <class A, class To>
 void strip(int64_t taps, const A* middle, int64_t tap_step, const A* w, To* out, int64_t count, int64_t in_step, int64_t out_step,
-           int64_t channels, Ahead ahead) {
+           int64_t channels, bool past, Ahead ahead) {
   switch (taps) {
     case 0:
       for (int64_t o = 0; o < count; ++o)
         for (int64_t c = 0; c < channels; ++c) put(out[o * out_step + c], A(0));
       return;
-    case 1: return strip<1>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
-    case 2: return strip<2>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
-    case 3: return strip<3>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
-    case 4: return strip<4>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
-    case 5: return strip<5>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
-    case 6: return strip<6>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
-    default: return strip<7>(middle, tap_step, w, out, count, in_step, out_step, channels, ahead);
+    case 1: return strip<1>(middle, tap_step, w, out, count, in_step, out_step, channels, past, ahead);
+    case 2: return strip<2>(middle, tap_step, w, out, count, in_step, out_step, channels, past, ahead);
+    case 3: return strip<3>(middle, tap_step, w, out, count, in_step, out_step, channels, past, ahead);
+    case 4: return strip<4>(middle, tap_step, w, out, count, in_step, out_step, channels, past, ahead);
+    case 5: return strip<5>(middle, tap_step, w, out, count, in_step, out_step, channels, past, ahead);
+    case 6: return strip<6>(middle, tap_step, w, out, count, in_step, out_step, channels, past, ahead);
+    default: return strip<7>(middle, tap_step, w, out, count, in_step, out_step, channels, past, ahead);
   }
 }
 
@@ -171,7 +182,7 @@ struct Spot {
 // Both directions at once, K taps each, of pixels whose channels lie side by side. The sums down the last KEPT columns of
 // one output are those down the first of the next, and wait for it in `kept`, KEPT times `channels` numbers.
 template <int K, int KEPT, class A, class From, class To>
-void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out, int64_t step, int64_t channels, A* kept, Ahead ahead) {
+void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out, int64_t step, int64_t channels, A* kept, bool past, Ahead ahead) {
   const From* r[K];
   A a[K], b[K];
   int64_t column[K];
@@ -195,7 +206,7 @@ void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out
     V v = b[0] * u[0];
 #pragma GCC unroll 8
     for (int j = 1; j < K; ++j) v += b[j] * u[j];
-    store(out + c, v);
+    store(out + c, v, past);
 #pragma GCC unroll 8
     for (int j = 0; j < KEPT; ++j) store(kept + j * channels + c, u[K - KEPT + j]);
   };
@@ -213,14 +224,14 @@ void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out
 }
 
 template <class A, class From, class To>
-void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out, int64_t step, int64_t channels, A* kept, Ahead ahead) {
+void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out, int64_t step, int64_t channels, A* kept, bool past, Ahead ahead) {
   const bool shared = spot.count > 1 && step == 2 * channels && std::is_same_v<From, A>;
   switch (spot.taps) {
-    case 1: return window<1, 0>(rows, down, spot, out, step, channels, kept, ahead);
-    case 2: return window<2, 0>(rows, down, spot, out, step, channels, kept, ahead);
-    case 3: return (shared ? window<3, 1, A, From, To> : window<3, 0, A, From, To>)(rows, down, spot, out, step, channels, kept, ahead);
-    case 4: return (shared ? window<4, 2, A, From, To> : window<4, 0, A, From, To>)(rows, down, spot, out, step, channels, kept, ahead);
-    default: return window<5, 0>(rows, down, spot, out, step, channels, kept, ahead);  // keeping three costs more than it saves
+    case 1: return window<1, 0>(rows, down, spot, out, step, channels, kept, past, ahead);
+    case 2: return window<2, 0>(rows, down, spot, out, step, channels, kept, past, ahead);
+    case 3: return (shared ? window<3, 1, A, From, To> : window<3, 0, A, From, To>)(rows, down, spot, out, step, channels, kept, past, ahead);
+    case 4: return (shared ? window<4, 2, A, From, To> : window<4, 0, A, From, To>)(rows, down, spot, out, step, channels, kept, past, ahead);
+    default: return window<5, 0>(rows, down, spot, out, step, channels, kept, past, ahead);  // keeping three costs more than it saves
   }
 }
 
@@ -263,12 +274,15 @@ void merge(const A* from, int64_t part, To* out, int64_t n, int64_t stride) {
     for (int64_t i = 0; i < n; ++i) put(out[i * stride + c], from[c * part + i]);
 }
 
+// Bytes of results that no second-level cache holds.
+constexpr std::size_t kLarge = 4 << 20;
+
 template <class A>
 struct Pass {  // one direction of a blur, the tables of every phase
   Axis down, right;
   Taps<A> taps;
   int64_t channels;
-  bool last, backward;
+  bool last, backward, past = false;  // past: whether results are stored past the caches
   std::vector<Table<A>> rows, columns;
   std::vector<std::vector<Spot<A>>> spots;  // of each phase of the columns, where both directions go at once
 
@@ -282,6 +296,12 @@ struct Pass {  // one direction of a blur, the tables of every phase
     // A sum down a column is made anew for every output that it belongs to: of few taps and no more than two outputs.
     if (last && !backward && size <= 5 && x.stride > 1)
       for (const Table<A>& table : columns) spots.push_back(runs(table));
+  }
+  // For results of that many numbers at `out`: past the caches where they would not stay in them, in whole lines.
+  template <class To>
+  void store_to(const To* out, int64_t count) {
+    past = std::is_same_v<To, A> && last && count * sizeof(To) >= kLarge && channels * sizeof(To) % 64 == 0 &&
+           reinterpret_cast<std::uintptr_t>(out) % 64 == 0;
   }
   int64_t height() const { return backward ? down.output : down.input; }
   int64_t width() const { return backward ? right.output : right.input; }
@@ -458,7 +478,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
     for (int64_t k = 0; k < taps.size; ++k) rows[k] = from + term[k].from * line, weights[k] = term[k].weight;
     for (const Spot<A>& spot : spots[phase]) {
       if (spot.taps == taps.size) {
-        window(rows, weights, spot, out, right.stride * channels, channels, spare, spot.count > 1 ? ahead : Ahead{});
+        window(rows, weights, spot, out, right.stride * channels, channels, spare, past, spot.count > 1 ? ahead : Ahead{});
       } else {  // a border of zeros: fewer columns, side by side
         const int64_t first = spot.taps ? spot.columns[0] : 0;
         gather(table, o, from + first, line, middle + first, spot.taps * channels, spare);
@@ -474,7 +494,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
     const int64_t s = right.stride;
     if (!backward) {
       strip<A>(taps.size, middle + (low * s + table.base) * channels, channels, taps.weight, out + low * channels, high - low,
-               s * channels, channels, channels, ahead);
+               s * channels, channels, channels, past, ahead);
     } else {
       const Run run = aligned(table, s);
       low = run.start, high = run.start + run.count * s;
@@ -483,7 +503,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
         int64_t terms = 0;
         for (int64_t j = c; j < taps.size; j += s) weights[terms++] = taps.weight[j];
         strip<A>(terms, middle + run.first * channels, -channels, weights, out + (low + c) * channels, run.count, channels,
-                 s * channels, channels, c ? Ahead{} : ahead);
+                 s * channels, channels, past, c ? Ahead{} : ahead);
       }
     }
     for (int64_t x = 0; x < width_out(); ++x) {

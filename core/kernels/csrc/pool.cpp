@@ -124,9 +124,10 @@ template <class T>
 void pool(const void* from, void* to, const int64_t* phase, int64_t batch, int64_t channels, const Axis& down, const Axis& right,
           int64_t size, bool last, bool backward, int threads) {
   using A = typename Sum<T>::type;
-  const Pass<A> pass(down, right, size, channels, last, backward, phase != nullptr);
+  Pass<A> pass(down, right, size, channels, last, backward, phase != nullptr);
   const int64_t rows = pass.height_out(), lanes = pass.lanes(), planes = last ? 1 : channels;
   const int64_t in = pass.height() * pass.width() * lanes, line = pass.width_out() * lanes;
+  pass.store_to(static_cast<const T*>(to), batch * planes * rows * line);
   const int64_t step = pass.block(), blocks = (rows + step - 1) / step;
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
@@ -137,6 +138,7 @@ void pool(const void* from, void* to, const int64_t* phase, int64_t batch, int64
       pass(static_cast<const T*>(from) + plane * in, static_cast<T*>(to) + (plane * rows + o) * line, o,
            std::min(rows, o + step), k % down.stride, k / down.stride, scratch.data());
     }
+    stores_done();
   }
 }
 
@@ -151,9 +153,10 @@ void adaptive(const void* from, void* to, int64_t* phase, int64_t batch, int64_t
     return axis;
   };
   const Pass<A> blur(dense(down, judged), dense(right, judged), judged, channels, last, false, false);
-  const Pass<A> pass(down, right, size, channels, last, false, true);
+  Pass<A> pass(down, right, size, channels, last, false, true);
   const int64_t lanes = pass.lanes(), planes = last ? 1 : channels, rows = pass.height_out();
   const int64_t in = down.input * right.input * lanes, line = pass.width_out() * lanes;
+  pass.store_to(static_cast<const T*>(to), batch * planes * rows * line);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     std::vector<A> scratch(std::max(pass.scratch(), blur.scratch())), row(blur.block() * blur.width_out() * lanes);
@@ -170,6 +173,7 @@ void adaptive(const void* from, void* to, int64_t* phase, int64_t batch, int64_t
           pass(source + plane * in, target + (plane * rows + o) * line, o, std::min(rows, o + pass.block()),
                k % down.stride, k / down.stride, scratch.data());
     }
+    stores_done();
   }
 }
 

@@ -8,6 +8,9 @@
 #include <cstring>
 #include <type_traits>
 #include <vector>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -59,10 +62,26 @@ inline V load(const From* from) {
   else return *reinterpret_cast<const V*>(from);
 }
 
+// `past`: past the caches where the processor can, `to` being where a line of the cache begins. A line that is written
+// whole need not be read first, and what is larger than the caches would leave them before anybody reads it.
 template <class V, class To>
-inline void store(To* to, V v) {
-  if constexpr (std::is_arithmetic_v<V>) put(*to, v);
-  else *reinterpret_cast<V*>(to) = v;
+inline void store(To* to, V v, bool past = false) {
+  if constexpr (std::is_arithmetic_v<V>) {
+    put(*to, v);
+    return;
+  } else {
+#ifdef __AVX512F__
+    if (past) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(v));
+#endif
+    *reinterpret_cast<V*>(to) = v;
+  }
+}
+
+// Before another thread may read what was stored past the caches.
+inline void stores_done() {
+#ifdef __AVX512F__
+  _mm_sfence();
+#endif
 }
 
 enum Padding { kReflect, kReplicate, kZeros, kCircular };

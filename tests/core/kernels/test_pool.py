@@ -69,6 +69,21 @@ def test_lower_precisions_are_rounded_once(plain, dtype, tolerance, layout):
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 7])
+def test_large_maps_are_stored_past_the_caches_with_the_same_bits(padding, size):
+    # four images give 4 MiB, one does not; sixteen channels of float32 are a line of the cache
+    x = map_of((256, 256), torch.channels_last, torch.float32, channels=16, batch=4)
+    options = {"size": size, "stride": (2, 2), "padding": padding}
+    parts = [image.contiguous(memory_format=torch.channels_last) for image in x.split(1)]
+    y = kernels.blur_pool2d(x, **options)
+    assert torch.equal(y, torch.cat([kernels.blur_pool2d(image, **options) for image in parts]))
+    y = map_of((64, 64), torch.channels_last, torch.float32, channels=16, batch=4)
+    parts = [image.contiguous(memory_format=torch.channels_last) for image in y.split(1)]
+    x = kernels.blur_pool2d_adjoint(y, (128, 128), **options)
+    assert torch.equal(x, torch.cat([kernels.blur_pool2d_adjoint(image, (128, 128), **options) for image in parts]))
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_phase_samples_the_dense_blur_bit_for_bit(plain, padding, layout):
     for shape in SHAPES:
