@@ -74,8 +74,8 @@ class Clock:
     def interleaved(self, calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
         """Milliseconds of every call, `rounds` times each, all once a round and each round in another order.
 
-        What ran before leaves its mark: a sum over the input alone makes whoever follows a quarter slower than an equal
-        call does, since no memory like its output's was touched last. So nobody may follow the same one every time.
+        What ran before leaves its mark: who follows an equal call, whose output had the same memory, is faster than who
+        follows a sum over the input. So nobody may follow the same one every time.
         """
         names = list(calls)
         for name in names:

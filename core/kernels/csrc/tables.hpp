@@ -8,7 +8,7 @@
 #include <cstring>
 #include <type_traits>
 #include <vector>
-#ifdef __AVX512F__
+#ifdef __AVX__
 #include <immintrin.h>
 #endif
 
@@ -70,8 +70,12 @@ inline void store(To* to, V v, bool past = false) {
     put(*to, v);
     return;
   } else {
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
     if (past) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(v));
+#elif defined(__AVX__)
+    __m256i halves[2];
+    std::memcpy(halves, &v, sizeof v);
+    if (past) return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), halves[0]), _mm256_stream_si256(reinterpret_cast<__m256i*>(to) + 1, halves[1]);
 #endif
     *reinterpret_cast<V*>(to) = v;
   }
@@ -79,7 +83,7 @@ inline void store(To* to, V v, bool past = false) {
 
 // Before another thread may read what was stored past the caches.
 inline void stores_done() {
-#ifdef __AVX512F__
+#ifdef __AVX__
   _mm_sfence();
 #endif
 }
