@@ -53,7 +53,7 @@ def settings(device: torch.device, threads: int | None = None) -> Iterator[None]
         try:
             if threads is not None:
                 torch.set_num_threads(threads)
-            # as use_deterministic_algorithms(True, warn_only=True), which imports the compiler: 3 s at every start
+            # as use_deterministic_algorithms(True, warn_only=True), which imports the compiler at every start
             torch.set_deterministic_debug_mode("warn")
             # filling every new tensor with NaN helps to find bugs, and costs a pass over the memory
             debugging.fill_uninitialized_memory = False  # type: ignore[attr-defined]

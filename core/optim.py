@@ -16,8 +16,8 @@ _DECORATED = ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "
 def _without_compiler(kind: type[Kind]) -> type[Kind]:
     """The same optimiser, whose methods do not import the compiler when they are called for the first time.
 
-    PyTorch decorates them so that a compiled program leaves them out, and the decorators import `torch._dynamo`: four
-    to five seconds at the start of every training on one core. Nothing here compiles an optimiser.
+    PyTorch decorates them so that a compiled program leaves them out, and the decorators import `torch._dynamo`: two
+    seconds and more at the start of every training on one core. Nothing here compiles an optimiser.
     """
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in _DECORATED}
     methods["step"] = torch.no_grad()(methods["step"])

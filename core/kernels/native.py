@@ -65,7 +65,7 @@ def available() -> bool:
 
 
 # torch.compile calls the function while it traces and takes the answer as a constant. It is what the decorator
-# torch.compiler.assume_constant_result does, which would import the compiler, a second, for everyone.
+# torch.compiler.assume_constant_result does, which would import the compiler for everyone.
 available._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

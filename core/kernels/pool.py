@@ -240,7 +240,8 @@ class _Plan(NamedTuple):
     strides: tuple[int, ...]
 
     def empty(self) -> Tensor:
-        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype)
+        # said, since a function that is called directly also hears of torch.set_default_device
+        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device="cpu")
 
 
 # Kept, because finding this out costs as much as a small map does.
@@ -315,7 +316,7 @@ def _run_pool(
 
 
 def _run_adaptive(x: Tensor, y: Tensor | None, plan: _Plan, judged: int, criterion: str) -> Tensor:
-    phase = torch.empty(plan.batch, dtype=torch.int64)
+    phase = torch.empty(plan.batch, dtype=torch.int64, device="cpu")
     _library().stillpoint_adaptive(
         _CPU[plan.dtype],
         x.data_ptr(),

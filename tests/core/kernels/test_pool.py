@@ -68,6 +68,18 @@ def test_lower_precisions_are_rounded_once(plain, dtype, tolerance, layout):
             torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance)
 
 
+def test_results_are_where_the_input_is_whatever_the_default_device():
+    x = map_of((8, 8))
+    want = kernels.blur_pool2d(x, size=3, stride=(2, 2), padding="circular")
+    with torch.device("meta"):
+        got = kernels.blur_pool2d(x, size=3, stride=(2, 2), padding="circular")
+        options = {"stride": (2, 2), "criterion": "l2"}
+        sampled = kernels.polyphase_pool2d(x, size=3, padding="circular", after_blur=True, **options)
+        phase = kernels.choose_phase(x, **options)
+    assert torch.equal(got, want)
+    assert {tensor.device.type for tensor in (*sampled, phase)} == {"cpu"}
+
+
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 7])
 def test_large_maps_are_stored_past_the_caches_with_the_same_bits(padding, size):
