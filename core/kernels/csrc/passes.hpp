@@ -133,7 +133,7 @@ void strip(const A* middle, int64_t tap_step, const A* w, To* out, int64_t count
     ahead.fetch(share);
     if constexpr (std::is_same_v<To, A>) {
       if (past) {
-        for (int64_t c = 0; c < channels; c += sizeof(Vector<A>) / sizeof(A)) {
+        for (int64_t c = 0; c < channels; c += Many<A>::count) {
           Vector<A> v = weight[0] * load<Vector<A>>(middle + c);
 #pragma GCC unroll 8
           for (int k = 1; k < N; ++k) v += weight[k] * load<Vector<A>>(middle + c + k * tap_step);
@@ -187,22 +187,29 @@ void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out
   A a[K], b[K];
   int64_t column[K];
   for (int k = 0; k < K; ++k) r[k] = rows[k], a[k] = down[k], b[k] = spot.weights[k], column[k] = spot.columns[k];
-  for (int j = 0; j < KEPT; ++j) {
-    const From* first[K];
-    for (int i = 0; i < K; ++i) first[i] = rows[i] + column[j];
-    combine<K>(first, down, kept + j * channels, channels);
-  }
+  // of all channels, as many at a time as registers hold, then one by one
+  const auto each = [&](const auto& work) {
+    int64_t c = 0;
+    if constexpr (std::is_same_v<From, To>)
+      for (; c + Many<To>::count <= channels; c += Many<To>::count) work(typename Many<To>::type{}, c);
+#pragma GCC ivdep
+    for (; c < channels; ++c) work(A{}, c);
+  };
+  const auto sum_down = [&](auto kind, int j, int64_t c) {
+    using V = decltype(kind);
+    V u = a[0] * load<V>(r[0] + column[j] + c);
+#pragma GCC unroll 8
+    for (int i = 1; i < K; ++i) u += a[i] * load<V>(r[i] + column[j] + c);
+    return u;
+  };
+  for (int j = 0; j < KEPT; ++j) each([&](auto kind, int64_t c) { store(kept + j * channels + c, sum_down(kind, j, c)); });
   const auto pixel = [&](auto kind, int64_t c) {
-    using V = decltype(kind);  // a number, or as many as a register holds
+    using V = decltype(kind);
     V u[K];
 #pragma GCC unroll 8
     for (int j = 0; j < KEPT; ++j) u[j] = load<V>(kept + j * channels + c);
 #pragma GCC unroll 8
-    for (int j = KEPT; j < K; ++j) {
-      u[j] = a[0] * load<V>(r[0] + column[j] + c);
-#pragma GCC unroll 8
-      for (int i = 1; i < K; ++i) u[j] += a[i] * load<V>(r[i] + column[j] + c);
-    }
+    for (int j = KEPT; j < K; ++j) u[j] = sum_down(kind, j, c);
     V v = b[0] * u[0];
 #pragma GCC unroll 8
     for (int j = 1; j < K; ++j) v += b[j] * u[j];
@@ -214,24 +221,22 @@ void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out
   out += spot.start * channels;
   for (int64_t o = 0; o < spot.count; ++o, out += channels) {
     ahead.fetch(share);
-    int64_t c = 0;
-    if constexpr (std::is_same_v<From, A> && std::is_same_v<To, A>)
-      for (constexpr int64_t lanes = sizeof(Vector<A>) / sizeof(A); c + lanes <= channels; c += lanes) pixel(Vector<A>{}, c);
-#pragma GCC ivdep
-    for (; c < channels; ++c) pixel(A{}, c);
+    each(pixel);
     for (int k = 0; k < K; ++k) r[k] += step;
   }
 }
 
 template <class A, class From, class To>
 void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out, int64_t step, int64_t channels, A* kept, bool past, Ahead ahead) {
-  const bool shared = spot.count > 1 && step == 2 * channels && std::is_same_v<From, A>;
+  const bool shared = spot.count > 1 && step == 2 * channels && std::is_same_v<From, To>;
   switch (spot.taps) {
     case 1: return window<1, 0>(rows, down, spot, out, step, channels, kept, past, ahead);
     case 2: return window<2, 0>(rows, down, spot, out, step, channels, kept, past, ahead);
     case 3: return (shared ? window<3, 1, A, From, To> : window<3, 0, A, From, To>)(rows, down, spot, out, step, channels, kept, past, ahead);
     case 4: return (shared ? window<4, 2, A, From, To> : window<4, 0, A, From, To>)(rows, down, spot, out, step, channels, kept, past, ahead);
-    default: return window<5, 0>(rows, down, spot, out, step, channels, kept, past, ahead);  // keeping three costs more than it saves
+    default:  // keeping three costs more than it saves, unless reading a number is work
+      if (shared && std::is_same_v<From, BFloat16>) return window<5, 3>(rows, down, spot, out, step, channels, kept, past, ahead);
+      return window<5, 0>(rows, down, spot, out, step, channels, kept, past, ahead);
   }
 }
 
@@ -334,7 +339,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
     if (last) {
       for (; o < end; ++o, out += width_out() * channels) {
         const Ahead ahead = next_rows(rows[r], from, o);
-        if (!spots.empty() && (taps.size <= 3 || std::is_same_v<From, A>) && rows[r].count(o) == taps.size) {
+        if (!spots.empty() && (taps.size <= 3 || std::is_same_v<From, To>) && rows[r].count(o) == taps.size) {
           at_once(rows[r], c, from, o, out, middle, spare, ahead);
           continue;
         }

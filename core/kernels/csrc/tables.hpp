@@ -55,11 +55,46 @@ struct Wide {
 template <class A>
 using Vector = typename Wide<A>::type;
 
-// One number, or a vector of numbers that lie as they are added up.
+// Two registers of bfloat16, apart as float: the first, third ... number and the second, fourth .... So what is one load is
+// two numbers wide, and neither reading nor writing shuffles.
+struct Pair {
+  Vector<float> even, odd;
+};
+inline Pair operator*(float weight, const Pair& v) { return {weight * v.even, weight * v.odd}; }
+inline Pair& operator+=(Pair& sum, const Pair& v) { return sum.even += v.even, sum.odd += v.odd, sum; }
+
+// What numbers of type T are worked on in, many at a time, and how many those are.
+template <class T>
+struct Many {
+  using type = Vector<T>;
+  static constexpr int64_t count = 64 / sizeof(T);
+};
+template <>
+struct Many<BFloat16> {
+  using type = Pair;
+  static constexpr int64_t count = 32;
+};
+
+typedef uint32_t Words __attribute__((vector_size(64), aligned(2), may_alias));
+
+// One number or many: of type V for sums, From and To in memory. A Pair is kept as two vectors of sums.
 template <class V, class From>
 inline V load(const From* from) {
-  if constexpr (std::is_arithmetic_v<V>) return get(*from);
-  else return *reinterpret_cast<const V*>(from);
+  if constexpr (std::is_arithmetic_v<V>) {
+    return get(*from);
+  } else if constexpr (std::is_same_v<From, BFloat16>) {
+    const Words both = *reinterpret_cast<const Words*>(from);
+    return {reinterpret_cast<Vector<float>>(both << 16), reinterpret_cast<Vector<float>>(both & 0xffff0000u)};
+  } else if constexpr (std::is_same_v<V, Pair>) {
+    return {load<Vector<float>>(from), load<Vector<float>>(from + 16)};
+  } else {
+    return *reinterpret_cast<const Vector<From>*>(from);  // not V, which has lost that it may lie anywhere
+  }
+}
+
+inline Words rounded(Vector<float> v) {  // as `put`, the result in the upper half
+  const Words word = reinterpret_cast<Words>(v), nan = Words{} + 0x7fc00000u;
+  return (word & 0x7fffffffu) > 0x7f800000u ? nan : (word + 0x7fffu + ((word >> 16) & 1u)) & 0xffff0000u;
 }
 
 // `past`: past the caches where the processor can, `to` being where a line of the cache begins. A line that is written
@@ -68,7 +103,10 @@ template <class V, class To>
 inline void store(To* to, V v, bool past = false) {
   if constexpr (std::is_arithmetic_v<V>) {
     put(*to, v);
-    return;
+  } else if constexpr (std::is_same_v<To, BFloat16>) {
+    *reinterpret_cast<Words*>(to) = (rounded(v.even) >> 16) | rounded(v.odd);
+  } else if constexpr (std::is_same_v<V, Pair>) {
+    store(to, v.even), store(to + 16, v.odd);
   } else {
 #if defined(__AVX512F__)
     if (past) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(v));
@@ -77,7 +115,7 @@ inline void store(To* to, V v, bool past = false) {
     std::memcpy(halves, &v, sizeof v);
     if (past) return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), halves[0]), _mm256_stream_si256(reinterpret_cast<__m256i*>(to) + 1, halves[1]);
 #endif
-    *reinterpret_cast<V*>(to) = v;
+    *reinterpret_cast<Vector<To>*>(to) = v;
   }
 }
 

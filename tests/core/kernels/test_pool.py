@@ -68,6 +68,16 @@ def test_lower_precisions_are_rounded_once(plain, dtype, tolerance, layout):
             torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("channels", [32, 64, 70])
+def test_bfloat16_is_rounded_as_pytorch_does_it_also_where_it_is_no_number(channels):
+    x = map_of((12, 11), torch.channels_last, torch.bfloat16, channels=channels)
+    x[0, 3, 4, 4], x[1, 20, 6, 6], x[1, 21, 6, 6], x[1, 22, 6, 6] = float("nan"), float("inf"), -float("inf"), 3.3e38
+    for size in range(2, 8):
+        options = {"size": size, "stride": (2, 2), "padding": "reflect"}
+        got, want = kernels.blur_pool2d(x, **options), kernels.blur_pool2d(x.float(), **options).bfloat16()
+        torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
+
+
 def test_results_are_where_the_input_is_whatever_the_default_device():
     x = map_of((8, 8))
     want = kernels.blur_pool2d(x, size=3, stride=(2, 2), padding="circular")
