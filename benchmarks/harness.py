@@ -158,7 +158,7 @@ def machine(clock: Clock) -> dict[str, Any]:
         "torch": torch.__version__,
         "peers": versions,
         "compiler": native.compiler() if native.available() else None,
-        # without it every process compiles the Python of what it imports again, which doubles the time of a start
+        # without it every process compiles the Python of what it imports again at every start
         "bytecode": os.path.exists(torch.__spec__.cached or ""),  # noqa: PTH110
         "commit": revision,
         "clean": clean,
