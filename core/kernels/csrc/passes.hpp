@@ -110,15 +110,19 @@ void borders(const Table<A>& table, int64_t low, int64_t high, const A* middle, 
 }
 
 // Memory that the next row will need, asked for a piece at a time while this row is worked on: the rows of a map whose
-// channels come last are longer than what the processor fetches ahead by itself.
+// channels come last are longer than what the processor fetches ahead by itself. Into the first-level cache, although it
+// does not hold them all: asked for in the second, five taps took up to twice as long, as if nothing had been asked for.
 struct Ahead {
   const char* next = nullptr;
   int64_t bytes = 0;
 
-  void fetch(int64_t share) {
+  // One of `parts` equal pieces, in whole lines.
+  int64_t piece(int64_t parts) const { return parts ? (bytes / parts + 63) & ~int64_t(63) : 0; }
+
+  void fetch(int64_t count) {
     if (!next) return;
-    for (int64_t k = 0; k < share; k += 64) __builtin_prefetch(next + k, 0, 2);
-    next += share;
+    for (int64_t k = 0; k < count; k += 64) __builtin_prefetch(next + k, 0, 3);
+    next += count;
   }
 };
 
@@ -128,9 +132,9 @@ void strip(const A* middle, int64_t tap_step, const A* w, To* out, int64_t count
            int64_t channels, bool past, Ahead ahead) {
   A weight[N];
   for (int k = 0; k < N; ++k) weight[k] = w[k];
-  const int64_t share = count ? ahead.bytes / count & ~int64_t(63) : 0, line = channels * static_cast<int64_t>(sizeof(To));
+  const int64_t piece = ahead.piece(count), line = channels * static_cast<int64_t>(sizeof(To));
   for (int64_t o = 0; o < count; ++o, middle += in_step, out += out_step) {
-    ahead.fetch(share);
+    ahead.fetch(piece);
     if constexpr (std::is_same_v<To, A>) {
       if (past) {
         for (int64_t c = 0; c < channels; c += Many<A>::count) {
@@ -217,10 +221,10 @@ void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out
 #pragma GCC unroll 8
     for (int j = 0; j < KEPT; ++j) store(kept + j * channels + c, u[K - KEPT + j]);
   };
-  const int64_t share = spot.count ? ahead.bytes / spot.count & ~int64_t(63) : 0;
+  const int64_t piece = ahead.piece(spot.count);
   out += spot.start * channels;
   for (int64_t o = 0; o < spot.count; ++o, out += channels) {
-    ahead.fetch(share);
+    ahead.fetch(piece);
     each(pixel);
     for (int k = 0; k < K; ++k) r[k] += step;
   }
@@ -228,15 +232,15 @@ void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out
 
 template <class A, class From, class To>
 void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out, int64_t step, int64_t channels, A* kept, bool past, Ahead ahead) {
-  const bool shared = spot.count > 1 && step == 2 * channels && std::is_same_v<From, To>;
+  // keeping more than one costs what it saves, unless reading a number is work
+  constexpr bool one = std::is_same_v<From, To>, more = one && std::is_same_v<From, BFloat16>;
+  const bool shared = one && spot.count > 1 && step == 2 * channels;
   switch (spot.taps) {
     case 1: return window<1, 0>(rows, down, spot, out, step, channels, kept, past, ahead);
     case 2: return window<2, 0>(rows, down, spot, out, step, channels, kept, past, ahead);
-    case 3: return (shared ? window<3, 1, A, From, To> : window<3, 0, A, From, To>)(rows, down, spot, out, step, channels, kept, past, ahead);
-    case 4: return (shared ? window<4, 2, A, From, To> : window<4, 0, A, From, To>)(rows, down, spot, out, step, channels, kept, past, ahead);
-    default:  // keeping three costs more than it saves, unless reading a number is work
-      if (shared && std::is_same_v<From, BFloat16>) return window<5, 3>(rows, down, spot, out, step, channels, kept, past, ahead);
-      return window<5, 0>(rows, down, spot, out, step, channels, kept, past, ahead);
+    case 3: return (shared ? window<3, one, A, From, To> : window<3, 0, A, From, To>)(rows, down, spot, out, step, channels, kept, past, ahead);
+    case 4: return (shared ? window<4, 2 * more, A, From, To> : window<4, 0, A, From, To>)(rows, down, spot, out, step, channels, kept, past, ahead);
+    default: return (shared ? window<5, 3 * more, A, From, To> : window<5, 0, A, From, To>)(rows, down, spot, out, step, channels, kept, past, ahead);
   }
 }
 
@@ -352,7 +356,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
       return sample(rows[r], table, from, out, o, end);
     columns_down(rows[r], from, o, end, middle, spare);
     if (backward) spread(table, middle, out, end - o, space);
-    else reduce(table, middle, scratch, out, end - o, space);
+    else reduce(table, scratch, out, end - o, space);
     const Run run = backward ? aligned(table, right.stride) : Run{table.low, 0, table.high - table.low};
     const int64_t stop = run.start + run.count * (backward ? right.stride : 1);
     borders(table, 0, run.start, middle, line, out, width_out(), end - o);
@@ -412,7 +416,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
 
   // Forward across a block of rows: the columns of every remainder side by side, then one sum for all rows.
   template <class To>
-  void reduce(const Table<A>& table, const A* middle, const A* guarded, To* out, int64_t count, A* space) const {
+  void reduce(const Table<A>& table, const A* guarded, To* out, int64_t count, A* space) const {
     if (table.high <= table.low) return;
     const int64_t s = right.stride, line = pitch(), length = count * line + 2 * guard(), part = length / s;
     const A* shifted[8];
@@ -448,14 +452,15 @@ struct Pass {  // one direction of a blur, the tables of every phase
     for (int64_t k = 0; k < count; ++k) merge(space + k * line, n, out + k * width_out() + run.start, run.count, s);
   }
 
-  // The rows that output o + 1 needs and o did not.
+  // The rows that output o + 1 needs and o did not; at the last output, those that the first needs of the next image.
   template <class From>
   Ahead next_rows(const Table<A>& table, const From* from, int64_t o) const {
-    if (o + 1 >= table.size() || !table.count(o) || !table.count(o + 1)) return {};
+    const int64_t next = o + 1 < table.size() ? o + 1 : 0;
+    if (!table.count(o) || !table.count(next)) return {};
     const auto furthest = [&](int64_t k) { return table.begin(k)[backward ? 0 : table.count(k) - 1].from; };
-    const int64_t first = furthest(o) + 1, rows_ahead = furthest(o + 1) - first + 1;
-    if (rows_ahead < 1) return {};
-    return {reinterpret_cast<const char*>(from + first * pitch()), rows_ahead * pitch() * static_cast<int64_t>(sizeof(From))};
+    const int64_t begin = next ? furthest(o) + 1 : height(), end = furthest(next) + 1 + (next ? 0 : height());
+    if (end <= begin) return {};
+    return {reinterpret_cast<const char*>(from + begin * pitch()), (end - begin) * pitch() * static_cast<int64_t>(sizeof(From))};
   }
 
   // The outputs of a row in runs of the same taps: those without a border, and before and behind them each by itself.
