@@ -157,7 +157,7 @@ def machine(clock: Clock) -> dict[str, Any]:
         "allocator": ALLOCATOR,
         "torch": torch.__version__,
         "peers": versions,
-        "compiler": native.compiler() if native.available() else None,
+        "compiler": native.compiler() if native.available("float") else None,
         # without it every process compiles the Python of what it imports again at every start
         "bytecode": os.path.exists(torch.__spec__.cached or ""),  # noqa: PTH110
         "commit": revision,

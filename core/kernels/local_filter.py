@@ -10,7 +10,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from core.kernels import native, pool
+from core.kernels import pool
 from core.kernels.operators import operator
 
 _OUTPUT, _INPUT, _WEIGHTS = range(3)
@@ -112,13 +112,9 @@ torch.library.register_autograd(_weights.overload, _weights_backward, setup_cont
 
 
 def _run(wanted: int, x: Tensor, weights: Tensor, y: Tensor, size: int, stride: list[int], padding: str) -> None:
-    library = native.library()
-    if library is None:
-        raise RuntimeError("the CPU kernels are not to be had on this machine; call the function of core.layers")
     groups, code = weights.shape[1] // size**2, pool._PADDINGS[padding]
     numbers = [*x.shape, groups, size, *stride, code, *x.stride(), *weights.stride(), *y.stride()]
-    library.stillpoint_local_filter(
-        pool._CPU[x.dtype],
+    pool.cpu_library(x.dtype).stillpoint_local_filter(
         *(x.data_ptr(), weights.data_ptr(), y.data_ptr()),
         (ctypes.c_int64 * len(numbers))(*numbers),
         *(wanted, torch.get_num_threads()),

@@ -1,5 +1,7 @@
 """The CPU kernels: C++ without any of PyTorch's headers, compiled in seconds at first use and kept.
 
+There is one library for each type of numbers, called by its name in C++: who uses float alone waits for no other.
+
 A machine without a compiler, or with STILLPOINT_KERNELS=0, uses plain PyTorch instead: the same results to rounding,
 only slower.
 """
@@ -43,12 +45,15 @@ def folder() -> Path:
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where plain PyTorch has to do. Warns once where there is no way to compile them."""
+def library(number: str) -> ctypes.CDLL | None:
+    """The kernels for "float", "double" or "BFloat16", compiled, or None where plain PyTorch has to do.
+
+    Warns where there is no way to compile them.
+    """
     if not enabled():
         return None
     try:
-        return _load(_built())
+        return _load(_built(number))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         warnings.warn(
             f"the fast CPU kernels could not be built ({error}), so plain PyTorch is used, a few times slower; "
@@ -59,9 +64,9 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
-def available() -> bool:
+def available(number: str) -> bool:
     """Whether there are compiled kernels; loads them, and compiles them first where that has not been done."""
-    return library() is not None
+    return library(number) is not None
 
 
 # torch.compile calls the function while it traces and takes the answer as a constant. It is what the decorator
@@ -75,21 +80,21 @@ def compiler() -> str | None:
     return next((path for name in names if (path := shutil.which(name))), None)
 
 
-def _built() -> Path:
+def _built(number: str) -> Path:
     """The shared library for this source and this processor, compiled if it is not there yet."""
     source = b"".join(path.read_bytes() for path in sorted(SOURCE.parent.iterdir()))
-    key = hashlib.sha256(source + repr((_FLAGS, _EXTRAS, _processor())).encode()).hexdigest()[:16]
-    path = folder() / f"pool-{key}.so"
+    key = hashlib.sha256(source + repr((number, _FLAGS, _EXTRAS, _processor())).encode()).hexdigest()[:16]
+    path = folder() / f"pool-{number}-{key}.so"
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path.with_suffix(".lock")):
         if not path.is_file():  # another process may have built it while this one waited
-            _compile(path)
+            _compile(path, number)
     return path
 
 
-def _compile(path: Path) -> None:
+def _compile(path: Path, number: str) -> None:
     command = compiler()
     if command is None:
         raise RuntimeError("there is no C++ compiler")
@@ -97,7 +102,7 @@ def _compile(path: Path) -> None:
     for extra in _EXTRAS:
         with atomic_path(path) as temporary:
             done = subprocess.run(
-                [command, *_FLAGS, *extra, str(SOURCE), "-o", str(temporary)],
+                [command, *_FLAGS, *extra, f"-DNUMBER={number}", str(SOURCE), "-o", str(temporary)],
                 capture_output=True,
                 text=True,
                 timeout=_SECONDS,
@@ -129,10 +134,10 @@ def _locked(path: Path) -> Iterator[None]:
 def _load(path: Path) -> ctypes.CDLL:
     found = ctypes.CDLL(str(path))
     whole, pointer = ctypes.c_int64, ctypes.c_void_p
-    tensors: list[Any] = [whole, pointer, pointer, pointer, whole, whole, pointer]
+    tensors: list[Any] = [pointer, pointer, pointer, whole, whole, pointer]
     found.stillpoint_pool.argtypes = [*tensors, *[whole] * 5]
     found.stillpoint_adaptive.argtypes = [*tensors, *[whole] * 6]
-    found.stillpoint_local_filter.argtypes = [whole, pointer, pointer, pointer, pointer, whole, whole]
+    found.stillpoint_local_filter.argtypes = [pointer, pointer, pointer, pointer, whole, whole]
     found.stillpoint_local_filter.restype = None
     found.stillpoint_pool.restype = found.stillpoint_adaptive.restype = whole
     return found

@@ -19,7 +19,7 @@ from core.kernels.operators import operator
 
 _PADDINGS = {"reflect": 0, "replicate": 1, "zeros": 2, "circular": 3}
 _CRITERIA = {"l2": 0, "l1": 1, "l_infty": 2, "max": 3, "l2_min": 4, "l1_min": 5}
-_CPU = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+_CPU = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "BFloat16"}
 _GPU = (torch.float32, torch.bfloat16, torch.float16)
 _HAS_TRITON = find_spec("triton") is not None
 
@@ -37,7 +37,7 @@ def fused(x: Tensor, *, size: int = 1, padding: str = "circular", pad_off: int =
     if any(n <= reach or n + 2 * pad_off < 1 for n in x.shape[2:]):
         return False
     if x.is_cpu:
-        return x.dtype in _CPU and native.available()
+        return x.dtype in _CPU and native.available(_CPU[x.dtype])
     return triton_takes(x)
 
 
@@ -276,8 +276,9 @@ def _planned(x: Tensor, adjoint: tuple[int, int] | None, size: int, stride: list
     return x, plan
 
 
-def _library() -> ctypes.CDLL:
-    found = native.library()
+def cpu_library(dtype: torch.dtype) -> ctypes.CDLL:
+    """The compiled kernels for numbers of `dtype`; RuntimeError where there are none."""
+    found = native.library(_CPU[dtype])
     if found is None:
         raise RuntimeError("the CPU kernels are not to be had on this machine; call the function of core.layers")
     return found
@@ -295,8 +296,7 @@ def _run_pool(
     source, plan = _planned(source, adjoint, size, stride, padding, pad_off)
     target = plan.empty()
     phase = None if phase is None else phase.contiguous()
-    status = _library().stillpoint_pool(
-        _CPU[plan.dtype],
+    status = cpu_library(plan.dtype).stillpoint_pool(
         source.data_ptr(),
         target.data_ptr(),
         None if phase is None else phase.data_ptr(),
@@ -317,8 +317,7 @@ def _run_pool(
 
 def _run_adaptive(x: Tensor, y: Tensor | None, plan: _Plan, judged: int, criterion: str) -> Tensor:
     phase = torch.empty(plan.batch, dtype=torch.int64, device="cpu")
-    _library().stillpoint_adaptive(
-        _CPU[plan.dtype],
+    cpu_library(plan.dtype).stillpoint_adaptive(
         x.data_ptr(),
         None if y is None else y.data_ptr(),
         phase.data_ptr(),

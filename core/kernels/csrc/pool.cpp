@@ -6,7 +6,8 @@
 // padding, cropping, the phase and the wrap of odd sizes are in the tables and nowhere else, and the backward pass is
 // the same code with the tables transposed.
 //
-// Compiled without contraction to fused multiply-adds, so that a pixel's sum is the same bits wherever it stands.
+// Compiled without contraction to fused multiply-adds, so that a pixel's sum is the same bits wherever it stands; once for
+// each NUMBER (float, double, BFloat16) that somebody uses.
 
 #include "adaptive_blur.hpp"
 #include "passes.hpp"
@@ -181,44 +182,37 @@ Axis axis(const int64_t* a, int64_t padding) { return {a[0], a[1], a[2], a[3], a
 
 }  // namespace
 
-#define BY_DTYPE(call, ...)                                 \
-  switch (dtype) {                                          \
-    case 0: call<float>(__VA_ARGS__, (int)threads); break;  \
-    case 1: call<double>(__VA_ARGS__, (int)threads); break; \
-    default: call<BFloat16>(__VA_ARGS__, (int)threads);     \
-  }
-
 extern "C" {
 
-// axes: input, output, stride, before, after of the rows, then of the columns. dtype: 0 float, 1 double, 2 bfloat16.
-// Returns 1, and does nothing, where a phase is none of the grid's.
-int64_t stillpoint_pool(int64_t dtype, const void* from, void* to, const int64_t* phase, int64_t batch, int64_t channels,
+// axes: input, output, stride, before, after of the rows, then of the columns. `from` and `to` point to
+// NUMBERs. Returns 1, and does nothing, where a phase is none of the grid's.
+int64_t stillpoint_pool(const void* from, void* to, const int64_t* phase, int64_t batch, int64_t channels,
                         const int64_t* axes, int64_t padding, int64_t size, int64_t last, int64_t backward,
                         int64_t threads) {
   const Axis down = axis(axes, padding), right = axis(axes + 5, padding);
   for (int64_t n = 0; phase && n < batch; ++n)
     if (phase[n] < 0 || phase[n] >= down.stride * right.stride) return 1;
-  BY_DTYPE(pool, from, to, phase, batch, channels, down, right, size, last != 0, backward != 0)
+  pool<NUMBER>(from, to, phase, batch, channels, down, right, size, last != 0, backward != 0, static_cast<int>(threads));
   return 0;
 }
 
 // Writes each image's phase, and where `to` is given, the blurred map sampled there. `judged`: taps of the filter that
 // the norms are taken after, 1 for none.
-int64_t stillpoint_adaptive(int64_t dtype, const void* from, void* to, int64_t* phase, int64_t batch, int64_t channels,
+int64_t stillpoint_adaptive(const void* from, void* to, int64_t* phase, int64_t batch, int64_t channels,
                             const int64_t* axes, int64_t padding, int64_t size, int64_t judged, int64_t criterion,
                             int64_t last, int64_t threads) {
   const Axis down = axis(axes, padding), right = axis(axes + 5, padding);
-  BY_DTYPE(adaptive, from, to, phase, batch, channels, down, right, size, judged, criterion, last != 0)
+  adaptive<NUMBER>(from, to, phase, batch, channels, down, right, size, judged, criterion, last != 0, static_cast<int>(threads));
   return 0;
 }
 
 // What of a filter for every pixel is wanted (0 output, 1 input, 2 weights) from the other two. numbers: batch, channels,
 // height, width, groups, size, stride down, stride right, padding, then four strides of x, of the weights and of y.
-void stillpoint_local_filter(int64_t dtype, void* x, void* weight, void* y, const int64_t* numbers, int64_t wanted, int64_t threads) {
+void stillpoint_local_filter(void* x, void* weight, void* y, const int64_t* numbers, int64_t wanted, int64_t threads) {
   Local g;
   static_assert(sizeof g == 21 * sizeof(int64_t), "plain numbers, in this order");
   std::memcpy(&g, numbers, sizeof g);
-  BY_DTYPE(local_filter, x, weight, y, g, wanted)
+  local_filter<NUMBER>(x, weight, y, g, wanted, static_cast<int>(threads));
 }
 
 }  // extern "C"
