@@ -20,7 +20,7 @@ EVALUATION, START = 0.5, 0.05
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands: `stage` is waiting, training, measuring or done."""
+    """Where a run stands: `stage` is waiting, training, to measure (it may be under way) or done."""
 
     stage: str
     epoch: int
@@ -31,7 +31,7 @@ class Status:
         """Part of the run's work that is done, 0..1."""
         if self.stage == "done":
             return 1.0
-        trained = self.epoch / self.epochs if self.epochs else float(self.stage == "measuring")
+        trained = self.epoch / self.epochs if self.epochs else float(self.stage == "to measure")
         return (START * (trained > 0) + trained) / (1 + START + EVALUATION)
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ def status(run: Run, epochs: int) -> Status:
     if run.metrics.is_file():
         return Status("done", epochs, epochs)
     if run.weights.is_file() and rows >= epochs:
-        return Status("measuring", epochs, epochs)
+        return Status("to measure", epochs, epochs)
     started = rows or run.state.is_file() or run.config.is_file()
     return Status("training" if started else "waiting", min(rows, epochs), epochs)
 
@@ -64,7 +64,7 @@ def clock(seconds: float | None) -> str:
 
 def overview(found: dict[Run, Status]) -> Table:
     """A line for each network, a column for each seed."""
-    styles = {"waiting": "dim", "training": "cyan", "measuring": "magenta", "done": "green"}
+    styles = {"waiting": "dim", "training": "cyan", "to measure": "magenta", "done": "green"}
     seeds = sorted({run.seed for run in found})
     grid = Table("network", *(f"seed {seed}" for seed in seeds), box=None, header_style="bold", padding=(0, 2, 0, 0))
     by_model: dict[str, dict[int, Status]] = {}
@@ -137,4 +137,4 @@ def follow(
                 process.terminate()
 
 
-_BUSY = ("training", "measuring")
+_BUSY = ("training", "to measure")

@@ -27,7 +27,7 @@ def test_a_run_goes_from_waiting_over_training_and_measuring_to_done(run: Run) -
     seen.append(status(run, 4))
     run.metrics.write_text("{}")
     seen.append(status(run, 4))
-    assert [str(state) for state in seen] == ["waiting", "epoch 2/4", "measuring", "done"]
+    assert [str(state) for state in seen] == ["waiting", "epoch 2/4", "to measure", "done"]
     works = [state.work for state in seen]
     assert works == sorted(works) and works[0] == 0 and works[-1] == 1
     assert works[2] == pytest.approx((1 + START) / (1 + START + EVALUATION))
