@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from yacs.config import CfgNode
 
 from core.data.catalogue import DATASETS
@@ -159,7 +159,7 @@ class EvaluateConfig(Section):
         ge=1,
         description="images that every circular shift is tried on: the first, or evenly spaced where they lie by class",
     )
-    erase: tuple[int, ...] = Field((), description="sides of erased squares")
+    erase: tuple[PositiveInt, ...] = Field((), description="sides of erased squares")
     fractions: int = Field(8, ge=2, description="sub-pixel shifts are multiples of 1/FRACTIONS of a pixel")
     untrained: bool = Field(True, description="measure the network before training as well")
 

@@ -172,6 +172,8 @@ def measure(
         given = "none" if labels is None else str(tuple(labels.shape))
         raise ValueError(f"images must be (N, C, H, W) and labels (N,), not {tuple(images.shape)} and {given}")
     config = EvaluateConfig.model_validate({"metrics": evaluations, **settings})
+    if config.protocol != "stillpoint":
+        raise ValueError(f"protocol={config.protocol!r} is a paper's and known to its pipeline: stillpoint evaluate")
     if labels is None:
         labels = _classes(net, images, config.batch_size)
         config = config.model_copy(update={"metrics": tuple(name for name in evaluations if name != "accuracy")})

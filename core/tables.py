@@ -44,6 +44,7 @@ METRICS = (
     Metric("crop_consistency", "crop consistency"),
     Metric("fractional_consistency", "sub-pixel consistency"),
     Metric("flips_consistency", "consistency on half-turned images"),
+    *(Metric(f"erase{side}_consistency", f"consistency, {side}x{side} erased") for side in (3, 6, 9)),
 )
 #: What the Pareto front is drawn over.
 AXES = ("accuracy", "circular_consistency")
@@ -138,7 +139,7 @@ def collect(
     """The table of evaluated `runs`: a row for each network, in the order of `grid` and then by name.
 
     `published` is a paper's ``published.yaml`` (see `published_cell`); `axes` are the keys of two columns. Raises
-    `UserError` when there is no run, or when runs saw different images.
+    `UserError` when there is no run, or when runs saw different images or were measured by different settings.
     """
     runs = list(runs)
     if not runs:
@@ -147,6 +148,7 @@ def collect(
     shown = {json.dumps(found.get("dataset"), sort_keys=True) for found in metrics.values()}
     if len(shown) > 1:
         raise UserError(f"these runs saw different data sets and cannot share a table: {', '.join(sorted(shown))}")
+    _check_settings(metrics)
     order = list(grid)
     models = sorted({run.model for run in runs}, key=lambda m: (order.index(m) if m in order else len(order), m))
     pipeline, recipe = runs[0].pipeline, runs[0].recipe
@@ -169,6 +171,26 @@ def collect(
     notes = tuple(f"Paper's numbers: {source}" for source in sorted(used))
     missing = tuple(m for m in order if m not in models)
     return Table(pipeline, recipe, title, tuple(rows), missing, notes, columns, axes)
+
+
+#: settings that decide which numbers there are, not what they are
+_WHICH = ("METRICS", "UNTRAINED")
+
+
+def _check_settings(metrics: dict[Run, dict[str, Any]]) -> None:
+    first: tuple[Run, dict[str, Any]] | None = None
+    for run, found in metrics.items():
+        own = {key: value for key, value in (found.get("evaluate") or {}).items() if key not in _WHICH}
+        if own.get("PROTOCOL") != "authors":
+            own.pop("BATCH_SIZE", None)  # only the authors' numbers depend on it
+        if first is None:
+            first = run, own
+        elif own != first[1]:
+            key = next(k for k in sorted({*own, *first[1]}) if own.get(k) != first[1].get(k))
+            raise UserError(
+                f"{first[0].folder} and {run.folder} were measured differently and cannot share a table: "
+                f"EVALUATE.{key} is {first[1].get(key)} and {own.get(key)}; evaluate one of them again as the other was"
+            )
 
 
 def _cell(metric: Metric, values: list[float], paper: tuple[float, str] | None) -> Cell:

@@ -21,7 +21,7 @@ rule train:
     params:
         decides=lambda w: plan.decides("train", w.model, int(w.seed)),
         name=lambda w: f"{PAPER}/{w.model}",
-        options=plan.options("--recipe", "--results", "--data", "--device"),
+        options=plan.options("--recipe", "--results", "--data", "--device", "--workers"),
         settings=plan.tail,
     log:
         f"{plan.folder}/logs/{{model}}_seed{{seed}}_train.txt",
@@ -46,7 +46,7 @@ rule evaluate:
     params:
         decides=lambda w: plan.decides("evaluate", w.model, int(w.seed)),
         folder=lambda w, output: output.metrics.removesuffix("/metrics.json"),
-        options=plan.options("--recipe", "--data", "--device"),
+        options=plan.options("--recipe", "--data", "--device", "--workers"),
         settings=plan.tail,
     log:
         f"{plan.folder}/logs/{{model}}_seed{{seed}}_evaluate.txt",

@@ -49,6 +49,7 @@ class WorkflowConfig(BaseModel):
     data: str = Field("", description="folder of the data; empty: the environment's STILLPOINT_DATA, or data")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     threads: int = Field(1, ge=1, description="threads of one training or evaluation")
+    workers: int = Field(0, ge=0, description="processes that read photographs, of one training or evaluation")
     settings: str = Field("", description="KEY VALUE pairs laid over the recipe, as on the command line")
 
 
@@ -184,8 +185,9 @@ class Plan:
             "--data": str(self.data),
             "--device": self.settings.device,
             "--seeds": str(self.seeds),
+            "--workers": str(self.settings.workers or ""),
         }
-        return shlex.join(word for name in names for word in (name, known[name]))
+        return shlex.join(word for name in names if known[name] for word in (name, known[name]))
 
     @property
     def tail(self) -> str:

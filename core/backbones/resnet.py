@@ -136,6 +136,8 @@ class Bottleneck(_Block):
     ) -> None:
         super().__init__(inner_activation, shortcut)
         inner, outputs = int(width * width_per_group / 64) * groups, width * self.expansion
+        if not inner:
+            raise ValueError(f"a width of {width} leaves no channel for each of {groups} groups: it must be wider")
         pool, conv_stride = _slot(inner, stride, downsample)
         # only what a factory that is no nn.Conv2d must know about
         extra = {name: n for name, n in {"groups": groups, "dilation": dilation}.items() if n != 1}

@@ -178,7 +178,7 @@ def _pair_loader(
         )
     if section.erase:
         raise UserError(f"AUGMENT.ERASE would erase the targets of {name} too: leave it out")
-    return PairLoader(chosen, batch_size, size=config.data.image_size, **options)
+    return PairLoader(chosen, batch_size, size=image_size(config), **options)
 
 
 def loaders(

@@ -295,7 +295,7 @@ def _run_pool(
 ) -> Tensor:
     source, plan = _planned(source, adjoint, size, stride, padding, pad_off)
     target = plan.empty()
-    phase = None if phase is None else phase.contiguous()
+    phase = None if phase is None else phase.to(torch.int64).contiguous()
     status = cpu_library(plan.dtype).stillpoint_pool(
         source.data_ptr(),
         target.data_ptr(),

@@ -69,7 +69,9 @@ def choose_phase(x: Tensor, *, stride: Stride = 2, criterion: str = "l2") -> Ten
 
     The norms are exact enough to keep the law in spite of rounding. Two phases of a blurred map often differ by 1e-7 of
     their norm, as much as single precision loses when it adds the same numbers in another order. So the channels of one
-    pixel are summed in float32 or better, in an order no shift changes, and the pixels of a phase in float64.
+    pixel are summed in float32 or better, in an order no shift changes, and the pixels of a phase in float64. Rounding
+    chooses after all where the norms are equal by construction: "l1" and "l1_min" of a blurred map without negative
+    values, because the even taps of a binomial filter add to what the odd ones do.
     """
     check_criterion(criterion)
     s, t = stride_pair(stride)
@@ -134,7 +136,11 @@ def check_criterion(criterion: str) -> str:
 
 
 def check_phase(x: Tensor, phase: Tensor) -> None:
-    """Raise ValueError unless x is (B, C, H, W) and the phase (B,)."""
+    """Raise ValueError unless x is (B, C, H, W) and the phase (B,) int64."""
     _check_map(x)
+    if phase.dtype != torch.int64:
+        raise ValueError(
+            f"phase must be int64, as choose_phase gives it, got {str(phase.dtype).removeprefix('torch.')}"
+        )
     if phase.shape != x.shape[:1]:
         raise ValueError(f"phase must have one entry for each of the {x.shape[0]} images, got {tuple(phase.shape)}")

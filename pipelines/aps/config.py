@@ -50,7 +50,9 @@ class Model(ModelConfig):
         1, description="taps of the binomial filter, 1 to 7", json_schema_extra={"minimum": 1, "maximum": 7}
     )
     criterion: Literal["l2", "l1", "l_infty", "max", "l2_min", "l1_min"] = Field(
-        "l2", description="what aps maximises (or minimises) over the phases; l2min, l1min and non_abs_max are read too"
+        "l2",
+        description="what aps maximises (or minimises) over the phases; l2min, l1min and non_abs_max are read too; "
+        "after a blur l1 and l1_min tie and rounding chooses",
     )
     select: Literal["before_blur", "after_blur"] | None = Field(
         None, description="the map whose phases are compared; none: before_blur in the CIFAR form, after_blur elsewhere"
@@ -63,7 +65,9 @@ class Model(ModelConfig):
         None,
         description="none: circular; reflect in a CIFAR form, zeros in a U-Net, whose convolutions are not circular",
     )
-    pool_only: bool = Field(False, description="ImageNet form: leave the stride of the first convolution as it is")
+    pool_only: bool = Field(
+        False, description="ImageNet form: leave the stride of the first convolution as it is; not shift invariant then"
+    )
     width: int | None = Field(None, gt=0, description="channels of the first stage; none: 64, or 16 with three stages")
     norm: Literal["batch", "instance"] = Field("batch", description="U-Nets only")
     out_channels: int | None = Field(None, gt=0, description="U-Nets only; none: as many as the image has")
@@ -87,8 +91,16 @@ class Model(ModelConfig):
             raise ValueError(
                 f"a network with MODEL.DOWNSAMPLE none has no filter: MODEL.FILTER_SIZE {self.filter_size}"
             )
+        if self.downsample == "sinc" and self.filter_size != 1:
+            raise ValueError(
+                f"MODEL.DOWNSAMPLE sinc has no binomial filter: MODEL.FILTER_SIZE {self.filter_size} is of lpf and aps"
+            )
+        if self.downsample != "aps" and (self.criterion != "l2" or self.select is not None):
+            raise ValueError("MODEL.CRITERION and MODEL.SELECT are of MODEL.DOWNSAMPLE aps")
         if unet and (self.form != "auto" or self.pool_only):
             raise ValueError("MODEL.FORM and MODEL.POOL_ONLY are of ResNets, not of U-Nets")
+        if self.downsample == "none" and (self.blur_padding is not None or self.pool_only):
+            raise ValueError("MODEL.BLUR_PADDING and MODEL.POOL_ONLY are of networks with a filling of the slot")
         if unet and self.conv_padding not in ("circular", "zeros"):
             raise ValueError(f"a U-Net has MODEL.CONV_PADDING circular or zeros, not {self.conv_padding}")
         if not unet and (self.norm != "batch" or self.out_channels is not None):

@@ -11,7 +11,7 @@ U_NETS = (
     Metric("reconstruction_nmse", "NMSE", unit="1", better="lower"),
     Metric("equivariance_psnr", "PSNR of shifted against shifting", unit="dB"),
     Metric("equivariance_ssim", "SSIM of shifted against shifting", unit="1"),
-    Metric("equivariance_nmse", "NMSE of shifted against shifting", unit="", better="lower"),
+    Metric("equivariance_nmse", "NMSE of shifted against shifting", unit="1", better="lower"),
     Metric("equivariance_psnr_change", "change of the PSNR by a shift", unit="dB", better="lower"),
     Metric("equivariance_half_turn_psnr", "the same PSNR, half-turned images", unit="dB"),
     Metric("equivariance_noisy_psnr", "the same PSNR, noisy images", unit="dB"),

@@ -15,6 +15,7 @@ from core.backbones.unet import UNet
 from core.checkpoint import read_tensors
 from core.errors import UserError
 from core.foreign import translate, unwrapped
+from core.layers.polyphase import PolyphaseDownsample2d
 
 #: places in the authors' double convolution with explicit padding -> in ours
 _PADDED = {"1": "0", "2": "1", "5": "3", "6": "4"}
@@ -42,10 +43,11 @@ def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Ten
         A state_dict with exactly the names and shapes of `net`.
 
     Raises:
-        UserError: tensors that `net` has no place for or that it misses, another shape, or a stored filter that is not
-            the one `net` has at that place.
+        UserError: tensors that `net` has no place for or that it misses, another shape, or filters that are not those
+            `net` has at their places: the weights of networks with and without filters have the same names.
     """
     given, wanted = unwrapped(state_dict), net.state_dict()
+    _check_filters(given, net)
     theirs = {ours: key for key, ours in authors_names(given, net).items()}
     # a name of ours that they do not have is reported as missing under our own
     names = {name: theirs.get(name, name) for name in wanted}
@@ -60,6 +62,26 @@ def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Ten
             shapes = f"{tuple(tensor.shape)}, the network's {tuple(wanted[name].shape)}"
             raise UserError(f"the checkpoint is of another network: {names[name]} has shape {shapes}")
     return found
+
+
+def _check_filters(given: Mapping[str, Tensor], net: nn.Module) -> None:
+    stored = [key for key in given if key.endswith(".filt")]
+    places = {_place(key.removesuffix(".filt")) for key in stored}
+    modules = dict(net.named_modules())
+    bare = [
+        path
+        for path, module in modules.items()
+        if isinstance(getattr(module, "kernel", None), Tensor) and module.kernel.numel() > 1 and path not in places
+    ]
+    if bare:
+        raise UserError(f"the checkpoint is of another network: it has no filter for {bare[0]}, where ours has one")
+    # the ImageNet form alone tells the two apart: there a filter that is not adaptive stands before the convolution
+    adaptive = any(isinstance(module, PolyphaseDownsample2d) for module in modules.values())
+    before = any(re.search(r"\.conv\d\.0\.filt$", key) for key in stored)
+    if any(".aps_down." in key for key in stored) and not adaptive:
+        raise UserError("the checkpoint is of another network: it is one with APS, ours has BlurPool")
+    if adaptive and before and any(key.startswith("maxpool.") for key in stored):
+        raise UserError("the checkpoint is of another network: it is one with BlurPool, ours has APS")
 
 
 def authors_names(given: Mapping[str, Tensor], net: nn.Module) -> dict[str, str]:

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from core.train import Progress
 
 
+def _add_workers(form: ArgumentParser) -> None:
+    form.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes that read photographs (default: this one does)"
+    )
+
+
 def _train_options(form: ArgumentParser) -> None:
     form.add_argument("network", help="pipeline/model, such as aps/resnet20_aps1")
     add_recipe(form)
@@ -33,7 +39,7 @@ def _train_options(form: ArgumentParser) -> None:
     )
     add_places(form)
     add_device(form)
-    form.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read a data set that streams")
+    _add_workers(form)
     form.add_argument(
         "--anew", action="store_true", help="remove what is in the run's folder and start from the beginning"
     )
@@ -160,6 +166,7 @@ def _evaluate_options(form: ArgumentParser) -> None:
     form.add_argument("--recipe", metavar="NAME", help="measure as this recipe says now, not as it did in training")
     form.add_argument("--data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)")
     add_device(form)
+    _add_workers(form)
     add_json(form)
 
 
@@ -202,6 +209,7 @@ def _evaluate(args: Namespace) -> int:
             data_root=args.data,
             device=args.device,
             threads=args.threads,
+            workers=args.workers,
             progress=progress,
             status=args.status,
         )

@@ -215,6 +215,8 @@ def _measure(args: Namespace) -> int:
     from core.measure import measure_image
 
     size = found.size
+    if args.max_shift < 0:
+        raise UserError(f"--max-shift {args.max_shift}: how far to go in every direction, 0 or more")
     if args.boundary == "crop":
         # the windows that move have the network's size, so the picture is larger
         found = Subject(**{**found.__dict__, "size": size + 2 * args.max_shift})

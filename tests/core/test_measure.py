@@ -113,3 +113,8 @@ def test_labels_of_another_number_are_refused():
 def test_a_network_that_gives_images_has_no_prediction_to_follow():
     with pytest.raises(ValueError, match="not a logit for each class"):
         measure_image(torch.nn.Identity(), torch.rand(1, 8, 8), max_shift=1)
+
+
+def test_a_papers_protocol_is_refused_where_it_is_not_known():
+    with pytest.raises(ValueError, match="protocol='authors' is a paper's"):
+        measure(torch.nn.Flatten(), torch.zeros(2, 1, 4, 4), protocol="authors")

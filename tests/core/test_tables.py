@@ -128,3 +128,22 @@ def test_found_runs_are_those_evaluated_up_to_the_seed(runs: list[Run], tmp_path
     Run("aps", "digits", "net", 7, tmp_path).folder.mkdir()
     assert len(tables.found_runs("aps", "digits", tmp_path)) == 6
     assert {run.seed for run in tables.found_runs("aps", "digits", tmp_path, seeds=2)} == {0, 1}
+
+
+def test_runs_that_were_measured_differently_share_no_table(runs: list[Run]) -> None:
+    def measured(run: Run, **settings: object) -> None:
+        found = json.loads(run.metrics.read_text())
+        run.metrics.write_text(
+            json.dumps({**found, "evaluate": {"PROTOCOL": "stillpoint", "MAX_SHIFT": 3, **settings}})
+        )
+
+    for run in runs:
+        measured(run, BATCH_SIZE=run.seed + 1, METRICS=[run.model])
+    assert len(tables.collect(runs, [], {}).rows) == 2
+    measured(runs[3], MAX_SHIFT=8)
+    with pytest.raises(UserError, match=r"seed0 and .*seed1 were measured differently .*MAX_SHIFT is 3 and 8"):
+        tables.collect(runs, [], {})
+    for run in runs:
+        measured(run, PROTOCOL="authors", BATCH_SIZE=run.seed + 1)
+    with pytest.raises(UserError, match=r"BATCH_SIZE is 1 and 2"):
+        tables.collect(runs, [], {})

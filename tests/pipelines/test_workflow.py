@@ -125,3 +125,8 @@ def test_a_setting_that_is_left_to_the_recipe_is_not_passed_on() -> None:
     assert "dataset=digits" in words
     assert not [word for word in words if word.startswith(("seeds=", "data_root=")) or "None" in word]
     assert "seeds=2" in workflow.snakemake(workflow.plan("aps", {"seeds": 2}))
+
+
+def test_readers_of_photographs_are_passed_on_where_there_are_any() -> None:
+    assert workflow.plan("aps", {"workers": 3}).options("--device", "--workers") == "--device auto --workers 3"
+    assert workflow.plan("aps", {}).options("--device", "--workers") == "--device auto"

@@ -55,6 +55,11 @@ def test_the_middle_is_cut_out():
         PairLoader(pair_set(), 10, size=13)
 
 
+def test_without_a_size_the_networks_own_is_cut_out_and_too_small_a_file_named(root):
+    with pytest.raises(UserError, match=r"IMAGE_SIZE 320: images of .* have 12x12"):
+        loader(settings(), "train", root)
+
+
 def test_an_epoch_goes_on_from_any_step_and_is_shared_by_processes(root):
     config = settings("AUGMENT.ROLL", "5", "DATA.IMAGE_SIZE", "12")
     whole = list(loader(config, "train", root).epoch(1))

@@ -217,7 +217,12 @@ def test_selection_and_padding_of_the_filter_follow_the_form(
     [("l2", "l2"), ("l2min", "l2_min"), ("l2_min", "l2_min"), ("l1min", "l1_min"), ("non_abs_max", "max")],
 )
 def test_both_spellings_of_a_criterion_are_one(theirs: str, ours: str) -> None:
-    assert merge(Config, [{"TRAIN": {"KEEP": "last"}}], ["MODEL.CRITERION", theirs]).model.criterion == ours
+    assert (
+        merge(
+            Config, [{"TRAIN": {"KEEP": "last"}}], ["MODEL.DOWNSAMPLE", "aps", "MODEL.CRITERION", theirs]
+        ).model.criterion
+        == ours
+    )
 
 
 @pytest.mark.parametrize(
@@ -229,6 +234,9 @@ def test_both_spellings_of_a_criterion_are_one(theirs: str, ours: str) -> None:
         ),
         (["MODEL.DOWNSAMPLE", "aps", "MODEL.FILTER_SIZE", "0"], "1 to 7 taps"),
         (["MODEL.FILTER_SIZE", "3"], "MODEL.DOWNSAMPLE none has no filter"),
+        (["MODEL.DOWNSAMPLE", "sinc", "MODEL.FILTER_SIZE", "5"], "sinc has no binomial filter"),
+        (["MODEL.DOWNSAMPLE", "lpf", "MODEL.CRITERION", "l1"], "are of MODEL.DOWNSAMPLE aps"),
+        (["MODEL.BLUR_PADDING", "zeros"], "are of networks with a filling of the slot"),
         (["MODEL.CRITERION", "l3"], r"MODEL\.CRITERION"),
         (["MODEL.ARCH", "resnet20", "MODEL.FORM", "imagenet"], "resnet20 has no ImageNet form"),
         (["MODEL.ARCH", "unet4", "MODEL.POOL_ONLY", "True"], "not of U-Nets"),
