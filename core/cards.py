@@ -83,13 +83,14 @@ def write(folder: Path, card: dict[str, Any]) -> None:
 def page(card: Mapping[str, Any]) -> str:
     """A card as Markdown."""
     rows = {
-        "Paper's statement": card["source"] or "none",
+        "Source of the network": card["source"] or "none",
         "Data": f"{card['dataset']} (digest `{card['data_digest'][:16]}`)",
         "Recipe": f"`{card['recipe']}`{': ' + card['config']['TITLE'] if card['config']['TITLE'] else ''}",
         "Seed, epoch": f"{card['seed']}, {card['epoch']} of {card['config']['TRAIN']['EPOCHS']}",
         "Parameters": f"{card['parameters']:,}",
         "Stored as": f"{card['precision']}, {card['bytes']:,} bytes, SHA-256 `{card['sha256']}`",
-        "Trained by": f"commit `{card['training']['commit']}`, torch {card['training']['torch']}, "
+        "Trained by": f"commit `{card['training']['commit']}`"
+        f"{'' if card['training']['clean'] else ' and uncommitted changes'}, torch {card['training']['torch']}, "
         f"{card['training']['device']}, {card['training']['seconds']:.0f} s",
     }
     lines = [f"# {card['model']}", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]

@@ -275,8 +275,11 @@ def show(metric: Metric, value: float | None, *, signed: bool = False) -> str:
         return f"{value:{'+' if signed else ''}.4f}"
     if metric.unit == "":
         return "0" if value == 0 else f"{value:.1e}"
-    if signed:
-        return f"{value:+.2f}"
+    return f"{value:+.2f}" if signed else percent(value)
+
+
+def percent(value: float) -> str:
+    """Two decimals of a percentage, but ``100`` for exactly that and as many as tell it from 100 for what is below."""
     if value == 100:
         return "100"
     digits = 2

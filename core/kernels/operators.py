@@ -66,6 +66,7 @@ def _unseen(arguments: tuple[Any, ...]) -> bool:
     return not (
         forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
         or torch._C._is_tracing()
         or torch.autograd._profiler_enabled()
     )

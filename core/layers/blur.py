@@ -105,11 +105,10 @@ def blur_pool2d(
 
     Raises:
         ValueError: an unknown size or padding, a stride below one, an input of another rank or of integers, or a map
-        too
-            small for its padding.
+            too small for its padding.
 
     Law: with circular padding, stride s dividing H and W, f(roll(x, (s*i, s*j))) is roll(f(x), (i, j)), and at
-    stride 1 every shift commutes. A constant map stays that constant, but for padding with zeros.
+    stride 1 every shift commutes. A constant map stays that constant to rounding, but for padding with zeros.
     """
     kernel = binomial_kernel(size, 2, device=x.device, dtype=torch.float32)
     return blur_with(x, kernel, stride=stride, padding=padding, pad_off=pad_off)

@@ -13,6 +13,7 @@ from core.layers.phases import (
     CRITERIA,
     Stride,
     check_criterion,
+    check_phase,
     choose_phase,
     extend,
     place_phase,
@@ -180,8 +181,8 @@ def _downsample(
     x: Tensor, kernel: Tensor, stride: Stride, padding: str, criterion: str, select: str, phase: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     strides, size, after_blur = stride_pair(stride), kernel.shape[0], select == "after_blur"
+    check_criterion(criterion)
     if phase is None and strides != (1, 1) and kernels.fused(x, size=size, padding=padding):
-        check_criterion(criterion)
         return kernels.polyphase_pool2d(
             x, size=size, stride=strides, padding=padding, criterion=criterion, after_blur=after_blur
         )
@@ -195,6 +196,8 @@ def _downsample(
 
 
 def _upsample(y: Tensor, kernel: Tensor, phase: Tensor, stride: Stride, padding: str, extend_input: bool) -> Tensor:
+    check_phase(y, phase)
+    check_padding(padding)
     if stride_pair(stride) == (1, 1):
         return y
     if extend_input:

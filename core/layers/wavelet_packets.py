@@ -57,8 +57,8 @@ def wavelet_packets2d(
         part: "complex" gives real and imaginary parts, "real" only the real ones, at half the cost.
         analytic: conjugate maps so that all have their energy at negative horizontal frequencies; else A and B
             as above.
-        padding: "zeros" as in the paper (14 pixels at depth 2 and stride 2, 34 at depth 3), "circular" (ceil(H/stride)
-            coefficients), or "valid" (none).
+        padding: "zeros" as in the paper (14 pixels at depth 2 and stride 2, 34 at depth 3 and stride 2), "circular"
+            (ceil(H/stride) coefficients), or "valid" (none).
 
     Returns:
         (B, C * M * P, H', W') with M maps and P = 2 (real, imaginary) or 1 parts, channels in that order of nesting.
@@ -67,8 +67,8 @@ def wavelet_packets2d(
         ValueError: an unknown option, a map that does not exist, or an image smaller than the filter.
 
     Laws: linear; with circular padding and stride s dividing H and W, f(roll(x, (s i, s j))) is roll(f(x), (i, j));
-    every `stride` gives samples of the undecimated transform (circular); at stride 2**J (circular) the transform is a
-    tight frame: the squares of all coefficients sum to 8 times those of x.
+    every `stride` gives samples of the undecimated transform (circular), on a grid that may begin some pixels later; at
+    stride 2**J (circular) the transform is a tight frame: the squares of all coefficients sum to 8 times those of x.
     """
     packets = WaveletPackets2d(
         depth, stride, maps=maps, part=part, analytic=analytic, padding=padding, device=x.device, dtype=x.dtype

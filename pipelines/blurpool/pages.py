@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.files import write_atomic
-from core.tables import found_runs, pareto_front, published_cell, read_metrics
+from core.tables import found_runs, pareto_front, percent, published_cell, read_metrics
 from pipelines.results import Results
 
 HERE = Path(__file__).parent
@@ -78,7 +78,7 @@ def marked(pairs: Sequence[Pair], names: Sequence[str]) -> list[list[str]]:
         for field in ("accuracy", "consistency"):
             value = getattr(pair, field)
             top = max((v for p in pairs if (v := getattr(p, field)) is not None), default=None)
-            text = "" if value is None else f"{value:.2f}"
+            text = "" if value is None else percent(value)
             line.append(f"**{text}**" if text and value == top else text)
         lines.append(line)
     return lines

@@ -278,7 +278,7 @@ COMMANDS = {
             "stillpoint evaluate results/aps/digits/resnet20_aps1/seed0",
             "stillpoint evaluate results/aps/digits/resnet20/seed0 EVALUATE.METRICS \"['accuracy','fractional']\"",
             "stillpoint evaluate results/aps/cifar10/resnet18_aps1/seed0 --json EVALUATE.PROTOCOL authors",
-            "stillpoint evaluate results/wavelet_twins/cifar10/R34wyC/seed0 --status e100",
+            "stillpoint evaluate results/wavelet_twins/cifar10/R34wyC/seed0 --status e120",
         ),
         takes_pairs=True,
     ),

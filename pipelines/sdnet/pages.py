@@ -14,7 +14,7 @@ from typing import Any
 
 from core.files import write_atomic
 from core.runs import Run
-from core.tables import found_runs, published_cell, read_metrics
+from core.tables import found_runs, percent, published_cell, read_metrics
 from pipelines.results import Results
 
 HERE = Path(__file__).parent
@@ -62,7 +62,7 @@ def mean(values: Sequence[dict[str, Any]], key: str) -> tuple[float, float | Non
 def cell(found: tuple[float, float | None] | None) -> str:
     if found is None:
         return ""
-    return f"{found[0]:.2f}" + ("" if found[1] is None else f" ± {found[1]:.2f}")
+    return percent(found[0]) + ("" if found[1] is None else f" ± {found[1]:.2f}")
 
 
 def number(value: float | None, form: str = ".2f") -> str:

@@ -15,7 +15,7 @@ from core.config import RunConfig
 from core.errors import UserError
 from core.files import write_atomic
 from core.runs import Run
-from core.tables import Metric, read_metrics
+from core.tables import Metric, percent, read_metrics
 from pipelines.results import Form, Make, Results, consistency_accuracy
 from pipelines.results import learning_curves as plain_curves
 
@@ -158,7 +158,7 @@ def lesson_markdown(results: Results, path: Path) -> None:
 
     def shown(row: dict[str, Any], key: str) -> str:
         spread = row[f"{key}_spread"]
-        return f"{row[key]:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
+        return percent(row[key]) + ("" if spread is None else f" ± {spread:.2f}")
 
     lines = [
         [

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.kernels.operators import operator
@@ -97,3 +98,16 @@ def test_the_derivative_is_that_of_the_operator():
     x = torch.randn(2, 3, requires_grad=True)
     (grad,) = torch.autograd.grad(double(x, None).sum(), x)
     torch.testing.assert_close(grad, torch.full((2, 3), 2.0))
+
+
+def test_a_mode_that_catches_functions_sees_the_operator():
+    seen = []
+
+    class Noted(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    with Noted():
+        double(torch.ones(3), None)
+    assert any("double" in name for name in seen)

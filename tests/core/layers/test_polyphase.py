@@ -195,3 +195,13 @@ def test_exceptions_name_the_value():
             build(stride=0)
     with pytest.raises(ValueError, match="each of the 4 images"):
         PolyphaseUpsample2d()(map_of(4, 4), torch.zeros(1, dtype=torch.int64))
+
+
+def test_options_are_refused_where_they_have_no_effect_too():
+    y, phase = torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="criterion must be one of"):
+        polyphase_downsample2d(y, criterion="l3", phase=phase)
+    with pytest.raises(ValueError, match="one entry for each of the 2 images"):
+        polyphase_upsample2d(y, phase[:1], stride=1)
+    with pytest.raises(ValueError, match="padding must be one of"):
+        polyphase_upsample2d(y, phase, stride=1, padding="mirror")
