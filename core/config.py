@@ -201,7 +201,7 @@ class RunConfig(Section):
     def digest(self) -> str:
         """SHA-256 of what decides the trained weights; the grid, the title and how results are measured do not."""
         settings = self.dump()
-        return digest_of({k: v for k, v in settings.items() if k not in UNDECIDING})
+        return digest_of(deciding(settings))
 
 
 #: Keys that say how results are measured and shown, not which weights training gives.
@@ -257,7 +257,7 @@ def read_yaml(path: Path, schema: type[RunConfig]) -> dict[str, Any]:
     """A recipe's settings; with ``BASE: other.yaml`` it states the differences from one in the same folder."""
     try:
         settings = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(settings, dict):
         raise UserError(f"{path} must hold KEY: value settings")
@@ -288,6 +288,20 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         elif a != b:
             found.append(f"{key}: {a} -> {b}")
     return found
+
+
+def deciding(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of a dumped configuration, what decides a training."""
+    return {key: value for key, value in settings.items() if key not in UNDECIDING}
+
+
+def shared(settings: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
+    """`settings` without what `keys` does not hold, such as a setting that is younger than a run."""
+    return {
+        key: shared(value, keys[key]) if isinstance(value, dict) and isinstance(keys[key], dict) else value
+        for key, value in settings.items()
+        if key in keys
+    }
 
 
 def json_schema(schema: type[RunConfig]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from core.config import UNDECIDING, RunConfig, differences
+from core.config import RunConfig, deciding, differences, shared
 from core.data.build import loader
 from core.data.streaming import told_of_readers
 from core.device import pick, settings
@@ -125,16 +125,7 @@ def _check(run: Run, config: RunConfig) -> None:
         stored = None
     if not isinstance(stored, dict):
         raise UserError(f"{run.config} is damaged: it holds no settings")
-    asked, trained = config.dump(), {key: value for key, value in stored.items() if key not in UNDECIDING}
-    changed = differences(trained, _shared(asked, trained))
+    asked, trained = config.dump(), deciding(stored)
+    changed = differences(trained, shared(asked, trained))
     if changed:
         raise UserError(f"only EVALUATE.* can be set for a run that is trained, not {'; '.join(changed[:3])}")
-
-
-def _shared(settings: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
-    """`settings` without what `keys` does not hold, such as a setting that is younger than the run."""
-    return {
-        key: _shared(value, keys[key]) if isinstance(value, dict) and isinstance(keys[key], dict) else value
-        for key, value in settings.items()
-        if key in keys
-    }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 
+from core.errors import UserError
 from core.files import atomic_path
 from core.tables import Table
 
@@ -59,6 +60,9 @@ def save(figure: "Figure", path: Path) -> Path:
     """Writes a figure whole or not at all, closes it, and returns its path."""
     import matplotlib.pyplot as plt
 
+    if path.suffix.lower() != ".png":
+        plt.close(figure)
+        raise UserError(f"pictures are written as PNG: give {path} a name that ends in .png")
     with atomic_path(path) as temporary:
         # without the software's name, another version's number cannot change the bytes
         figure.savefig(temporary, metadata={"Software": None})

@@ -18,7 +18,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from core.checkpoint import load_state, previous, read_tensors, save_weights
-from core.config import UNDECIDING, RunConfig, differences
+from core.config import RunConfig, deciding, differences
 from core.errors import UserError
 from core.files import atomic_path, sweep, write_atomic, write_json
 from core.interrupt import locked
@@ -150,8 +150,7 @@ def read_history(path: Path) -> list[Row]:
 
 
 def _same_settings(run: Run, there: dict[str, Any], asked: dict[str, Any]) -> None:
-    deciding = ({k: v for k, v in settings.items() if k not in UNDECIDING} for settings in (there, asked))
-    if found := differences(*deciding):
+    if found := differences(deciding(there), deciding(asked)):
         raise UserError(
             f"{run.folder} holds a run of other settings ({'; '.join(found)}): remove it (--anew), or train elsewhere"
         )

@@ -104,6 +104,10 @@ def configure(name: str, recipe: str = "digits", pairs: list[str] | None = None,
     form = schema(paper)
     given = read_yaml(recipe_path(paper, recipe), form)
     own = {"PIPELINE": paper, "RECIPE": recipe, "SEED": seed, "MODEL": {"NAME": model.name, **model.settings}}
+    for key, value in zip((pairs or [])[0::2], (pairs or [])[1::2], strict=False):
+        fixed = {"PIPELINE": paper, "RECIPE": recipe, "MODEL.NAME": model.name}.get(key.upper(), value)
+        if value != fixed:
+            raise UserError(f"{key} is {fixed} and follows from what the command names: name another network or recipe")
     config = merge(form, [given, own], pairs)
     if model.datasets and config.data.name not in model.datasets:
         raise UserError(f"{name} has no form for {config.data.name}: it is made for {', '.join(model.datasets)}")

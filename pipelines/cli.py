@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         form.set_defaults(run=command.run, pairs=None)
         if command.takes_pairs:
             form.set_defaults(pairs=[])
-            form.epilog = f"{form.epilog}\n\nKEY VALUE pairs at the end change the configuration: TRAIN.LR 0.05 SEED 3"
+            form.epilog = f"{form.epilog}\n\nKEY VALUE pairs at the end change the configuration: TRAIN.LR 0.05"
     return top
 
 
@@ -98,6 +98,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # the reader (head, less) has gone; the interpreter would complain once more when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # a folder that is a file, a place where nothing may be written: a path of the user's
+        if error.filename is None:
+            raise
+        print(f"stillpoint: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 
 import pipelines
 from core import tables
-from core.config import RunConfig
+from core.config import RunConfig, deciding, differences, shared
 from core.data.catalogue import info
 from core.errors import UserError
 from core.runs import Run
@@ -111,7 +111,7 @@ def gather(paper: str, recipe: str, root: Path, seeds: int | None, pairs: list[s
     runs = tables.found_runs(paper, recipe, root, seeds)
     if not runs:
         raise UserError(
-            f"nothing was evaluated under {root / paper / recipe} yet: run stillpoint run {paper} --recipe {recipe}, "
+            f"nothing was evaluated under {root / paper / recipe} yet: stillpoint run {paper} --dataset {recipe}, "
             "or stillpoint train and stillpoint evaluate"
         )
     path = workflow.published_path(paper)
@@ -125,4 +125,30 @@ def gather(paper: str, recipe: str, root: Path, seeds: int | None, pairs: list[s
     table = tables.collect(runs, config.grid, published, title=title, columns=columns, axes=shown.axes)
     by_model = {row.model: [Run(paper, recipe, row.model, seed, root) for seed in row.seeds] for row in table.rows}
     found = Results(paper, recipe, root, config, table, by_model)
-    return replace(found, table=replace(table, notes=(*table.notes, *shown.notes(found))))
+    notes = (*table.notes, *shown.notes(found), *_departures(runs, pairs))
+    return replace(found, table=replace(table, notes=notes))
+
+
+def _departures(runs: list[Run], pairs: list[str]) -> list[str]:
+    """A sentence for each run that was trained by other settings than those the table is of."""
+    import yaml
+
+    found = []
+    for run in runs:
+        if not run.config.is_file() or run.model not in pipelines.models(run.pipeline):
+            continue
+        asked = pipelines.configure(f"{run.pipeline}/{run.model}", run.recipe, pairs, run.seed).dump()
+        try:
+            stored = yaml.safe_load(run.config.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError):
+            stored = None
+        if not isinstance(stored, dict):
+            raise UserError(f"{run.config} is damaged: it holds no settings")
+        # a setting that is younger than the run decided nothing in it
+        if changed := differences(deciding(stored), shared(deciding(asked), stored)):
+            more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+            found.append(
+                f"{run.model}, seed {run.seed}, was trained by other settings than this table's: "
+                f"{', '.join(changed[:4])}{more}"
+            )
+    return found

@@ -73,6 +73,7 @@ def recipes(paper: str) -> list[str]:
 
 def choose_recipe(paper: str, dataset: str, scale: str = "") -> str:
     """``<dataset>_<scale>`` where there is such a recipe, otherwise ``<dataset>``; a `UserError` if neither is."""
+    pipelines.models(paper)
     known = recipes(paper)
     for name in (f"{dataset}_{scale}", dataset):
         if name in known:
@@ -101,9 +102,15 @@ class Plan:
     @cached_property
     def pairs(self) -> list[str]:
         try:
-            return shlex.split(self.settings.settings)
+            found = shlex.split(self.settings.settings)
         except ValueError as error:
             raise UserError(f"--config settings: {error} in {self.settings.settings!r}") from None
+        for key in found[0::2]:
+            if key.upper() in ("SEED", "PIPELINE", "RECIPE", "MODEL.NAME"):
+                raise UserError(
+                    f"{key} is each run's own: a workflow has seeds (--seeds), a data set, and GRID '[...]'"
+                )
+        return found
 
     @cached_property
     def config(self) -> RunConfig:

@@ -116,6 +116,12 @@ def decode_image(source: Path | bytes, name: str, mode: str = "RGB") -> Image.Im
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if image.mode.startswith("I;16"):  # Pillow would clip at 255
+                return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert(mode)
+            if image.mode in ("I", "F"):
+                raise UserError(
+                    f"the image {name} holds numbers of 32 bits, whose white is unknown: save it with 8 or 16"
+                )
             return image.convert(mode)  # decodes the whole file, so a truncated one is found here
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"the image {name} cannot be decoded ({error})") from error

@@ -1,7 +1,7 @@
 """What commands share: their form, the options that several of them take, and the choice of a recipe."""
 
 import json
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,10 +46,17 @@ def add_places(form: ArgumentParser) -> None:
     )
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on, as an option's type."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
 def add_device(form: ArgumentParser) -> None:
     """``--device`` and ``--threads``."""
     form.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default: a GPU where there is one)")
-    form.add_argument("--threads", type=int, metavar="N", help="threads of the CPU (default: torch's own choice)")
+    form.add_argument("--threads", type=positive, metavar="N", help="threads of the CPU (default: torch's own choice)")
 
 
 def add_json(form: ArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """Commands for pretrained weights: publish makes an entry of a run; evaluate --pretrained measures one again."""
 
 import math
+import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -173,12 +174,12 @@ def evaluate_pretrained(args: Namespace) -> int:
     pipelines.entry(name)
     card = cards.read(pipelines.PRETRAINED, name)
     weights = cards.weights(pipelines.PRETRAINED, name)
-    if args.recipe or args.pairs:
-        raise UserError("--pretrained measures as the card says: leave out --recipe and KEY VALUE pairs")
+    if args.recipe or args.pairs or args.status != "weights":
+        raise UserError("--pretrained measures as the card says: leave out --recipe, --status and KEY VALUE pairs")
     found = measured(of_card(card), weights, data=args.data, device=args.device, threads=args.threads)
     if found["provenance"]["data_digest"] != card["data_digest"]:
         said = f"these are other images of {found['dataset']} than the card's: its numbers need not come out"
-        console().print(f"stillpoint: {said}", markup=False)
+        print(f"stillpoint: {said}", file=sys.stderr)
     differing = cards.changed(card["metrics"], found["trained"])
     if args.json:
         print_json({**found, "card": card["metrics"], "differing": differing})

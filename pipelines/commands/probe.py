@@ -1,6 +1,8 @@
 """Commands that look into one network with one picture: measure, explain."""
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -134,7 +136,7 @@ def _own(args: Namespace) -> Subject:
         from core.errors import nearest
 
         try:
-            net: Any = get_model(args.torchvision)
+            net: Any = get_model(args.torchvision, weights=None, **_no_backbone(args.torchvision))
         except ValueError:
             from torchvision.models import list_models
 
@@ -150,9 +152,12 @@ def _own(args: Namespace) -> Subject:
         sys.path.insert(0, str(Path.cwd()))
         try:
             make = getattr(import_module(module), function)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, SyntaxError) as error:
             raise UserError(f"--model {args.model}: {error}") from None
-        net = make()
+        try:
+            net = make()
+        except Exception as error:
+            raise UserError(f"--model {args.model} failed: {type(error).__name__}: {error}") from error
         if not isinstance(net, nn.Module):
             raise UserError(f"--model {args.model} returned a {type(net).__name__}, not an nn.Module")
     if args.weights:
@@ -163,6 +168,33 @@ def _own(args: Namespace) -> Subject:
     return Subject(
         net, title, bool(args.weights), dataset.channels, args.size or dataset.size, dataset.mean, dataset.std
     )
+
+
+def _no_backbone(name: str) -> dict[str, None]:
+    """What keeps torchvision from fetching the weights of a detector's or segmenter's backbone."""
+    import inspect
+
+    from torchvision.models import get_model_builder
+
+    return (
+        {"weights_backbone": None}
+        if "weights_backbone" in inspect.signature(get_model_builder(name)).parameters
+        else {}
+    )
+
+
+@contextmanager
+def _fits(found: Subject) -> Iterator[None]:
+    """A network that breaks on a picture says so in PyTorch's words, which are told as one sentence."""
+    try:
+        with bad_input():
+            yield
+    except (RuntimeError, AssertionError, AttributeError) as error:
+        said = str(error).strip().splitlines()[:1]
+        raise UserError(
+            f"{found.title} cannot take pictures of {found.channels}x{found.size}x{found.size}, or gives no logits: "
+            f"{said[0] if said else type(error).__name__}"
+        ) from error
 
 
 def _threads(args: Namespace) -> None:
@@ -215,8 +247,8 @@ def _measure(args: Namespace) -> int:
     from core.measure import measure_image
 
     size = found.size
-    if args.max_shift < 0:
-        raise UserError(f"--max-shift {args.max_shift}: how far to go in every direction, 0 or more")
+    if args.max_shift < 1:
+        raise UserError(f"--max-shift {args.max_shift}: it must be at least 1 pixel")
     if args.boundary == "crop":
         # the windows that move have the network's size, so the picture is larger
         found = Subject(**{**found.__dict__, "size": size + 2 * args.max_shift})
@@ -224,7 +256,7 @@ def _measure(args: Namespace) -> int:
     from rich.progress import Progress
 
     out = console()
-    with Progress(console=out, transient=True, disable=args.json or not out.is_terminal) as bars, bad_input():
+    with Progress(console=out, transient=True, disable=args.json or not out.is_terminal) as bars, _fits(found):
         task = bars.add_task("shifts")
         result = measure_image(
             found.net,
@@ -300,7 +332,7 @@ def _explain(args: Namespace) -> int:
         x = picture(args.image, found)[0][None]
     else:
         x = torch.randn(4, found.channels, found.size, found.size, generator=generator("explain"))
-    with bad_input():
+    with _fits(found):
         result = explain(found.net, x.to(pick(args.device)))
     if args.json:
         print_json({"network": found.title, "trained": found.trained, "size": found.size, **result.to_json()})

@@ -157,3 +157,38 @@ def test_explain_takes_a_network_of_ones_own(
     monkeypatch.chdir(tmp_path)
     found = json.loads(told(capsys, "explain", "--model", "ownnet:build", "--size", "16", "--json"))
     assert found["first_broken"]["type"] == "Conv2d"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train", "aps/resnet20", "MODEL.NAME", "resnet18_aps3"), "MODEL.NAME is resnet20"),
+        (("show-config", "aps/resnet20", "PIPELINE", "blurpool"), "PIPELINE is aps"),
+        (("run", "aps", "SEED", "3"), "SEED is each run's own"),
+        (("run", "nosuch"), "unknown pipeline 'nosuch'"),
+        (("evaluate", "aps/resnet20_aps3", "--pretrained", "--status", "e3"), "leave out --recipe, --status"),
+        (("train", "aps/resnet20", "--threads", "0"), "'0' is no whole number from 1 on"),
+    ],
+)
+def test_what_names_a_run_is_not_set_by_hand(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    assert said in told(capsys, *words, code=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--max-shift", "0"), "must be at least 1"),
+        (("--max-shift", "1", "--output", "map.jpg"), "give map.jpg a name that ends in .png"),
+        (("--max-shift", "1", "--size", "8"), "cannot take pictures of 3x8x8"),
+    ],
+)
+def test_pictures_that_cannot_be_measured_or_drawn(
+    capsys: pytest.CaptureFixture[str], photo: Path, words: tuple[str, ...], said: str
+) -> None:
+    assert said in told(capsys, "measure", "blurpool/vgg11", "--image", photo, *words, "MODEL.WIDTH", "0.05", code=2)
+
+
+def test_a_folder_that_is_a_file_is_named(capsys: pytest.CaptureFixture[str], photo: Path) -> None:
+    assert f"{photo}" in told(capsys, "train", "aps/resnet20", "--results", photo, code=2)

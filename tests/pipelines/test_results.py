@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
+import pipelines
 from core.config import RunConfig
 from core.runs import Run
 from core.tables import described, show_plain
@@ -91,3 +93,20 @@ def test_evaluate_prints_divergence_in_nats_and_counts_as_counts(capsys: pytest.
 
 def lines(out: str) -> list[str]:
     return [line for line in out.splitlines() if line.startswith("│")]
+
+
+def test_a_run_that_was_trained_by_other_settings_is_told_of(tmp_path: Path) -> None:
+    for seed, pairs in enumerate(([], ["TRAIN.EPOCHS", "1", "MODEL.WIDTH", "4"])):
+        run = Run("aps", "digits", "resnet20_aps1", seed, tmp_path)
+        run.folder.mkdir(parents=True)
+        config = pipelines.configure("aps/resnet20_aps1", "digits", [*pairs, "EVALUATE.REPEATS", "2"], seed)
+        run.config.write_text(yaml.safe_dump(config.dump()))
+        run.metrics.write_text(json.dumps({"dataset": "Digits", "trained": {"accuracy": 0.5}}))
+    (told,) = (note for note in gather("aps", "digits", tmp_path, None, []).table.notes if "trained by" in note)
+    assert told == (
+        "resnet20_aps1, seed 1, was trained by other settings than this table's: "
+        "MODEL.WIDTH: 4 -> None, TRAIN.EPOCHS: 1 -> 5"
+    )
+    assert (
+        "seed 0" in gather("aps", "digits", tmp_path, None, ["TRAIN.EPOCHS", "1", "MODEL.WIDTH", "4"]).table.notes[-1]
+    )

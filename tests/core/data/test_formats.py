@@ -151,3 +151,15 @@ def test_a_truncated_picture_is_named() -> None:
     Image.fromarray(np.random.RandomState(0).randint(0, 256, (64, 64, 3), np.uint8)).save(buffer, "JPEG")
     with pytest.raises(UserError, match=r"the image cat\.jpg cannot be decoded"):
         decode_image(buffer.getvalue()[:-500], "cat.jpg")
+
+
+def test_pictures_of_sixteen_bits_keep_their_greys_and_numbers_without_a_white_are_refused():
+    def stored(values, form):
+        buffer = io.BytesIO()
+        Image.fromarray(values).save(buffer, form)
+        return buffer.getvalue()
+
+    ramp = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    assert np.array_equal(np.asarray(decode_image(stored(ramp, "PNG"), "ramp.png", "L")).ravel(), np.arange(256))
+    with pytest.raises(UserError, match=r"depth\.tif holds numbers of 32 bits"):
+        decode_image(stored(ramp.astype(np.float32), "TIFF"), "depth.tif")
