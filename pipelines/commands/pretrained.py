@@ -172,10 +172,10 @@ def evaluate_pretrained(args: Namespace) -> int:
     """``stillpoint evaluate <pipeline>/<model> --pretrained``: the card's numbers, measured again; 1 if they differ."""
     name = args.folder
     pipelines.entry(name)
-    card = cards.read(pipelines.PRETRAINED, name)
-    weights = cards.weights(pipelines.PRETRAINED, name)
     if args.recipe or args.pairs or args.status != "weights":
         raise UserError("--pretrained measures as the card says: leave out --recipe, --status and KEY VALUE pairs")
+    card = cards.read(pipelines.PRETRAINED, name)
+    weights = cards.weights(pipelines.PRETRAINED, name)
     found = measured(of_card(card), weights, data=args.data, device=args.device, threads=args.threads)
     if found["provenance"]["data_digest"] != card["data_digest"]:
         said = f"these are other images of {found['dataset']} than the card's: its numbers need not come out"
