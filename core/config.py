@@ -278,6 +278,17 @@ def known_keys(schema: type[RunConfig]) -> list[str]:
     return keys
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a run's ``config.yaml``, as they were dumped; a `UserError` where the file is damaged."""
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} is damaged and holds no settings: remove the run's folder and train it anew")
+    return settings
+
+
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """``["TRAIN.LR: 0.1 -> 0.05", ...]`` for two dumped configurations."""
     found = []

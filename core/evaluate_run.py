@@ -5,11 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from core.config import RunConfig, deciding, differences, shared
+from core.config import RunConfig, deciding, differences, read_settings, shared
 from core.data.build import loader
 from core.data.streaming import told_of_readers
 from core.device import pick, settings
@@ -119,13 +118,7 @@ def _check(run: Run, config: RunConfig) -> None:
     """A `UserError` unless the run in the folder was trained with the settings of `config`."""
     if not run.config.is_file():
         raise UserError(f"{run.folder} holds no run: there is no {run.config.name} in it")
-    try:
-        stored = yaml.safe_load(run.config.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
-        stored = None
-    if not isinstance(stored, dict):
-        raise UserError(f"{run.config} is damaged: it holds no settings")
-    asked, trained = config.dump(), deciding(stored)
+    asked, trained = config.dump(), deciding(read_settings(run.config))
     changed = differences(trained, shared(asked, trained))
     if changed:
         raise UserError(f"only EVALUATE.* can be set for a run that is trained, not {'; '.join(changed[:3])}")

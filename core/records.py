@@ -18,7 +18,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from core.checkpoint import load_state, previous, read_tensors, save_weights
-from core.config import RunConfig, deciding, differences
+from core.config import RunConfig, deciding, differences, read_settings
 from core.errors import UserError
 from core.files import atomic_path, sweep, write_atomic, write_json
 from core.interrupt import locked
@@ -78,13 +78,7 @@ def resumable(
         return None
     sweep(run.folder)
     if run.config.exists():
-        try:
-            there = yaml.safe_load(run.config.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError):
-            there = None
-        if not isinstance(there, dict):
-            raise UserError(f"{run.config} is damaged: remove the folder to start anew")
-        _same_settings(run, there, config.dump())
+        _same_settings(run, read_settings(run.config), config.dump())
     state, sentence = load_state(run.state)
     if sentence:
         note(run, progress, sentence)

@@ -21,7 +21,7 @@ from typing import Any
 
 import pipelines
 from core import tables
-from core.config import RunConfig, deciding, differences, shared
+from core.config import RunConfig, deciding, differences, read_settings, shared
 from core.data.catalogue import info
 from core.errors import UserError
 from core.runs import Run
@@ -131,19 +131,12 @@ def gather(paper: str, recipe: str, root: Path, seeds: int | None, pairs: list[s
 
 def _departures(runs: list[Run], pairs: list[str]) -> list[str]:
     """A sentence for each run that was trained by other settings than those the table is of."""
-    import yaml
-
     found = []
     for run in runs:
         if not run.config.is_file() or run.model not in pipelines.models(run.pipeline):
             continue
         asked = pipelines.configure(f"{run.pipeline}/{run.model}", run.recipe, pairs, run.seed).dump()
-        try:
-            stored = yaml.safe_load(run.config.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError):
-            stored = None
-        if not isinstance(stored, dict):
-            raise UserError(f"{run.config} is damaged: it holds no settings")
+        stored = read_settings(run.config)
         # a setting that is younger than the run decided nothing in it
         if changed := differences(deciding(stored), shared(deciding(asked), stored)):
             more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""

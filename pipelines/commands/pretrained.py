@@ -21,7 +21,7 @@ SAMPLE = 200
 
 
 def measured(
-    config: "RunConfig", weights: Path, *, data: str | None, device: str, threads: int | None
+    config: "RunConfig", weights: Path, *, data: str | None, device: str, threads: int | None, workers: int = 0
 ) -> dict[str, Any]:
     """What metrics.json would hold of `weights` as a trained run of `config`; no run's folder is touched."""
     import yaml
@@ -33,7 +33,7 @@ def measured(
         run.folder.mkdir(parents=True)
         run.config.write_text(yaml.safe_dump(config.dump()))
         run.weights.symlink_to(weights.resolve())
-        options: dict[str, Any] = {"data_root": data, "device": device, "threads": threads}
+        options: dict[str, Any] = {"data_root": data, "device": device, "threads": threads, "workers": workers}
         own = pipelines.evaluations(config)
         with bad_input():
             return evaluate_run(run, config=config, build=pipelines.build, evaluations=own, **options)
@@ -176,7 +176,8 @@ def evaluate_pretrained(args: Namespace) -> int:
         raise UserError("--pretrained measures as the card says: leave out --recipe, --status and KEY VALUE pairs")
     card = cards.read(pipelines.PRETRAINED, name)
     weights = cards.weights(pipelines.PRETRAINED, name)
-    found = measured(of_card(card), weights, data=args.data, device=args.device, threads=args.threads)
+    options: dict[str, Any] = {"data": args.data, "device": args.device, "threads": args.threads}
+    found = measured(of_card(card), weights, workers=args.workers, **options)
     if found["provenance"]["data_digest"] != card["data_digest"]:
         said = f"these are other images of {found['dataset']} than the card's: its numbers need not come out"
         print(f"stillpoint: {said}", file=sys.stderr)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from core.config import RunConfig, differences, json_schema, known_keys, merge, read_yaml
+from core.config import RunConfig, differences, json_schema, known_keys, merge, read_settings, read_yaml
 from core.errors import UserError
 
 
@@ -92,3 +92,11 @@ def test_the_schema_is_in_the_dialect_that_snakemake_reads() -> None:
     schema = json_schema(RunConfig)
     assert schema["$schema"].startswith("https://json-schema.org/draft/2020-12")
     assert set(schema["properties"]) >= {key.split(".")[0] for key in known_keys(RunConfig)}
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"a: [", b"only words"])
+def test_damaged_settings_of_a_run_are_told_in_one_sentence(tmp_path, content):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.yaml is damaged and holds no settings"):
+        read_settings(path)
