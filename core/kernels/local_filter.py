@@ -112,7 +112,7 @@ torch.library.register_autograd(_weights.overload, _weights_backward, setup_cont
 
 
 def _run(wanted: int, x: Tensor, weights: Tensor, y: Tensor, size: int, stride: list[int], padding: str) -> None:
-    groups, code = weights.shape[1] // size**2, pool._PADDINGS[padding]
+    groups, code = weights.shape[1] // size**2, pool.PADDINGS[padding]
     numbers = [*x.shape, groups, size, *stride, code, *x.stride(), *weights.stride(), *y.stride()]
     pool.cpu_library(x.dtype).stillpoint_local_filter(
         *(x.data_ptr(), weights.data_ptr(), y.data_ptr()),

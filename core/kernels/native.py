@@ -1,6 +1,7 @@
 """The CPU kernels: C++ without any of PyTorch's headers, compiled in seconds at first use and kept.
 
-There is one library for each type of numbers, called by its name in C++: who uses float alone waits for no other.
+There is one library for each source and type of numbers, called by its name in C++: who only blurs floats waits for no
+other.
 
 A machine without a compiler, or with STILLPOINT_KERNELS=0, uses plain PyTorch instead: the same results to rounding,
 only slower.
@@ -22,10 +23,11 @@ from typing import Any
 
 from core.files import atomic_path
 
-SOURCE = Path(__file__).parent / "csrc" / "pool.cpp"
-
-# Contraction to fused multiply-adds may differ between the vector body and the tail of a loop, and so between pixels.
-_FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
+_FOLDER = Path(__file__).parent / "csrc"
+# Contraction to fused multiply-adds may differ between the vector body and the tail of a loop, and so between pixels;
+# the wavelet packets have no such tails.
+_CONTRACTION = {"pool": "-ffp-contract=off", "packets": "-ffp-contract=fast"}
+_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC")
 # From the best to the least that a compiler may know. OpenMP's own symbols are found in the runtime that PyTorch has
 # loaded, so both share one pool of threads.
 _EXTRAS = (("-march=native", "-mprefer-vector-width=512", "-fopenmp"), ("-march=native", "-fopenmp"), ("-fopenmp",), ())
@@ -45,15 +47,15 @@ def folder() -> Path:
 
 
 @cache
-def library(number: str) -> ctypes.CDLL | None:
-    """The kernels for "float", "double" or "BFloat16", compiled, or None where plain PyTorch has to do.
+def library(number: str, source: str = "pool") -> ctypes.CDLL | None:
+    """The kernels of csrc/`source`.cpp for "float", "double" or "BFloat16", or None where plain PyTorch has to do.
 
     Warns where there is no way to compile them.
     """
     if not enabled():
         return None
     try:
-        return _load(_built(number))
+        return _load(_built(number, source), source)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         warnings.warn(
             f"the fast CPU kernels could not be built ({error}), so plain PyTorch is used, a few times slower; "
@@ -64,9 +66,9 @@ def library(number: str) -> ctypes.CDLL | None:
         return None
 
 
-def available(number: str) -> bool:
+def available(number: str, source: str = "pool") -> bool:
     """Whether there are compiled kernels; loads them, and compiles them first where that has not been done."""
-    return library(number) is not None
+    return library(number, source) is not None
 
 
 # torch.compile calls the function while it traces and takes the answer as a constant. It is what the decorator
@@ -80,29 +82,31 @@ def compiler() -> str | None:
     return next((path for name in names if (path := shutil.which(name))), None)
 
 
-def _built(number: str) -> Path:
+def _built(number: str, source: str) -> Path:
     """The shared library for this source and this processor, compiled if it is not there yet."""
-    source = b"".join(path.read_bytes() for path in sorted(SOURCE.parent.iterdir()))
-    key = hashlib.sha256(source + repr((number, _FLAGS, _EXTRAS, _processor())).encode()).hexdigest()[:16]
-    path = folder() / f"pool-{number}-{key}.so"
+    code = b"".join(path.read_bytes() for path in sorted(_FOLDER.iterdir()))
+    options = number, _FLAGS, _CONTRACTION[source], _EXTRAS, _processor()
+    key = hashlib.sha256(code + repr(options).encode()).hexdigest()[:16]
+    path = folder() / f"{source}-{number}-{key}.so"
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path.with_suffix(".lock")):
         if not path.is_file():  # another process may have built it while this one waited
-            _compile(path, number)
+            _compile(path, number, source)
     return path
 
 
-def _compile(path: Path, number: str) -> None:
+def _compile(path: Path, number: str, source: str) -> None:
     command = compiler()
     if command is None:
         raise RuntimeError("there is no C++ compiler")
     complaint = ""
     for extra in _EXTRAS:
+        options = (_CONTRACTION[source], *extra, f"-DNUMBER={number}")
         with atomic_path(path) as temporary:
             done = subprocess.run(
-                [command, *_FLAGS, *extra, f"-DNUMBER={number}", str(SOURCE), "-o", str(temporary)],
+                [command, *_FLAGS, *options, str(_FOLDER / f"{source}.cpp"), "-o", str(temporary)],
                 capture_output=True,
                 text=True,
                 timeout=_SECONDS,
@@ -131,9 +135,13 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _load(path: Path) -> ctypes.CDLL:
+def _load(path: Path, source: str) -> ctypes.CDLL:
     found = ctypes.CDLL(str(path))
     whole, pointer = ctypes.c_int64, ctypes.c_void_p
+    if source == "packets":
+        found.stillpoint_packets.argtypes = [*[pointer] * 6, whole, whole]
+        found.stillpoint_packets.restype = None
+        return found
     tensors: list[Any] = [pointer, pointer, pointer, whole, whole, pointer]
     found.stillpoint_pool.argtypes = [*tensors, *[whole] * 5]
     found.stillpoint_adaptive.argtypes = [*tensors, *[whole] * 6]

@@ -17,9 +17,9 @@ from torch.autograd import forward_ad
 from core.kernels import native
 from core.kernels.operators import operator
 
-_PADDINGS = {"reflect": 0, "replicate": 1, "zeros": 2, "circular": 3}
+PADDINGS = {"reflect": 0, "replicate": 1, "zeros": 2, "circular": 3}
 _CRITERIA = {"l2": 0, "l1": 1, "l_infty": 2, "max": 3, "l2_min": 4, "l1_min": 5}
-_CPU = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "BFloat16"}
+CPU = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "BFloat16"}
 _GPU = (torch.float32, torch.bfloat16, torch.float16)
 _HAS_TRITON = find_spec("triton") is not None
 
@@ -31,13 +31,13 @@ def fused(x: Tensor, *, size: int = 1, padding: str = "circular", pad_off: int =
     traced, when it should consist of PyTorch's own operators, nor under torch.func and forward-mode derivatives, which
     they have no rules for.
     """
-    if x.ndim != 4 or padding not in _PADDINGS or plain_only():
+    if x.ndim != 4 or padding not in PADDINGS or plain_only():
         return False
     reach = max(size // 2 + pad_off, 0) if padding == "reflect" else 0
     if any(n <= reach or n + 2 * pad_off < 1 for n in x.shape[2:]):
         return False
     if x.is_cpu:
-        return x.dtype in _CPU and native.available(_CPU[x.dtype])
+        return x.dtype in CPU and native.available(CPU[x.dtype])
     return triton_takes(x)
 
 
@@ -264,7 +264,7 @@ def _plan(
     (height, width), (out_height, out_width) = (y.shape[2:], shape[2:]) if adjoint else (shape[2:], y.shape[2:])
     pads = (size - 1) // 2 + pad_off, size // 2 + pad_off
     axes = (ctypes.c_int64 * 10)(height, out_height, stride[0], *pads, width, out_width, stride[1], *pads)
-    return _Plan(dtype, shape[0], shape[1], axes, _PADDINGS[padding], size, _channels_last(x), y.shape, y.stride())
+    return _Plan(dtype, shape[0], shape[1], axes, PADDINGS[padding], size, _channels_last(x), y.shape, y.stride())
 
 
 def _planned(x: Tensor, adjoint: tuple[int, int] | None, size: int, stride: list[int], padding: str, pad_off: int):
@@ -276,9 +276,9 @@ def _planned(x: Tensor, adjoint: tuple[int, int] | None, size: int, stride: list
     return x, plan
 
 
-def cpu_library(dtype: torch.dtype) -> ctypes.CDLL:
-    """The compiled kernels for numbers of `dtype`; RuntimeError where there are none."""
-    found = native.library(_CPU[dtype])
+def cpu_library(dtype: torch.dtype, source: str = "pool") -> ctypes.CDLL:
+    """The compiled kernels of a source for numbers of `dtype`; RuntimeError where there are none."""
+    found = native.library(CPU[dtype], source)
     if found is None:
         raise RuntimeError("the CPU kernels are not to be had on this machine; call the function of core.layers")
     return found

@@ -138,6 +138,13 @@ def horizontal_filters(
     return torch.stack(maps)
 
 
+def half_filters(trees: Tensor, paths: Sequence[int], depth: int, part: str) -> Tensor:
+    """Filters (2, S, P, K) to (A + B) / 2, from a_v alone, and to (B - A) / 2, from b_v alone, of analytic maps."""
+    needs = [(bank, path) for bank in (0, 1) for path in paths]
+    first, second = horizontal_filters(trees, needs, depth, part, analytic=True).chunk(2)
+    return torch.stack([(first + second)[:, :, 0], (second - first)[:, :, 1]]) / 2
+
+
 Groups = list[tuple[tuple[tuple[int, int], ...], list[int]]]
 
 

@@ -9,7 +9,7 @@ are
 
 each an oriented band-pass filter. The reference computes four real filter banks stage by stage and combines them; here
 a packet is one vertical and one horizontal pass, at the stride that is asked for, and only for the packets that are
-asked for.
+asked for. On a CPU one kernel makes both, where both maps of every packet are asked for.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,13 +18,16 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from core.kernels import packets as kernel
 from core.kernels.correlation import strided_correlation
 from core.kernels.pool import plain_only
 from core.layers._wavelet_filters import (
     check_geometry,
     computing_order,
     group_maps,
+    half_filters,
     horizontal_filters,
+    split_packet,
     support,
     tree_filters,
     zero_padding,
@@ -117,6 +120,10 @@ class WaveletPackets2d(nn.Module):
         )
         order = None if cheapest == self.maps else torch.tensor([cheapest.index(q) for q in self.maps], device=device)
         self.register_buffer("order", order, persistent=False)
+        pairs = [(q, q + 4**depth) for q in self.maps if q < 4**depth]
+        self.fused: _Fused | None = None
+        if analytic and {q for pair in pairs for q in pair} == set(self.maps):
+            self.fused = _Fused(depth, part, self.maps, pairs, combined=True).to(device, dtype)
 
     @property
     def before(self) -> int:
@@ -149,6 +156,11 @@ class WaveletPackets2d(nn.Module):
         window = [n - first for n, first in zip(whole, start, strict=True)] if size is None else size
         count = [-(-n // every) for n in window]
         before = [self.before - self.stride * first for first in start]
+        if self.fused is not None and kernel.fused(x, self.fused.packets):
+            circular = self.padding == "circular"
+            return kernel.packets2d(
+                x, self.fused.packets, stride=self.stride * every, before=before, count=count, circular=circular
+            )
         found = [p(x, self.stride * every, before, count, self.padding) for p in self.passes]
         y = _joined([part for same in zip(*found, strict=True) for part in same], dim=2)
         return y if self.order is None else _reorder(y, self.order)
@@ -231,26 +243,26 @@ class PacketHalves2d(WaveletPackets2d):
         self.passes = nn.ModuleList(
             _HalfPasses(
                 trees[:, rows].to(device, dtype),
-                horizontal_filters(trees, needs, depth, part, analytic=True).to(device, dtype),
+                half_filters(trees, [path for bank, path in needs if bank == 0], depth, part).to(device, dtype),
             )
             for needs, rows in groups
         )
+        pairs = [(packet, count + packet) for packet in order]
+        self.fused = _Fused(depth, part, self.maps, pairs, combined=False).to(device, dtype)
 
 
 class _HalfPasses(nn.Module):
-    """A vertical pass by both trees of R paths (2, R, K), and horizontal ones by S maps A and then S maps B of P parts
-    (2 S, P, 2, K), in half sums and half differences."""
+    """A vertical pass by both trees of R paths (2, R, K), and horizontal ones to half sums and half differences of S
+    pairs of maps of P parts (2, S, P, K)."""
 
     vertical: Tensor
     horizontal: Tensor
 
     def __init__(self, vertical: Tensor, horizontal: Tensor) -> None:
         super().__init__()
-        self.parts = horizontal.shape[1]
-        first, second = horizontal.chunk(2)
-        halves = torch.stack([(first + second)[:, :, 0], (second - first)[:, :, 1]]) / 2  # (2, S, P, K)
+        self.parts = horizontal.shape[2]
         self.register_buffer("vertical", vertical.flatten(0, 1), persistent=False)  # (2R, K), tree a first
-        self.register_buffer("horizontal", halves.flatten(1, 2), persistent=False)  # (2, S P, K)
+        self.register_buffer("horizontal", horizontal.flatten(1, 2), persistent=False)  # (2, S P, K)
 
     def forward(
         self, x: Tensor, stride: int, before: Sequence[int], count: Sequence[int], padding: str
@@ -270,6 +282,33 @@ class _HalfPasses(nn.Module):
         pairs = zip(self.vertical.chunk(2), self.horizontal, strict=True)
         atoms = [torch.einsum("ri,sj->rsij", vertical, horizontal) for vertical, horizontal in pairs]
         return tuple(own.reshape(-1, self.parts, *own.shape[-2:]) for own in atoms)
+
+
+class _Fused(nn.Module):
+    """Filters of all paths for the kernel of both passes, for whoever wants both maps of every packet.
+
+    `pairs` are the two maps of each packet, and `maps` those of the output in their order: the maps themselves if they
+    are to be `combined`, else half sums and half differences.
+    """
+
+    vertical: Tensor
+    horizontal: Tensor
+    places: Tensor
+
+    def __init__(
+        self, depth: int, part: str, maps: Sequence[int], pairs: Sequence[tuple[int, int]], *, combined: bool
+    ) -> None:
+        super().__init__()
+        self.combined = combined
+        trees, place = tree_filters(depth), {q: n for n, q in enumerate(maps)}
+        places = [[*split_packet(first, depth), place[first], place[second]] for first, second in pairs]
+        self.register_buffer("vertical", trees, persistent=False)  # (2, 2**J, K)
+        self.register_buffer("horizontal", half_filters(trees, range(2**depth), depth, part), persistent=False)
+        self.register_buffer("places", torch.tensor(places), persistent=False)  # (N, 4)
+
+    @property
+    def packets(self) -> kernel.Packets:
+        return kernel.Packets(self.vertical, self.horizontal, self.places, self.combined)
 
 
 def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:

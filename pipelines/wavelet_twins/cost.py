@@ -55,9 +55,9 @@ def multiply_accumulates(net: nn.Module, x: Tensor) -> int:
 
 
 def _counted(work: Callable[[], object]) -> int:
-    # a fused blur does what the depthwise convolution would
-    blurred = {torch.ops.stillpoint.blur_pool: _blur_flops}
-    counter = FlopCounterMode(display=False, custom_mapping=blurred)
+    # the kernels do what convolutions would
+    kernels = {torch.ops.stillpoint.blur_pool: _blur_flops, torch.ops.stillpoint.packets: _packets_flops}
+    counter = FlopCounterMode(display=False, custom_mapping=kernels)
     with counter, torch.no_grad():
         work()
     return counter.get_total_flops() // 2
@@ -65,6 +65,13 @@ def _counted(work: Callable[[], object]) -> int:
 
 def _blur_flops(x, phase, size, stride, padding, pad_off, out_shape=None, **_) -> int:  # type: ignore[no-untyped-def]
     return 2 * prod(out_shape) * size**2
+
+
+def _packets_flops(x, vertical, horizontal, places, *_, out_shape=None, **__) -> int:  # type: ignore[no-untyped-def]
+    batch, channels, _, width = x
+    down = prod(vertical) * out_shape[-2] * width  # all paths of both trees
+    across = prod(out_shape[2:]) * vertical[-1]
+    return 2 * batch * channels * (down + across)
 
 
 def stages_macs(first: WaveletTwin2d, x: Tensor) -> int:

@@ -20,13 +20,13 @@ def fresh(monkeypatch, tmp_path):
 def test_several_that_start_at_once_compile_once_and_leave_nothing_else(fresh, monkeypatch):
     compiled, real = [], native._compile
 
-    def counted(path, number):
+    def counted(path, number, source):
         compiled.append(path)
-        real(path, number)
+        real(path, number, source)
 
     monkeypatch.setattr(native, "_compile", counted)
     paths: list = []
-    threads = [threading.Thread(target=lambda: paths.append(native._built("float"))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: paths.append(native._built("float", "pool"))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -34,22 +34,22 @@ def test_several_that_start_at_once_compile_once_and_leave_nothing_else(fresh, m
     assert len(compiled) == 1
     assert len(paths) == 4
     assert {path.suffix for path in fresh.iterdir()} == {".so", ".lock"}
-    assert isinstance(native._load(paths[0]), ctypes.CDLL)
+    assert isinstance(native._load(paths[0], "pool"), ctypes.CDLL)
     assert native.available("float")
 
 
 def test_only_for_numbers_in_use_is_anything_compiled(fresh, monkeypatch):
     compiled: list = []
 
-    def noted(path, number):
-        compiled.append(number)
+    def noted(path, number, source):
+        compiled.append((number, source))
         path.touch()
 
     monkeypatch.setattr(native, "_compile", noted)
-    monkeypatch.setattr(native, "_load", lambda path: None)
+    monkeypatch.setattr(native, "_load", lambda path, source: None)
     for dtype in (torch.float32, torch.bfloat16, torch.float32, torch.float16):
         blur_pool2d(torch.ones(1, 1, 8, 8, dtype=dtype))
-    assert compiled == ["float", "BFloat16"]
+    assert compiled == [("float", "pool"), ("BFloat16", "pool")]
 
 
 def test_switched_off_the_plain_code_answers(fresh, monkeypatch):
@@ -84,6 +84,6 @@ def test_a_compiler_that_fails_leaves_no_library_and_its_first_words(fresh, monk
 
 
 def test_a_damaged_library_is_no_reason_to_stop(fresh, monkeypatch):
-    monkeypatch.setattr(native, "_compile", lambda path, number: path.write_bytes(b"not a library"))
+    monkeypatch.setattr(native, "_compile", lambda path, number, source: path.write_bytes(b"not a library"))
     with pytest.warns(RuntimeWarning, match="plain PyTorch is used"):
         assert not native.available("float")
