@@ -47,6 +47,17 @@ def test_the_transpose_is_the_transpose():
     torch.testing.assert_close((transposed(y, weight, 3, 3, 1, 9) * x.detach()).sum(), (forward * y).sum())
 
 
+@pytest.mark.parametrize("taps", [30, 12])
+def test_bfloat16_has_a_transpose_of_its_own_digits(taps):
+    # with AMX, PyTorch's convolution has none for these shapes
+    torch.manual_seed(0)
+    weight, y = torch.randn(8, 1, taps, 1), torch.randn(1, 8, 56, 64)
+    half = transposed(y.bfloat16(), weight.bfloat16(), 2, 4, 0, 220 + taps)
+    assert half.dtype == torch.bfloat16
+    want = transposed(y.bfloat16().double(), weight.bfloat16().double(), 2, 4, 0, 220 + taps)
+    torch.testing.assert_close(half.double(), want, atol=0.01 * want.abs().max().item(), rtol=0.01)
+
+
 def test_filters_that_learn_are_left_to_pytorch(monkeypatch):
     monkeypatch.setattr(correlation, "_Correlation", None)
     x, weight = operands(2, 7, 4)
