@@ -9,9 +9,13 @@ from core.errors import UserError
 from pipelines.wavelet_twins.penalty import concentration, penalty, row_gradients
 
 
+# a tenth of the smallest floats is zero
+weights = st.floats(-3, 3).map(lambda v: round(v, 12))
+
+
 @settings(max_examples=30, deadline=None)
 @given(
-    rows=st.lists(st.lists(st.floats(-3, 3), min_size=3, max_size=3), min_size=1, max_size=4),
+    rows=st.lists(st.lists(weights, min_size=3, max_size=3), min_size=1, max_size=4),
     factor=st.floats(0.1, 10),
 )
 def test_it_is_the_quotient_of_norms_less_one_whatever_the_scale(rows: list[list[float]], factor: float) -> None:
