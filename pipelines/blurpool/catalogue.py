@@ -2,10 +2,13 @@
 filters.
 """
 
+from typing import Any
+
 from pipelines import ModelEntry
 
-PAPER = "Zhang, ICML 2019, ImageNet table"
+SCRATCH, FINETUNED = "Zhang, ICML 2019, ImageNet table", "Zhang, ICML 2019, table of fine-tuned networks"
 ADAPTIVE = "Zou et al., BMVC 2020"
+UNPUBLISHED = "the authors' code; no published number"
 SMALL = ("digits", "fashion_mnist", "cifar10", "cifar100")
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -14,6 +17,8 @@ VGGS = tuple(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", 
 DENSENETS = ("densenet121", "densenet169", "densenet201", "densenet161")
 ARCHITECTURES = ("alexnet", *VGGS, *RESNETS, *NEXT, *DENSENETS, "mobilenet_v2")
 SIZES = tuple(range(1, 8))
+#: networks that were trained from scratch with 2 to 5 taps; all are fine-tuned with 4
+FROM_SCRATCH = ("alexnet", "vgg16", "vgg16_bn", *RESNETS[:4], "densenet121", "mobilenet_v2")
 
 
 def models() -> dict[str, ModelEntry]:
@@ -23,14 +28,25 @@ def models() -> dict[str, ModelEntry]:
     for arch in ARCHITECTURES:
         # its first convolution and three pools leave nothing of a small image
         datasets = ("imagenet",) if arch == "alexnet" else (*SMALL, "imagenet")
-        entries.append(ModelEntry(arch, {"ARCH": arch}, f"torchvision; {PAPER}, {arch}, baseline", datasets))
+        # as published, for any MODEL.DOWNSAMPLE: with POOL_ONLY the ReLU after its first convolution is missing
+        own: dict[str, Any] = {"ARCH": arch, **({"POOL_ONLY": False} if arch == "alexnet" else {})}
+        table = SCRATCH if arch in FROM_SCRATCH else FINETUNED
+        entries.append(ModelEntry(arch, own, f"torchvision; {table}, {arch}, baseline", datasets))
         for size in SIZES:
-            settings = {"ARCH": arch, "DOWNSAMPLE": "lpf", "FILTER_SIZE": size}
-            if arch == "alexnet":
-                settings["POOL_ONLY"] = False
-            entries.append(ModelEntry(f"{arch}_lpf{size}", settings, f"{PAPER}, {arch}, {size} taps", datasets))
+            settings = {**own, "DOWNSAMPLE": "lpf", "FILTER_SIZE": size}
+            entries.append(ModelEntry(f"{arch}_lpf{size}", settings, _source(arch, size), datasets))
     for arch in RESNETS:
         for size, groups in ((3, 2), (3, 8), (5, 8)):
             settings = {"ARCH": arch, "DOWNSAMPLE": "pasa", "FILTER_SIZE": size, "GROUPS": groups}
-            entries.append(ModelEntry(f"{arch}_pasa{size}_g{groups}", settings, ADAPTIVE, (*SMALL, "imagenet")))
+            # the README of the code has a number of ResNet-101 with 8 groups alone
+            stated = (arch, groups) == ("resnet101", 8)
+            source = f"{ADAPTIVE}, README of the code" if stated else f"{ADAPTIVE}, {UNPUBLISHED}"
+            entries.append(ModelEntry(f"{arch}_pasa{size}_g{groups}", settings, source, (*SMALL, "imagenet")))
     return {entry.name: entry for entry in entries}
+
+
+def _source(arch: str, size: int) -> str:
+    taps = f"{size} tap{'s' if size > 1 else ''}"
+    if arch in FROM_SCRATCH and size in range(2, 6):
+        return f"{SCRATCH}, {arch}, {taps}"
+    return f"{FINETUNED}, {arch}, {taps}" if size == 4 else f"Zhang, ICML 2019, {taps}: {UNPUBLISHED}"

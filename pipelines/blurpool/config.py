@@ -5,7 +5,10 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from core.config import ModelConfig, RunConfig
+from core.data.catalogue import DATASETS
 from pipelines.blurpool.catalogue import ARCHITECTURES
+
+SMALL = 64  # images up to this size get a stem that does not stride and a head of one linear layer
 
 
 class Model(ModelConfig):
@@ -23,7 +26,7 @@ class Model(ModelConfig):
     )
     padding: Literal["reflect", "replicate", "zeros", "circular"] = Field("reflect", description="of the filters")
     pool_only: bool = Field(
-        True, description="leave the stride of the first convolution alone (AlexNet: False is the paper's)"
+        True, description="leave the stride of the first convolution alone (False in AlexNet's entries, as published)"
     )
     relu_first: bool = Field(True, description="AlexNet: ReLU before the first blur")
     replace_stride_with_dilation: tuple[bool, bool, bool] = Field(
@@ -41,6 +44,27 @@ class Model(ModelConfig):
     def _possible(self) -> "Model":
         if self.arch not in ARCHITECTURES:
             raise ValueError(f"unknown MODEL.ARCH {self.arch!r}: one of {', '.join(ARCHITECTURES)}")
+        filled, residual = self.downsample != "none", self.arch.startswith(("resne", "wide_resnet"))
+        stem = self.arch == "alexnet" or (filled and (residual or self.arch.startswith("densenet")))
+        for name, known, whose in (
+            ("filter_size", filled, "MODEL.DOWNSAMPLE lpf and pasa"),
+            ("groups", self.downsample == "pasa", "MODEL.DOWNSAMPLE pasa"),
+            ("normalise", self.downsample == "pasa", "MODEL.DOWNSAMPLE pasa"),
+            ("pool_only", stem, "AlexNet, and of ResNets and DenseNets with a MODEL.DOWNSAMPLE"),
+            (
+                "relu_first",
+                self.arch == "alexnet" and filled and not self.pool_only,
+                "AlexNet with a MODEL.DOWNSAMPLE and MODEL.POOL_ONLY False",
+            ),
+            ("replace_stride_with_dilation", residual, "ResNets"),
+            ("zero_init_residual", residual, "ResNets"),
+        ):
+            # those that a recipe states once for all its networks are not here: PADDING, WIDTH_DIVISOR
+            if not known and (value := getattr(self, name)) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"MODEL.{name.upper()} {value} changes nothing in {self.arch} with MODEL.DOWNSAMPLE "
+                    f"{self.downsample}: it is of {whose}"
+                )
         if self.downsample == "pasa" and self.filter_size % 2 == 0:
             raise ValueError(f"MODEL.DOWNSAMPLE pasa needs an odd MODEL.FILTER_SIZE, not {self.filter_size}")
         if self.width != 1 and self.arch.startswith(("alexnet", "densenet")):
@@ -54,6 +78,16 @@ class Config(RunConfig):
     """A run of the blurpool pipeline."""
 
     model: Model = Model()
+
+    @model_validator(mode="after")
+    def _strides(self) -> "Config":
+        size = self.data.image_size or DATASETS[self.data.name].size
+        if size <= SMALL and not self.model.pool_only and self.model.arch != "alexnet":
+            raise ValueError(
+                f"MODEL.POOL_ONLY False changes nothing at {size} pixels: up to {SMALL} the first convolution does not "
+                "stride anyway"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -12,10 +12,9 @@ from core.backbones.vgg import VGG, WIDTHS
 from core.errors import UserError
 from core.layers import downsample_factory
 from core.layers.downsample import DownsampleFactory
-from pipelines.blurpool.config import Model
+from pipelines.blurpool.config import SMALL, Model
 
 RESNET_WIDTHS = (64, 128, 256, 512)
-SMALL = 64  # images up to this size get a stem that does not stride and a head of one linear layer
 
 
 def filling(model: Model) -> DownsampleFactory | None:

@@ -14,6 +14,8 @@ from tests.parity.adapters import blur_layers, blurpool_protocol
 
 #: keyword of the authors -> key of our MODEL section
 KEYWORDS = {"pasa_group": "groups"}
+#: what a network without filters cannot be told
+OF_FILTERS = ("filter_size", "groups", "pool_only", "relu_first")
 
 
 def is_network(case: dict[str, Any]) -> bool:
@@ -32,6 +34,8 @@ def network(case: dict[str, Any], plain: bool = False) -> nn.Module:
     if "width_mult" in settings:
         settings["width"] = settings.pop("width_mult")
     downsample = "none" if plain else "pasa" if adaptive else "lpf"
+    if plain:
+        settings = {key: value for key, value in settings.items() if key not in OF_FILTERS}
     model = Model(arch=arch, downsample=downsample, **settings)
     image = case["inputs"]["x"]
     return build(model, in_channels=image.shape[1], num_classes=classes, image_size=224).eval()

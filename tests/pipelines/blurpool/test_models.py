@@ -8,6 +8,7 @@ from core.errors import UserError
 from core.layers.adaptive_blur import AdaptiveBlur2d
 from core.layers.blur import BlurPool2d
 from core.schedule import rate
+from pipelines.blurpool import pages
 from pipelines.blurpool.catalogue import ARCHITECTURES
 from pipelines.workflow import recipe_config, recipes
 
@@ -68,6 +69,69 @@ def test_mobilenets_scaled_channels_are_truncated_as_published_unless_told():
 def test_a_width_that_a_network_does_not_have_is_refused(arch):
     with pytest.raises(UserError, match=r"MODEL\.WIDTH"):
         built(arch, width=0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "key", "value"),
+    [
+        ("vgg11_bn_lpf4", "imagenet", "POOL_ONLY", "False"),
+        ("mobilenet_v2_lpf4", "imagenet", "POOL_ONLY", "False"),
+        ("resnet50", "imagenet", "POOL_ONLY", "False"),
+        ("resnet18_lpf4", "cifar10", "POOL_ONLY", "False"),
+        ("densenet121_lpf4", "cifar10", "POOL_ONLY", "False"),
+        ("resnet50", "imagenet", "FILTER_SIZE", "5"),
+        ("resnet50_lpf4", "imagenet", "GROUPS", "2"),
+        ("resnet50_lpf4", "imagenet", "NORMALISE", "group"),
+        ("resnet50_lpf4", "imagenet", "RELU_FIRST", "False"),
+        ("alexnet", "imagenet", "RELU_FIRST", "False"),
+        ("densenet121_lpf4", "imagenet", "REPLACE_STRIDE_WITH_DILATION", "[False, False, True]"),
+        ("vgg11_bn", "imagenet", "ZERO_INIT_RESIDUAL", "True"),
+    ],
+)
+def test_a_setting_that_changes_nothing_is_refused(name, dataset, key, value):
+    with pytest.raises(UserError, match=rf"MODEL\.{key} .* changes nothing"):
+        pipelines.configure(f"blurpool/{name}", dataset, [f"MODEL.{key}", value])
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs"),
+    [
+        ("resnet50_lpf4", ["MODEL.POOL_ONLY", "False"]),
+        ("densenet121_lpf4", ["MODEL.POOL_ONLY", "False"]),
+        ("wide_resnet50_2", ["MODEL.ZERO_INIT_RESIDUAL", "True"]),
+        ("resnext50_32x4d", ["MODEL.REPLACE_STRIDE_WITH_DILATION", "[False, False, True]"]),
+        ("alexnet_lpf4", ["MODEL.RELU_FIRST", "False"]),
+        ("resnet18_pasa3_g2", ["MODEL.NORMALISE", "group"]),
+    ],
+)
+def test_a_setting_that_changes_something_is_taken(name, pairs):
+    key = pairs[0].removeprefix("MODEL.").lower()
+    default, given = (pipelines.configure(f"blurpool/{name}", "imagenet", p).model for p in ([], pairs))
+    assert getattr(given, key) != getattr(default, key)
+
+
+@pytest.mark.parametrize("downsample", ["lpf", "pasa"])
+def test_alexnet_keeps_its_first_relu_with_any_filling(downsample):
+    net = built("alexnet", dataset="imagenet", downsample=downsample, filter_size=3)
+    # two in the stem, one in each of two pools; published: stride 2 and a blur for stride 4
+    kind = BlurPool2d if downsample == "lpf" else AdaptiveBlur2d
+    assert len(blurs(net, kind)) == 4 and net.features[0].stride == (2, 2)
+    assert isinstance(net.features[1], torch.nn.ReLU)
+
+
+def test_a_source_names_a_table_only_where_there_is_the_number():
+    stated = {name for entry in pages.published()["entries"] for row in entry["rows"] for name in row["models"]}
+    for name, entry in pipelines.models("blurpool").items():
+        assert ("no published number" in entry.source) == (name not in stated), name
+        assert not entry.source.endswith("1 taps")
+    scratch = {
+        n for e in pages.published()["entries"] if "scratch" in e["source"] for r in e["rows"] for n in r["models"]
+    }
+    tables = {name for name, entry in pipelines.models("blurpool").items() if ", ImageNet table, " in entry.source}
+    assert {name for name in tables if "_lpf" in name} == {name for name in scratch if "_lpf" in name}
+    assert pipelines.models("blurpool")["resnet50_lpf1"].source == (
+        "Zhang, ICML 2019, 1 tap: the authors' code; no published number"
+    )
 
 
 def test_a_map_too_small_to_be_mirrored_is_told_with_its_remedy():
