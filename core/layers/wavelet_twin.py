@@ -207,7 +207,9 @@ def centre_crop(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _margin(size: int, inner: int) -> int:
-    return round((size - inner) / 2)
+    # Python's round of a half, in whole numbers: a size that torch.jit.trace follows cannot be rounded
+    half = (size - inner) // 2
+    return half + (size - inner) % 2 * (half % 2)
 
 
 def _output_size(conv: nn.Conv2d, size: int) -> int:

@@ -114,6 +114,27 @@ def test_a_half_pixel_of_crop_goes_to_the_even_offset() -> None:
     assert centre_crop(x, (2, 2))[0, 0, 0, 0] == 2
 
 
+@given(st.integers(0, 60), st.integers(0, 60))
+@settings(max_examples=50, deadline=None)
+def test_a_crop_is_centred_as_python_rounds(size: int, less: int) -> None:
+    inner = max(size - less, 0)
+    first = round((size - inner) / 2)
+    assert centre_crop(torch.arange(size)[:, None], (inner, 1))[:, 0].tolist() == list(range(first, first + inner))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("part", ["real", "complex"])
+def test_a_stem_is_traced_for_other_batches(part: str) -> None:
+    first = made(part=part, subsample=2 if part == "complex" else 1)
+    if part == "real":
+        stem = TwinStem(first, joint=nn.MaxPool2d(2))
+    else:
+        stem = TwinStem(first, low=nn.MaxPool2d(2), high=nn.Flatten(1, 2))
+    traced = torch.jit.trace(stem, image(2, 3, 13, 17), check_trace=False)
+    x = image(3, 3, 13, 17, seed=1)
+    torch.testing.assert_close(traced(x), stem(x))
+
+
 def test_nonsquare_images_are_right_unless_the_authors_scrambling_is_asked_for() -> None:
     plain, scrambled = mixing(), mixing(scramble_nonsquare=True)
     wide, square = image(1, 3, 12, 20), image(1, 3, 12, 12)
