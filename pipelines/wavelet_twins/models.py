@@ -54,7 +54,9 @@ def smallest(kind: Architecture, options: Form) -> int:
         # the last blur is on a map of a 16th, in an ablation the only one on a half; packets need two pixels, and of an
         # odd side they leave the smaller half
         blurred = 16 * margin if kind.pooling != "none" else 2 * margin if options.ablation else 0
-        return blurred + (2 if kind.twin else 1)
+        # a dense max-pool of 2 loses a row of a map at a half of the size
+        lost = 2 if options.small_pool and kind.pooling != "none" else 0
+        return blurred + lost + (2 if kind.twin else 1)
     if kind.pooling == "none":
         return ALEXNET_SMALLEST
     side = margin + 1
