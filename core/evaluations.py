@@ -98,7 +98,9 @@ class Accuracy:
 
 
 class ShiftPairs:
-    """Two shifts of each image per repeat, each axis uniform in -MAX_SHIFT..MAX_SHIFT-1: do both get one class?
+    """Two shifts of each image per repeat, each axis uniform in -MAX_SHIFT..MAX_SHIFT-1 pixels: do both get one class?
+
+    MAX_SHIFT at half of an image's size is every circular shift, as Zhang shifts CIFAR-10's.
 
     `kind` is "circular" (roll; Zhang 2019, section 4; APS section 5) or "crop" (two windows of the image's own size
     out of the normalised image padded by MAX_SHIFT zeros, APS's standard consistency). `alter` changes the images

@@ -5,6 +5,7 @@ windows of 224). Where ``EVALUATE.MARGIN`` is 0 it is the image itself with its 
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from core.layers.downsample import FILLINGS
 from core.metrics import Tally, agreement
 from core.randomness import uniform_integers
 from core.shifts import crop_window, roll
+from pipelines.blurpool.config import Model
 
 
 def _wide(view: View, max_shift: int) -> tuple[Tensor, int]:
@@ -58,12 +60,13 @@ class AuthorsWindows:
     """The same as the authors' code does it: one pair of corners per batch and pass, REPEATS passes, NumPy's
     RandomState.
 
-    Their generator is unseeded; ours starts from 0. Draws run through the batches of one pass before the next pass.
+    Zhang's generator is unseeded, ours starts from 0; that of Zou et al. starts from 7. Draws run through the batches
+    of one pass before the next pass, so that a result is of EVALUATE.BATCH_SIZE too: 8 is Zhang's.
     """
 
-    def __init__(self, config: EvaluateConfig, seed: int) -> None:
+    def __init__(self, config: EvaluateConfig, seed: int, *, start: int = 0) -> None:
         self.repeats, self.max_shift = config.repeats, config.max_shift
-        self.random, self.offsets = np.random.RandomState(0), np.zeros((0, 2, 2), dtype=np.int64)
+        self.random, self.offsets = np.random.RandomState(start), np.zeros((0, 2, 2), dtype=np.int64)
         self.correct = self.images = 0
 
     def update(self, view: View) -> None:
@@ -268,5 +271,8 @@ _STAGES = {
 
 def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:
     """Core's evaluations and the paper's, under the protocol of a configuration."""
-    windows = AuthorsWindows if config.evaluate.protocol == "authors" else Windows
+    windows: Callable[[EvaluateConfig, int], Evaluation] = Windows
+    if config.evaluate.protocol == "authors":
+        adaptive = isinstance(config.model, Model) and config.model.downsample == "pasa"
+        windows = partial(AuthorsWindows, start=7) if adaptive else AuthorsWindows
     return {**EVALUATIONS, "windows": windows, "diagonal": Diagonal, "feature_distance": FeatureDistance}

@@ -232,3 +232,7 @@ def test_a_protocol_chooses_its_windows():
     assert evaluations(config)["windows"] is Windows
     config = configure("blurpool/resnet18", pairs=["EVALUATE.PROTOCOL", "authors"])
     assert evaluations(config)["windows"] is AuthorsWindows
+    # the generator of the adaptive filters' authors starts elsewhere
+    config = configure("blurpool/resnet101_pasa3_g8", "pasa", ["EVALUATE.PROTOCOL", "authors"])
+    drawn = evaluations(config)["windows"](config.evaluate, 0).random.randint(32, size=20)
+    assert drawn.tolist() == np.random.RandomState(7).randint(32, size=20).tolist()
