@@ -23,7 +23,8 @@ def binomial_taps(size: int, *, device: torch.device | str | None = None, dtype:
     Every tap and every product of two taps is exact in every floating dtype down to bfloat16. ValueError unless 1 <=
     size <= 7.
     """
-    if size not in SIZES:
+    # 2.0 and True are in a range of integers too
+    if not isinstance(size, int) or isinstance(size, bool) or size not in SIZES:
         raise ValueError(f"size must be an integer from 1 to 7, got {size!r}")
     return torch.tensor([comb(size - 1, i) / 2 ** (size - 1) for i in range(size)], device=device, dtype=dtype)
 

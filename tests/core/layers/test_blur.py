@@ -156,10 +156,12 @@ def test_max_blur_pool_is_a_dense_max_pool_then_a_blur(kernel, padding):
     assert torch.equal(layer(x), blur_pool2d(F.max_pool2d(x, kernel, 1, padding), size=4))
 
 
-@pytest.mark.parametrize("size", [0, 8, 2.5])
+@pytest.mark.parametrize("size", [0, 8, 2.5, 2.0, True])
 def test_unknown_sizes_are_refused(size):
     with pytest.raises(ValueError, match=f"1 to 7, got {size}"):
         BlurPool2d(size=size)
+    with pytest.raises(ValueError, match=f"1 to 7, got {size}"):
+        blur_pool2d(torch.zeros(1, 1, 8, 8), size=size)
 
 
 @pytest.mark.parametrize("stride", [0, -2, (1, 2, 3), (1, 0), 1.5 * torch.ones(2)])
