@@ -50,7 +50,8 @@ def _subject_options(form: ArgumentParser) -> None:
     form.add_argument(
         "--dataset",
         metavar="NAME",
-        help="form, classes and normalisation (default: imagenet, or what the network is made for)",
+        help="form, classes and normalisation (default: imagenet, but cifar10 for a named network that has its form "
+        "where --size is at most 64; or what the network is made for)",
     )
     form.add_argument("--weights", metavar="FILE", help="weights to load: safetensors, or a torch file of tensors")
     form.add_argument(

@@ -1,6 +1,7 @@
 """The command line: what it prints, and what it says when it is asked for something that cannot be."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from pipelines.cli import main
 from pipelines.commands import COMMANDS
+from pipelines.commands.probe import _default_dataset
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:
@@ -59,6 +61,14 @@ def test_the_schema_of_a_pipeline_is_json_schema(capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"stillpoint {command}" in told(capsys, command, "--help")
+
+
+@pytest.mark.parametrize("command", ["measure", "explain"])
+def test_help_says_whose_form_a_small_picture_gets(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = " ".join(told(capsys, command, "--help").split())
+    assert "imagenet, but cifar10 for a named network that has its form where --size is at most 64" in shown
+    for size, dataset in ((None, "imagenet"), (64, "cifar10"), (65, "imagenet")):
+        assert _default_dataset(Namespace(network="blurpool/resnet18", size=size)) == dataset
 
 
 CIFAR = ["--dataset", "cifar10"]
