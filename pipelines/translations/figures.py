@@ -101,7 +101,7 @@ def class_images(
         half = -(-len(listed) // 2)
         lines = "\n".join(" ".join(part) for part in (listed[:half], listed[half:]))
         axis.set_title(f"{name}\nloss {loss:.1e}\n{lines} %", fontsize=7.5)
-    entitle(figure, f"{title}\nloss and probabilities of all classes in per cent")
+    entitle(figure, f"{title}\nloss and probabilities of all classes in per cent; grey is zero, lighter is positive")
     return save(figure, path)
 
 

@@ -104,6 +104,17 @@ def test_pictures_are_drawn_of_what_was_measured(tmp_path: Path) -> None:
         assert again.read_bytes() == (tmp_path / f"{name}.png").read_bytes(), name
 
 
+@pytest.mark.parametrize("name", ["diagonal", "feature_distance"])
+def test_a_picture_of_one_seed_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for seed in (3, 4):
+        run(tmp_path, "resnet18", "digits", seed)
+    titles: list[str] = []
+    monkeypatch.setattr(figures, name, lambda held, path, title: titles.append(title))
+    found = results.gather("blurpool", "digits", tmp_path, None, [])
+    results.form("blurpool", found.config).figures[name](found, tmp_path / "a.png")
+    assert titles == [f"{found.table.title}, seed 3"]
+
+
 def test_a_picture_of_what_was_not_measured_asks_for_it(tmp_path: Path) -> None:
     made = run(tmp_path, "resnet18", "digits")
     save_file({"trained/other": torch.zeros(1)}, made.maps)
