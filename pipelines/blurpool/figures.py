@@ -24,7 +24,7 @@ def diagonal(curves: Mapping[str, np.ndarray], path: Path, *, title: str) -> Pat
         families.setdefault(model.partition("_lpf")[0], []).append(model)
     # a filter looks the same in all families, also where one of them lacks another filter
     look = colours(list(dict.fromkeys(_taps(model, family) for family, own in families.items() for model in own)))
-    figure, axes = subplots(2, len(families), (3.0 * len(families) + 0.6, 4.8), sharex=True, sharey="row")
+    figure, axes = subplots(2, len(families), (3.0 * len(families) + 0.6, 5.6), sharex=True, sharey="row")
     handles = {}
     for column, (family, models) in enumerate(families.items()):
         first = np.asarray(curves[models[0]], dtype=float)
