@@ -36,7 +36,7 @@ def diagonal(results: Results, path: Path) -> None:
     held = {model: found for model, found in curves.items() if found}
     if not held:
         raise UserError(f"{path.name} needs the evaluation diagonal: add it to EVALUATE.METRICS")
-    figures.diagonal({model: found[0] for model, found in held.items()}, path, title=results.table.title)
+    figures.diagonal({model: found[0] for model, found in held.items()}, path, title=_first_seed(results))
 
 
 def feature_distance(results: Results, path: Path) -> None:
@@ -47,7 +47,12 @@ def feature_distance(results: Results, path: Path) -> None:
     held = {model: found for model, found in maps.items() if found}
     if not held:
         raise UserError(f"{path.name} needs the evaluation feature_distance: add it to EVALUATE.METRICS")
-    figures.feature_distance(_contrasts(held), path, title=results.table.title)
+    figures.feature_distance(_contrasts(held), path, title=_first_seed(results))
+
+
+def _first_seed(results: Results) -> str:
+    first = next(iter(results.runs.values()))[0]
+    return f"{results.table.title}, seed {first.seed}"
 
 
 def _arrays(runs: Sequence["Run"], name: str) -> list["np.ndarray"]:
