@@ -136,6 +136,7 @@ class Evaluate(EvaluateConfig):
 class Config(RunConfig):
     """A run of the sdnet pipeline."""
 
+    LOGITS: ClassVar[bool] = True
     # keys of the authors' configuration that do nothing in their code, or that have another name here
     REFUSED: ClassVar[dict[str, str]] = {
         "MODEL.PAD_MODE": "the authors' code checks it and never uses it: padding is always zeros",
@@ -172,6 +173,9 @@ class Config(RunConfig):
 
     model: Model = Model()
     evaluate: Evaluate = Evaluate()
+
+    def known_metrics(self) -> tuple[str, ...]:
+        return (*super().known_metrics(), "robustness", "attack", "autoattack", "reconstructions")
 
     @model_validator(mode="after")
     def _honest(self) -> "Config":

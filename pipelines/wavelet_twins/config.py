@@ -1,6 +1,6 @@
 """What only this pipeline can be told."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -64,5 +64,10 @@ class Evaluate(EvaluateConfig):
 class Config(RunConfig):
     """A run of the wavelet_twins pipeline."""
 
+    LOGITS: ClassVar[bool] = True
+
     model: Model = Model()
     evaluate: Evaluate = Evaluate()
+
+    def known_metrics(self) -> tuple[str, ...]:
+        return (*super().known_metrics(), "tencrops", "shifts", "shifts_normalised", "perturbations")

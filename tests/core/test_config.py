@@ -33,6 +33,11 @@ def test_a_configuration_is_frozen() -> None:
         (["DATA.NAME", "svhn"], r"unknown data set 'svhn'"),
         (["TRAIN.KEEP", "best", "DATA.VALIDATION", "0"], r"set DATA.VALIDATION"),
         (["TRAIN.ACCUMULATE", "3", "TRAIN.BATCH_SIZE", "256"], r"does not divide"),
+        (["EVALUATE.METRICS", "[acuracy]"], r"EVALUATE.METRICS: unknown evaluation 'acuracy'; nearest: accuracy"),
+        (["EVALUATE.METRICS", "[erase]"], r"set EVALUATE.ERASE"),
+        (["DATA.STD", "[0.2, 0, 0.2]"], r"DATA.STD.1: .*greater than 0 \(given: 0\)"),
+        (["DATA.STD", "[-0.2]"], r"DATA.STD.0: .*greater than 0 \(given: -0.2\)"),
+        (["DATA.STD", "[.nan]"], r"DATA.STD.0"),
     ],
 )
 def test_a_wrong_setting_is_told_in_one_sentence(pairs: list[str], said: str) -> None:
