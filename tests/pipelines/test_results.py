@@ -8,6 +8,7 @@ import yaml
 
 import pipelines
 from core.config import RunConfig
+from core.errors import UserError
 from core.runs import Run
 from core.tables import described, show_plain
 from pipelines.commands.compute import _print_metrics
@@ -27,6 +28,34 @@ def test_top_five_of_ten_classes_has_no_column_and_of_a_thousand_has(tmp_path: P
     assert gathered(tmp_path, "aps", "digits", "resnet20", trained) == ["accuracy"]
     assert gathered(tmp_path, "aps", "cifar10", "resnet20", trained) == ["accuracy"]
     assert gathered(tmp_path, "blurpool", "imagenet", "resnet50", trained) == ["accuracy", "accuracy_top5"]
+
+
+#: a figure or page of each paper that reads maps.safetensors, and sdnet's page that reads train.json
+READERS = [
+    ("aps", "shift_maps"),
+    ("blurpool", "diagonal"),
+    ("blurpool", "feature_distance"),
+    ("sdnet", "corruptions"),
+    ("sdnet", "corruptions.csv"),
+    ("sdnet", "speed.md"),
+    ("translations", "confusion"),
+    ("wavelet_twins", "divergence"),
+]
+
+
+@pytest.mark.parametrize(("paper", "shown"), READERS)
+def test_a_damaged_file_of_a_run_is_named_by_what_reads_it(tmp_path: Path, paper: str, shown: str) -> None:
+    recipe = recipe_config(paper, "digits")
+    run = Run(paper, "digits", recipe.grid[0], 0, tmp_path)
+    run.folder.mkdir(parents=True)
+    about = {"dataset": "digits", "trained": {"accuracy": 0.5}, "evaluate": recipe.dump()["EVALUATE"]}
+    run.metrics.write_text(json.dumps(about))
+    run.timing.write_text("epoch,seconds,images_per_second\n1,1,100\n")
+    for path in (run.maps, run.training):
+        path.write_bytes(b"\x08torn")
+    made = form(paper, recipe)
+    with pytest.raises(UserError, match=r"(maps\.safetensors is truncated or damaged|train\.json does not say)"):
+        {**made.figures, **made.pages}[shown](gather(paper, "digits", tmp_path, None, []), tmp_path / "shown.png")
 
 
 UNITS = {
