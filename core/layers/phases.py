@@ -33,7 +33,7 @@ def extend(x: Tensor, stride: Stride) -> Tensor:
     return pad(x, [(0, down), (0, right)], padding="circular") if down or right else x
 
 
-def polyphase_components(x: Tensor, stride: Stride = 2) -> Tensor:
+def polyphase_components(x: Tensor, *, stride: Stride = 2) -> Tensor:
     """All phases of a map.
 
     Args:

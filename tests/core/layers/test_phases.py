@@ -33,7 +33,7 @@ def map_of(h, w, dtype=torch.float64):
 def test_the_row_moves_first(stride, size):
     x = map_of(*size)
     want = phases(x.numpy(), pair(stride))
-    got = polyphase_components(x, stride)
+    got = polyphase_components(x, stride=stride)
     assert np.array_equal(got.numpy(), np.stack(want, axis=1))
     for k, component in enumerate(want):
         taken = take_phase(x, torch.full((6,), k), stride=stride)
