@@ -125,7 +125,9 @@ def gather(paper: str, recipe: str, root: Path, seeds: int | None, pairs: list[s
     table = tables.collect(runs, config.grid, published, title=title, columns=columns, axes=shown.axes)
     by_model = {row.model: [Run(paper, recipe, row.model, seed, root) for seed in row.seeds] for row in table.rows}
     found = Results(paper, recipe, root, config, table, by_model)
-    notes = (*table.notes, *shown.notes(found), *_departures(runs, pairs))
+    changed = differences(deciding(workflow.recipe_config(paper, recipe).dump()), deciding(config.dump()))
+    asked = [f"Not the recipe as it stands: {', '.join(changed)}."] if changed else []
+    notes = (*table.notes, *shown.notes(found), *asked, *_departures(runs, pairs))
     return replace(found, table=replace(table, notes=notes))
 
 

@@ -139,3 +139,23 @@ def test_a_run_that_was_trained_by_other_settings_is_told_of(tmp_path: Path) -> 
     assert (
         "seed 0" in gather("aps", "digits", tmp_path, None, ["TRAIN.EPOCHS", "1", "MODEL.WIDTH", "4"]).table.notes[-1]
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "filling"), [("sdnet/sdnet18_all", "lpf"), ("sdnet/sdnet18", "aps"), ("wavelet_twins/R18wyC", "aps")]
+)
+def test_a_filling_that_the_paper_does_not_have_is_told_of_in_its_table(
+    tmp_path: Path, name: str, filling: str
+) -> None:
+    paper, model = name.split("/")
+    pairs = ["MODEL.DOWNSAMPLE", filling]
+    run = Run(paper, "digits", model, 0, tmp_path)
+    run.folder.mkdir(parents=True)
+    run.config.write_text(yaml.safe_dump(pipelines.configure(name, "digits", pairs).dump()))
+    run.metrics.write_text(json.dumps({"dataset": "Digits", "trained": {"accuracy": 0.5}}))
+    usual = pipelines.schema(paper)().model.downsample
+    plain, asked = (gather(paper, "digits", tmp_path, None, given).table.notes for given in ([], pairs))
+    told = f"{model}, seed 0, was trained by other settings than this table's: MODEL.DOWNSAMPLE: {filling} -> {usual}"
+    assert told in plain and told not in asked
+    assert f"Not the recipe as it stands: MODEL.DOWNSAMPLE: {usual} -> {filling}." in asked
+    assert not any("Not the recipe" in note for note in plain)
