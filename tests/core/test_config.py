@@ -38,6 +38,11 @@ def test_a_configuration_is_frozen() -> None:
         (["DATA.STD", "[0.2, 0, 0.2]"], r"DATA.STD.1: .*greater than 0 \(given: 0\)"),
         (["DATA.STD", "[-0.2]"], r"DATA.STD.0: .*greater than 0 \(given: -0.2\)"),
         (["DATA.STD", "[.nan]"], r"DATA.STD.0"),
+        (["DATA.STD", "[0.2, 0.3]"], r"DATA.STD has 2 values; images of digits need 1 value"),
+        (
+            ["DATA.NAME", "cifar10", "DATA.MEAN", "[0, 0]"],
+            r"DATA.MEAN has 2 values; images of cifar10 need 3 values, one",
+        ),
     ],
 )
 def test_a_wrong_setting_is_told_in_one_sentence(pairs: list[str], said: str) -> None:
@@ -89,7 +94,9 @@ def test_differences_name_keys_and_both_values() -> None:
 
 
 def test_what_is_dumped_reads_back_the_same() -> None:
-    config = merge(RunConfig, [], ["DATA.MEAN", "(0.1, 0.2, 0.3)", "TRAIN.MILESTONES", "[3, 5]"])
+    config = merge(
+        RunConfig, [], ["DATA.NAME", "cifar10", "DATA.MEAN", "(0.1, 0.2, 0.3)", "TRAIN.MILESTONES", "[3, 5]"]
+    )
     assert merge(RunConfig, [config.dump()]) == config
 
 
