@@ -76,9 +76,8 @@ class DataConfig(Section):
             raise ValueError(f"unknown data set {self.name!r}: one of {', '.join(DATASETS)}")
         channels = DATASETS[self.name].channels
         for key, values in (("MEAN", self.mean), ("STD", self.std)):
-            if values is not None and len(values) not in (1, channels):
-                each = f"{channels} values, one for each channel, or 1 for all" if channels > 1 else "1 value"
-                raise ValueError(f"DATA.{key} has {len(values)} values; images of {self.name} need {each}")
+            if values is not None and len(values) != channels:
+                raise ValueError(f"DATA.{key} has {len(values)} values, but {self.name} has channels: {channels}")
         return self
 
 

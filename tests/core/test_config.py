@@ -38,10 +38,10 @@ def test_a_configuration_is_frozen() -> None:
         (["DATA.STD", "[0.2, 0, 0.2]"], r"DATA.STD.1: .*greater than 0 \(given: 0\)"),
         (["DATA.STD", "[-0.2]"], r"DATA.STD.0: .*greater than 0 \(given: -0.2\)"),
         (["DATA.STD", "[.nan]"], r"DATA.STD.0"),
-        (["DATA.STD", "[0.2, 0.3]"], r"DATA.STD has 2 values; images of digits need 1 value"),
+        (["DATA.STD", "[0.2, 0.3]"], r"DATA.STD has 2 values, but digits has channels: 1"),
         (
-            ["DATA.NAME", "cifar10", "DATA.MEAN", "[0, 0]"],
-            r"DATA.MEAN has 2 values; images of cifar10 need 3 values, one",
+            ["DATA.NAME", "cifar10", "DATA.MEAN", "[0]"],
+            r"DATA.MEAN has 1 values, but cifar10 has channels: 3",
         ),
     ],
 )
