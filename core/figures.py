@@ -14,7 +14,7 @@ import numpy as np
 
 from core.errors import UserError
 from core.files import atomic_path
-from core.tables import Table
+from core.tables import Table, read_maps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -258,9 +258,7 @@ def read_shift_maps(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray] | No
     `paths` are the ``maps.safetensors`` of its runs: accuracies are averaged, of changes the largest is taken. None if
     a run has not measured them.
     """
-    from safetensors.numpy import load_file
-
-    found = [load_file(path) if path.is_file() else {} for path in paths]
+    found = [read_maps(path) for path in paths]
     names = ("trained/all_shifts_accuracy_map", "trained/all_shifts_logit_change_map")
     if not found or any(name not in maps for maps in found for name in names):
         return None

@@ -125,20 +125,27 @@ def gather(paper: str, recipe: str, root: Path, seeds: int | None, pairs: list[s
     table = tables.collect(runs, config.grid, published, title=title, columns=columns, axes=shown.axes)
     by_model = {row.model: [Run(paper, recipe, row.model, seed, root) for seed in row.seeds] for row in table.rows}
     found = Results(paper, recipe, root, config, table, by_model)
-    notes = (*table.notes, *shown.notes(found), *_departures(runs, pairs))
+    changed = differences(deciding(workflow.recipe_config(paper, recipe).dump()), deciding(config.dump()))
+    asked = [f"Not the recipe as it stands: {', '.join(changed)}."] if changed else []
+    notes = (*table.notes, *shown.notes(found), *asked, *_departures(runs, pairs))
     return replace(found, table=replace(table, notes=notes))
+
+
+def departures(run: Run, pairs: list[str]) -> list[str]:
+    """What in a run's folder was trained otherwise than its recipe and `pairs` say, as ``KEY: there -> asked``."""
+    if not run.config.is_file() or run.model not in pipelines.models(run.pipeline):
+        return []
+    asked = pipelines.configure(f"{run.pipeline}/{run.model}", run.recipe, pairs, run.seed).dump()
+    stored = read_settings(run.config)
+    # a setting that is younger than the run decided nothing in it
+    return differences(deciding(stored), shared(deciding(asked), stored))
 
 
 def _departures(runs: list[Run], pairs: list[str]) -> list[str]:
     """A sentence for each run that was trained by other settings than those the table is of."""
     found = []
     for run in runs:
-        if not run.config.is_file() or run.model not in pipelines.models(run.pipeline):
-            continue
-        asked = pipelines.configure(f"{run.pipeline}/{run.model}", run.recipe, pairs, run.seed).dump()
-        stored = read_settings(run.config)
-        # a setting that is younger than the run decided nothing in it
-        if changed := differences(deciding(stored), shared(deciding(asked), stored)):
+        if changed := departures(run, pairs):
             more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
             found.append(
                 f"{run.model}, seed {run.seed}, was trained by other settings than this table's: "

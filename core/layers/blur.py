@@ -195,9 +195,18 @@ class MaxBlurPool2d(BlurPool2d):
     """
 
     def __init__(
-        self, kernel_size: int = 2, stride: int | tuple[int, int] = 2, *, max_padding: int = 0, **blur
+        self,
+        kernel_size: int = 2,
+        stride: int | tuple[int, int] = 2,
+        *,
+        max_padding: int = 0,
+        size: int = 4,
+        padding: str = "reflect",
+        pad_off: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(None, stride, **blur)
+        super().__init__(None, stride, size=size, padding=padding, pad_off=pad_off, device=device, dtype=dtype)
         self.kernel_size, self.max_padding = kernel_size, max_padding
 
     def forward(self, x: Tensor, phase: Tensor | None = None, *, return_phase: bool = False):

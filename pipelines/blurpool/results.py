@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import UserError
-from core.tables import Metric
+from core.tables import Metric, read_maps
 from pipelines.blurpool import pages
 from pipelines.results import Make, Results, consistency_accuracy, learning_curves
 
@@ -56,18 +56,14 @@ def _first_seed(results: Results) -> str:
 
 
 def _arrays(runs: Sequence["Run"], name: str) -> list["np.ndarray"]:
-    from safetensors.numpy import load_file
-
-    found = [load_file(run.maps) if run.maps.is_file() else {} for run in runs]
+    found = [read_maps(run.maps) for run in runs]
     return [maps[name] for maps in found if name in maps]
 
 
 def _distances(run: "Run") -> dict[str, "np.ndarray"]:
     """Layer -> map, in the order of the network's layers."""
-    from safetensors.numpy import load_file
-
     start = "trained/feature_distance_map:"
-    maps = load_file(run.maps) if run.maps.is_file() else {}
+    maps = read_maps(run.maps)
     named = sorted(name.removeprefix(start) for name in maps if name.startswith(start))
     return {name.split(":", 1)[1]: maps[start + name] for name in named}
 

@@ -41,6 +41,8 @@ def _inside(block: BasicBlock) -> Iterator[nn.Module]:
         raise UserError(
             "a block with a shortcut or an inner ReLU has no inverse: use an *_all network without shortcuts"
         )
+    if block.pool is not None:
+        raise UserError("what MODEL.DOWNSAMPLE puts in place of a stride has no inverse: MODEL.DOWNSAMPLE none has one")
     yield from (block.conv1, block.bn1, block.conv2, block.bn2)
 
 

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from core import tables
 from core.config import RunConfig
 from core.errors import UserError
 from core.files import write_atomic
@@ -193,9 +194,7 @@ def shown_run(results: Results, model: str = "TwoFullNet") -> Run:
 
 def read_maps(run: Run, names: tuple[str, ...], state: str = "trained") -> dict[str, Any]:
     """Arrays of a run's ``maps.safetensors``; a `UserError` where an evaluation that makes them was not run."""
-    from safetensors.numpy import load_file
-
-    found = load_file(run.maps) if run.maps.is_file() else {}
+    found = tables.read_maps(run.maps)
     if absent := [name for name in names if f"{state}/{name}" not in found]:
         raise UserError(f"{run.maps} does not hold {absent[0]}: add {absent[0].split('_')[0]} to EVALUATE.METRICS")
     return {name: found[f"{state}/{name}"] for name in names}
@@ -259,12 +258,11 @@ def neurons(results: Results, path: Path) -> None:
 
 
 def second_layer(results: Results, path: Path) -> None:
-    from safetensors.numpy import load_file
-
+    from core.checkpoint import read_tensors
     from pipelines.translations import figures
 
     run = shown_run(results)
-    weights = load_file(run.weights)["fc2.weight"]
+    weights = read_tensors(run.weights)[0]["fc2.weight"].numpy()
     figures.second_layer(
         weights, class_names(results.recipe), path, title=f"{run.model}, seed {run.seed}: second layer"
     )
