@@ -16,7 +16,7 @@ from core.errors import UserError
 from core.files import write_atomic
 from core.runs import Run
 from core.tables import Metric, percent, read_metrics
-from pipelines.results import Form, Make, Results, consistency_accuracy
+from pipelines.results import Form, Make, Needs, Results, consistency_accuracy
 from pipelines.results import learning_curves as plain_curves
 
 HERE = Path(__file__).parent
@@ -285,15 +285,17 @@ PAGES: dict[str, Make] = {
     "lesson.csv": lesson_csv,
     "lesson.md": lesson_markdown,
 }
-#: the evaluation that a picture shows the result of
-_OF = {"samples": "samples", "confusion": "confusion", "class_images": "maximisers", "neurons": "maximisers"}
+NEEDS: Needs = {
+    "samples": ("samples", "*"),
+    "confusion": ("confusion", "*"),
+    "class_images": ("maximisers", "*"),
+    "neurons": ("maximisers", "*"),
+}
 
 
 def form(config: RunConfig) -> Form:
-    """What a recipe measures is shown: no test passes where there are none, no pictures that no evaluation made."""
-    measured = config.evaluate.metrics
-    made = {name: make for name, make in FIGURES.items() if name not in _OF or _OF[name] in measured}
-    pages = dict(PAGES)
+    """What a recipe measures is shown: no test passes where there are none."""
+    made, pages = dict(FIGURES), dict(PAGES)
     if not config.train.test_each_epoch:
         made["learning_curves"] = plain_curves
         pages = {name: make for name, make in pages.items() if not name.startswith("passes")}
