@@ -82,9 +82,10 @@ def published_passes(recipe: str, model: str, path: Path = HERE / "published.yam
     return {}
 
 
-def seconds_per_epoch(run: Run) -> float:
-    """Of training alone, the median over epochs."""
-    return statistics.median(float(row["seconds"]) for row in _rows(run.timing))
+def seconds_per_epoch(runs: list[Run]) -> float | None:
+    """Of training alone, the median over epochs and its mean over `runs`; None where one of them has no epochs."""
+    seconds = [[float(row["seconds"]) for row in _rows(run.timing)] for run in runs]
+    return statistics.fmean(map(statistics.median, seconds)) if all(seconds) else None
 
 
 def passes_csv(results: Results, path: Path) -> None:
@@ -139,7 +140,7 @@ def lesson_rows(results: Results) -> list[dict[str, Any]]:
                 raise UserError(f"the lesson's table needs the metric {key}: see EVALUATE.METRICS")
             own[key], own[f"{key}_spread"] = cell.mean, cell.spread
         own["parameters"] = read_metrics(runs[0])["parameters"]
-        own["seconds_per_epoch"] = statistics.fmean(seconds_per_epoch(run) for run in runs)
+        own["seconds_per_epoch"] = seconds_per_epoch(runs)
         own["pareto"] = int(row.pareto)
         rows.append(own)
     return rows
@@ -166,7 +167,7 @@ def lesson_markdown(results: Results, path: Path) -> None:
             str(row["n"]),
             *(shown(row, key) for key in AXES),
             f"{row['parameters']:,}",
-            f"{row['seconds_per_epoch']:.2f}",
+            "" if row["seconds_per_epoch"] is None else f"{row['seconds_per_epoch']:.2f}",
         ]
         for row in lesson_rows(results)
     ]
