@@ -102,9 +102,10 @@ def test_pooling_codes_at_full_resolution_and_keeps_the_sizes():
         assert net.forward_features(torch.zeros(1, 3, 16, 16)).shape == (1, 512, 2, 2)
 
 
+@pytest.mark.parametrize("pooling", [False, True])
 @pytest.mark.parametrize("size", [15, 18])
-def test_any_resolution_passes_after_construction(size):
-    net = make(NAME="sdnet18_all").eval()
+def test_any_resolution_passes_after_construction(size, pooling):
+    net = make(NAME="sdnet18_all", POOLING=pooling).eval()
     with torch.no_grad():
         for side in (16, size):
             assert net(torch.zeros(1, 3, side, side)).shape == (1, 10)
