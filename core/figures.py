@@ -306,7 +306,8 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
         axis.locator_params(axis="x", integer=True)
         axis.set_ylabel(label)
     axes[0, 0].set_yscale("log")
-    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if axes[0, -1].get_legend_handles_labels()[1]:  # none of weights that are only measured
+        axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     dashed = any(line.get_linestyle() == "--" for axis in axes[0] for line in axis.get_lines())
     said = f"{title}: training (solid) and validation (dashed)" if dashed else f"{title}: training"
     entitle(figure, said)

@@ -5,16 +5,18 @@ A paper that shows more than the common table and figures has a ``results.py`` b
     METRICS   columns of the table, in order (default: `core.tables.METRICS`)
     AXES      the two metrics that the Pareto front is drawn over (default: `core.tables.AXES`)
     FIGURES   name -> function (results, path) that draws ``figures/<name>.png`` (default: `FIGURES` below)
+    NEEDS     figure -> (evaluation that it shows, pattern of the networks that have it): no such figure without both
     PAGES     file name -> function (results, path) that writes ``<file name>`` beside the table (default: none)
     NOTES     function (results) -> sentences below the table, such as what images were made of (default: none)
 
-or, where its recipes are of several kinds, a function ``form(config) -> Form`` that says all of them.
+or, where its recipes are of several kinds, a function ``form(config) -> Form`` that says all of them but NEEDS.
 
 Snakemake reads it to know which files there will be, so nothing heavy is imported outside its functions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,8 @@ FIGURES: dict[str, Make] = {
     "shift_maps": shift_maps,
     "learning_curves": learning_curves,
 }
+Needs = Mapping[str, tuple[str, str]]
+NEEDS: Needs = {"shift_maps": ("all_shifts", "*")}
 
 
 @dataclass(frozen=True)
@@ -91,14 +95,27 @@ class Form:
 
 
 def form(paper: str, config: RunConfig) -> Form:
-    """The form of a paper's results under a recipe; the common one where the paper has no ``results.py``."""
-    if not (pipelines.HERE / paper / "results.py").is_file():
-        return Form()
-    own = import_module(f"pipelines.{paper}.results")
-    if hasattr(own, "form"):
-        return own.form(config)
-    names = ("metrics", "axes", "figures", "pages", "notes")
-    return Form(**{name: getattr(own, name.upper()) for name in names if hasattr(own, name.upper())})
+    """The form of a paper's results under a recipe; the common one where the paper has no ``results.py``.
+
+    A figure that no network of the recipe's GRID can have, by its EVALUATE.METRICS, is not among its figures.
+    """
+    shown, needs = Form(), NEEDS
+    if (pipelines.HERE / paper / "results.py").is_file():
+        own = import_module(f"pipelines.{paper}.results")
+        needs = {**NEEDS, **getattr(own, "NEEDS", {})}
+        if hasattr(own, "form"):
+            shown = own.form(config)
+        else:
+            names = ("metrics", "axes", "figures", "pages", "notes")
+            shown = Form(**{name: getattr(own, name.upper()) for name in names if hasattr(own, name.upper())})
+    return replace(shown, figures={name: make for name, make in shown.figures.items() if _can(name, needs, config)})
+
+
+def _can(figure: str, needs: Needs, config: RunConfig) -> bool:
+    if figure not in needs:
+        return True
+    evaluation, networks = needs[figure]
+    return evaluation in config.evaluate.metrics and any(fnmatchcase(model, networks) for model in config.grid)
 
 
 def gather(paper: str, recipe: str, root: Path, seeds: int | None, pairs: list[str]) -> Results:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from core.errors import UserError
 from core.tables import Metric, read_maps
 from pipelines.blurpool import pages
-from pipelines.results import Make, Results, consistency_accuracy, learning_curves
+from pipelines.results import Make, Needs, Results, consistency_accuracy, learning_curves
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,4 +83,5 @@ FIGURES: dict[str, Make] = {
     "diagonal": diagonal,
     "feature_distance": feature_distance,
 }
+NEEDS: Needs = {"diagonal": ("diagonal", "*"), "feature_distance": ("feature_distance", "*")}
 PAGES: dict[str, Make] = {"from_scratch.md": pages.from_scratch, "finetuned.md": pages.finetuned}

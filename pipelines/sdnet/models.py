@@ -109,4 +109,4 @@ def _pooled_layer(
     """Where a block strides, the code of the full grid and a max-pool."""
     if stride == 1:
         return layer(inputs, outputs, kernel_size, padding=padding)
-    return nn.Sequential(layer(inputs, outputs, kernel_size, padding=padding), nn.MaxPool2d(stride))
+    return nn.Sequential(layer(inputs, outputs, kernel_size, padding=padding), nn.MaxPool2d(stride, ceil_mode=True))

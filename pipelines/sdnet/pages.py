@@ -238,7 +238,10 @@ def speed(results: Results, path: Path) -> None:
         for run in runs:
             if run.timing.is_file() and run.training.is_file():
                 with run.timing.open(newline="") as file:
-                    rates.append(statistics.median(float(row["images_per_second"]) for row in csv.DictReader(file)))
+                    own = [float(row["images_per_second"]) for row in csv.DictReader(file)]
+                if not own:  # weights that are only measured
+                    continue
+                rates.append(statistics.median(own))
                 peaks.append(read_training(run)["peak_memory_bytes"] / 2**30)
         if rates:
             rows[model] = statistics.median(rates), max(peaks)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from core.errors import UserError
 from core.tables import Metric, read_maps
-from pipelines.results import Make, Results, consistency_accuracy, learning_curves
+from pipelines.results import Make, Needs, Results, consistency_accuracy, learning_curves
 from pipelines.sdnet import pages
 
 if TYPE_CHECKING:
@@ -110,6 +110,14 @@ FIGURES: dict[str, Make] = {
     "reconstructions_normalised": reconstructions_normalised,
     "reconstructions_equalised": reconstructions_equalised,
     "reconstructions_differences": reconstructions_differences,
+}
+NEEDS: Needs = {
+    "robustness_accuracy": ("robustness", "*"),
+    "corruptions": ("robustness", "*"),
+    "lambda_sweep": ("robustness", "sdnet*"),
+    "lambda_line": ("robustness", "sdnet*"),
+    "attack": ("attack", "sdnet*"),
+    **{f"reconstructions_{kind}": ("reconstructions", "*_noshortcut") for kind in SHOWN},
 }
 
 

@@ -17,7 +17,7 @@ from core.errors import UserError
 from core.files import write_atomic
 from core.runs import Run
 from core.tables import Metric, percent, read_metrics
-from pipelines.results import Form, Make, Results, consistency_accuracy
+from pipelines.results import Form, Make, Needs, Results, consistency_accuracy
 from pipelines.results import learning_curves as plain_curves
 
 HERE = Path(__file__).parent
@@ -83,9 +83,10 @@ def published_passes(recipe: str, model: str, path: Path = HERE / "published.yam
     return {}
 
 
-def seconds_per_epoch(run: Run) -> float:
-    """Of training alone, the median over epochs."""
-    return statistics.median(float(row["seconds"]) for row in _rows(run.timing))
+def seconds_per_epoch(runs: list[Run]) -> float | None:
+    """Of training alone, the median over epochs and its mean over `runs`; None where one of them has no epochs."""
+    seconds = [[float(row["seconds"]) for row in _rows(run.timing)] for run in runs]
+    return statistics.fmean(map(statistics.median, seconds)) if all(seconds) else None
 
 
 def passes_csv(results: Results, path: Path) -> None:
@@ -140,7 +141,7 @@ def lesson_rows(results: Results) -> list[dict[str, Any]]:
                 raise UserError(f"the lesson's table needs the metric {key}: see EVALUATE.METRICS")
             own[key], own[f"{key}_spread"] = cell.mean, cell.spread
         own["parameters"] = read_metrics(runs[0])["parameters"]
-        own["seconds_per_epoch"] = statistics.fmean(seconds_per_epoch(run) for run in runs)
+        own["seconds_per_epoch"] = seconds_per_epoch(runs)
         own["pareto"] = int(row.pareto)
         rows.append(own)
     return rows
@@ -167,7 +168,7 @@ def lesson_markdown(results: Results, path: Path) -> None:
             str(row["n"]),
             *(shown(row, key) for key in AXES),
             f"{row['parameters']:,}",
-            f"{row['seconds_per_epoch']:.2f}",
+            "" if row["seconds_per_epoch"] is None else f"{row['seconds_per_epoch']:.2f}",
         ]
         for row in lesson_rows(results)
     ]
@@ -283,15 +284,17 @@ PAGES: dict[str, Make] = {
     "lesson.csv": lesson_csv,
     "lesson.md": lesson_markdown,
 }
-#: the evaluation that a picture shows the result of
-_OF = {"samples": "samples", "confusion": "confusion", "class_images": "maximisers", "neurons": "maximisers"}
+NEEDS: Needs = {
+    "samples": ("samples", "*"),
+    "confusion": ("confusion", "*"),
+    "class_images": ("maximisers", "*"),
+    "neurons": ("maximisers", "*"),
+}
 
 
 def form(config: RunConfig) -> Form:
-    """What a recipe measures is shown: no test passes where there are none, no pictures that no evaluation made."""
-    measured = config.evaluate.metrics
-    made = {name: make for name, make in FIGURES.items() if name not in _OF or _OF[name] in measured}
-    pages = dict(PAGES)
+    """What a recipe measures is shown: no test passes where there are none."""
+    made, pages = dict(FIGURES), dict(PAGES)
     if not config.train.test_each_epoch:
         made["learning_curves"] = plain_curves
         pages = {name: make for name, make in pages.items() if not name.startswith("passes")}

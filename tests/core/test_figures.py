@@ -77,6 +77,13 @@ def test_history_reads_missing_values_as_nan_and_is_drawn(tmp_path: Path) -> Non
     assert pixels(picture).std() > 0
 
 
+@pytest.mark.filterwarnings("error")
+def test_weights_that_are_only_measured_have_empty_curves_and_no_legend(tmp_path: Path) -> None:
+    (tmp_path / "history.csv").write_text("epoch,lr,train_loss,train_accuracy,val_loss,val_accuracy\n")
+    history = figures.read_history(tmp_path / "history.csv")
+    assert figures.learning_curves({"net": [history]}, tmp_path / "curves.png", title="t").is_file()
+
+
 @pytest.mark.parametrize("shape", [(16, 16), (16, 16, 3)])
 def test_shift_map_shows_grey_and_colour_pictures_and_marks_changed_classes(
     tmp_path: Path, shape: tuple[int, ...]

@@ -1,6 +1,7 @@
 """What a table and the command evaluate show: each number in its own unit, and no column that says nothing."""
 
 import json
+from fnmatch import filter as matching
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from core.runs import Run
 from core.tables import described, show_plain
 from pipelines.commands.compute import _print_metrics
 from pipelines.results import form, gather
-from pipelines.workflow import recipe_config
+from pipelines.workflow import recipe_config, recipes
 
 
 def gathered(root: Path, paper: str, recipe: str, model: str, trained: dict[str, float]) -> list[str]:
@@ -159,3 +160,59 @@ def test_a_filling_that_the_paper_does_not_have_is_told_of_in_its_table(
     assert told in plain and told not in asked
     assert f"Not the recipe as it stands: MODEL.DOWNSAMPLE: {usual} -> {filling}." in asked
     assert not any("Not the recipe" in note for note in plain)
+
+
+#: figure -> the evaluation that it shows, and the networks that this evaluation has a result for
+MADE_OF = {
+    "aps": {"shift_maps": ("all_shifts", "*")},
+    "blurpool": {"diagonal": ("diagonal", "*"), "feature_distance": ("feature_distance", "*")},
+    "sdnet": {
+        "corruptions": ("robustness", "*"),
+        "robustness_accuracy": ("robustness", "*"),
+        "lambda_sweep": ("robustness", "sdnet*"),
+        "lambda_line": ("robustness", "sdnet*"),
+        "attack": ("attack", "sdnet*"),
+        "reconstructions_raw": ("reconstructions", "sdnet*_all_noshortcut"),
+        "reconstructions_normalised": ("reconstructions", "sdnet*_all_noshortcut"),
+        "reconstructions_equalised": ("reconstructions", "sdnet*_all_noshortcut"),
+        "reconstructions_differences": ("reconstructions", "sdnet*_all_noshortcut"),
+    },
+    "translations": {
+        "samples": ("samples", "*"),
+        "confusion": ("confusion", "*"),
+        "class_images": ("maximisers", "*"),
+        "neurons": ("maximisers", "*"),
+    },
+    "wavelet_twins": {
+        "divergence": ("shifts", "*"),
+        "flip_rate": ("shifts", "*"),
+        "accuracy_flips": ("shifts", "*"),
+        "kernels": ("accuracy", "*wy*"),
+    },
+}
+EVERY_RUN = {"consistency_accuracy", "learning_curves", "equivariance_quality", "second_layer"}
+
+
+@pytest.mark.parametrize("paper", MADE_OF)
+def test_a_shipped_recipe_has_exactly_the_figures_that_a_network_of_its_grid_can_have(paper: str) -> None:
+    seen = set()
+    for recipe in recipes(paper):
+        config = recipe_config(paper, recipe, [])
+        shown = set(form(paper, config).figures)
+        possible = {
+            figure
+            for figure, (evaluation, networks) in MADE_OF[paper].items()
+            if evaluation in config.evaluate.metrics and matching(config.grid, networks)
+        }
+        assert shown - EVERY_RUN == possible, f"{paper} {recipe}"
+        seen |= shown
+    assert seen - EVERY_RUN == set(MADE_OF[paper])
+
+
+def test_what_is_not_measured_or_has_no_network_is_not_drawn() -> None:
+    def figures(*pairs: str) -> set[str]:
+        return set(form("sdnet", recipe_config("sdnet", "digits", list(pairs))).figures)
+
+    assert figures("EVALUATE.METRICS", "[accuracy]") == {"learning_curves"}
+    assert "attack" not in figures("EVALUATE.METRICS", "[accuracy, robustness]")
+    assert figures("GRID", "[resnet18]") == {"learning_curves", "robustness_accuracy", "corruptions"}

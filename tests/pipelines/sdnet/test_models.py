@@ -136,9 +136,10 @@ def test_what_a_filling_cannot_be_beside_is_refused():
         reconstruct(net, torch.rand(1, 3, 16, 16), 2, 1)
 
 
+@pytest.mark.parametrize("pooling", [False, True])
 @pytest.mark.parametrize("size", [15, 18])
-def test_any_resolution_passes_after_construction(size):
-    net = make(NAME="sdnet18_all").eval()
+def test_any_resolution_passes_after_construction(size, pooling):
+    net = make(NAME="sdnet18_all", POOLING=pooling).eval()
     with torch.no_grad():
         for side in (16, size):
             assert net(torch.zeros(1, 3, side, side)).shape == (1, 10)

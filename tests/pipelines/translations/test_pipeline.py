@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -55,6 +56,17 @@ def test_the_pipeline_runs_to_its_table_and_pictures(results):
     assert [row["network"] for row in rows] == ["TwoFullNet"] and rows[0]["n"] == "2"
     assert float(rows[0]["translated_consistency"]) == pytest.approx(100 * mean)
     assert int(rows[0]["parameters"]) == 64 * 64 * 12 + 12 + 130
+
+
+def test_weights_that_are_only_measured_have_no_seconds_an_epoch(results, tmp_path):
+    root = shutil.copytree(results, tmp_path / "results")
+    run = Run("translations", "digits", "TwoFullNet", 1, root)
+    run.timing.write_text(run.timing.read_text().splitlines()[0] + "\n")
+    call("table", "translations", "--results", root)
+    (row,) = csv.DictReader((root / "translations" / "digits" / "lesson.csv").open())
+    assert row["seconds_per_epoch"] == "" and float(row["accuracy"]) > 0
+    (line,) = [one for one in (root / "translations" / "digits" / "lesson.md").open() if one.startswith("| TwoFullNet")]
+    assert line.rstrip().endswith("|  |")
 
 
 def test_every_figure_has_its_caption():
