@@ -154,12 +154,20 @@ def loader(
             f"AUGMENT.RESIZED_CROP of photographs is {list(_PHOTOGRAPH_SCALE)}, not {list(section.resized_crop)}"
         )
     size = image_size(config)
+    # the ratio of nearly every recipe for ImageNet
+    resize = section.resize or size * 256 // 224
+    crop: Literal["centre", "random_resized"] = "random_resized" if training and section.resized_crop else "centre"
+    if crop == "centre" and size + margin > resize:
+        more = f" + EVALUATE.MARGIN {margin}" if margin else ""
+        raise UserError(
+            f"photographs resized to {resize} pixels have no window of DATA.IMAGE_SIZE {size}{more}: "
+            f"set AUGMENT.RESIZE to {size + margin} or more"
+        )
     return StreamLoader(
         *(chosen, batch_size),
         size=size + margin,
-        # the ratio of nearly every recipe for ImageNet
-        resize=section.resize or size * 256 // 224,
-        crop="random_resized" if training and section.resized_crop else "centre",
+        resize=resize,
+        crop=crop,
         workers=workers,
         skip_corrupt=data.skip_corrupt,
         **options,

@@ -147,6 +147,9 @@ class StreamLoader(Feeder):
     ) -> None:
         if crop not in ("centre", "random_resized"):
             raise ValueError(f"crop {crop!r}: choose 'centre' or 'random_resized'")
+        if crop == "centre" and size > resize:
+            # Pillow would make up a black border
+            raise ValueError(f"size must be at most resize, {resize}, got {size}")
         super().__init__(image_set, batch_size, **options)
         self.image_set, self.skip_corrupt = image_set, skip_corrupt
         self.skipped: dict[str, None] = {}

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.config import EvaluateConfig, RunConfig
+from core.errors import UserError
 from core.evaluations import EVALUATIONS, Evaluation, Result, View
 from core.layers.downsample import FILLINGS
 from core.metrics import Tally, agreement
@@ -151,16 +152,21 @@ def feature_distance(predict: Callable[[Tensor], Tensor], images: Tensor, max_sh
     For each stage and slot of `net`, a map (max_shift + 1, max_shift + 1) over circular shifts
     (rows, columns) of the mean cosine distance, in [0, 2], between shift(F(x)) and F(shift(x)), both brought to the
     input's resolution by repeating pixels. A layer of cumulative stride t is 0 at multiples of t at least; 0
-    everywhere is shift equivariance.
+    everywhere is shift equivariance. ValueError without a network; a `UserError` for one with no layer of a known name.
     """
     net = predict if isinstance(predict, nn.Module) else getattr(predict, "net", None)
     if not isinstance(net, nn.Module):
         raise ValueError("feature_distance needs a network or a callable that holds one as `net`")
     kept: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Tensor | tuple[Tensor, ...]) -> None:
+        y = output[0] if isinstance(output, tuple) else output
+        if y.ndim == 4:
+            # a new tensor, because a ReLU in place overwrites the map of the layer before it
+            kept[name] = _directions(y)
+
     handles = [
-        module.register_forward_hook(
-            lambda m, i, o, name=name: kept.__setitem__(name, o[0] if isinstance(o, tuple) else o)
-        )
+        module.register_forward_hook(lambda m, i, o, name=name: keep(name, o))
         for name, module in net.named_modules()
         if isinstance(module, tuple(FILLINGS.values())) or name in _STAGES
     ]
@@ -168,15 +174,17 @@ def feature_distance(predict: Callable[[Tensor], Tensor], images: Tensor, max_sh
     net.eval()
     try:
         net(images)
-        still = {name: _directions(y) for name, y in kept.items() if y.ndim == 4}
+        still = dict(kept)
+        if not still:
+            raise UserError(f"feature_distance knows no layer of a {type(net).__name__}: leave it out")
         maps = {name: torch.zeros(max_shift + 1, max_shift + 1, dtype=torch.float64) for name in still}
         for dh in range(max_shift + 1):
             for dw in range(max_shift + 1):
                 kept.clear()
                 net(roll(images, (dh, dw)))
                 for name, reference in still.items():
-                    moved = _directions(kept[name])
-                    maps[name][dh, dw] = _distance(reference, moved, (dh, dw), (images.shape[2], images.shape[3]))
+                    size = (images.shape[2], images.shape[3])
+                    maps[name][dh, dw] = _distance(reference, kept[name], (dh, dw), size)
     finally:
         for handle in handles:
             handle.remove()
@@ -249,7 +257,13 @@ class FeatureDistance:
 
 
 #: Modules whose outputs are the stages of a backbone.
-_STAGES = {"conv1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", *(f"features.{i}" for i in range(60))}
+_STAGES = {
+    *("conv1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"),
+    *(f"features.{i}" for i in range(60)),
+    *(f"features.{name}" for name in ("conv0", "norm0", "relu0", "pool0", "norm5")),
+    *(f"features.denseblock{i}" for i in range(1, 5)),
+    *(f"features.transition{i}" for i in range(1, 4)),
+}
 
 
 def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 DIRECTIONS = ("horizontal", "vertical", "diagonal")
+#: the perturbations of ImageNet-P that the authors stored rates of
+VIDEOS = ("brightness", "motion_blur", "rotate", "scale", "snow", "tilt", "translate", "zoom_blur")
 METRICS = (
     Metric("accuracy", "accuracy, one crop"),
     Metric("tencrops_accuracy", "accuracy, ten crops"),
@@ -21,7 +23,8 @@ METRICS = (
     Metric("mfr_all", "flip rate, all pairs of shifts, not normalised", "%", "lower"),
     Metric("normalised_kl_diagonal", "divergence, diagonal shifts, normalised", "nats", "lower"),
     Metric("normalised_mfr_diagonal", "flip rate, diagonal shifts, normalised", "%", "lower"),
-    # of each perturbation of ImageNet-P
+    *(Metric(f"perturbations_{kind}", f"flip rate, videos: {kind.replace('_', ' ')}", "%", "lower") for kind in VIDEOS),
+    # of other perturbations
     Metric("perturbations", "flip rate on perturbed videos", "%", "lower"),
 )
 #: with normalisation: without it a network may say one class of all images, and never flip

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+import pipelines
+from core.data.build import loader
 from core.errors import UserError
 from core.runs import Run
 from pipelines import workflow
@@ -160,3 +163,14 @@ def test_a_setting_that_is_left_to_the_recipe_is_not_passed_on() -> None:
 def test_readers_of_photographs_are_passed_on_where_there_are_any() -> None:
     assert workflow.plan("aps", {"workers": 3}).options("--device", "--workers") == "--device auto --workers 3"
     assert workflow.plan("aps", {}).options("--device", "--workers") == "--device auto"
+
+
+def test_no_recipe_asks_for_a_larger_window_than_its_photographs_have(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        (tmp_path / "imagenet" / part / "cat").mkdir(parents=True)
+        Image.new("RGB", (50, 40)).save(tmp_path / "imagenet" / part / "cat" / "0.png")
+    configs = [workflow.recipe_config(paper, name) for paper in pipelines.papers() for name in workflow.recipes(paper)]
+    photographs = [config for config in configs if config.data.name == "imagenet"]
+    assert {config.evaluate.margin for config in photographs} == {0, 32}
+    for config in photographs:
+        assert loader(config, "test", tmp_path, margin=config.evaluate.margin) is not None

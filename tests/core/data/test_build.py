@@ -169,3 +169,20 @@ def test_photographs_are_cropped_at_random_in_training_and_in_the_middle_otherwi
 def test_what_cannot_be_had_is_told_in_a_sentence(root, pairs, sentence):
     with pytest.raises(UserError, match=sentence):
         loader(configuration(*pairs), "train", root)
+
+
+@pytest.mark.parametrize(
+    "pairs, margin, sentence",
+    [
+        (("DATA.IMAGE_SIZE", "128"), 32, r"resized to 146 .* 128 \+ EVALUATE.MARGIN 32: set AUGMENT.RESIZE to 160 or"),
+        (("AUGMENT.RESIZE", "200"), 0, r"resized to 200 pixels .* DATA.IMAGE_SIZE 224: set AUGMENT.RESIZE to 224 or"),
+    ],
+)
+def test_photographs_get_no_black_border(root, pairs, margin, sentence):
+    given = ("DATA.NAME", "imagenet", "AUGMENT.RESIZED_CROP", "[0.08, 1.0]", *pairs)
+    with pytest.raises(UserError, match=sentence):
+        loader(configuration(*given), "test", root, margin=margin)
+    # a random crop of the whole photograph is resized itself
+    assert loader(configuration(*given), "train", root) is not None
+    given = ("DATA.NAME", "imagenet", *pairs, "AUGMENT.RESIZE", str(int(pairs[1]) + margin + 24))
+    assert loader(configuration(*given), "test", root, margin=margin) is not None

@@ -140,6 +140,13 @@ def test_an_unknown_crop_is_refused(photographs: Path) -> None:
         StreamLoader(folder_set(photographs), 5, crop="corner")  # type: ignore[arg-type]
 
 
+def test_a_window_larger_than_the_resized_picture_is_refused(photographs: Path) -> None:
+    with pytest.raises(ValueError, match="size must be at most resize, 28, got 29"):
+        StreamLoader(folder_set(photographs), 5, size=29, resize=28)
+    # which a random crop is resized from
+    StreamLoader(folder_set(photographs), 5, size=29, resize=28, crop="random_resized")
+
+
 @pytest.mark.parametrize("size", [(375, 500), (40, 400), (400, 40), (1, 1), (224, 224)])
 def test_one_box_is_that_of_a_batch_of_one(size: tuple[int, int]) -> None:
     for seed in range(60):

@@ -3,9 +3,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from core.backbones.densenet import DenseNet
 from core.backbones.resnet import resnet
+from core.backbones.vgg import VGG
 from core.config import EvaluateConfig
 from core.data.sets import ImageSet
+from core.errors import UserError
 from core.evaluate import evaluate
 from core.evaluations import View
 from core.layers import downsample_factory
@@ -189,9 +192,39 @@ def test_feature_distance_runs_by_name_on_the_first_images():
     assert found["feature_distance_deepest"] == pytest.approx(float(whole["layer4"].sum()) / 8, rel=1e-4)
 
 
-def test_feature_distance_needs_a_network():
+def test_a_map_is_what_its_layer_gave_and_not_what_a_relu_in_place_makes_of_it():
+    torch.manual_seed(0)
+    images = torch.randn(2, 1, 32, 32)
+    net = VGG(11, num_classes=3, in_channels=1, head="linear", widths=(4, 4, 4, 4, 4)).eval()
+    found = feature_distance(net, images, 1)
+    for module in net.modules():
+        if isinstance(module, torch.nn.ReLU):
+            module.inplace = False
+    apart = feature_distance(net, images, 1)
+    assert all(torch.equal(found[name], apart[name]) for name in found)
+    # the first convolution and the ReLU behind it are two maps
+    assert not torch.equal(found["features.0"], found["features.1"])
+
+
+@pytest.mark.parametrize("downsample", [None, downsample_factory("blur", size=3)])
+def test_the_stages_of_a_densenet_are_known(downsample):
+    torch.manual_seed(0)
+    net = DenseNet(121, num_classes=3, in_channels=1, downsample=downsample, stem="pool_only").eval()
+    found = list(feature_distance(net, torch.randn(1, 1, 32, 32), 1))
+    assert [name for name in found if "." not in name.removeprefix("features.")] == [
+        *(f"features.{name}" for name in ("conv0", "norm0", "relu0", "pool0")),
+        *(f"features.{kind}{i}" for i in (1, 2, 3) for kind in ("denseblock", "transition")),
+        *("features.denseblock4", "features.norm5"),
+    ]
+    # the last one is what `feature_distance_deepest` is of
+    assert found[-1] == "features.norm5"
+
+
+def test_feature_distance_needs_a_network_that_it_knows():
     with pytest.raises(ValueError, match="needs a network"):
         feature_distance(lambda x: x, torch.zeros(1, 1, 8, 8))
+    with pytest.raises(UserError, match="feature_distance knows no layer of a Sequential"):
+        feature_distance(torch.nn.Sequential(torch.nn.Flatten()), torch.zeros(1, 1, 8, 8))
 
 
 def test_a_protocol_chooses_its_windows():

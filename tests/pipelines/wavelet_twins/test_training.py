@@ -197,3 +197,19 @@ def test_stored_scores_are_the_ones_that_the_table_states() -> None:
     assert rows["RI"]["accuracy_top5"] == pytest.approx(100 - 9.23, abs=0.006)
     assert rows["AwyI_mod"]["kl_diagonal"] == pytest.approx(0.0763, abs=6e-5)
     assert rows["AwyI_mod"]["mfr_vertical"] == pytest.approx(17.80, abs=0.006)
+    # a mean over steps of 1 to 5 frames; the stored rates of RI on snow
+    snow = [0.082327336, 0.124203451, 0.155000001, 0.177412599, 0.197776929]
+    assert rows["RI"]["perturbations_snow"] == pytest.approx(100 * sum(snow) / 5, abs=6e-4)
+
+
+def test_stored_flip_rates_on_videos_are_of_five_networks_and_have_a_column_each() -> None:
+    from pipelines.wavelet_twins import pages, results
+
+    stored = pages.published()
+    videos = {f"perturbations_{kind}" for kind in results.VIDEOS}
+    held = {name: {key for key in row if key.startswith("perturbations")} for name, row in stored.items()}
+    assert {name for name, keys in held.items() if keys} == {"AI", "AwyI", "AwyI_mod", "RI", "Rzo3I"}
+    assert all(keys == videos for keys in held.values() if keys)
+    assert videos <= {metric.key for metric in results.METRICS}
+    # larger networks flip less
+    assert all(stored["RI"][key] < stored["AI"][key] for key in videos)
