@@ -16,6 +16,9 @@ SIZES = range(1, 8)
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
+# torch.fx, which cannot follow its checks, takes this as one step
+torch.fx.wrap("blur_with")
+
 
 def binomial_taps(size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """Row size - 1 of Pascal's triangle divided by its sum, (size,): 1; 1 1; 1 2 1; 1 3 3 1; ....

@@ -19,11 +19,14 @@ from core.layers.lowpass import IdealLowPass2d
 from core.layers.phases import Stride, stride_pair, take_phase
 from core.layers.polyphase import PolyphaseDownsample2d
 
+# torch.fx, which cannot follow its checks, takes this as one step
+torch.fx.wrap("take_phase")
+
 
 class DownsampleFactory(Protocol):
     """Builds the Downsample for one place of a backbone."""
 
-    def __call__(self, channels: int, stride: int = 2) -> nn.Module: ...
+    def __call__(self, channels: int, stride: Stride = 2) -> nn.Module: ...
 
 
 class Subsample(nn.Module):

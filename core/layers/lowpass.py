@@ -5,6 +5,10 @@ from torch import Tensor, nn
 
 from core.layers.phases import Stride, stride_pair, take_phase
 
+# torch.fx, which cannot follow their checks, takes each of these as one step
+torch.fx.wrap("ideal_lowpass2d")
+torch.fx.wrap("take_phase")
+
 
 def ideal_lowpass2d(x: Tensor, *, factor: int = 2, stride: Stride = 1) -> Tensor:
     """Remove the frequencies at or above 1 / (2 * factor) cycles per pixel on each axis, then keep every stride-th
