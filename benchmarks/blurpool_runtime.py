@@ -74,6 +74,8 @@ def draw(measured: Mapping[str, Any], path: Path) -> None:
             places = [number + (k - 1.5) * 0.2 for number in range(len(plains))]
             heights = [100 * (own[plain]["ratio"] - 1) for plain in plains]
             axis.bar(places, heights, 0.18, color=PALETTE[k], label=f"{size} taps")
+            for place in places:
+                axis.text(place, 0.4, str(size), ha="center", color="white", fontsize=7)
             stated = [
                 (x, 100 * (own[p]["published_ratio"] - 1))
                 for x, p in zip(places, plains, strict=True)
@@ -94,7 +96,8 @@ def draw(measured: Mapping[str, Any], path: Path) -> None:
         axis.set_xticks(range(len(plains)), plains)
         axis.set_ylabel("longer than the plain network (%)")
         title = f"Forward pass, batch of {measured['batch']} at 224x224\n{measured['machine']['device']}"
-        axis.set_title(f"{title}, {measured['machine']['threads']} thread(s)", loc="left")
+        threads = measured["machine"]["threads"]
+        axis.set_title(f"{title}, {threads} thread{'s' * (threads != 1)}; in the bars: taps", loc="left")
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         return save(figure, path)
 

@@ -2,8 +2,9 @@
 
 `stillpoint run <paper> --seeds 1` on digits, one job at a time, into a folder of its own: seconds of the wall clock and
 of CPU time from its start to its table and pictures; of these, the seconds that trainings and evaluations say they took
-(networks and images, without the start of a process), and those of all its jobs by Snakemake's own clock. Three to
-four minutes for each round.
+(networks and images, without the start of a process), and those of all its jobs by Snakemake's own clock. Beside it the
+same commands one after the other in one process, without Snakemake: what processes of their own cost. Three to four
+minutes each for a round.
 """
 
 import csv
@@ -36,14 +37,41 @@ def parts(results: Path) -> dict[str, Any]:
     }
 
 
-def measure(paper: str, threads: int, rounds: int) -> dict[str, Any]:
+def commands(paper: str, threads: int, folder: str) -> list[list[str]]:
+    """What the workflow's jobs would call, in an order that they can be called in."""
+    from pipelines import workflow
+
+    plan = workflow.plan(paper, {"seeds": 1, "results": folder, "threads": threads})
+    where, cores = ["--results", folder], ["--threads", str(threads)]
+    return [
+        ["prepare", plan.config.data.name],
+        *(["train", f"{paper}/{run.model}", "--seed", str(run.seed), *where, *cores] for run in plan.runs),
+        *(["evaluate", str(run.folder), *cores] for run in plan.runs),
+        *([command, paper, "--seeds", "1", *where] for command in ("table", "figures")),
+    ]
+
+
+def in_one_process(paper: str, threads: int, folder: str) -> None:
+    from pipelines import cli
+
+    for words in commands(paper, threads, folder):
+        if cli.main(words):
+            raise RuntimeError(f"stillpoint {' '.join(words)} failed")
+
+
+def measure(paper: str, threads: int, rounds: int, *, one_process: bool) -> dict[str, Any]:
     """Medians over rounds of one paper's demonstration."""
     times: dict[str, list[float]] = {}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
-            words = ["run", paper, "--seeds", "1", "--jobs", "1", "--threads", str(threads), "--results", folder]
-            wall, cpu = once([sys.executable, "-m", "pipelines", *words])
-            found = parts(Path(folder))
+            if one_process:
+                call = f"from benchmarks.demo import in_one_process; in_one_process({paper!r}, {threads}, {folder!r})"
+                wall, cpu = once([sys.executable, "-c", call])
+                found = {**parts(Path(folder)), "jobs": 1, "all jobs": 1e3 * wall}
+            else:
+                words = ["run", paper, "--seeds", "1", "--jobs", "1", "--threads", str(threads), "--results", folder]
+                wall, cpu = once([sys.executable, "-m", "pipelines", *words])
+                found = parts(Path(folder))
         jobs, networks = found.pop("jobs"), found.pop("networks")
         for name, value in {"wall": 1e3 * wall, "cpu": 1e3 * cpu, **found}.items():
             times.setdefault(name, []).append(value)
@@ -65,7 +93,14 @@ def main(arguments: list[str] | None = None) -> None:
     form = job_form("benchmarks.demo", __doc__, devices=("cpu",), rounds=1)
     args = form.parse_args(arguments)
     pin(args.threads, "benchmarks.demo")
-    jobs = [(paper, partial(measure, paper, args.threads, args.rounds)) for paper in PAPERS]
+    jobs = [
+        (
+            paper + (", in one process" if one else ""),
+            partial(measure, paper, args.threads, args.rounds, one_process=one),
+        )
+        for paper in PAPERS
+        for one in (False, True)
+    ]
     run_jobs("demo", args, Clock("cpu", args.threads), jobs, line)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
 from yacs.config import CfgNode
 
 from core.data.catalogue import DATASETS
@@ -18,6 +18,7 @@ from core.errors import UserError, nearest
 from core.files import digest_of
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Divisor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -53,10 +54,10 @@ class DataConfig(Section):
         "images, as some papers did (optimistic)",
     )
     split_seed: int = Field(0, ge=0, description="seed of NumPy's shuffle that makes the split")
-    mean: tuple[float, ...] | None = Field(
+    mean: tuple[FiniteFloat, ...] | None = Field(
         None, description="per channel, of images in [0, 1]; none: the data set's own"
     )
-    std: tuple[float, ...] | None = Field(
+    std: tuple[Divisor, ...] | None = Field(
         None, description="per channel, of images in [0, 1]; none: the data set's own"
     )
     image_size: int | None = Field(
@@ -73,6 +74,10 @@ class DataConfig(Section):
     def _known(self) -> "DataConfig":
         if self.name not in DATASETS:
             raise ValueError(f"unknown data set {self.name!r}: one of {', '.join(DATASETS)}")
+        channels = DATASETS[self.name].channels
+        for key, values in (("MEAN", self.mean), ("STD", self.std)):
+            if values is not None and len(values) != channels:
+                raise ValueError(f"DATA.{key} has {len(values)} values, but {self.name} has channels: {channels}")
         return self
 
 
@@ -169,6 +174,8 @@ class RunConfig(Section):
 
     #: keys that users of a paper's own code may try, and why there is no such key here
     REFUSED: ClassVar[dict[str, str]] = {}
+    #: the pipeline's networks give logits, which TRAIN.LOSS nll would take for logarithms of probabilities
+    LOGITS: ClassVar[bool] = False
 
     pipeline: str = ""
     recipe: str = Field("", description="the yaml this came from: the data set's name, or <dataset>_<variant>")
@@ -184,10 +191,32 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
+    def known_metrics(self) -> tuple[str, ...]:
+        """What EVALUATE.METRICS may name: the keys of the pipeline's evaluations, said without importing torch."""
+        return ("accuracy", "circular", "crop", "erase", "flips", "all_shifts", "fractional")
+
+    @model_validator(mode="after")
+    def _measurable(self) -> "RunConfig":
+        known = self.known_metrics()
+        for name in self.evaluate.metrics:
+            if name not in known:
+                raise ValueError(
+                    f"EVALUATE.METRICS: unknown evaluation {name!r}{nearest(name, list(known))}; "
+                    f"choose from {', '.join(known)}"
+                )
+        if "erase" in self.evaluate.metrics and not self.evaluate.erase:
+            raise ValueError("EVALUATE.METRICS: the evaluation erase needs sides of squares: set EVALUATE.ERASE")
+        return self
+
     @model_validator(mode="after")
     def _possible(self) -> "RunConfig":
         if self.train.keep == "best" and self.data.validation == 0 and self.train.epochs > 0:
             raise ValueError("TRAIN.KEEP best needs images to choose on: set DATA.VALIDATION, or TRAIN.KEEP last")
+        if self.train.loss == "nll" and self.LOGITS:
+            raise ValueError(
+                f"TRAIN.LOSS nll takes logarithms of probabilities, but networks of {self.pipeline or 'this pipeline'} "
+                "give logits: TRAIN.LOSS cross_entropy takes those"
+            )
         if self.train.accumulate > 1 and self.train.batch_size % self.train.accumulate:
             raise ValueError(
                 f"TRAIN.ACCUMULATE {self.train.accumulate} does not divide TRAIN.BATCH_SIZE {self.train.batch_size}"

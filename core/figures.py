@@ -1,4 +1,7 @@
-"""Pictures of results. The same inputs give the same bytes; colours are told apart by colour-blind readers too."""
+"""Pictures of results. The same inputs give the same bytes.
+
+Colours are told apart by colour-blind readers too, and networks by markers as well: a print in grey can be read.
+"""
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +14,7 @@ import numpy as np
 
 from core.errors import UserError
 from core.files import atomic_path
-from core.tables import Table
+from core.tables import Table, read_maps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +24,7 @@ P = ParamSpec("P")
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), without its yellow, which is too pale for lines
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MARKERS = "osD^vP*"
+MARKERS = "osD^vP*X<>dp"
 _STYLE = {
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -71,29 +74,34 @@ def save(figure: "Figure", path: Path) -> Path:
 
 
 def colours(models: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """(colour, marker) of each network, the same in every figure of a table; no two share both, up to 49 networks.
+    """(colour, marker) of each network, the same in every figure of a table; no two share both, up to 84 networks.
 
-    Few networks have a colour each. More share one by families, which are a network and those named after it
-    (``resnet18``, ``resnet18_lpf2``, ...): the first the darkest, and a marker for each place in the family.
+    Up to 12 networks have a marker each, and up to 7 a colour each. More share a colour by families, which are a
+    network and those named after it (``resnet18``, ``resnet18_lpf2``, ...): the first the darkest. Of more than 12,
+    those of one place in their families share a marker.
     """
+    own_marker = dict(zip(models, MARKERS, strict=False))
     if len(models) > len(PALETTE):
         families = _families(models)
         if len(families) <= len(PALETTE) and max(map(len, families)) <= len(MARKERS):
             return {
-                model: (_paler(colour, 0.55 * place / max(len(own) - 1, 1)), MARKERS[place])
+                model: (
+                    _paler(colour, 0.55 * place / max(len(own) - 1, 1)),
+                    own_marker[model] if len(models) <= len(MARKERS) else MARKERS[place],
+                )
                 for colour, own in zip(PALETTE, families, strict=False)
                 for place, model in enumerate(own)
             }
-    pairs = [(PALETTE[i % len(PALETTE)], MARKERS[(i + i // len(PALETTE)) % len(MARKERS)]) for i in range(len(models))]
-    return dict(zip(models, pairs, strict=True))
+    # 7 and 12 have no common factor, so no pair comes twice before the 85th network
+    return {model: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, model in enumerate(models)}
 
 
 def _families(models: Sequence[str]) -> list[list[str]]:
-    """The networks in groups: one after which no other is named, and those named after it, each in the given order."""
+    """The networks in groups: one that is named after no other, and those named after it, each in the given order."""
     found: dict[str, list[str]] = {}
     for model in models:
         bases = [other for other in models if other != model and model.startswith(f"{other}_")]
-        found.setdefault(max(bases, key=len, default=model), []).append(model)
+        found.setdefault(min(bases, key=len, default=model), []).append(model)
     return list(found.values())
 
 
@@ -108,19 +116,22 @@ def wrapped(title: str, width: int) -> str:
     return "\n".join(fill(line, width) for line in title.splitlines())
 
 
-def _across(figure: "Figure", title: str) -> str:
+def entitle(figure: "Figure", title: str) -> None:
+    """Puts a title above a whole figure, from its left edge, in as many lines as its width asks for."""
     # about 14 characters of 9.5 points fit on an inch
-    return wrapped(title, int(14 * figure.get_figwidth()))
+    figure.suptitle(wrapped(title, int(14 * figure.get_figwidth())), x=0.01, ha="left", fontsize=9.5)
 
 
 @styled
 def consistency_accuracy(table: Table, path: Path) -> Path:
     """The table's second axis (consistency) against its first (accuracy): untrained hollow, trained filled.
 
-    The Pareto front is marked. An axis of percentages shows the distance from 100 % on a logarithmic scale, since that
-    is where networks differ; one of decibels is as it is.
+    Bars are standard deviations over seeds, and the Pareto front is marked. Where there are more networks than markers,
+    each has its number in the legend beside its points. An axis of percentages shows the distance from 100 % on a
+    logarithmic scale, since that is where networks differ; one of decibels is as it is.
     """
-    figure, axes = subplots(1, 1, (5.6, max(3.8, 0.9 + 0.19 * len(table.rows))))
+    many = len(table.rows) > len(MARKERS)
+    figure, axes = subplots(1, 1, (6.2 if many else 5.6, max(3.8, 0.9 + 0.19 * len(table.rows))))
     axis: Axes = axes[0, 0]
     look = colours([row.model for row in table.rows])
     across, up = table.axes
@@ -128,7 +139,8 @@ def consistency_accuracy(table: Table, path: Path) -> Path:
     gaps = [100 - cells[up].mean for row in table.rows for cells in row.cells.values() if up in cells]
     floor = min([gap for gap in gaps if gap > 0], default=1.0) / 4
     front = []
-    for row in table.rows:
+    said: set[str] = set()
+    for number, row in enumerate(table.rows, start=1):
         colour, marker = look[row.model]
         for state in ("untrained", "trained"):
             cells = row.cells.get(state, {})
@@ -138,17 +150,22 @@ def consistency_accuracy(table: Table, path: Path) -> Path:
             # exactly 100 % has no logarithm of its gap: it stands on a tick of its own
             gap = (100 - consistency.mean or floor) if percent else consistency.mean
             trained = state == "trained"
+            said.add(state)
             axis.errorbar(
                 accuracy.mean,
                 gap,
-                xerr=accuracy.spread or 0,
+                xerr=accuracy.spread,
+                yerr=_reach(consistency.spread, gap, floor if percent else None),
                 fmt=marker,
                 color=colour,
                 markerfacecolor=colour if trained else "white",
                 capsize=2,
-                label=row.model if trained else None,
+                elinewidth=1,
+                label=(f"{number}  {row.model}" if many else row.model) if trained else None,
                 zorder=3,
             )
+            if many:
+                beside(axis, str(number), (accuracy.mean, gap))
             if trained and row.pareto:
                 front.append((accuracy.mean, gap))
     if front:
@@ -162,9 +179,23 @@ def consistency_accuracy(table: Table, path: Path) -> Path:
     units = {key: f" ({table.metric(key).unit})" for key in table.axes}
     axis.set_xlabel(f"{table.metric(across).title} on test images{units[across]}")
     axis.set_ylabel(f"{table.metric(up).title}{units[up]}")
-    axis.set_title(wrapped(table.title, 62) + "\nfilled: trained, hollow: untrained", loc="left")
+    states = "filled: trained, hollow: untrained" if len(said) == 2 else f"{said.pop()} networks" if said else ""
+    bars = "bars: standard deviation over seeds" if any(len(row.seeds) > 1 for row in table.rows) else ""
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    entitle(figure, f"{table.title}\n{'; '.join(filter(None, (states, bars)))}")
     return save(figure, path)
+
+
+def beside(axis: "Axes", text: str, point: tuple[float, float]) -> None:
+    """Small text beside a point of a picture."""
+    axis.annotate(text, point, (4, 3), textcoords="offset points", fontsize=7, zorder=4)
+
+
+def _reach(spread: float | None, gap: float, floor: float | None) -> list[list[float]] | None:
+    """A bar's two lengths around `gap`; on an axis that ends at `floor` it ends there too."""
+    if spread is None:
+        return None
+    return [[spread if floor is None else min(spread, max(gap - floor, 0.0))], [spread]]
 
 
 def _towards_hundred(axis: "Axes", gaps: Sequence[float], floor: float) -> None:
@@ -217,7 +248,7 @@ def shift_maps(maps: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path, *,
                 axis.set_xlabel("shift right (pixels)")
         line[0].set_ylabel("shift down (pixels)")
         figure.colorbar(picture, ax=line, label=label, shrink=0.85)
-    figure.suptitle(_across(figure, title), x=0.01, ha="left", fontsize=9.5)
+    entitle(figure, title)
     return save(figure, path)
 
 
@@ -227,9 +258,7 @@ def read_shift_maps(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray] | No
     `paths` are the ``maps.safetensors`` of its runs: accuracies are averaged, of changes the largest is taken. None if
     a run has not measured them.
     """
-    from safetensors.numpy import load_file
-
-    found = [load_file(path) if path.is_file() else {} for path in paths]
+    found = [read_maps(path) for path in paths]
     names = ("trained/all_shifts_accuracy_map", "trained/all_shifts_logit_change_map")
     if not found or any(name not in maps for maps in found for name in names):
         return None
@@ -259,8 +288,6 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
     # the legend has a line for each network
     figure, axes = subplots(1, len(panels), (8.6, max(3.2, 0.7 + 0.19 * len(histories))))
     look = colours(list(histories))
-    # with more networks than colours, lines of one colour are told apart by markers
-    marked = len(histories) > len(PALETTE)
     for axis, (what, label, scale) in zip(axes[0], panels, strict=True):
         for model, seeds in histories.items():
             colour, marker = look[model]
@@ -272,16 +299,18 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
                 values = np.stack([column[:length] for column in columns]) * scale
                 epochs = np.arange(1, length + 1)
                 shown = model if part == "train" and what == panels[-1][0] else None
-                points = {"marker": marker, "markersize": 4, "markevery": -(-length // 8)} if marked else {}
+                points: dict[str, Any] = {"marker": marker, "markersize": 4, "markevery": -(-length // 8)}
                 axis.plot(epochs, values.mean(0), line, color=colour, linewidth=1.4, label=shown, **points)
                 axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
         axis.set_xlabel("epoch")
+        axis.locator_params(axis="x", integer=True)
         axis.set_ylabel(label)
     axes[0, 0].set_yscale("log")
-    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if axes[0, -1].get_legend_handles_labels()[1]:  # none of weights that are only measured
+        axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     dashed = any(line.get_linestyle() == "--" for axis in axes[0] for line in axis.get_lines())
     said = f"{title}: training (solid) and validation (dashed)" if dashed else f"{title}: training"
-    figure.suptitle(_across(figure, said), x=0.01, ha="left", fontsize=9.5)
+    entitle(figure, said)
     return save(figure, path)
 
 
@@ -313,13 +342,15 @@ def shift_map(
     image = axis.imshow(change, cmap="viridis", extent=extent, vmin=0, interpolation="nearest")
     rows, columns = np.nonzero(~np.asarray(same, dtype=bool))
     if len(rows):
-        axis.scatter(columns - most, rows - most, marker="x", s=16, color="white", linewidths=1)
+        # white alone would not be seen on the brightest colours, which are where classes change
+        for colour, width in (("black", 2.4), ("white", 1.0)):
+            axis.scatter(columns - most, rows - most, marker="x", s=16, color=colour, linewidths=width)
     axis.grid(False)
     axis.set_xlabel("shift to the right (pixels)")
     axis.set_ylabel("shift down (pixels)")
     axis.locator_params(integer=True)
     figure.colorbar(image, ax=axis, label="relative change of the logits", shrink=0.85)
-    figure.suptitle(_across(figure, title), x=0.01, ha="left", fontsize=9.5)
+    entitle(figure, title)
     return save(figure, path)
 
 

@@ -12,12 +12,15 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
 from core.files import write_atomic, write_json
 from core.runs import Run
 from core.runs import table as table_path
+
+if TYPE_CHECKING:
+    import numpy as np
 
 STATES = ("untrained", "trained")
 FORMATS = ("csv", "md", "tex", "json")
@@ -118,6 +121,32 @@ def read_metrics(run: Run) -> dict[str, Any]:
         raise UserError(f"{run.metrics} cannot be read ({error}): evaluate the run again") from None
     if not isinstance(found, dict) or not isinstance(found.get("trained", found.get("untrained")), dict):
         raise UserError(f"{run.metrics} is not a run's metrics: evaluate the run again")
+    return found
+
+
+def read_maps(path: Path) -> dict[str, "np.ndarray"]:
+    """The arrays of a run's ``maps.safetensors``, none where there is no such file; a `UserError` for a damaged one."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path) if path.is_file() else {}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is truncated or damaged ({error}): evaluate the run again") from None
+
+
+def read_training(run: Run) -> dict[str, Any]:
+    """A run's ``train.json``; a `UserError` when it is not one."""
+    try:
+        found = json.loads(run.training.read_text())
+    except (OSError, ValueError) as error:
+        found = error
+    if not isinstance(found, dict) or not {"device", "peak_memory_bytes"} <= set(found):
+        reason = f" ({found})" if isinstance(found, Exception) else ""
+        raise UserError(
+            f"{run.training} does not say how the run was trained{reason}: remove it, and give the command that "
+            "trained the run once more"
+        )
     return found
 
 

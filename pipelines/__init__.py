@@ -193,6 +193,8 @@ def without_recipe(name: str, dataset: str, pairs: list[str] | None = None, seed
         "SEED": seed,
         "DATA": {"NAME": dataset},
         "MODEL": {"NAME": model.name, **model.settings},
+        # nothing is measured, and the defaults are not for every network
+        "EVALUATE": {"METRICS": []},
     }
     return merge(schema(paper), [layer], pairs)
 

@@ -13,7 +13,7 @@ wildcard_constraints:
 
 rule train:
     input:
-        str(plan.marker),
+        lambda w: plan.begins_from(w.model, int(w.seed)),
     output:
         config=f"{run}/config.yaml",
         history=f"{run}/history.csv",

@@ -5,16 +5,18 @@ A paper that shows more than the common table and figures has a ``results.py`` b
     METRICS   columns of the table, in order (default: `core.tables.METRICS`)
     AXES      the two metrics that the Pareto front is drawn over (default: `core.tables.AXES`)
     FIGURES   name -> function (results, path) that draws ``figures/<name>.png`` (default: `FIGURES` below)
+    NEEDS     figure -> (evaluation that it shows, pattern of the networks that have it): no such figure without both
     PAGES     file name -> function (results, path) that writes ``<file name>`` beside the table (default: none)
     NOTES     function (results) -> sentences below the table, such as what images were made of (default: none)
 
-or, where its recipes are of several kinds, a function ``form(config) -> Form`` that says all of them.
+or, where its recipes are of several kinds, a function ``form(config) -> Form`` that says all of them but NEEDS.
 
 Snakemake reads it to know which files there will be, so nothing heavy is imported outside its functions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,8 @@ FIGURES: dict[str, Make] = {
     "shift_maps": shift_maps,
     "learning_curves": learning_curves,
 }
+Needs = Mapping[str, tuple[str, str]]
+NEEDS: Needs = {"shift_maps": ("all_shifts", "*")}
 
 
 @dataclass(frozen=True)
@@ -91,14 +95,27 @@ class Form:
 
 
 def form(paper: str, config: RunConfig) -> Form:
-    """The form of a paper's results under a recipe; the common one where the paper has no ``results.py``."""
-    if not (pipelines.HERE / paper / "results.py").is_file():
-        return Form()
-    own = import_module(f"pipelines.{paper}.results")
-    if hasattr(own, "form"):
-        return own.form(config)
-    names = ("metrics", "axes", "figures", "pages", "notes")
-    return Form(**{name: getattr(own, name.upper()) for name in names if hasattr(own, name.upper())})
+    """The form of a paper's results under a recipe; the common one where the paper has no ``results.py``.
+
+    A figure that no network of the recipe's GRID can have, by its EVALUATE.METRICS, is not among its figures.
+    """
+    shown, needs = Form(), NEEDS
+    if (pipelines.HERE / paper / "results.py").is_file():
+        own = import_module(f"pipelines.{paper}.results")
+        needs = {**NEEDS, **getattr(own, "NEEDS", {})}
+        if hasattr(own, "form"):
+            shown = own.form(config)
+        else:
+            names = ("metrics", "axes", "figures", "pages", "notes")
+            shown = Form(**{name: getattr(own, name.upper()) for name in names if hasattr(own, name.upper())})
+    return replace(shown, figures={name: make for name, make in shown.figures.items() if _can(name, needs, config)})
+
+
+def _can(figure: str, needs: Needs, config: RunConfig) -> bool:
+    if figure not in needs:
+        return True
+    evaluation, networks = needs[figure]
+    return evaluation in config.evaluate.metrics and any(fnmatchcase(model, networks) for model in config.grid)
 
 
 def gather(paper: str, recipe: str, root: Path, seeds: int | None, pairs: list[str]) -> Results:
@@ -125,20 +142,27 @@ def gather(paper: str, recipe: str, root: Path, seeds: int | None, pairs: list[s
     table = tables.collect(runs, config.grid, published, title=title, columns=columns, axes=shown.axes)
     by_model = {row.model: [Run(paper, recipe, row.model, seed, root) for seed in row.seeds] for row in table.rows}
     found = Results(paper, recipe, root, config, table, by_model)
-    notes = (*table.notes, *shown.notes(found), *_departures(runs, pairs))
+    changed = differences(deciding(workflow.recipe_config(paper, recipe).dump()), deciding(config.dump()))
+    asked = [f"Not the recipe as it stands: {', '.join(changed)}."] if changed else []
+    notes = (*table.notes, *shown.notes(found), *asked, *_departures(runs, pairs))
     return replace(found, table=replace(table, notes=notes))
+
+
+def departures(run: Run, pairs: list[str]) -> list[str]:
+    """What in a run's folder was trained otherwise than its recipe and `pairs` say, as ``KEY: there -> asked``."""
+    if not run.config.is_file() or run.model not in pipelines.models(run.pipeline):
+        return []
+    asked = pipelines.configure(f"{run.pipeline}/{run.model}", run.recipe, pairs, run.seed).dump()
+    stored = read_settings(run.config)
+    # a setting that is younger than the run decided nothing in it
+    return differences(deciding(stored), shared(deciding(asked), stored))
 
 
 def _departures(runs: list[Run], pairs: list[str]) -> list[str]:
     """A sentence for each run that was trained by other settings than those the table is of."""
     found = []
     for run in runs:
-        if not run.config.is_file() or run.model not in pipelines.models(run.pipeline):
-            continue
-        asked = pipelines.configure(f"{run.pipeline}/{run.model}", run.recipe, pairs, run.seed).dump()
-        stored = read_settings(run.config)
-        # a setting that is younger than the run decided nothing in it
-        if changed := differences(deciding(stored), shared(deciding(asked), stored)):
+        if changed := departures(run, pairs):
             more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
             found.append(
                 f"{run.model}, seed {run.seed}, was trained by other settings than this table's: "

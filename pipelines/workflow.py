@@ -170,6 +170,20 @@ class Plan:
     def resolved(self, model: str, seed: int) -> RunConfig:
         return pipelines.configure(f"{self.paper}/{model}", self.recipe, self.pairs, seed)
 
+    def begins_from(self, model: str, seed: int) -> str:
+        """The input of a training; a `UserError` where its folder holds one by hand, of other settings.
+
+        Snakemake knows nothing of such a run and would take it for its own. One that a workflow made has ``code.txt``,
+        and is made again where `decides` has changed.
+        """
+        run = runs.Run(self.paper, self.recipe, model, seed, self.root)
+        if not run.code.is_file() and (changed := results.departures(run, self.pairs)):
+            raise UserError(
+                f"{run.folder} holds a run that was trained by hand with other settings ({'; '.join(changed[:4])}): "
+                "remove that folder, or keep these results in another one (--results)"
+            )
+        return str(self.marker)
+
     def decides(self, stage: str, model: str = "", seed: int = 0) -> str:
         """Digest of what decides a stage's result beside its input files: its code and its settings."""
         if stage in ("table", "figures"):

@@ -1,4 +1,4 @@
-"""The README's Python works as it is printed, and its commands are those that there are."""
+"""The README's Python works as it is printed, and the commands and links of all pages are those that there are."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ from pipelines.commands import COMMANDS
 ROOT = Path(__file__).parent.parent
 TEXTS = {
     path.relative_to(ROOT).as_posix(): path.read_text()
-    for path in [ROOT / "README.md", *ROOT.glob("pipelines/*/README.md")]
+    for path in [ROOT / "README.md", *ROOT.glob("pipelines/*/README.md"), *sorted(ROOT.glob("docs/**/*.md"))]
 }
 
 
@@ -30,15 +30,14 @@ def test_a_block_of_python_runs(code: str) -> None:
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_command_and_option_exists(name: str) -> None:
-    for block in blocks(TEXTS[name], ""):
-        for line in block.splitlines():
-            words = shlex.split(line, comments=True)
-            if words[:1] == ["stillpoint"]:
-                assert words[1] in COMMANDS, line
-                args, rest = parser().parse_known_args(words[1:])
-                assert not [word for word in rest if word.startswith("-")] and (not rest or args.pairs is not None), (
-                    line
-                )
+    for block in (block for language in ("", "sh", "console") for block in blocks(TEXTS[name], language)):
+        for line in block.replace("\\\n", " ").splitlines():
+            if not re.match(r"(\$ )?stillpoint ", line):
+                continue
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            assert words[1] in COMMANDS, line
+            args, rest = parser().parse_known_args(words[1:])
+            assert not [word for word in rest if word.startswith("-")] and (not rest or args.pairs is not None), line
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -90,7 +90,7 @@ def _scores(pool: nn.Module, x: Tensor) -> Tensor:
     assert isinstance(pool, PolyphaseDownsample2d)
     if pool.select == "after_blur":
         x = blur_with(x, pool.kernel, padding=pool.padding)
-    phases = polyphase_components(x.double(), pool.stride).flatten(2)  # (B, s * s, C * h * w)
+    phases = polyphase_components(x.double(), stride=pool.stride).flatten(2)  # (B, s * s, C * h * w)
     if pool.criterion == "max":
         return phases.amax(2)
     order = {"l1": 1, "l1_min": 1, "l_infty": torch.inf}.get(pool.criterion, 2)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from core.errors import UserError
 
@@ -109,13 +109,16 @@ def archive_files(path: Path) -> Iterator[tuple[str, bytes]]:
         raise UserError(f"{path} is truncated or damaged ({error}): fetch it again") from error
 
 
-def decode_image(source: Path | bytes, name: str, mode: str = "RGB") -> Image.Image:
+def decode_image(source: Path | bytes, name: str, mode: str = "RGB", *, upright: bool = False) -> Image.Image:
     """A fully decoded picture in `mode` ("RGB" or "L"); grey, palette and CMYK files are converted.
+
+    `upright` turns it as its EXIF data says, as every viewer does. Data sets are read without, as the papers read them.
 
     Raises a `UserError` that names the file when it cannot be decoded.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            image = ImageOps.exif_transpose(file) if upright else file
             if image.mode.startswith("I;16"):  # Pillow would clip at 255
                 return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert(mode)
             if image.mode in ("I", "F"):

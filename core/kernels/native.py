@@ -59,11 +59,17 @@ def library(number: str, source: str = "pool") -> ctypes.CDLL | None:
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         warnings.warn(
             f"the fast CPU kernels could not be built ({error}), so plain PyTorch is used, a few times slower; "
-            f"install g++, or set STILLPOINT_KERNELS=0 to be silent",
+            f"{_advice(error)}, or set STILLPOINT_KERNELS=0 to be silent",
             RuntimeWarning,
             stacklevel=2,
         )
         return None
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, subprocess.TimeoutExpired):
+        return "start again when the machine is less busy"
+    return "install g++"
 
 
 def available(number: str, source: str = "pool") -> bool:

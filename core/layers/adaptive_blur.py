@@ -10,6 +10,11 @@ from core.layers.phases import Stride, stride_pair, take_phase
 
 NORMALISATIONS = ("joint", "group")
 
+# torch.fx, which cannot follow their checks, takes each of these as one step
+torch.fx.wrap("pad")
+torch.fx.wrap("adaptive_blur2d")
+torch.fx.wrap("take_phase")
+
 
 def adaptive_blur2d(
     x: Tensor, logits: Tensor, *, size: int, stride: Stride = 1, padding: str = "reflect", normalise: str = "joint"

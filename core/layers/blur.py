@@ -16,6 +16,9 @@ SIZES = range(1, 8)
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
+# torch.fx, which cannot follow its checks, takes this as one step
+torch.fx.wrap("blur_with")
+
 
 def binomial_taps(size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """Row size - 1 of Pascal's triangle divided by its sum, (size,): 1; 1 1; 1 2 1; 1 3 3 1; ....
@@ -196,9 +199,18 @@ class MaxBlurPool2d(BlurPool2d):
     """
 
     def __init__(
-        self, kernel_size: int = 2, stride: int | tuple[int, int] = 2, *, max_padding: int = 0, **blur
+        self,
+        kernel_size: int = 2,
+        stride: int | tuple[int, int] = 2,
+        *,
+        max_padding: int = 0,
+        size: int = 4,
+        padding: str = "reflect",
+        pad_off: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(None, stride, **blur)
+        super().__init__(None, stride, size=size, padding=padding, pad_off=pad_off, device=device, dtype=dtype)
         self.kernel_size, self.max_padding = kernel_size, max_padding
 
     def forward(self, x: Tensor, phase: Tensor | None = None, *, return_phase: bool = False):

@@ -8,6 +8,9 @@ hardly moves when the image moves by less than the filter's wavelength, so that 
 import torch
 from torch import Tensor, nn
 
+# torch.fx, which cannot follow its checks, takes this as one step
+torch.fx.wrap("complex_modulus")
+
 
 def complex_modulus(x: Tensor) -> Tensor:
     """Modulus of (B, C, 2, H, W), real and imaginary parts along the third axis: (B, C, H, W).

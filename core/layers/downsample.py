@@ -10,6 +10,7 @@ import inspect
 from functools import partial
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from core.layers.adaptive_blur import AdaptiveBlur2d
@@ -18,17 +19,30 @@ from core.layers.lowpass import IdealLowPass2d
 from core.layers.phases import Stride, stride_pair, take_phase
 from core.layers.polyphase import PolyphaseDownsample2d
 
+# torch.fx, which cannot follow its checks, takes this as one step
+torch.fx.wrap("take_phase")
+
 
 class DownsampleFactory(Protocol):
     """Builds the Downsample for one place of a backbone."""
 
-    def __call__(self, channels: int, stride: int = 2) -> nn.Module: ...
+    def __call__(self, channels: int, stride: Stride = 2) -> nn.Module: ...
 
 
 class Subsample(nn.Module):
-    """Keep every stride-th pixel with no filter, from the first one or from the given phase."""
+    """Keep every stride-th pixel with no filter, from the first one or from the given phase.
 
-    def __init__(self, channels: int | None = None, stride: Stride = 2) -> None:
+    `device` and `dtype` are taken as by every filling of the slot; it holds no tensor.
+    """
+
+    def __init__(
+        self,
+        channels: int | None = None,
+        stride: Stride = 2,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.channels, self.stride = channels, stride_pair(stride)
 

@@ -5,6 +5,10 @@ from torch import Tensor, nn
 
 from core.layers.phases import Stride, stride_pair, take_phase
 
+# torch.fx, which cannot follow their checks, takes each of these as one step
+torch.fx.wrap("ideal_lowpass2d")
+torch.fx.wrap("take_phase")
+
 
 def ideal_lowpass2d(x: Tensor, *, factor: int = 2, stride: Stride = 1) -> Tensor:
     """Remove the frequencies at or above 1 / (2 * factor) cycles per pixel on each axis, then keep every stride-th
@@ -41,10 +45,19 @@ def ideal_lowpass2d(x: Tensor, *, factor: int = 2, stride: Stride = 1) -> Tensor
 class IdealLowPass2d(nn.Module):
     """`ideal_lowpass2d` as a Module, a filling of the Downsample slot with a fixed grid.
 
-    Given a phase (B,), the filtered map is sampled there instead of at the first pixel.
+    Given a phase (B,), the filtered map is sampled there instead of at the first pixel. `device` and `dtype` are taken
+    as by every filling of the slot; it holds no tensor.
     """
 
-    def __init__(self, channels: int | None = None, stride: Stride = 2, *, factor: int = 2) -> None:
+    def __init__(
+        self,
+        channels: int | None = None,
+        stride: Stride = 2,
+        *,
+        factor: int = 2,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.channels, self.stride, self.factor = channels, stride_pair(stride), factor
 

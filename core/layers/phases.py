@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from core import kernels
+from core.kernels.pool import plain_only
 from core.layers.padding import pad
 
 CRITERIA = ("l2", "l1", "l_infty", "max", "l2_min", "l1_min")
@@ -32,7 +33,7 @@ def extend(x: Tensor, stride: Stride) -> Tensor:
     return pad(x, [(0, down), (0, right)], padding="circular") if down or right else x
 
 
-def polyphase_components(x: Tensor, stride: Stride = 2) -> Tensor:
+def polyphase_components(x: Tensor, *, stride: Stride = 2) -> Tensor:
     """All phases of a map.
 
     Args:
@@ -92,30 +93,44 @@ def choose_phase(x: Tensor, *, stride: Stride = 2, criterion: str = "l2") -> Ten
 
 
 def take_phase(x: Tensor, phase: Tensor, *, stride: Stride = 2) -> Tensor:
-    """Sample every image of (B, C, H, W) on its own grid, phase (B,): (B, C, ceil(H/s), ceil(W/t))."""
+    """Sample every image of (B, C, H, W) on its own grid, phase (B,): (B, C, ceil(H/s), ceil(W/t)).
+
+    ValueError for a phase of another shape or dtype, and on a CPU for one that is not in 0..s*t-1.
+    """
     s, t = stride_pair(stride)
     check_phase(x, phase)
+    if s * t > 1 and kernels.fused(x):
+        return kernels.blur_pool2d(x, size=1, stride=(s, t), padding="circular", phase=phase)
+    _check_range(phase, s * t)
     if s * t == 1:
         return x
-    if kernels.fused(x):
-        return kernels.blur_pool2d(x, size=1, stride=(s, t), padding="circular", phase=phase)
     images = torch.arange(x.shape[0], device=x.device)
     return _split(extend(x, (s, t)), s, t)[images, :, :, phase % s, :, phase // s]
 
 
 def place_phase(y: Tensor, phase: Tensor, *, stride: Stride = 2) -> Tensor:
     """Write (B, C, h, w) on the grid `phase` (B,) of a map of zeros, (B, C, s * h, t * w): the adjoint of
-    `take_phase`."""
+    `take_phase`, with the same errors."""
     s, t = stride_pair(stride)
     check_phase(y, phase)
     if kernels.fused(y):
         shape = (s * y.shape[2], t * y.shape[3])
         return kernels.blur_pool2d_adjoint(y, shape, size=1, stride=(s, t), padding="circular", phase=phase)
+    _check_range(phase, s * t)
     rows = (phase % s)[:, None] == torch.arange(s, device=y.device)  # (B, s)
     columns = (phase // s)[:, None] == torch.arange(t, device=y.device)  # (B, t)
     kept = rows[:, None, None, :, None, None] & columns[:, None, None, None, None, :]  # (B, 1, 1, s, 1, t)
     grids = torch.where(kept, y[:, :, :, None, :, None], y.new_zeros(()))  # (B, C, h, s, w, t)
     return grids.flatten(4, 5).flatten(2, 3)  # (B, C, s * h, t * w)
+
+
+def _check_range(phase: Tensor, count: int) -> None:
+    """What the CPU kernels check too: ValueError for a phase that is none of `count`."""
+    # the numbers of a GPU would have to be waited for, and those of a tracer or a transform are not to be had
+    if not phase.is_cpu or torch.compiler.is_compiling() or plain_only() or type(phase) is not Tensor:
+        return
+    if ((phase < 0) | (phase >= count)).any():
+        raise ValueError(f"phase must lie between 0 and {count - 1}, got {phase.tolist()}")
 
 
 def _split(x: Tensor, s: int, t: int) -> Tensor:

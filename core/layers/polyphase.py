@@ -35,6 +35,10 @@ __all__ = [
 
 SELECTIONS = ("before_blur", "after_blur")
 
+# torch.fx, which cannot follow their checks, takes each of these as one step
+torch.fx.wrap("_downsample")
+torch.fx.wrap("_upsample")
+
 
 def polyphase_downsample2d(
     x: Tensor,

@@ -137,7 +137,7 @@ class _SparseCoding(nn.Module):
         super().__init__()
         check_options(penalty=penalty, **{name: options[name] for name in ("iterations", "ridge", "scheme")})
         self.weight = nn.Parameter(nn.init.kaiming_uniform_(weight))
-        self.register_buffer("step_size", torch.tensor(0.1, device=weight.device))
+        self.register_buffer("step_size", torch.tensor(0.1, device=weight.device, dtype=weight.dtype))
         self.register_buffer("eigenvector", None, persistent=False)
         self.penalty, self.normalise, self.recompute, self.options = penalty, normalise, recompute, options
         self.measure = True

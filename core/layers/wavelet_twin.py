@@ -7,6 +7,7 @@ max-pooling after it, that is a WCNN; with both parts, and the modulus after it,
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,31 +48,34 @@ class WaveletMixing2d(nn.Module):
         colours: Sequence[float] | None = None,
         bias: bool = False,
         scramble_nonsquare: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        build: dict[str, Any] = {"device": device, "dtype": dtype}
         self.scramble_nonsquare = scramble_nonsquare
         self.in_channels, self.packing, self.out_channels = in_channels, packing, sum(packing.outputs)
-        self.packets = PacketHalves2d(packing.depth, stride, maps=packing.maps, part=part)
+        self.packets = PacketHalves2d(packing.depth, stride, maps=packing.maps, part=part, **build)
         order = self.packets.maps
         self.mixing = nn.ParameterList(
-            _uniform((out, n // groups), n // groups)
+            _uniform((out, n // groups), n // groups, **build)
             for n, out, groups in zip(packing.inputs, packing.outputs, packing.groups, strict=True)
         )
         if luminance:
             if colours is not None and len(colours) != in_channels:
                 raise ValueError(f"{in_channels} colours need as many weights, got {list(colours)}")
-            self.colour = nn.Parameter(torch.tensor(colours or [3 / in_channels] * in_channels))
+            self.colour = nn.Parameter(torch.tensor(colours or [3 / in_channels] * in_channels, **build))
         else:
-            self.colour = _uniform((self.out_channels, in_channels), in_channels)
+            self.colour = _uniform((self.out_channels, in_channels), in_channels, **build)
         rows = packing.columns()
-        self.biases = nn.ParameterList(_uniform((len(r),), r.shape[1]) for r in rows) if bias else None
+        self.biases = nn.ParameterList(_uniform((len(r),), r.shape[1], **build) for r in rows) if bias else None
         # where each weight of `mixing` belongs in the dense matrix over the maps in the order of computing
         column = torch.tensor([order.index(q) for q in packing.maps])
         base, places = 0, []
         for r in rows:
             places.append((base + torch.arange(len(r)))[:, None] * len(order) + column[r])
             base += len(r)
-        self.register_buffer("places", torch.cat([p.flatten() for p in places]), persistent=False)
+        self.register_buffer("places", torch.cat([p.flatten() for p in places]).to(device), persistent=False)
 
     def matrix(self) -> Tensor:
         """The combination as a dense matrix over the half sums and half differences of M / 2 packets: (O, C, M), or
@@ -216,6 +220,6 @@ def _output_size(conv: nn.Conv2d, size: int) -> int:
     return (size + 2 * int(conv.padding[0]) - conv.kernel_size[0]) // conv.stride[0] + 1
 
 
-def _uniform(shape: tuple[int, ...], fan_in: int) -> nn.Parameter:
+def _uniform(shape: tuple[int, ...], fan_in: int, **build: Any) -> nn.Parameter:
     """PyTorch's default initialisation of a convolution with that many inputs to an output."""
-    return nn.Parameter(torch.empty(shape).uniform_(-(fan_in**-0.5), fan_in**-0.5))
+    return nn.Parameter(torch.empty(shape, **build).uniform_(-(fan_in**-0.5), fan_in**-0.5))

@@ -1,10 +1,11 @@
 """What the networks of adaptive polyphase sampling can be told, and what follows from it without building one."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from core.config import ModelConfig, RunConfig
+from core.data.catalogue import info
 
 Form = Literal["cifar", "imagenet"]
 
@@ -115,7 +116,15 @@ class Model(ModelConfig):
 class Config(RunConfig):
     """A run of this pipeline."""
 
+    LOGITS: ClassVar[bool] = True
+
     model: Model = Model()
+
+    def known_metrics(self) -> tuple[str, ...]:
+        if not info(self.data.name).pairs:
+            return super().known_metrics()
+        kinds = ("equivariance", "equivariance_half_turn", "equivariance_noisy", "equivariance_white_noise")
+        return ("reconstruction", *kinds)
 
 
 def form(model: Model, image_size: int) -> Form:

@@ -1,6 +1,6 @@
 """What only this pipeline can be told."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -77,7 +77,12 @@ class Model(ModelConfig):
 class Config(RunConfig):
     """A run of the blurpool pipeline."""
 
+    LOGITS: ClassVar[bool] = True
+
     model: Model = Model()
+
+    def known_metrics(self) -> tuple[str, ...]:
+        return (*super().known_metrics(), "windows", "diagonal", "feature_distance")
 
     @model_validator(mode="after")
     def _strides(self) -> "Config":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.figures import PALETTE, save, styled, subplots
+from core.figures import colours, entitle, save, styled, subplots
 
 LAYERS = 5  # maps of one network in a row
 
@@ -22,27 +22,34 @@ def diagonal(curves: Mapping[str, np.ndarray], path: Path, *, title: str) -> Pat
     families: dict[str, list[str]] = {}
     for model in curves:
         families.setdefault(model.partition("_lpf")[0], []).append(model)
-    figure, axes = subplots(2, len(families), (3.0 * len(families) + 0.6, 4.8), sharex=True, sharey="row")
+    # a filter looks the same in all families, also where one of them lacks another filter
+    look = colours(list(dict.fromkeys(_taps(model, family) for family, own in families.items() for model in own)))
+    figure, axes = subplots(2, len(families), (3.0 * len(families) + 0.6, 5.6), sharex=True, sharey="row")
+    handles = {}
     for column, (family, models) in enumerate(families.items()):
         first = np.asarray(curves[models[0]], dtype=float)
         image = int(np.abs(np.diff(first, axis=1)).sum(1).argmax())
-        for k, model in enumerate(models):
+        for model in models:
             found = np.asarray(curves[model], dtype=float)
             steps = np.abs(np.diff(found, axis=1)).mean(0)
-            label = model.removeprefix(family).removeprefix("_") or "plain"
-            axes[0, column].plot(found[image] * 100, color=PALETTE[k % len(PALETTE)], linewidth=1.4, label=label)
-            axes[1, column].plot(
-                np.arange(len(steps)) + 0.5, steps * 100, color=PALETTE[k % len(PALETTE)], linewidth=1.4
-            )
-        axes[0, column].set_title(f"{family}\nimage {image} of {len(first)}")
+            label = _taps(model, family)
+            colour, marker = look[label]
+            shown = {"color": colour, "marker": marker, "markersize": 3.5, "linewidth": 1.4}
+            (handles[label],) = axes[0, column].plot(found[image] * 100, **shown)
+            axes[1, column].plot(np.arange(len(steps)) + 0.5, steps * 100, **shown)
+        axes[0, column].set_title(f"{family}\nimage {image + 1} of {len(first)}")
         axes[1, column].set_xlabel("place along the diagonal (pixels)")
     axes[0, 0].set_ylabel("probability of the right class (%)")
     axes[0, 0].set_ylim(-3, 103)
     axes[1, 0].set_ylabel("mean absolute step (%)")
     axes[1, 0].set_ylim(bottom=0)
-    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.suptitle(f"{title}: a window moving along the diagonal", x=0.01, ha="left", fontsize=9.5)
+    figure.legend(handles.values(), handles.keys(), loc="outside right center")
+    entitle(figure, f"{title}: a window moving along the diagonal")
     return save(figure, path)
+
+
+def _taps(model: str, family: str) -> str:
+    return model.removeprefix(family).removeprefix("_") or "plain"
 
 
 @styled
@@ -65,11 +72,11 @@ def feature_distance(maps: Mapping[str, Mapping[str, np.ndarray]], path: Path, *
             axis.set_title(layer, fontsize=7)
             axis.tick_params(labelsize=6)
             axis.locator_params(integer=True, nbins=5)
-        line[0].set_ylabel(f"{model}\nshift down", fontsize=7)
+        line[0].set_ylabel(f"{model}\nshift down (pixels)", fontsize=7)
     for axis in axes[-1]:
-        axis.set_xlabel("shift right", fontsize=7)
+        axis.set_xlabel("shift right (pixels)", fontsize=7)
     figure.colorbar(drawn, ax=axes, label="cosine distance", shrink=0.6)
-    figure.suptitle(f"{title}: distance inside the networks, trained", x=0.01, ha="left", fontsize=9.5)
+    entitle(figure, f"{title}: distance inside the networks, trained")
     return save(figure, path)
 
 

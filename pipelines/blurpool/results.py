@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import UserError
-from core.tables import Metric
+from core.tables import Metric, read_maps
 from pipelines.blurpool import pages
-from pipelines.results import Make, Results, consistency_accuracy, learning_curves
+from pipelines.results import Make, Needs, Results, consistency_accuracy, learning_curves
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,7 @@ def diagonal(results: Results, path: Path) -> None:
     held = {model: found for model, found in curves.items() if found}
     if not held:
         raise UserError(f"{path.name} needs the evaluation diagonal: add it to EVALUATE.METRICS")
-    figures.diagonal({model: found[0] for model, found in held.items()}, path, title=results.table.title)
+    figures.diagonal({model: found[0] for model, found in held.items()}, path, title=_first_seed(results))
 
 
 def feature_distance(results: Results, path: Path) -> None:
@@ -47,22 +47,23 @@ def feature_distance(results: Results, path: Path) -> None:
     held = {model: found for model, found in maps.items() if found}
     if not held:
         raise UserError(f"{path.name} needs the evaluation feature_distance: add it to EVALUATE.METRICS")
-    figures.feature_distance(_contrasts(held), path, title=results.table.title)
+    figures.feature_distance(_contrasts(held), path, title=_first_seed(results))
+
+
+def _first_seed(results: Results) -> str:
+    first = next(iter(results.runs.values()))[0]
+    return f"{results.table.title}, seed {first.seed}"
 
 
 def _arrays(runs: Sequence["Run"], name: str) -> list["np.ndarray"]:
-    from safetensors.numpy import load_file
-
-    found = [load_file(run.maps) if run.maps.is_file() else {} for run in runs]
+    found = [read_maps(run.maps) for run in runs]
     return [maps[name] for maps in found if name in maps]
 
 
 def _distances(run: "Run") -> dict[str, "np.ndarray"]:
     """Layer -> map, in the order of the network's layers."""
-    from safetensors.numpy import load_file
-
     start = "trained/feature_distance_map:"
-    maps = load_file(run.maps) if run.maps.is_file() else {}
+    maps = read_maps(run.maps)
     named = sorted(name.removeprefix(start) for name in maps if name.startswith(start))
     return {name.split(":", 1)[1]: maps[start + name] for name in named}
 
@@ -82,4 +83,5 @@ FIGURES: dict[str, Make] = {
     "diagonal": diagonal,
     "feature_distance": feature_distance,
 }
+NEEDS: Needs = {"diagonal": ("diagonal", "*"), "feature_distance": ("feature_distance", "*")}
 PAGES: dict[str, Make] = {"from_scratch.md": pages.from_scratch, "finetuned.md": pages.finetuned}

@@ -85,6 +85,10 @@ def _words(args: Namespace) -> list[str]:
             raise UserError(f"bench {args.subject} takes no --{name}")
     if args.device not in subject.devices:
         raise UserError(f"bench {args.subject} works on the {subject.devices[0]} alone, not on {args.device}")
+    if args.device == "cuda":
+        from core.device import pick
+
+        pick(args.device)
     words = ["--device", args.device, "--threads", str(args.threads), "--rounds", str(rounds)]
     for name in args.network or ():
         pipelines.entry(name)

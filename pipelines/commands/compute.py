@@ -68,6 +68,9 @@ def _train(args: Namespace) -> int:
     resume = not args.anew
     if args.code is not None:
         resume = resume and run.code.is_file() and run.code.read_text() == args.code
+    if args.anew and args.code is None:
+        # what a workflow trained here is gone with it
+        run.code.unlink(missing_ok=True)
     with _training_display(config.train.epochs) as progress, bad_input():
         if args.code is not None and not resume:
             # removed first: a crash between the two leaves a state without a digest, which is begun anew

@@ -119,14 +119,14 @@ def _publish_options(form: ArgumentParser) -> None:
 
 
 def _publish(args: Namespace) -> int:
-    import json
-
     run = Run.of(args.folder)
     config = of_card({"config": run_config(run, []).dump()})
     if not run.training.is_file():
         raise UserError(f"{run.folder} has not finished training: a network on the way is no pretrained one")
-    training = json.loads(run.training.read_text())
     from core.checkpoint import read_tensors, save_weights
+    from core.tables import read_training
+
+    training = read_training(run)
 
     tensors, about = read_tensors(run.weights)
     name = f"{run.pipeline}/{run.model}"

@@ -206,14 +206,15 @@ def _threads(args: Namespace) -> None:
 
 
 def picture(path: str, found: Subject) -> tuple["Tensor", Any]:
-    """A picture, its shorter side resized and its centre cropped: normalised (C, H, W), and in [0, 1] for drawing."""
+    """A picture, upright, its shorter side resized and its centre cropped: normalised (C, H, W), and in [0, 1] for
+    drawing."""
     import numpy as np
     import torch
 
     from core.data.formats import decode_image
     from core.data.streaming import centre_crop, resize_short_side
 
-    image = decode_image(Path(path), path, "RGB" if found.channels == 3 else "L")
+    image = decode_image(Path(path), path, "RGB" if found.channels == 3 else "L", upright=True)
     image = centre_crop(resize_short_side(image, found.size), found.size)
     pixels = np.asarray(image, dtype=np.float32) / 255
     chw = torch.from_numpy(pixels if pixels.ndim == 3 else pixels[..., None]).permute(2, 0, 1)

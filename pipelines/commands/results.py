@@ -131,6 +131,8 @@ def _workflow(args: Namespace) -> int:
     plan = workflow.plan(args.pipeline, given)
     for model in plan.config.grid:
         plan.resolved(model, 0)  # a wrong setting is told now, not by the first job
+    for run in plan.runs:
+        plan.begins_from(run.model, run.seed)
     command, epochs = workflow.snakemake(plan, args.jobs), plan.config.train.epochs
     tell = console().print
     # snakemake inherits the lock, which so is held until it has ended too, however either of them ends

@@ -49,22 +49,24 @@ def _convert(args: Namespace) -> int:
         return _strip(args)
     config = pipelines.without_recipe(args.model, args.dataset, args.pairs)
     from core.checkpoint import fill, read_tensors, save_weights
+    from core.records import model_name
 
+    model = model_name(config)  # settings may make another network of the one that was named
     tensors, found = read_tensors(args.source)
-    if found.get("model") not in (None, args.model):
-        raise UserError(f"{args.source} holds the weights of {found['model']}, not of {args.model}")
+    if found.get("model") not in (None, model):
+        raise UserError(f"{args.source} holds the weights of {found['model']}, not of {model}")
     with bad_input():
         net = pipelines.build(config)
         try:
             state = ours(config.pipeline, tensors, net)
         except UserError as error:
-            raise UserError(f"{args.source} does not fit {args.model}: {error}") from None
-    fill(net, state, origin=str(args.source), model=args.model)
+            raise UserError(f"{args.source} does not fit {model}: {error}") from None
+    fill(net, state, origin=str(args.source), model=model)
     origin = hashlib.sha256(args.source.read_bytes()).hexdigest()
     save_weights(
-        args.target, net.state_dict(), model=args.model, config_digest=config.digest(), epoch=0, converted_from=origin
+        args.target, net.state_dict(), model=model, config_digest=config.digest(), epoch=0, converted_from=origin
     )
-    console().print(f"written: {args.target} ({len(state)} tensors of {args.model})", soft_wrap=True)
+    console().print(f"written: {args.target} ({len(state)} tensors of {model})", soft_wrap=True)
     return 0
 
 

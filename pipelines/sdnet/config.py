@@ -1,7 +1,7 @@
 """What only this pipeline can be told, under the authors' keys."""
 
 from math import isfinite
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -36,6 +36,12 @@ class Model(ModelConfig):
     expansion_factor: int = Field(1, ge=1, description="how often the input of a layer is repeated along its channels")
     wnorm: bool = Field(True, description="dictionaries of unit-norm atoms")
     pooling: bool = Field(False, description="*_all: 2x2 max-pool after a layer of stride 1 where a block has stride 2")
+    downsample: Literal["none", "lpf", "aps"] = Field(
+        "none",
+        description="what stands wherever the network would stride, which no paper has: lpf is BlurPool, aps adaptive "
+        "polyphase sampling; none: the strides",
+    )
+    filter_size: int = Field(3, ge=1, le=7, description="taps of the blur of DOWNSAMPLE lpf and aps")
     square_noise: bool = Field(True, description="squared data term; False: its norm")
     width: float = Field(
         1.0, gt=0, le=4, description="factor of all channels; below 1 it is a small network for demonstrations"
@@ -78,6 +84,10 @@ class Model(ModelConfig):
             raise ValueError(
                 f"MODEL.POOLING is for the *_all networks; {self.name} has no strided sparse-coding layer in its blocks"
             )
+        if self.pooling and self.downsample != "none":
+            raise ValueError(f"MODEL.POOLING stands where MODEL.DOWNSAMPLE {self.downsample} would: choose one of them")
+        if self.downsample == "none" and self.filter_size != 3:
+            raise ValueError(f"MODEL.FILTER_SIZE {self.filter_size} is of MODEL.DOWNSAMPLE lpf and aps, not of none")
         return self
 
     @property
@@ -136,6 +146,7 @@ class Evaluate(EvaluateConfig):
 class Config(RunConfig):
     """A run of the sdnet pipeline."""
 
+    LOGITS: ClassVar[bool] = True
     # keys of the authors' configuration that do nothing in their code, or that have another name here
     REFUSED: ClassVar[dict[str, str]] = {
         "MODEL.PAD_MODE": "the authors' code checks it and never uses it: padding is always zeros",
@@ -160,8 +171,8 @@ class Config(RunConfig):
         "TRAIN.END_EPOCH": "it is TRAIN.EPOCHS",
         "TRAIN.BEGIN_EPOCH": "a run goes on where it stopped",
         "TRAIN.RESUME": "a run goes on where it stopped",
-        "TRAIN.MODEL_FILE": "it is TRAIN.FINETUNE",
-        "TRAIN.WD": "it is TRAIN.WEIGHT_DECAY",
+        "TRAIN.MODEL_FILE": "it is TRAIN.FINETUNE, which takes the authors' files too",
+        "TRAIN.WD": "it is TRAIN.WEIGHT_DECAY; their adam has none (TRAIN.OPTIMIZER adam TRAIN.WEIGHT_DECAY 0)",
         "TRAIN.LR_FACTOR": "it is TRAIN.GAMMA",
         "TRAIN.LR_STEP": "it is TRAIN.MILESTONES",
         "TRAIN.LR_SCHEDULER": "it is TRAIN.SCHEDULE",
@@ -172,6 +183,9 @@ class Config(RunConfig):
 
     model: Model = Model()
     evaluate: Evaluate = Evaluate()
+
+    def known_metrics(self) -> tuple[str, ...]:
+        return (*super().known_metrics(), "robustness", "attack", "autoattack", "reconstructions")
 
     @model_validator(mode="after")
     def _honest(self) -> "Config":

@@ -282,8 +282,8 @@ class Reconstructions:
     """Pictures that are left of some test images after the stem and after each stage, where the network can be
     inverted: a map (1 + stages, pictures, C, H, W) of pixels, not cut to [0, 1], the images themselves first.
 
-    A network that cannot (shortcuts, a plain ResNet) has none. Batch norms are inverted with the eps of the forward,
-    or under the authors' protocol without, as they do.
+    A network that cannot (shortcuts, a plain ResNet, MODEL.DOWNSAMPLE) has none. Batch norms are inverted with the eps
+    of the forward, or under the authors' protocol without, as they do.
     """
 
     def __init__(self, config: Any, seed: int, *, run: RunConfig) -> None:
@@ -293,7 +293,8 @@ class Reconstructions:
     def update(self, view: View) -> None:
         rows, net = chosen(view, self.config.pictures), network(view)
         # after sdnet18's stem the shortcuts begin
-        if not len(rows) or not self.run.model.name.endswith("_noshortcut"):
+        model: Any = self.run.model
+        if not len(rows) or not model.name.endswith("_noshortcut") or model.downsample != "none":
             return
         # the deepest stages differ from picture to picture in the seventh decimal
         net, images, authors = (

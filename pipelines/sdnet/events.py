@@ -7,6 +7,7 @@ import numpy as np
 
 from core.errors import UserError
 from core.runs import Run
+from core.tables import read_maps
 
 FOLDER = "tensorboard"
 KINDS = ("raw", "normalised", "equalised")
@@ -30,12 +31,11 @@ def write(run: Run) -> Path | None:
 
     Tags are ``image`` and ``<place>/<kind>``: the stem and each stage, raw (cut to [0, 1]), normalised and equalised.
     """
-    from safetensors.numpy import load_file
     from torch.utils.tensorboard import SummaryWriter
 
     from pipelines.sdnet.figures import PLACES, shown
 
-    pixels = load_file(run.maps).get("trained/reconstructions_pixels")
+    pixels = read_maps(run.maps).get("trained/reconstructions_pixels")
     if pixels is None:
         return None
     folder = run.folder / FOLDER / getattr(run, "status", "weights")

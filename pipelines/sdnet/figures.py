@@ -2,25 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from core.data.corruptions import NAMES
-from core.figures import MARKERS, PALETTE, colours, save, styled, subplots, wrapped
+from core.figures import MARKERS, PALETTE, colours, entitle, save, styled, subplots
 from pipelines.sdnet.robust import CLEAN, NOISES, POOLED
 
 Maps = Mapping[str, Sequence[Mapping[str, np.ndarray]]]
+#: lines of each noise in `lambda_line`
+STROKES = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 #: rows of a grid of reconstructions
 PLACES = ("image", "stem", "stage 1", "stage 2", "stage 3", "stage 4")
 
 
 def _mean(maps: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
     return np.stack([np.asarray(one[name], dtype=float) for one in maps]).mean(0)
-
-
-def _title(figure: Any, text: str) -> None:
-    figure.suptitle(wrapped(text, int(14 * figure.get_figwidth())), x=0.01, ha="left", fontsize=9.5)
 
 
 @styled
@@ -41,7 +38,7 @@ def corruptions(maps: Maps, path: Path, *, title: str) -> Path:
     axis.axvline(14.5, color="#777777", linewidth=1, linestyle=":")
     axis.set_ylabel("accuracy, mean of five severities (%)")
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _title(
+    entitle(
         figure, f"{title}\nfilled: lambda of training, hollow: by the line; right of the dots: validation corruptions"
     )
     return save(figure, path)
@@ -68,17 +65,17 @@ def lambda_sweep(maps: Maps, path: Path, *, title: str) -> Path:
                 axis.plot(lambdas[best], accuracy[row, best], "o", color=shade, markersize=4)
             if number == 0:
                 axis.set_title(f"{noise} noise")
-                axis.legend(fontsize=6.5, handlelength=1)
+                axis.legend(fontsize=6.5, handlelength=1, title="level", title_fontsize=6.5)
             if number == len(maps) - 1:
                 axis.set_xlabel("lambda of the first layer")
         line[0].set_ylabel(f"{model}\naccuracy (%)", fontsize=8)
-    _title(figure, f"{title}: accuracy on the images that lambda is chosen on, mean over seeds; dots: the best")
+    entitle(figure, f"{title}: accuracy on the images that lambda is chosen on, mean over seeds; dots: the best")
     return save(figure, path)
 
 
 @styled
 def lambda_line(maps: Maps, path: Path, *, title: str) -> Path:
-    """The best lambda against the reconstruction error, every seed a point; lines of each noise and of all (black)."""
+    """The best lambda against the reconstruction error, every seed a point; lines of each noise (broken) and of all."""
     figure, axes = subplots(1, len(maps), (3.4 * len(maps) + 1.2, 3.4), sharey=True)
     names = (CLEAN, *NOISES)
     for axis, (model, own) in zip(axes[0], maps.items(), strict=True):
@@ -101,14 +98,13 @@ def lambda_line(maps: Maps, path: Path, *, title: str) -> Path:
                 colour = "black" if pooled else PALETTE[number]
                 shown = np.clip(slope * span + intercept, low, high)
                 label = POOLED if pooled and one is own[0] else None
-                axis.plot(
-                    span, shown, color=colour, linewidth=1.6 if pooled else 0.6, alpha=1 if pooled else 0.5, label=label
-                )
+                stroke = "-" if pooled else STROKES[number]
+                axis.plot(span, shown, color=colour, linestyle=stroke, linewidth=1.6 if pooled else 0.9, label=label)
         axis.set_title(model)
         axis.set_xlabel("reconstruction error at the lambda of training")
     axes[0, 0].set_ylabel("best lambda of the first layer")
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _title(figure, f"{title}: from reconstruction error to lambda, cut to the values that were tried")
+    entitle(figure, f"{title}: from reconstruction error to lambda, cut to the values that were tried")
     return save(figure, path)
 
 
@@ -120,24 +116,24 @@ def attack(maps: Maps, models: Sequence[str], path: Path, *, title: str) -> Path
     """
     figure, axes = subplots(1, 2, (9.4, 3.4), sharey=True)
     look = colours(models)
-    for axis, (norm, said) in zip(axes[0], (("linf", "largest pixel"), ("l2", "Euclidean")), strict=True):
+    for axis, (norm, said) in zip(axes[0], (("linf", "largest pixel"), ("l2", "Euclidean norm")), strict=True):
         for model, own in maps.items():
             order = np.argsort(own[0]["attack_lambdas"])
             lambdas = own[0]["attack_lambdas"][order]
             none, same, fixed = 100 * _mean(own, f"attack_{norm}_curves")[:, order]
             colour, marker = look[model]
-            axis.plot(lambdas, none, ":", color=colour, linewidth=1)
+            axis.plot(lambdas, none, marker, linestyle=":", color=colour, linewidth=1, markersize=2.5)
             axis.plot(lambdas, same, marker, linestyle="-", color=colour, label=model, markersize=4)
             axis.plot(lambdas, fixed, marker, linestyle="--", color=colour, markerfacecolor="white", markersize=4)
-        axis.set_title(f"change bounded in its {said} norm")
+        axis.set_title(f"change bounded by its {said}")
         axis.set_xlabel("lambda of the first layer")
     axes[0, 0].set_ylabel("accuracy (%)")
     axes[0, 0].set_ylim(-3, 103)
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _title(
+    entitle(
         figure,
         f"{title}: projected gradient descent. Solid: attack and defence at one lambda; dashed: attack made at the "
-        "lambda of training; dotted: no attack",
+        "lambda of training; dotted, small: no attack",
     )
     return save(figure, path)
 
@@ -177,5 +173,5 @@ def reconstructions(pixels: np.ndarray, kind: str, path: Path, *, title: str) ->
             axis.set_yticks([])
             axis.grid(False)
         line[0].set_ylabel(place)
-    _title(figure, title)
+    entitle(figure, title)
     return save(figure, path)

@@ -6,7 +6,9 @@ from typing import Any
 from torch import nn
 
 from core.backbones.resnet import ResNet, resnet
+from core.backbones.stem import DenseMaxPool2d
 from core.errors import UserError
+from core.layers.downsample import DownsampleFactory, downsample_factory
 from core.layers.sparse_coding import SparseCoding2d
 from pipelines.sdnet.config import Model
 
@@ -24,12 +26,19 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
 
     ``sdnetN`` codes the image and leaves the ResNet as it is; no ReLU follows the batch norm of the codes. In
     ``sdnetN_all`` the 3x3 convolutions are sparse-coding layers too, with no ReLU between them; without shortcuts
-    a block has no ReLU at all. On large images a second layer replaces the max-pool there.
+    a block has no ReLU at all. On large images a second layer replaces the max-pool there. With MODEL.DOWNSAMPLE no
+    layer strides but the first one of large images: a filling of the slot follows it.
     """
     small = image_size <= SMALL
     name = model.architecture.removesuffix("_all").replace("sdnet", "resnet")
     widths = [max(1, round(channels * model.width)) for channels in WIDTHS]
-    common: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "widths": widths}
+    slot = filling(model)
+    common: dict[str, Any] = {
+        "in_channels": in_channels,
+        "num_classes": num_classes,
+        "widths": widths,
+        "downsample": slot,
+    }
     if model.architecture.startswith("resnet"):
         return resnet(name, stem="cifar" if small else "imagenet", **common)
 
@@ -39,9 +48,13 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
         nn.BatchNorm2d(first),
     ]
     if not small:
-        stem.append(
-            layer(first, first, 3, stride=2, padding=1) if model.dense else nn.MaxPool2d(3, stride=2, padding=1)
-        )
+        if slot is not None:
+            dense = layer(first, first, 3, padding=1) if model.dense else DenseMaxPool2d(2)
+            stem.append(nn.Sequential(dense, slot(first, 2)))
+        else:
+            stem.append(
+                layer(first, first, 3, stride=2, padding=1) if model.dense else nn.MaxPool2d(3, stride=2, padding=1)
+            )
     blocks: dict[str, Any] = {}
     if model.dense:
         conv = partial(_pooled_layer, layer) if model.pooling else layer
@@ -57,6 +70,15 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
     ):
         module.penalty = penalty
     return net
+
+
+def filling(model: Model) -> DownsampleFactory | None:
+    """What a MODEL section puts where its network would stride."""
+    if model.downsample == "none":
+        return None
+    if model.downsample == "lpf":
+        return downsample_factory("blur", size=model.filter_size)
+    return downsample_factory("polyphase", size=model.filter_size)
 
 
 def _layer(
@@ -87,4 +109,4 @@ def _pooled_layer(
     """Where a block strides, the code of the full grid and a max-pool."""
     if stride == 1:
         return layer(inputs, outputs, kernel_size, padding=padding)
-    return nn.Sequential(layer(inputs, outputs, kernel_size, padding=padding), nn.MaxPool2d(stride))
+    return nn.Sequential(layer(inputs, outputs, kernel_size, padding=padding), nn.MaxPool2d(stride, ceil_mode=True))

@@ -5,7 +5,6 @@ A cell without a run of ours or a number of theirs behind it stays blank.
 
 import csv
 import io
-import json
 import statistics
 from collections.abc import Sequence
 from functools import cache
@@ -14,7 +13,7 @@ from typing import Any
 
 from core.files import write_atomic
 from core.runs import Run
-from core.tables import found_runs, percent, published_cell, read_metrics
+from core.tables import found_runs, percent, published_cell, read_maps, read_metrics, read_training
 from pipelines.results import Results
 
 HERE = Path(__file__).parent
@@ -160,8 +159,6 @@ def _normalised(values: Sequence[dict[str, Any]], start: str) -> str:
 
 def corruptions_csv(results: Results, path: Path) -> None:
     """A line for each network, seed, corruption, severity and way to set lambda."""
-    from safetensors.numpy import load_file
-
     from core.data.corruptions import NAMES, SEVERITIES
 
     text = io.StringIO()
@@ -172,7 +169,7 @@ def corruptions_csv(results: Results, path: Path) -> None:
             images, ice = round(found.get("robustness_images", 0)), found.get("robustness_photographs")
             share = found.get("robustness_published", 0.0)
             source = {0.0: "our generator", 1.0: "published"}.get(share, "published or our generator")
-            maps = load_file(run.maps) if run.maps.is_file() else {}
+            maps = read_maps(run.maps)
             for said, key in (("training", "robustness_severities"), ("line", "robustness_line_severities")):
                 if (table := maps.get(f"trained/{key}")) is None:
                     continue
@@ -241,8 +238,11 @@ def speed(results: Results, path: Path) -> None:
         for run in runs:
             if run.timing.is_file() and run.training.is_file():
                 with run.timing.open(newline="") as file:
-                    rates.append(statistics.median(float(row["images_per_second"]) for row in csv.DictReader(file)))
-                peaks.append(json.loads(run.training.read_text())["peak_memory_bytes"] / 2**30)
+                    own = [float(row["images_per_second"]) for row in csv.DictReader(file)]
+                if not own:  # weights that are only measured
+                    continue
+                rates.append(statistics.median(own))
+                peaks.append(read_training(run)["peak_memory_bytes"] / 2**30)
         if rates:
             rows[model] = statistics.median(rates), max(peaks)
     base = rows.get("resnet18")
@@ -252,14 +252,8 @@ def speed(results: Results, path: Path) -> None:
         against = "" if base is None else f"{rate / base[0]:.2f}"
         lines.append([model, f"{rate:.0f}", against, f"{peak:.2f}", number(told[0], ".0f"), number(told[1], ".1f")])
     head = ["network", "images/s", "of resnet18's", "peak memory (GiB)", "theirs: images/s", "theirs: memory (GB)"]
-    device = sorted(
-        {
-            json.loads(r.training.read_text())["device"]
-            for own in results.runs.values()
-            for r in own
-            if r.training.is_file()
-        }
-    )
+    every = [run for own in results.runs.values() for run in own]
+    device = sorted({read_training(run)["device"] for run in every if run.training.is_file()})
     text = f"# {results.table.title}: speed and memory of training\n\n{markdown(head, lines)}\n\n"
     text += (
         f"Ours: median over epochs and seeds, on {', '.join(device)}; runs that share a machine slow one another. On a "

@@ -33,7 +33,8 @@ class Pixels:
     def stored(self, images: Tensor) -> np.ndarray:
         """Normalised images as they were stored, uint8 RGB (B, H, W, 3); grey ones are repeated to three channels."""
         pixels = (self.scaled(images) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:3], 3)))
+        # an array of its own: of images in channels_last the rest would be a view that may not be written
+        return np.array(np.broadcast_to(pixels, (*pixels.shape[:3], 3)), order="C")
 
     def seen(self, pictures: np.ndarray, like: Tensor) -> Tensor:
         """uint8 RGB (B, H, W, 3), normalised, on the device of `like`.

@@ -41,6 +41,8 @@ def _inside(block: BasicBlock) -> Iterator[nn.Module]:
         raise UserError(
             "a block with a shortcut or an inner ReLU has no inverse: use an *_all network without shortcuts"
         )
+    if block.pool is not None:
+        raise UserError("what MODEL.DOWNSAMPLE puts in place of a stride has no inverse: MODEL.DOWNSAMPLE none has one")
     yield from (block.conv1, block.bn1, block.conv2, block.bn2)
 
 
@@ -67,7 +69,7 @@ def decode(layers: Sequence[nn.Module], code: Tensor, sizes: list[Size], *, auth
             code = _unnormalised(layer, code, 0.0 if authors else layer.eps)
             continue
         if isinstance(layer, nn.Sequential):  # a sparse-coding layer and a max-pool
-            layer, code = layer[0], F.interpolate(code, scale_factor=2, mode="bilinear", align_corners=False)
+            layer, code = layer[0], F.interpolate(code, size, mode="bilinear", align_corners=False)
         code = cast(SparseCoding2d, layer).reconstruct(code, size)
     return code
 

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import UserError
-from core.tables import Metric
-from pipelines.results import Make, Results, consistency_accuracy, learning_curves
+from core.tables import Metric, read_maps
+from pipelines.results import Make, Needs, Results, consistency_accuracy, learning_curves
 from pipelines.sdnet import pages
 
 if TYPE_CHECKING:
@@ -33,11 +33,9 @@ AXES = ("accuracy", "robustness_noises_accuracy")
 
 def _held(results: Results, name: str) -> "dict[str, list[dict[str, np.ndarray]]]":
     """Network -> the maps of its seeds, of those that hold one of this name; a `UserError` where none does."""
-    from safetensors.numpy import load_file
-
     found: dict[str, list[dict[str, np.ndarray]]] = {}
     for model, runs in results.runs.items():
-        maps = [load_file(run.maps) if run.maps.is_file() else {} for run in runs]
+        maps = [read_maps(run.maps) for run in runs]
         own = [{key.removeprefix("trained/"): value for key, value in one.items()} for one in maps]
         if own and all(name in one for one in own):
             found[model] = own
@@ -112,6 +110,14 @@ FIGURES: dict[str, Make] = {
     "reconstructions_normalised": reconstructions_normalised,
     "reconstructions_equalised": reconstructions_equalised,
     "reconstructions_differences": reconstructions_differences,
+}
+NEEDS: Needs = {
+    "robustness_accuracy": ("robustness", "*"),
+    "corruptions": ("robustness", "*"),
+    "lambda_sweep": ("robustness", "sdnet*"),
+    "lambda_line": ("robustness", "sdnet*"),
+    "attack": ("attack", "sdnet*"),
+    **{f"reconstructions_{kind}": ("reconstructions", "*_noshortcut") for kind in SHOWN},
 }
 
 

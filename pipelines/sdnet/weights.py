@@ -55,6 +55,12 @@ def from_authors(checkpoint: Mapping[str, Any], net: nn.Module) -> dict[str, Ten
     return state
 
 
+def recognised(checkpoint: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
+    """A checkpoint of ours or of the authors' under our names; `UserError` where it is neither."""
+    given = unwrapped(checkpoint)
+    return given if given.keys() == net.state_dict().keys() else from_authors(given, net)
+
+
 def _check(name: str, layer: SparseCoding2d, state: Mapping[str, Tensor]) -> None:
     if layer.normalise and (state[f"{name}.weight"].flatten(1) == 0).all(dim=1).any():
         raise UserError(f"{name}.weight has an atom of zeros in the checkpoint; every atom needs a direction")

@@ -31,3 +31,6 @@ class Config(RunConfig):
     """A run of the translations pipeline."""
 
     model: Model = Model()
+
+    def known_metrics(self) -> tuple[str, ...]:
+        return (*super().known_metrics(), "translated", "confusion", "samples", "maximisers")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core.figures import colours, save, styled, subplots
+from core.figures import colours, entitle, save, styled, subplots
 
 if TYPE_CHECKING:
     from pipelines.translations.results import Pass
@@ -21,7 +21,7 @@ def samples(grid: np.ndarray, classes: Sequence[str], path: Path, *, title: str)
         for row in range(each):
             _image(axes[row, column], grid[column, row], grid.min(), grid.max(), "gray")
         axes[0, column].set_title(name)
-    figure.suptitle(f"{title}\ntest images as the network sees them", x=0.01, ha="left", fontsize=9.5)
+    entitle(figure, f"{title}\ntest images as the network sees them")
     return save(figure, path)
 
 
@@ -35,7 +35,7 @@ def learning_curves(
 ) -> Path:
     """Test loss and accuracy before training and after each epoch: means over seeds, bands from lowest to highest.
 
-    `published` numbers are crosses in their network's colour.
+    `published` numbers have their network's marker, hollow and larger.
     """
     figure, axes = subplots(1, 2, (8.6, 3.4))
     look = colours(list(curves))
@@ -46,15 +46,18 @@ def learning_curves(
             length = min(len(passes) for passes in seeds)
             values = np.array([[getattr(p, what) for p in passes[:length]] for passes in seeds])
             epochs = [p.epoch for p in seeds[0][:length]]
-            axis.plot(epochs, values.mean(0), color=look[model][0], linewidth=1.4, label=model)
-            axis.fill_between(epochs, values.min(0), values.max(0), color=look[model][0], alpha=0.15, linewidth=0)
+            colour, marker = look[model]
+            axis.plot(epochs, values.mean(0), color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=model)
+            axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
             if there := published.get(model):
                 numbers = [p.epoch for p in there], [getattr(p, what) for p in there]
-                axis.plot(*numbers, "x", color=look[model][0], label=f"{model}, notebook", markersize=5)
+                hollow = {"markerfacecolor": "none", "markersize": 8, "label": f"{model}, notebook"}
+                axis.plot(*numbers, marker, color=colour, **hollow)
         axis.set_xlabel("epoch")
+        axis.locator_params(axis="x", integer=True)
         axis.set_ylabel(label)
     axes[0, 1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.suptitle(f"{title}: test passes", x=0.01, ha="left", fontsize=9.5)
+    entitle(figure, f"{title}: test passes")
     return save(figure, path)
 
 
@@ -76,7 +79,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], path: Path, *, title: 
         axis.set_xlabel("predicted")
         axis.set_title(label)
     axes[0, 0].set_ylabel("true")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=9.5)
+    entitle(figure, title)
     return save(figure, path)
 
 
@@ -84,18 +87,21 @@ def confusion(counts: np.ndarray, classes: Sequence[str], path: Path, *, title: 
 def class_images(
     images: np.ndarray, losses: np.ndarray, chances: np.ndarray, classes: Sequence[str], path: Path, *, title: str
 ) -> Path:
-    """The image (H, W) that maximises each of K classes, with the loss (K,) and the probabilities (K, K) it reaches."""
+    """The image (H, W) that maximises each of K classes, with the loss (K,) and the probabilities (K, K) it reaches.
+
+    Zero is grey, lighter where an image is positive.
+    """
     columns = -(-len(images) // 2)
     figure, axes = subplots(2, columns, (1.9 * columns, 4.8))
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, image, loss, row, name in zip(axes.flat, images, losses, chances, classes, strict=False):
-        _image(axis, image, -np.abs(image).max(), np.abs(image).max(), "RdBu_r")
+        _image(axis, image, -np.abs(image).max(), np.abs(image).max(), "gray")
         listed = [f"{100 * chance:.0f}" for chance in row]
         half = -(-len(listed) // 2)
         lines = "\n".join(" ".join(part) for part in (listed[:half], listed[half:]))
         axis.set_title(f"{name}\nloss {loss:.1e}\n{lines} %", fontsize=7.5)
-    figure.suptitle(f"{title}\nloss and probabilities of all classes in per cent", x=0.01, ha="left", fontsize=9.5)
+    entitle(figure, f"{title}\nloss and probabilities of all classes in per cent; grey is zero, lighter is positive")
     return save(figure, path)
 
 
@@ -111,7 +117,7 @@ def neurons(images: np.ndarray, shares: np.ndarray, path: Path, *, title: str) -
         _image(axis, image, -np.abs(image).max(), np.abs(image).max(), "gray")
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}
         axis.text(1, 1, f"{100 * share:.0f}", fontsize=5, va="top", bbox=box)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=8)
+    entitle(figure, title)
     return save(figure, path)
 
 
@@ -120,12 +126,12 @@ def second_layer(weights: np.ndarray, classes: Sequence[str], path: Path, *, tit
     """What each hidden neuron (columns) adds to each class (rows): (K, N)."""
     figure, axes = subplots(1, 1, (9.0, 2.4))
     most = np.abs(weights).max()
-    picture = axes[0, 0].imshow(weights, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
+    picture = axes[0, 0].imshow(weights, cmap="gray", vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
     axes[0, 0].set_yticks(range(len(classes)), classes)
     axes[0, 0].set_xlabel("hidden neuron")
     axes[0, 0].grid(False)
     figure.colorbar(picture, ax=axes[0, 0], label="weight")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=9.5)
+    entitle(figure, title)
     return save(figure, path)
 
 

@@ -11,12 +11,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from core import tables
 from core.config import RunConfig
 from core.errors import UserError
 from core.files import write_atomic
 from core.runs import Run
 from core.tables import Metric, percent, read_metrics
-from pipelines.results import Form, Make, Results, consistency_accuracy
+from pipelines.results import Form, Make, Needs, Results, consistency_accuracy
 from pipelines.results import learning_curves as plain_curves
 
 HERE = Path(__file__).parent
@@ -82,9 +83,10 @@ def published_passes(recipe: str, model: str, path: Path = HERE / "published.yam
     return {}
 
 
-def seconds_per_epoch(run: Run) -> float:
-    """Of training alone, the median over epochs."""
-    return statistics.median(float(row["seconds"]) for row in _rows(run.timing))
+def seconds_per_epoch(runs: list[Run]) -> float | None:
+    """Of training alone, the median over epochs and its mean over `runs`; None where one of them has no epochs."""
+    seconds = [[float(row["seconds"]) for row in _rows(run.timing)] for run in runs]
+    return statistics.fmean(map(statistics.median, seconds)) if all(seconds) else None
 
 
 def passes_csv(results: Results, path: Path) -> None:
@@ -139,7 +141,7 @@ def lesson_rows(results: Results) -> list[dict[str, Any]]:
                 raise UserError(f"the lesson's table needs the metric {key}: see EVALUATE.METRICS")
             own[key], own[f"{key}_spread"] = cell.mean, cell.spread
         own["parameters"] = read_metrics(runs[0])["parameters"]
-        own["seconds_per_epoch"] = statistics.fmean(seconds_per_epoch(run) for run in runs)
+        own["seconds_per_epoch"] = seconds_per_epoch(runs)
         own["pareto"] = int(row.pareto)
         rows.append(own)
     return rows
@@ -166,7 +168,7 @@ def lesson_markdown(results: Results, path: Path) -> None:
             str(row["n"]),
             *(shown(row, key) for key in AXES),
             f"{row['parameters']:,}",
-            f"{row['seconds_per_epoch']:.2f}",
+            "" if row["seconds_per_epoch"] is None else f"{row['seconds_per_epoch']:.2f}",
         ]
         for row in lesson_rows(results)
     ]
@@ -193,9 +195,7 @@ def shown_run(results: Results, model: str = "TwoFullNet") -> Run:
 
 def read_maps(run: Run, names: tuple[str, ...], state: str = "trained") -> dict[str, Any]:
     """Arrays of a run's ``maps.safetensors``; a `UserError` where an evaluation that makes them was not run."""
-    from safetensors.numpy import load_file
-
-    found = load_file(run.maps) if run.maps.is_file() else {}
+    found = tables.read_maps(run.maps)
     if absent := [name for name in names if f"{state}/{name}" not in found]:
         raise UserError(f"{run.maps} does not hold {absent[0]}: add {absent[0].split('_')[0]} to EVALUATE.METRICS")
     return {name: found[f"{state}/{name}"] for name in names}
@@ -259,12 +259,11 @@ def neurons(results: Results, path: Path) -> None:
 
 
 def second_layer(results: Results, path: Path) -> None:
-    from safetensors.numpy import load_file
-
+    from core.checkpoint import read_tensors
     from pipelines.translations import figures
 
     run = shown_run(results)
-    weights = load_file(run.weights)["fc2.weight"]
+    weights = read_tensors(run.weights)[0]["fc2.weight"].numpy()
     figures.second_layer(
         weights, class_names(results.recipe), path, title=f"{run.model}, seed {run.seed}: second layer"
     )
@@ -285,15 +284,17 @@ PAGES: dict[str, Make] = {
     "lesson.csv": lesson_csv,
     "lesson.md": lesson_markdown,
 }
-#: the evaluation that a picture shows the result of
-_OF = {"samples": "samples", "confusion": "confusion", "class_images": "maximisers", "neurons": "maximisers"}
+NEEDS: Needs = {
+    "samples": ("samples", "*"),
+    "confusion": ("confusion", "*"),
+    "class_images": ("maximisers", "*"),
+    "neurons": ("maximisers", "*"),
+}
 
 
 def form(config: RunConfig) -> Form:
-    """What a recipe measures is shown: no test passes where there are none, no pictures that no evaluation made."""
-    measured = config.evaluate.metrics
-    made = {name: make for name, make in FIGURES.items() if name not in _OF or _OF[name] in measured}
-    pages = dict(PAGES)
+    """What a recipe measures is shown: no test passes where there are none."""
+    made, pages = dict(FIGURES), dict(PAGES)
     if not config.train.test_each_epoch:
         made["learning_curves"] = plain_curves
         pages = {name: make for name, make in pages.items() if not name.startswith("passes")}

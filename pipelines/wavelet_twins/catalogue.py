@@ -18,14 +18,15 @@ BLURS = tuple(range(2, 8))
 #: configurations of AlexNet without wavelets that are named in the authors' code and described nowhere
 NAMED_ONLY = ("Str4", "Ks20")
 
-Pooling = Literal["none", "blur", "adaptive"]
+Pooling = Literal["none", "blur", "adaptive", "polyphase"]
 _ALEXNETS: dict[str, Pooling] = {"": "none", "Zhang": "blur"}
 _RESNETS: dict[str, Pooling] = {"": "none", "zhang_": "blur", "zou_": "adaptive"}
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """family: "alexnet" or "resnet18", ...; pooling: how the network is antialiased; twin: it begins with wavelets."""
+    """family: "alexnet" or "resnet18", ...; pooling: how the network is antialiased, where polyphase is none of the
+    paper's; twin: it begins with wavelets."""
 
     family: str
     pooling: Pooling

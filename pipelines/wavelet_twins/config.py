@@ -1,11 +1,11 @@
 """What only this pipeline can be told."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from core.config import EvaluateConfig, ModelConfig, RunConfig
-from pipelines.wavelet_twins.catalogue import form, sections
+from pipelines.wavelet_twins.catalogue import architecture, form, sections
 
 
 class Model(ModelConfig):
@@ -17,6 +17,12 @@ class Model(ModelConfig):
     config: str = Field(
         "", description="configuration: Ft40YEx_mod, Bf3, ...; empty is Std, which wavelet networks do not have"
     )
+    downsample: Literal["auto", "aps"] = Field(
+        "auto",
+        description="what stands where the network would stride: auto what ARCH says, nothing, a blur (Zhang) or an "
+        "adaptive one (Zou); aps adaptive polyphase sampling, which the paper does not have",
+    )
+    filter_size: int = Field(3, ge=1, le=7, description="taps of the blur of DOWNSAMPLE aps; other blurs follow CONFIG")
     penalty: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         (),
         description="factor of the penalty on each section of packets (the authors' --lambda-params); empty: none",
@@ -29,7 +35,7 @@ class Model(ModelConfig):
     def _known(self) -> "Model":
         if not self.config and "dtcwpt" in self.arch.lower():
             return self
-        form(self.arch, self.config)
+        options = form(self.arch, self.config)
         count = sections(self.arch, self.config)
         if self.penalty and len(self.penalty) != count:
             raise ValueError(
@@ -38,6 +44,14 @@ class Model(ModelConfig):
             )
         if self.record_gradients and not count:
             raise ValueError(f"MODEL.RECORD_GRADIENTS is for networks with wavelets; {self.arch} has none")
+        if self.downsample == "aps" and (architecture(self.arch).pooling != "none" or options.ablation):
+            raise ValueError(
+                f"MODEL.DOWNSAMPLE aps is for networks without a blur; {self.arch} {self.config or 'Std'} has one"
+            )
+        if self.downsample == "auto" and self.filter_size != 3:
+            raise ValueError(
+                f"MODEL.FILTER_SIZE {self.filter_size} is of MODEL.DOWNSAMPLE aps; the blur of an ARCH is of its CONFIG"
+            )
         return self
 
 
@@ -64,5 +78,10 @@ class Evaluate(EvaluateConfig):
 class Config(RunConfig):
     """A run of the wavelet_twins pipeline."""
 
+    LOGITS: ClassVar[bool] = True
+
     model: Model = Model()
     evaluate: Evaluate = Evaluate()
+
+    def known_metrics(self) -> tuple[str, ...]:
+        return (*super().known_metrics(), "tencrops", "shifts", "shifts_normalised", "perturbations")

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from core.errors import UserError
-from core.figures import colours, save, styled, subplots
+from core.figures import MARKERS, beside, colours, entitle, save, styled, subplots
 from core.files import atomic_path
 from core.layers.wavelet_twin import WaveletTwin2d
 from pipelines.wavelet_twins.models import resulting_kernel
@@ -100,51 +100,63 @@ def curves(
         axis.set_ylim(bottom=0)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=9.5)
+    entitle(figure, title)
     return save(figure, path)
 
 
 @styled
 def accuracy_flips(table: "Table", path: Path, *, name: Callable[[str], str] = str) -> Path:
-    """Flip rate under diagonal shifts against accuracy, without and with normalisation; stored classifiers are crosses.
+    """Flip rate under diagonal shifts against accuracy, without and with normalisation; the stored classifiers, hollow,
+    in a panel of their own.
 
-    Bars are standard deviations over seeds; a ring marks the Pareto front of `table.axes`.
+    Bars are standard deviations over seeds; a ring marks the Pareto front of `table.axes`. Where there are more
+    networks than markers, each has its number in the legend beside its points.
     """
     across = table.axes[0]
     held = {key for row in table.rows for key in row.cells.get("trained", {})}
     shown = [key for key in ("mfr_diagonal", "normalised_mfr_diagonal") if key in held]
     if not shown or across not in held:
         raise UserError(f"{path.name} needs the evaluations accuracy and shifts: add them to EVALUATE.METRICS")
-    figure, axes = subplots(1, len(shown), (3.6 * len(shown) + 2.2, 3.6))
+    stored = {up: _published(table, across, up) for up in shown}
+    panels = [(up, False) for up in shown] + [(up, True) for up in shown if stored[up]]
+    figure, axes = subplots(1, len(panels), (3.6 * len(panels) + 2.2, max(3.6, 0.7 + 0.19 * len(table.rows))))
     look = colours([row.model for row in table.rows])
-    for axis, up in zip(axes[0], shown, strict=True):
-        for row in table.rows:
-            cells = row.cells.get("trained", {})
-            if across not in cells or up not in cells:
-                continue
-            x, y = cells[across], cells[up]
+    many = len(table.rows) > len(MARKERS)
+    handles: dict[str, Any] = {}
+    for axis, (up, theirs) in zip(axes[0], panels, strict=True):
+        for number, row in enumerate(table.rows, start=1):
             colour, marker = look[row.model]
-            axis.errorbar(
-                x.mean,
-                y.mean,
-                xerr=x.spread or 0,
-                yerr=y.spread or 0,
-                fmt=marker,
-                capsize=2,
-                color=colour,
-                label=name(row.model),
-                zorder=3,
-            )
-            if row.pareto and up == table.axes[1]:
-                axis.plot(x.mean, y.mean, "o", markersize=14, markerfacecolor="none", color="#555555", zorder=1)
-            if x.published is not None and y.published is not None:
-                axis.plot(x.published, y.published, "x", color=colour, zorder=2)
+            cells = row.cells.get("trained", {})
+            if theirs and row.model in stored[up]:
+                x, y = stored[up][row.model]
+                axis.plot(x, y, marker, color=colour, markerfacecolor="none", zorder=3)
+            elif not theirs and across in cells and up in cells:
+                x, y = cells[across].mean, cells[up].mean
+                bars = {"xerr": cells[across].spread, "yerr": cells[up].spread, "capsize": 2, "elinewidth": 1}
+                point = axis.errorbar(x, y, fmt=marker, color=colour, zorder=3, **bars)
+                handles.setdefault(f"{number}  {name(row.model)}" if many else name(row.model), point)
+                if row.pareto and up == table.axes[1]:
+                    axis.plot(x, y, "o", markersize=14, markerfacecolor="none", color="#555555", zorder=1)
+            else:
+                continue
+            if many:
+                beside(axis, str(number), (x, y))
+        axis.set_title("the authors' stored scores" if theirs else "ours")
         axis.set_xlabel(f"{table.metric(across).title} (%)")
         axis.set_ylabel(f"{table.metric(up).title} (%)".replace(", ", ",\n", 1))
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center")
-    figure.suptitle(table.title + "; rings: Pareto front", x=0.01, ha="left", fontsize=9.5)
+    figure.legend(handles.values(), handles.keys(), loc="outside right center")
+    entitle(figure, table.title + "; rings: Pareto front")
     return save(figure, path)
+
+
+def _published(table: "Table", across: str, up: str) -> dict[str, tuple[float, float]]:
+    """{network: what its authors state of both metrics}, of those for which they state both."""
+    found = {}
+    for row in table.rows:
+        x, y = (row.cells.get("trained", {}).get(key) for key in (across, up))
+        if x and y and x.published is not None and y.published is not None:
+            found[row.model] = (x.published, y.published)
+    return found
 
 
 @styled
@@ -159,5 +171,5 @@ def kernels(sheets: Mapping[str, np.ndarray], path: Path, *, title: str) -> Path
         axis.imshow(sheet, interpolation="nearest")
         axis.set_axis_off()
         axis.set_title(f"{name}: free kernels, then those made of wavelet packets", loc="left")
-    figure.suptitle(f"{title}: kernels of the first layer", x=0.01, ha="left", fontsize=9.5)
+    entitle(figure, f"{title}: kernels of the first layer; zero is grey, each kernel has a contrast of its own")
     return save(figure, path)

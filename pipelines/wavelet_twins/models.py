@@ -1,5 +1,6 @@
 """The paper's architectures and configurations -> core's backbones with their slots filled."""
 
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor, nn
@@ -44,7 +45,8 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
         raise UserError(
             f"{model.arch} {model.config or 'Std'} needs images of at least {least} pixels, not {image_size}"
         )
-    return network(model.arch, model.config, in_channels=in_channels, num_classes=num_classes)
+    aps = model.filter_size if model.downsample == "aps" else None
+    return network(model.arch, model.config, in_channels=in_channels, num_classes=num_classes, aps=aps)
 
 
 def smallest(kind: Architecture, options: Form) -> int:
@@ -66,9 +68,17 @@ def smallest(kind: Architecture, options: Form) -> int:
     return 2 * (side - 1) + 7
 
 
-def network(arch: str, config: str = "", *, in_channels: int = 3, num_classes: int = 1000) -> nn.Module:
-    """An architecture in one of its configurations; ValueError with the nearest names for one that does not exist."""
+def network(
+    arch: str, config: str = "", *, in_channels: int = 3, num_classes: int = 1000, aps: int | None = None
+) -> nn.Module:
+    """An architecture in one of its configurations; ValueError with the nearest names for one that does not exist.
+
+    `aps` are the taps of adaptive polyphase sampling in place of all strides that an architecture without a blur pools
+    at; of a modulus stem the free channels alone are sampled so.
+    """
     kind, options = architecture(arch), form(arch, config)
+    if aps is not None:
+        kind, options = replace(kind, pooling="polyphase"), replace(options, blur=aps)
     make = _resnet if kind.resnet else _alexnet
     net = make(kind, options, in_channels, num_classes)
     if options.frozen:
@@ -131,6 +141,8 @@ def modulus_activation(channels: int, norm: bool) -> nn.Sequential:
 def _slot(pooling: Pooling, size: int, groups: int = 8) -> DownsampleFactory | None:
     if pooling == "adaptive":
         return downsample_factory("adaptive_blur", size=size, groups=groups)
+    if pooling == "polyphase":
+        return downsample_factory("polyphase", size=size)
     return downsample_factory("blur", size=size) if pooling == "blur" else None
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.tables import Metric
+from core.tables import Metric, read_maps
 from pipelines.results import Make, Results, learning_curves
 from pipelines.wavelet_twins import pages
 
@@ -47,11 +47,9 @@ def title(model: str) -> str:
 
 def _curves(results: Results, name: str) -> "dict[str, list[np.ndarray]]":
     """For each network its curves over the seeds, where they were measured."""
-    from safetensors.numpy import load_file
-
     found = {}
     for model, runs in results.runs.items():
-        maps = [load_file(run.maps) if run.maps.is_file() else {} for run in runs]
+        maps = [read_maps(run.maps) for run in runs]
         own = [held[f"trained/{name}_curve"] for held in maps if f"trained/{name}_curve" in held]
         if own:
             found[model] = own

@@ -13,6 +13,7 @@ from core.config import RunConfig
 from core.errors import UserError
 from core.files import digest, write_json
 from core.runs import Run
+from core.tables import read_maps
 
 Scores = dict[str, dict[str, dict[str, dict[str, dict[str, Any]]]]]
 
@@ -49,14 +50,12 @@ def nested(metrics: dict[str, Any], maps: dict[str, Any], dataset: str) -> dict[
 
 def write_scores(config: RunConfig, run: Run) -> None:
     """Adds the run's present metrics to its scores.json; scores of other weights are dropped from it."""
-    from safetensors.numpy import load_file
-
     metrics = json.loads(run.metrics.read_text())
     weights = digest(run.weights)
     kept = read(run)
     scores: Scores = kept["scores"] if kept.get("weights") == weights else {}
     origin = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": metrics["provenance"]["commit"]}
-    for (dataset, split, mode, metric), value in nested(metrics, load_file(run.maps), config.data.name).items():
+    for (dataset, split, mode, metric), value in nested(metrics, read_maps(run.maps), config.data.name).items():
         place = scores.setdefault(dataset, {}).setdefault(split, {}).setdefault(mode, {})
         found = {"value": value, **_images(metrics, mode)}
         if {key: place.get(metric, {}).get(key) for key in found} != found:

@@ -197,7 +197,14 @@ def test_a_demonstration_is_taken_apart(tmp_path):
     }
     row = {"networks": 1, "jobs": 3, "contenders": times}
     assert demo.line("aps", row).startswith("aps: 1 networks, 3 jobs; wall 12.0, ")
-    assert jobs.demonstrating({"aps": row})[0].endswith("| aps | 1 | 3 | 12.0 | 12.0 | 10.0 | 2.0 | 1.5 |")
+    assert jobs.demonstrating({"aps": row})[0].endswith("| 2.0 | 1.5 | +243 % |")
+
+
+def test_a_demonstration_in_one_process_calls_what_its_jobs_call(tmp_path):
+    words = demo.commands("aps", 1, str(tmp_path))
+    assert [first for first, *_ in words] == ["prepare", *["train"] * 4, *["evaluate"] * 4, "table", "figures"]
+    for command in words:
+        assert parse(command).command == command[0]
 
 
 def test_there_is_a_file_of_every_whole_job():

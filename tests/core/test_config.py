@@ -33,6 +33,16 @@ def test_a_configuration_is_frozen() -> None:
         (["DATA.NAME", "svhn"], r"unknown data set 'svhn'"),
         (["TRAIN.KEEP", "best", "DATA.VALIDATION", "0"], r"set DATA.VALIDATION"),
         (["TRAIN.ACCUMULATE", "3", "TRAIN.BATCH_SIZE", "256"], r"does not divide"),
+        (["EVALUATE.METRICS", "[acuracy]"], r"EVALUATE.METRICS: unknown evaluation 'acuracy'; nearest: accuracy"),
+        (["EVALUATE.METRICS", "[erase]"], r"set EVALUATE.ERASE"),
+        (["DATA.STD", "[0.2, 0, 0.2]"], r"DATA.STD.1: .*greater than 0 \(given: 0\)"),
+        (["DATA.STD", "[-0.2]"], r"DATA.STD.0: .*greater than 0 \(given: -0.2\)"),
+        (["DATA.STD", "[.nan]"], r"DATA.STD.0"),
+        (["DATA.STD", "[0.2, 0.3]"], r"DATA.STD has 2 values, but digits has channels: 1"),
+        (
+            ["DATA.NAME", "cifar10", "DATA.MEAN", "[0]"],
+            r"DATA.MEAN has 1 values, but cifar10 has channels: 3",
+        ),
     ],
 )
 def test_a_wrong_setting_is_told_in_one_sentence(pairs: list[str], said: str) -> None:
@@ -84,7 +94,9 @@ def test_differences_name_keys_and_both_values() -> None:
 
 
 def test_what_is_dumped_reads_back_the_same() -> None:
-    config = merge(RunConfig, [], ["DATA.MEAN", "(0.1, 0.2, 0.3)", "TRAIN.MILESTONES", "[3, 5]"])
+    config = merge(
+        RunConfig, [], ["DATA.NAME", "cifar10", "DATA.MEAN", "(0.1, 0.2, 0.3)", "TRAIN.MILESTONES", "[3, 5]"]
+    )
     assert merge(RunConfig, [config.dump()]) == config
 
 

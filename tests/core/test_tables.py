@@ -4,7 +4,9 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from core import tables
 from core.errors import UserError
@@ -41,6 +43,34 @@ def test_mean_spread_and_count_are_those_of_the_seeds(runs: list[Run]) -> None:
     table = tables.collect(runs, ["net", "net_aps1"], PUBLISHED)
     cell = table.rows[0].cells["trained"]["accuracy"]
     assert cell.mean == pytest.approx(92) and cell.spread == pytest.approx(2) and cell.n == 3
+
+
+DAMAGES = [b"", b"\x08", b"{", b"[]", b"\xff\xfe", bytes(64)]
+
+
+@pytest.mark.parametrize("content", DAMAGES)
+def test_damaged_maps_are_told_in_one_sentence(tmp_path: Path, content: bytes) -> None:
+    run = Run("aps", "digits", "net", 0, tmp_path)
+    assert tables.read_maps(run.maps) == {}
+    run.folder.mkdir(parents=True)
+    save_file({"trained/map": np.arange(4.0)}, run.maps)
+    whole = run.maps.read_bytes()
+    assert np.array_equal(tables.read_maps(run.maps)["trained/map"], np.arange(4.0))
+    for damaged in (content, whole[:-3]):
+        run.maps.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"maps\.safetensors is .*damaged .*: evaluate the run again") as error:
+            tables.read_maps(run.maps)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [*DAMAGES, b'{"device": "cpu"}'])
+def test_a_damaged_account_of_a_training_is_told_in_one_sentence(tmp_path: Path, content: bytes) -> None:
+    run = Run("aps", "digits", "net", 0, tmp_path)
+    run.folder.mkdir(parents=True)
+    run.training.write_bytes(content)
+    with pytest.raises(UserError, match=r"train\.json does not say how the run was trained.*: remove it, and") as error:
+        tables.read_training(run)
+    assert "\n" not in str(error.value)
 
 
 def test_a_bound_is_the_largest_over_the_seeds(runs: list[Run]) -> None:

@@ -131,10 +131,30 @@ def test_measure_draws_a_map_and_says_that_the_network_is_untrained(
     assert found["consistency"] == 1.0 and found["max_logit_change"] < 1e-5 and not found["trained"]
 
 
+def test_a_photograph_is_measured_upright(capsys: pytest.CaptureFixture[str], tmp_path: Path, photo: Path) -> None:
+    turned, exif = tmp_path / "turned.png", Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    with Image.open(photo) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
+    words = ["measure", "aps/resnet20", "--max-shift", "1", "--json", "--output", tmp_path / "map.png", "--image"]
+    found = [json.loads(told(capsys, *words, path)) for path in (photo, turned)]
+    assert found[0]["change"] == found[1]["change"] and found[0]["max_logit_change"] > 0
+
+
 def test_a_picture_that_cannot_be_read_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG not really")
     assert "broken.png" in told(capsys, "measure", "aps/resnet20_aps1", "--image", broken, code=2)
+
+
+def test_a_benchmark_on_a_gpu_that_is_not_there_is_refused_at_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for words in (["layer"], ["train"], ["network", "--only", "inference"]):
+        assert "the device cuda was asked for, but torch sees no GPU" in told(
+            capsys, "bench", *words, "--device", "cuda", code=2
+        )
 
 
 def test_weights_that_are_none_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, photo: Path) -> None:

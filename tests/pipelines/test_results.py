@@ -1,6 +1,7 @@
 """What a table and the command evaluate show: each number in its own unit, and no column that says nothing."""
 
 import json
+from fnmatch import filter as matching
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,12 @@ import yaml
 
 import pipelines
 from core.config import RunConfig
+from core.errors import UserError
 from core.runs import Run
 from core.tables import described, show_plain
 from pipelines.commands.compute import _print_metrics
 from pipelines.results import form, gather
-from pipelines.workflow import recipe_config
+from pipelines.workflow import recipe_config, recipes
 
 
 def gathered(root: Path, paper: str, recipe: str, model: str, trained: dict[str, float]) -> list[str]:
@@ -27,6 +29,34 @@ def test_top_five_of_ten_classes_has_no_column_and_of_a_thousand_has(tmp_path: P
     assert gathered(tmp_path, "aps", "digits", "resnet20", trained) == ["accuracy"]
     assert gathered(tmp_path, "aps", "cifar10", "resnet20", trained) == ["accuracy"]
     assert gathered(tmp_path, "blurpool", "imagenet", "resnet50", trained) == ["accuracy", "accuracy_top5"]
+
+
+#: a figure or page of each paper that reads maps.safetensors, and sdnet's page that reads train.json
+READERS = [
+    ("aps", "shift_maps"),
+    ("blurpool", "diagonal"),
+    ("blurpool", "feature_distance"),
+    ("sdnet", "corruptions"),
+    ("sdnet", "corruptions.csv"),
+    ("sdnet", "speed.md"),
+    ("translations", "confusion"),
+    ("wavelet_twins", "divergence"),
+]
+
+
+@pytest.mark.parametrize(("paper", "shown"), READERS)
+def test_a_damaged_file_of_a_run_is_named_by_what_reads_it(tmp_path: Path, paper: str, shown: str) -> None:
+    recipe = recipe_config(paper, "digits")
+    run = Run(paper, "digits", recipe.grid[0], 0, tmp_path)
+    run.folder.mkdir(parents=True)
+    about = {"dataset": "digits", "trained": {"accuracy": 0.5}, "evaluate": recipe.dump()["EVALUATE"]}
+    run.metrics.write_text(json.dumps(about))
+    run.timing.write_text("epoch,seconds,images_per_second\n1,1,100\n")
+    for path in (run.maps, run.training):
+        path.write_bytes(b"\x08torn")
+    made = form(paper, recipe)
+    with pytest.raises(UserError, match=r"(maps\.safetensors is truncated or damaged|train\.json does not say)"):
+        {**made.figures, **made.pages}[shown](gather(paper, "digits", tmp_path, None, []), tmp_path / "shown.png")
 
 
 UNITS = {
@@ -110,3 +140,79 @@ def test_a_run_that_was_trained_by_other_settings_is_told_of(tmp_path: Path) -> 
     assert (
         "seed 0" in gather("aps", "digits", tmp_path, None, ["TRAIN.EPOCHS", "1", "MODEL.WIDTH", "4"]).table.notes[-1]
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "filling"), [("sdnet/sdnet18_all", "lpf"), ("sdnet/sdnet18", "aps"), ("wavelet_twins/R18wyC", "aps")]
+)
+def test_a_filling_that_the_paper_does_not_have_is_told_of_in_its_table(
+    tmp_path: Path, name: str, filling: str
+) -> None:
+    paper, model = name.split("/")
+    pairs = ["MODEL.DOWNSAMPLE", filling]
+    run = Run(paper, "digits", model, 0, tmp_path)
+    run.folder.mkdir(parents=True)
+    run.config.write_text(yaml.safe_dump(pipelines.configure(name, "digits", pairs).dump()))
+    run.metrics.write_text(json.dumps({"dataset": "Digits", "trained": {"accuracy": 0.5}}))
+    usual = pipelines.schema(paper)().model.downsample
+    plain, asked = (gather(paper, "digits", tmp_path, None, given).table.notes for given in ([], pairs))
+    told = f"{model}, seed 0, was trained by other settings than this table's: MODEL.DOWNSAMPLE: {filling} -> {usual}"
+    assert told in plain and told not in asked
+    assert f"Not the recipe as it stands: MODEL.DOWNSAMPLE: {usual} -> {filling}." in asked
+    assert not any("Not the recipe" in note for note in plain)
+
+
+#: figure -> the evaluation that it shows, and the networks that this evaluation has a result for
+MADE_OF = {
+    "aps": {"shift_maps": ("all_shifts", "*")},
+    "blurpool": {"diagonal": ("diagonal", "*"), "feature_distance": ("feature_distance", "*")},
+    "sdnet": {
+        "corruptions": ("robustness", "*"),
+        "robustness_accuracy": ("robustness", "*"),
+        "lambda_sweep": ("robustness", "sdnet*"),
+        "lambda_line": ("robustness", "sdnet*"),
+        "attack": ("attack", "sdnet*"),
+        "reconstructions_raw": ("reconstructions", "sdnet*_all_noshortcut"),
+        "reconstructions_normalised": ("reconstructions", "sdnet*_all_noshortcut"),
+        "reconstructions_equalised": ("reconstructions", "sdnet*_all_noshortcut"),
+        "reconstructions_differences": ("reconstructions", "sdnet*_all_noshortcut"),
+    },
+    "translations": {
+        "samples": ("samples", "*"),
+        "confusion": ("confusion", "*"),
+        "class_images": ("maximisers", "*"),
+        "neurons": ("maximisers", "*"),
+    },
+    "wavelet_twins": {
+        "divergence": ("shifts", "*"),
+        "flip_rate": ("shifts", "*"),
+        "accuracy_flips": ("shifts", "*"),
+        "kernels": ("accuracy", "*wy*"),
+    },
+}
+EVERY_RUN = {"consistency_accuracy", "learning_curves", "equivariance_quality", "second_layer"}
+
+
+@pytest.mark.parametrize("paper", MADE_OF)
+def test_a_shipped_recipe_has_exactly_the_figures_that_a_network_of_its_grid_can_have(paper: str) -> None:
+    seen = set()
+    for recipe in recipes(paper):
+        config = recipe_config(paper, recipe, [])
+        shown = set(form(paper, config).figures)
+        possible = {
+            figure
+            for figure, (evaluation, networks) in MADE_OF[paper].items()
+            if evaluation in config.evaluate.metrics and matching(config.grid, networks)
+        }
+        assert shown - EVERY_RUN == possible, f"{paper} {recipe}"
+        seen |= shown
+    assert seen - EVERY_RUN == set(MADE_OF[paper])
+
+
+def test_what_is_not_measured_or_has_no_network_is_not_drawn() -> None:
+    def figures(*pairs: str) -> set[str]:
+        return set(form("sdnet", recipe_config("sdnet", "digits", list(pairs))).figures)
+
+    assert figures("EVALUATE.METRICS", "[accuracy]") == {"learning_curves"}
+    assert "attack" not in figures("EVALUATE.METRICS", "[accuracy, robustness]")
+    assert figures("GRID", "[resnet18]") == {"learning_curves", "robustness_accuracy", "corruptions"}

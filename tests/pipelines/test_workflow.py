@@ -123,6 +123,36 @@ def test_a_state_of_other_code_is_begun_anew_and_one_of_the_same_goes_on(
     assert "begins" in train("third", "TRAIN.LR", "0.05")
 
 
+def test_a_run_by_hand_of_other_settings_is_not_taken_for_the_workflows_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "aps/resnet20", "--results", str(tmp_path / "results"), "--data", str(tmp_path / "data")]
+    pairs = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "32", "MODEL.WIDTH", "4"]
+    run = Run("aps", "digits", "resnet20", 0, tmp_path / "results")
+
+    def begun(settings: str) -> str:
+        given = {"results": str(tmp_path / "results"), "data": str(tmp_path / "data"), "settings": settings}
+        return workflow.plan("aps", given).begins_from("resnet20", 0)
+
+    marker = begun("")
+    assert main([*words, "--code", "a workflow's", *pairs]) == 0
+    # Snakemake knows what it made, and makes it again where its settings have changed
+    assert begun("") == marker
+    assert main([*words, "--anew", *pairs]) == 0 and not run.code.exists()
+    assert begun(" ".join(pairs)) == marker
+    told = "seed0 holds a run that was trained by hand with other settings (DATA.LIMIT: 32 -> None; MODEL.WIDTH: "
+    with pytest.raises(UserError) as error:
+        begun("")
+    assert told in str(error.value) and "\n" not in str(error.value)
+    capsys.readouterr()
+    assert main(["run", "aps", "--results", str(tmp_path / "results"), "--data", str(tmp_path / "data")]) == 2
+    assert told in capsys.readouterr().err
+    command = [sys.executable, "-m", "snakemake", "pipelines/aps/all", "--dry-run", "--config"]
+    given = [f"results={tmp_path / 'results'}", f"data={tmp_path / 'data'}"]
+    done = subprocess.run([*command, *given], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode and told in done.stdout + done.stderr
+
+
 def test_a_setting_that_is_left_to_the_recipe_is_not_passed_on() -> None:
     words = workflow.snakemake(workflow.plan("aps", {"dataset": "digits"}))
     assert "dataset=digits" in words

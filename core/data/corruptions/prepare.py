@@ -22,8 +22,8 @@ from core.files import atomic_path, digest, digest_of, write_json
 FOLDER, FROST = "CIFAR-10-C", "frost"
 #: what was made here and how, beside the arrays; an array that it does not name came from elsewhere and is kept
 MANIFEST = "stillpoint.json"
-#: raised when a formula changes, so that arrays of an earlier version are made again
-VERSION = 1
+#: raised when the formula of a corruption changes, so that its array of an earlier version is made again
+VERSIONS = dict.fromkeys(NAMES, 1) | {"frost": 2}
 _CHUNK = 500
 
 _Task = tuple[str, int, int]
@@ -103,7 +103,7 @@ def caption(folder: Path) -> str:
 
 
 def _settings(images: np.ndarray, severities: Sequence[int], seed: int) -> dict[str, Any]:
-    return {"version": VERSION, "images": digest_of_array(images), "severities": list(severities), "seed": seed}
+    return {"images": digest_of_array(images), "severities": list(severities), "seed": seed}
 
 
 def digest_of_array(array: np.ndarray) -> str:
@@ -144,7 +144,7 @@ class _Manifest:
             raise UserError(f"{self.path} is damaged; delete it and the arrays that were made here") from None
 
     def _of(self, name: str, frost_folder: Path | None) -> dict[str, Any]:
-        settings = dict(self.settings)
+        settings = {"version": VERSIONS[name], **self.settings}
         if name == "frost":
             settings["frost"] = "photographs" if frost_folder else "computed texture"
             if frost_folder:

@@ -53,7 +53,8 @@ def frost(x: Images, draws: Draws, keep: float, weight: float, *, textures: Text
         left = stream.randint(0, ice.shape[1] - w)
         return ice[top : top + h, left : left + w]
 
-    return (keep * x + weight * draws.each(part)) / 255.0
+    # cut here, because a value that is whole may not be any more after a division by 255 and a product with it
+    return np.clip(keep * x + weight * draws.each(part), 0, 255).astype(np.uint8)
 
 
 def fog(x: Images, draws: Draws, amount: float, decay: float) -> Images:

@@ -16,7 +16,7 @@ from scipy import ndimage
 from core.data.corruptions import BENCHMARK, NAMES, SEVERITIES, TABLES, apply_seeded, colour, corrupt, edges, filters
 from core.data.corruptions.draws import Draws
 from core.data.corruptions.frost import FILES, textures
-from core.data.corruptions.prepare import MANIFEST, caption, prepare_cifar10_c
+from core.data.corruptions.prepare import MANIFEST, VERSIONS, caption, prepare_cifar10_c
 from core.data.corruptions.weather import plasma
 from core.errors import UserError
 
@@ -245,6 +245,16 @@ def test_photographs_shrink_as_opencv_shrinks_by_a_factor_that_does_not_divide_t
         assert np.array_equal(shrunk, pixels[2::5, 2::5])
 
 
+@pytest.mark.parametrize(("keep", "weight"), TABLES[32]["frost"])
+def test_frost_of_every_value_and_ice_is_their_sum_cut_to_8_bits(monkeypatch, keep, weight):
+    x, ice = np.divmod(np.arange(256 * 256).reshape(64, 32, 32, 1), 256)
+    x, ice = (np.repeat(one, 3, axis=3).astype(np.uint8) for one in (x, ice))
+    monkeypatch.setattr(Draws, "each", lambda self, draw: ice)
+    made = apply_seeded(x, "frost", TABLES[32]["frost"].index((keep, weight)) + 1, np.zeros(64, int))
+    wanted = [int(min(keep * value + weight * cold, 255.0)) for value in range(256) for cold in range(256)]
+    assert np.array_equal(made[..., 0].ravel(), wanted) and np.array_equal(made[..., 0], made[..., 2])
+
+
 def test_frost_is_made_again_when_its_photographs_change(tmp_path):
     def made() -> list[str]:
         told = []
@@ -324,6 +334,19 @@ def test_what_is_there_is_kept_and_what_is_stale_or_damaged_is_made_again(tmp_pa
     (tmp_path / "fog.npy").write_bytes((tmp_path / "fog.npy").read_bytes()[:1000])
     assert prepare() == ["fog"]
     assert prepare(seed=1) == ["fog", "snow"]
+
+
+def test_only_the_array_of_a_formula_that_changed_is_made_again(tmp_path, monkeypatch):
+    def made() -> list[str]:
+        told = []
+        keep = {"progress": lambda name, done, total: told.append(name)}
+        prepare_cifar10_c(X, LABELS, tmp_path, ("frost", "contrast"), **keep)
+        return sorted(set(told))
+
+    with monkeypatch.context() as before:
+        before.setitem(VERSIONS, "frost", 1)
+        assert made() == ["contrast", "frost"]
+    assert made() == ["frost"] and made() == []
 
 
 def test_published_files_are_never_overwritten(tmp_path):

@@ -146,6 +146,19 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     assert decode_image(buffer.getvalue(), "x").mode == "RGB"
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_upright_only_where_that_is_asked_for(orientation: int) -> None:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    Image.fromarray(stored).save(buffer, "PNG", exif=exif)
+    # TIFF 6.0: where the first row and the first column of what is stored belong
+    turns = [stored, stored[:, ::-1], stored[::-1, ::-1], stored[::-1]]
+    turns += [stored.T, stored[::-1].T, stored[::-1, ::-1].T, stored[:, ::-1].T]
+    assert np.array_equal(decode_image(buffer.getvalue(), "x", "L", upright=True), turns[orientation - 1])
+    assert np.array_equal(decode_image(buffer.getvalue(), "x", "L"), stored)
+
+
 def test_a_truncated_picture_is_named() -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.random.RandomState(0).randint(0, 256, (64, 64, 3), np.uint8)).save(buffer, "JPEG")

@@ -83,6 +83,17 @@ def test_a_compiler_that_fails_leaves_no_library_and_its_first_words(fresh, monk
     assert [path.suffix for path in fresh.iterdir()] == [".lock"]
 
 
+def test_a_compiler_that_takes_too_long_is_not_to_be_installed_again(fresh, monkeypatch, tmp_path):
+    script = tmp_path / "cxx"
+    script.write_text("#!/bin/sh\nexec sleep 60\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    monkeypatch.setattr(native, "_SECONDS", 0.2)
+    with pytest.warns(RuntimeWarning, match=r"timed out after 0.2 seconds.*start again when the machine is less busy"):
+        assert not native.available("float")
+    assert [path.suffix for path in fresh.iterdir()] == [".lock"]
+
+
 def test_a_damaged_library_is_no_reason_to_stop(fresh, monkeypatch):
     monkeypatch.setattr(native, "_compile", lambda path, number, source: path.write_bytes(b"not a library"))
     with pytest.warns(RuntimeWarning, match="plain PyTorch is used"):

@@ -94,3 +94,8 @@ def test_the_bias_is_one_number_for_each_channel() -> None:
     assert layer.bias.abs().max() <= 1
     x = normal(2, 3, 4, 5)
     torch.testing.assert_close(layer(x) - x, layer.bias.detach()[None, :, None, None].expand(2, 3, 4, 5))
+
+
+def test_a_network_with_the_modulus_is_still_traced() -> None:
+    x = torch.randn(1, 3, 2, 4, 4)
+    assert torch.equal(torch.fx.symbolic_trace(torch.nn.Sequential(ComplexModulus()))(x), ComplexModulus()(x))

@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -72,5 +75,22 @@ def test_exceptions_name_the_choice():
         downsample_factory("max")
     with pytest.raises(ValueError, match=r"blur has the options size, padding, .*got filt_size"):
         downsample_factory("blur", filt_size=3)
-    with pytest.raises(ValueError, match=r"\(none\), got size"):
+    with pytest.raises(ValueError, match="subsample has the options device, dtype, got size"):
         downsample_factory("subsample", size=3)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("factory", fillings(), ids=FILLINGS)
+def test_a_network_with_a_filling_is_still_traced(factory, training):
+    class Shortcut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.main, self.side = factory(4), factory(4)
+
+        def forward(self, x):
+            y, phase = self.main(x, return_phase=True)
+            return y + self.side(x, phase)
+
+    net, x = Shortcut().train(training), torch.randn(2, 4, 8, 8)
+    traced = torch.fx.symbolic_trace(copy.deepcopy(net))
+    assert torch.equal(pickle.loads(pickle.dumps(traced))(x), net(x))

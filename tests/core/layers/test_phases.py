@@ -3,7 +3,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from core import kernels
 from core.layers import CRITERIA, choose_phase, place_phase, polyphase_components, take_phase
 from tests.core.layers.definitions import phases
 
@@ -31,7 +33,7 @@ def map_of(h, w, dtype=torch.float64):
 def test_the_row_moves_first(stride, size):
     x = map_of(*size)
     want = phases(x.numpy(), pair(stride))
-    got = polyphase_components(x, stride)
+    got = polyphase_components(x, stride=stride)
     assert np.array_equal(got.numpy(), np.stack(want, axis=1))
     for k, component in enumerate(want):
         taken = take_phase(x, torch.full((6,), k), stride=stride)
@@ -131,3 +133,29 @@ def test_a_phase_of_other_integers_is_refused():
         take_phase(x, torch.zeros(6, dtype=torch.int32))
     with pytest.raises(ValueError, match="got float32"):
         place_phase(x, torch.zeros(6))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("stride", STRIDES)
+@pytest.mark.parametrize("wrong", [-1, "first beyond"])
+def test_a_phase_that_no_grid_has_is_refused_by_kernels_and_plain_code(monkeypatch, fused, stride, wrong):
+    if not fused:
+        monkeypatch.setattr(kernels, "fused", lambda *_, **__: False)
+    s, t = pair(stride)
+    phase = torch.zeros(6, dtype=torch.int64)
+    phase[4] = s * t if wrong == "first beyond" else wrong
+    for function in (take_phase, place_phase):
+        with pytest.raises(ValueError, match=rf"phase must lie between 0 and {s * t - 1}, got \[0, 0, 0, 0, "):
+            function(map_of(6, 6), phase, stride=stride)
+    # what is not known yet is not looked at
+    assert take_phase(map_of(6, 6).to("meta"), phase.to("meta"), stride=stride).shape == (6, 3, -(-6 // s), -(-6 // t))
+
+
+def test_plain_sampling_is_compiled_exported_and_transformed_all_the_same(monkeypatch):
+    monkeypatch.setattr(kernels, "fused", lambda *_, **__: False)
+    x, phase = map_of(6, 6), torch.tensor([0, 3, 1, 2, 2, 0])
+    want = take_phase(x, phase)
+    assert torch.equal(torch.compile(take_phase, fullgraph=True, backend="aot_eager")(x, phase), want)
+    assert torch.equal(torch.func.vmap(lambda a, b: take_phase(a[None], b[None])[0])(x, phase), want)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert take_phase(mode.from_tensor(x), mode.from_tensor(phase)).shape == want.shape

@@ -1,6 +1,7 @@
 """Tables beside the paper's, and pictures."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from core.errors import UserError
 from core.files import write_json
 from core.runs import Run
 from pipelines import results
-from pipelines.blurpool import pages
+from pipelines.blurpool import figures, pages
 
 
 def run(root: Path, model: str, recipe: str, seed: int = 0, accuracy: float = 0.9, consistency: float = 0.8) -> Run:
@@ -103,6 +104,17 @@ def test_pictures_are_drawn_of_what_was_measured(tmp_path: Path) -> None:
         assert again.read_bytes() == (tmp_path / f"{name}.png").read_bytes(), name
 
 
+@pytest.mark.parametrize("name", ["diagonal", "feature_distance"])
+def test_a_picture_of_one_seed_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for seed in (3, 4):
+        run(tmp_path, "resnet18", "digits", seed)
+    titles: list[str] = []
+    monkeypatch.setattr(figures, name, lambda held, path, title: titles.append(title))
+    found = results.gather("blurpool", "digits", tmp_path, None, [])
+    results.form("blurpool", found.config).figures[name](found, tmp_path / "a.png")
+    assert titles == [f"{found.table.title}, seed 3"]
+
+
 def test_a_picture_of_what_was_not_measured_asks_for_it(tmp_path: Path) -> None:
     made = run(tmp_path, "resnet18", "digits")
     save_file({"trained/other": torch.zeros(1)}, made.maps)
@@ -110,3 +122,20 @@ def test_a_picture_of_what_was_not_measured_asks_for_it(tmp_path: Path) -> None:
     for name in ("diagonal", "feature_distance"):
         with pytest.raises(UserError, match=f"needs the evaluation {name}"):
             results.form("blurpool", found.config).figures[name](found, tmp_path / f"{name}.png")
+
+
+def test_a_filter_looks_the_same_in_every_family_also_in_grey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: (kept.append(figure), path)[1])
+    moving = np.array([[0.5, 0.5, 0.5], [0.0, 1.0, 0.0]])
+    # the second family lacks a filter that the first has
+    models = ["resnet18", "resnet18_lpf2", "resnet18_lpf4", "vgg11", "vgg11_lpf4"]
+    figures.diagonal(dict.fromkeys(models, moving), tmp_path / "a.png", title="a long title " * 12)
+    (figure,) = kept
+    first, second = ([line.get_marker() for line in axis.get_lines()] for axis in figure.axes[:2])
+    assert len(set(first)) == 3 and second == [first[0], first[2]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["plain", "lpf2", "lpf4"]
+    # counted from one: the last of two images moves
+    assert figure.axes[0].get_title() == "resnet18\nimage 2 of 2"
+    figure.canvas.draw()
+    assert figure._suptitle.get_window_extent().x1 <= figure.bbox.x1

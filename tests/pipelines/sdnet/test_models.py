@@ -7,8 +7,10 @@ from torch import nn
 import pipelines
 from core.config import known_keys, merge
 from core.errors import UserError
+from core.layers import BlurPool2d, PolyphaseDownsample2d, SparseCoding2d
 from pipelines.sdnet.config import Config, Model
 from pipelines.sdnet.models import build, sparse_layers
+from pipelines.sdnet.reconstruction import reconstruct
 
 # (settings, image size, classes) -> parameters, sparse-coding layers, state_dict entries of the authors' networks
 TABLE = [
@@ -102,9 +104,42 @@ def test_pooling_codes_at_full_resolution_and_keeps_the_sizes():
         assert net.forward_features(torch.zeros(1, 3, 16, 16)).shape == (1, 512, 2, 2)
 
 
+@pytest.mark.parametrize(("downsample", "kind"), [("lpf", BlurPool2d), ("aps", PolyphaseDownsample2d)])
+@pytest.mark.parametrize(("size", "slots", "strides"), [(32, 3, 0), (96, 4, 1)])
+@pytest.mark.parametrize("name", ["resnet18", "sdnet18", "sdnet18_all", "sdnet18_all_noshortcut"])
+def test_a_filling_stands_wherever_a_sparse_network_would_stride(name, size, slots, strides, downsample, kind):
+    settings = {"NAME": name, "SHORTCUT": not name.endswith("_noshortcut")}
+    net = make(size, **settings, WIDTH=0.125, DOWNSAMPLE=downsample, FILTER_SIZE=4).eval()
+    held = {key: module for key, module in net.named_modules() if isinstance(module, kind)}
+    shortcuts = 0 if name.endswith("_noshortcut") else 3
+    assert len(held) == slots + shortcuts and all(module.size == 4 for module in held.values())
+    layers = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.MaxPool2d, SparseCoding2d))]
+    left = [m for m in layers if m.stride not in (1, (1, 1))]
+    assert len(left) == strides
+    plain = make(size, **settings, WIDTH=0.125).eval()
+    with torch.no_grad():
+        x = torch.rand(1, 3, size, size)
+        assert net.forward_features(x).shape == plain.forward_features(x).shape
+        assert net(x).isfinite().all()
+    assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in plain.parameters())
+
+
+def test_what_a_filling_cannot_be_beside_is_refused():
+    for settings, said in (
+        ({"NAME": "sdnet18_all", "DOWNSAMPLE": "lpf", "POOLING": True}, "choose one of them"),
+        ({"FILTER_SIZE": 5}, "MODEL.FILTER_SIZE 5 is of MODEL.DOWNSAMPLE lpf and aps"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            make(**settings)
+    net = make(NAME="sdnet18_all_noshortcut", SHORTCUT=False, WIDTH=0.125, DOWNSAMPLE="aps").eval()
+    with pytest.raises(UserError, match="DOWNSAMPLE puts in place of a stride has no inverse"):
+        reconstruct(net, torch.rand(1, 3, 16, 16), 2, 1)
+
+
+@pytest.mark.parametrize("pooling", [False, True])
 @pytest.mark.parametrize("size", [15, 18])
-def test_any_resolution_passes_after_construction(size):
-    net = make(NAME="sdnet18_all").eval()
+def test_any_resolution_passes_after_construction(size, pooling):
+    net = make(NAME="sdnet18_all", POOLING=pooling).eval()
     with torch.no_grad():
         for side in (16, size):
             assert net(torch.zeros(1, 3, side, side)).shape == (1, 10)

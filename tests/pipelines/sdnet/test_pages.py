@@ -169,6 +169,19 @@ def test_speed_is_a_median_and_a_ratio_to_the_plain_network(results):
     assert rows["sdnet18"] == ["200", "1.00", "1.00", "1500", "1.2"] and rows["resnet18"][3:] == ["1600", "1.0"]
 
 
+def test_weights_that_are_only_measured_have_no_speed(tmp_path):
+    for seed, rows in enumerate(("", "1,1,250\n")):
+        run = Run("sdnet", "digits", "resnet18", seed, tmp_path)
+        run.folder.mkdir(parents=True)
+        run.timing.write_text("epoch,seconds,images_per_second\n" + rows)
+        run.training.write_text(json.dumps({"peak_memory_bytes": 2**30, "device": "a machine"}))
+    for seeds, told in (((0,), []), ((0, 1), [["resnet18", "250", "1.00", "1.00", "", ""]])):
+        runs = [Run("sdnet", "digits", "resnet18", seed, tmp_path) for seed in seeds]
+        shown = SimpleNamespace(runs={"resnet18": runs}, recipe="digits", table=SimpleNamespace(title=""))
+        pages.speed(shown, tmp_path / "speed.md")
+        assert lines(tmp_path / "speed.md")[2:] == told
+
+
 def test_published_numbers_are_of_networks_and_metrics_that_there_are():
     known, keys = (
         set(pipelines.models("sdnet")),

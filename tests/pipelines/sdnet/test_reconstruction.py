@@ -42,7 +42,7 @@ def test_more_iterations_and_a_smaller_penalty_keep_more_of_the_picture():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("size", "settings"), [(15, {}), (66, {}), (16, {"POOLING": True})])
+@pytest.mark.parametrize(("size", "settings"), [(15, {}), (66, {}), (16, {"POOLING": True}), (15, {"POOLING": True})])
 def test_every_stage_comes_back_at_the_size_of_the_picture(size, settings):
     net, x = make(size, **settings), picture(size)
     for stage, block in [(0, 0), (2, 2)]:

@@ -75,6 +75,9 @@ def test_grey_and_colour_images_come_back_from_8_bits_as_they_were():
         seen = pixels.normalised(stored / 255)
         assert torch.allclose(pixels.seen(pixels.stored(seen), seen), seen, atol=1e-6)
         assert pixels.stored(seen).shape == (4, 32, 32, 3)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            found = pixels.stored(seen.contiguous(memory_format=layout))
+            assert found.flags.c_contiguous and found.flags.writeable
 
 
 def test_the_fitted_line_is_that_of_the_points():

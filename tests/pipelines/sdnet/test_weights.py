@@ -3,7 +3,12 @@
 import pytest
 import torch
 
+import pipelines
+from core.checkpoint import read_tensors
 from core.errors import UserError
+from core.runs import Run
+from core.train import train
+from pipelines.cli import main
 from pipelines.sdnet.config import Model
 from pipelines.sdnet.models import build
 from pipelines.sdnet.weights import from_authors, names
@@ -66,3 +71,46 @@ def test_what_does_not_fit_is_named():
         from_authors({**good, "layer0.0.dn.step_size": torch.tensor(float("nan"))}, net)
     with pytest.raises(UserError, match=r"missing .* and 11 more"):
         from_authors(dict(list(good.items())[16:]), net)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The authors' file of a narrow network without shortcuts, and the network."""
+    net = pipelines.create("sdnet/sdnet18_all_noshortcut", dataset="digits", width=0.05, seed=3)
+    path = tmp_path_factory.mktemp("authors") / "model_best.pth.tar"
+    torch.save({authors_name(key, True): value for key, value in net.state_dict().items()}, path)
+    return path, net
+
+
+def same(path, net):
+    kept, about = read_tensors(path)
+    assert kept.keys() == net.state_dict().keys()
+    assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in kept.items())
+    return about
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_fine_tune_starts_from_the_authors_file_and_from_ours(checkpoint, tmp_path, ours):
+    path, net = checkpoint
+    if ours:
+        path = tmp_path / "ours.pth"
+        torch.save({"state_dict": {f"module.{key}": value for key, value in net.state_dict().items()}}, path)
+    pairs = ["MODEL.WIDTH", "0.05", "TRAIN.EPOCHS", "0", "DATA.LIMIT", "8", "TRAIN.FINETUNE", str(path)]
+    config = pipelines.configure("sdnet/sdnet18_all_noshortcut", "digits", pairs)
+    run = Run("sdnet", "digits", "sdnet18_all_noshortcut", 0, tmp_path)
+    train(config, run, build=pipelines.build, data_root=tmp_path, device="cpu", hooks=pipelines.hooks(config))
+    same(run.weights, net)
+
+
+def test_what_is_converted_bears_the_name_of_the_network_that_its_settings_make(checkpoint, tmp_path, capsys):
+    path, net = checkpoint
+    target, options = tmp_path / "ours.safetensors", ["--dataset", "digits", "MODEL.WIDTH", "0.05"]
+    words = ["weights", "convert", str(path), str(target), "--model", "sdnet/sdnet18_all", *options]
+    assert main([*words, "MODEL.SHORTCUT", "False"]) == 0
+    assert same(target, net)["model"] == "sdnet/sdnet18_all_noshortcut"
+    assert "tensors of sdnet/sdnet18_all_noshortcut" in capsys.readouterr().out
+    words[2:4] = str(target), str(tmp_path / "again.safetensors")
+    assert main([*words, "MODEL.SHORTCUT", "False"]) == 0
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "of sdnet/sdnet18_all_noshortcut, not of sdnet/sdnet18_all" in capsys.readouterr().err.replace("\n", " ")

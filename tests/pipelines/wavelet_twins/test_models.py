@@ -10,6 +10,7 @@ from core.errors import UserError
 from core.layers.adaptive_blur import AdaptiveBlur2d
 from core.layers.blur import BlurPool2d
 from core.layers.complex_modulus import ModulusBatchNorm2d
+from core.layers.polyphase import PolyphaseDownsample2d
 from pipelines.wavelet_twins.catalogue import ARCHITECTURES, CLASSIFIERS, configs, form
 from pipelines.wavelet_twins.models import (
     first_layer,
@@ -180,3 +181,46 @@ def test_the_smallest_image_is_seen_and_no_smaller_one(arch: str, config: str) -
     if side > 1:
         with pytest.raises((ValueError, RuntimeError)):
             net(torch.randn(1, 3, side - 1, side - 1))
+
+
+@pytest.mark.parametrize(
+    ("arch", "config", "size", "slots"),
+    [
+        # the stem's pooling, and of three stages a main branch and a shortcut each
+        ("resnet18", "", 32, 7),
+        ("resnet18", "StdK2", 32, 7),
+        ("dtcwpt_resnet18", "Ft40YEx", 32, 7),
+        ("dtcwpt_resnet18", "Ft40YEx_mod", 32, 7),
+        # two in the stem and one in each of two pools
+        ("AlexNet", "", 67, 4),
+        ("DtCwptAlexNet", "Ft32Y", 67, 4),
+        ("DtCwptAlexNet", "Ft32Y_mod", 67, 4),
+    ],
+)
+def test_a_network_without_a_blur_takes_adaptive_polyphase_sampling(
+    arch: str, config: str, size: int, slots: int
+) -> None:
+    pairs = ["MODEL.CONFIG", config or "Std", "MODEL.DOWNSAMPLE", "aps", "MODEL.FILTER_SIZE", "2"]
+    dataset = "digits" if "resnet" in arch else "imagenet"
+    made = pipelines.without_recipe(f"wavelet_twins/{arch}", dataset, [*pairs, "DATA.IMAGE_SIZE", str(size)])
+    net = pipelines.build(made).eval()
+    held = [module for module in net.modules() if isinstance(module, PolyphaseDownsample2d)]
+    assert len(held) == slots and {module.size for module in held} == {2} and not blurs(net)
+    assert (twin(net) is not None) == ("cwpt" in arch.lower())
+    x = torch.rand(2, 1 if dataset == "digits" else 3, size, size)
+    with torch.no_grad():
+        assert net(x).isfinite().all()
+    usual = network(arch, config or "Std", in_channels=x.shape[1], num_classes=10 if dataset == "digits" else 1000)
+    assert {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in usual.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("arch", "config"),
+    [("zhang_resnet18", "Bf3"), ("dtcwpt_zou_resnet18", "Ft40YBf3Ex"), ("dtcwpt_resnet18", "Ft40YBf3Ex_abl1")],
+)
+def test_a_network_with_a_blur_takes_no_other_filling(arch: str, config: str) -> None:
+    pairs = ["MODEL.CONFIG", config, "MODEL.DOWNSAMPLE", "aps"]
+    with pytest.raises(UserError, match=f"aps is for networks without a blur; {arch} {config} has one"):
+        pipelines.without_recipe(f"wavelet_twins/{arch}", "digits", pairs)
+    with pytest.raises(UserError, match=r"MODEL\.FILTER_SIZE 5 is of MODEL\.DOWNSAMPLE aps"):
+        pipelines.without_recipe(f"wavelet_twins/{arch}", "digits", [*pairs[:2], "MODEL.FILTER_SIZE", "5"])

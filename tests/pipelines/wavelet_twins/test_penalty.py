@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from core.errors import UserError
 from pipelines.wavelet_twins.penalty import concentration, penalty, row_gradients
 
-
 # a tenth of the smallest floats is zero
 weights = st.floats(-3, 3).map(lambda v: round(v, 12))
 
