@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.metrics import equivariance_error
+from core.modes import evaluating
 from core.shifts import roll
 
 #: Above what float32 rounding makes of an equivariant network (about 1e-6), far below one wrong phase (1e-3 and more).
@@ -99,15 +100,12 @@ def explain(
         module.register_forward_hook(lambda m, i, o, name=name: record(name, m, i, o))
         for name, module in net.named_modules()
     ]
-    was_training = net.training
-    net.eval()
     try:
-        with torch.inference_mode():
+        with evaluating(net), torch.inference_mode():
             net(torch.cat([x, *(roll(x, shift) for shift in moves)]))
     finally:
         for handle in handles:
             handle.remove()
-        net.train(was_training)
     return Explanation(tuple(rows), moves, threshold)
 
 

@@ -15,6 +15,7 @@ from core.config import EvaluateConfig, RunConfig
 from core.evaluations import EVALUATIONS, Evaluation, Result, View
 from core.layers.downsample import FILLINGS
 from core.metrics import Tally, agreement
+from core.modes import evaluating
 from core.randomness import uniform_integers
 from core.shifts import crop_window, roll
 
@@ -164,23 +165,21 @@ def feature_distance(predict: Callable[[Tensor], Tensor], images: Tensor, max_sh
         for name, module in net.named_modules()
         if isinstance(module, tuple(FILLINGS.values())) or name in _STAGES
     ]
-    was_training = net.training
-    net.eval()
     try:
-        net(images)
-        still = {name: _directions(y) for name, y in kept.items() if y.ndim == 4}
-        maps = {name: torch.zeros(max_shift + 1, max_shift + 1, dtype=torch.float64) for name in still}
-        for dh in range(max_shift + 1):
-            for dw in range(max_shift + 1):
-                kept.clear()
-                net(roll(images, (dh, dw)))
-                for name, reference in still.items():
-                    moved = _directions(kept[name])
-                    maps[name][dh, dw] = _distance(reference, moved, (dh, dw), (images.shape[2], images.shape[3]))
+        with evaluating(net):
+            net(images)
+            still = {name: _directions(y) for name, y in kept.items() if y.ndim == 4}
+            maps = {name: torch.zeros(max_shift + 1, max_shift + 1, dtype=torch.float64) for name in still}
+            for dh in range(max_shift + 1):
+                for dw in range(max_shift + 1):
+                    kept.clear()
+                    net(roll(images, (dh, dw)))
+                    for name, reference in still.items():
+                        moved = _directions(kept[name])
+                        maps[name][dh, dw] = _distance(reference, moved, (dh, dw), (images.shape[2], images.shape[3]))
     finally:
         for handle in handles:
             handle.remove()
-        net.train(was_training)
     return maps
 
 
