@@ -78,10 +78,10 @@ class Predictor:
 
     def _checked(self, output: Any, count: int) -> Tensor:
         if not isinstance(output, Tensor):
-            held = f" of {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
+            held = f" ({', '.join(map(str, output))})" if isinstance(output, Mapping) else ""
             raise ValueError(
-                f"the network gives a {type(output).__name__}{held}, not a tensor of logits (B, K): wrap it in a "
-                "module that returns its logits alone"
+                f"the network's output is of type {type(output).__name__}{held}, not a tensor of logits (B, K): wrap "
+                "the network in a module that returns its logits alone"
             )
         if self.maps:
             return output

@@ -140,8 +140,8 @@ class Gives(nn.Module):
         (lambda x: x.flatten(1)[:, :0], "at least 2 for an image"),
         (lambda x: x[:, 0, 0, 0], "not logits"),
         (lambda x: x.flatten(2).flatten(0, 1), "not logits"),
-        (lambda x: {"out": x, "aux": x}, "gives a dict of out, aux, not a tensor of logits"),
-        (lambda x: (x, x), "gives a tuple, not a tensor of logits"),
+        (lambda x: {"out": x, "aux": x}, r"of type dict \(out, aux\), not a tensor of logits"),
+        (lambda x: (x, x), "of type tuple, not a tensor of logits"),
     ],
 )
 def test_a_network_without_logits_is_refused_in_a_sentence(function, words):
