@@ -237,6 +237,7 @@ class RunConfig(Section):
 UNDECIDING = ("EVALUATE", "GRID", "SEEDS", "TITLE")
 
 Config = TypeVar("Config", bound=RunConfig)
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 def merge(schema: type[Config], layers: list[dict[str, Any]], pairs: list[str] | None = None) -> Config:
@@ -270,7 +271,7 @@ def _value(text: str) -> Any:
     return value
 
 
-def validate(schema: type[Config], settings: dict[str, Any]) -> Config:
+def validate(schema: type[AnySection], settings: dict[str, Any]) -> AnySection:
     """`settings` as a frozen configuration, or a `UserError` that names the first key that is wrong."""
     try:
         return schema.model_validate(settings)

@@ -19,6 +19,7 @@ from core.data.loading import Batch, DeviceLoader
 from core.data.sets import ImageSet
 from core.errors import UserError, nearest
 from core.evaluations import EVALUATIONS, Evaluation, View
+from core.modes import evaluating
 
 #: name -> factory (config, seed) -> Evaluation
 Evaluations = Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]
@@ -35,9 +36,21 @@ class Loader(Protocol):
 
 
 class Predictor:
-    """Images (B, C, H, W) -> float32 logits (B, K), without gradients; remembers whether all were finite."""
+    """Images (B, C, H, W) -> float32 logits (B, K), without gradients; remembers whether all were finite.
 
-    def __init__(self, net: nn.Module, *, precision: str = "float32", channels_last: bool = False) -> None:
+    Raises ValueError for a network that gives no logits, or those of a single class. `maps` says that it should give
+    images, as where the targets are images. `labels` (N,) are those that its logits must reach.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        precision: str = "float32",
+        channels_last: bool = False,
+        maps: bool = False,
+        labels: Tensor | None = None,
+    ) -> None:
         if precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision must be float32 or bfloat16, not {precision!r}")
         self.net, self.precision = net, precision
@@ -45,6 +58,7 @@ class Predictor:
         # strides alone, no values; torch would otherwise convert the filters in every forward
         if channels_last:
             net.to(memory_format=torch.channels_last)
+        self.maps, self.highest = maps, -1 if labels is None or not len(labels) else int(labels.max())
         self.images = 0
         self._finite: Tensor | None = None
 
@@ -52,7 +66,7 @@ class Predictor:
         device = images.device.type
         autocast = torch.autocast(device, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
         with torch.inference_mode(), autocast:
-            logits = self.net(images.contiguous(memory_format=self.memory_format)).float()
+            logits = self._checked(self.net(images.contiguous(memory_format=self.memory_format)), len(images)).float()
             finite = logits.isfinite().all()
             self._finite = finite if self._finite is None else self._finite & finite
         self.images += len(images)
@@ -61,6 +75,34 @@ class Predictor:
     @property
     def finite(self) -> bool:
         return self._finite is None or bool(self._finite)
+
+    def _checked(self, output: Any, count: int) -> Tensor:
+        if not isinstance(output, Tensor):
+            held = f" ({', '.join(map(str, output))})" if isinstance(output, Mapping) else ""
+            raise ValueError(
+                f"the network's output is of type {type(output).__name__}{held}, not a tensor of logits (B, K): wrap "
+                "the network in a module that returns its logits alone"
+            )
+        if self.maps:
+            return output
+        shape = tuple(output.shape)
+        if output.ndim > 2:
+            raise ValueError(
+                f"the network gives maps {shape[1:]}, not a logit for each class, so no prediction can be followed; "
+                "stillpoint explain measures how its modules move"
+            )
+        if output.ndim < 2 or shape[0] != count:
+            raise ValueError(f"the network gives {shape} for {count} images, not logits ({count}, K)")
+        if shape[1] < 2:
+            raise ValueError(
+                f"the network gives logits {shape}, and of so few the largest is always the same: at least 2 for an "
+                "image are needed"
+            )
+        if self.highest >= shape[1]:
+            raise ValueError(
+                f"label {self.highest} is no class of the network, which has those from 0 to {shape[1] - 1}"
+            )
+        return output
 
 
 def chosen(names: tuple[str, ...], known: Mapping[str, Any]) -> list[str]:
@@ -113,15 +155,13 @@ def one_pass(
     names = chosen(config.metrics, evaluations)
     running = [evaluations[name](config, seed) for name in names]
     report = progress or (lambda what, done, total: None)
-    net = predict.net
-    was_training = net.training
-    net.eval()
     seen = 0
-    try:
+    with evaluating(predict.net):
         for batch in loader.epoch(0):
             report("images", batch.step, len(loader))
             if not len(batch.images):
                 continue
+            predict.maps = batch.labels.ndim > 1
             images, wide, margin = batch.images, None, config.margin
             if margin:
                 wide = images
@@ -140,8 +180,6 @@ def one_pass(
             for evaluation in running:
                 evaluation.update(view)
             seen += len(batch.images)
-    finally:
-        net.train(was_training)
     if not seen:
         raise UserError("there is no image to evaluate on")
     if not predict.finite:

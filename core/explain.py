@@ -8,10 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from core.metrics import equivariance_error
+from core.modes import evaluating
 from core.shifts import roll
 
 #: Above what float32 rounding makes of an equivariant network (about 1e-6), far below one wrong phase (1e-3 and more).
 THRESHOLD = 1e-4
+
+#: Why a module's output is not compared.
+NO_MAP = "outputs that are no map (B, C, h, w) or vector (B, K), such as tokens (B, N, C)"
+NO_BATCH = "outputs whose first axis is not the batch"
+PADDING = "outputs of padding"
 
 
 @dataclass(frozen=True)
@@ -34,11 +40,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Rows in the order in which modules finish, so that a block comes after its parts; the network itself is last."""
+    """Rows in the order in which modules finish, so that a block comes after its parts; the network itself is last.
+
+    left_out    how many runs of modules have no row, by the reason
+    """
 
     rows: tuple[Row, ...]
     shifts: tuple[tuple[int, int], ...]
     threshold: float
+    left_out: dict[str, int]
 
     @property
     def first_broken(self) -> Row | None:
@@ -52,6 +62,7 @@ class Explanation:
             "threshold": self.threshold,
             "first_broken": None if first is None else asdict(first),
             "rows": [asdict(row) for row in self.rows],
+            "left_out": self.left_out,
         }
 
 
@@ -65,8 +76,8 @@ def explain(
     """Runs `net` once on `x` (B, C, H, W) and its circular shifts, and compares every module's outputs.
 
     One forward pass of (1 + len(shifts)) * B images: modules must treat the images of a batch apart, which those of a
-    network in eval mode do (it is put in eval mode, and back afterwards). Left out are outputs that are no maps (B,
-    C, h, w) or vectors (B, K), and those of padding, where a shift is of the map inside.
+    network in eval mode do (it is put in eval mode, and back afterwards). Left out, and counted, are outputs that are
+    no maps (B, C, h, w) or vectors (B, K), such as tokens, and those of padding, where a shift is of the map inside.
 
     Raises ValueError for an `x` of another rank, and for no shift.
     """
@@ -80,12 +91,19 @@ def explain(
         raise ValueError("at least one shift is needed")
     moves = tuple((int(row), int(column)) for row, column in shifts)
     rows: list[Row] = []
+    left_out: dict[str, int] = {}
 
     def record(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         result = output[0] if isinstance(output, tuple | list) and output else output
-        if not isinstance(result, Tensor) or result.ndim not in (2, 4) or len(result) != count * (1 + len(moves)):
-            return
-        if _pads(inputs, result):
+        why = None
+        if not isinstance(result, Tensor) or result.ndim not in (2, 4):
+            why = NO_MAP
+        elif len(result) != count * (1 + len(moves)):
+            why = NO_BATCH
+        elif _pads(inputs, result):
+            why = PADDING
+        if why is not None:
+            left_out[why] = left_out.get(why, 0) + 1
             return
         still, *moved = result.split(count)
         errors = [equivariance_error(still, y, shift=s, size=size) for s, y in zip(moves, moved, strict=True)]
@@ -99,16 +117,13 @@ def explain(
         module.register_forward_hook(lambda m, i, o, name=name: record(name, m, i, o))
         for name, module in net.named_modules()
     ]
-    was_training = net.training
-    net.eval()
     try:
-        with torch.inference_mode():
+        with evaluating(net), torch.inference_mode():
             net(torch.cat([x, *(roll(x, shift) for shift in moves)]))
     finally:
         for handle in handles:
             handle.remove()
-        net.train(was_training)
-    return Explanation(tuple(rows), moves, threshold)
+    return Explanation(tuple(rows), moves, threshold, left_out)
 
 
 def _pads(inputs: Any, result: Tensor) -> bool:

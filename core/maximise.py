@@ -5,13 +5,15 @@ between black and white. The first layer of a perceptron that sees objects anywh
 commutes with translations is diagonal in the Fourier basis.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
+from core.modes import evaluating
 
 #: Steps of the ascent and their length, in units of the normalised image, summed over its pixels in the Euclidean norm.
 STEPS, LENGTH = 20, 1.0
@@ -122,23 +124,18 @@ def strongest_pair_share(images: Tensor) -> Tensor:
     return (pairs.amax((1, 2)) / total.clamp_min(torch.finfo(torch.float64).tiny)).float()
 
 
-class _frozen:
+@contextmanager
+def _frozen(net: nn.Module) -> Iterator[None]:
     """Puts a network in eval mode with no parameter to learn, and back."""
-
-    def __init__(self, net: nn.Module) -> None:
-        self.net = net
-
-    def __enter__(self) -> None:
-        self.training = self.net.training
-        self.learned = [p for p in self.net.parameters() if p.requires_grad]
-        self.net.eval()
-        for parameter in self.learned:
+    learned = [p for p in net.parameters() if p.requires_grad]
+    with evaluating(net):
+        for parameter in learned:
             parameter.requires_grad_(False)
-
-    def __exit__(self, *error: object) -> None:
-        self.net.train(self.training)
-        for parameter in self.learned:
-            parameter.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for parameter in learned:
+                parameter.requires_grad_(True)
 
 
 def _outputs(net: nn.Module, module: nn.Module, shape: Sequence[int], device: torch.device | str) -> int:

@@ -1,6 +1,6 @@
 """Measures any network on one picture, or on a batch of images in memory, without a data set or a configuration."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,10 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.config import EvaluateConfig
+from core.config import EvaluateConfig, validate
 from core.data.loading import Batch
-from core.evaluate import Predictor, evaluate
+from core.errors import UserError, nearest
+from core.evaluate import Predictor, one_pass
+from core.evaluations import EVALUATIONS
 from core.metrics import relative_logit_change
+from core.modes import evaluating
 from core.shifts import crop_window, roll, shift_zeros
 
 Boundary = Literal["circular", "zeros", "crop"]
@@ -79,15 +82,16 @@ def measure_image(
                 normalisation. "crop": the picture's own pixels enter; the network sees windows of
                 (H - 2 max_shift) x (W - 2 max_shift), so the picture must be larger by that much.
 
-    `net` is put in eval mode, and back afterwards. Raises ValueError for a picture of another rank or too small for the
-    shifts, and for logits that are not finite.
+    `net` is put in eval mode, and back afterwards. Raises ValueError for a picture of another rank or dtype or too
+    small for the shifts, for a network that gives no logits, and for logits that are not finite.
     """
-    if image.ndim != 3:
-        raise ValueError(f"a picture is (C, H, W), not of shape {tuple(image.shape)}")
+    _check_images(image, 3, "a picture is", "(C, H, W)")
     if boundary not in ("circular", "zeros", "crop"):
         raise ValueError(f"boundary must be circular, zeros or crop, not {boundary!r}")
     if max_shift < 1:
         raise ValueError(f"max_shift must be at least 1, not {max_shift}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     height, width = image.shape[1:]
     if boundary == "crop" and min(height, width) <= 2 * max_shift:
         raise ValueError(f"windows that move by {max_shift} pixels need a picture larger than {height}x{width}")
@@ -95,10 +99,8 @@ def measure_image(
     shifts = torch.cartesian_prod(axis, axis).to(image.device)  # (S, 2)
     middle = len(shifts) // 2
     predict = Predictor(net)
-    was_training = net.training
-    net.eval()
     logits = []
-    try:
+    with evaluating(net):
         for start in range(0, len(shifts), batch_size):
             if progress is not None:
                 progress("shifts", start, len(shifts))
@@ -112,18 +114,11 @@ def measure_image(
                 # the content moves down when the window moves up
                 moved = crop_window(batch, max_shift - part, (height - 2 * max_shift, width - 2 * max_shift))
             logits.append(predict(moved))
-    finally:
-        net.train(was_training)
     if progress is not None:
         progress("shifts", len(shifts), len(shifts))
     if not predict.finite:
         raise ValueError("the network gives logits that are not finite (NaN or infinity) for this picture")
     scores = torch.cat(logits)  # (S, K)
-    if scores.ndim != 2:
-        raise ValueError(
-            f"the network gives maps {tuple(scores.shape[1:])}, not a logit for each class, so no prediction can be "
-            "followed; stillpoint explain measures how its modules move"
-        )
     reference = scores[middle]
     side = 2 * max_shift + 1
     chances = scores.double().softmax(1)[:, reference.argmax()]
@@ -153,7 +148,7 @@ def measure(
     images: Tensor,
     labels: Tensor | None = None,
     *,
-    evaluations: tuple[str, ...] = ("accuracy", "circular"),
+    evaluations: str | Sequence[str] = ("accuracy", "circular"),
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
     **settings: Any,
@@ -166,26 +161,50 @@ def measure(
                 its accuracy is left out
     settings    those of `core.config.EvaluateConfig` in small letters: ``max_shift=8, repeats=2, batch_size=64``
 
-    Returns names and numbers as `core.evaluate.evaluate` does.
+    Returns names and numbers as `core.evaluate.evaluate` does. Raises ValueError for images, labels or a network of
+    another form, and `UserError` for evaluations and settings that are unknown or out of range.
     """
-    if images.ndim != 4 or (labels is not None and len(labels) != len(images)):
-        given = "none" if labels is None else str(tuple(labels.shape))
-        raise ValueError(f"images must be (N, C, H, W) and labels (N,), not {tuple(images.shape)} and {given}")
-    config = EvaluateConfig.model_validate({"metrics": evaluations, **settings})
+    _check_images(images, 4, "images must be", "(N, C, H, W)")
+    if labels is not None:
+        _check_labels(labels, len(images))
+    for name in settings:
+        known = [key for key in EvaluateConfig.model_fields if key != "metrics"]
+        if name not in known:
+            raise UserError(f"unknown setting {name!r}: one of {', '.join(known)}{nearest(name, known)}")
+    names = (evaluations,) if isinstance(evaluations, str) else evaluations
+    config = validate(EvaluateConfig, {"metrics": names, **settings})
     if config.protocol != "stillpoint":
         raise ValueError(f"protocol={config.protocol!r} is a paper's and known to its pipeline: stillpoint evaluate")
     if labels is None:
         labels = _classes(net, images, config.batch_size)
-        config = config.model_copy(update={"metrics": tuple(name for name in evaluations if name != "accuracy")})
-    return evaluate(
-        net, InMemory(images, labels.to(images.device), config.batch_size), config, seed=seed, progress=progress
-    )
+        config = config.model_copy(update={"metrics": tuple(name for name in config.metrics if name != "accuracy")})
+    loader = InMemory(images, labels.to(images.device, torch.int64), config.batch_size)
+    return one_pass(Predictor(net, labels=labels), loader, config, seed, EVALUATIONS, progress)
 
 
 def _classes(net: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    predict, was_training = Predictor(net), net.training
-    net.eval()
-    try:
+    predict = Predictor(net)
+    with evaluating(net):
         return torch.cat([predict(part).argmax(1) for part in images.split(batch_size)])
-    finally:
-        net.train(was_training)
+
+
+def _check_images(images: Any, ndim: int, what: str, form: str) -> None:
+    if not isinstance(images, Tensor):
+        raise ValueError(f"{what} a tensor {form}, not {type(images).__name__}")
+    if images.ndim != ndim:
+        raise ValueError(f"{what} {form}, not of shape {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise ValueError(f"{what} of floating numbers, normalised as the network wants them, not {images.dtype}")
+
+
+def _check_labels(labels: Any, count: int) -> None:
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"labels must be a tensor (N,) of class numbers, not {type(labels).__name__}")
+    if labels.shape != (count,):
+        raise ValueError(
+            f"there must be labels (N,), one for each of {count} images, not of shape {tuple(labels.shape)}"
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be class numbers, integers, not {labels.dtype}")
+    if count and int(labels.min()) < 0:
+        raise ValueError(f"labels must be class numbers from 0 on, not {int(labels.min())}")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.data.catalogue import DATASETS
-from core.errors import UserError, nearest
+from core.errors import UserError, closest, nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,15 +70,22 @@ def entry(name: str) -> tuple[str, ModelEntry]:
     """(paper, entry) of a full name; a `UserError` that proposes the nearest names when there is none."""
     paper, slash, model = name.partition("/")
     if not slash:
-        raise UserError(
-            f"a network is named pipeline/model, not {name!r}{nearest(name, [n.split('/')[1] for n in names()])}"
-        )
+        raise UserError(f"a network is named pipeline/model, not {name!r}{_full_names(name)}")
     known = models(paper)
     if model not in known:
         raise UserError(
             f"unknown network {name!r}{nearest(name, names(f'{paper}/*'))} (see: stillpoint list '{paper}/*')"
         )
     return paper, known[model]
+
+
+def _full_names(model: str) -> str:
+    """A clause that proposes the full names of the networks that are called `model`, or nearly so."""
+    full: dict[str, list[str]] = {}
+    for name in names():
+        full.setdefault(name.partition("/")[2], []).append(name)
+    close = [model] if model in full else closest(model, full)
+    return f"; nearest: {', '.join(name for like in close for name in full[like])}" if close else ""
 
 
 def schema(paper: str) -> type[RunConfig]:

@@ -12,6 +12,13 @@ from core.layers.blur import (
     blur_pool2d,
     blur_pool3d,
 )
+from core.layers.complex_modulus import (
+    ComplexModulus,
+    ModulusBatchNorm2d,
+    ModulusBias2d,
+    complex_modulus,
+    modulus_batch_norm2d,
+)
 from core.layers.downsample import FILLINGS, DownsampleFactory, Subsample, downsample_factory
 from core.layers.lowpass import IdealLowPass2d, ideal_lowpass2d
 from core.layers.padding import PADDINGS, pad
@@ -22,7 +29,10 @@ from core.layers.polyphase import (
     polyphase_downsample2d,
     polyphase_upsample2d,
 )
+from core.layers.scattering import Scattering2d, scattering2d
 from core.layers.sparse_coding import SparseCoding1d, SparseCoding2d, sparse_coding1d, sparse_coding2d
+from core.layers.wavelet_packets import PacketHalves2d, WaveletPackets2d, wavelet_packets2d
+from core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d
 
 __all__ = [
     "CRITERIA",
@@ -32,14 +42,23 @@ __all__ = [
     "BlurPool1d",
     "BlurPool2d",
     "BlurPool3d",
+    "ComplexModulus",
     "DownsampleFactory",
     "IdealLowPass2d",
     "MaxBlurPool2d",
+    "ModulusBatchNorm2d",
+    "ModulusBias2d",
+    "PacketHalves2d",
     "PolyphaseDownsample2d",
     "PolyphaseUpsample2d",
+    "Scattering2d",
     "SparseCoding1d",
     "SparseCoding2d",
     "Subsample",
+    "TwinStem",
+    "WaveletMixing2d",
+    "WaveletPackets2d",
+    "WaveletTwin2d",
     "adaptive_blur2d",
     "binomial_kernel",
     "binomial_taps",
@@ -47,14 +66,18 @@ __all__ = [
     "blur_pool2d",
     "blur_pool3d",
     "choose_phase",
+    "complex_modulus",
     "downsample_factory",
     "ideal_lowpass2d",
+    "modulus_batch_norm2d",
     "pad",
     "place_phase",
     "polyphase_components",
     "polyphase_downsample2d",
     "polyphase_upsample2d",
+    "scattering2d",
     "sparse_coding1d",
     "sparse_coding2d",
     "take_phase",
+    "wavelet_packets2d",
 ]

@@ -1,13 +1,20 @@
 """The proximal gradient iteration behind the sparse-coding layers, and the two linear maps it is used with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from copy import copy
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# torch.compiler.disable, but for importing the compiler, seconds, only when it is at work
+from torch._compile import _disable_dynamo
+
+from core.kernels.pool import plain_only
 from core.kernels.proximal import fused, proximal_step
+from core.layers._precision import without_autocast
 from core.randomness import generator
 
 Scheme = Literal["sdnet", "fista", "ista"]
@@ -97,18 +104,26 @@ def extrapolated(code: Tensor, previous: Tensor | None, momentum: float) -> Tens
 
 @torch.no_grad()
 def power_iteration(
-    gram: Callable[[Tensor], Tensor], synthesise: Callable[[Tensor], Tensor], vector: Tensor
+    gram: Callable[[Tensor], Tensor],
+    synthesise: Callable[[Tensor], Tensor],
+    vector: Tensor,
+    *,
+    readable: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Largest eigenvalue of ``A^T A`` (0-dim) and its unit eigenvector, from the start `vector` (any length but 0).
 
-    At most 50 steps; it stops when the squared distance of two successive vectors is at most 1e-5.
+    At most 50 steps; it stops when the squared distance of two successive vectors is at most 1e-5. Where that distance
+    is not `readable`, as in a graph, it takes all 50, and those after the stop change nothing.
     """
+    stopped: Tensor | None = None
     for _ in range(POWER_STEPS):
         moved = gram(vector)
         moved /= moved.norm().clamp_min(1e-12)
-        change = (moved - vector).square_().sum()
-        vector = moved
-        if change <= POWER_TOLERANCE:
+        stop = (moved - vector).square_().sum() <= POWER_TOLERANCE
+        vector = moved if stopped is None else torch.where(stopped, vector, moved)
+        if not readable:
+            stopped = stop if stopped is None else stopped | stop
+        elif stop:
             break
     return synthesise(vector).square().sum(), vector
 
@@ -120,9 +135,10 @@ def step_for(largest: Tensor) -> Tensor:
 
 def repeated(x: Tensor, channels: int, axis: int) -> Tensor:
     """`x` repeated along an axis until it has as many channels as the dictionary, of which its own must be a part."""
-    copies, left = divmod(channels, max(x.shape[axis], 1))
+    channels, own = int(channels), int(x.shape[axis])  # tensors when traced
+    copies, left = divmod(channels, max(own, 1))
     if left or not copies:
-        raise ValueError(f"x has {x.shape[axis]} channels; the dictionary's {channels} are no multiple of that")
+        raise ValueError(f"x has {own} channels; the dictionary's {channels} are no multiple of that")
     return torch.cat([x] * copies, axis) if copies > 1 else x
 
 
@@ -173,11 +189,54 @@ class Matrix:
 LinearMap = Convolution | Matrix
 
 
+@_disable_dynamo
 def largest_eigenvalue(a: LinearMap, vector: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """lambda_max(A^T A) and its eigenvector, from `vector` or else from one fixed draw: a function of A alone."""
+    """lambda_max(A^T A) and its eigenvector, from `vector` or else from one fixed draw: a function of A alone.
+
+    Constants to every derivative. What is transformed, traced or exported takes them as numbers, where A has numbers.
+    """
     if vector is None:
-        draw = torch.randn(1, *a.code_shape, generator=generator("power iteration"))
-        vector = draw.to(device=a.weight.device, dtype=a.weight.dtype)
+        with unobserved():
+            draw = torch.randn(1, *map(int, a.code_shape), generator=generator("power iteration"))
+            vector = draw.to(device=a.weight.device, dtype=a.weight.dtype)
+    weight = underlying(a.weight)
+    readable = address(weight) != 0
+    if readable:
+        a = copy(a)
+        a.weight = weight
     # full precision under autocast; never an inference tensor, because the step outlives the block it is measured in
-    with torch.inference_mode(False), torch.autocast(a.weight.device.type, enabled=False):
-        return power_iteration(lambda v: a.analyse(a.synthesise(v)), a.synthesise, vector)
+    with unobserved() if readable else nullcontext(), torch.inference_mode(False), without_autocast(a.weight.device):
+        return power_iteration(lambda v: a.analyse(a.synthesise(v)), a.synthesise, vector, readable=readable)
+
+
+def address(x: Tensor) -> int:
+    """Where the numbers of a tensor lie in memory; 0 where it has none: on the meta device, exporting, under vmap."""
+    try:
+        return x.data_ptr()
+    except RuntimeError:
+        return 0
+
+
+def underlying(x: Tensor) -> Tensor:
+    """The tensor that a derivative of torch.func, or a forward-mode one, is taken at."""
+    while torch._C._functorch.is_gradtrackingtensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x.detach()
+
+
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """Within it PyTorch computes at once, and no transform, tracer or exporter takes note of it."""
+    if not plain_only():
+        yield
+        return
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    trace = torch._C._get_tracing_state()
+    with temporarily_clear_interpreter_stack(), _disable_current_modes():
+        torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            torch._C._set_tracing_state(trace)  # type: ignore[attr-defined]

@@ -45,7 +45,7 @@ def adaptive_blur2d(
     _check(size, normalise)
     batch, channels, height, width = x.shape
     h, w = -(-height // s), -(-width // t)
-    groups, rest = divmod(logits.shape[1], size * size)
+    groups, rest = divmod(int(logits.shape[1]), size * size)  # a tensor when traced
     if rest or not groups or channels % groups or logits.shape != (batch, groups * size * size, h, w):
         raise ValueError(
             f"logits of shape {tuple(logits.shape)} do not give {h}x{w} filters of {size}x{size} for an input of "

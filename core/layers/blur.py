@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core import kernels
+from core.layers._precision import without_autocast
 from core.layers.padding import check_padding, pad
 from core.layers.phases import check_phase, take_phase
 
@@ -80,7 +81,7 @@ def blur_with(
     channels = x.shape[1]
     weight = kernel.to(x.dtype).expand(channels, 1, *kernel.shape)
     # Autocast would round a float32 map to half precision here, which decides near ties of a phase choice at random.
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         return _CONVOLUTIONS[dims](x, weight, stride=strides, groups=channels)
 
 

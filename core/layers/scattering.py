@@ -75,14 +75,15 @@ class Scattering2d(nn.Module):
         return size // self.stride
 
     def forward(self, x: Tensor) -> Tensor:
-        size = [self.output_size(n) for n in x.shape[-2:]]
+        for n in x.shape[-2:]:
+            self.output_size(n)
         packets = self.packets(x)  # (B, C, M, 2, H / 2, W / 2)
         modulus = torch.linalg.vector_norm(packets, dim=3)  # (B, C, M, H / 2, W / 2)
         order1 = self.smooth(modulus.flatten(1, 2)).unflatten(
             1, modulus.shape[1:3]
         )  # (B, C, M, H / stride, W / stride)
         order0 = self.mean(x)[:, :, None]  # (B, C, 1, H / stride, W / stride)
-        return torch.cat([order0, order1], 2).reshape(len(x), -1, *size)
+        return torch.cat([order0, order1], 2).flatten(1, 2)
 
     def extra_repr(self) -> str:
         return f"depth={self.depth}, stride={self.stride}"

@@ -12,7 +12,8 @@ iterations are the same in all schemes; ``A`` and ``A^T`` are adjoint for every 
 """
 
 import math
-from typing import Any, Self
+from contextlib import nullcontext
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,13 +29,16 @@ from core.layers._proximal import (
     Matrix,
     ProximalStep,
     Scheme,
+    address,
     check_options,
     check_sizes,
     iterate,
     largest_eigenvalue,
     repeated,
     step_for,
+    underlying,
     unit_atoms,
+    unobserved,
 )
 
 #: On a CPU a batch is coded in blocks, one after another, of so many images at least: what an iteration holds for a
@@ -116,6 +120,22 @@ def sparse_coding1d(
     return _code(rows, Matrix(weight), step, recompute, options).view(*x.shape[:-1], len(weight))
 
 
+class _Measured(NamedTuple):
+    """A step, and what it was measured of: a dictionary at a version of it, and the shape of an image's code.
+
+    The dictionary is held, so that no other one comes to lie where it lay.
+    """
+
+    weight: Tensor
+    step: Tensor
+    version: int
+    shape: tuple[int, ...]
+
+    def serves(self, weight: Tensor, shape: tuple[int, ...]) -> bool:
+        same = self.weight.data_ptr() == address(weight) and self.weight._version == self.version
+        return same and self.shape == shape
+
+
 class _SparseCoding(nn.Module):
     """The dictionary, and a step size that belongs to it: what both layers share.
 
@@ -123,8 +143,9 @@ class _SparseCoding(nn.Module):
     eigenvector (a step or two, then), and scales the atoms to unit norm in place: the authors' order. In evaluation
     nothing is changed: the step is measured once per dictionary and image size, on the unit atoms, from a fixed start.
     So an evaluation is a function of weights and input, and evaluating leaves no trace in a training. (A change made
-    in evaluation through ``weight.data``, which no tensor tells of, is seen from the next ``eval()`` on.) With
-    ``measure = False`` both take `step_size` as it is stored, and `update_step_size` is the caller's to call.
+    in evaluation through ``weight.data``, which no tensor tells of, is seen from the next ``eval()`` on, and so is, by
+    an exporter, another parameter in the place of `weight`.) With ``measure = False`` both take `step_size` as it is
+    stored, and `update_step_size` is the caller's to call.
 
     The last eigenvector is a non-persistent buffer: whoever resumes a training bitwise keeps it with the state.
     """
@@ -141,7 +162,9 @@ class _SparseCoding(nn.Module):
         self.register_buffer("eigenvector", None, persistent=False)
         self.penalty, self.normalise, self.recompute, self.options = penalty, normalise, recompute, options
         self.measure = True
-        self._evaluation: tuple[tuple[Any, ...], Tensor] | None = None
+        self._evaluation: _Measured | None = None
+        # in a tuple, which torch does not look into for parameters and constants
+        self._seen: tuple[Tensor, ...] = ()
 
     def _map(self, weight: Tensor, x: Tensor) -> LinearMap:
         return Matrix(weight)
@@ -162,7 +185,15 @@ class _SparseCoding(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         self._forget()
+        self._seen = (self.weight.detach(),)
         return super().train(mode)
+
+    def _apply(self, *args: Any, **options: Any) -> Self:
+        self._seen = ()
+        return super()._apply(*args, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_evaluation": None, "_seen": ()}
 
     @torch.no_grad()
     def update_step_size(self, x: Tensor) -> None:
@@ -190,15 +221,23 @@ class _SparseCoding(nn.Module):
             return self.step_size
         if not self.measure:
             return self.step_size
+        a, held = self._map(self.weight, x), self._evaluation
+        # an exporter puts a tensor without numbers in the place of the dictionary
+        weight = self._seen[0] if self._seen and torch.compiler.is_exporting() else underlying(self.weight)
+        if held is not None and held.serves(weight, a.code_shape):
+            return held.step
+        readable = address(weight) != 0
+        with torch.no_grad(), unobserved() if readable else nullcontext():
+            source = weight if readable else self.weight
+            a.weight = unit_atoms(source) if self.normalise else source
+            step = step_for(largest_eigenvalue(a)[0])
         # atoms made in inference mode have no version that tells a change: measured every time
-        version = None if self.weight.is_inference() else self.weight._version
-        key = (self.weight.data_ptr(), version, self._map(self.weight, x).code_shape)
-        if self._evaluation is None or version is None or self._evaluation[0] != key:
-            with torch.no_grad():
-                self._evaluation = key, step_for(largest_eigenvalue(self._map(self.dictionary(), x))[0])
-        return self._evaluation[1]
+        if readable and not weight.is_inference() and not torch.compiler.is_exporting():
+            self._evaluation = _Measured(weight, step, weight._version, a.code_shape)
+        return step
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        self._seen = ()
         super()._load_from_state_dict(state, prefix, *args)
         weight = state.get(f"{prefix}weight")
         if self.normalise and weight is not None:

@@ -17,6 +17,7 @@ from core.errors import UserError
 from core.evaluations import EVALUATIONS, Evaluation, Result, View
 from core.layers.downsample import FILLINGS
 from core.metrics import Tally, agreement
+from core.modes import evaluating
 from core.randomness import uniform_integers
 from core.shifts import crop_window, roll
 from pipelines.blurpool.config import Model
@@ -173,25 +174,23 @@ def feature_distance(predict: Callable[[Tensor], Tensor], images: Tensor, max_sh
         for name, module in net.named_modules()
         if isinstance(module, tuple(FILLINGS.values())) or name in _STAGES
     ]
-    was_training = net.training
-    net.eval()
     try:
-        net(images)
-        still = dict(kept)
-        if not still:
-            raise UserError(f"feature_distance knows no layer of a {type(net).__name__}: leave it out")
-        maps = {name: torch.zeros(max_shift + 1, max_shift + 1, dtype=torch.float64) for name in still}
-        for dh in range(max_shift + 1):
-            for dw in range(max_shift + 1):
-                kept.clear()
-                net(roll(images, (dh, dw)))
-                for name, reference in still.items():
-                    size = (images.shape[2], images.shape[3])
-                    maps[name][dh, dw] = _distance(reference, kept[name], (dh, dw), size)
+        with evaluating(net):
+            net(images)
+            still = dict(kept)
+            if not still:
+                raise UserError(f"feature_distance knows no layer of a {type(net).__name__}: leave it out")
+            maps = {name: torch.zeros(max_shift + 1, max_shift + 1, dtype=torch.float64) for name in still}
+            for dh in range(max_shift + 1):
+                for dw in range(max_shift + 1):
+                    kept.clear()
+                    net(roll(images, (dh, dw)))
+                    for name, reference in still.items():
+                        size = (images.shape[2], images.shape[3])
+                        maps[name][dh, dw] = _distance(reference, kept[name], (dh, dw), size)
     finally:
         for handle in handles:
             handle.remove()
-        net.train(was_training)
     return maps
 
 

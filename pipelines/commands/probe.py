@@ -44,7 +44,7 @@ def _subject_options(form: ArgumentParser) -> None:
     which.add_argument(
         "--model",
         metavar="MODULE:FUNCTION",
-        help="your own instead: a function without arguments that returns an nn.Module",
+        help="your own instead: an nn.Module, or a function without arguments that returns one",
     )
     form.add_argument("network", nargs="?", help="pipeline/model, or the folder of a run that was trained")
     form.add_argument(
@@ -155,12 +155,18 @@ def _own(args: Namespace) -> Subject:
             make = getattr(import_module(module), function)
         except (ImportError, AttributeError, SyntaxError) as error:
             raise UserError(f"--model {args.model}: {error}") from None
-        try:
-            net = make()
-        except Exception as error:
-            raise UserError(f"--model {args.model} failed: {type(error).__name__}: {error}") from error
+        net = make
         if not isinstance(net, nn.Module):
-            raise UserError(f"--model {args.model} returned a {type(net).__name__}, not an nn.Module")
+            if not callable(make):
+                raise UserError(
+                    f"--model {args.model} is a {type(make).__name__}, not an nn.Module or a function that returns one"
+                )
+            try:
+                net = make()
+            except Exception as error:
+                raise UserError(f"--model {args.model} failed: {type(error).__name__}: {error}") from error
+            if not isinstance(net, nn.Module):
+                raise UserError(f"--model {args.model} returned a {type(net).__name__}, not an nn.Module")
     if args.weights:
         from core.checkpoint import load_weights
 
@@ -372,6 +378,8 @@ def _print_explanation(found: Subject, result: "Explanation", every: bool) -> No
             f"shift equivariance first breaks in {first.name} ({first.type}): relative error {first.error:.1e} "
             f"under the circular shifts {moves}; {broken} of {len(result.rows)} modules are above {result.threshold:g}"
         )
+    if result.left_out:
+        out.print(f"left out: {', '.join(f'{count} {why}' for why, count in result.left_out.items())}")
 
 
 COMMANDS = {

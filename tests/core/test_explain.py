@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from core.explain import explain
+from core.explain import NO_BATCH, NO_MAP, PADDING, explain
 from core.layers.downsample import Subsample
 from core.layers.polyphase import PolyphaseDownsample2d
 
@@ -73,6 +73,7 @@ def test_shifts_by_the_whole_stride_are_kept_by_a_fixed_grid():
 def test_padding_modules_are_not_blamed_for_their_border():
     padded = nn.Sequential(nn.CircularPad2d(1), nn.Conv2d(3, 4, 3))
     found = explain(padded, noise(2, 3, 8, 8))
+    assert found.left_out == {PADDING: 1}
     assert [row.name for row in found.rows] == ["1", "(network)"]
     assert found.first_broken is None
 
@@ -121,3 +122,23 @@ def test_bad_input_is_refused():
         explain(net(Subsample(4, 2)), noise(3, 8, 8))
     with pytest.raises(ValueError, match="at least one shift"):
         explain(net(Subsample(4, 2)), noise(2, 3, 8, 8), shifts=[])
+
+
+def test_what_is_left_out_is_counted_with_its_reason():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.LayerNorm(3)
+            self.windows = nn.Identity()
+            self.head = nn.Linear(3, 5)
+
+        def forward(self, x):
+            tokens = self.norm(x.flatten(2).mT)  # (B, N, C)
+            self.windows(tokens.flatten(0, 1))
+            return self.head(self.norm(tokens).mean(1))
+
+    found = explain(Tokens(), noise(2, 3, 8, 8))
+    assert [row.name for row in found.rows] == ["head", "(network)"]
+    assert found.left_out == {NO_MAP: 2, NO_BATCH: 1}
+    assert found.to_json()["left_out"] == found.left_out
+    assert explain(net(Subsample(4, 2)), noise(2, 3, 8, 8)).left_out == {}

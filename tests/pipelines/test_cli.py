@@ -1,6 +1,7 @@
 """The command line: what it prints, and what it says when it is asked for something that cannot be."""
 
 import json
+import textwrap
 from argparse import Namespace
 from pathlib import Path
 
@@ -75,6 +76,8 @@ CIFAR = ["--dataset", "cifar10"]
 BAD = [
     (["show-config", "aps/resnet18_asp3"], "nearest: aps/resnet18_aps3"),
     (["show-config", "resnet18_aps3"], "pipeline/model"),
+    (["explain", "resnet18"], "'resnet18'; nearest: aps/resnet18, blurpool/resnet18"),
+    (["explain", "resnet18_asp3"], "nearest: aps/resnet18_aps3"),
     (["show-config", "apz/resnet18"], "unknown pipeline 'apz'"),
     (["show-config", "aps/resnet18", "TRAIN.EPOCH", "5"], "nearest: TRAIN.EPOCHS"),
     (["show-config", "aps/resnet18", "TRAIN.EPOCHS"], "has no value"),
@@ -93,6 +96,7 @@ BAD = [
     (["measure", "aps/resnet20_aps1", "--image", "missing.png"], "missing.png is not there"),
     (["explain", "--model", "nothere:build"], "nothere"),
     (["explain", "--model", "json"], "MODULE:FUNCTION"),
+    (["explain", "--model", "json:__name__"], "is a str, not an nn.Module or a function"),
     (["explain", "aps/resnet18_aps3", "--size", "0"], "--size"),
     (["table", "aps", "--dataset", "cifar100"], "nothing was evaluated"),
     (["run", "aps", "--dataset", "cifar11"], "no recipe for 'cifar11'"),
@@ -187,6 +191,38 @@ def test_explain_takes_a_network_of_ones_own(
     monkeypatch.chdir(tmp_path)
     found = json.loads(told(capsys, "explain", "--model", "ownnet:build", "--size", "16", "--json"))
     assert found["first_broken"]["type"] == "Conv2d"
+
+
+def test_explain_takes_a_module_and_says_what_it_leaves_out(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "from torch import nn\n\nnet = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2), nn.ReLU(), nn.Flatten())\n"
+    (tmp_path / "ownmodule.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    said = told(capsys, "explain", "--model", "ownmodule:net", "--size", "16")
+    assert "3 of 3 modules" in said
+    assert "left out: 2 outputs that are no map (B, C, h, w) or vector (B, K), such as tokens (B, N, C)" in said
+
+
+def test_measure_takes_no_network_that_gives_maps_or_several_outputs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = """
+        from torch import nn
+
+        class Two(nn.Module):
+            def forward(self, x):
+                return {"out": x, "aux": x}
+
+        two, maps = Two(), nn.Identity()
+    """
+    (tmp_path / "twooutputs.py").write_text(textwrap.dedent(text))
+    monkeypatch.chdir(tmp_path)
+    words = ("--image", photo, "--size", "16", "--max-shift", "1")
+    assert "of type dict (out, aux), not a tensor" in told(
+        capsys, "measure", "--model", "twooutputs:two", *words, code=2
+    )
+    assert "the network gives maps" in told(capsys, "measure", "--model", "twooutputs:maps", *words, code=2)
 
 
 @pytest.mark.parametrize(

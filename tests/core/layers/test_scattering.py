@@ -70,3 +70,7 @@ def test_impossible_strides_are_refused(stride):
 def test_sizes_that_are_no_multiple_of_the_stride_are_refused():
     with pytest.raises(ValueError, match="30 pixels is no multiple of the stride 4"):
         scattering2d(images(30))
+
+
+def test_an_empty_batch_has_empty_maps():
+    assert scattering2d(torch.zeros(0, 3, 16, 24)).shape == (0, 3 * 31, 4, 6)
