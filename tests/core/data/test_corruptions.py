@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from core.data.corruptions import BENCHMARK, NAMES, SEVERITIES, TABLES, apply_seeded, colour, corrupt, edges, filters
-from core.data.corruptions.draws import Draws
+from core.data.corruptions.draws import Draws, stream
 from core.data.corruptions.frost import FILES, textures
 from core.data.corruptions.prepare import MANIFEST, VERSIONS, caption, prepare_cifar10_c
 from core.data.corruptions.weather import plasma
@@ -200,6 +200,15 @@ def test_a_large_filter_is_the_same_sum(monkeypatch, shape):
     monkeypatch.setattr(filters, "LARGE", kernel.size)
     assert fast.shape == x.shape and np.allclose(fast, filters.correlate(x, kernel), rtol=0, atol=1e-12)
     assert all(np.count_nonzero(filters.disk(*row)) <= 25 for row in TABLES[32]["defocus_blur"])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 12345, 2**32 - 1])
+def test_a_stream_is_that_of_numpy_and_not_that_of_another(seed):
+    own, numpy, other = stream(seed), np.random.RandomState(seed), stream(7)
+    other.normal(size=3)
+    for draw in ("normal", "random_sample", "standard_exponential"):
+        assert np.array_equal(getattr(own, draw)(size=701), getattr(numpy, draw)(size=701))
+    assert np.array_equal(own.poisson(3.0, 9), numpy.poisson(3.0, 9)) and own.randint(5) == numpy.randint(5)
 
 
 def test_nothing_spattered_leaves_the_picture(monkeypatch):
