@@ -13,7 +13,18 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from core.data.corruptions import BENCHMARK, NAMES, SEVERITIES, TABLES, apply_seeded, colour, corrupt, edges, filters
+from core.data.corruptions import (
+    BENCHMARK,
+    NAMES,
+    SEVERITIES,
+    TABLES,
+    apply_seeded,
+    colour,
+    corrupt,
+    edges,
+    filters,
+    weather,
+)
 from core.data.corruptions.draws import Draws, stream
 from core.data.corruptions.frost import FILES, textures
 from core.data.corruptions.prepare import MANIFEST, VERSIONS, caption, prepare_cifar10_c
@@ -254,14 +265,13 @@ def test_photographs_shrink_as_opencv_shrinks_by_a_factor_that_does_not_divide_t
         assert np.array_equal(shrunk, pixels[2::5, 2::5])
 
 
-@pytest.mark.parametrize(("keep", "weight"), TABLES[32]["frost"])
+@pytest.mark.parametrize(("keep", "weight"), sorted({row for table in TABLES.values() for row in table["frost"]}))
 def test_frost_of_every_value_and_ice_is_their_sum_cut_to_8_bits(monkeypatch, keep, weight):
-    x, ice = np.divmod(np.arange(256 * 256).reshape(64, 32, 32, 1), 256)
-    x, ice = (np.repeat(one, 3, axis=3).astype(np.uint8) for one in (x, ice))
+    x, ice = (part.astype(np.uint8).reshape(64, 32, 32, 1) for part in np.divmod(np.arange(256 * 256), 256))
     monkeypatch.setattr(Draws, "each", lambda self, draw: ice)
-    made = apply_seeded(x, "frost", TABLES[32]["frost"].index((keep, weight)) + 1, np.zeros(64, int))
+    made = weather.frost(x, Draws(np.zeros(64, int)), keep, weight, textures=())
     wanted = [int(min(keep * value + weight * cold, 255.0)) for value in range(256) for cold in range(256)]
-    assert np.array_equal(made[..., 0].ravel(), wanted) and np.array_equal(made[..., 0], made[..., 2])
+    assert made.dtype == np.uint8 and np.array_equal(made.ravel(), wanted)
 
 
 def test_frost_is_made_again_when_its_photographs_change(tmp_path):
