@@ -4,7 +4,7 @@ Everything that is set at test time is set in the first sparse-coding layer; a p
 once for each condition.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -17,12 +17,12 @@ from core.config import EvaluateConfig, RunConfig
 from core.data.catalogue import data_root
 from core.data.corruptions import BENCHMARK, NAMES, SEVERITIES, corrupt
 from core.data.corruptions.prepare import FOLDER, caption, frost_folder, published
-from core.data.sets import evenly
+from core.data.sets import evenly, sample
 from core.data.sources import cifar10_c_rows
 from core.errors import UserError
 from core.evaluations import EVALUATIONS, Evaluation, Result, View
 from core.layers.sparse_coding import SparseCoding2d
-from core.metrics import Tally, topk_correct
+from core.metrics import Tally, Values, topk_correct
 from core.metrics.attack import Norm, pgd, project
 from core.metrics.corruption import mean_corruption_error
 from core.randomness import generator
@@ -36,17 +36,23 @@ from pipelines.sdnet.robust import (
     CLEAN,
     NOISES,
     POOLED,
+    Condition,
     Sweep,
     conditions,
     inference_penalty,
+    loaded,
     noisy,
     part_of,
-    reconstruction_error,
+    reconstruction_errors,
     sweep,
 )
 
 #: the four noises of the paper's tables
 PAPER_NOISES = ("gaussian_noise", "shot_noise", "speckle_noise", "impulse_noise")
+#: what is tallied at the lambda of training -> the same by the line
+BY_LINE = {"trained": "line", "levels": "levels_line"}
+#: how it is tallied, the condition, and what a network sees of it
+Shown = tuple[str, Condition, Tensor]
 
 
 class Tallies:
@@ -78,7 +84,10 @@ def _first_layer(view: View) -> SparseCoding2d | None:
 
 class Robustness:
     """Accuracy under the authors' noises and under all 19 corruptions: at the lambda of training, at the one chosen for
-    each noise and level, and at the one that the fitted line gives each batch, of which it sees no label.
+    each noise and level, and at the one that the fitted line gives each condition, of which it sees no label.
+
+    The line is told the mean error of a condition over at most EVALUATE.LIMIT_SWEEP of its images, evenly spaced, as it
+    was fitted on means over so many; no result depends on EVALUATE.BATCH_SIZE.
 
     Names: ``robustness_<corruption>_accuracy`` (mean of five severities) and ``..._error`` (mean corruption error, not
     normalised) at the lambda of training, ``robustness_line_...`` by the line, ``robustness_levels_...`` for the
@@ -89,64 +98,88 @@ class Robustness:
         self.config, self.seed, self.run = config, seed, run
         self.pixels, self.tallies = Pixels.of(run), Tallies()
         self.sweep: Sweep | None = None
+        self.by_line: dict[Condition, float] = {}
         self.prepared, self.photographs, self.images = True, True, 0
         self.published: set[str] = set()
+        # what is measured, and of how many images
+        self.kinds: tuple[tuple[Callable[[View, Tensor], Iterator[Shown]], int | None], ...] = (
+            (self._clean, None),
+            (self._levels, config.limit_sweep),
+            (self._corruptions, config.limit_corruptions),
+        )
 
     def update(self, view: View) -> None:
         layer = _first_layer(view)
         if layer is not None and self.sweep is None:
             device = view.images.device
             self.sweep = sweep(self.run, self.seed, layer, view.predict, view.root, device, view.progress)
-        self.tallies.update(("trained", CLEAN), view.logits, view.labels)
-        if layer is not None:
-            self._by_line("line", (CLEAN,), layer, view.images, view.labels, view)
-        self._levels(view, layer)
-        self._corruptions(view, layer)
+            self.by_line = {one: self.sweep.penalty(error) for one, error in self._errors(layer, view).items()}
+        self.images += len(chosen(view, self.config.limit_corruptions))
+        for shown, limit in self.kinds:
+            rows = chosen(view, limit)
+            if not len(rows):
+                continue
+            labels = view.labels[rows]
+            for how, condition, seen in shown(view, rows):
+                logits = view.logits if seen is view.images else view.predict(seen)
+                self.tallies.update((how, *condition), logits, labels)
+                if layer is None or self.sweep is None:
+                    continue
+                with inference_penalty(layer, self.by_line[condition]):
+                    self.tallies.update((BY_LINE[how], *condition), view.predict(seen), labels)
+                if how == "levels":
+                    with inference_penalty(layer, self.sweep.chosen[condition]):
+                        self.tallies.update(("levels_chosen", *condition), view.predict(seen), labels)
 
-    def _by_line(
-        self, how: str, key: tuple[Any, ...], layer: SparseCoding2d, seen: Tensor, labels: Tensor, view: View
-    ) -> None:
-        assert self.sweep is not None
-        with inference_penalty(layer, self.sweep.penalty(reconstruction_error(layer, seen))):
-            self.tallies.update((how, *key), view.predict(seen), labels)
+    def _errors(self, layer: SparseCoding2d, view: View) -> dict[Condition, float]:
+        """The mean reconstruction error of every condition, of a set of images that no batch decides."""
+        found: dict[Condition, Values] = {}
+        for shown, limit in self.kinds:
+            for part in self._parts(view, limit):
+                for _, condition, seen in shown(part, torch.arange(len(part.indices))):
+                    found.setdefault(condition, Values()).update(reconstruction_errors(layer, seen))
+        return {condition: values.mean for condition, values in found.items()}
 
-    def _levels(self, view: View, layer: SparseCoding2d | None) -> None:
-        rows = chosen(view, self.config.limit_sweep)
-        if not len(rows):
+    def _parts(self, view: View, limit: int | None) -> Iterator[View]:
+        """At most LIMIT_SWEEP of the images that something is measured on, in batches."""
+        if view.image_set is None:
+            yield view
             return
-        images, labels, pictures = view.images[rows], view.labels[rows], self.pixels.stored(view.images[rows])
+        numbers = evenly(len(view.image_set), limit)
+        numbers = numbers[evenly(len(numbers), self.config.limit_sweep)]
+        for batch in loaded(self.run, view.image_set, numbers, view.images.device):
+            about: dict[str, Any] = {"image_set": view.image_set, "root": view.root}
+            yield View(batch.images, batch.labels, batch.indices, view.predict, view.progress, **about)
+
+    def _clean(self, view: View, rows: Tensor) -> Iterator[Shown]:
+        yield "trained", (CLEAN, 0.0), view.images
+
+    def _levels(self, view: View, rows: Tensor) -> Iterator[Shown]:
+        images, pictures = view.images[rows], self.pixels.stored(view.images[rows])
         # under the authors' protocol the very noise that lambda was chosen on
         part = part_of(self.run) if self.run.evaluate.protocol == "authors" else "unseen"
         for condition in conditions(self.config.noise_levels)[1:]:
-            seen = self.pixels.seen(noisy(pictures, condition, view.indices[rows], part, self.seed), images)
-            self.tallies.update(("levels", *condition), view.predict(seen), labels)
-            if layer is not None and self.sweep is not None:
-                self._by_line("levels_line", condition, layer, seen, labels, view)
-                with inference_penalty(layer, self.sweep.chosen[condition]):
-                    self.tallies.update(("levels_chosen", *condition), view.predict(seen), labels)
+            changed = noisy(pictures, condition, view.indices[rows], part, self.seed)
+            yield "levels", condition, self.pixels.seen(changed, images)
 
-    def _corruptions(self, view: View, layer: SparseCoding2d | None) -> None:
-        rows = chosen(view, self.config.limit_corruptions)
-        if not len(rows):
-            return
-        self.images += len(rows)
-        images, labels, pictures = view.images[rows], view.labels[rows], self.pixels.stored(view.images[rows])
+    def _corruptions(self, view: View, rows: Tensor) -> Iterator[Shown]:
+        images, pictures = view.images[rows], self.pixels.stored(view.images[rows])
         for number, name in enumerate(NAMES):
             view.progress("corruptions", number, len(NAMES))
             for severity in SEVERITIES:
                 changed = self._corrupted(name, severity, pictures, view, rows)
-                seen = self.pixels.seen(changed, images)
-                self.tallies.update(("trained", name, severity), view.predict(seen), labels)
-                if layer is not None:
-                    self._by_line("line", (name, severity), layer, seen, labels, view)
+                yield "trained", (name, severity), self.pixels.seen(changed, images)
 
     def _corrupted(self, name: str, severity: int, pictures: np.ndarray, view: View, rows: Tensor) -> np.ndarray:
         """Of CIFAR-10 what was prepared or published, where it is there; else made now."""
         root, indices = data_root(view.root), view.indices[rows].numpy()
         if self.run.data.name == "cifar10" and (root / FOLDER / f"{name}.npy").is_file():
             stored, labels = cifar10_c_rows(root, name)
-            places = indices + (severity - 1) * (len(stored) // len(SEVERITIES))
-            if places.max() >= len(stored) or not np.array_equal(labels[places], view.labels[rows].cpu().numpy()):
+            whole = len(stored) // len(SEVERITIES)
+            # indices are among those that DATA.LIMIT leaves, rows of the file of the whole test set
+            left = sample(torch.from_numpy(labels[:whole].astype(np.int64)), self.run.data.limit).numpy()
+            places = left[indices.clip(max=len(left) - 1)] + (severity - 1) * whole
+            if indices.max() >= len(left) or not np.array_equal(labels[places], view.labels[rows].cpu().numpy()):
                 raise UserError(
                     f"{root / FOLDER} holds other images than the test images of {root}, or these in another order: "
                     "move it away, and stillpoint prepare cifar10_c makes it anew from them"

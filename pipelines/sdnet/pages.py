@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from core.config import read_settings
 from core.files import write_atomic
 from core.runs import Run
 from core.tables import found_runs, percent, published_cell, read_maps, read_metrics, read_training
@@ -26,6 +27,8 @@ PRETRAINED = {
 RECIPES = {"CIFAR-10": ("cifar10_authors", "cifar10"), "CIFAR-100": ("cifar100",), "ImageNet": ("imagenet",)}
 NOISES = ("gaussian", "shot", "speckle", "impulse")
 COMPUTED = "a computed texture"
+#: how the numbers that `published.yaml` has under robustness_line_* came about
+TUNED = "a merged row labelled per-sample lambda tuning, and how lambda was chosen is not known"
 #: whose lambda: ours by name, the start of the metric under our noises, and in the corruptions
 WAYS = {
     "of training": ("levels", "robustness"),
@@ -182,7 +185,7 @@ def corruptions_csv(results: Results, path: Path) -> None:
 
 def noises(results: Results, path: Path) -> None:
     """The four noises: at the authors' levels, and in the severities of CIFAR-10-C beside the published numbers."""
-    own_levels, severities, lines_told = [], [], []
+    own_levels, severities, lines_told, tuned = [], [], [], False
     for model, runs in results.runs.items():
         values = trained(runs)
         for way, (levels, start) in WAYS.items():
@@ -194,6 +197,7 @@ def noises(results: Results, path: Path) -> None:
             paper = [theirs(results.recipe, model, f"{start}_{noise}_noise_accuracy") for noise in NOISES]
             found = [mean(values, f"{start}_{noise}_noise_accuracy") for noise in NOISES]
             if all(found):
+                tuned |= start == "robustness_line" and any(paper)
                 severities.append(
                     [model, way, *(c for pair in zip(map(cell, found), map(number, paper), strict=True) for c in pair)]
                 )
@@ -212,22 +216,38 @@ def noises(results: Results, path: Path) -> None:
     head = ["network", "lambda of the first layer", *(c for noise in NOISES for c in (noise, f"{noise}, theirs"))]
     parts += ["## Noise in five severities", f"Of {origin(results)}.", markdown(head, severities)]
     parts += [
+        *([f"Theirs beside the line: {TUNED}; ours knows no label."] if tuned else []),
         "## The fitted lines",
         "Lambda as a function of the reconstruction error e, a line for each seed.",
         markdown(["network", "lambda"], lines_told),
     ]
-    protocols = {
-        read_metrics(run).get("evaluate", {}).get("PROTOCOL") for runs in results.runs.values() for run in runs
-    }
-    chosen = "on images held out of training"
-    if "authors" in protocols:
-        chosen = "on the labels of the very test images (EVALUATE.PROTOCOL authors), so its numbers flatter"
     parts.append(
-        f"Accuracy in percent, mean over levels, ± over seeds. Lambda is chosen {chosen}. The line is fitted there, "
-        "through all noises and levels and the clean images, and gives every unseen batch its lambda from its "
-        "reconstruction error at the lambda of training, without labels and without the name of the noise."
+        f"Accuracy in percent, mean over levels, ± over seeds. Lambda is chosen {_chosen_on(results)}. The line is "
+        "fitted there, through all noises and levels and the clean images, and gives every condition its lambda from "
+        "the mean reconstruction error, at the lambda of training, of at most EVALUATE.LIMIT_SWEEP of its unseen "
+        "images, without labels and without the name of the noise."
     )
     write_atomic(path, "\n\n".join(parts) + "\n")
+
+
+def _chosen_on(results: Results) -> str:
+    said = {
+        "validation": "on images held out of training",
+        "train": "on training images, which the network has learnt (DATA.VALIDATION 0)",
+        "test": "on the labels of the very test images (EVALUATE.PROTOCOL authors), so its numbers flatter",
+    }
+    parts = {_part(results, run) for runs in results.runs.values() for run in runs}
+    return " or ".join(sentence for part, sentence in said.items() if part in parts)
+
+
+def _part(results: Results, run: Run) -> str:
+    """What `robust.part_of` says of a run's own settings."""
+    if read_metrics(run).get("evaluate", {}).get("PROTOCOL") == "authors":
+        return "test"
+    held_out = (
+        read_settings(run.config)["DATA"]["VALIDATION"] if run.config.is_file() else results.config.data.validation
+    )
+    return "validation" if held_out else "train"
 
 
 def speed(results: Results, path: Path) -> None:

@@ -23,7 +23,7 @@ from core.data.loading import Batch, DeviceLoader
 from core.data.sets import FolderSet, ImageSet, evenly
 from core.data.streaming import StreamLoader
 from core.layers.sparse_coding import SparseCoding2d
-from core.metrics import topk_correct
+from core.metrics import Values, topk_correct
 from core.randomness import uniform_integers
 from pipelines.sdnet.pixels import Pixels
 
@@ -72,9 +72,9 @@ def inference_penalty(layer: SparseCoding2d, value: float) -> Iterator[None]:
 
 
 @torch.no_grad()
-def reconstruction_error(layer: SparseCoding2d, seen: Tensor) -> float:
-    """``|x - A z|^2`` of normalised images (B, C, H, W) at the layer's lambda, mean over the batch."""
-    return float(layer.losses(seen, layer(seen))[0].mean())
+def reconstruction_errors(layer: SparseCoding2d, seen: Tensor) -> Tensor:
+    """``|x - A z|^2`` (B,) of normalised images (B, C, H, W) at the layer's lambda."""
+    return layer.losses(seen, layer(seen))[0]
 
 
 def fit_line(errors: np.ndarray, lambdas: np.ndarray) -> tuple[float, float, float]:
@@ -112,7 +112,7 @@ class Sweep:
         return fit_line(self.errors[own], best[own])
 
     def penalty(self, error: float) -> float:
-        """Lambda of a batch with that reconstruction error, by the pooled line, within the values that were tried."""
+        """Lambda of images with that mean error (see `errors`) by the pooled line, within the values tried."""
         slope, intercept, _ = self.line()
         return float(np.clip(slope * error + intercept, self.lambdas[0], self.lambdas[-1]))
 
@@ -126,22 +126,26 @@ def part_of(config: RunConfig) -> str:
 
 def batches(config: RunConfig, root: Path | str | None, device: torch.device, limit: int | None) -> Iterator[Batch]:
     """The images that lambda is chosen on, unchanged, `limit` of them evenly spaced; their numbers are among these."""
-    part, size = part_of(config), config.evaluate.batch_size
-    found = images(config, part, root)  # type: ignore[arg-type]
-    assert found is not None
-    whole = len(found)
-    found, numbers = found.evenly(limit), evenly(whole, limit)
+    found = images(config, part_of(config), root)  # type: ignore[arg-type]
+    assert isinstance(found, ImageSet | FolderSet), "this paper's networks classify"
+    return loaded(config, found, evenly(len(found), limit), device)
+
+
+def loaded(config: RunConfig, whole: ImageSet | FolderSet, numbers: Tensor, device: torch.device) -> Iterator[Batch]:
+    """The images `numbers` of a set, unchanged, under these numbers."""
+    found, size = whole.take(numbers), config.evaluate.batch_size
     options: dict[str, Any] = {"device": device, "mean": config.data.mean, "std": config.data.std}
     options["channels_last"] = config.train.channels_last
     source: DeviceLoader | StreamLoader
     if isinstance(found, ImageSet):
         source = DeviceLoader(found, size, **options)
     else:
-        assert isinstance(found, FolderSet), "this paper's networks classify"
         side = image_size(config)
-        source = StreamLoader(found, size, size=side, resize=config.augment.resize or side * 256 // 224, **options)
+        options |= {"size": side, "resize": config.augment.resize or side * 256 // 224}
+        source = StreamLoader(found, size, skip_corrupt=config.data.skip_corrupt, **options)
     for batch in source.epoch(0):
-        yield batch._replace(indices=numbers[batch.indices.cpu()])
+        if len(batch.images):
+            yield batch._replace(indices=numbers[batch.indices.cpu()])
 
 
 def sweep(
@@ -157,18 +161,16 @@ def sweep(
     measured: Any = config.evaluate
     tried, pixels = tuple(conditions(measured.noise_levels)), Pixels.of(config)
     right = np.zeros((len(tried), len(measured.lambdas)))
-    errors, count = np.zeros(len(tried)), 0
+    errors, count = [Values() for _ in tried], 0
     for batch in batches(config, root, device, measured.limit_sweep):
-        if not len(batch.images):
-            continue
         pictures = pixels.stored(batch.images)
         for row, condition in enumerate(tried):
             progress("choosing lambda", row, len(tried))
             changed = noisy(pictures, condition, batch.indices.cpu(), part_of(config), seed)
             seen = pixels.seen(changed, batch.images)
-            errors[row] += reconstruction_error(layer, seen) * len(seen)
+            errors[row].update(reconstruction_errors(layer, seen))
             for column, value in enumerate(measured.lambdas):
                 with inference_penalty(layer, value):
                     right[row, column] += int(topk_correct(predict(seen), batch.labels)[:, 0].sum())
         count += len(batch.images)
-    return Sweep(tried, measured.lambdas, right / count, errors / count)
+    return Sweep(tried, measured.lambdas, right / count, np.array([found.mean for found in errors]))

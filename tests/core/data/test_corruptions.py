@@ -13,8 +13,19 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from core.data.corruptions import BENCHMARK, NAMES, SEVERITIES, TABLES, apply_seeded, colour, corrupt, edges, filters
-from core.data.corruptions.draws import Draws
+from core.data.corruptions import (
+    BENCHMARK,
+    NAMES,
+    SEVERITIES,
+    TABLES,
+    apply_seeded,
+    colour,
+    corrupt,
+    edges,
+    filters,
+    weather,
+)
+from core.data.corruptions.draws import Draws, stream
 from core.data.corruptions.frost import FILES, textures
 from core.data.corruptions.prepare import MANIFEST, VERSIONS, caption, prepare_cifar10_c
 from core.data.corruptions.weather import plasma
@@ -202,6 +213,15 @@ def test_a_large_filter_is_the_same_sum(monkeypatch, shape):
     assert all(np.count_nonzero(filters.disk(*row)) <= 25 for row in TABLES[32]["defocus_blur"])
 
 
+@pytest.mark.parametrize("seed", [0, 1, 12345, 2**32 - 1])
+def test_a_stream_is_that_of_numpy_and_not_that_of_another(seed):
+    own, numpy, other = stream(seed), np.random.RandomState(seed), stream(7)
+    other.normal(size=3)
+    for draw in ("normal", "random_sample", "standard_exponential"):
+        assert np.array_equal(getattr(own, draw)(size=701), getattr(numpy, draw)(size=701))
+    assert np.array_equal(own.poisson(3.0, 9), numpy.poisson(3.0, 9)) and own.randint(5) == numpy.randint(5)
+
+
 def test_nothing_spattered_leaves_the_picture(monkeypatch):
     monkeypatch.setattr(Draws, "normal", lambda self, loc, scale, *shape: np.zeros((len(self), *shape)))
     assert np.array_equal(corrupt(X, "spatter", 1), X)
@@ -245,14 +265,13 @@ def test_photographs_shrink_as_opencv_shrinks_by_a_factor_that_does_not_divide_t
         assert np.array_equal(shrunk, pixels[2::5, 2::5])
 
 
-@pytest.mark.parametrize(("keep", "weight"), TABLES[32]["frost"])
+@pytest.mark.parametrize(("keep", "weight"), sorted({row for table in TABLES.values() for row in table["frost"]}))
 def test_frost_of_every_value_and_ice_is_their_sum_cut_to_8_bits(monkeypatch, keep, weight):
-    x, ice = np.divmod(np.arange(256 * 256).reshape(64, 32, 32, 1), 256)
-    x, ice = (np.repeat(one, 3, axis=3).astype(np.uint8) for one in (x, ice))
+    x, ice = (part.astype(np.uint8).reshape(64, 32, 32, 1) for part in np.divmod(np.arange(256 * 256), 256))
     monkeypatch.setattr(Draws, "each", lambda self, draw: ice)
-    made = apply_seeded(x, "frost", TABLES[32]["frost"].index((keep, weight)) + 1, np.zeros(64, int))
+    made = weather.frost(x, Draws(np.zeros(64, int)), keep, weight, textures=())
     wanted = [int(min(keep * value + weight * cold, 255.0)) for value in range(256) for cold in range(256)]
-    assert np.array_equal(made[..., 0].ravel(), wanted) and np.array_equal(made[..., 0], made[..., 2])
+    assert made.dtype == np.uint8 and np.array_equal(made.ravel(), wanted)
 
 
 def test_frost_is_made_again_when_its_photographs_change(tmp_path):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import save_file
 
 import pipelines
@@ -151,6 +152,10 @@ def test_noises_stand_beside_the_published_ones(results):
     assert "64.92" in next(row for row in rows if row[1].startswith("by the line") and len(row) == 10)
     assert [row[2:] for row in rows if row[1] == "chosen for each level"] == [["70.00 ± 0.00"] * 4]
     assert "0.1 e +0 (explains 50%)" in text
+    assert "Theirs beside the line: a merged row labelled per-sample lambda tuning, and how lambda was chosen" in text
+    assert "Theirs beside the line" not in (results / "digits" / "noises.md").read_text()
+    notes = [line for line in (results / "cifar10" / "table.md").read_text().splitlines() if "Paper's numbers" in line]
+    assert sum("per-sample lambda tuning, and how lambda was chosen is not known" in line for line in notes) == 1
 
 
 def test_it_is_told_which_images_lambda_was_chosen_on(results, tmp_path):
@@ -162,6 +167,17 @@ def test_it_is_told_which_images_lambda_was_chosen_on(results, tmp_path):
     shown = SimpleNamespace(runs={"sdnet18": [run]}, recipe="digits", table=SimpleNamespace(title=""))
     pages.noises(shown, tmp_path / "noises.md")
     assert "on the labels of the very test images" in (tmp_path / "noises.md").read_text()
+    run.metrics.write_text(json.dumps({"trained": {"accuracy": 0.9}}))
+    for held_out, said in (
+        (0, "on training images, which the network has learnt (DATA.VALIDATION 0). "),
+        (9, "held out"),
+    ):
+        config = pipelines.configure(
+            "sdnet/sdnet18", "digits", ["DATA.VALIDATION", str(held_out), "TRAIN.KEEP", "last"]
+        )
+        run.config.write_text(yaml.safe_dump(config.dump()))
+        pages.noises(shown, tmp_path / "noises.md")
+        assert said in (tmp_path / "noises.md").read_text()
 
 
 def test_speed_is_a_median_and_a_ratio_to_the_plain_network(results):

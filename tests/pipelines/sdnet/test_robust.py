@@ -7,12 +7,14 @@ import torch
 import pipelines
 from core.config import EvaluateConfig
 from core.data.corruptions.prepare import MANIFEST
+from core.data.loading import DeviceLoader
 from core.errors import UserError
-from core.evaluate import Predictor
+from core.evaluate import Predictor, one_pass
 from core.evaluations import View
 from core.layers.sparse_coding import SparseCoding2d
 from core.randomness import generator
 from pipelines.sdnet.evaluate import evaluations
+from pipelines.sdnet.models import sparse_layers
 from pipelines.sdnet.pixels import Pixels
 from pipelines.sdnet.robust import (
     NOISES,
@@ -22,7 +24,7 @@ from pipelines.sdnet.robust import (
     inference_penalty,
     levels,
     noisy,
-    reconstruction_error,
+    reconstruction_errors,
 )
 
 PICTURES = np.random.RandomState(0).randint(60, 200, (8, 32, 32, 3)).astype(np.uint8)
@@ -102,7 +104,7 @@ def test_lambda_is_set_for_a_while_and_the_error_grows_with_it():
     x, errors = torch.randn(4, 1, 8, 8, generator=generator("x")), []
     for value in (0.0, 0.3, 1.0):
         with inference_penalty(layer, value):
-            errors.append(reconstruction_error(layer, x))
+            errors.append(float(reconstruction_errors(layer, x).mean()))
     assert errors == sorted(errors) and errors[0] < errors[-1] and layer.penalty == 0.1
 
 
@@ -126,6 +128,56 @@ def test_a_plain_network_has_no_lambda_and_no_line(data):
         running = evaluations(config)[name](config.evaluate, 0)
         running.update(view(config, data))
         assert not any("line" in key or "lambdas" in key or "curves" in key for key in running.result())
+
+
+class Noted(Predictor):
+    """Remembers what lambdas the first layer had."""
+
+    def __init__(self, net):
+        super().__init__(net)
+        self.lambdas = set()
+
+    def __call__(self, images):
+        self.lambdas.add(next(iter(sparse_layers(self.net).values())).penalty)
+        return super().__call__(images)
+
+
+def measured(config, data, size, count, monkeypatch):
+    """The results of robustness by a line that is steep, in batches of `size`, and the lambdas that were used."""
+    from core.data.build import images
+
+    tried = tuple(conditions(2))
+    steep = Sweep(tried, (0.1, 9.0), np.zeros((len(tried), 2)), np.zeros(len(tried)))
+    monkeypatch.setattr(Sweep, "penalty", lambda self, error: 0.1 + error / 1e4)
+    monkeypatch.setattr("pipelines.sdnet.evaluate.sweep", lambda *given: steep)
+    predict, found = Noted(pipelines.build(config)), images(config, "test", data).sample(count)
+    own = config.evaluate.model_copy(update={"metrics": ("robustness",), "batch_size": size})
+    loader = DeviceLoader(found, size)
+    return one_pass(predict, loader, own, 0, evaluations(config), None, data), sorted(predict.lambdas)
+
+
+def test_the_line_decides_for_a_condition_and_not_for_a_batch(data, monkeypatch):
+    config = configured("sdnet18", "EVALUATE.LIMIT_CORRUPTIONS", "9", "EVALUATE.BATCH_SIZE", "4")
+    whole, lambdas = measured(config, data, 12, 12, monkeypatch)
+    parts, found = measured(config, data, 5, 12, monkeypatch)
+    # of training, of clean images, of 8 noises and 95 corruptions
+    assert len(lambdas) <= 2 + 8 + 95 and len(lambdas) > 60
+    assert found == pytest.approx(lambdas, rel=1e-9)
+    assert whole.keys() == parts.keys()
+    assert all(float(whole[key]) == float(parts[key]) for key in whole if not isinstance(whole[key], torch.Tensor))
+
+
+def test_the_line_is_told_the_error_of_as_many_images_as_it_was_fitted_on(data, monkeypatch):
+    counts = []
+
+    def errors(layer, seen):
+        counts.append(len(seen))
+        return torch.ones(len(seen))
+
+    monkeypatch.setattr("pipelines.sdnet.evaluate.reconstruction_errors", errors)
+    config = configured("sdnet18", "EVALUATE.LIMIT_CORRUPTIONS", "4", "EVALUATE.LIMIT_SWEEP", "7")
+    measured(config, data, 12, 12, monkeypatch)
+    assert counts == [7] + [7] * 8 + [4] * 95
 
 
 def test_the_authors_choose_lambda_on_the_noise_that_they_measure(data):
@@ -200,6 +252,20 @@ def test_the_files_of_cifar10_c_are_read_where_they_are_and_must_be_of_these_ima
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(UserError, match=r"fog\.npy is truncated"):
         running._corrupted("fog", 3, PICTURES, shown, NUMBERS)
+
+
+def test_the_files_of_cifar10_c_are_read_under_a_limit_too(colour):
+    config, _, root = colour
+    config = pipelines.configure("sdnet/resnet18", "cifar10", ["MODEL.WIDTH", "0.05", "DATA.LIMIT", "4"])
+    kept = NUMBERS[::2]  # they lie ordered by class, so a limit leaves every second of eight
+    images = Pixels.of(config).normalised(torch.from_numpy(PICTURES[::2]).permute(0, 3, 1, 2) / 255)
+    shown = View(images, kept, torch.arange(4), Predictor(pipelines.build(config).eval()), root=root)
+    running = evaluations(config)["robustness"](config.evaluate, 0)
+    assert np.array_equal(running._corrupted("fog", 3, PICTURES[::2], shown, torch.arange(4)), PICTURES[::2] + 2)
+    assert np.array_equal(running._corrupted("fog", 5, PICTURES[2:5:2], shown, torch.arange(1, 3)), PICTURES[2:5:2] + 4)
+    shown.indices = torch.arange(1, 5)
+    with pytest.raises(UserError, match="other images than the test images"):
+        running._corrupted("fog", 3, PICTURES[::2], shown, torch.arange(4))
 
 
 def test_images_of_a_size_without_corruptions_are_refused():
