@@ -45,3 +45,12 @@ def test_every_picture_and_page_that_is_linked_is_there(name: str) -> None:
     folder = (ROOT / name).parent
     links = [link for link in re.findall(r"\]\(([^)#]+)", TEXTS[name]) if "://" not in link]
     assert not [link for link in links if not (folder / link).exists()]
+
+
+@pytest.mark.parametrize(
+    "table", sorted((ROOT / "docs" / "demo").glob("*/table.md")), ids=lambda path: path.parent.name
+)
+def test_a_demonstrations_table_is_on_its_page(table: Path) -> None:
+    lines = [line for line in table.read_text().splitlines() if line.startswith("|")]
+    assert len(lines) > 2
+    assert not [line for line in lines if line not in TEXTS[f"pipelines/{table.parent.name}/README.md"]]
