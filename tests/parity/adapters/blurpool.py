@@ -16,6 +16,12 @@ from tests.parity.adapters import blur_layers, blurpool_protocol
 KEYWORDS = {"pasa_group": "groups"}
 #: what a network without filters cannot be told
 OF_FILTERS = ("filter_size", "groups", "pool_only", "relu_first")
+#: what the authors' VGG and MobileNet, and their DenseNet, take and do not use; ours refuse it
+UNUSED = {
+    "vgg": ("pool_only", "zero_init_residual", "replace_stride_with_dilation"),
+    "mobilenet": ("pool_only", "zero_init_residual", "replace_stride_with_dilation"),
+    "densenet": ("zero_init_residual", "replace_stride_with_dilation"),
+}
 
 
 def is_network(case: dict[str, Any]) -> bool:
@@ -36,6 +42,10 @@ def network(case: dict[str, Any], plain: bool = False) -> nn.Module:
     downsample = "none" if plain else "pasa" if adaptive else "lpf"
     if plain:
         settings = {key: value for key, value in settings.items() if key not in OF_FILTERS}
+    unused = next((keys for family, keys in UNUSED.items() if arch.startswith(family)), ())
+    if arch == "alexnet" and settings.get("pool_only"):
+        unused = ("relu_first",)
+    settings = {key: value for key, value in settings.items() if key not in unused}
     model = Model(arch=arch, downsample=downsample, **settings)
     image = case["inputs"]["x"]
     return build(model, in_channels=image.shape[1], num_classes=classes, image_size=224).eval()
