@@ -1,11 +1,11 @@
 """What the paper shows: clean accuracy against robustness, lambda and noise, attacks, and pictures of what is kept."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
 from core.tables import Metric, read_maps
-from pipelines.results import Make, Needs, Results, consistency_accuracy, learning_curves
+from pipelines.results import Form, Make, Needs, Results, consistency_accuracy, learning_curves
 from pipelines.sdnet import pages
 
 if TYPE_CHECKING:
@@ -135,3 +135,10 @@ PAGES: dict[str, Make] = {
     "noises.md": pages.noises,
     "speed.md": pages.speed,
 }
+
+
+def form(config: Any) -> Form:
+    """How a recipe's results are shown: a network with a MODEL.DOWNSAMPLE cannot be inverted."""
+    inverted = config.model.downsample == "none"
+    figures = {name: make for name, make in FIGURES.items() if inverted or not name.startswith("reconstructions")}
+    return Form(METRICS, AXES, figures, PAGES, NOTES)

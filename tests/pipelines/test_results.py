@@ -215,4 +215,5 @@ def test_what_is_not_measured_or_has_no_network_is_not_drawn() -> None:
 
     assert figures("EVALUATE.METRICS", "[accuracy]") == {"learning_curves"}
     assert "attack" not in figures("EVALUATE.METRICS", "[accuracy, robustness]")
+    assert figures("MODEL.DOWNSAMPLE", "aps") == {name for name in figures() if not name.startswith("reconstructions")}
     assert figures("GRID", "[resnet18]") == {"learning_curves", "robustness_accuracy", "corruptions"}
