@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from core.layers import BlurPool2d, PolyphaseDownsample2d, binomial_kernel
+from core.layers import BlurPool2d, PaddedConv2d, PolyphaseDownsample2d, binomial_kernel, pad
 from core.layers.adaptive_blur import adaptive_blur2d
 
 BATCH, CHANNELS, HEIGHT = 32, 64, 56
@@ -152,6 +152,46 @@ def _adaptive(device: str, size: int, select: str, layout: str, dtype: torch.dty
     )
 
 
+def _circular_padding(device: str, layout: str, dtype: torch.dtype, backward: bool) -> Case:
+    x = _map(layout, dtype, device)
+    return Case(
+        "Circular padding",
+        {"margin": 1, "layout": layout, "dtype": _name(dtype)},
+        x,
+        lambda v: F.pad(v, (1,) * 4, mode="circular"),
+        {
+            "stillpoint": lambda v: pad(v, [(1, 1)] * 2, padding="circular"),
+            "PyTorch": lambda v: F.pad(v, (1,) * 4, mode="circular"),
+        },
+        output=BATCH * CHANNELS * (HEIGHT + 2) ** 2,
+        baseline="PyTorch",
+        tolerance=TOLERANCE[dtype],
+        backward=backward,
+    )
+
+
+def _circular_convolution(device: str, layout: str, dtype: torch.dtype, backward: bool) -> Case:
+    """One of the first stage of a CIFAR ResNet-20; the weights' gradient is taken by both or by neither."""
+    x = _map(layout, dtype, device, (128, 16, 32, 32))
+    theirs = nn.Conv2d(16, 16, 3, padding=1, padding_mode="circular", bias=False)
+    ours = PaddedConv2d(16, 16, 3, padding=1, padding_mode="circular", bias=False)
+    ours.load_state_dict(theirs.state_dict())
+    for net in (theirs, ours):
+        net.requires_grad_(False).to(device, dtype, memory_format=LAYOUTS[layout])
+    weight = ours.weight
+    return Case(
+        "Circular convolution",
+        {"shape": "128x16x32x32", "kernel": 3, "layout": layout, "dtype": _name(dtype)},
+        x,
+        lambda v: F.conv2d(F.pad(v, (1,) * 4, mode="circular"), weight.to(v.dtype)),
+        {"stillpoint": ours, "PyTorch": theirs},
+        output=x.numel(),
+        baseline="PyTorch",
+        tolerance=TOLERANCE[dtype],
+        backward=backward,
+    )
+
+
 def _adaptive_blur(device: str, layout: str, dtype: torch.dtype, backward: bool) -> Case:
     x = _map(layout, dtype, device)
     logits = _map(layout, dtype, device, (BATCH, 8 * 9, HEIGHT // 2, HEIGHT // 2))
@@ -278,6 +318,8 @@ def cases(device: str) -> Iterator[Case]:
             for select in ("before_blur", "after_blur"):
                 yield _adaptive(device, 3, select, layout, torch.bfloat16, backward)
             for dtype in dtypes:
+                yield _circular_padding(device, layout, dtype, backward)
+                yield _circular_convolution(device, layout, dtype, backward)
                 yield _adaptive_blur(device, layout, dtype, backward)
                 yield _sparse_coding(device, layout, dtype, backward)
         for dtype in dtypes:

@@ -171,7 +171,7 @@ def again(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     jobs = set(new)
     for row in before["cases"]:
         rows += new.pop(row["job"], []) if row["job"] in jobs else [row]
-    return {**before, "later": later, "cases": rows}
+    return {**before, "later": later, "cases": [*rows, *(row for first in new.values() for row in first)]}
 
 
 def _fastest(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from core.backbones.stem import DenseMaxPool2d
 from core.layers.downsample import DownsampleFactory
+from core.layers.padding import PaddedConv2d
 
 
 class Front(Protocol):
@@ -65,7 +66,8 @@ class ConvNet(nn.Module):
         for i, (width, kernel, group) in enumerate(zip(channels, kernels, groups, strict=True), start=1):
             padding = kernel // 2 if circular else 0
             mode: Literal["circular", "zeros"] = "circular" if circular else "zeros"
-            self.add_module(f"conv{i}", nn.Conv2d(before, width, kernel, 1, padding, groups=group, padding_mode=mode))
+            conv = PaddedConv2d(before, width, kernel, 1, padding, groups=group, padding_mode=mode)
+            self.add_module(f"conv{i}", conv)
             # the mean over positions needs no pooling before it
             pooled = head == "flatten" or i < self.depth
             self.add_module(f"pool{i}", self._pool(width, downsample, circular) if pooled else nn.Identity())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from core.backbones.stem import DenseMaxPool2d
 from core.layers.downsample import DownsampleFactory
+from core.layers.padding import PaddedConv2d
 
 #: (in_channels, out_channels, kernel_size, *, stride, padding) -> module; also groups and dilation where they are not 1
 ConvFactory = Callable[..., nn.Module]
@@ -240,7 +241,7 @@ class ResNet(nn.Module):
             raise ValueError(f"conv_padding must be one of {', '.join(CONV_PADDINGS)}, got {conv_padding!r}")
         if downsample is None and (not pool_only or max_pool is not None):
             raise ValueError("pool_only=False and max_pool need a downsample, got downsample=None")
-        padded: ConvFactory = partial(nn.Conv2d, bias=False, padding_mode=conv_padding)  # type: ignore[arg-type]
+        padded: ConvFactory = partial(PaddedConv2d, bias=False, padding_mode=conv_padding)  # type: ignore[arg-type]
 
         if isinstance(stem, nn.Module):
             self.stem: nn.Module | None = stem

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from core.backbones.stem import DenseMaxPool2d
 from core.layers.downsample import DownsampleFactory
-from core.layers.padding import pad
+from core.layers.padding import PaddedConv2d, pad
 
 #: (channels) -> a module (y, phase) -> map of twice the size, on the grid `phase` that the way down sampled
 UpsampleFactory = Callable[[int], nn.Module]
@@ -28,7 +28,7 @@ class DoubleConv(nn.Sequential):
     def __init__(self, inputs: int, outputs: int, *, conv_padding: str = "zeros", norm: str = "batch") -> None:
         layers: list[nn.Module] = []
         for channels in (inputs, outputs):
-            conv = nn.Conv2d(channels, outputs, 3, padding=1, padding_mode=conv_padding)  # type: ignore[arg-type]
+            conv = PaddedConv2d(channels, outputs, 3, padding=1, padding_mode=conv_padding)  # type: ignore[arg-type]
             layers += [conv, NORMS[norm](outputs), nn.ReLU(inplace=True)]
         super().__init__(*layers)
 

@@ -21,7 +21,7 @@ from core.layers.complex_modulus import (
 )
 from core.layers.downsample import FILLINGS, DownsampleFactory, Subsample, downsample_factory
 from core.layers.lowpass import IdealLowPass2d, ideal_lowpass2d
-from core.layers.padding import PADDINGS, pad
+from core.layers.padding import PADDINGS, PaddedConv2d, pad
 from core.layers.phases import CRITERIA, choose_phase, place_phase, polyphase_components, take_phase
 from core.layers.polyphase import (
     PolyphaseDownsample2d,
@@ -49,6 +49,7 @@ __all__ = [
     "ModulusBatchNorm2d",
     "ModulusBias2d",
     "PacketHalves2d",
+    "PaddedConv2d",
     "PolyphaseDownsample2d",
     "PolyphaseUpsample2d",
     "Scattering2d",

@@ -5,9 +5,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from core.kernels.pool import plain_only
+from core.kernels.pool import blur_pool2d, fused, plain_only
+
+# torch.fx, which cannot follow its checks, takes this as one step
+torch.fx.wrap("pad")
 
 PADDINGS = ("reflect", "replicate", "zeros", "circular")
 
@@ -54,6 +57,10 @@ def pad(x: Tensor, pads: Sequence[tuple[int, int]], *, padding: str) -> Tensor:
     if padding != "circular":
         mode = "constant" if padding == "zeros" else padding
         return F.pad(x, [n for ends in reversed(amounts) for n in ends], mode=mode)
+    ends = set(amounts[0] + amounts[-1])
+    if len(pads) == 2 and len(ends) == 1 and fused(x):
+        # a blur of one tap, evaluated beyond the border: one pass over memory, as its derivative is
+        return blur_pool2d(x, size=1, stride=(1, 1), padding="circular", pad_off=ends.pop())
     # The last axis goes first, while the map is smaller.
     for axis in reversed(range(first, x.ndim)):
         before, after = amounts[axis - first]
@@ -61,6 +68,23 @@ def pad(x: Tensor, pads: Sequence[tuple[int, int]], *, padding: str) -> Tensor:
             once = max(before, after) <= x.shape[axis] and x.requires_grad and not plain_only()
             x = _Wrap.apply(x, axis, before, after) if once else _wrap(x, axis, before, after)
     return x
+
+
+class PaddedConv2d(nn.Conv2d):
+    """`nn.Conv2d`, padded by `pad`: the same numbers, arguments and names of weights.
+
+    With padding_mode "circular" PyTorch's own copies the map in nine pieces, into memory that is never channels-last,
+    and its derivative goes over it a dozen times: on a CPU more than the convolution of a narrow network takes.
+
+    Shapes: (B, C, H, W) or (C, H, W), as `nn.Conv2d`.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.padding_mode == "zeros":
+            return super()._conv_forward(input, weight, bias)
+        left, right, top, bottom = self._reversed_padding_repeated_twice
+        padded = pad(input, [(top, bottom), (left, right)], padding=self.padding_mode)
+        return F.conv2d(padded, weight, bias, self.stride, 0, self.dilation, self.groups)
 
 
 def _wrap(x: Tensor, axis: int, before: int, after: int) -> Tensor:

@@ -43,13 +43,19 @@ def test_of_jobs_measured_again_the_faster_run_of_every_contender_stays_in_its_p
 
     before = [("a", 1, 1, 5), ("b", 1, 1, 5), ("b", 2, 2, 5), ("b", 3, 1, 5), ("c", 1, 1, 5)]
     old = {"machine": {"on": "Monday"}, "cases": [row(*one) for one in before]}
-    new = {"machine": {"on": "Friday"}, "cases": [row("b", 1, 2, 4), row("b", 2, 1, 6), row("b", 4, 1, 9)]}
+    new = {
+        "machine": {"on": "Friday"},
+        "cases": [row("b", 1, 2, 4), row("b", 2, 1, 6), row("b", 4, 1, 9), row("d", 1, 1, 2)],
+    }
     found = layers.again(old, new)
     assert [
         (r["job"], r["size"], *(r["contenders"][side]["median_ms"] for side in ("stillpoint", "plain")), r["ratio"])
         for r in found["cases"]
-    ] == [("a", 1, 1, 5, 0.2), ("b", 1, 1, 4, 0.25), ("b", 2, 1, 5, 0.2), ("b", 4, 1, 9, 1 / 9), ("c", 1, 1, 5, 0.2)]
-    assert found["machine"] == {"on": "Monday"} and found["later"] == [{"jobs": ["b"], "on": "Friday"}]
+    ] == [
+        *[("a", 1, 1, 5, 0.2), ("b", 1, 1, 4, 0.25), ("b", 2, 1, 5, 0.2), ("b", 4, 1, 9, 1 / 9), ("c", 1, 1, 5, 0.2)],
+        ("d", 1, 1, 2, 0.5),
+    ]
+    assert found["machine"] == {"on": "Monday"} and found["later"] == [{"jobs": ["b", "d"], "on": "Friday"}]
 
 
 @pytest.mark.parametrize(("option", "least"), [("--rounds", 3), ("--threads", 1)])

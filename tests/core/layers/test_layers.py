@@ -18,7 +18,13 @@ PUBLIC = {
     for name, thing in vars(file).items()
     if not name.startswith("_") and getattr(thing, "__module__", "") == file.__name__ and "._" not in file.__name__
 }
-MODULES = {name: thing for name, thing in PUBLIC.items() if inspect.isclass(thing) and issubclass(thing, nn.Module)}
+#: a module of PyTorch that pads by other means, whose arguments are PyTorch's
+AS_PYTORCHS = {"PaddedConv2d"}
+MODULES = {
+    name: thing
+    for name, thing in PUBLIC.items()
+    if inspect.isclass(thing) and issubclass(thing, nn.Module) and name not in AS_PYTORCHS
+}
 FUNCTIONS = {name: thing for name, thing in PUBLIC.items() if inspect.isfunction(thing)}
 #: made of modules that are there already, or of none at all and no filling of the slot
 WITHOUT_TENSORS = {"ComplexModulus", "TwinStem", "WaveletTwin2d"}
@@ -43,12 +49,18 @@ def built(kind: type[nn.Module], **build: object) -> nn.Module:
 
 def test_all_that_the_package_offers_is_looked_at() -> None:
     offered = {name for name in layers.__all__ if callable(getattr(layers, name))} - {"DownsampleFactory"}
-    assert offered <= set(MODULES) | set(FUNCTIONS) and len(MODULES) > len(WITHOUT_TENSORS)
+    assert offered <= set(MODULES) | set(FUNCTIONS) | AS_PYTORCHS and len(MODULES) > len(WITHOUT_TENSORS)
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_a_modules_options_go_by_their_names(name: str) -> None:
     assert set(positional(MODULES[name])) <= GIVEN
+
+
+def test_a_module_of_pytorch_keeps_its_arguments() -> None:
+    for name in AS_PYTORCHS:
+        module = PUBLIC[name]
+        assert inspect.signature(module) == inspect.signature(module.__base__)
 
 
 @pytest.mark.parametrize("name", sorted(set(FUNCTIONS) & set(layers.__all__)))

@@ -1,16 +1,19 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from core.layers import PADDINGS, pad
+from core.kernels import pool
+from core.layers import PADDINGS, PaddedConv2d, pad
 from tests.core.layers.definitions import MODES
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("shape", [(2, 7), (2, 3, 5, 6), (1, 2, 4, 5, 6)])
-@pytest.mark.parametrize("ends", [(0, 0), (0, 1), (1, 2), (3, 0)])
+@pytest.mark.parametrize("ends", [(0, 0), (0, 1), (1, 2), (3, 0), (1, 1), (3, 3)])
 def test_values_are_numpys(padding, shape, ends):
     x = torch.randn(shape, dtype=torch.float64)
     dims = max(len(shape) - 2, 1)
@@ -24,6 +27,14 @@ def test_circular_padding_wraps_as_often_as_it_takes(n, before, after):
     x = torch.arange(n, dtype=torch.float64)[None]
     want = torch.arange(-before, n + after).remainder(n).double()[None]
     assert torch.equal(pad(x, [(before, after)], padding="circular"), want)
+
+
+@given(height=st.integers(1, 5), width=st.integers(1, 5), margin=st.integers(1, 13))
+@settings(max_examples=25, deadline=None)
+def test_so_it_does_in_two_dimensions(height, width, margin):
+    x = torch.arange(1.0, 1 + height * width).reshape(1, 1, height, width)
+    want = np.pad(x.numpy(), [(0, 0), (0, 0), (margin, margin), (margin, margin)], mode="wrap")
+    assert np.array_equal(pad(x, [(margin, margin)] * 2, padding="circular").numpy(), want)
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
@@ -47,6 +58,59 @@ def test_the_gradient_of_a_wrap_sums_what_each_pixel_became(before, after):
     want = torch.zeros(2, 4, dtype=torch.float64)
     want.index_add_(1, torch.arange(-before, 4 + after).remainder(4), seed)
     torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_circular_padding_keeps_the_layout_and_its_gradient_is_pytorchs(dtype, layout):
+    x = torch.randn(2, 3, 4, 6).to(dtype).contiguous(memory_format=layout).requires_grad_()
+    assert pool.fused(x)
+    got, want = pad(x, [(2, 2)] * 2, padding="circular"), F.pad(x, [2] * 4, mode="circular")
+    assert torch.equal(got, want)
+    assert got.is_contiguous(memory_format=layout)
+    # whole numbers, whose sums are exact in any order
+    seed = torch.randint(-8, 8, got.shape).to(dtype)
+    assert torch.equal(*(torch.autograd.grad(y, x, seed)[0] for y in (got, want)))
+
+
+def test_gradients_of_a_frame_of_one_width():
+    x = torch.randn(1, 2, 4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: pad(x, [(3, 3)] * 2, padding="circular"), x)
+    assert torch.autograd.gradgradcheck(lambda x: pad(x, [(3, 3)] * 2, padding="circular"), x)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": 1},
+        {"padding": 0},
+        {"padding": (2, 1), "stride": (2, 1), "bias": False},
+        {"padding": "same", "dilation": 2, "groups": 2},
+        {"padding": 2, "dilation": 2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("shape", [(2, 4, 7, 6), (4, 6, 7)])
+def test_a_padded_convolution_is_pytorchs(mode, options, shape):
+    theirs = nn.Conv2d(4, 6, 3, padding_mode=mode, dtype=torch.float64, **options)
+    ours = PaddedConv2d(4, 6, 3, padding_mode=mode, dtype=torch.float64, **options)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(ours(x), theirs(x))
+    got, want = (torch.autograd.grad(net(x).square().sum(), [x, *net.parameters()]) for net in (ours, theirs))
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(torch.fx.symbolic_trace(nn.Sequential(ours))(x), theirs(x))
+
+
+def test_a_padded_convolution_of_channels_last_stays_so():
+    conv = PaddedConv2d(3, 8, 3, padding=1, padding_mode="circular").to(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    compiled = torch.compile(conv, backend="eager", fullgraph=True)
+    assert conv(x).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(compiled(x), conv(x))
+    exported = torch.export.export(conv, (x,)).module()
+    torch.testing.assert_close(exported(x), conv(x))
 
 
 def test_exceptions_name_the_number_and_the_choice():
