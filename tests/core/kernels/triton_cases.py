@@ -44,6 +44,17 @@ def blurs():
         same(triton_pool.blur_pool_adjoint(y, phase, [5, 6], *options), back)
 
 
+def frames():
+    """A blur of one tap, evaluated beyond the border: padding."""
+    for layout, margin in itertools.product(LAYOUTS, (1, 2, 7)):
+        x, options = map_of((3, 4), layout), (None, 1, [1, 1], "circular", margin)
+        want = pool._blur_pool(x, *options)
+        same(triton_pool.blur_pool(x, *options), want, 0)
+        y = torch.randn_like(want)
+        back = pool._blur_pool_adjoint(y, None, [3, 4], *options[1:])
+        same(triton_pool.blur_pool_adjoint(y, None, [3, 4], *options[1:]), back)
+
+
 def precisions():
     for dtype, tolerance in ((torch.bfloat16, 2**-8), (torch.float16, 2**-10)):
         x = map_of((4, 4), torch.channels_last, dtype)
@@ -120,6 +131,6 @@ def steps():
         assert triton_proximal.step(moved, code, None, shrink, threshold, 0.0, nonnegative).isnan().sum() == 1
 
 
-for check in (blurs, precisions, choices, shifts, edges, correlations, steps):
+for check in (blurs, frames, precisions, choices, shifts, edges, correlations, steps):
     check()
     print(check.__name__, "pass")
