@@ -2,7 +2,7 @@
 # On other data, at the paper's scale:  snakemake -j1 pipelines/aps/all --config dataset=cifar10 scale=paper
 from pipelines import workflow as flow
 
-configfile: "config.yaml"
+configfile: f"{workflow.basedir}/config.yaml"
 
 flow.read(config)  # a wrong key or value is told here, in one sentence
 # every job runs the command line of the Python that runs snakemake, also where `stillpoint` is not on the PATH

@@ -21,11 +21,12 @@ TINY = "TRAIN.EPOCHS 1 DATA.LIMIT 64 MODEL.WIDTH 4 EVALUATE.REPEATS 1 EVALUATE.L
 MODELS = ("resnet20", "resnet20_aps1")
 
 
-def snakemake(tmp_path: Path, *words: str) -> str:
+def snakemake(tmp_path: Path, *words: str, folder: Path = ROOT) -> str:
     given = [f"results={tmp_path / 'results'}", f"data={tmp_path / 'data'}", "seeds=1", "device=cpu"]
     settings = f'settings=GRID "{list(MODELS)}" {TINY}'
     command = [sys.executable, "-m", "snakemake", "pipelines/aps/all", "--cores", "2", *words]
-    done = subprocess.run([*command, "--config", *given, settings], cwd=ROOT, capture_output=True, text=True)
+    command += ["--snakefile", str(ROOT / "Snakefile"), "--config", *given, settings]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     return done.stdout + done.stderr
 
@@ -45,6 +46,10 @@ def test_the_whole_workflow_ends_in_a_table_and_is_then_up_to_date(tmp_path: Pat
         assert (folder / "figures" / f"{name}.png").stat().st_size > 10_000
     assert (folder / "table.md").is_file() and (folder / "table.tex").is_file()
     assert "Nothing to be done" in snakemake(tmp_path, "--dry-run")
+
+
+def test_the_workflow_runs_in_another_folder(tmp_path: Path) -> None:
+    assert "pipelines/aps/all" in snakemake(tmp_path, "--dry-run", folder=tmp_path)
 
 
 def test_a_recipe_is_that_of_the_scale_where_there_is_one() -> None:

@@ -28,7 +28,9 @@ def interpreted():
     return done
 
 
-@pytest.mark.parametrize("law", ["blurs", "frames", "precisions", "choices", "shifts", "edges", "correlations", "steps"])
+@pytest.mark.parametrize(
+    "law", ["blurs", "frames", "precisions", "choices", "shifts", "edges", "correlations", "steps"]
+)
 def test_the_gpu_kernels_give_what_the_cpu_kernels_give(interpreted, law):
     assert f"{law} pass" in interpreted.stdout.splitlines(), interpreted.stderr
 
