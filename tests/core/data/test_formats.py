@@ -105,7 +105,11 @@ def link(name: str, target: str, kind: bytes) -> tarfile.TarInfo:
         link("a", "/etc/passwd", tarfile.SYMTYPE),
         link("a", "../../outside", tarfile.SYMTYPE),
         link("a", "../outside", tarfile.LNKTYPE),
+        link("a/b", "../../outside", tarfile.SYMTYPE),
+        link("a/b", "../outside", tarfile.LNKTYPE),
+        link("/a", "b", tarfile.SYMTYPE),
         link("device", "", tarfile.CHRTYPE),
+        link("pipe", "", tarfile.FIFOTYPE),
     ],
 )
 def test_an_escaping_archive_is_refused(tmp_path: Path, member: tarfile.TarInfo) -> None:
@@ -118,6 +122,13 @@ def test_an_archive_yields_its_files_and_a_truncated_one_is_refused(tmp_path: Pa
     content = np.random.RandomState(0).bytes(50000)
     path = archive(tmp_path / "a.tar.xz", (tarfile.TarInfo("one"), b"1"), (tarfile.TarInfo("b/two"), content))
     assert list(archive_files(path)) == [("one", b"1"), ("b/two", content)]
+    inside = (
+        link("b/three", "../one", tarfile.SYMTYPE),
+        link("four", "b/two", tarfile.LNKTYPE),
+        tarfile.TarInfo("a/../five"),
+    )
+    linked = archive(tmp_path / "l.tar.xz", *((member, b"") for member in inside))
+    assert list(archive_files(linked)) == [("a/../five", b"")]
     for size in (30000, 10):
         path.write_bytes(path.read_bytes()[:size])
         with pytest.raises(UserError, match="truncated or damaged"):
