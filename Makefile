@@ -18,13 +18,13 @@ test: $(STAMP)
 	$(BIN)/python -m pytest
 
 lint: $(STAMP)
-	$(BIN)/ruff format --check core pipelines tests hubconf.py
-	$(BIN)/ruff check core pipelines tests hubconf.py
+	$(BIN)/ruff format --check core pipelines stillpoint/__init__.py stillpoint/__main__.py tests hubconf.py
+	$(BIN)/ruff check core pipelines stillpoint/__init__.py stillpoint/__main__.py tests hubconf.py
 	$(BIN)/mypy
 
 format: $(STAMP)
-	$(BIN)/ruff format core pipelines tests hubconf.py
-	$(BIN)/ruff check --fix core pipelines tests hubconf.py
+	$(BIN)/ruff format core pipelines stillpoint/__init__.py stillpoint/__main__.py tests hubconf.py
+	$(BIN)/ruff check --fix core pipelines stillpoint/__init__.py stillpoint/__main__.py tests hubconf.py
 
 # the lock names versions and no address; torch comes in the build that torchvision asks for
 $(STAMP): requirements.lock pyproject.toml

@@ -1,6 +1,6 @@
 # All papers' workflows. Run one:  snakemake -j4 pipelines/aps/all
 # On other data, at the paper's scale:  snakemake -j1 pipelines/aps/all --config dataset=cifar10 scale=paper
-from pipelines import workflow as flow
+from stillpoint.pipelines import workflow as flow
 
 configfile: f"{workflow.basedir}/config.yaml"
 

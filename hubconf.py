@@ -2,6 +2,6 @@
 
 dependencies = ["torch", "pydantic", "yacs", "yaml"]
 
-from pipelines import create, names, pretrained  # noqa: E402 - torch.hub reads `dependencies` before it imports them
+from stillpoint import create, names, pretrained  # noqa: E402 - torch.hub reads `dependencies` before it imports them
 
 __all__ = ["create", "names", "pretrained"]

@@ -22,7 +22,7 @@ def measure(clock: Clock, networks: tuple[str, ...], batch: int, rounds: int) ->
     """Times and ratios of each network and filter."""
     import torch
 
-    import pipelines
+    from stillpoint import pipelines
 
     rows = []
     for arch in networks:
@@ -46,7 +46,7 @@ def measure(clock: Clock, networks: tuple[str, ...], batch: int, rounds: int) ->
 
 def published(name: str, plain: str) -> dict[str, float]:
     """The published ratio, where both times are on the plot."""
-    from pipelines.blurpool.pages import published as stated
+    from stillpoint.pipelines.blurpool.pages import published as stated
 
     found = {
         row["models"][0]: row["runtime_ms"]
@@ -61,7 +61,7 @@ def published(name: str, plain: str) -> dict[str, float]:
 
 def draw(measured: Mapping[str, Any], path: Path) -> None:
     """Ratios as bars, the published ones as marks."""
-    from core.figures import PALETTE, save, styled, subplots
+    from stillpoint.core.reporting.figures import PALETTE, save, styled, subplots
 
     @styled
     def drawn(path: Path) -> Path:
@@ -115,7 +115,7 @@ def main() -> int:
     form.add_argument("--figure", type=Path, default=HERE.parent / "docs" / "blurpool" / "runtime.png")
     args = form.parse_args()
     pin(args.threads, "benchmarks.blurpool_runtime")
-    from core.files import write_json
+    from stillpoint.core.base.files import write_json
 
     clock = Clock(args.device, args.threads)
     about = machine(clock)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.layers import BlurPool2d, PaddedConv2d, PolyphaseDownsample2d, binomial_kernel, pad
-from core.layers.adaptive_blur import adaptive_blur2d
+from stillpoint.core.layers import BlurPool2d, PaddedConv2d, PolyphaseDownsample2d, binomial_kernel, pad
+from stillpoint.core.layers.adaptive_blur import adaptive_blur2d
 
 BATCH, CHANNELS, HEIGHT = 32, 64, 56
 #: of the largest value: what sums of few terms may be off by, and the last of eight bits
@@ -236,7 +236,7 @@ def _packets(device: str, depth: int, dtype: torch.dtype, backward: bool) -> Cas
     _lend_pytorch_wavelets_what_it_misses()
     from pytorch_wavelets import DTCWTForward
 
-    from core.layers.wavelet_packets import WaveletPackets2d
+    from stillpoint.core.layers.wavelet_packets import WaveletPackets2d
 
     x = _map("contiguous", dtype, device, (8, 3, 224, 224))
     ours = WaveletPackets2d(depth=depth, stride=2**depth, padding="circular").to(device, dtype)
@@ -263,7 +263,7 @@ def _packets(device: str, depth: int, dtype: torch.dtype, backward: bool) -> Cas
 
 def _sparse_coding(device: str, layout: str, dtype: torch.dtype, backward: bool) -> Case:
     """Two steps of FISTA; the plain side is the same iteration, left to autograd as it stands."""
-    from core.layers.sparse_coding import SparseCoding2d
+    from stillpoint.core.layers.sparse_coding import SparseCoding2d
 
     x = _map(layout, dtype, device, (16, 64, 32, 32))
     torch.manual_seed(DICTIONARY)

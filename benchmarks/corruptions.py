@@ -75,7 +75,7 @@ def measure(name: str, theirs: Any, clock: Clock, rounds: int) -> dict[str, Any]
     """
     import numpy
 
-    from core.data.corruptions import corrupt
+    from stillpoint.core.data.corruptions import corrupt
 
     large, small = photographs(COUNT, SIDE), photographs(SMALL_COUNT, SMALL_SIDE)
     calls: dict[str, Callable[[], Any]] = {"stillpoint": lambda: corrupt(large, name, SEVERITY)}
@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = form.parse_args(arguments)
     pin(args.threads, "benchmarks.corruptions")
     theirs = peer()
-    from core.data.corruptions import NAMES
+    from stillpoint.core.data.corruptions import NAMES
 
     clock = Clock(args.device, args.threads)
     jobs = [(name, partial(measure, name, theirs, clock, args.rounds)) for name in NAMES]

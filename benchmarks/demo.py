@@ -39,7 +39,7 @@ def parts(results: Path) -> dict[str, Any]:
 
 def commands(paper: str, threads: int, folder: str) -> list[list[str]]:
     """What the workflow's jobs would call, in an order that they can be called in."""
-    from pipelines import workflow
+    from stillpoint.pipelines import workflow
 
     plan = workflow.plan(paper, {"seeds": 1, "results": folder, "threads": threads})
     where, cores = ["--results", folder], ["--threads", str(threads)]
@@ -52,7 +52,7 @@ def commands(paper: str, threads: int, folder: str) -> list[list[str]]:
 
 
 def in_one_process(paper: str, threads: int, folder: str) -> None:
-    from pipelines import cli
+    from stillpoint.pipelines import cli
 
     for words in commands(paper, threads, folder):
         if cli.main(words):
@@ -70,7 +70,7 @@ def measure(paper: str, threads: int, rounds: int, *, one_process: bool) -> dict
                 found = {**parts(Path(folder)), "jobs": 1, "all jobs": 1e3 * wall}
             else:
                 words = ["run", paper, "--seeds", "1", "--jobs", "1", "--threads", str(threads), "--results", folder]
-                wall, cpu = once([sys.executable, "-m", "pipelines", *words])
+                wall, cpu = once([sys.executable, "-m", "stillpoint", *words])
                 found = parts(Path(folder))
         jobs, networks = found.pop("jobs"), found.pop("networks")
         for name, value in {"wall": 1e3 * wall, "cpu": 1e3 * cpu, **found}.items():

@@ -1,7 +1,7 @@
 """All shift metrics in one evaluation, beside a DataLoader pass for every shift: ``stillpoint bench eval``.
 
-stillpoint   `core.evaluate.evaluate` with the metrics of the APS recipes: each batch is read once, all its views are
-             made on the device
+stillpoint   `evaluation.engine.evaluate` with the metrics of the APS recipes: each batch is read once, and its views
+             are made on the device
 torchvision  for each shift a pass over the images: Pillow image, ToTensor, Normalize, the shift, a DataLoader, the
              network; its shifts are the very ones that our evaluation draws
 
@@ -62,9 +62,9 @@ def passes(config: Any, images: Any) -> Iterator[tuple[str, int, Callable[[Any, 
     import torch
     from torch.nn import functional
 
-    from core.evaluations import erased
-    from core.randomness import uniform_integers
-    from core.shifts import fourier_shift
+    from stillpoint.core.base.randomness import uniform_integers
+    from stillpoint.core.data.shifts import fourier_shift
+    from stillpoint.core.evaluation.registry import erased
 
     numbers, reach, seed = torch.arange(len(images)), config.evaluate.max_shift, 0
     height, width = images.images.shape[2:]
@@ -119,7 +119,7 @@ def one_pass_a_shift(net: Any, images: Any, config: Any, device: str) -> dict[st
     import torch
 
     from benchmarks.pictures import torchvision_loader
-    from core.data.sets import sample
+    from stillpoint.core.data.sets import sample
 
     classes: dict[str, list[Any]] = {}
     net.eval()
@@ -148,9 +148,9 @@ def one_pass_a_shift(net: Any, images: Any, config: Any, device: str) -> dict[st
 def measure(name: str, clock: Clock, rounds: int) -> dict[str, Any]:
     import torch
 
-    import pipelines
     from benchmarks.pictures import pictures
-    from core.evaluate import evaluate
+    from stillpoint import pipelines
+    from stillpoint.core.evaluation.engine import evaluate
 
     config = pipelines.configure(name, "cifar10", [text for key, v in PAIRS.items() for text in (key, json.dumps(v))])
     images = pictures("cifar10", IMAGES, "test")

@@ -134,8 +134,8 @@ def machine(clock: Clock) -> dict[str, Any]:
     """What a reader needs to know of where numbers come from."""
     import torch
 
-    from core.kernels import native
-    from core.provenance import commit
+    from stillpoint.core.kernels import native
+    from stillpoint.core.runs.provenance import commit
 
     model = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):  # noqa: PTH110

@@ -61,9 +61,9 @@ def unpack(archive: Path, root: Path) -> int:
 def ours(root: Path, workers: int) -> dict[str, Callable[[], int]]:
     import torch
 
-    import pipelines
-    from core.data.build import loader
-    from core.shifts import crop_window
+    from stillpoint import pipelines
+    from stillpoint.core.data.build import loader
+    from stillpoint.core.data.shifts import crop_window
 
     config = pipelines.configure("blurpool/resnet18", "imagenet")
     options: dict[str, Any] = {"batch_size": BATCH, "workers": workers}
@@ -125,7 +125,7 @@ def main() -> int:
     form.add_argument("--json", type=Path, default=RESULTS / "imagenet_loader.json")
     args = form.parse_args()
     pin(1, "benchmarks.imagenet_loader")
-    from core.files import write_json
+    from stillpoint.core.base.files import write_json
 
     clock = Clock("cpu", 1)
     about = machine(clock)

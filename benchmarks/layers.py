@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.only and not args.again:
         return
     from benchmarks.report import write
-    from core.files import write_json
+    from stillpoint.core.base.files import write_json
 
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"layers-{args.device}.json"

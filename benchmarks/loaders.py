@@ -1,6 +1,6 @@
 """Loaders beside torchvision's: ``stillpoint bench loader [--photographs ARCHIVE.tar]``.
 
-augmented    an epoch of 32x32 images cropped out of a padded image and flipped: `core.data.loading.DeviceLoader` beside
+augmented    an epoch of 32x32 images cropped out of a padded image and flipped: `data.loading.DeviceLoader` beside
              RandomCrop, RandomHorizontalFlip, ToTensor, Normalize in a DataLoader
 translated   an epoch of 56x56 windows of 28x28 images padded by 28: the same, beside Pad and RandomCrop
 training, evaluation, ten windows
@@ -30,8 +30,8 @@ def small(name: str, padding: int, window: int | None, flip: bool) -> tuple[Side
     from torchvision import transforms
 
     from benchmarks.pictures import pictures, torchvision_loader
-    from core.data.augment import Augment, Crop, Flip, Stage, Step
-    from core.data.loading import DeviceLoader
+    from stillpoint.core.data.augment import Augment, Crop, Flip, Stage, Step
+    from stillpoint.core.data.loading import DeviceLoader
 
     images = pictures(name, COUNT)
     steps: list[tuple[Step, Stage]] = [(Crop(padding, window), "pixels")]

@@ -21,8 +21,8 @@ MODES = ("inference", "training")
 
 def contenders() -> dict[str, Any]:
     """Networks by their names; each ``<side>`` is compared with its ``<side> plain``."""
-    from core.backbones.resnet import resnet
-    from core.layers import downsample_factory
+    from stillpoint.core.backbones.resnet import resnet
+    from stillpoint.core.layers import downsample_factory
 
     nets: dict[str, Any] = {
         "stillpoint plain": resnet(ARCH),

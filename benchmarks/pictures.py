@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from core.data.catalogue import info
-from core.data.datasets import load
-from core.data.sets import ImageSet
-from core.errors import UserError
-from core.randomness import generator
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.randomness import generator
+from stillpoint.core.config.catalogue import info
+from stillpoint.core.data.datasets import load
+from stillpoint.core.data.sets import ImageSet
 
 NOISE = "uint8 noise"
 

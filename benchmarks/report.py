@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import jobs
-from core.figures import PALETTE, save, styled, subplots
-from core.files import write_atomic, write_json
+from stillpoint.core.base.files import write_atomic, write_json
+from stillpoint.core.reporting.figures import PALETTE, save, styled, subplots
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

@@ -42,7 +42,7 @@ def contender(
     import torch
     import torch.nn.functional as F
 
-    import pipelines
+    from stillpoint import pipelines
 
     images = torch.randn(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (batch,), device=device)
@@ -69,7 +69,7 @@ def layers(clock: Clock, device: str, rounds: int) -> dict[str, Any]:
     import torch
     import torch.nn.functional as F
 
-    from core.layers.sparse_coding import SparseCoding2d
+    from stillpoint.core.layers.sparse_coding import SparseCoding2d
 
     found = {}
     for shown, channels in LAYERS.items():
@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     import torch
 
-    from core.files import write_json
+    from stillpoint.core.base.files import write_json
 
     torch.manual_seed(0)
     clock = Clock(args.device, args.threads)

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.harness import Clock, job_form, pin, run_jobs, spread
 
 ROOT = Path(__file__).parents[1]
-STILLPOINT = [sys.executable, "-m", "pipelines"]
+STILLPOINT = [sys.executable, "-m", "stillpoint"]
 OPTIMISER = "import torch; torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1)"
 STEP = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "64", "TRAIN.BATCH_SIZE", "64"]
 

@@ -2,7 +2,7 @@
 
 Forward, loss, backward and SGD on batches of 128 images of 32x32, cropped out of a padded image and flipped at random:
 
-stillpoint   `core.train.train` as a run calls it: images on the device, batched augmentation, all that a step keeps
+stillpoint   `training.train.train` as a run calls it: images on the device, batched augmentation, all that a step keeps
 network      the same network on batches that were ready before the clock started: what no loop can be faster than
 torchvision  RandomCrop, RandomHorizontalFlip, ToTensor, Normalize in a DataLoader, and the usual loop
 
@@ -30,7 +30,7 @@ BATCH, WARM_UP = 128, 3
 
 def configured(name: str, steps: int) -> Any:
     """The recipe of every contender: cropped and flipped images, one rate, one epoch of `steps` steps."""
-    import pipelines
+    from stillpoint import pipelines
 
     pairs = {
         "DATA.VALIDATION": 0,
@@ -53,7 +53,7 @@ def plain_steps(config: Any, device: str, batches: Iterator[tuple[Any, Any]]) ->
     import torch
     from torch.nn import functional
 
-    import pipelines
+    from stillpoint import pipelines
 
     net = pipelines.build(config).to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     recipe = config.train
@@ -83,12 +83,12 @@ def torchvision_batches(images: Any, device: str) -> Iterator[tuple[Any, Any]]:
 
 def measure(name: str, clock: Clock, rounds: int) -> dict[str, Any]:
     """Times of every contender's steps and their ratios; `RuntimeError` where losses differ that must not."""
-    import pipelines
     from benchmarks.pictures import pictures
-    from core.data.build import Loaders, augmentation
-    from core.data.loading import DeviceLoader
-    from core.runs import Run
-    from core.train import Progress, train
+    from stillpoint import pipelines
+    from stillpoint.core.data.build import Loaders, augmentation
+    from stillpoint.core.data.loading import DeviceLoader
+    from stillpoint.core.runs.layout import Run
+    from stillpoint.core.training.train import Progress, train
 
     steps = rounds + WARM_UP
     config = configured(name, steps)

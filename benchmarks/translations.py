@@ -4,7 +4,7 @@
 windows of images padded to 84x84. Contenders, in turn in every round, each over the same number of batches:
 
 ready        the network alone, on windows that were cut before the clock started
-ours         `core.data.loading.DeviceLoader`: bytes on the device, whole rows of a window copied at once
+ours         `stillpoint.core.data.loading.DeviceLoader`: bytes on the device, whole rows of a window copied at once
 float gather the images padded and normalised beforehand as float32, pixels gathered one by one
 torchvision  Pad, RandomCrop, ToTensor, Normalize in a DataLoader with two workers (in its last round only: it is slow)
 
@@ -44,7 +44,7 @@ def epoch(batches: Batches, number: int) -> dict[str, float]:
     import torch
     from torch.nn import functional
 
-    from core.backbones.perceptron import Perceptron
+    from stillpoint.core.backbones.perceptron import Perceptron
 
     net = Perceptron(WINDOW * WINDOW)
     optimiser = torch.optim.SGD(net.parameters(), 0.01, 0.5, fused=True)
@@ -65,8 +65,8 @@ def epoch(batches: Batches, number: int) -> dict[str, float]:
 
 
 def ours(sets: dict[bool, Any]) -> Batches:
-    from core.data.augment import Augment, Crop
-    from core.data.loading import DeviceLoader
+    from stillpoint.core.data.augment import Augment, Crop
+    from stillpoint.core.data.loading import DeviceLoader
 
     augment = Augment(((Crop(PADDING, WINDOW), "pixels"),))
     loaders = {
@@ -190,8 +190,8 @@ def main() -> int:
     form.add_argument("--items", action="store_true", help="measure one image in a worker, and nothing else")
     args = form.parse_args()
     pin(args.threads, "benchmarks.translations")
-    from core.data.datasets import load
-    from core.files import write_json
+    from stillpoint.core.base.files import write_json
+    from stillpoint.core.data.datasets import load
 
     clock = Clock("cpu", args.threads)
     sets = {part == "train": load("fashion_mnist", None, part, val_size=0) for part in ("train", "test")}

@@ -48,9 +48,9 @@ def main() -> None:
     pin(args.threads, "benchmarks.wavelet_twins")
     import torch
 
-    from pipelines.wavelet_twins.catalogue import CLASSIFIERS
-    from pipelines.wavelet_twins.cost import VARIANTS
-    from pipelines.wavelet_twins.models import network
+    from stillpoint.pipelines.wavelet_twins.catalogue import CLASSIFIERS
+    from stillpoint.pipelines.wavelet_twins.cost import VARIANTS
+    from stillpoint.pipelines.wavelet_twins.models import network
 
     clock = Clock(args.device, args.threads)
     images = torch.randn(args.batch, 3, 224, 224, device=args.device).to(memory_format=torch.channels_last)

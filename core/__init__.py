@@ -1,11 +1,5 @@
-"""Images, networks and shifts. Nothing here imports torch until it is used."""
+"""Images, networks and shifts, and no paper. Nothing here imports torch until it is used.
 
-from typing import Any
-
-
-def __getattr__(name: str) -> Any:
-    if name == "antialias":
-        from core.surgery import antialias
-
-        return antialias
-    raise AttributeError(f"module 'core' has no attribute {name!r}")
+Twelve rooms; each imports from those before it alone, inside functions too (tests/test_house.py holds the order):
+base, config, data, kernels, layers, backbones, surgery, metrics, runs, training, evaluation, reporting.
+"""

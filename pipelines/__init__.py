@@ -1,8 +1,8 @@
 """The door: every network of every paper by name, made or loaded in one line.
 
-    import pipelines
-    net = pipelines.create("aps/resnet18_aps3", dataset="cifar10")
-    pipelines.names("aps/*lpf3")
+    import stillpoint
+    net = stillpoint.create("aps/resnet18_aps3", dataset="cifar10")
+    stillpoint.names("aps/*lpf3")
 
 Papers are the folders beside this file; one is imported only when asked for, torch only when a network is made.
 A paper's folder offers ``catalogue.models()`` (torch-free), ``config.Config`` (the schema) and ``models.build``.
@@ -17,17 +17,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.data.catalogue import DATASETS
-from core.errors import UserError, closest, nearest
+from stillpoint.core.base.errors import UserError, closest, nearest
+from stillpoint.core.config.catalogue import DATASETS
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from core.config import RunConfig
-    from core.runs import Run
-    from pipelines.loading import LoadedRun
+    from stillpoint.core.config.schema import RunConfig
+    from stillpoint.core.runs.layout import Run
+    from stillpoint.pipelines.loading import LoadedRun
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 #: where pretrained weights and their cards are
 PRETRAINED = HERE.parent / "pretrained"
 
@@ -58,7 +58,7 @@ def models(paper: str) -> dict[str, ModelEntry]:
     """The networks of one paper by name; a `UserError` for an unknown paper."""
     if paper not in papers():
         raise UserError(f"unknown pipeline {paper!r}: one of {', '.join(papers())}")
-    return import_module(f"pipelines.{paper}.catalogue").models()
+    return import_module(f"stillpoint.pipelines.{paper}.catalogue").models()
 
 
 def names(pattern: str = "*") -> list[str]:
@@ -91,7 +91,7 @@ def _full_names(model: str) -> str:
 def schema(paper: str) -> type[RunConfig]:
     """The configuration schema of a paper."""
     models(paper)
-    return import_module(f"pipelines.{paper}.config").Config
+    return import_module(f"stillpoint.pipelines.{paper}.config").Config
 
 
 def recipe_path(paper: str, recipe: str) -> Path:
@@ -105,7 +105,7 @@ def recipe_path(paper: str, recipe: str) -> Path:
 
 def configure(name: str, recipe: str = "digits", pairs: list[str] | None = None, seed: int = 0) -> RunConfig:
     """The resolved configuration of a network under a recipe, with `pairs` (``KEY VALUE ...``) laid over it."""
-    from core.config import merge, read_yaml
+    from stillpoint.core.config.schema import merge, read_yaml
 
     paper, model = entry(name)
     form = schema(paper)
@@ -125,37 +125,37 @@ def build(config: RunConfig) -> nn.Module:
     """The network of a configuration, initialised from its seed."""
     import torch
 
-    from core.randomness import seed_for
+    from stillpoint.core.base.randomness import seed_for
 
     data = DATASETS[config.data.name]
     size = config.data.image_size or data.size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("init", config.seed))
-        return import_module(f"pipelines.{config.pipeline}.models").build(
+        return import_module(f"stillpoint.pipelines.{config.pipeline}.models").build(
             config.model, in_channels=data.channels, num_classes=data.num_classes, image_size=size
         )
 
 
 def evaluations(config: RunConfig) -> Any:
-    """The evaluations by name of a configuration's paper (see `core.evaluate`); None: it has core's alone."""
+    """The evaluations by name of a configuration's paper (see `evaluation.engine`); None: it has core's alone."""
     if not (HERE / config.pipeline / "evaluate.py").is_file():
         return None
-    return import_module(f"pipelines.{config.pipeline}.evaluate").evaluations(config)
+    return import_module(f"stillpoint.pipelines.{config.pipeline}.evaluate").evaluations(config)
 
 
 def evaluated(config: RunConfig, run: Run) -> None:
     """Does what a configuration's paper does besides with a run that was measured, such as keeping dated scores."""
     if (HERE / config.pipeline / "evaluate.py").is_file():
-        after = getattr(import_module(f"pipelines.{config.pipeline}.evaluate"), "evaluated", None)
+        after = getattr(import_module(f"stillpoint.pipelines.{config.pipeline}.evaluate"), "evaluated", None)
         if after is not None:
             after(config, run)
 
 
 def hooks(config: RunConfig) -> Any:
-    """What a configuration's paper does besides in training (`core.train.TrainHooks`); None: nothing."""
+    """What a configuration's paper does besides in training (`training.train.TrainHooks`); None: nothing."""
     if not (HERE / config.pipeline / "training.py").is_file():
         return None
-    return import_module(f"pipelines.{config.pipeline}.training").hooks(config)
+    return import_module(f"stillpoint.pipelines.{config.pipeline}.training").hooks(config)
 
 
 def create(name: str, *, dataset: str | None = None, seed: int = 0, **settings: Any) -> nn.Module:
@@ -177,9 +177,9 @@ def pretrained(name: str) -> nn.Module:
 
     ``dvc pull`` brings them; ``pretrained/<name>.md`` says what they are. `UserError` where there are none.
     """
-    from core import cards
-    from core.checkpoint import load_weights
-    from core.config import validate
+    from stillpoint.core.config.schema import validate
+    from stillpoint.core.runs import cards
+    from stillpoint.core.runs.checkpoint import load_weights
 
     paper, _ = entry(name)
     card, path = cards.read(PRETRAINED, name), cards.weights(PRETRAINED, name)
@@ -191,7 +191,7 @@ def pretrained(name: str) -> nn.Module:
 def without_recipe(name: str, dataset: str, pairs: list[str] | None = None, seed: int = 0) -> RunConfig:
     """The configuration of a network in the form it has for a data set, without a recipe: to build, not to train."""
     paper, model = entry(name)
-    from core.config import merge
+    from stillpoint.core.config.schema import merge
 
     if dataset not in DATASETS:
         raise UserError(f"unknown data set {dataset!r}: one of {', '.join(DATASETS)}")
@@ -210,6 +210,6 @@ def load(
     name: str, *, recipe: str | None = None, seed: int = 0, status: str = "weights", results: str | Path = "results"
 ) -> LoadedRun:
     """A trained run: ``load("wavelet_twins/R34wyC", recipe="cifar10", status="e300").net`` (see pipelines.loading)."""
-    from pipelines.loading import load_run
+    from stillpoint.pipelines.loading import load_run
 
     return load_run(name, recipe=recipe, seed=seed, status=status, results=results)

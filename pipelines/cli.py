@@ -11,9 +11,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from core.errors import UserError
-from core.interrupt import Interrupted
-from pipelines.commands import COMMANDS
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.interrupt import Interrupted
+from stillpoint.pipelines.commands import COMMANDS
 
 DESCRIPTION = """Shift invariance of image classifiers: reproducible pipelines, one per paper.
 

@@ -1,6 +1,6 @@
 """Any registered network as a scikit-learn classifier.
 
-from pipelines.estimator import NetworkClassifier
+from stillpoint.pipelines.estimator import NetworkClassifier
 NetworkClassifier("wavelet_twins/R18wyC_mod", settings=("TRAIN.EPOCHS", "5")).fit(X, y).score(X, y)
 """
 
@@ -15,18 +15,18 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-import pipelines
-from core.checkpoint import load_weights
-from core.data.build import Loaders, augmentation
-from core.data.catalogue import info
-from core.data.datasets import content_digest
-from core.data.loading import DeviceLoader
-from core.data.sets import ImageSet
-from core.device import pick
-from core.errors import UserError
-from core.evaluate import Predictor
-from core.runs import Run
-from core.train import train
+from stillpoint import pipelines
+from stillpoint.core.base.device import pick
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.catalogue import info
+from stillpoint.core.data.build import Loaders, augmentation
+from stillpoint.core.data.datasets import content_digest
+from stillpoint.core.data.loading import DeviceLoader
+from stillpoint.core.data.sets import ImageSet
+from stillpoint.core.evaluation.engine import Predictor
+from stillpoint.core.runs.checkpoint import load_weights
+from stillpoint.core.runs.layout import Run
+from stillpoint.core.training.train import train
 
 
 class NetworkClassifier(ClassifierMixin, BaseEstimator):
@@ -37,7 +37,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         recipe: of the network's paper; its data set says the images' form and normalisation.
         settings: KEY VALUE pairs laid over the recipe, ``("TRAIN.EPOCHS", "5")``.
         seed: of the weights, the order of images and the augmentation.
-        device: as `core.device.pick` takes it.
+        device: as `stillpoint.core.base.device.pick` takes it.
         folder: where the run is kept, so that a fit that was interrupted goes on; none: nothing is kept.
 
     `X` are uint8 images (N, C, H, W), or (N, H, W) where there is one channel, of the data set's form; `y` are

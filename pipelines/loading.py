@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import nn
 
-import pipelines
-from core.config import RunConfig, merge, read_yaml
-from core.errors import UserError
-from core.records import Row, read_history
-from core.runs import Run
-from core.statuses import fill_at, kept_epoch
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.schema import RunConfig, merge, read_yaml
+from stillpoint.core.runs.layout import Run
+from stillpoint.core.runs.records import Row, read_history
+from stillpoint.core.runs.statuses import fill_at, kept_epoch
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class LoadedRun:
     @property
     def metrics(self) -> dict[str, Any]:
         """What was measured of the network at this moment; empty before ``stillpoint evaluate <folder> --status``."""
-        from core.tables import read_metrics
+        from stillpoint.core.reporting.tables import read_metrics
 
         return read_metrics(self.measured)["trained"] if self.measured else {}
 

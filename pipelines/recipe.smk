@@ -1,6 +1,6 @@
 # The rules of one paper under one recipe. Data come from core/data/prepare.smk.
 # `decides` is a digest of the code and settings behind a result, so that what no longer follows from them is made again.
-from pipelines import workflow as flow
+from stillpoint.pipelines import workflow as flow
 
 plan = flow.plan(PAPER, config)
 run = f"{plan.folder}/{{model}}/seed{{seed}}"

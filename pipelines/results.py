@@ -2,8 +2,8 @@
 
 A paper that shows more than the common table and figures has a ``results.py`` beside its Snakefile with any of
 
-    METRICS   columns of the table, in order (default: `core.tables.METRICS`)
-    AXES      the two metrics that the Pareto front is drawn over (default: `core.tables.AXES`)
+    METRICS   columns of the table, in order (default: `stillpoint.core.reporting.tables.METRICS`)
+    AXES      the two metrics that the Pareto front is drawn over (default: `stillpoint.core.reporting.tables.AXES`)
     FIGURES   name -> function (results, path) that draws ``figures/<name>.png`` (default: `FIGURES` below)
     NEEDS     figure -> (evaluation that it shows, pattern of the networks that have it): no such figure without both
     PAGES     file name -> function (results, path) that writes ``<file name>`` beside the table (default: none)
@@ -21,12 +21,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import pipelines
-from core import tables
-from core.config import RunConfig, deciding, differences, read_settings, shared
-from core.data.catalogue import info
-from core.errors import UserError
-from core.runs import Run
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.catalogue import info
+from stillpoint.core.config.schema import RunConfig, deciding, differences, read_settings, shared
+from stillpoint.core.reporting import tables
+from stillpoint.core.runs.layout import Run
 
 #: no column of top-5 accuracy for data sets of so many classes or fewer
 FEW_CLASSES = 10
@@ -48,13 +48,13 @@ Make = Callable[[Results, Path], object]
 
 
 def consistency_accuracy(results: Results, path: Path) -> None:
-    from core import figures
+    from stillpoint.core.reporting import figures
 
     figures.consistency_accuracy(results.table, path)
 
 
 def shift_maps(results: Results, path: Path) -> None:
-    from core import figures
+    from stillpoint.core.reporting import figures
 
     maps = {model: figures.read_shift_maps([run.maps for run in own]) for model, own in results.runs.items()}
     held = {model: found for model, found in maps.items() if found is not None}
@@ -68,7 +68,7 @@ def shift_maps(results: Results, path: Path) -> None:
 
 
 def learning_curves(results: Results, path: Path) -> None:
-    from core import figures
+    from stillpoint.core.reporting import figures
 
     histories = {model: [figures.read_history(run.history) for run in own] for model, own in results.runs.items()}
     figures.learning_curves(histories, path, title=results.table.title)
@@ -101,7 +101,7 @@ def form(paper: str, config: RunConfig) -> Form:
     """
     shown, needs = Form(), NEEDS
     if (pipelines.HERE / paper / "results.py").is_file():
-        own = import_module(f"pipelines.{paper}.results")
+        own = import_module(f"stillpoint.pipelines.{paper}.results")
         needs = {**NEEDS, **getattr(own, "NEEDS", {})}
         if hasattr(own, "form"):
             shown = own.form(config)
@@ -122,7 +122,7 @@ def gather(paper: str, recipe: str, root: Path, seeds: int | None, pairs: list[s
     """What was evaluated under a recipe; its table is titled with the data set's own title and the recipe's."""
     import yaml
 
-    from pipelines import workflow
+    from stillpoint.pipelines import workflow
 
     config = workflow.recipe_config(paper, recipe, pairs)
     runs = tables.found_runs(paper, recipe, root, seeds)

@@ -1,6 +1,6 @@
 # What every paper's Snakefile includes after it has said which PAPER it is. A workflow's settings are for one paper, so
 # one that has no such recipe or key has no rules; only who asks for it is told why.
-from pipelines import workflow as flow
+from stillpoint.pipelines import workflow as flow
 
 refusal = flow.refusal(PAPER, config)
 

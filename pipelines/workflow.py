@@ -17,23 +17,23 @@ from typing import Any, NamedTuple, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-import pipelines
-from core import runs
-from core.config import RunConfig, merge, read_yaml
-from core.data.catalogue import data_root
-from core.errors import UserError
-from core.files import digest, digest_of
-from pipelines import results
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.files import digest, digest_of
+from stillpoint.core.config.catalogue import data_root
+from stillpoint.core.config.schema import RunConfig, merge, read_yaml
+from stillpoint.core.runs import layout
+from stillpoint.pipelines import results
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 #: The command line of this very Python, whether or not its folder is on the PATH.
-STILLPOINT = f"{shlex.quote(sys.executable)} -m pipelines"
+STILLPOINT = f"{shlex.quote(sys.executable)} -m stillpoint"
 #: What decides a result, beside the pipeline's own files; the imports of these are followed.
 ENTRIES = {
-    "train": ["core/train.py"],
-    "evaluate": ["core/evaluate_run.py"],
-    "table": ["core/tables.py", "pipelines/commands/results.py"],
-    "figures": ["core/tables.py", "core/figures.py", "pipelines/commands/results.py"],
+    "train": ["core/training/train.py"],
+    "evaluate": ["core/evaluation/run.py"],
+    "table": ["core/reporting/tables.py", "pipelines/commands/results.py"],
+    "figures": ["core/reporting/tables.py", "core/reporting/figures.py", "pipelines/commands/results.py"],
 }
 
 
@@ -138,9 +138,9 @@ class Plan:
         return self.data / "prepared" / f"{self.config.data.name}.json"
 
     @cached_property
-    def runs(self) -> list[runs.Run]:
+    def runs(self) -> list[layout.Run]:
         return [
-            runs.Run(self.paper, self.recipe, model, seed, self.root)
+            layout.Run(self.paper, self.recipe, model, seed, self.root)
             for model in self.config.grid
             for seed in range(self.seeds)
         ]
@@ -155,17 +155,17 @@ class Plan:
 
     def tables(self) -> dict[str, str]:
         return {
-            suffix: str(runs.table(self.paper, self.recipe, suffix, self.root))
+            suffix: str(layout.table(self.paper, self.recipe, suffix, self.root))
             for suffix in ("csv", "md", "tex", "json")
         }
 
     def figures(self) -> dict[str, str]:
         names = results.form(self.paper, self.config).figures
-        return {name: str(runs.figure(self.paper, self.recipe, name, self.root)) for name in names}
+        return {name: str(layout.figure(self.paper, self.recipe, name, self.root)) for name in names}
 
     def pages(self) -> dict[str, str]:
         names = results.form(self.paper, self.config).pages
-        return {name: str(runs.page(self.paper, self.recipe, name, self.root)) for name in names}
+        return {name: str(layout.page(self.paper, self.recipe, name, self.root)) for name in names}
 
     def resolved(self, model: str, seed: int) -> RunConfig:
         return pipelines.configure(f"{self.paper}/{model}", self.recipe, self.pairs, seed)
@@ -176,7 +176,7 @@ class Plan:
         Snakemake knows nothing of such a run and would take it for its own. One that a workflow made has ``code.txt``,
         and is made again where `decides` has changed.
         """
-        run = runs.Run(self.paper, self.recipe, model, seed, self.root)
+        run = layout.Run(self.paper, self.recipe, model, seed, self.root)
         if not run.code.is_file() and (changed := results.departures(run, self.pairs)):
             raise UserError(
                 f"{run.folder} holds a run that was trained by hand with other settings ({'; '.join(changed[:4])}): "
@@ -274,7 +274,7 @@ def _imports(nodes: Iterable[ast.AST]) -> frozenset[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return frozenset(name for name in names if name.split(".")[0] in ("core", "pipelines"))
+    return frozenset(name for name in names if name.split(".")[0] == "stillpoint")
 
 
 @cache
@@ -302,8 +302,11 @@ def imports_of(path: Path, *, top: bool = False) -> frozenset[str]:
 
 @cache
 def module_files(name: str) -> tuple[Path, ...]:
-    """Files that the import of a dotted name runs: the module and its parents' ``__init__``."""
-    parts = name.split(".")
+    """Files of the repository that the import of a dotted name runs: the module and its parents' ``__init__``."""
+    package, *parts = name.split(".")
+    if package != "stillpoint" or not parts:
+        return ()
+    # the files lie in core/ and pipelines/, whatever link leads there
     candidates = [Path(*parts[:depth]) / "__init__.py" for depth in range(1, len(parts) + 1)]
     candidates.append(Path(*parts).with_suffix(".py"))
     return tuple(path for path in candidates if (ROOT / path).is_file())

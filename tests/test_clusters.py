@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from pipelines import workflow
+from stillpoint.pipelines import workflow
 
 PAGE = (Path(__file__).parent.parent / "docs" / "clusters.md").read_text()
 PHOTOGRAPHS, RATE = 1_281_167, 1000

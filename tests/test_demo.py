@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import results, workflow
+from stillpoint.pipelines import results, workflow
 from tests import demo
 
 SEVERAL, ONE = ((demo.COMMITTED / name).read_text() for name in ("table.csv", "seed0.csv"))
 #: a run to its table in one process, because the import of torch is most of a short one's time
 PROGRAM = """
 import sys
-from pipelines.cli import main
+from stillpoint.pipelines.cli import main
 where = ["--results", sys.argv[1], "--data", sys.argv[2]]
 pairs = ["TRAIN.EPOCHS", "2", "DATA.LIMIT", "64", "MODEL.WIDTH", "4", "EVALUATE.REPEATS", "1"]
 pairs += ["EVALUATE.LIMIT_ALL_SHIFTS", "1"]

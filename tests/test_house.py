@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import papers
-from pipelines.workflow import imports_of, module_files
+from stillpoint.pipelines import papers
+from stillpoint.pipelines.workflow import imports_of, module_files
 
 ROOT = Path(__file__).parent.parent
+#: each room of core imports from those before it
+ROOMS = [
+    *("base", "config", "data", "kernels", "layers", "backbones"),
+    *("surgery", "metrics", "runs", "training", "evaluation", "reporting"),
+]
 SOURCES = sorted(path.relative_to(ROOT) for part in ("core", "pipelines") for path in (ROOT / part).rglob("*.py"))
 
 
@@ -24,19 +29,24 @@ def tracked() -> list[Path]:
     return [ROOT / line for line in listed.stdout.splitlines() if (ROOT / line).is_file()]
 
 
-@pytest.mark.parametrize(
-    ("who", "never"),
-    [("core", "pipelines"), ("core/layers", "core.backbones"), ("core/metrics", "core.train")],
-)
-def test_a_layer_never_imports_the_one_above_it(who: str, never: str) -> None:
-    guilty = [
-        f"{path} imports {name}"
-        for path in SOURCES
-        if path.is_relative_to(who)
-        for name in imports_of(ROOT / path)
-        if name == never or name.startswith(never + ".")
-    ]
+def test_rooms_import_only_from_the_rooms_before_them() -> None:
+    guilty = []
+    for path in SOURCES:
+        if path.parts[0] != "core" or len(path.parts) == 2:
+            continue
+        allowed = ROOMS[: ROOMS.index(path.parts[1]) + 1]
+        for name in imports_of(ROOT / path):
+            parts = name.split(".")[1:]
+            if parts and (parts[0] != "core" or (len(parts) > 1 and parts[1] not in allowed)):
+                guilty.append(f"{path} imports {name}")
     assert not guilty
+
+
+def test_core_holds_its_rooms_and_nothing_beside_them() -> None:
+    inside = {path.name for path in (ROOT / "core").iterdir() if path.name != "__pycache__"}
+    assert inside == {*ROOMS, "__init__.py"}
+    for room in ROOMS:
+        assert ast.get_docstring(ast.parse((ROOT / "core" / room / "__init__.py").read_text())), room
 
 
 def test_a_pipeline_never_imports_another() -> None:
@@ -46,9 +56,7 @@ def test_a_pipeline_never_imports_another() -> None:
         for path in SOURCES
         if path.is_relative_to(f"pipelines/{paper}")
         for name in imports_of(ROOT / path)
-        if name.split(".")[0] == "pipelines"
-        and len(name.split(".")) > 1
-        and name.split(".")[1] in set(papers()) - {paper}
+        if name.startswith("stillpoint.pipelines.") and name.split(".")[2] in set(papers()) - {paper}
     ]
     assert not guilty
 
@@ -117,7 +125,7 @@ def test_every_recipe_opens_with_its_paper_and_its_command() -> None:
 def test_the_command_line_starts_without_torch(words: list[str]) -> None:
     program = (
         "import sys, contextlib, io, json\n"
-        "from pipelines.cli import main\n"
+        "from stillpoint.pipelines.cli import main\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
         f"    main({words!r})\n"
         "print(json.dumps(sorted(sys.modules)))\n"
@@ -125,16 +133,19 @@ def test_the_command_line_starts_without_torch(words: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(json.loads(done.stdout))
     assert not loaded & {"torch", "torchvision", "matplotlib", "pandas", "snakemake", "sklearn"}
-    assert "pipelines.aps.catalogue" in loaded or "--help" in words
+    assert "stillpoint.pipelines.aps.catalogue" in loaded or "--help" in words
     # these alone took two thirds of the half second that a start may take
     assert words[0] == "show-config" or not loaded & {"pydantic", "yacs", "yaml"}
 
 
 def test_neither_the_layers_nor_a_step_of_training_load_what_only_some_need() -> None:
     program = (
-        "import json, sys, core.evaluate, core.layers, core.optim, core.train, torch\n"
-        "net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), core.layers.BlurPool2d(2))\n"
-        "optimizer = core.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True)\n"
+        "import json, sys, torch\n"
+        "import stillpoint.core.evaluation.engine, stillpoint.core.training.train\n"
+        "from stillpoint.core import layers\n"
+        "from stillpoint.core.training import optim\n"
+        "net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), layers.BlurPool2d(2))\n"
+        "optimizer = optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True)\n"
         "net(torch.ones(1, 1, 8, 8)).sum().backward()\n"
         "optimizer.step(), optimizer.zero_grad(), optimizer.load_state_dict(optimizer.state_dict())\n"
         "print(json.dumps(sorted(sys.modules)))\n"

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import pipelines
-from core import cards
-from core.checkpoint import read_tensors, save_weights
-from core.data.catalogue import DATASETS
-from core.data.datasets import load
-from core.errors import UserError
-from pipelines.cli import main
-from pipelines.commands.pretrained import SAMPLE, of_card, on_digits, probe, write_stand_in
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.catalogue import DATASETS
+from stillpoint.core.data.datasets import load
+from stillpoint.core.runs import cards
+from stillpoint.core.runs.checkpoint import read_tensors, save_weights
+from stillpoint.pipelines.cli import main
+from stillpoint.pipelines.commands.pretrained import SAMPLE, of_card, on_digits, probe, write_stand_in
 
 ROOT = Path(__file__).parent.parent
 FOLDER = pipelines.PRETRAINED

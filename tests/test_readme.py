@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import parser
-from pipelines.commands import COMMANDS
+from stillpoint.pipelines.cli import parser
+from stillpoint.pipelines.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 TEXTS = {

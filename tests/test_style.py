@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CODE = ["core", "pipelines", "tests", "hubconf.py"]
+CODE = ["core", "pipelines", "stillpoint/__init__.py", "stillpoint/__main__.py", "tests", "hubconf.py"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from core.layers.downsample import DownsampleFactory
+from stillpoint.core.layers.downsample import DownsampleFactory
 
 
 class AlexNet(nn.Module):

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from core.backbones.stem import DenseMaxPool2d
-from core.layers.downsample import DownsampleFactory
-from core.layers.padding import PaddedConv2d
+from stillpoint.core.backbones.stem import DenseMaxPool2d
+from stillpoint.core.layers.downsample import DownsampleFactory
+from stillpoint.core.layers.padding import PaddedConv2d
 
 
 class Front(Protocol):

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from core.layers.downsample import DownsampleFactory
+from stillpoint.core.layers.downsample import DownsampleFactory
 
 # depth: (channels of the stem, growth rate, layers of the four dense blocks)
 FORMS = {

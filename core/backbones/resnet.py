@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from core.backbones.stem import DenseMaxPool2d
-from core.layers.downsample import DownsampleFactory
-from core.layers.padding import PaddedConv2d
+from stillpoint.core.backbones.stem import DenseMaxPool2d
+from stillpoint.core.layers.downsample import DownsampleFactory
+from stillpoint.core.layers.padding import PaddedConv2d
 
 #: (in_channels, out_channels, kernel_size, *, stride, padding) -> module; also groups and dilation where they are not 1
 ConvFactory = Callable[..., nn.Module]

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.layers.padding import pad
+from stillpoint.core.layers.padding import pad
 
 MARGINS = ("none", "same", "circular", "zeros")
 

@@ -11,9 +11,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from core.backbones.stem import DenseMaxPool2d
-from core.layers.downsample import DownsampleFactory
-from core.layers.padding import PaddedConv2d, pad
+from stillpoint.core.backbones.stem import DenseMaxPool2d
+from stillpoint.core.layers.downsample import DownsampleFactory
+from stillpoint.core.layers.padding import PaddedConv2d, pad
 
 #: (channels) -> a module (y, phase) -> map of twice the size, on the grid `phase` that the way down sampled
 UpsampleFactory = Callable[[int], nn.Module]

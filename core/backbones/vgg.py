@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from core.layers.downsample import DownsampleFactory
+from stillpoint.core.layers.downsample import DownsampleFactory
 
 # convolutions per stage; the stages are 64, 128, 256, 512 and 512 channels wide
 DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from core.errors import UserError, nearest
-from core.shifts import crop_window, roll
+from stillpoint.core.base.errors import UserError, nearest
+from stillpoint.core.data.shifts import crop_window, roll
 
 Stage = Literal["pixels", "normalised"]
 

@@ -1,4 +1,4 @@
-"""The views of `core.data.shifted_crops` for a whole batch of equally large images, as Pillow makes them to the bit.
+"""The views of `data.shifted_crops` for a whole batch of equally large images, as Pillow makes them to the bit.
 
 Pillow resizes 8-bit images in two passes, along rows and then along columns, with weights rounded to 22 bits and pixels
 rounded to 8 bits in between. Integers repeat that exactly, and a pass along rows serves all vertical shifts.

@@ -7,17 +7,17 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from core.config import AugmentConfig, RunConfig
-from core.data.augment import Augment, Crop, Erase, Flip, ResizedCrop, Roll, Stage, Step
-from core.data.catalogue import info
-from core.data.datasets import load
-from core.data.loading import DeviceLoader
-from core.data.pairs import PairLoader, PairSet
-from core.data.sets import FolderSet, ImageSet
-from core.data.streaming import StreamLoader
-from core.errors import UserError
-from core.files import digest_of
-from core.randomness import seed_for
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.files import digest_of
+from stillpoint.core.base.randomness import seed_for
+from stillpoint.core.config.catalogue import info
+from stillpoint.core.config.schema import AugmentConfig, RunConfig
+from stillpoint.core.data.augment import Augment, Crop, Erase, Flip, ResizedCrop, Roll, Stage, Step
+from stillpoint.core.data.datasets import load
+from stillpoint.core.data.loading import DeviceLoader
+from stillpoint.core.data.pairs import PairLoader, PairSet
+from stillpoint.core.data.sets import FolderSet, ImageSet
+from stillpoint.core.data.streaming import StreamLoader
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
@@ -26,7 +26,7 @@ _PHOTOGRAPH_SCALE = (0.08, 1.0)
 
 
 class Loader(Protocol):
-    """Batches of (step, images, labels, indices) as a function of (epoch, step): see core.data.loading."""
+    """Batches of (step, images, labels, indices) as a function of (epoch, step): see stillpoint.core.data.loading."""
 
     def __len__(self) -> int: ...
     def global_size(self, step: int) -> int: ...

@@ -1,7 +1,7 @@
 """The registry of data sets: `prepare` once, then `load` a split as tensors.
 
 Small sets are decoded once into ``<root>/prepared/<name>.safetensors`` (uint8 images, int64 labels, their digests), and
-``<name>.json`` beside it tells what it holds. ImageNet stays in its folders and streams (core.data.streaming).
+``<name>.json`` beside it tells what it holds. ImageNet stays in its folders and streams (data.streaming).
 """
 
 import errno
@@ -18,14 +18,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from core.data import pairs, sources
-from core.data.catalogue import data_root, info
-from core.data.corruptions import prepare as corruptions
-from core.data.imagenet import COUNT, sort_validation
-from core.data.sets import FolderSet, ImageSet, first_of_each_class, scan_folders
-from core.data.sources import Decoded
-from core.errors import UserError
-from core.files import atomic_path, digest_of, write_json
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.files import atomic_path, digest_of, write_json
+from stillpoint.core.config.catalogue import data_root, info
+from stillpoint.core.data import pairs, sources
+from stillpoint.core.data.corruptions import prepare as corruptions
+from stillpoint.core.data.imagenet import COUNT, sort_validation
+from stillpoint.core.data.sets import FolderSet, ImageSet, first_of_each_class, scan_folders
+from stillpoint.core.data.sources import Decoded
 
 Progress = Callable[[str, int, int], None]
 ValChoice = Literal["shuffled", "first"]

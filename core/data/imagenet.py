@@ -16,8 +16,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from core.errors import UserError
-from core.files import atomic_path
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.files import atomic_path
 
 Progress = Callable[[str, int, int], None]
 

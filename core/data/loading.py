@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from core.data.augment import Augment, Crop
-from core.data.sets import ImageSet
-from core.randomness import generator
+from stillpoint.core.base.randomness import generator
+from stillpoint.core.data.augment import Augment, Crop
+from stillpoint.core.data.sets import ImageSet
 
 
 class Batch(NamedTuple):
@@ -56,7 +56,7 @@ class LoaderOptions(TypedDict, total=False):
 class Feeder:
     """What all loaders share: the order of an epoch, the part of a rank, augmentation and normalisation.
 
-    `augment` comes from `core.data.augment.build_augment`. `mean` and `std` replace the set's own, in units of pixels
+    `augment` comes from `data.augment.build_augment`. `mean` and `std` replace the set's own, in units of pixels
     scaled to [0, 1]; ``(0.0,)`` and ``(1.0,)`` only scale. With `drop_last` an incomplete last batch is left out.
 
     `batch_size` is that of the global batch, which `world_size` processes divide among themselves: each takes a

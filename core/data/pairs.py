@@ -15,12 +15,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from core.data.catalogue import info, missing
-from core.data.loading import Batch, Feeder, LoaderOptions
-from core.data.sets import Selectable
-from core.errors import UserError
-from core.files import digest
-from core.randomness import generator
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.files import digest
+from stillpoint.core.base.randomness import generator
+from stillpoint.core.config.catalogue import info, missing
+from stillpoint.core.data.loading import Batch, Feeder, LoaderOptions
+from stillpoint.core.data.sets import Selectable
 
 PARTS = ("train", "test")
 

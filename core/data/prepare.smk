@@ -1,7 +1,7 @@
 # Decodes a data set once. The marker says what was found (title, images, digest of each part) and is written last,
 # so it is what a rule that trains or evaluates takes as its input. config["data"] is the data root; without it, the
 # environment's STILLPOINT_DATA, or data.
-from core.data.catalogue import data_root
+from stillpoint.core.config.catalogue import data_root
 
 
 DATA_ROOT = data_root(config.get("data") or None)

@@ -10,9 +10,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from core.data.catalogue import info, missing
-from core.data.formats import IMAGE_SUFFIXES
-from core.errors import UserError
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.catalogue import info, missing
+from stillpoint.core.data.formats import IMAGE_SUFFIXES
 
 
 def evenly(total: int, count: int | None) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from core.data.streaming import centre_crop, resize_short_side
+from stillpoint.core.data.streaming import centre_crop, resize_short_side
 
 Direction = Literal["horizontal", "vertical", "diagonal", "all"]
 

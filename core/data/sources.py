@@ -10,12 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from core.data.catalogue import info, missing
-from core.data.corruptions import check
-from core.data.corruptions.prepare import caption
-from core.data.formats import IMAGE_SUFFIXES, archive_files, decode_image, jpeg_quality, read_idx, read_pickled_batch
-from core.errors import UserError, nearest
-from core.files import digest
+from stillpoint.core.base.errors import UserError, nearest
+from stillpoint.core.base.files import digest
+from stillpoint.core.config.catalogue import info, missing
+from stillpoint.core.data.corruptions import check
+from stillpoint.core.data.corruptions.prepare import caption
+from stillpoint.core.data.formats import (
+    IMAGE_SUFFIXES,
+    archive_files,
+    decode_image,
+    jpeg_quality,
+    read_idx,
+    read_pickled_batch,
+)
 
 Arrays = tuple[np.ndarray, np.ndarray]
 Progress = Callable[[str, int, int], None]

@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from core.data.formats import decode_image
-from core.data.loading import Batch, Feeder, LoaderOptions
-from core.data.sets import FolderSet
-from core.errors import UserError
-from core.randomness import generator
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.randomness import generator
+from stillpoint.core.data.formats import decode_image
+from stillpoint.core.data.loading import Batch, Feeder, LoaderOptions
+from stillpoint.core.data.sets import FolderSet
 
 
 def resize_short_side(image: Image.Image, size: int) -> Image.Image:
@@ -35,7 +35,7 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
 def resized_crop_box(
     height: int, width: int, random: torch.Generator, scale: tuple[float, float] = (0.08, 1.0)
 ) -> tuple[int, int, int, int]:
-    """`core.data.augment.resized_crop_boxes` for one image in plain numbers, which is twenty times as fast for one."""
+    """`data.augment.resized_crop_boxes` for one image in plain numbers, which is twenty times as fast for one."""
     low, high = math.log(3 / 4), math.log(4 / 3)
     for u in torch.rand(10, 4, generator=random, dtype=torch.float64).tolist():
         area = height * width * (scale[0] + (scale[1] - scale[0]) * u[0])
@@ -124,7 +124,7 @@ def told_of_readers() -> Iterator[None]:
 
 
 class StreamLoader(Feeder):
-    """Batches of a `FolderSet`, decoded by `workers` processes; yields as `core.data.loading.DeviceLoader` does.
+    """Batches of a `FolderSet`, decoded by `workers` processes; yields as `data.loading.DeviceLoader` does.
 
     `crop` is "centre" (shorter side to `resize`, then the central `size` window) or "random_resized" (a share of the
     area within `scale`), whose draw is a function of (seed, epoch, image), whatever the workers. `augment` then works

@@ -1,5 +1,5 @@
-"""Fused kernels behind the functions of `core.layers`, on a CPU and on a GPU; nothing else imports them."""
+"""Fused kernels behind the functions of `stillpoint.core.layers`, on a CPU and on a GPU; nothing else imports them."""
 
-from core.kernels.pool import blur_pool2d, blur_pool2d_adjoint, choose_phase, fused, polyphase_pool2d
+from stillpoint.core.kernels.pool import blur_pool2d, blur_pool2d_adjoint, choose_phase, fused, polyphase_pool2d
 
 __all__ = ["blur_pool2d", "blur_pool2d_adjoint", "choose_phase", "fused", "polyphase_pool2d"]

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.kernels.operators import operator
-from core.kernels.pool import plain_only, triton_takes
+from stillpoint.core.kernels.operators import operator
+from stillpoint.core.kernels.pool import plain_only, triton_takes
 
 #: fewer channels than a vector of the processor has numbers leave a convolution at a third of its speed
 _LANES = 16
@@ -122,14 +122,14 @@ def _(y: Tensor, weight: Tensor, axis: int, stride: int, before: int, extent: in
 
 @torch.library.impl(_correlation.overload.name(), "cuda")
 def _(x: Tensor, weight: Tensor, axis: int, stride: int, before: int) -> Tensor:
-    from core.kernels import triton_correlation
+    from stillpoint.core.kernels import triton_correlation
 
     return triton_correlation.correlation(x, weight, axis, stride, before)
 
 
 @torch.library.impl(_adjoint.overload.name(), "cuda")
 def _(y: Tensor, weight: Tensor, axis: int, stride: int, before: int, extent: int) -> Tensor:
-    from core.kernels import triton_correlation
+    from stillpoint.core.kernels import triton_correlation
 
     return triton_correlation.adjoint(y, weight, axis, stride, before, extent)
 

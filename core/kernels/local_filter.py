@@ -10,14 +10,14 @@ import ctypes
 import torch
 from torch import Tensor
 
-from core.kernels import pool
-from core.kernels.operators import operator
+from stillpoint.core.kernels import pool
+from stillpoint.core.kernels.operators import operator
 
 _OUTPUT, _INPUT, _WEIGHTS = range(3)
 
 
 def fused(x: Tensor, weights: Tensor, *, size: int, padding: str) -> bool:
-    """Whether the operators take this input and these weights; see `core.kernels.pool.fused`."""
+    """Whether the operators take this input and these weights; see `stillpoint.core.kernels.pool.fused`."""
     return x.device.type == "cpu" and weights.dtype == x.dtype and pool.fused(x, size=size, padding=padding)
 
 

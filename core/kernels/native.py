@@ -21,9 +21,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from core.files import atomic_path
+from stillpoint.core.base.files import atomic_path
 
-_FOLDER = Path(__file__).parent / "csrc"
+_FOLDER = Path(__file__).resolve().parent / "csrc"
 # Contraction to fused multiply-adds may differ between the vector body and the tail of a loop, and so between pixels;
 # the wavelet packets have no such tails.
 _CONTRACTION = {"pool": "-ffp-contract=off", "packets": "-ffp-contract=fast"}

@@ -1,6 +1,6 @@
 """Operators of PyTorch for wavelet packets in two dimensions: both passes in one, and their transpose; on the CPU only.
 
-They are linear: each one's derivative is the other. `core.layers.wavelet_packets` asks `fused` first.
+They are linear: each one's derivative is the other. `stillpoint.core.layers.wavelet_packets` asks `fused` first.
 """
 
 import ctypes
@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.kernels import native, pool
-from core.kernels.operators import Operator, operator
+from stillpoint.core.kernels import native, pool
+from stillpoint.core.kernels.operators import Operator, operator
 
 
 class Packets(NamedTuple):

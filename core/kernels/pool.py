@@ -1,7 +1,7 @@
 """Operators of PyTorch for blurring, subsampling and choosing the grid, one pass over memory each.
 
 Four operators with reverse-mode derivatives of every order, which torch.compile takes without a graph break. On a CPU
-they are the C++ of `core.kernels.native`, on a GPU the Triton of `core.kernels.triton_pool`; the layers ask `fused`
+they are the C++ of `kernels.native`, on a GPU the Triton of `kernels.triton_pool`; the layers ask `fused`
 first. A blur is linear: its derivative is its adjoint, and the adjoint's derivative is the blur.
 """
 
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from core.kernels import native
-from core.kernels.operators import operator
+from stillpoint.core.kernels import native
+from stillpoint.core.kernels.operators import operator
 
 PADDINGS = {"reflect": 0, "replicate": 1, "zeros": 2, "circular": 3}
 _CRITERIA = {"l2": 0, "l1": 1, "l_infty": 2, "max": 3, "l2_min": 4, "l1_min": 5}
@@ -49,7 +49,7 @@ def triton_takes(x: Tensor) -> bool:
 def blur_pool2d(
     x: Tensor, *, size: int, stride: tuple[int, int], padding: str, pad_off: int = 0, phase: Tensor | None = None
 ) -> Tensor:
-    """The blur of `core.layers.blur`, at the first pixel or at each image's `phase` (B,); (B, C, h, w).
+    """The blur of `stillpoint.core.layers.blur`, at the first pixel or at each image's `phase` (B,); (B, C, h, w).
 
     With a phase, a blurred map whose size is no multiple of the stride is extended circularly.
     """
@@ -71,7 +71,7 @@ def polyphase_pool2d(
 
 
 def choose_phase(x: Tensor, *, stride: tuple[int, int], criterion: str) -> Tensor:
-    """Each image's phase by the criterion, (B,) int64, as `core.layers.phases` defines it."""
+    """Each image's phase by the criterion, (B,) int64, as `stillpoint.core.layers.phases` defines it."""
     return _choose_phase(x, list(stride), criterion)
 
 
@@ -141,7 +141,7 @@ def _(x: Tensor, stride: list[int], criterion: str) -> Tensor:
 
 @torch.library.impl(_blur_pool.overload.name(), "cuda")
 def _(x: Tensor, phase: Tensor | None, size: int, stride: list[int], padding: str, pad_off: int) -> Tensor:
-    from core.kernels import triton_pool
+    from stillpoint.core.kernels import triton_pool
 
     return triton_pool.blur_pool(x, phase, size, stride, padding, pad_off)
 
@@ -150,21 +150,21 @@ def _(x: Tensor, phase: Tensor | None, size: int, stride: list[int], padding: st
 def _(
     y: Tensor, phase: Tensor | None, shape: list[int], size: int, stride: list[int], padding: str, pad_off: int
 ) -> Tensor:
-    from core.kernels import triton_pool
+    from stillpoint.core.kernels import triton_pool
 
     return triton_pool.blur_pool_adjoint(y, phase, shape, size, stride, padding, pad_off)
 
 
 @torch.library.impl(_polyphase_pool.overload.name(), "cuda")
 def _(x: Tensor, size: int, stride: list[int], padding: str, criterion: str, after_blur: bool) -> tuple[Tensor, Tensor]:
-    from core.kernels import triton_pool
+    from stillpoint.core.kernels import triton_pool
 
     return triton_pool.polyphase_pool(x, size, stride, padding, criterion, after_blur)
 
 
 @torch.library.impl(_choose_phase.overload.name(), "cuda")
 def _(x: Tensor, stride: list[int], criterion: str) -> Tensor:
-    from core.kernels import triton_pool
+    from stillpoint.core.kernels import triton_pool
 
     return triton_pool.choose_phase(x, stride, criterion)
 
@@ -280,7 +280,9 @@ def cpu_library(dtype: torch.dtype, source: str = "pool") -> ctypes.CDLL:
     """The compiled kernels of a source for numbers of `dtype`; RuntimeError where there are none."""
     found = native.library(CPU[dtype], source)
     if found is None:
-        raise RuntimeError("the CPU kernels are not to be had on this machine; call the function of core.layers")
+        raise RuntimeError(
+            "the CPU kernels are not to be had on this machine; call the function of stillpoint.core.layers"
+        )
     return found
 
 

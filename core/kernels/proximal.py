@@ -8,8 +8,8 @@ as long as these passes, and the plain code is used there.
 import torch
 from torch import Tensor
 
-from core.kernels.operators import operator
-from core.kernels.pool import plain_only, triton_takes
+from stillpoint.core.kernels.operators import operator
+from stillpoint.core.kernels.pool import plain_only, triton_takes
 
 
 def fused(moved: Tensor, step: Tensor) -> bool:
@@ -82,14 +82,14 @@ def _(
     momentum: float,
     nonnegative: bool,
 ) -> Tensor:
-    from core.kernels import triton_proximal
+    from stillpoint.core.kernels import triton_proximal
 
     return triton_proximal.step(moved, code, previous, shrink, threshold, momentum, nonnegative)
 
 
 @torch.library.impl(_backward.overload.name(), "cuda")
 def _(grad: Tensor, result: Tensor, shrink: Tensor, momentum: float, both: bool) -> tuple[Tensor, Tensor, Tensor]:
-    from core.kernels import triton_proximal
+    from stillpoint.core.kernels import triton_proximal
 
     return triton_proximal.backward(grad, result, shrink, momentum, both)
 

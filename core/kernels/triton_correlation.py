@@ -1,4 +1,4 @@
-"""The GPU kernels of `core.kernels.correlation`, in Triton: all filters of a stage in one pass along one axis.
+"""The GPU kernels of `kernels.correlation`, in Triton: all filters of a stage in one pass along one axis.
 
 A program holds the sums of up to 16 filters for a block of neighbouring outputs, so an input is read from memory once
 for all filters. The adjoint gathers too: of the taps, only every stride-th meets a position, and those alone are

@@ -1,4 +1,4 @@
-"""The GPU kernels of `core.kernels.proximal`, in Triton: every map is read once and written once, sums in float32."""
+"""The GPU kernels of `kernels.proximal`, in Triton: every map is read once and written once, sums in float32."""
 
 import torch
 import triton
@@ -71,7 +71,7 @@ def step(
     momentum: float,
     nonnegative: bool,
 ) -> Tensor:
-    """As `core.kernels.proximal.proximal_step` has it."""
+    """As `stillpoint.core.kernels.proximal.proximal_step` has it."""
     y = torch.empty_like(moved)
     moved, code = _as(y, moved), _as(y, code)
     before = code if previous is None else _as(y, previous)

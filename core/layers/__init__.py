@@ -1,7 +1,7 @@
 """Layers: one concept a file, a pure function and a thin Module of the same name."""
 
-from core.layers.adaptive_blur import AdaptiveBlur2d, adaptive_blur2d
-from core.layers.blur import (
+from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d, adaptive_blur2d
+from stillpoint.core.layers.blur import (
     BlurPool1d,
     BlurPool2d,
     BlurPool3d,
@@ -12,27 +12,27 @@ from core.layers.blur import (
     blur_pool2d,
     blur_pool3d,
 )
-from core.layers.complex_modulus import (
+from stillpoint.core.layers.complex_modulus import (
     ComplexModulus,
     ModulusBatchNorm2d,
     ModulusBias2d,
     complex_modulus,
     modulus_batch_norm2d,
 )
-from core.layers.downsample import FILLINGS, DownsampleFactory, Subsample, downsample_factory
-from core.layers.lowpass import IdealLowPass2d, ideal_lowpass2d
-from core.layers.padding import PADDINGS, PaddedConv2d, pad
-from core.layers.phases import CRITERIA, choose_phase, place_phase, polyphase_components, take_phase
-from core.layers.polyphase import (
+from stillpoint.core.layers.downsample import FILLINGS, DownsampleFactory, Subsample, downsample_factory
+from stillpoint.core.layers.lowpass import IdealLowPass2d, ideal_lowpass2d
+from stillpoint.core.layers.padding import PADDINGS, PaddedConv2d, pad
+from stillpoint.core.layers.phases import CRITERIA, choose_phase, place_phase, polyphase_components, take_phase
+from stillpoint.core.layers.polyphase import (
     PolyphaseDownsample2d,
     PolyphaseUpsample2d,
     polyphase_downsample2d,
     polyphase_upsample2d,
 )
-from core.layers.scattering import Scattering2d, scattering2d
-from core.layers.sparse_coding import SparseCoding1d, SparseCoding2d, sparse_coding1d, sparse_coding2d
-from core.layers.wavelet_packets import PacketHalves2d, WaveletPackets2d, wavelet_packets2d
-from core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d
+from stillpoint.core.layers.scattering import Scattering2d, scattering2d
+from stillpoint.core.layers.sparse_coding import SparseCoding1d, SparseCoding2d, sparse_coding1d, sparse_coding2d
+from stillpoint.core.layers.wavelet_packets import PacketHalves2d, WaveletPackets2d, wavelet_packets2d
+from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d
 
 __all__ = [
     "CRITERIA",

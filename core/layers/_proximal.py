@@ -12,10 +12,10 @@ from torch import Tensor
 # torch.compiler.disable, but for importing the compiler, seconds, only when it is at work
 from torch._compile import _disable_dynamo
 
-from core.kernels.pool import plain_only
-from core.kernels.proximal import fused, proximal_step
-from core.layers._precision import without_autocast
-from core.randomness import generator
+from stillpoint.core.base.randomness import generator
+from stillpoint.core.kernels.pool import plain_only
+from stillpoint.core.kernels.proximal import fused, proximal_step
+from stillpoint.core.layers._precision import without_autocast
 
 Scheme = Literal["sdnet", "fista", "ista"]
 

@@ -4,9 +4,9 @@ ConvNets", BMVC 2020)."""
 import torch
 from torch import Tensor, nn
 
-from core.kernels import local_filter
-from core.layers.padding import check_padding, pad
-from core.layers.phases import Stride, stride_pair, take_phase
+from stillpoint.core.kernels import local_filter
+from stillpoint.core.layers.padding import check_padding, pad
+from stillpoint.core.layers.phases import Stride, stride_pair, take_phase
 
 NORMALISATIONS = ("joint", "group")
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core import kernels
-from core.layers._precision import without_autocast
-from core.layers.padding import check_padding, pad
-from core.layers.phases import check_phase, take_phase
+from stillpoint.core import kernels
+from stillpoint.core.layers._precision import without_autocast
+from stillpoint.core.layers.padding import check_padding, pad
+from stillpoint.core.layers.phases import check_phase, take_phase
 
 SIZES = range(1, 8)
 

@@ -13,11 +13,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from core.layers.adaptive_blur import AdaptiveBlur2d
-from core.layers.blur import BlurPool2d
-from core.layers.lowpass import IdealLowPass2d
-from core.layers.phases import Stride, stride_pair, take_phase
-from core.layers.polyphase import PolyphaseDownsample2d
+from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
+from stillpoint.core.layers.blur import BlurPool2d
+from stillpoint.core.layers.lowpass import IdealLowPass2d
+from stillpoint.core.layers.phases import Stride, stride_pair, take_phase
+from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
 
 # torch.fx, which cannot follow its checks, takes this as one step
 torch.fx.wrap("take_phase")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from core.layers.phases import Stride, stride_pair, take_phase
+from stillpoint.core.layers.phases import Stride, stride_pair, take_phase
 
 # torch.fx, which cannot follow their checks, takes each of these as one step
 torch.fx.wrap("ideal_lowpass2d")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.kernels.pool import blur_pool2d, fused, plain_only
+from stillpoint.core.kernels.pool import blur_pool2d, fused, plain_only
 
 # torch.fx, which cannot follow its checks, takes this as one step
 torch.fx.wrap("pad")

@@ -9,9 +9,9 @@ at the bottom and the right, so every phase has ceil(H/s) x ceil(W/t) pixels.
 import torch
 from torch import Tensor
 
-from core import kernels
-from core.kernels.pool import plain_only
-from core.layers.padding import pad
+from stillpoint.core import kernels
+from stillpoint.core.kernels.pool import plain_only
+from stillpoint.core.layers.padding import pad
 
 CRITERIA = ("l2", "l1", "l_infty", "max", "l2_min", "l1_min")
 

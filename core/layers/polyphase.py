@@ -6,10 +6,10 @@ with the upsampling of their "Truly shift-equivariant convolutional neural netwo
 import torch
 from torch import Tensor, nn
 
-from core import kernels
-from core.layers.blur import binomial_kernel, blur_with
-from core.layers.padding import check_padding
-from core.layers.phases import (
+from stillpoint.core import kernels
+from stillpoint.core.layers.blur import binomial_kernel, blur_with
+from stillpoint.core.layers.padding import check_padding
+from stillpoint.core.layers.phases import (
     CRITERIA,
     Stride,
     check_criterion,

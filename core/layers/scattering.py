@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.layers.blur import BlurPool2d
-from core.layers.wavelet_packets import WaveletPackets2d
+from stillpoint.core.layers.blur import BlurPool2d
+from stillpoint.core.layers.wavelet_packets import WaveletPackets2d
 
 # taps of each low-pass filter; every one halves the resolution
 _TAPS = 5

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.utils.checkpoint import checkpoint
 
-from core.kernels.pool import plain_only
-from core.layers._proximal import (
+from stillpoint.core.kernels.pool import plain_only
+from stillpoint.core.layers._proximal import (
     Convolution,
     LinearMap,
     Matrix,

@@ -18,10 +18,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from core.kernels import packets as kernel
-from core.kernels.correlation import strided_correlation
-from core.kernels.pool import plain_only
-from core.layers._wavelet_filters import (
+from stillpoint.core.kernels import packets as kernel
+from stillpoint.core.kernels.correlation import strided_correlation
+from stillpoint.core.kernels.pool import plain_only
+from stillpoint.core.layers._wavelet_filters import (
     check_geometry,
     computing_order,
     group_maps,
@@ -32,7 +32,7 @@ from core.layers._wavelet_filters import (
     tree_filters,
     zero_padding,
 )
-from core.layers.padding import pad
+from stillpoint.core.layers.padding import pad
 
 Part = Literal["complex", "real"]
 PADDINGS = ("zeros", "circular", "valid")

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.layers.wavelet_packets import PacketHalves2d, Part
-from core.layers.wavelet_packings import Packing
+from stillpoint.core.layers.wavelet_packets import PacketHalves2d, Part
+from stillpoint.core.layers.wavelet_packings import Packing
 
 
 class WaveletMixing2d(nn.Module):

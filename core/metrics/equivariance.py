@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.metrics.logit_change import relative_logit_change
+from stillpoint.core.metrics.logit_change import relative_logit_change
 
 
 def equivariance_error(features: Tensor, shifted: Tensor, *, shift: tuple[int, int], size: tuple[int, int]) -> Tensor:

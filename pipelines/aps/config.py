@@ -4,8 +4,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from core.config import ModelConfig, RunConfig
-from core.data.catalogue import info
+from stillpoint.core.config.catalogue import info
+from stillpoint.core.config.schema import ModelConfig, RunConfig
 
 Form = Literal["cifar", "imagenet"]
 

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.config import EvaluateConfig, RunConfig
-from core.data.catalogue import info
-from core.errors import UserError
-from core.evaluations import EVALUATIONS, Evaluation, Result, Together, View, erased
-from core.metrics import agreement, topk_correct
-from core.shifts import crop_window, roll
-from pipelines.aps import reconstruction
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.catalogue import info
+from stillpoint.core.config.schema import EvaluateConfig, RunConfig
+from stillpoint.core.data.shifts import crop_window, roll
+from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result, Together, View, erased
+from stillpoint.core.metrics import agreement, topk_correct
+from stillpoint.pipelines.aps import reconstruction
 
 #: How much smaller than the image the range of an erased square's corner is, beside the square's side.
 _ERASE_MARGIN = 3
@@ -37,7 +37,7 @@ def torch_topk_correct(logits: Tensor, labels: Tensor) -> Tensor:
     """Whether each label is the first and among the first five of ``torch.topk(logits, 5)``: bool (B, 2).
 
     The ImageNet code counts so. `torch.topk` leaves the order of equal logits open, so that on ties this may differ
-    from the argmax, from `core.metrics.topk_correct` and between versions of torch.
+    from the argmax, from `stillpoint.core.metrics.topk_correct` and between versions of torch.
     """
     found = logits.topk(min(5, logits.shape[1]), 1).indices == labels[:, None]
     return torch.stack([found[:, 0], found.any(1)], 1)

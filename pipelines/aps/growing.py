@@ -10,7 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.backbones.resnet import BasicBlock, Bottleneck, ResNet
+from stillpoint.core.backbones.resnet import BasicBlock, Bottleneck, ResNet
 
 MARGIN = 3
 

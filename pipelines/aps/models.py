@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import nn
 
-from core.backbones.resnet import FAMILY, resnet
-from core.backbones.stem import DenseMaxPool2d
-from core.backbones.unet import UNet
-from core.errors import UserError
-from core.layers.downsample import DownsampleFactory, downsample_factory
-from core.layers.polyphase import PolyphaseUpsample2d
-from pipelines.aps.config import HALVINGS, Model, form, odd_sizes
-from pipelines.aps.growing import BLOCKS, grow_stem, growing_conv
+from stillpoint.core.backbones.resnet import FAMILY, resnet
+from stillpoint.core.backbones.stem import DenseMaxPool2d
+from stillpoint.core.backbones.unet import UNet
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.layers.downsample import DownsampleFactory, downsample_factory
+from stillpoint.core.layers.polyphase import PolyphaseUpsample2d
+from stillpoint.pipelines.aps.config import HALVINGS, Model, form, odd_sizes
+from stillpoint.pipelines.aps.growing import BLOCKS, grow_stem, growing_conv
 
 
 def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> nn.Module:

@@ -11,18 +11,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from core.config import EvaluateConfig
-from core.evaluations import Evaluation, Result, View
-from core.metrics import Values, nmse, psnr, ssim
-from core.randomness import generator, uniform_integers
-from core.shifts import roll
+from stillpoint.core.base.randomness import generator, uniform_integers
+from stillpoint.core.config.schema import EvaluateConfig
+from stillpoint.core.data.shifts import roll
+from stillpoint.core.evaluation.registry import Evaluation, Result, View
+from stillpoint.core.metrics import Values, nmse, psnr, ssim
 
 #: dB between 1 and float32's resolution
 FINEST = -20 * math.log10(torch.finfo(torch.float32).eps)
 
 
 def decibels(target: Tensor, output: Tensor) -> Tensor:
-    """`core.metrics.psnr` of each image, at most `FINEST`: (B, C, H, W) -> (B,)."""
+    """`stillpoint.core.metrics.psnr` of each image, at most `FINEST`: (B, C, H, W) -> (B,)."""
     return psnr(target, output).clamp(max=FINEST)
 
 

@@ -1,9 +1,9 @@
 """What is shown of the classifiers, and what of the U-Nets."""
 
-from core.config import RunConfig
-from core.data.catalogue import info
-from core.tables import Metric
-from pipelines.results import Form, consistency_accuracy, learning_curves
+from stillpoint.core.config.catalogue import info
+from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.reporting.tables import Metric
+from stillpoint.pipelines.results import Form, consistency_accuracy, learning_curves
 
 U_NETS = (
     Metric("reconstruction_psnr", "PSNR", unit="dB"),

@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from core.backbones.unet import UNet
-from core.checkpoint import read_tensors
-from core.errors import UserError
-from core.foreign import translate, unwrapped
-from core.layers.polyphase import PolyphaseDownsample2d
+from stillpoint.core.backbones.unet import UNet
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
+from stillpoint.core.runs.checkpoint import read_tensors
+from stillpoint.core.runs.foreign import translate, unwrapped
 
 #: places in the authors' double convolution with explicit padding -> in ours
 _PADDED = {"1": "0", "2": "1", "5": "3", "6": "4"}

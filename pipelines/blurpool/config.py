@@ -4,9 +4,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from core.config import ModelConfig, RunConfig
-from core.data.catalogue import DATASETS
-from pipelines.blurpool.catalogue import ARCHITECTURES
+from stillpoint.core.config.catalogue import DATASETS
+from stillpoint.core.config.schema import ModelConfig, RunConfig
+from stillpoint.pipelines.blurpool.catalogue import ARCHITECTURES
 
 SMALL = 64  # images up to this size get a stem that does not stride and a head of one linear layer
 

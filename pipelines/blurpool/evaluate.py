@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.config import EvaluateConfig, RunConfig
-from core.errors import UserError
-from core.evaluations import EVALUATIONS, Evaluation, Result, View
-from core.layers.downsample import FILLINGS
-from core.metrics import Tally, agreement
-from core.modes import evaluating
-from core.randomness import uniform_integers
-from core.shifts import crop_window, roll
-from pipelines.blurpool.config import Model
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.modes import evaluating
+from stillpoint.core.base.randomness import uniform_integers
+from stillpoint.core.config.schema import EvaluateConfig, RunConfig
+from stillpoint.core.data.shifts import crop_window, roll
+from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result, View
+from stillpoint.core.layers.downsample import FILLINGS
+from stillpoint.core.metrics import Tally, agreement
+from stillpoint.pipelines.blurpool.config import Model
 
 
 def _wide(view: View, max_shift: int) -> tuple[Tensor, int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.figures import colours, entitle, save, styled, subplots
+from stillpoint.core.reporting.figures import colours, entitle, save, styled, subplots
 
 LAYERS = 5  # maps of one network in a row
 

@@ -4,15 +4,15 @@ from typing import Any
 
 from torch import nn
 
-from core.backbones.alexnet import AlexNet
-from core.backbones.densenet import DenseNet
-from core.backbones.mobilenet import MobileNetV2
-from core.backbones.resnet import resnet
-from core.backbones.vgg import VGG, WIDTHS
-from core.errors import UserError
-from core.layers import downsample_factory
-from core.layers.downsample import DownsampleFactory
-from pipelines.blurpool.config import SMALL, Model
+from stillpoint.core.backbones.alexnet import AlexNet
+from stillpoint.core.backbones.densenet import DenseNet
+from stillpoint.core.backbones.mobilenet import MobileNetV2
+from stillpoint.core.backbones.resnet import resnet
+from stillpoint.core.backbones.vgg import VGG, WIDTHS
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.layers import downsample_factory
+from stillpoint.core.layers.downsample import DownsampleFactory
+from stillpoint.pipelines.blurpool.config import SMALL, Model
 
 RESNET_WIDTHS = (64, 128, 256, 512)
 

@@ -7,11 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from core.files import write_atomic
-from core.tables import found_runs, pareto_front, percent, published_cell, read_metrics
-from pipelines.results import Results
+from stillpoint.core.base.files import write_atomic
+from stillpoint.core.reporting.tables import found_runs, pareto_front, percent, published_cell, read_metrics
+from stillpoint.pipelines.results import Results
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 KEYS = ("accuracy", "windows_consistency")
 #: network -> the recipe that trains it from scratch, and the one that fine-tunes it
 SCRATCH = {

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.errors import UserError
-from core.tables import Metric, read_maps
-from pipelines.blurpool import pages
-from pipelines.results import Make, Needs, Results, consistency_accuracy, learning_curves
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.reporting.tables import Metric, read_maps
+from stillpoint.pipelines.blurpool import pages
+from stillpoint.pipelines.results import Make, Needs, Results, consistency_accuracy, learning_curves
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from core.runs import Run
+    from stillpoint.core.runs.layout import Run
 
 METRICS = (
     Metric("accuracy", "accuracy"),
@@ -30,7 +30,7 @@ SHOWN = 6  # networks with a panel of their own
 
 def diagonal(results: Results, path: Path) -> None:
     """The probability of the right class along the diagonal, for each family the plain network beside its filters."""
-    from pipelines.blurpool import figures
+    from stillpoint.pipelines.blurpool import figures
 
     curves = {model: _arrays(own, "trained/diagonal_probability") for model, own in results.runs.items()}
     held = {model: found for model, found in curves.items() if found}
@@ -41,7 +41,7 @@ def diagonal(results: Results, path: Path) -> None:
 
 def feature_distance(results: Results, path: Path) -> None:
     """Maps of the distance inside the networks that measured it, up to `SHOWN` of them, seed 0."""
-    from pipelines.blurpool import figures
+    from stillpoint.pipelines.blurpool import figures
 
     maps = {model: _distances(own[0]) for model, own in results.runs.items()}
     held = {model: found for model, found in maps.items() if found}

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from core.backbones.alexnet import AlexNet
-from core.backbones.densenet import DenseNet
-from core.backbones.mobilenet import MobileNetV2
-from core.backbones.resnet import BasicBlock, ResNet
-from core.backbones.vgg import VGG
-from core.foreign import translate, unwrapped
-from core.layers.adaptive_blur import AdaptiveBlur2d
-from core.layers.blur import BlurPool2d
+from stillpoint.core.backbones.alexnet import AlexNet
+from stillpoint.core.backbones.densenet import DenseNet
+from stillpoint.core.backbones.mobilenet import MobileNetV2
+from stillpoint.core.backbones.resnet import BasicBlock, ResNet
+from stillpoint.core.backbones.vgg import VGG
+from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
+from stillpoint.core.layers.blur import BlurPool2d
+from stillpoint.core.runs.foreign import translate, unwrapped
 
 FILLINGS = (BlurPool2d, AdaptiveBlur2d)
 COUNTER = ".num_batches_tracked"

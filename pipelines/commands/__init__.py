@@ -1,7 +1,7 @@
 """The commands of ``stillpoint``, by name. A command's module imports torch only when the command runs."""
 
-from pipelines.commands import bench, compute, look, maximise, pretrained, probe, results, weights
-from pipelines.commands.base import Command
+from stillpoint.pipelines.commands import bench, compute, look, maximise, pretrained, probe, results, weights
+from stillpoint.pipelines.commands.base import Command
 
 COMMANDS: dict[str, Command] = {
     **look.COMMANDS,

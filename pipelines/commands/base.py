@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.errors import UserError
-from core.runs import RESULTS, Run
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.runs.layout import RESULTS, Run
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from core.config import RunConfig
+    from stillpoint.core.config.schema import RunConfig
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,15 @@ def bad_input() -> Iterator[None]:
 
 def configured(name: str, args: Namespace, seed: int = 0) -> "RunConfig":
     """The resolved configuration of the network `name` under the options of a command."""
-    import pipelines
+    from stillpoint import pipelines
 
     return pipelines.configure(name, recipe_of(args), args.pairs, seed)
 
 
 def run_config(run: Run, pairs: list[str]) -> "RunConfig":
     """The configuration that a run was made with, `pairs` laid over it; a `UserError` where there is none."""
-    import pipelines
-    from core.config import merge, read_yaml
+    from stillpoint import pipelines
+    from stillpoint.core.config.schema import merge, read_yaml
 
     if not run.config.is_file():
         raise UserError(f"{run.folder} is not there or holds no config.yaml: train the run first")

@@ -8,11 +8,11 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
-import pipelines
-from core.errors import UserError
-from pipelines.commands.base import Command, add_json
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.pipelines.commands.base import Command, add_json
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _words(args: Namespace) -> list[str]:
     if args.device not in subject.devices:
         raise UserError(f"bench {args.subject} works on the {subject.devices[0]} alone, not on {args.device}")
     if args.device == "cuda":
-        from core.device import pick
+        from stillpoint.core.base.device import pick
 
         pick(args.device)
     words = ["--device", args.device, "--threads", str(args.threads), "--rounds", str(rounds)]

@@ -3,10 +3,10 @@
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
-import pipelines
-from core.errors import UserError
-from core.runs import Run
-from pipelines.commands.base import (
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines.commands.base import (
     Command,
     add_device,
     add_json,
@@ -21,8 +21,8 @@ from pipelines.commands.base import (
 )
 
 if TYPE_CHECKING:
-    from core.config import RunConfig
-    from core.train import Progress
+    from stillpoint.core.config.schema import RunConfig
+    from stillpoint.core.training.train import Progress
 
 
 def _add_workers(form: ArgumentParser) -> None:
@@ -58,9 +58,9 @@ def _train_options(form: ArgumentParser) -> None:
 
 def _train(args: Namespace) -> int:
     config = configured(args.network, args, args.seed)
-    from core.files import write_atomic
-    from core.records import rewind
-    from core.train import train
+    from stillpoint.core.base.files import write_atomic
+    from stillpoint.core.runs.records import rewind
+    from stillpoint.core.training.train import train
 
     if args.from_epoch is not None and args.anew:
         raise UserError("--anew begins at epoch 0: leave out --from-epoch")
@@ -117,7 +117,7 @@ class _training_display:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
-        from core.train import Progress
+        from stillpoint.core.training.train import Progress
 
         out, epochs = console(), self.epochs
         columns = (
@@ -175,7 +175,7 @@ def _evaluate_options(form: ArgumentParser) -> None:
 
 def _evaluate(args: Namespace) -> int:
     if args.pretrained:
-        from pipelines.commands.pretrained import evaluate_pretrained
+        from stillpoint.pipelines.commands.pretrained import evaluate_pretrained
 
         return evaluate_pretrained(args)
     run = Run.of(args.folder)
@@ -191,7 +191,7 @@ def _evaluate(args: Namespace) -> int:
         if args.recipe
         else run_config(run, args.pairs)
     )
-    from core.evaluate_run import evaluate_run
+    from stillpoint.core.evaluation.run import evaluate_run
 
     out = console()
     from rich.progress import Progress as Bars
@@ -228,9 +228,9 @@ def _evaluate(args: Namespace) -> int:
 def _print_metrics(run: Run, config: "RunConfig", found: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from core.records import TOLD
-    from core.tables import STATES, described, show, show_plain
-    from pipelines.results import form
+    from stillpoint.core.reporting.tables import STATES, described, show, show_plain
+    from stillpoint.core.runs.records import TOLD
+    from stillpoint.pipelines.results import form
 
     states = [state for state in STATES if found.get(state)]
     grid = Table(
@@ -269,7 +269,7 @@ COMMANDS = {
             "stillpoint train aps/resnet20_aps1 --dataset digits",
             "stillpoint train aps/resnet18_aps3 --recipe cifar10_crop_shifted --seed 1 --device cuda",
             "stillpoint train aps/resnet20_lpf3 TRAIN.EPOCHS 2 TRAIN.LR 0.05 --results trial",
-            "torchrun --nproc-per-node 4 -m pipelines train aps/resnet18_aps1 --dataset imagenet",
+            "torchrun --nproc-per-node 4 -m stillpoint train aps/resnet18_aps1 --dataset imagenet",
         ),
         takes_pairs=True,
     ),

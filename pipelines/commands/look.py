@@ -2,8 +2,8 @@
 
 from argparse import ArgumentParser, Namespace
 
-import pipelines
-from pipelines.commands.base import Command, add_json, add_recipe, configured, console, print_json
+from stillpoint import pipelines
+from stillpoint.pipelines.commands.base import Command, add_json, add_recipe, configured, console, print_json
 
 
 def _list_options(form: ArgumentParser) -> None:
@@ -12,7 +12,7 @@ def _list_options(form: ArgumentParser) -> None:
 
 
 def _list(args: Namespace) -> int:
-    from core.errors import UserError, nearest
+    from stillpoint.core.base.errors import UserError, nearest
 
     found = pipelines.names(args.pattern)
     if not found:
@@ -47,7 +47,7 @@ def _show_config_options(form: ArgumentParser) -> None:
 
 def _show_config(args: Namespace) -> int:
     if args.schema:
-        from core.config import json_schema
+        from stillpoint.core.config.schema import json_schema
 
         print_json(json_schema(pipelines.schema(pipelines.entry(args.network)[0])))
         return 0
@@ -71,12 +71,12 @@ def _prepare_options(form: ArgumentParser) -> None:
 def _prepare(args: Namespace) -> int:
     import json
 
-    from core.data.catalogue import info
+    from stillpoint.core.config.catalogue import info
 
     info(args.dataset)  # a wrong name is told before torch is imported
     from rich.progress import Progress
 
-    from core.data.datasets import prepare
+    from stillpoint.core.data.datasets import prepare
 
     with Progress(console=console(), transient=True) as bars:
         tasks = {}

@@ -4,10 +4,10 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-import pipelines
-from core.errors import UserError
-from core.runs import Run
-from pipelines.commands.base import Command, add_device, add_json, bad_input, console, print_json, run_config
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines.commands.base import Command, add_device, add_json, bad_input, console, print_json, run_config
 
 
 def _options(form: ArgumentParser) -> None:
@@ -30,11 +30,11 @@ def _maximise(args: Namespace) -> int:
     config = run_config(run, [])
     if not run.weights.is_file():
         raise UserError(f"{run.weights} is not there: train the run first")
-    from core.checkpoint import load_weights
-    from core.data.catalogue import info
-    from core.device import pick, settings
-    from core.figures import picture
-    from core.maximise import class_images, neuron_images, strongest_pair_share
+    from stillpoint.core.base.device import pick, settings
+    from stillpoint.core.config.catalogue import info
+    from stillpoint.core.evaluation.maximise import class_images, neuron_images, strongest_pair_share
+    from stillpoint.core.reporting.figures import picture
+    from stillpoint.core.runs.checkpoint import load_weights
 
     data, where = info(config.data.name), pick(args.device)
     size = config.data.image_size or data.size

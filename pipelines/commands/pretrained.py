@@ -7,14 +7,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import pipelines
-from core import cards
-from core.errors import UserError
-from core.runs import Run
-from pipelines.commands.base import Command, add_device, bad_input, console, print_json, run_config
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.runs import cards
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines.commands.base import Command, add_device, bad_input, console, print_json, run_config
 
 if TYPE_CHECKING:
-    from core.config import RunConfig
+    from stillpoint.core.config.schema import RunConfig
 
 #: digits that stand in for the images of a data set, so that a test can measure every entry anywhere
 SAMPLE = 200
@@ -26,7 +26,7 @@ def measured(
     """What metrics.json would hold of `weights` as a trained run of `config`; no run's folder is touched."""
     import yaml
 
-    from core.evaluate_run import evaluate_run
+    from stillpoint.core.evaluation.run import evaluate_run
 
     with TemporaryDirectory() as root:
         run = Run(config.pipeline, config.recipe, config.model.name, config.seed, Path(root))
@@ -41,7 +41,7 @@ def measured(
 
 def shortened(config: "RunConfig") -> "RunConfig":
     """The settings by which a card's numbers on digits are measured."""
-    from core.config import merge
+    from stillpoint.core.config.schema import merge
 
     # a network that does not classify is measured by its own evaluations
     chosen = ["accuracy", "circular"] if "accuracy" in config.evaluate.metrics else list(config.evaluate.metrics)
@@ -58,9 +58,9 @@ def write_stand_in(config: "RunConfig", root: Path) -> Path:
     """
     from torch.nn.functional import pad
 
-    from core.data import datasets, sources
-    from core.data.catalogue import info
-    from core.data.sets import ImageSet
+    from stillpoint.core.config.catalogue import info
+    from stillpoint.core.data import datasets, sources
+    from stillpoint.core.data.sets import ImageSet
 
     entry = info(config.data.name)
     if entry.streaming or entry.pairs:
@@ -89,10 +89,10 @@ def probe(name: str, config: "RunConfig", weights: Path) -> list[float]:
     """What a network says of two pictures of noise: tells other weights or another network where there are no data."""
     import torch
 
-    from core.checkpoint import load_weights
-    from core.data.build import image_size
-    from core.data.catalogue import info
-    from core.randomness import generator
+    from stillpoint.core.base.randomness import generator
+    from stillpoint.core.config.catalogue import info
+    from stillpoint.core.data.build import image_size
+    from stillpoint.core.runs.checkpoint import load_weights
 
     net = pipelines.build(config).eval()
     load_weights(net, weights, model=name)
@@ -104,7 +104,7 @@ def probe(name: str, config: "RunConfig", weights: Path) -> list[float]:
 
 def of_card(card: dict[str, Any], *, untrained: bool = False) -> "RunConfig":
     """The configuration that a card's network was trained and measured with."""
-    from core.config import validate
+    from stillpoint.core.config.schema import validate
 
     settings = {**card["config"], "EVALUATE": {**card["config"]["EVALUATE"], "UNTRAINED": untrained}}
     return validate(pipelines.schema(card["config"]["PIPELINE"]), settings)
@@ -123,8 +123,8 @@ def _publish(args: Namespace) -> int:
     config = of_card({"config": run_config(run, []).dump()})
     if not run.training.is_file():
         raise UserError(f"{run.folder} has not finished training: a network on the way is no pretrained one")
-    from core.checkpoint import read_tensors, save_weights
-    from core.tables import read_training
+    from stillpoint.core.reporting.tables import read_training
+    from stillpoint.core.runs.checkpoint import read_tensors, save_weights
 
     training = read_training(run)
 

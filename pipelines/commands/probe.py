@@ -8,17 +8,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pipelines
-from core.data.catalogue import DATASETS, info
-from core.errors import UserError
-from core.runs import Run
-from pipelines.commands.base import Command, add_device, add_json, bad_input, console, print_json, run_config
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.catalogue import DATASETS, info
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines.commands.base import Command, add_device, add_json, bad_input, console, print_json, run_config
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from core.explain import Explanation
-    from core.measure import ShiftMap
+    from stillpoint.core.evaluation.explain import Explanation
+    from stillpoint.core.evaluation.measure import ShiftMap
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def subject(args: Namespace) -> Subject:
         found = _by_name(args)
     else:
         found = _own(args)
-    from core.device import pick
+    from stillpoint.core.base.device import pick
 
     found.net.to(pick(args.device)).eval()
     return found
@@ -102,7 +102,7 @@ def _by_name(args: Namespace) -> Subject:
     with bad_input():
         net = pipelines.build(config)
     if args.weights:
-        from core.checkpoint import load_weights
+        from stillpoint.core.runs.checkpoint import load_weights
 
         load_weights(net, args.weights, model=name)
     return Subject(net, name, bool(args.weights), dataset.channels, size, dataset.mean, dataset.std)
@@ -114,7 +114,7 @@ def _from_run(args: Namespace) -> Subject:
     _threads(args)
     with bad_input():
         net = pipelines.build(config)
-    from core.checkpoint import load_weights
+    from stillpoint.core.runs.checkpoint import load_weights
 
     weights = Path(args.weights) if args.weights else run.weights
     if not weights.is_file():
@@ -134,7 +134,7 @@ def _own(args: Namespace) -> Subject:
     if args.torchvision:
         from torchvision.models import get_model
 
-        from core.errors import nearest
+        from stillpoint.core.base.errors import nearest
 
         try:
             net: Any = get_model(args.torchvision, weights=None, **_no_backbone(args.torchvision))
@@ -168,7 +168,7 @@ def _own(args: Namespace) -> Subject:
             if not isinstance(net, nn.Module):
                 raise UserError(f"--model {args.model} returned a {type(net).__name__}, not an nn.Module")
     if args.weights:
-        from core.checkpoint import load_weights
+        from stillpoint.core.runs.checkpoint import load_weights
 
         load_weights(net, args.weights)
     title = args.torchvision or args.model
@@ -217,8 +217,8 @@ def picture(path: str, found: Subject) -> tuple["Tensor", Any]:
     import numpy as np
     import torch
 
-    from core.data.formats import decode_image
-    from core.data.streaming import centre_crop, resize_short_side
+    from stillpoint.core.data.formats import decode_image
+    from stillpoint.core.data.streaming import centre_crop, resize_short_side
 
     image = decode_image(Path(path), path, "RGB" if found.channels == 3 else "L", upright=True)
     image = centre_crop(resize_short_side(image, found.size), found.size)
@@ -251,8 +251,8 @@ def _measure(args: Namespace) -> int:
     if not Path(args.image).is_file():
         raise UserError(f"the picture {args.image} is not there")
     found = subject(args)
-    from core.device import pick
-    from core.measure import measure_image
+    from stillpoint.core.base.device import pick
+    from stillpoint.core.evaluation.measure import measure_image
 
     size = found.size
     if args.max_shift < 1:
@@ -273,7 +273,7 @@ def _measure(args: Namespace) -> int:
             boundary=args.boundary,
             progress=lambda what, done, total: bars.update(task, completed=done, total=total),
         )
-    from core.figures import shift_map
+    from stillpoint.core.reporting.figures import shift_map
 
     title = (
         f"{found.title}, {size}x{size}, {'trained' if found.trained else 'untrained'} weights, {args.boundary} shifts"
@@ -332,9 +332,9 @@ def _explain(args: Namespace) -> int:
     found = subject(args)
     import torch
 
-    from core.device import pick
-    from core.explain import explain
-    from core.randomness import generator
+    from stillpoint.core.base.device import pick
+    from stillpoint.core.base.randomness import generator
+    from stillpoint.core.evaluation.explain import explain
 
     if args.image:
         x = picture(args.image, found)[0][None]

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core import runs
-from core.errors import UserError
-from core.interrupt import locked
-from pipelines.commands.base import (
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.interrupt import locked
+from stillpoint.core.runs import layout
+from stillpoint.pipelines.commands.base import (
     Command,
     add_device,
     add_json,
@@ -21,8 +21,8 @@ from pipelines.commands.base import (
 )
 
 if TYPE_CHECKING:
-    from core.tables import Table
-    from pipelines.results import Make, Results
+    from stillpoint.core.reporting.tables import Table
+    from stillpoint.pipelines.results import Make, Results
 
 
 def _shared_options(form: ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def _table_options(form: ArgumentParser) -> None:
 def print_table(table: "Table") -> None:
     from rich.table import Table as Grid
 
-    from core.tables import layout, remarks
+    from stillpoint.core.reporting.tables import layout, remarks
 
     head, lines = layout(table)
     grid = Grid(title=table.title, title_justify="left", title_style="bold", header_style="bold", show_lines=False)
@@ -60,13 +60,13 @@ def print_table(table: "Table") -> None:
 
 
 def _table(args: Namespace) -> int:
-    from core import tables
-    from pipelines.results import form
+    from stillpoint.core.reporting import tables
+    from stillpoint.pipelines.results import form
 
     found = _gathered(args)
     shown = form(args.pipeline, found.config)
     paths = tables.write(found.table, args.results)
-    paths += _made(found, shown.pages, lambda name: runs.page(found.paper, found.recipe, name, found.root))
+    paths += _made(found, shown.pages, lambda name: layout.page(found.paper, found.recipe, name, found.root))
     if args.json:
         print_json(tables.as_dict(found.table))
         return 0
@@ -76,18 +76,18 @@ def _table(args: Namespace) -> int:
 
 
 def _figures(args: Namespace) -> int:
-    from pipelines.results import form
+    from stillpoint.pipelines.results import form
 
     found = _gathered(args)
     shown = form(args.pipeline, found.config)
-    paths = _made(found, shown.figures, lambda name: runs.figure(found.paper, found.recipe, name, found.root))
+    paths = _made(found, shown.figures, lambda name: layout.figure(found.paper, found.recipe, name, found.root))
     console().print("written: " + ", ".join(str(path) for path in paths))
     return 0
 
 
 def _gathered(args: Namespace) -> "Results":
     # pydantic comes with it, which takes as long as all else that --help needs
-    from pipelines import results
+    from stillpoint.pipelines import results
 
     return results.gather(args.pipeline, recipe_of(args), args.results, args.seeds, args.pairs)
 
@@ -115,8 +115,8 @@ def _workflow_options(form: ArgumentParser) -> None:
 
 
 def _workflow(args: Namespace) -> int:
-    from core.progress import follow
-    from pipelines import results, workflow
+    from stillpoint.core.reporting.progress import follow
+    from stillpoint.pipelines import results, workflow
 
     given = {
         "dataset": args.dataset,

@@ -6,9 +6,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pipelines
-from core.errors import UserError, nearest
-from pipelines.commands.base import Command, bad_input, console
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError, nearest
+from stillpoint.pipelines.commands.base import Command, bad_input, console
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,8 +48,8 @@ def _convert(args: Namespace) -> int:
     if args.model is None:
         return _strip(args)
     config = pipelines.without_recipe(args.model, args.dataset, args.pairs)
-    from core.checkpoint import fill, read_tensors, save_weights
-    from core.records import model_name
+    from stillpoint.core.runs.checkpoint import fill, read_tensors, save_weights
+    from stillpoint.core.runs.records import model_name
 
     model = model_name(config)  # settings may make another network of the one that was named
     tensors, found = read_tensors(args.source)
@@ -76,8 +76,8 @@ def _strip(args: Namespace) -> int:
         raise UserError(f"settings such as {args.pairs[0]} are of a network: say which by --model")
     from safetensors.torch import save
 
-    from core.checkpoint import read_tensors
-    from core.files import write_atomic
+    from stillpoint.core.base.files import write_atomic
+    from stillpoint.core.runs.checkpoint import read_tensors
 
     tensors, _ = read_tensors(args.source)
     origin = hashlib.sha256(args.source.read_bytes()).hexdigest()
@@ -93,7 +93,7 @@ def ours(paper: str, tensors: "dict[str, Tensor]", net: "nn.Module") -> "dict[st
     """`tensors` under the names of `net`: as they are where they fit, else through the paper's ``weights.py``."""
     if tensors.keys() == net.state_dict().keys() or not (pipelines.HERE / paper / "weights.py").is_file():
         return tensors
-    own = import_module(f"pipelines.{paper}.weights")
+    own = import_module(f"stillpoint.pipelines.{paper}.weights")
     return getattr(own, "recognised", own.from_authors)(tensors, net)
 
 
@@ -117,7 +117,7 @@ def published(name: str) -> tuple[str, str, str]:
 def _fetch(args: Namespace) -> int:
     if args.pairs:
         raise UserError(f"weights fetch takes no settings, such as {args.pairs[0]}")
-    from core.data.catalogue import data_root
+    from stillpoint.core.config.catalogue import data_root
 
     address, file, digits = published(args.name)
     target = (args.to or data_root() / "weights") / file
@@ -143,7 +143,7 @@ def download(address: str, target: Path, digits: str) -> None:
 
     from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-    from core.files import atomic_path
+    from stillpoint.core.base.files import atomic_path
 
     state, done = hashlib.sha256(), 0
     try:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.config import RunConfig
-from core.errors import UserError
-from core.evaluations import Result, View
-from core.metrics import Tally, topk_correct
-from pipelines.sdnet.pixels import Pixels
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.evaluation.registry import Result, View
+from stillpoint.core.metrics import Tally, topk_correct
+from stillpoint.pipelines.sdnet.pixels import Pixels
 
 #: in the order of preference; the first is in no registry
 PACKAGES = ("autoattack", "torchattacks")
@@ -55,7 +55,7 @@ class AutoAttacked:
         self.tallies = {norm: Tally() for norm in NORMS.values()}
 
     def update(self, view: View) -> None:
-        from pipelines.sdnet.evaluate import chosen, network
+        from stillpoint.pipelines.sdnet.evaluate import chosen, network
 
         rows = chosen(view, self.config.limit_attack)
         if not len(rows):

@@ -5,9 +5,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from core.config import EvaluateConfig, ModelConfig, RunConfig
-from core.errors import nearest
-from pipelines.sdnet.catalogue import NO_SHORTCUT, models
+from stillpoint.core.base.errors import nearest
+from stillpoint.core.config.schema import EvaluateConfig, ModelConfig, RunConfig
+from stillpoint.pipelines.sdnet.catalogue import NO_SHORTCUT, models
 
 NAMES = tuple(models())
 

@@ -13,26 +13,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.config import EvaluateConfig, RunConfig
-from core.data.catalogue import data_root
-from core.data.corruptions import BENCHMARK, NAMES, SEVERITIES, corrupt
-from core.data.corruptions.prepare import FOLDER, caption, frost_folder, published
-from core.data.sets import evenly, sample
-from core.data.sources import cifar10_c_rows
-from core.errors import UserError
-from core.evaluations import EVALUATIONS, Evaluation, Result, View
-from core.layers.sparse_coding import SparseCoding2d
-from core.metrics import Tally, Values, topk_correct
-from core.metrics.attack import Norm, pgd, project
-from core.metrics.corruption import mean_corruption_error
-from core.randomness import generator
-from core.runs import Run
-from pipelines.sdnet import events
-from pipelines.sdnet.autoattack import AutoAttacked
-from pipelines.sdnet.models import sparse_layers
-from pipelines.sdnet.pixels import Pixels
-from pipelines.sdnet.reconstruction import reconstruct, stages
-from pipelines.sdnet.robust import (
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.randomness import generator
+from stillpoint.core.config.catalogue import data_root
+from stillpoint.core.config.schema import EvaluateConfig, RunConfig
+from stillpoint.core.data.corruptions import BENCHMARK, NAMES, SEVERITIES, corrupt
+from stillpoint.core.data.corruptions.prepare import FOLDER, caption, frost_folder, published
+from stillpoint.core.data.sets import evenly, sample
+from stillpoint.core.data.sources import cifar10_c_rows
+from stillpoint.core.evaluation.attack import Norm, pgd, project
+from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result, View
+from stillpoint.core.layers.sparse_coding import SparseCoding2d
+from stillpoint.core.metrics import Tally, Values, topk_correct
+from stillpoint.core.metrics.corruption import mean_corruption_error
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines.sdnet import events
+from stillpoint.pipelines.sdnet.autoattack import AutoAttacked
+from stillpoint.pipelines.sdnet.models import sparse_layers
+from stillpoint.pipelines.sdnet.pixels import Pixels
+from stillpoint.pipelines.sdnet.reconstruction import reconstruct, stages
+from stillpoint.pipelines.sdnet.robust import (
     CLEAN,
     NOISES,
     POOLED,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from core.errors import UserError
-from core.runs import Run
-from core.tables import read_maps
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.reporting.tables import read_maps
+from stillpoint.core.runs.layout import Run
 
 FOLDER = "tensorboard"
 KINDS = ("raw", "normalised", "equalised")
@@ -33,7 +33,7 @@ def write(run: Run) -> Path | None:
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    from pipelines.sdnet.figures import PLACES, shown
+    from stillpoint.pipelines.sdnet.figures import PLACES, shown
 
     pixels = read_maps(run.maps).get("trained/reconstructions_pixels")
     if pixels is None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from core.data.corruptions import NAMES
-from core.figures import MARKERS, PALETTE, colours, entitle, save, styled, subplots
-from pipelines.sdnet.robust import CLEAN, NOISES, POOLED
+from stillpoint.core.data.corruptions import NAMES
+from stillpoint.core.reporting.figures import MARKERS, PALETTE, colours, entitle, save, styled, subplots
+from stillpoint.pipelines.sdnet.robust import CLEAN, NOISES, POOLED
 
 Maps = Mapping[str, Sequence[Mapping[str, np.ndarray]]]
 #: lines of each noise in `lambda_line`
@@ -142,7 +142,7 @@ def shown(pixels: np.ndarray, kind: str) -> np.ndarray:
     """Reconstructions (rows, pictures, C, H, W) as `kind` shows them, in [0, 1]: see `reconstructions`."""
     import torch
 
-    from pipelines.sdnet.reconstruction import equalised, stretched
+    from stillpoint.pipelines.sdnet.reconstruction import equalised, stretched
 
     rows, columns = pixels.shape[:2]
     made = torch.from_numpy(np.asarray(pixels)).flatten(0, 1)  # (rows * columns, C, H, W)

@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import nn
 
-from core.backbones.resnet import ResNet, resnet
-from core.backbones.stem import DenseMaxPool2d
-from core.errors import UserError
-from core.layers.downsample import DownsampleFactory, downsample_factory
-from core.layers.sparse_coding import SparseCoding2d
-from pipelines.sdnet.config import Model
+from stillpoint.core.backbones.resnet import ResNet, resnet
+from stillpoint.core.backbones.stem import DenseMaxPool2d
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.layers.downsample import DownsampleFactory, downsample_factory
+from stillpoint.core.layers.sparse_coding import SparseCoding2d
+from stillpoint.pipelines.sdnet.config import Model
 
 SMALL = 64  # images up to this size get the stem that does not stride
 WIDTHS = (64, 128, 256, 512)

@@ -11,13 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from core.config import read_settings
-from core.files import write_atomic
-from core.runs import Run
-from core.tables import found_runs, percent, published_cell, read_maps, read_metrics, read_training
-from pipelines.results import Results
+from stillpoint.core.base.files import write_atomic
+from stillpoint.core.config.schema import read_settings
+from stillpoint.core.reporting.tables import found_runs, percent, published_cell, read_maps, read_metrics, read_training
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines.results import Results
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 #: the paper's name -> ours, in the order of the authors' README
 PRETRAINED = {
     "SDNet-18": "sdnet18",
@@ -118,7 +118,7 @@ def pretrained(results: Results, path: Path) -> None:
 
 def corruptions(results: Results, path: Path) -> None:
     """Accuracy under each corruption at the lambda of training and at that of the line, and the mean errors."""
-    from core.data.corruptions import BENCHMARK, NAMES
+    from stillpoint.core.data.corruptions import BENCHMARK, NAMES
 
     columns, head = [], ["corruption"]
     for model, runs in results.runs.items():
@@ -149,8 +149,8 @@ def corruptions(results: Results, path: Path) -> None:
 
 def _normalised(values: Sequence[dict[str, Any]], start: str) -> str:
     """Mean corruption error with AlexNet's errors as the unit, mean over seeds, in percent."""
-    from core.data.corruptions import BENCHMARK
-    from core.metrics.corruption import mean_corruption_error
+    from stillpoint.core.data.corruptions import BENCHMARK
+    from stillpoint.core.metrics.corruption import mean_corruption_error
 
     # a mean over severities stands for each of them: their sums have the same ratio
     own = [
@@ -162,7 +162,7 @@ def _normalised(values: Sequence[dict[str, Any]], start: str) -> str:
 
 def corruptions_csv(results: Results, path: Path) -> None:
     """A line for each network, seed, corruption, severity and way to set lambda."""
-    from core.data.corruptions import NAMES, SEVERITIES
+    from stillpoint.core.data.corruptions import NAMES, SEVERITIES
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

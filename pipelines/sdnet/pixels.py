@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.config import RunConfig
-from core.data.catalogue import info
+from stillpoint.core.config.catalogue import info
+from stillpoint.core.config.schema import RunConfig
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.backbones.resnet import BasicBlock, ResNet
-from core.errors import UserError
-from core.layers.sparse_coding import SparseCoding2d
+from stillpoint.core.backbones.resnet import BasicBlock, ResNet
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.layers.sparse_coding import SparseCoding2d
 
 Size = tuple[int, int]
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.errors import UserError
-from core.tables import Metric, read_maps
-from pipelines.results import Form, Make, Needs, Results, consistency_accuracy, learning_curves
-from pipelines.sdnet import pages
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.reporting.tables import Metric, read_maps
+from stillpoint.pipelines.results import Form, Make, Needs, Results, consistency_accuracy, learning_curves
+from stillpoint.pipelines.sdnet import pages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +48,7 @@ def _held(results: Results, name: str) -> "dict[str, list[dict[str, np.ndarray]]
 
 def corruptions(results: Results, path: Path) -> None:
     """Accuracy under each corruption, mean over severities and seeds."""
-    from pipelines.sdnet import figures
+    from stillpoint.pipelines.sdnet import figures
 
     held = _held(results, "robustness_severities")
     figures.corruptions(held, path, title=f"{results.table.title}; {pages.origin(results)}")
@@ -56,27 +56,27 @@ def corruptions(results: Results, path: Path) -> None:
 
 def lambda_sweep(results: Results, path: Path) -> None:
     """Accuracy at every lambda, for each noise and level, of the images that lambda is chosen on."""
-    from pipelines.sdnet import figures
+    from stillpoint.pipelines.sdnet import figures
 
     figures.lambda_sweep(_held(results, "robustness_sweep_accuracy"), path, title=results.table.title)
 
 
 def lambda_line(results: Results, path: Path) -> None:
     """The best lambda against the reconstruction error, and the fitted lines."""
-    from pipelines.sdnet import figures
+    from stillpoint.pipelines.sdnet import figures
 
     figures.lambda_line(_held(results, "robustness_sweep_lines"), path, title=results.table.title)
 
 
 def attack(results: Results, path: Path) -> None:
     """Accuracy under attack at several lambdas: attacked at the same one, and with pictures made for another."""
-    from pipelines.sdnet import figures
+    from stillpoint.pipelines.sdnet import figures
 
     figures.attack(_held(results, "attack_linf_curves"), list(results.runs), path, title=results.table.title)
 
 
 def _pictures(results: Results, path: Path, kind: str) -> None:
-    from pipelines.sdnet import figures
+    from stillpoint.pipelines.sdnet import figures
 
     model, maps = next(iter(_held(results, "reconstructions_pixels").items()))
     title = f"{model}, seed {results.runs[model][0].seed}: what each stage keeps; {SHOWN[kind]}"

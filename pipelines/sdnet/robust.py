@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.config import RunConfig
-from core.data.build import image_size, images
-from core.data.corruptions import noise
-from core.data.corruptions.draws import Draws
-from core.data.loading import Batch, DeviceLoader
-from core.data.sets import FolderSet, ImageSet, evenly
-from core.data.streaming import StreamLoader
-from core.layers.sparse_coding import SparseCoding2d
-from core.metrics import Values, topk_correct
-from core.randomness import uniform_integers
-from pipelines.sdnet.pixels import Pixels
+from stillpoint.core.base.randomness import uniform_integers
+from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.data.build import image_size, images
+from stillpoint.core.data.corruptions import noise
+from stillpoint.core.data.corruptions.draws import Draws
+from stillpoint.core.data.loading import Batch, DeviceLoader
+from stillpoint.core.data.sets import FolderSet, ImageSet, evenly
+from stillpoint.core.data.streaming import StreamLoader
+from stillpoint.core.layers.sparse_coding import SparseCoding2d
+from stillpoint.core.metrics import Values, topk_correct
+from stillpoint.pipelines.sdnet.pixels import Pixels
 
 #: noise -> (function, the authors' levels from the weakest to the strongest)
 NOISES: dict[str, tuple[Callable[..., np.ndarray], tuple[float, ...]]] = {

@@ -1,8 +1,8 @@
 """What training does besides: a fine-tune may start from our file or from the authors'."""
 
-from core.config import RunConfig
-from core.train import TrainHooks
-from pipelines.sdnet.weights import recognised
+from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.training.train import TrainHooks
+from stillpoint.pipelines.sdnet.weights import recognised
 
 
 def hooks(config: RunConfig) -> TrainHooks:

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.errors import UserError
-from core.foreign import translate, unwrapped
-from core.layers.sparse_coding import SparseCoding2d
-from pipelines.sdnet.models import sparse_layers
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.layers.sparse_coding import SparseCoding2d
+from stillpoint.core.runs.foreign import translate, unwrapped
+from stillpoint.pipelines.sdnet.models import sparse_layers
 
 
 def names(net: nn.Module) -> dict[str, str]:

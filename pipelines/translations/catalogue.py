@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipelines import ModelEntry
+from stillpoint.pipelines import ModelEntry
 
 SMALL = ("digits", "fashion_mnist")
 NOTEBOOK = "Feydy, From wavelet transforms to convolutional neural networks, part 2"

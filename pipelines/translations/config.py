@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from core.config import ModelConfig, RunConfig
+from stillpoint.core.config.schema import ModelConfig, RunConfig
 
 
 class Model(ModelConfig):

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.config import EvaluateConfig, RunConfig
-from core.errors import UserError
-from core.evaluations import EVALUATIONS, Evaluation, Result, View
-from core.maximise import class_images, neuron_images, strongest_pair_share
-from core.metrics import Tally, agreement, topk_correct
-from core.randomness import uniform_integers
-from core.shifts import crop_window
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.randomness import uniform_integers
+from stillpoint.core.config.schema import EvaluateConfig, RunConfig
+from stillpoint.core.data.shifts import crop_window
+from stillpoint.core.evaluation.maximise import class_images, neuron_images, strongest_pair_share
+from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result, View
+from stillpoint.core.metrics import Tally, agreement, topk_correct
 
 #: Images of each class in the grid of samples.
 SAMPLES = 4

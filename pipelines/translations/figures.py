@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core.figures import colours, entitle, save, styled, subplots
+from stillpoint.core.reporting.figures import colours, entitle, save, styled, subplots
 
 if TYPE_CHECKING:
-    from pipelines.translations.results import Pass
+    from stillpoint.pipelines.translations.results import Pass
 
 
 @styled

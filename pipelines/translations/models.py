@@ -5,10 +5,10 @@ from functools import partial
 import torch
 from torch import nn
 
-from core.backbones.convnet import ConvNet
-from core.backbones.perceptron import Perceptron
-from core.layers import downsample_factory
-from pipelines.translations.config import Model
+from stillpoint.core.backbones.convnet import ConvNet
+from stillpoint.core.backbones.perceptron import Perceptron
+from stillpoint.core.layers import downsample_factory
+from stillpoint.pipelines.translations.config import Model
 
 
 def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
@@ -38,7 +38,7 @@ def _variant(make: partial, model: Model, width: int) -> ConvNet:
     if kind is not None:
         options["downsample"] = downsample_factory(kind[0], size=model.filter_size, **kind[1])
     if model.front == "scattering":
-        from core.layers.scattering import Scattering2d
+        from stillpoint.core.layers.scattering import Scattering2d
 
         return make(front=Scattering2d(), channels=(width, width), kernels=(3, 3), groups=(1, 1), **options)
     if model.head == "average":

@@ -1,4 +1,6 @@
-"""Which recipe gives the test passes that the notebook printed: ``python -m pipelines.translations.readings``.
+"""Which recipe gives the test passes that the notebook printed.
+
+    python -m stillpoint.pipelines.translations.readings
 
 The notebook states one recipe and prints the curve of another. Each reading here changes one stated number, is trained
 with the same seeds, and its test passes are compared with the printed ones. It stops and goes on like any training;
@@ -13,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.files import write_atomic, write_json
-from core.runs import Run
-from pipelines.translations.results import Pass, _markdown, mean_passes, published_passes
+from stillpoint.core.base.files import write_atomic, write_json
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines.translations.results import Pass, _markdown, mean_passes, published_passes
 
 RECIPE, MODEL = "fashion_mnist_batch250", "TwoFullNet"
 
@@ -51,7 +53,7 @@ READINGS = (
 
 def train(reading: Reading, seed: int, results: Path, options: Sequence[str]) -> Run:
     """The run of one reading and seed; at once where it is finished."""
-    from pipelines.cli import main as stillpoint
+    from stillpoint.pipelines.cli import main as stillpoint
 
     where = results / reading.name
     words = ["train", f"translations/{MODEL}", "--recipe", RECIPE, "--seed", str(seed), "--results", str(where)]
@@ -119,7 +121,7 @@ def markdown(rows: dict[str, dict]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     form = argparse.ArgumentParser(
-        prog="python -m pipelines.translations.readings",
+        prog="python -m stillpoint.pipelines.translations.readings",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

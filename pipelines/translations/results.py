@@ -11,16 +11,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from core import tables
-from core.config import RunConfig
-from core.errors import UserError
-from core.files import write_atomic
-from core.runs import Run
-from core.tables import Metric, percent, read_metrics
-from pipelines.results import Form, Make, Needs, Results, consistency_accuracy
-from pipelines.results import learning_curves as plain_curves
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.files import write_atomic
+from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.reporting import tables
+from stillpoint.core.reporting.tables import Metric, percent, read_metrics
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines.results import Form, Make, Needs, Results, consistency_accuracy
+from stillpoint.pipelines.results import learning_curves as plain_curves
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 
 METRICS = (
     Metric("accuracy", "accuracy"),
@@ -205,20 +205,20 @@ def class_names(recipe: str) -> tuple[str, ...]:
     """Names of the classes, where the data set has better ones than numbers."""
     if not recipe.startswith("fashion_mnist"):
         return tuple("0123456789")
-    from core.data.sources import FASHION_CLASSES
+    from stillpoint.core.data.sources import FASHION_CLASSES
 
     return FASHION_CLASSES
 
 
 def samples(results: Results, path: Path) -> None:
-    from pipelines.translations import figures
+    from stillpoint.pipelines.translations import figures
 
     grid = read_maps(shown_run(results), ("samples_grid",))["samples_grid"]
     figures.samples(grid, class_names(results.recipe), path, title=f"{results.table.title}")
 
 
 def learning_curves(results: Results, path: Path) -> None:
-    from pipelines.translations import figures
+    from stillpoint.pipelines.translations import figures
 
     curves = {model: [run_passes(run) for run in runs] for model, runs in results.runs.items()}
     known = {model: list(published_passes(results.recipe, model).values()) for model in results.runs}
@@ -226,7 +226,7 @@ def learning_curves(results: Results, path: Path) -> None:
 
 
 def confusion(results: Results, path: Path) -> None:
-    from pipelines.translations import figures
+    from stillpoint.pipelines.translations import figures
 
     run = shown_run(results)
     counts = read_maps(run, ("confusion_counts",))["confusion_counts"]
@@ -234,7 +234,7 @@ def confusion(results: Results, path: Path) -> None:
 
 
 def class_images(results: Results, path: Path) -> None:
-    from pipelines.translations import figures
+    from stillpoint.pipelines.translations import figures
 
     run = shown_run(results)
     names = tuple(f"maximisers_class_{what}" for what in ("images", "losses", "probabilities"))
@@ -244,7 +244,7 @@ def class_images(results: Results, path: Path) -> None:
 
 
 def neurons(results: Results, path: Path) -> None:
-    from pipelines.translations import figures
+    from stillpoint.pipelines.translations import figures
 
     run = shown_run(results)
     names = ("maximisers_neuron_images", "maximisers_neuron_shares")
@@ -259,8 +259,8 @@ def neurons(results: Results, path: Path) -> None:
 
 
 def second_layer(results: Results, path: Path) -> None:
-    from core.checkpoint import read_tensors
-    from pipelines.translations import figures
+    from stillpoint.core.runs.checkpoint import read_tensors
+    from stillpoint.pipelines.translations import figures
 
     run = shown_run(results)
     weights = read_tensors(run.weights)[0]["fc2.weight"].numpy()

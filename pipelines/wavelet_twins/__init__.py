@@ -1,5 +1,5 @@
 """Wavelet twins: an early layer made of complex wavelet packets, and what its modulus does for shift invariance."""
 
-from pipelines.wavelet_twins.catalogue import configs
+from stillpoint.pipelines.wavelet_twins.catalogue import configs
 
 __all__ = ["configs"]

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from core.errors import nearest
-from pipelines import ModelEntry
+from stillpoint.core.base.errors import nearest
+from stillpoint.pipelines import ModelEntry
 
 STORED = "Leterme et al., classifiers stored with the authors' code"
 DEPTHS = (18, 34, 50, 101)

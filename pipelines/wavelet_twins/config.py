@@ -4,8 +4,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from core.config import EvaluateConfig, ModelConfig, RunConfig
-from pipelines.wavelet_twins.catalogue import architecture, form, sections
+from stillpoint.core.config.schema import EvaluateConfig, ModelConfig, RunConfig
+from stillpoint.pipelines.wavelet_twins.catalogue import architecture, form, sections
 
 
 class Model(ModelConfig):

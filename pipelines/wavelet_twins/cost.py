@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from core.backbones.resnet import ResNet
-from core.layers.wavelet_twin import TwinStem, WaveletTwin2d
-from pipelines.wavelet_twins.catalogue import CLASSIFIERS
-from pipelines.wavelet_twins.models import network
+from stillpoint.core.backbones.resnet import ResNet
+from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletTwin2d
+from stillpoint.pipelines.wavelet_twins.catalogue import CLASSIFIERS
+from stillpoint.pipelines.wavelet_twins.models import network
 
 #: the classifiers of ImageNet: every variant of AlexNet and of ResNet-34
 VARIANTS = tuple(name for name in CLASSIFIERS if "I" in name)

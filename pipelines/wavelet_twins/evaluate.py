@@ -1,6 +1,6 @@
 """What the paper measures: ten crops, divergence and flip rates over shifts, flip rates over perturbed videos.
 
-The shifted views are cut from the stored images at `divide` times the resolution (`core.data.shifted_crops`). The
+The shifted views are cut from the stored images at `divide` times the resolution (`data.shifted_crops`). The
 authors show them to the network without the normalisation it was trained with; so does "shifts", and
 "shifts_normalised" normalises them.
 """
@@ -12,20 +12,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core.config import RunConfig
-from core.data.batched_crops import shifted_crops_batch, ten_crops_batch
-from core.data.formats import decode_image
-from core.data.sets import FolderSet, ImageSet
-from core.data.shifted_crops import crops_at, shift_offsets, ten_crops
-from core.errors import UserError
-from core.evaluations import EVALUATIONS, Evaluation, Result, View
-from core.metrics import Tally, Values, topk_correct
-from core.metrics.divergence import shift_divergence
-from core.metrics.flip_rate import flips
-from core.runs import Run
-from pipelines.wavelet_twins.config import Evaluate
-from pipelines.wavelet_twins.perturbations import Perturbations
-from pipelines.wavelet_twins.scores import write_scores
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.data.batched_crops import shifted_crops_batch, ten_crops_batch
+from stillpoint.core.data.formats import decode_image
+from stillpoint.core.data.sets import FolderSet, ImageSet
+from stillpoint.core.data.shifted_crops import crops_at, shift_offsets, ten_crops
+from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result, View
+from stillpoint.core.metrics import Tally, Values, topk_correct
+from stillpoint.core.metrics.divergence import shift_divergence
+from stillpoint.core.metrics.flip_rate import flips
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines.wavelet_twins.config import Evaluate
+from stillpoint.pipelines.wavelet_twins.perturbations import Perturbations
+from stillpoint.pipelines.wavelet_twins.scores import write_scores
 
 __all__ = ["Shifts", "TenCrops", "evaluated", "evaluations"]
 

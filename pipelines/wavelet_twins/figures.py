@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.errors import UserError
-from core.figures import MARKERS, beside, colours, entitle, save, styled, subplots
-from core.files import atomic_path
-from core.layers.wavelet_twin import WaveletTwin2d
-from pipelines.wavelet_twins.models import resulting_kernel
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.files import atomic_path
+from stillpoint.core.layers.wavelet_twin import WaveletTwin2d
+from stillpoint.core.reporting.figures import MARKERS, beside, colours, entitle, save, styled, subplots
+from stillpoint.pipelines.wavelet_twins.models import resulting_kernel
 
 if TYPE_CHECKING:
-    from core.tables import Table
+    from stillpoint.core.reporting.tables import Table
 
 #: kernels in a row, and grey pixels between them
 COLUMNS, GAP = 16, 2

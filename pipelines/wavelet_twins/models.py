@@ -5,16 +5,16 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from core.backbones.alexnet import AlexNet
-from core.backbones.resnet import resnet
-from core.backbones.stem import DenseMaxPool2d
-from core.errors import UserError
-from core.layers.complex_modulus import ComplexModulus, ModulusBatchNorm2d, ModulusBias2d
-from core.layers.downsample import DownsampleFactory, downsample_factory
-from core.layers.wavelet_packings import ALEXNET, RESNET, RESNET_EXCLUDING
-from core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d
-from pipelines.wavelet_twins.catalogue import Architecture, Form, Pooling, architecture, form
-from pipelines.wavelet_twins.config import Model
+from stillpoint.core.backbones.alexnet import AlexNet
+from stillpoint.core.backbones.resnet import resnet
+from stillpoint.core.backbones.stem import DenseMaxPool2d
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.layers.complex_modulus import ComplexModulus, ModulusBatchNorm2d, ModulusBias2d
+from stillpoint.core.layers.downsample import DownsampleFactory, downsample_factory
+from stillpoint.core.layers.wavelet_packings import ALEXNET, RESNET, RESNET_EXCLUDING
+from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d
+from stillpoint.pipelines.wavelet_twins.catalogue import Architecture, Form, Pooling, architecture, form
+from stillpoint.pipelines.wavelet_twins.config import Model
 
 #: initial weights of red, green and blue in the luminance (authors' code)
 ALEXNET_COLOURS, RESNET_COLOURS = (1.0036, 1.1630, 0.8334), (0.9802, 1.3060, 0.7138)

@@ -7,17 +7,17 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.files import write_atomic
-from core.tables import Cell, Metric, read_metrics, show, show_cell
-from pipelines.wavelet_twins.catalogue import CLASSIFIERS
+from stillpoint.core.base.files import write_atomic
+from stillpoint.core.reporting.tables import Cell, Metric, read_metrics, show, show_cell
+from stillpoint.pipelines.wavelet_twins.catalogue import CLASSIFIERS
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from core.runs import Run
-    from pipelines.results import Results
+    from stillpoint.core.runs.layout import Run
+    from stillpoint.pipelines.results import Results
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 #: milliseconds per image, measured on one machine: see benchmarks/wavelet_twins.py
 TIMES = HERE.parents[1] / "benchmarks" / "results" / "wavelet_twins.json"
 WAYS = ("horizontal", "vertical", "diagonal")
@@ -32,9 +32,9 @@ STORED = (
 
 def trained(run: "Run") -> "nn.Module":
     """The trained network of a run, in evaluation mode."""
-    import pipelines
-    from core.checkpoint import load_weights
-    from core.config import merge, read_yaml
+    from stillpoint import pipelines
+    from stillpoint.core.config.schema import merge, read_yaml
+    from stillpoint.core.runs.checkpoint import load_weights
 
     schema = pipelines.schema(run.pipeline)
     net = pipelines.build(merge(schema, [read_yaml(run.config, schema)]))
@@ -129,7 +129,7 @@ def _cell(metric: Metric, found: list[dict[str, Any]]) -> Cell | None:
 @cache
 def costs() -> list[dict[str, Any]]:
     """A row for each variant at ImageNet's size; milliseconds are empty where the benchmark has not been run."""
-    from pipelines.wavelet_twins.cost import VARIANTS, cost
+    from stillpoint.pipelines.wavelet_twins.cost import VARIANTS, cost
 
     times = json.loads(TIMES.read_text())["milliseconds"] if TIMES.is_file() else {}
     rows = []

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from core.errors import UserError
+from stillpoint.core.base.errors import UserError
 
 
 def concentration(weight: Tensor) -> Tensor:

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.data.formats import IMAGE_SUFFIXES, decode_image
-from core.data.shifted_crops import one_crop
-from core.errors import UserError
-from core.evaluations import Result, View
-from core.metrics.flip_rate import flips
-from pipelines.wavelet_twins.config import Evaluate
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.data.formats import IMAGE_SUFFIXES, decode_image
+from stillpoint.core.data.shifted_crops import one_crop
+from stillpoint.core.evaluation.registry import Result, View
+from stillpoint.core.metrics.flip_rate import flips
+from stillpoint.pipelines.wavelet_twins.config import Evaluate
 
 #: frames of ImageNet-P are already cut to this size
 _SIDE = 224

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.tables import Metric, read_maps
-from pipelines.results import Make, Results, learning_curves
-from pipelines.wavelet_twins import pages
+from stillpoint.core.reporting.tables import Metric, read_maps
+from stillpoint.pipelines.results import Make, Results, learning_curves
+from stillpoint.pipelines.wavelet_twins import pages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,8 +67,8 @@ def _panels(results: Results, kind: str) -> "dict[tuple[str, str], dict[str, lis
 
 def divergence(results: Results, path: Path) -> None:
     """Divergence over the shift."""
-    from core.tables import read_metrics
-    from pipelines.wavelet_twins import figures
+    from stillpoint.core.reporting.tables import read_metrics
+    from stillpoint.pipelines.wavelet_twins import figures
 
     first = next(iter(results.runs.values()))[0]
     divide = read_metrics(first)["evaluate"]["KL_DIVIDE"]
@@ -85,7 +85,7 @@ def divergence(results: Results, path: Path) -> None:
 
 def flip_rate(results: Results, path: Path) -> None:
     """Flip rate over the step."""
-    from pipelines.wavelet_twins import figures
+    from stillpoint.pipelines.wavelet_twins import figures
 
     figures.curves(
         _panels(results, "mfr"),
@@ -101,15 +101,15 @@ def flip_rate(results: Results, path: Path) -> None:
 
 def accuracy_flips(results: Results, path: Path) -> None:
     """Flip rate against accuracy, with the stored classifiers where they saw the same images."""
-    from pipelines.wavelet_twins import figures
+    from stillpoint.pipelines.wavelet_twins import figures
 
     figures.accuracy_flips(results.table, path, name=title)
 
 
 def kernels(results: Results, path: Path) -> None:
     """The trained first layers of the first twin and of the first modulus, seed 0."""
-    from pipelines.wavelet_twins import figures
-    from pipelines.wavelet_twins.models import twin
+    from stillpoint.pipelines.wavelet_twins import figures
+    from stillpoint.pipelines.wavelet_twins.models import twin
 
     chosen = {}
     for ending in (False, True):

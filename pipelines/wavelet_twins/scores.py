@@ -9,11 +9,11 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from core.config import RunConfig
-from core.errors import UserError
-from core.files import digest, write_json
-from core.runs import Run
-from core.tables import read_maps
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.files import digest, write_json
+from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.reporting.tables import read_maps
+from stillpoint.core.runs.layout import Run
 
 Scores = dict[str, dict[str, dict[str, dict[str, dict[str, Any]]]]]
 

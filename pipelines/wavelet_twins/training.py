@@ -5,10 +5,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from core.config import RunConfig
-from core.train import TrainHooks
-from pipelines.wavelet_twins.models import mixing_weights
-from pipelines.wavelet_twins.penalty import penalty, row_gradients
+from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.training.train import TrainHooks
+from stillpoint.pipelines.wavelet_twins.models import mixing_weights
+from stillpoint.pipelines.wavelet_twins.penalty import penalty, row_gradients
 
 
 class GradientRecord:

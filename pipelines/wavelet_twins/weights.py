@@ -11,14 +11,14 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from core.backbones.alexnet import AlexNet
-from core.backbones.resnet import BasicBlock, ResNet
-from core.errors import UserError
-from core.foreign import translate, unwrapped
-from core.layers._wavelet_filters import qshift_filters
-from core.layers.blur import BlurPool2d
-from core.layers.complex_modulus import ModulusBatchNorm2d, ModulusBias2d
-from core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d
+from stillpoint.core.backbones.alexnet import AlexNet
+from stillpoint.core.backbones.resnet import BasicBlock, ResNet
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.layers._wavelet_filters import qshift_filters
+from stillpoint.core.layers.blur import BlurPool2d
+from stillpoint.core.layers.complex_modulus import ModulusBatchNorm2d, ModulusBias2d
+from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d
+from stillpoint.core.runs.foreign import translate, unwrapped
 
 
 def from_authors(state: Mapping, net: nn.Module) -> dict[str, torch.Tensor]:

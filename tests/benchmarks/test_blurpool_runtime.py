@@ -10,7 +10,7 @@ from benchmarks.blurpool_runtime import HERE, draw
 
 def test_every_bar_says_its_taps_so_that_it_is_read_in_grey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = []
-    monkeypatch.setattr("core.figures.save", lambda figure, path: (kept.append(figure), path)[1])
+    monkeypatch.setattr("stillpoint.core.reporting.figures.save", lambda figure, path: (kept.append(figure), path)[1])
     draw(json.loads((HERE / "results" / "blurpool_runtime-cpu.json").read_text()), tmp_path / "a.png")
     (axis,) = kept[0].axes
     assert len(axis.patches) == 16

@@ -5,7 +5,6 @@ import pytest
 import torch
 from PIL import Image
 
-import pipelines
 from benchmarks import (
     corruptions,
     demo,
@@ -20,11 +19,12 @@ from benchmarks import (
 )
 from benchmarks.harness import Clock
 from benchmarks.pictures import NOISE, photographs, pictures, torchvision_loader
-from core.data.augment import Augment, Crop
-from core.data.corruptions import NAMES, corrupt
-from core.data.loading import DeviceLoader
-from pipelines.cli import main, parse
-from pipelines.commands.bench import ROOT, SUBJECTS, _words
+from stillpoint import pipelines
+from stillpoint.core.data.augment import Augment, Crop
+from stillpoint.core.data.corruptions import NAMES, corrupt
+from stillpoint.core.data.loading import DeviceLoader
+from stillpoint.pipelines.cli import main, parse
+from stillpoint.pipelines.commands.bench import ROOT, SUBJECTS, _words
 
 
 @pytest.fixture

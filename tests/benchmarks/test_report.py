@@ -3,7 +3,7 @@ import json
 import pytest
 
 from benchmarks import layers, report
-from pipelines.cli import main
+from stillpoint.pipelines.cli import main
 
 
 def test_the_page_says_what_the_files_say():

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 
 from benchmarks.translations import MEAN, PADDING, STD, WINDOW, Pictures, items
-from core.randomness import generator
+from stillpoint.core.base.randomness import generator
 
 IMAGES = torch.randint(1, 256, (6, 1, 28, 28), generator=generator("images"), dtype=torch.uint8)
 SET = SimpleNamespace(images=IMAGES, labels=torch.arange(6))

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from core.config import RunConfig, merge
-from core.data.build import Loaders
-from core.data.loading import DeviceLoader
-from core.data.sets import ImageSet
-from core.randomness import generator
-from core.runs import Run
-from core.train import Progress, train
+from stillpoint.core.base.randomness import generator
+from stillpoint.core.config.schema import RunConfig, merge
+from stillpoint.core.data.build import Loaders
+from stillpoint.core.data.loading import DeviceLoader
+from stillpoint.core.data.sets import ImageSet
+from stillpoint.core.runs.layout import Run
+from stillpoint.core.training.train import Progress, train
 
 
 class Net(nn.Module):

@@ -6,7 +6,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Callable
 
-import pipelines
+from stillpoint import pipelines
 
 Run = Callable[[argparse.Namespace], list[object]]
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from core.errors import UserError
-from core.interrupt import Interrupted
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.interrupt import Interrupted
 
 #: exit codes of a child: a sentence for the user, a stop that was asked for, and a fault of ours
 REFUSED, STOPPED, BROKEN = 2, 3, 70

@@ -6,9 +6,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from core.checkpoint import load_state, previous, read_tensors
-from core.data.datasets import load
-from core.errors import UserError
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.data.datasets import load
+from stillpoint.core.runs.checkpoint import load_state, previous, read_tensors
 from tests.faults.children import Count, child, last_line
 from tests.faults.kill import differing, result
 from tests.faults.setting import Setting, bits, setting

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from core import runs
-from core.data.corruptions.prepare import prepare_cifar10_c
-from core.errors import UserError
-from pipelines.cli import main
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.data.corruptions.prepare import prepare_cifar10_c
+from stillpoint.core.runs import layout
+from stillpoint.pipelines.cli import main
 from tests.faults.children import REFUSED, Count, child, last_line
 from tests.faults.kill import differing, result
 from tests.faults.setting import Setting, setting
@@ -108,7 +108,7 @@ def _table(one: Setting, room: _Room, whole: Path, times: int, draw: random.Rand
         if code:
             raise UserError(said.getvalue().strip())
 
-    tables = [runs.table(config.pipeline, config.recipe, suffix, root) for suffix in ("csv", "json", "md", "tex")]
+    tables = [layout.table(config.pipeline, config.recipe, suffix, root) for suffix in ("csv", "json", "md", "tex")]
     if code := child(make, log):
         count.add("a table with room", f"ended with {code} ({last_line(log)})")
         return count

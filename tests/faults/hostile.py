@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-import pipelines
-from core.checkpoint import load_state, read_tensors, save_state
-from core.config import read_yaml
-from core.data.datasets import load, prepare
-from core.data.formats import read_pickled_batch
-from core.errors import UserError
-from core.runs import Run
-from pipelines.commands.base import run_config
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.schema import read_yaml
+from stillpoint.core.data.datasets import load, prepare
+from stillpoint.core.data.formats import read_pickled_batch
+from stillpoint.core.runs.checkpoint import load_state, read_tensors, save_state
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines.commands.base import run_config
 from tests.faults.children import Count
 
 

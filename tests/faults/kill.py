@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from core.checkpoint import load_state
-from core.train import Progress
+from stillpoint.core.runs.checkpoint import load_state
+from stillpoint.core.training.train import Progress
 from tests.faults.children import Count, child, last_line
 from tests.faults.setting import Setting, bits, setting
 

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-import pipelines
-from core.config import RunConfig
-from core.data.catalogue import DATASETS
-from core.data.datasets import prepare
-from core.errors import UserError
-from core.evaluate_run import evaluate_run
-from core.runs import Run
-from core.train import Progress, train
-from pipelines import workflow
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.catalogue import DATASETS
+from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.data.datasets import prepare
+from stillpoint.core.evaluation.run import evaluate_run
+from stillpoint.core.runs.layout import Run
+from stillpoint.core.training.train import Progress, train
+from stillpoint.pipelines import workflow
 
 IMAGES, HELD_OUT, BATCH, EPOCHS = 24, 8, 8, 3
 SIDE_OF_PHOTOGRAPHS = 64
@@ -113,7 +113,7 @@ def draw(name: str, root: Path) -> None:
                     head = struct.pack(f">{1 + array.ndim}I", 0x800 + array.ndim, *array.shape)
                     path.write_bytes(head + array.tobytes())
     elif name != "digits":
-        from core.data.sources import CIFAR10_CLASSES
+        from stillpoint.core.data.sources import CIFAR10_CLASSES
 
         classes = (
             CIFAR10_CLASSES if name == "cifar10" else tuple(f"c{k:03}" for k in range(min(entry.num_classes, 100)))

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from core.evaluate import Predictor
-from core.interrupt import locked
-from core.train import Progress
+from stillpoint.core.base.interrupt import locked
+from stillpoint.core.evaluation.engine import Predictor
+from stillpoint.core.training.train import Progress
 from tests.faults.children import BROKEN, REFUSED, STOPPED, Count, child, last_line, start, wait
 from tests.faults.kill import differing, result
 from tests.faults.setting import Setting, setting

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from core import runs
-from core.runs import Run
+from stillpoint.core.runs import layout
+from stillpoint.core.runs.layout import Run
 from tests.faults.children import Count
 
 ROOT = Path(__file__).parent.parent.parent
@@ -24,7 +24,7 @@ VICTIMS = ("snakemake", "stillpoint and snakemake", "every process")
 
 
 def command(root: Path, data: Path) -> list[str]:
-    words = [sys.executable, "-m", "pipelines", "run", "aps", "--results", str(root), "--data", str(data)]
+    words = [sys.executable, "-m", "stillpoint", "run", "aps", "--results", str(root), "--data", str(data)]
     return [
         *words,
         "--seeds",
@@ -48,7 +48,9 @@ def children_of(number: int) -> list[int]:
 
 def result(root: Path) -> dict[str, Any]:
     """Tables, and of each run its weights, history and metrics: what must be the same."""
-    found: dict[str, Any] = {s: runs.table("aps", "digits", s, root).read_bytes() for s in ("csv", "json", "md", "tex")}
+    found: dict[str, Any] = {
+        s: layout.table("aps", "digits", s, root).read_bytes() for s in ("csv", "json", "md", "tex")
+    }
     for model in GRID:
         run = Run("aps", "digits", model, 0, root)
         metrics = json.loads(run.metrics.read_text())

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipelines.cli import main
-from pipelines.commands import COMMANDS
-from pipelines.commands.probe import _default_dataset
+from stillpoint.pipelines.cli import main
+from stillpoint.pipelines.commands import COMMANDS
+from stillpoint.pipelines.commands.probe import _default_dataset
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:

@@ -7,10 +7,10 @@ import sys
 import pytest
 import torch
 
-import pipelines
-from core.errors import UserError
-from core.evaluate import chosen
-from pipelines import workflow
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.evaluation.engine import chosen
+from stillpoint.pipelines import workflow
 
 RECIPES = [(paper, recipe) for paper in pipelines.papers() for recipe in workflow.recipes(paper)]
 
@@ -33,8 +33,9 @@ def test_an_evaluation_that_is_not_known_is_refused_before_anything_is_trained()
 
 def test_reading_a_configuration_imports_no_torch() -> None:
     code = (
-        "import json, sys, pipelines\n"
-        "from pipelines.workflow import recipe_config\n"
+        "import json, sys\n"
+        "from stillpoint import pipelines\n"
+        "from stillpoint.pipelines.workflow import recipe_config\n"
         "for paper in pipelines.papers():\n"
         "    pipelines.configure(f'{paper}/{recipe_config(paper, \"digits\").grid[0]}', 'digits')\n"
         "print(json.dumps('torch' in sys.modules))"

@@ -7,8 +7,8 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from core.errors import UserError
-from pipelines.estimator import NetworkClassifier
+from stillpoint.core.base.errors import UserError
+from stillpoint.pipelines.estimator import NetworkClassifier
 
 SETTINGS = ("TRAIN.EPOCHS", "12", "TRAIN.BATCH_SIZE", "16", "TRAIN.LR", "0.01", "TRAIN.SCHEDULE", "constant")
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-import pipelines
-from core.config import RunConfig
-from core.errors import UserError
-from core.runs import Run
-from core.tables import described, show_plain
-from pipelines.commands.compute import _print_metrics
-from pipelines.results import form, gather
-from pipelines.workflow import recipe_config, recipes
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.reporting.tables import described, show_plain
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines.commands.compute import _print_metrics
+from stillpoint.pipelines.results import form, gather
+from stillpoint.pipelines.workflow import recipe_config, recipes
 
 
 def gathered(root: Path, paper: str, recipe: str, model: str, trained: dict[str, float]) -> list[str]:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import pipelines
-from core.data.build import loader
-from core.errors import UserError
-from core.runs import Run
-from pipelines import workflow
-from pipelines.cli import main
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.data.build import loader
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines import workflow
+from stillpoint.pipelines.cli import main
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = "TRAIN.EPOCHS 1 DATA.LIMIT 64 MODEL.WIDTH 4 EVALUATE.REPEATS 1 EVALUATE.LIMIT_ALL_SHIFTS 1"
@@ -70,9 +70,19 @@ def test_a_wrong_workflow_setting_is_named(given: dict[str, object], said: str) 
 
 
 def test_what_decides_training_is_what_it_imports() -> None:
-    files = {str(path) for path in workflow.imported(("core/train.py", "pipelines/aps/models.py"))}
-    assert {"core/layers/polyphase.py", "core/backbones/resnet.py", "core/data/loading.py", "core/files.py"} <= files
-    assert not files & {"core/tables.py", "core/figures.py", "pipelines/cli.py", "pipelines/aps/weights.py"}
+    files = {str(path) for path in workflow.imported(("core/training/train.py", "pipelines/aps/models.py"))}
+    assert {
+        "core/layers/polyphase.py",
+        "core/backbones/resnet.py",
+        "core/data/loading.py",
+        "core/base/files.py",
+    } <= files
+    assert not files & {
+        "core/reporting/tables.py",
+        "core/reporting/figures.py",
+        "pipelines/cli.py",
+        "pipelines/aps/weights.py",
+    }
 
 
 def test_comments_and_docstrings_do_not_decide_but_code_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,9 +97,9 @@ def test_comments_and_docstrings_do_not_decide_but_code_does(tmp_path: Path, mon
             kept.cache_clear()
 
     for text, two in (
-        ('"""A."""\nfrom core import two\n', "y = 1\n"),
-        ('"""B."""\n\n# a reason\nfrom core import two\n', "y = 1\n"),
-        ('"""B."""\nfrom core import two\n', "y = 2\n"),
+        ('"""A."""\nfrom stillpoint.core import two\n', "y = 1\n"),
+        ('"""B."""\n\n# a reason\nfrom stillpoint.core import two\n', "y = 1\n"),
+        ('"""B."""\nfrom stillpoint.core import two\n', "y = 2\n"),
     ):
         file.write_text(text)
         other.write_text(two)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from core.data.corruptions import blur, digital, frost, noise, weather
-from core.data.corruptions.draws import Draws
-from core.data.corruptions.severities import SIDE_32, SIDE_64, SIDE_224, Table
-from core.errors import UserError, nearest
-from core.randomness import uniform_integers
+from stillpoint.core.base.errors import UserError, nearest
+from stillpoint.core.base.randomness import uniform_integers
+from stillpoint.core.data.corruptions import blur, digital, frost, noise, weather
+from stillpoint.core.data.corruptions.draws import Draws
+from stillpoint.core.data.corruptions.severities import SIDE_32, SIDE_64, SIDE_224, Table
 
 _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "gaussian_noise": noise.gaussian_noise,

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from core.data.corruptions import filters
-from core.data.corruptions.draws import Draws
+from stillpoint.core.data.corruptions import filters
+from stillpoint.core.data.corruptions.draws import Draws
 
 Images = np.ndarray
 

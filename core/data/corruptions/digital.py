@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from core.data.corruptions import filters
-from core.data.corruptions.draws import Draws
+from stillpoint.core.data.corruptions import filters
+from stillpoint.core.data.corruptions.draws import Draws
 
 Images = np.ndarray
 

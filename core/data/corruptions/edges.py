@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from core.data.corruptions import filters
+from stillpoint.core.data.corruptions import filters
 
 TANGENT = round((2**0.5 - 1) * (1 << 15))  # of 22.5 degrees, in 15-bit fixed point
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from core.data.corruptions.draws import Draws
+from stillpoint.core.data.corruptions.draws import Draws
 
 Images = np.ndarray
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from core.data.corruptions import NAMES, SEVERITIES, check, corrupt
-from core.data.corruptions.frost import FILES
-from core.errors import UserError
-from core.files import atomic_path, digest, digest_of, write_json
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.files import atomic_path, digest, digest_of, write_json
+from stillpoint.core.data.corruptions import NAMES, SEVERITIES, check, corrupt
+from stillpoint.core.data.corruptions.frost import FILES
 
 #: the folder of the arrays in the data root, and that of the photographs of ice
 FOLDER, FROST = "CIFAR-10-C", "frost"

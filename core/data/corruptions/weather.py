@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from core.data.corruptions import colour, edges, filters
-from core.data.corruptions.draws import Draws
-from core.data.corruptions.frost import Textures
+from stillpoint.core.data.corruptions import colour, edges, filters
+from stillpoint.core.data.corruptions.draws import Draws
+from stillpoint.core.data.corruptions.frost import Textures
 
 Images = np.ndarray
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core.backbones.convnet import ConvNet
-from core.layers import downsample_factory
-from core.layers.scattering import Scattering2d
+from stillpoint.core.backbones.convnet import ConvNet
+from stillpoint.core.layers import downsample_factory
+from stillpoint.core.layers.scattering import Scattering2d
 
 
 def test_it_is_the_notebooks_second_network():

@@ -2,9 +2,9 @@ import pytest
 import torch
 import torchvision
 
-from core.backbones import densenet
-from core.backbones.densenet import FORMS, DenseNet
-from core.layers import downsample_factory
+from stillpoint.core.backbones import densenet
+from stillpoint.core.backbones.densenet import FORMS, DenseNet
+from stillpoint.core.layers import downsample_factory
 
 BLUR = downsample_factory("blur", size=4)
 

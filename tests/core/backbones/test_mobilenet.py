@@ -3,9 +3,9 @@ import torch
 import torchvision
 from torch.nn import functional as F
 
-from core.backbones.mobilenet import InvertedResidual, MobileNetV2, _scaled
-from core.layers import downsample_factory
-from core.layers.blur import blur_pool2d
+from stillpoint.core.backbones.mobilenet import InvertedResidual, MobileNetV2, _scaled
+from stillpoint.core.layers import downsample_factory
+from stillpoint.core.layers.blur import blur_pool2d
 
 BLUR = downsample_factory("blur", size=4)
 

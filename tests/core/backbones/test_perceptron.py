@@ -1,6 +1,6 @@
 import torch
 
-from core.backbones.perceptron import Perceptron
+from stillpoint.core.backbones.perceptron import Perceptron
 
 
 def test_it_is_the_notebooks_first_network():

@@ -5,13 +5,13 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from core.backbones.phases import record_phases
-from core.backbones.resnet import FAMILY, BasicBlock, ResNet, resnet
-from core.backbones.stem import DenseMaxPool2d
-from core.layers.adaptive_blur import AdaptiveBlur2d
-from core.layers.blur import BlurPool2d
-from core.layers.downsample import Subsample
-from core.layers.polyphase import PolyphaseDownsample2d
+from stillpoint.core.backbones.phase_control import record_phases
+from stillpoint.core.backbones.resnet import FAMILY, BasicBlock, ResNet, resnet
+from stillpoint.core.backbones.stem import DenseMaxPool2d
+from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
+from stillpoint.core.layers.blur import BlurPool2d
+from stillpoint.core.layers.downsample import Subsample
+from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
 
 SMALL = {"widths": (8, 16, 32, 64), "num_classes": 5}
 APS = partial(PolyphaseDownsample2d, size=3)

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.backbones.phases import record_phases
-from core.backbones.unet import UNet
-from core.layers.blur import BlurPool2d
-from core.layers.lowpass import IdealLowPass2d
-from core.layers.polyphase import PolyphaseDownsample2d, PolyphaseUpsample2d
+from stillpoint.core.backbones.phase_control import record_phases
+from stillpoint.core.backbones.unet import UNet
+from stillpoint.core.layers.blur import BlurPool2d
+from stillpoint.core.layers.lowpass import IdealLowPass2d
+from stillpoint.core.layers.polyphase import PolyphaseDownsample2d, PolyphaseUpsample2d
 
 WIDTHS = (4, 8, 16, 32)
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 import torchvision
 
-from core.backbones.vgg import DEPTHS, VGG
-from core.layers import downsample_factory
+from stillpoint.core.backbones.vgg import DEPTHS, VGG
+from stillpoint.core.layers import downsample_factory
 
 WIDTHS = (4, 6, 8, 8, 8)
 BLUR = downsample_factory("blur", size=4)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.data import sources
+from stillpoint.core.data import sources
 
 
 def idx(array: np.ndarray) -> bytes:

@@ -9,9 +9,19 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from core.data.augment import STEPS, Crop, Erase, Flip, HalfTurn, ResizedCrop, Roll, build_augment, resized_crop
-from core.errors import UserError
-from core.randomness import generator
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.randomness import generator
+from stillpoint.core.data.augment import (
+    STEPS,
+    Crop,
+    Erase,
+    Flip,
+    HalfTurn,
+    ResizedCrop,
+    Roll,
+    build_augment,
+    resized_crop,
+)
 
 
 def pixels(n: int = 5, channels: int = 3, height: int = 9, width: int = 7, key: int = 0) -> Tensor:

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from core.config import RunConfig, merge
-from core.data.augment import Crop, Erase, Flip, ResizedCrop, Roll
-from core.data.build import augmentation, images, loader, loaders
-from core.errors import UserError
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.schema import RunConfig, merge
+from stillpoint.core.data.augment import Crop, Erase, Flip, ResizedCrop, Roll
+from stillpoint.core.data.build import augmentation, images, loader, loaders
 
 
 def configuration(*pairs: str) -> RunConfig:

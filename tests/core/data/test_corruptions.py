@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from core.data.corruptions import (
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.data.corruptions import (
     BENCHMARK,
     NAMES,
     SEVERITIES,
@@ -25,11 +26,10 @@ from core.data.corruptions import (
     filters,
     weather,
 )
-from core.data.corruptions.draws import Draws, stream
-from core.data.corruptions.frost import FILES, textures
-from core.data.corruptions.prepare import MANIFEST, VERSIONS, caption, prepare_cifar10_c
-from core.data.corruptions.weather import plasma
-from core.errors import UserError
+from stillpoint.core.data.corruptions.draws import Draws, stream
+from stillpoint.core.data.corruptions.frost import FILES, textures
+from stillpoint.core.data.corruptions.prepare import MANIFEST, VERSIONS, caption, prepare_cifar10_c
+from stillpoint.core.data.corruptions.weather import plasma
 
 RANDOM = set(NAMES) - {
     "defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression", "gaussian_blur", "saturate"
@@ -411,7 +411,7 @@ def test_a_stopped_preparation_leaves_whole_files_and_goes_on(tmp_path):
     script = f"""
 import os, signal, sys
 import numpy as np
-from core.data.corruptions.prepare import prepare_cifar10_c
+from stillpoint.core.data.corruptions.prepare import prepare_cifar10_c
 x = np.arange(4 * 32 * 32 * 3, dtype=np.uint8).reshape(4, 32, 32, 3)
 def stop(name, done, total):
     if name == "fog" and done > 4:

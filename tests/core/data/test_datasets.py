@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from core.data import sources
-from core.data.catalogue import DATASETS, data_root
-from core.data.datasets import ImageSet, load, prepare, split_indices
-from core.data.sets import sample
-from core.data.sources import enlarge_digits
-from core.errors import UserError
-from core.files import digest
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.files import digest
+from stillpoint.core.config.catalogue import DATASETS, data_root
+from stillpoint.core.data import sources
+from stillpoint.core.data.datasets import ImageSet, load, prepare, split_indices
+from stillpoint.core.data.sets import sample
+from stillpoint.core.data.sources import enlarge_digits
 
 
 def load_images(*args, **options) -> ImageSet:
@@ -30,7 +30,7 @@ def load_images(*args, **options) -> ImageSet:
 
 
 def test_the_catalogue_needs_no_torch() -> None:
-    code = "import sys; import core.data.catalogue; sys.exit('torch' in sys.modules)"
+    code = "import sys; import stillpoint.core.config.catalogue; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -97,7 +97,7 @@ def test_the_first_images_of_a_copy_in_class_folders_are_the_first_of_each_class
     def held_out(labels: torch.Tensor, size: int) -> dict[str, list[int]]:
         numbers = torch.arange(60, dtype=torch.uint8)[:, None, None, None]
         whole = ImageSet(numbers, labels, tuple("0123456789"), (0.0,), (1.0,), "", "")
-        monkeypatch.setattr("core.data.datasets._stored_part", lambda *where: whole)
+        monkeypatch.setattr("stillpoint.core.data.datasets._stored_part", lambda *where: whole)
         parts = {split: load("cifar10", "", split, val_size=size, val_choice="first") for split in ("train", "val")}
         return {split: found.images.flatten().tolist() for split, found in parts.items()}
 
@@ -268,7 +268,7 @@ def test_a_read_only_root_serves_without_a_cache(fashion, monkeypatch: pytest.Mo
     def refuse(*args):
         raise PermissionError(13, "read-only")
 
-    monkeypatch.setattr("core.data.datasets._write_cache", refuse)
+    monkeypatch.setattr("stillpoint.core.data.datasets._write_cache", refuse)
     found = load_images("fashion_mnist", root, "train", val_size=0)
     assert np.array_equal(found.images[:, 0].numpy(), images)
     with pytest.raises(UserError, match="cannot be written to"):

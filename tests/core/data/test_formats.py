@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.data.formats import archive_files, decode_image, jpeg_quality, read_idx, read_pickled_batch
-from core.errors import UserError
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.data.formats import archive_files, decode_image, jpeg_quality, read_idx, read_pickled_batch
 
 
 class Malicious:

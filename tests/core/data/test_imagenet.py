@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from core.data import imagenet
-from core.data.datasets import prepare
-from core.errors import UserError
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.data import imagenet
+from stillpoint.core.data.datasets import prepare
 
 WNIDS = ("n00000007", "n00000005", "n00000006")
 TRUTH = (2, 1, 3, 3, 2, 1, 1, 2, 3)

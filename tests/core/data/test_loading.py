@@ -3,10 +3,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.data.augment import build_augment
-from core.data.loading import DeviceLoader
-from core.data.sets import ImageSet
-from core.randomness import generator
+from stillpoint.core.base.randomness import generator
+from stillpoint.core.data.augment import build_augment
+from stillpoint.core.data.loading import DeviceLoader
+from stillpoint.core.data.sets import ImageSet
 
 AUGMENT = build_augment([{"name": "crop", "padding": 2}, {"name": "flip"}, {"name": "roll", "per": "batch"}])
 

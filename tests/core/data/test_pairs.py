@@ -4,13 +4,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from core.config import RunConfig, merge
-from core.data.build import loader, loaders
-from core.data.datasets import load, prepare
-from core.data.pairs import PairLoader, PairSet, line_mask, undersampled
-from core.errors import UserError
-from core.randomness import generator
-from core.shifts import roll
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.randomness import generator
+from stillpoint.core.config.schema import RunConfig, merge
+from stillpoint.core.data.build import loader, loaders
+from stillpoint.core.data.datasets import load, prepare
+from stillpoint.core.data.pairs import PairLoader, PairSet, line_mask, undersampled
+from stillpoint.core.data.shifts import roll
 
 
 def pictures(count: int, size: int = 12) -> torch.Tensor:

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.data.corruptions import NAMES, corrupt
-from core.data.datasets import load, prepare
-from core.data.sets import evenly
-from core.data.sources import CIFAR10_CLASSES
-from core.errors import UserError
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.data.corruptions import NAMES, corrupt
+from stillpoint.core.data.datasets import load, prepare
+from stillpoint.core.data.sets import evenly
+from stillpoint.core.data.sources import CIFAR10_CLASSES
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ WAITING = """
 import multiprocessing, time
 from pathlib import Path
 import numpy as np
-from core.data.corruptions.prepare import prepare_cifar10_c
+from stillpoint.core.data.corruptions.prepare import prepare_cifar10_c
 
 def told(name, done, total):
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)

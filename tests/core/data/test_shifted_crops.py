@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.data.shifted_crops import one_crop, shifted_crops, ten_crops
+from stillpoint.core.data.shifted_crops import one_crop, shifted_crops, ten_crops
 
 
 def photograph(height: int, width: int, seed: int = 0) -> Image.Image:

@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.data.augment import build_augment, resized_crop_boxes
-from core.data.datasets import load, prepare
-from core.data.sets import FolderSet
-from core.data.streaming import StreamLoader, centre_crop, resize_short_side, resized_crop_box
-from core.errors import UserError
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.data.augment import build_augment, resized_crop_boxes
+from stillpoint.core.data.datasets import load, prepare
+from stillpoint.core.data.sets import FolderSet
+from stillpoint.core.data.streaming import StreamLoader, centre_crop, resize_short_side, resized_crop_box
 
 SMALL = {"size": 24, "resize": 28}
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
-from core.kernels import correlation
-from core.kernels.correlation import strided_correlation, transposed
+from stillpoint.core.kernels import correlation
+from stillpoint.core.kernels.correlation import strided_correlation, transposed
 
 
 def operands(axis, extent, taps, *, channels=3, dtype=torch.float64):

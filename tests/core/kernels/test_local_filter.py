@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from core.kernels import local_filter
-from core.layers import adaptive_blur
-from core.layers.adaptive_blur import adaptive_blur2d
+from stillpoint.core.kernels import local_filter
+from stillpoint.core.layers import adaptive_blur
+from stillpoint.core.layers.adaptive_blur import adaptive_blur2d
 
 PADDINGS = ("reflect", "replicate", "zeros", "circular")
 LAYOUTS = (torch.contiguous_format, torch.channels_last)

@@ -4,8 +4,8 @@ import threading
 import pytest
 import torch
 
-from core.kernels import native
-from core.layers import PolyphaseDownsample2d, blur_pool2d
+from stillpoint.core.kernels import native
+from stillpoint.core.layers import PolyphaseDownsample2d, blur_pool2d
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from core.kernels.operators import operator
+from stillpoint.core.kernels.operators import operator
 
 CALLS = []
 

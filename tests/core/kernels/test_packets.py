@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from core.kernels import native, packets
-from core.layers.wavelet_packets import PacketHalves2d, WaveletPackets2d
+from stillpoint.core.kernels import native, packets
+from stillpoint.core.layers.wavelet_packets import PacketHalves2d, WaveletPackets2d
 
 KINDS = (WaveletPackets2d, PacketHalves2d)
 

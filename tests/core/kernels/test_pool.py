@@ -3,11 +3,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core import kernels
-from core.kernels import native
-from core.layers import CRITERIA, PADDINGS, BlurPool2d, PolyphaseDownsample2d, blur_pool2d, choose_phase, take_phase
-from core.layers.phases import place_phase
-from core.layers.polyphase import polyphase_downsample2d
+from stillpoint.core import kernels
+from stillpoint.core.kernels import native
+from stillpoint.core.layers import (
+    CRITERIA,
+    PADDINGS,
+    BlurPool2d,
+    PolyphaseDownsample2d,
+    blur_pool2d,
+    choose_phase,
+    take_phase,
+)
+from stillpoint.core.layers.phases import place_phase
+from stillpoint.core.layers.polyphase import polyphase_downsample2d
 
 OPERATORS = torch.ops.stillpoint
 LAYOUTS = [torch.contiguous_format, torch.channels_last]

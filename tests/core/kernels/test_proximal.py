@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from core.kernels import proximal
-from core.layers import _proximal
-from core.layers.sparse_coding import sparse_coding2d
+from stillpoint.core.kernels import proximal
+from stillpoint.core.layers import _proximal
+from stillpoint.core.layers.sparse_coding import sparse_coding2d
 
 SHRINK, THRESHOLD = torch.tensor(0.8, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
 

@@ -8,7 +8,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from core.kernels import triton_correlation, triton_pool, triton_proximal
+from stillpoint.core.kernels import triton_correlation, triton_pool, triton_proximal
 
 CASES = Path(__file__).with_name("triton_cases.py")
 ROOT = Path(__file__).parents[3]

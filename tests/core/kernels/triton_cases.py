@@ -7,7 +7,7 @@ assert os.environ["TRITON_INTERPRET"] == "1"
 
 import torch  # noqa: E402
 
-from core.kernels import (  # noqa: E402
+from stillpoint.core.kernels import (  # noqa: E402
     correlation,
     pool,
     proximal,

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from core.layers import AdaptiveBlur2d, adaptive_blur2d, pad
+from stillpoint.core.layers import AdaptiveBlur2d, adaptive_blur2d, pad
 from tests.core.layers.definitions import adaptive_blur
 
 

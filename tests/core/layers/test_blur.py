@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.layers import (
+from stillpoint.core.layers import (
     PADDINGS,
     BlurPool1d,
     BlurPool2d,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from core.layers.complex_modulus import (
+from stillpoint.core.layers.complex_modulus import (
     ComplexModulus,
     ModulusBatchNorm2d,
     ModulusBias2d,

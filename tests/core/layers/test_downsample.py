@@ -5,7 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from core.layers import FILLINGS, AdaptiveBlur2d, BlurPool2d, PolyphaseDownsample2d, Subsample, downsample_factory
+from stillpoint.core.layers import (
+    FILLINGS,
+    AdaptiveBlur2d,
+    BlurPool2d,
+    PolyphaseDownsample2d,
+    Subsample,
+    downsample_factory,
+)
 
 OPTIONS = {"adaptive_blur": {"groups": 2}}
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from core import layers
-from core.layers.wavelet_packings import RESNET
+from stillpoint.core import layers
+from stillpoint.core.layers.wavelet_packings import RESNET
 
-FILES = [import_module(f"core.layers.{found.name}") for found in pkgutil.iter_modules(layers.__path__)]
+FILES = [import_module(f"stillpoint.core.layers.{found.name}") for found in pkgutil.iter_modules(layers.__path__)]
 PUBLIC = {
     name: thing
     for file in FILES

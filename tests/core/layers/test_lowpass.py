@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.layers import IdealLowPass2d, ideal_lowpass2d
+from stillpoint.core.layers import IdealLowPass2d, ideal_lowpass2d
 
 
 def map_of(h, w, dtype=torch.float64):

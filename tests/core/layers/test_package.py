@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-import pipelines
-from core import layers
-from core.layers.wavelet_packings import RESNET
+from stillpoint import pipelines
+from stillpoint.core import layers
+from stillpoint.core.layers.wavelet_packings import RESNET
 
-FILES = [import_module(f"core.layers.{file.name}") for file in pkgutil.iter_modules(layers.__path__)]
+FILES = [import_module(f"stillpoint.core.layers.{file.name}") for file in pkgutil.iter_modules(layers.__path__)]
 MODULES = {
     name: thing
     for file in FILES

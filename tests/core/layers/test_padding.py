@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from core.kernels import pool
-from core.layers import PADDINGS, PaddedConv2d, pad
+from stillpoint.core.kernels import pool
+from stillpoint.core.layers import PADDINGS, PaddedConv2d, pad
 from tests.core.layers.definitions import MODES
 
 

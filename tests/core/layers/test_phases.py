@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from core import kernels
-from core.layers import CRITERIA, choose_phase, place_phase, polyphase_components, take_phase
+from stillpoint.core import kernels
+from stillpoint.core.layers import CRITERIA, choose_phase, place_phase, polyphase_components, take_phase
 from tests.core.layers.definitions import phases
 
 STRIDES = [1, 2, 3, (1, 2), (3, 2)]

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.layers import (
+from stillpoint.core.layers import (
     BlurPool2d,
     PolyphaseDownsample2d,
     PolyphaseUpsample2d,

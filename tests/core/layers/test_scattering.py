@@ -2,9 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core.layers import blur_pool2d
-from core.layers.scattering import Scattering2d, scattering2d
-from core.layers.wavelet_packets import wavelet_packets2d
+from stillpoint.core.layers import blur_pool2d
+from stillpoint.core.layers.scattering import Scattering2d, scattering2d
+from stillpoint.core.layers.wavelet_packets import wavelet_packets2d
 
 
 def images(size=32, batch=2, channels=1):

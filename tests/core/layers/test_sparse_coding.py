@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.layers.sparse_coding import SparseCoding1d, SparseCoding2d, sparse_coding1d, sparse_coding2d
+from stillpoint.core.layers.sparse_coding import SparseCoding1d, SparseCoding2d, sparse_coding1d, sparse_coding2d
 
 
 def images(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -285,7 +285,7 @@ def test_loading_other_weights_measures_the_step_anew():
 def test_a_measured_evaluation_is_not_measured_again(monkeypatch):
     layer = SparseCoding2d(2, 4, 3, padding=1).eval()
     calls = []
-    import core.layers.sparse_coding as module
+    import stillpoint.core.layers.sparse_coding as module
 
     original = module.largest_eigenvalue
     monkeypatch.setattr(module, "largest_eigenvalue", lambda *a: calls.append(1) or original(*a))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-import pipelines
-from core.layers import AdaptiveBlur2d, Scattering2d, SparseCoding1d, SparseCoding2d, sparse_coding2d
+from stillpoint import pipelines
+from stillpoint.core.layers import AdaptiveBlur2d, Scattering2d, SparseCoding1d, SparseCoding2d, sparse_coding2d
 
 traced = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit:FutureWarning")
 

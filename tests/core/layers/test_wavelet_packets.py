@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from core.layers._wavelet_filters import (
+from stillpoint.core.layers._wavelet_filters import (
     computing_order,
     group_maps,
     qshift_filters,
@@ -19,7 +19,7 @@ from core.layers._wavelet_filters import (
     tree_filters,
     zero_padding,
 )
-from core.layers.wavelet_packets import PacketHalves2d, WaveletPackets2d, wavelet_packets2d
+from stillpoint.core.layers.wavelet_packets import PacketHalves2d, WaveletPackets2d, wavelet_packets2d
 
 DEPTHS = (1, 2, 3)
 

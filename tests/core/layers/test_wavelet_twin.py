@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from core.layers.wavelet_packets import PacketHalves2d, WaveletPackets2d, wavelet_packets2d
-from core.layers.wavelet_packings import ALEXNET, RESNET, RESNET_EXCLUDING, Packing
-from core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d, centre_crop
+from stillpoint.core.layers.wavelet_packets import PacketHalves2d, WaveletPackets2d, wavelet_packets2d
+from stillpoint.core.layers.wavelet_packings import ALEXNET, RESNET, RESNET_EXCLUDING, Packing
+from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d, centre_crop
 
 SMALL = Packing(depth=1, maps=(1, 2, 5, 6, 3), inputs=(4, 1), outputs=(4, 2), groups=(2, 1))
 

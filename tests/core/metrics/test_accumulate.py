@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from core.metrics import Tally, Values
+from stillpoint.core.metrics import Tally, Values
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 40])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.metrics import topk_accuracy, topk_correct
+from stillpoint.core.metrics import topk_accuracy, topk_correct
 
 
 def test_topk_is_a_stable_sort_by_falling_logit():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from core.metrics import agreement, consistency
+from stillpoint.core.metrics import agreement, consistency
 
 
 def test_agreement_is_equality_of_the_first_argmax():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.metrics.corruption import corruption_error, mean_corruption_error
+from stillpoint.core.metrics.corruption import corruption_error, mean_corruption_error
 
 ERRORS = {"fog": [0.1, 0.2, 0.3], "snow": [0.4, 0.4, 0.7]}
 ALEXNET = {"fog": [0.2, 0.4, 0.6], "snow": [0.5, 0.5, 1.0]}

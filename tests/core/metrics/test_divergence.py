@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.metrics.divergence import kl_divergence, shift_divergence
+from stillpoint.core.metrics.divergence import kl_divergence, shift_divergence
 
 
 def logits(*shape: int, seed: int = 0, scale: float = 2.0) -> torch.Tensor:

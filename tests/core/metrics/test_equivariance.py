@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core.layers.polyphase import PolyphaseDownsample2d
-from core.metrics import equivariance_error, nmse, psnr, ssim
-from core.shifts import roll
+from stillpoint.core.data.shifts import roll
+from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
+from stillpoint.core.metrics import equivariance_error, nmse, psnr, ssim
 
 
 def noise(*shape):

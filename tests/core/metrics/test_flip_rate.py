@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.metrics.flip_rate import flip_rates, flips
+from stillpoint.core.metrics.flip_rate import flip_rates, flips
 
 
 @settings(max_examples=30, deadline=None)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.metrics import relative_logit_change
+from stillpoint.core.metrics import relative_logit_change
 
 
 def test_it_is_the_largest_difference_over_the_largest_logit():

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.backbones.phases import record_phases
-from pipelines.aps.config import HALVINGS, Model
-from pipelines.aps.models import build
-from pipelines.aps.weights import authors_names, from_authors
+from stillpoint.core.backbones.phase_control import record_phases
+from stillpoint.pipelines.aps.config import HALVINGS, Model
+from stillpoint.pipelines.aps.models import build
+from stillpoint.pipelines.aps.weights import authors_names, from_authors
 from tests.parity.adapters import aps_layers
 
 #: keyword of the authors -> key of our MODEL section; the others are dealt with one by one
@@ -116,7 +116,7 @@ def settled(scores: Tensor, phase: Tensor, *, smallest: bool) -> Tensor:
     return torch.where(gap < TIE, phase, index)
 
 
-@patch("core.kernels.fused", lambda *args, **kwargs: False)
+@patch("stillpoint.core.kernels.fused", lambda *args, **kwargs: False)
 def _train(case: dict[str, Any]) -> dict[str, Tensor]:
     """Two steps by plain PyTorch, whose order of additions is the reference's.
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from core import layers
+from stillpoint.core import layers
 
 PADDINGS = {
     "circular": "circular",

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.config import EvaluateConfig
-from core.evaluate import evaluate
-from core.measure import InMemory
-from core.metrics import agreement
-from pipelines.aps.config import Model
-from pipelines.aps.evaluate import AUTHORS, AuthorsPairs, batch_mean, torch_topk_correct
-from pipelines.aps.models import build
-from pipelines.aps.weights import from_authors
+from stillpoint.core.config.schema import EvaluateConfig
+from stillpoint.core.evaluation.engine import evaluate
+from stillpoint.core.evaluation.measure import InMemory
+from stillpoint.core.metrics import agreement
+from stillpoint.pipelines.aps.config import Model
+from stillpoint.pipelines.aps.evaluate import AUTHORS, AuthorsPairs, batch_mean, torch_topk_correct
+from stillpoint.pipelines.aps.models import build
+from stillpoint.pipelines.aps.weights import from_authors
 
 _BATCH, _MAX_SHIFT = 16, 3
 _AGREEMENT = {"agreement_percent", "top1", "top5"}

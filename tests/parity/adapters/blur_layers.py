@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from core import layers
+from stillpoint.core import layers
 from tests.parity.adapters.aps_layers import PADDINGS, check_filters
 
 

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.layers.adaptive_blur import AdaptiveBlur2d
-from core.layers.blur import BlurPool2d
-from pipelines.blurpool.config import Model
-from pipelines.blurpool.models import build
-from pipelines.blurpool.weights import authors_paths, from_authors
+from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
+from stillpoint.core.layers.blur import BlurPool2d
+from stillpoint.pipelines.blurpool.config import Model
+from stillpoint.pipelines.blurpool.models import build
+from stillpoint.pipelines.blurpool.weights import authors_paths, from_authors
 from tests.parity.adapters import blur_layers, blurpool_protocol
 
 #: keyword of the authors -> key of our MODEL section

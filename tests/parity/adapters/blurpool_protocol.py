@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.config import EvaluateConfig, TrainConfig
-from core.evaluations import View
-from core.layers.blur import BlurPool2d
-from core.metrics import agreement, topk_accuracy
-from core.schedule import rate
-from pipelines.blurpool.evaluate import AuthorsWindows, diagonal_sweep
+from stillpoint.core.config.schema import EvaluateConfig, TrainConfig
+from stillpoint.core.evaluation.registry import View
+from stillpoint.core.layers.blur import BlurPool2d
+from stillpoint.core.metrics import agreement, topk_accuracy
+from stillpoint.core.training.schedule import rate
+from stillpoint.pipelines.blurpool.evaluate import AuthorsWindows, diagonal_sweep
 
 
 class TinyNet(nn.Module):

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.data.corruptions import apply_seeded
-from core.layers._proximal import repeated
-from core.layers.sparse_coding import SparseCoding1d, SparseCoding2d, sparse_coding1d, sparse_coding2d
-from pipelines.sdnet.config import Model
-from pipelines.sdnet.models import build, sparse_layers
-from pipelines.sdnet.reconstruction import encode, equalised, layers_up_to, reconstruct, stretched
-from pipelines.sdnet.weights import from_authors
+from stillpoint.core.data.corruptions import apply_seeded
+from stillpoint.core.layers._proximal import repeated
+from stillpoint.core.layers.sparse_coding import SparseCoding1d, SparseCoding2d, sparse_coding1d, sparse_coding2d
+from stillpoint.pipelines.sdnet.config import Model
+from stillpoint.pipelines.sdnet.models import build, sparse_layers
+from stillpoint.pipelines.sdnet.reconstruction import encode, equalised, layers_up_to, reconstruct, stretched
+from stillpoint.pipelines.sdnet.weights import from_authors
 
 STATISTICS = {
     "cifar": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.translations.catalogue import models
-from pipelines.translations.config import Model
-from pipelines.translations.models import build
+from stillpoint.pipelines.translations.catalogue import models
+from stillpoint.pipelines.translations.config import Model
+from stillpoint.pipelines.translations.models import build
 
 
 def is_network(case: dict[str, Any]) -> bool:

@@ -8,20 +8,20 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from core.backbones.alexnet import AlexNet
-from core.backbones.resnet import ResNet
-from core.data.shifted_crops import one_crop, shifted_crops, ten_crops
-from core.layers._wavelet_filters import qshift_filters
-from core.layers.adaptive_blur import AdaptiveBlur2d
-from core.layers.blur import BlurPool2d
-from core.layers.complex_modulus import ModulusBatchNorm2d
-from core.layers.wavelet_packets import wavelet_packets2d
-from core.layers.wavelet_twin import TwinStem, WaveletTwin2d
-from core.metrics.accuracy import topk_accuracy
-from core.metrics.divergence import shift_divergence
-from core.metrics.flip_rate import flip_rates
-from pipelines.wavelet_twins.catalogue import ARCHITECTURES
-from pipelines.wavelet_twins.models import (
+from stillpoint.core.backbones.alexnet import AlexNet
+from stillpoint.core.backbones.resnet import ResNet
+from stillpoint.core.data.shifted_crops import one_crop, shifted_crops, ten_crops
+from stillpoint.core.layers._wavelet_filters import qshift_filters
+from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
+from stillpoint.core.layers.blur import BlurPool2d
+from stillpoint.core.layers.complex_modulus import ModulusBatchNorm2d
+from stillpoint.core.layers.wavelet_packets import wavelet_packets2d
+from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletTwin2d
+from stillpoint.core.metrics.accuracy import topk_accuracy
+from stillpoint.core.metrics.divergence import shift_divergence
+from stillpoint.core.metrics.flip_rate import flip_rates
+from stillpoint.pipelines.wavelet_twins.catalogue import ARCHITECTURES
+from stillpoint.pipelines.wavelet_twins.models import (
     first_layer,
     mixing_weights,
     modulus_activation,
@@ -30,8 +30,8 @@ from pipelines.wavelet_twins.models import (
     rectified_pool,
     twin,
 )
-from pipelines.wavelet_twins.penalty import concentration, penalty, row_gradients
-from pipelines.wavelet_twins.weights import from_authors
+from stillpoint.pipelines.wavelet_twins.penalty import concentration, penalty, row_gradients
+from stillpoint.pipelines.wavelet_twins.weights import from_authors
 
 Case = dict[str, Any]
 Outputs = dict[str, Tensor]

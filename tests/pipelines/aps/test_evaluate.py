@@ -2,15 +2,22 @@ import numpy as np
 import pytest
 import torch
 
-from core.config import EvaluateConfig, RunConfig
-from core.data.catalogue import DATASETS
-from core.errors import UserError
-from core.evaluate import evaluate
-from core.evaluations import EVALUATIONS
-from core.measure import InMemory
-from pipelines.aps.config import Model
-from pipelines.aps.evaluate import AUTHORS, AUTHORS_IMAGENET, AuthorsPairs, batch_mean, evaluations, torch_topk_correct
-from pipelines.aps.models import build
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.catalogue import DATASETS
+from stillpoint.core.config.schema import EvaluateConfig, RunConfig
+from stillpoint.core.evaluation.engine import evaluate
+from stillpoint.core.evaluation.measure import InMemory
+from stillpoint.core.evaluation.registry import EVALUATIONS
+from stillpoint.pipelines.aps.config import Model
+from stillpoint.pipelines.aps.evaluate import (
+    AUTHORS,
+    AUTHORS_IMAGENET,
+    AuthorsPairs,
+    batch_mean,
+    evaluations,
+    torch_topk_correct,
+)
+from stillpoint.pipelines.aps.models import build
 
 
 class Place(torch.nn.Module):
@@ -74,7 +81,7 @@ def test_every_evaluation_repeats_the_draws_batch_by_batch(forms, weighted):
 
 
 def test_topk_of_torch_and_ours_agree_without_ties():
-    from core.metrics import topk_correct
+    from stillpoint.core.metrics import topk_correct
 
     logits = torch.randn(50, 12, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(50) % 12

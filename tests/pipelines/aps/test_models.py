@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-import pipelines
-from core.config import merge
-from core.errors import UserError
-from core.layers.blur import BlurPool2d
-from core.layers.downsample import FILLINGS
-from core.layers.polyphase import PolyphaseDownsample2d
-from pipelines.aps import catalogue
-from pipelines.aps.config import Config, Model, form, odd_sizes, subsampled_sizes
-from pipelines.aps.models import build
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.schema import merge
+from stillpoint.core.layers.blur import BlurPool2d
+from stillpoint.core.layers.downsample import FILLINGS
+from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
+from stillpoint.pipelines.aps import catalogue
+from stillpoint.pipelines.aps.config import Config, Model, form, odd_sizes, subsampled_sizes
+from stillpoint.pipelines.aps.models import build
 
 MODELS = catalogue.models()
 

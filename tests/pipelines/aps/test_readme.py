@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from core.tables import METRICS, show
+from stillpoint.core.reporting.tables import METRICS, show
 
 ROOT = Path(__file__).parents[3]
 SHOWN = {metric.key: metric for metric in METRICS}

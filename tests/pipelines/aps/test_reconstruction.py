@@ -3,16 +3,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-import pipelines
-from core.config import EvaluateConfig
-from core.data.pairs import PairLoader, PairSet
-from core.errors import UserError
-from core.evaluate import evaluate
-from core.metrics import psnr
-from core.randomness import generator
-from core.shifts import roll
-from pipelines.aps.reconstruction import EVALUATIONS, FINEST
-from pipelines.cli import main
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.randomness import generator
+from stillpoint.core.config.schema import EvaluateConfig
+from stillpoint.core.data.pairs import PairLoader, PairSet
+from stillpoint.core.data.shifts import roll
+from stillpoint.core.evaluation.engine import evaluate
+from stillpoint.core.metrics import psnr
+from stillpoint.pipelines.aps.reconstruction import EVALUATIONS, FINEST
+from stillpoint.pipelines.cli import main
 
 
 class Blur(nn.Module):

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.errors import UserError
-from core.layers.blur import binomial_kernel
-from pipelines.aps.config import Model
-from pipelines.aps.models import build
-from pipelines.aps.weights import from_authors, read_authors
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.layers.blur import binomial_kernel
+from stillpoint.pipelines.aps.config import Model
+from stillpoint.pipelines.aps.models import build
+from stillpoint.pipelines.aps.weights import from_authors, read_authors
 
 
 def make(**settings):

@@ -3,19 +3,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core.backbones.densenet import DenseNet
-from core.backbones.resnet import resnet
-from core.backbones.vgg import VGG
-from core.config import EvaluateConfig
-from core.data.sets import ImageSet
-from core.errors import UserError
-from core.evaluate import evaluate
-from core.evaluations import View
-from core.layers import downsample_factory
-from core.randomness import uniform_integers
-from core.shifts import roll
-from pipelines import configure
-from pipelines.blurpool.evaluate import (
+from stillpoint.core.backbones.densenet import DenseNet
+from stillpoint.core.backbones.resnet import resnet
+from stillpoint.core.backbones.vgg import VGG
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.randomness import uniform_integers
+from stillpoint.core.config.schema import EvaluateConfig
+from stillpoint.core.data.sets import ImageSet
+from stillpoint.core.data.shifts import roll
+from stillpoint.core.evaluation.engine import evaluate
+from stillpoint.core.evaluation.registry import View
+from stillpoint.core.layers import downsample_factory
+from stillpoint.pipelines import configure
+from stillpoint.pipelines.blurpool.evaluate import (
     AuthorsWindows,
     Diagonal,
     FeatureDistance,

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-import pipelines
-from core.errors import UserError
-from core.layers.adaptive_blur import AdaptiveBlur2d
-from core.layers.blur import BlurPool2d
-from core.schedule import rate
-from pipelines.blurpool import pages
-from pipelines.blurpool.catalogue import ARCHITECTURES
-from pipelines.workflow import recipe_config, recipes
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
+from stillpoint.core.layers.blur import BlurPool2d
+from stillpoint.core.training.schedule import rate
+from stillpoint.pipelines.blurpool import pages
+from stillpoint.pipelines.blurpool.catalogue import ARCHITECTURES
+from stillpoint.pipelines.workflow import recipe_config, recipes
 
 TINY = {"dataset": "digits", "width": 0.125, "width_divisor": 8, "padding": "replicate"}
 

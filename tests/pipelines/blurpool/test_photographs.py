@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-import core.data.streaming
-import pipelines
-from core.checkpoint import read_tensors
-from core.data.formats import decode_image
-from core.runs import Run
-from pipelines.cli import main
+import stillpoint.core.data.streaming
+from stillpoint import pipelines
+from stillpoint.core.data.formats import decode_image
+from stillpoint.core.runs.checkpoint import read_tensors
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines.cli import main
 
 SETTINGS = ["DATA.IMAGE_SIZE", "64", "MODEL.WIDTH", "0.125", "TRAIN.EPOCHS", "1", "TRAIN.BATCH_SIZE", "4"]
 SETTINGS += ["EVALUATE.MARGIN", "8", "EVALUATE.REPEATS", "3", "EVALUATE.BATCH_SIZE", "3", "EVALUATE.UNTRAINED", "False"]
@@ -52,7 +52,7 @@ def test_every_photograph_is_read_once_for_all_windows(root: Path, monkeypatch: 
         read.append(name)
         return decode_image(path, name)
 
-    monkeypatch.setattr(core.data.streaming, "decode_image", counted)
+    monkeypatch.setattr(stillpoint.core.data.streaming, "decode_image", counted)
     capsys.readouterr()
     assert evaluate(root, "--json") == 0
     found = json.loads(capsys.readouterr().out)

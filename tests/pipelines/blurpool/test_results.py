@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from core.errors import UserError
-from core.files import write_json
-from core.runs import Run
-from pipelines import results
-from pipelines.blurpool import figures, pages
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.files import write_json
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines import results
+from stillpoint.pipelines.blurpool import figures, pages
 
 
 def run(root: Path, model: str, recipe: str, seed: int = 0, accuracy: float = 0.9, consistency: float = 0.8) -> Run:

@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import densenet121, mobilenet_v2, resnet18, vgg11_bn
 
-import pipelines
-from core.checkpoint import load_weights, read_tensors
-from core.errors import UserError
-from core.runs import Run
-from core.train import train
-from pipelines.blurpool import weights
-from pipelines.cli import main
-from pipelines.commands import weights as commands
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.runs.checkpoint import load_weights, read_tensors
+from stillpoint.core.runs.layout import Run
+from stillpoint.core.training.train import train
+from stillpoint.pipelines.blurpool import weights
+from stillpoint.pipelines.cli import main
+from stillpoint.pipelines.commands import weights as commands
 
 SMALL = {"dataset": "digits", "width": 0.125, "width_divisor": 8, "padding": "replicate"}
 

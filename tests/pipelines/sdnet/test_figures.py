@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pipelines.sdnet import figures
-from pipelines.sdnet.robust import NOISES
+from stillpoint.pipelines.sdnet import figures
+from stillpoint.pipelines.sdnet.robust import NOISES
 
 MODELS = ("sdnet18", "sdnet18_all", "sdnet18_all_noshortcut")
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-import pipelines
-from core.config import known_keys, merge
-from core.errors import UserError
-from core.layers import BlurPool2d, PolyphaseDownsample2d, SparseCoding2d
-from pipelines.sdnet.config import Config, Model
-from pipelines.sdnet.models import build, sparse_layers
-from pipelines.sdnet.reconstruction import reconstruct
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.schema import known_keys, merge
+from stillpoint.core.layers import BlurPool2d, PolyphaseDownsample2d, SparseCoding2d
+from stillpoint.pipelines.sdnet.config import Config, Model
+from stillpoint.pipelines.sdnet.models import build, sparse_layers
+from stillpoint.pipelines.sdnet.reconstruction import reconstruct
 
 # (settings, image size, classes) -> parameters, sparse-coding layers, state_dict entries of the authors' networks
 TABLE = [

@@ -12,15 +12,15 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-import pipelines
-from core.data.build import images
-from core.errors import UserError
-from core.evaluate import Predictor
-from core.evaluations import View
-from core.metrics.attack import project
-from core.runs import Run
-from pipelines.sdnet import events
-from pipelines.sdnet.evaluate import evaluated, evaluations
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.data.build import images
+from stillpoint.core.evaluation.attack import project
+from stillpoint.core.evaluation.engine import Predictor
+from stillpoint.core.evaluation.registry import View
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines.sdnet import events
+from stillpoint.pipelines.sdnet.evaluate import evaluated, evaluations
 
 
 def configured(*pairs):

@@ -9,14 +9,14 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-import pipelines
-from core.data.corruptions import BENCHMARK, NAMES
-from core.runs import Run
-from pipelines.cli import main
-from pipelines.results import form
-from pipelines.sdnet import pages
-from pipelines.sdnet.robust import NOISES
-from pipelines.workflow import recipe_config, recipes
+from stillpoint import pipelines
+from stillpoint.core.data.corruptions import BENCHMARK, NAMES
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines.cli import main
+from stillpoint.pipelines.results import form
+from stillpoint.pipelines.sdnet import pages
+from stillpoint.pipelines.sdnet.robust import NOISES
+from stillpoint.pipelines.workflow import recipe_config, recipes
 
 MODELS = ("resnet18", "sdnet18", "sdnet18_all_noshortcut")
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from core.errors import UserError
-from pipelines.sdnet.config import Model
-from pipelines.sdnet.models import build
-from pipelines.sdnet.reconstruction import decode, encode, equalised, layers_up_to, reconstruct, stretched
+from stillpoint.core.base.errors import UserError
+from stillpoint.pipelines.sdnet.config import Model
+from stillpoint.pipelines.sdnet.models import build
+from stillpoint.pipelines.sdnet.reconstruction import decode, encode, equalised, layers_up_to, reconstruct, stretched
 
 
 def make(size: int = 32, **settings):

@@ -1,12 +1,12 @@
 """A training of sparse-coding layers that was stopped ends in the bits of one that was not."""
 
 import pytest
+from tests.core.test_train_resume import StopAfter, assert_same_run
 from torch import nn
 
-from core.checkpoint import load_state
-from core.interrupt import Interrupted
-from core.layers.sparse_coding import SparseCoding2d
-from tests.core.test_train_resume import StopAfter, assert_same_run
+from stillpoint.core.base.interrupt import Interrupted
+from stillpoint.core.layers.sparse_coding import SparseCoding2d
+from stillpoint.core.runs.checkpoint import load_state
 from tests.core.tiny import run_in, trained
 
 

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-import pipelines
-from core.config import EvaluateConfig
-from core.data.corruptions.prepare import MANIFEST
-from core.data.loading import DeviceLoader
-from core.errors import UserError
-from core.evaluate import Predictor, one_pass
-from core.evaluations import View
-from core.layers.sparse_coding import SparseCoding2d
-from core.randomness import generator
-from pipelines.sdnet.evaluate import evaluations
-from pipelines.sdnet.models import sparse_layers
-from pipelines.sdnet.pixels import Pixels
-from pipelines.sdnet.robust import (
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.randomness import generator
+from stillpoint.core.config.schema import EvaluateConfig
+from stillpoint.core.data.corruptions.prepare import MANIFEST
+from stillpoint.core.data.loading import DeviceLoader
+from stillpoint.core.evaluation.engine import Predictor, one_pass
+from stillpoint.core.evaluation.registry import View
+from stillpoint.core.layers.sparse_coding import SparseCoding2d
+from stillpoint.pipelines.sdnet.evaluate import evaluations
+from stillpoint.pipelines.sdnet.models import sparse_layers
+from stillpoint.pipelines.sdnet.pixels import Pixels
+from stillpoint.pipelines.sdnet.robust import (
     NOISES,
     Sweep,
     conditions,
@@ -43,7 +43,7 @@ def configured(model="sdnet18", *pairs):
 
 
 def view(config, data, count=8):
-    from core.data.build import images
+    from stillpoint.core.data.build import images
 
     found = images(config, "test", data).sample(count)
     pixels = (found.images.float() / 255 - found.mean[0]) / found.std[0]
@@ -144,12 +144,12 @@ class Noted(Predictor):
 
 def measured(config, data, size, count, monkeypatch):
     """The results of robustness by a line that is steep, in batches of `size`, and the lambdas that were used."""
-    from core.data.build import images
+    from stillpoint.core.data.build import images
 
     tried = tuple(conditions(2))
     steep = Sweep(tried, (0.1, 9.0), np.zeros((len(tried), 2)), np.zeros(len(tried)))
     monkeypatch.setattr(Sweep, "penalty", lambda self, error: 0.1 + error / 1e4)
-    monkeypatch.setattr("pipelines.sdnet.evaluate.sweep", lambda *given: steep)
+    monkeypatch.setattr("stillpoint.pipelines.sdnet.evaluate.sweep", lambda *given: steep)
     predict, found = Noted(pipelines.build(config)), images(config, "test", data).sample(count)
     own = config.evaluate.model_copy(update={"metrics": ("robustness",), "batch_size": size})
     loader = DeviceLoader(found, size)
@@ -174,7 +174,7 @@ def test_the_line_is_told_the_error_of_as_many_images_as_it_was_fitted_on(data, 
         counts.append(len(seen))
         return torch.ones(len(seen))
 
-    monkeypatch.setattr("pipelines.sdnet.evaluate.reconstruction_errors", errors)
+    monkeypatch.setattr("stillpoint.pipelines.sdnet.evaluate.reconstruction_errors", errors)
     config = configured("sdnet18", "EVALUATE.LIMIT_CORRUPTIONS", "4", "EVALUATE.LIMIT_SWEEP", "7")
     measured(config, data, 12, 12, monkeypatch)
     assert counts == [7] + [7] * 8 + [4] * 95
@@ -300,7 +300,7 @@ def test_a_list_of_lambdas_has_one_for_all_layers_or_one_for_each():
 def test_a_dictionary_with_a_zero_atom_is_refused(tmp_path):
     from safetensors.torch import save_file
 
-    from core.checkpoint import load_weights
+    from stillpoint.core.runs.checkpoint import load_weights
 
     net = pipelines.build(configured())
     state = {name: value.clone() for name, value in net.state_dict().items()}

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-import pipelines
-from core.checkpoint import read_tensors
-from core.errors import UserError
-from core.runs import Run
-from core.train import train
-from pipelines.cli import main
-from pipelines.sdnet.config import Model
-from pipelines.sdnet.models import build
-from pipelines.sdnet.weights import from_authors, names
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.runs.checkpoint import read_tensors
+from stillpoint.core.runs.layout import Run
+from stillpoint.core.training.train import train
+from stillpoint.pipelines.cli import main
+from stillpoint.pipelines.sdnet.config import Model
+from stillpoint.pipelines.sdnet.models import build
+from stillpoint.pipelines.sdnet.weights import from_authors, names
 
 
 def make(name: str = "sdnet18", **settings):

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-import pipelines
-from core.data.augment import Augment, Crop
-from core.data.loading import DeviceLoader
-from core.data.sets import ImageSet
-from core.errors import UserError
-from core.evaluate import evaluate
-from core.randomness import uniform_integers
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.randomness import uniform_integers
+from stillpoint.core.data.augment import Augment, Crop
+from stillpoint.core.data.loading import DeviceLoader
+from stillpoint.core.data.sets import ImageSet
+from stillpoint.core.evaluation.engine import evaluate
 
 pytestmark = pytest.mark.filterwarnings("error")
 COUNT, SIZE, PADDING, WINDOW = 24, 4, 4, 8

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pipelines.translations import figures
-from pipelines.translations.results import published_passes
+from stillpoint.pipelines.translations import figures
+from stillpoint.pipelines.translations.results import published_passes
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-import pipelines
-from core.errors import UserError
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
 
 CANVAS = {"fashion_mnist": (28, 56), "digits": (32, 64)}
 MATCHED = [n for n in pipelines.names("translations/*") if n.split("/")[1] not in ("TwoFullNet", "TwoConvTwoFullNet")]
@@ -48,7 +48,7 @@ def test_the_recipe_is_the_notebooks():
 
 
 def test_a_crop_larger_than_the_padded_image_is_refused():
-    from core.data.build import augmentation
+    from stillpoint.core.data.build import augmentation
 
     config = pipelines.configure("translations/TwoFullNet", "fashion_mnist", ["DATA.IMAGE_SIZE", "85"])
     with pytest.raises(UserError, match=r"85 is more than 28 \+ 2 x AUGMENT.CANVAS_PADDING"):
@@ -56,7 +56,7 @@ def test_a_crop_larger_than_the_padded_image_is_refused():
 
 
 def test_missing_files_are_named_with_their_place(tmp_path):
-    from core.data.build import loader
+    from stillpoint.core.data.build import loader
 
     config = pipelines.configure("translations/TwoFullNet", "fashion_mnist")
     with pytest.raises(UserError) as error:

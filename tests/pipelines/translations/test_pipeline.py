@@ -8,15 +8,15 @@ import signal
 
 import pytest
 
-from core.interrupt import Interrupted
-from core.records import read_history
-from core.runs import Run
-from core.train import Progress, train
-from pipelines import build, configure
-from pipelines.cli import main
-from pipelines.results import form
-from pipelines.translations.results import FIGURES, PAGES, mean_passes, published_passes, run_passes
-from pipelines.workflow import recipe_config
+from stillpoint.core.base.interrupt import Interrupted
+from stillpoint.core.runs.layout import Run
+from stillpoint.core.runs.records import read_history
+from stillpoint.core.training.train import Progress, train
+from stillpoint.pipelines import build, configure
+from stillpoint.pipelines.cli import main
+from stillpoint.pipelines.results import form
+from stillpoint.pipelines.translations.results import FIGURES, PAGES, mean_passes, published_passes, run_passes
+from stillpoint.pipelines.workflow import recipe_config
 
 TINY = ["DATA.LIMIT", "60", "TRAIN.EPOCHS", "2", "MODEL.HIDDEN", "12", "EVALUATE.REPEATS", "1"]
 
@@ -70,7 +70,7 @@ def test_weights_that_are_only_measured_have_no_seconds_an_epoch(results, tmp_pa
 
 
 def test_every_figure_has_its_caption():
-    from pipelines import HERE
+    from stillpoint.pipelines import HERE
 
     names = {path.stem for path in (HERE / "translations" / "report").glob("*.rst")}
     assert names == {"table", *SHOWN.figures}
@@ -89,9 +89,9 @@ def test_a_test_pass_comes_before_training_and_after_each_epoch(results):
 
 
 def test_the_last_pass_is_of_the_weights_that_are_kept(results, data):
-    from core.checkpoint import load_weights
-    from core.data.build import loader
-    from pipelines.commands.base import run_config
+    from stillpoint.core.data.build import loader
+    from stillpoint.core.runs.checkpoint import load_weights
+    from stillpoint.pipelines.commands.base import run_config
 
     run = Run("translations", "digits", "TwoFullNet", 0, results)
     config = run_config(run, [])

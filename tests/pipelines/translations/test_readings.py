@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from core.runs import Run
-from pipelines.translations.readings import MODEL, READINGS, RECIPE, compare, main, markdown
-from pipelines.translations.results import published_passes
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines.translations.readings import MODEL, READINGS, RECIPE, compare, main, markdown
+from stillpoint.pipelines.translations.results import published_passes
 
 
 def written(folder, seed: int, passes: int, shift: float) -> Run:

@@ -4,12 +4,12 @@ import numpy as np
 import torch
 from scipy import stats
 
-import pipelines
-from core.data.augment import Augment, Crop
-from core.data.build import augmentation
-from core.data.loading import DeviceLoader
-from core.data.sets import ImageSet
-from core.randomness import generator
+from stillpoint import pipelines
+from stillpoint.core.base.randomness import generator
+from stillpoint.core.data.augment import Augment, Crop
+from stillpoint.core.data.build import augmentation
+from stillpoint.core.data.loading import DeviceLoader
+from stillpoint.core.data.sets import ImageSet
 
 SIZE, PADDING, WINDOW = 28, 28, 56
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.wavelet_twins.catalogue import ARCHITECTURES, CLASSIFIERS, DEEPER, Form, configs, form, models
+from stillpoint.pipelines.wavelet_twins.catalogue import ARCHITECTURES, CLASSIFIERS, DEEPER, Form, configs, form, models
 
 TABLE = {
     "AI": ("AlexNet", "Std"),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipelines.wavelet_twins.catalogue import CLASSIFIERS
-from pipelines.wavelet_twins.cost import cost
+from stillpoint.pipelines.wavelet_twins.catalogue import CLASSIFIERS
+from stillpoint.pipelines.wavelet_twins.cost import cost
 
 #: stems of one photograph of 224x224 as measured on the authors' implementation, in millions
 MEASURED = {"AwyI": 63.3, "AwyI_mod": 63.3, "RwyI": 92.6, "RwyI_mod": 92.6, "Rzh3wyI": 94.4, "Rzh3wyI_mod": 93.7}

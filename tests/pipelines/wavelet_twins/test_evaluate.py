@@ -9,18 +9,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-import pipelines
-from core.data.batched_crops import resize_batch, shifted_crops_batch, ten_crops_batch
-from core.data.sets import FolderSet, ImageSet
-from core.data.shifted_crops import crops_at, shift_offsets, shifted_crops, ten_crops
-from core.errors import UserError
-from core.evaluate import evaluate
-from core.randomness import generator
-from core.runs import Run
-from pipelines.wavelet_twins.config import Evaluate
-from pipelines.wavelet_twins.evaluate import evaluations
-from pipelines.wavelet_twins.perturbations import frames, videos
-from pipelines.wavelet_twins.scores import nested, read, write_scores
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.randomness import generator
+from stillpoint.core.data.batched_crops import resize_batch, shifted_crops_batch, ten_crops_batch
+from stillpoint.core.data.sets import FolderSet, ImageSet
+from stillpoint.core.data.shifted_crops import crops_at, shift_offsets, shifted_crops, ten_crops
+from stillpoint.core.evaluation.engine import evaluate
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines.wavelet_twins.config import Evaluate
+from stillpoint.pipelines.wavelet_twins.evaluate import evaluations
+from stillpoint.pipelines.wavelet_twins.perturbations import frames, videos
+from stillpoint.pipelines.wavelet_twins.scores import nested, read, write_scores
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 
@@ -132,7 +132,7 @@ def test_no_batch_size_changes_a_result_and_photographs_are_treated_as_tensors_a
             return 1
 
         def epoch(self, epoch: int):
-            from core.data.loading import DeviceLoader
+            from stillpoint.core.data.loading import DeviceLoader
 
             yield from DeviceLoader(held, 5).epoch(epoch)
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from core.tables import Cell, Row, Table
-from pipelines.wavelet_twins import figures
-from pipelines.wavelet_twins.figures import COLUMNS, GAP, kernel_sheet, save_kernels
-from pipelines.wavelet_twins.models import first_layer, resulting_kernel
-from pipelines.wavelet_twins.results import AXES, METRICS
+from stillpoint.core.reporting.tables import Cell, Row, Table
+from stillpoint.pipelines.wavelet_twins import figures
+from stillpoint.pipelines.wavelet_twins.figures import COLUMNS, GAP, kernel_sheet, save_kernels
+from stillpoint.pipelines.wavelet_twins.models import first_layer, resulting_kernel
+from stillpoint.pipelines.wavelet_twins.results import AXES, METRICS
 
 
 def test_every_kernel_has_its_place_and_full_contrast() -> None:

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-import pipelines
-from core.backbones.resnet import ResNet
-from core.errors import UserError
-from core.layers.adaptive_blur import AdaptiveBlur2d
-from core.layers.blur import BlurPool2d
-from core.layers.complex_modulus import ModulusBatchNorm2d
-from core.layers.polyphase import PolyphaseDownsample2d
-from pipelines.wavelet_twins.catalogue import ARCHITECTURES, CLASSIFIERS, configs, form
-from pipelines.wavelet_twins.models import (
+from stillpoint import pipelines
+from stillpoint.core.backbones.resnet import ResNet
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
+from stillpoint.core.layers.blur import BlurPool2d
+from stillpoint.core.layers.complex_modulus import ModulusBatchNorm2d
+from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
+from stillpoint.pipelines.wavelet_twins.catalogue import ARCHITECTURES, CLASSIFIERS, configs, form
+from stillpoint.pipelines.wavelet_twins.models import (
     first_layer,
     mixing_weights,
     network,

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.errors import UserError
-from pipelines.wavelet_twins.penalty import concentration, penalty, row_gradients
+from stillpoint.core.base.errors import UserError
+from stillpoint.pipelines.wavelet_twins.penalty import concentration, penalty, row_gradients
 
 # a tenth of the smallest floats is zero
 weights = st.floats(-3, 3).map(lambda v: round(v, 12))

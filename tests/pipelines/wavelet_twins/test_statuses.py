@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-import pipelines
-from core.errors import UserError
-from core.runs import Run
-from pipelines.cli import main
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines.cli import main
 
 NAME = "wavelet_twins/R18C"
 SHORT = ["DATA.LIMIT", "16", "DATA.VALIDATION", "40", "TRAIN.EPOCHS", "3", "TRAIN.BATCH_SIZE", "8"]

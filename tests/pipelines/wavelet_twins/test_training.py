@@ -7,23 +7,23 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-import pipelines
-from core.config import RunConfig
-from core.data.build import Loaders
-from core.data.loading import DeviceLoader
-from core.data.sets import ImageSet
-from core.errors import UserError
-from core.layers.wavelet_twin import WaveletTwin2d
-from core.randomness import generator
-from core.records import Progress, rewind
-from core.runs import Run
-from core.train import train
-from pipelines.cli import main
-from pipelines.wavelet_twins.catalogue import ARCHITECTURES, CLASSIFIERS, configs, sections
-from pipelines.wavelet_twins.models import first_layer, mixing_weights
-from pipelines.wavelet_twins.penalty import penalty
-from pipelines.wavelet_twins.training import hooks
-from pipelines.workflow import recipe_config
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.randomness import generator
+from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.data.build import Loaders
+from stillpoint.core.data.loading import DeviceLoader
+from stillpoint.core.data.sets import ImageSet
+from stillpoint.core.layers.wavelet_twin import WaveletTwin2d
+from stillpoint.core.runs.layout import Run
+from stillpoint.core.runs.records import Progress, rewind
+from stillpoint.core.training.train import train
+from stillpoint.pipelines.cli import main
+from stillpoint.pipelines.wavelet_twins.catalogue import ARCHITECTURES, CLASSIFIERS, configs, sections
+from stillpoint.pipelines.wavelet_twins.models import first_layer, mixing_weights
+from stillpoint.pipelines.wavelet_twins.penalty import penalty
+from stillpoint.pipelines.wavelet_twins.training import hooks
+from stillpoint.pipelines.workflow import recipe_config
 
 NAME = "wavelet_twins/dtcwpt_resnet18"
 SMALL = [
@@ -203,7 +203,7 @@ def test_stored_scores_are_the_ones_that_the_table_states() -> None:
 
 
 def test_stored_flip_rates_on_videos_are_of_five_networks_and_have_a_column_each() -> None:
-    from pipelines.wavelet_twins import pages, results
+    from stillpoint.pipelines.wavelet_twins import pages, results
 
     stored = pages.published()
     videos = {f"perturbations_{kind}" for kind in results.VIDEOS}

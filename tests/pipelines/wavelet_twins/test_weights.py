@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from core.errors import UserError
-from pipelines.wavelet_twins.models import first_layer, network
-from pipelines.wavelet_twins.weights import authors_paths, from_authors
+from stillpoint.core.base.errors import UserError
+from stillpoint.pipelines.wavelet_twins.models import first_layer, network
+from stillpoint.pipelines.wavelet_twins.weights import authors_paths, from_authors
 from tests.parity import parity
 from tests.parity.test_parity import HERE
 

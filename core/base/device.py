@@ -1,0 +1,78 @@
+"""Where a computation runs, and with which of torch's settings."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.utils import deterministic as debugging
+
+from stillpoint.core.base.errors import UserError
+
+
+def pick(name: str = "auto") -> torch.device:
+    """The device called `name`: auto (a GPU where there is one), cpu, cuda, cuda:<n> or mps.
+
+    Under torchrun, auto and cuda are the GPU of this process's local rank. Raises `UserError` for a name that is none
+    of these and for a GPU that is not there.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        name = "cuda" if count else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (number and (kind != "cuda" or not number.isdecimal())):
+        raise UserError(f"unknown device {name!r}: choose auto, cpu, cuda, cuda:<number> or mps")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError("the device mps was asked for, but this machine has no Apple GPU: choose cpu or auto")
+    if kind == "cuda":
+        index = int(number or os.environ.get("LOCAL_RANK", "0"))
+        if not count:
+            raise UserError(f"the device {name} was asked for, but torch sees no GPU here: choose cpu or auto")
+        if index >= count:
+            raise UserError(
+                f"GPU number {index} was asked for, but torch sees {count}: choose from cuda:0 to cuda:{count - 1}"
+            )
+        return torch.device("cuda", index)
+    return torch.device(kind)
+
+
+@contextmanager
+def settings(device: torch.device, threads: int | None = None) -> Iterator[None]:
+    """Within it, `threads` threads and deterministic algorithms where torch has them; random generators are put back.
+
+    An operation that has no deterministic form on the device warns and runs: so results repeat bitwise on the CPU, and
+    on a GPU up to such operations.
+    """
+    before = torch.get_num_threads()
+    deterministic = torch.get_deterministic_debug_mode()
+    fill = debugging.fill_uninitialized_memory  # type: ignore[attr-defined]
+    benchmark = torch.backends.cudnn.benchmark
+    # read when cuBLAS starts; without it torch calls every matrix product on a GPU indeterminate
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            if threads is not None:
+                torch.set_num_threads(threads)
+            # as use_deterministic_algorithms(True, warn_only=True), which imports the compiler at every start
+            torch.set_deterministic_debug_mode("warn")
+            # filling every new tensor with NaN helps to find bugs, and costs a pass over the memory
+            debugging.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+            # the timing of a benchmark would choose the algorithm, and so the last bits
+            torch.backends.cudnn.benchmark = False
+            yield
+        finally:
+            torch.set_num_threads(before)
+            torch.set_deterministic_debug_mode(deterministic)
+            debugging.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+            torch.backends.cudnn.benchmark = benchmark
+
+
+def seed(device: torch.device, number: int) -> None:
+    """Seeds the generators that an operation on `device` draws from, and no others: torch.manual_seed takes 30 times as
+    long, which shows in small networks when it is done at every step.
+    """
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(number)
+    elif device.type == "mps":
+        torch.mps.manual_seed(number)

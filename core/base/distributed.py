@@ -1,0 +1,164 @@
+"""One process or many, by the same code: under torchrun the processes of a `Group` share each global batch.
+
+What is trained does not depend on their number (up to rounding): the loss is averaged over the global batch and batch
+normalisation takes its statistics from it.
+"""
+
+import atexit
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from stillpoint.core.base.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process's place among those that torchrun started; alone, rank 0 of 1, and nothing is communicated."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.rank == 0
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """(rank, world_size)"""
+        return self.rank, self.world_size
+
+    def agree(self, work: Callable[[], T]) -> T:
+        """What `work` returns on the main process, on all of them; a `UserError` that it raises is raised on all."""
+        if self.world_size == 1:
+            return work()
+        told: list[object] = [None, None]
+        if self.main:
+            try:
+                told[0] = work()
+            except UserError as error:
+                told[1] = str(error)
+        dist.broadcast_object_list(told, src=0)
+        if told[1] is not None:
+            raise UserError(str(told[1]))
+        return told[0]  # type: ignore[return-value]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of `values` over all processes, on each of them."""
+        if self.world_size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def largest(self, value: int) -> int:
+        """The largest `value` of all processes, without waiting for a GPU."""
+        if self.world_size == 1:
+            return value
+        shared = torch.tensor(value)
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+        return int(shared)
+
+    def wrap(self, net: nn.Module) -> nn.Module:
+        """`net` such that its gradients are averaged over the processes; alone, `net` itself."""
+        return DistributedDataParallel(net, gradient_as_bucket_view=True) if self.world_size > 1 else net
+
+    def without_sync(self, model: nn.Module) -> AbstractContextManager[object]:
+        """Within it, backward passes through a wrapped `model` keep their gradients to themselves (accumulation)."""
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def group(device: torch.device) -> Group:
+    """The processes that torchrun started (by its environment variables), joined until this process ends."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        return Group()
+    if not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        # numbers that live on the CPU travel by gloo even on GPUs, so that asking whether to stop waits for no kernel
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        # not at the end of a training: the same processes cannot meet a second time
+        atexit.register(dist.destroy_process_group)
+    return Group(dist.get_rank(), world_size)
+
+
+_PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class _GroupSum(torch.autograd.Function):
+    """The sum of a tensor over all processes; what flows back to each is the sum of all their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def _group_sum(values: Tensor) -> Tensor:
+    return _GroupSum.apply(values)  # type: ignore[no-any-return]
+
+
+class _GroupStatistics(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation over the batches of all processes, in plain operations: torch's own is for GPUs alone."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"batch normalisation of a tensor of {input.dim()} dimensions: at least 2 are needed")
+
+    def forward(self, input: Tensor) -> Tensor:  # (B, C, ...)
+        if not self.training:
+            return super().forward(input)
+        axes = [axis for axis in range(input.dim()) if axis != 1]
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        x = input.float()
+        count = x.new_tensor(float(x.numel() // x.shape[1]))
+        dist.all_reduce(count)
+        mean = _group_sum(x.sum(axes)) / count  # (C,)
+        centred = x - mean.view(shape)
+        variance = _group_sum(centred.square().sum(axes)) / count
+        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr, operator]
+            weight = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.float()  # type: ignore[union-attr, operator]
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, weight)
+                self.running_var.lerp_(variance * (count / (count - 1)), weight)
+        y = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.weight is not None:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(input.dtype)
+
+
+def share_statistics(net: nn.Module, device: torch.device) -> nn.Module:
+    """`net` with its batch normalisations taking statistics over all processes; names and parameters stay.
+
+    Classes derived from torch's keep their own forward, and so the statistics of their process's part of the batch.
+    """
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    for name, child in net.named_children():
+        # derived classes have a forward of their own
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and type(child) in _PLAIN:
+            options = child.eps, child.momentum, child.affine, child.track_running_stats
+            shared = _GroupStatistics(child.num_features, *options)
+            shared._parameters, shared._buffers = child._parameters, child._buffers
+            setattr(net, name, shared.train(child.training))
+        else:
+            share_statistics(child, device)
+    return net

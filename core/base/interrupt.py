@@ -1,0 +1,96 @@
+"""What may end or forbid a run from outside: signals that ask it to stop, and another process at work in its folder."""
+
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TextIO
+
+from stillpoint.core.base.errors import UserError
+
+
+class Interrupted(UserError):
+    """The run stopped because it was asked to; `signal` is the number of the signal."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.signal = number
+
+
+class StopRequest:
+    """As a context: turns the first SIGINT or SIGTERM into `number` being set; a second one acts as it always does.
+
+    Only a process's main thread can catch signals; in another thread nothing is caught and `number` stays 0.
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._caught) for number in self._SIGNALS}
+        return self
+
+    def _caught(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before = {}
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+
+#: lock files that this process holds
+_held: set[TextIO] = set()
+
+
+def _forget_locks() -> None:
+    # a process that reads images for this one outlives its death by seconds, and would keep the lock meanwhile
+    while _held:
+        _held.pop().close()
+
+
+os.register_at_fork(after_in_child=_forget_locks)
+
+
+@contextmanager
+def locked(path: Path, *, wait: Callable[[str], object] | None = None) -> Iterator[int]:
+    """Holds the lock file `path`, which the system frees however a process ends; yields its descriptor.
+
+    A `UserError` if another process holds it; `wait` is given the sentence instead, and then the other's end is waited
+    for. A process that inherits the descriptor holds the lock as well.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip()
+            said = f"{path.parent} is in use by another process{f' ({holder})' if holder else ''}"
+            if wait is None:
+                raise UserError(f"{said}: wait for it to end") from None
+            wait(f"{said}: waiting for it to end")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        # who holds it is only for the message; on a full disk it cannot be told
+        with suppress(OSError):
+            os.truncate(path, 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {os.uname().nodename}\n".encode())
+        _held.add(file)
+        try:
+            yield file.fileno()
+        finally:
+            _held.discard(file)

@@ -1,0 +1,399 @@
+"""What a run will do, as one frozen and typed value.
+
+Schema defaults <- a recipe's yaml <- the model's entry <- `KEY VALUE` pairs. Keys are written in capitals
+(``TRAIN.BATCH_SIZE``), attributes in small letters (``config.train.batch_size``). yacs merges, pydantic validates;
+nothing is evaluated as code. Each pipeline derives its own schema from `RunConfig` by giving `model` a type.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
+from yacs.config import CfgNode
+
+from stillpoint.core.base.errors import UserError, nearest
+from stillpoint.core.base.files import digest_of
+from stillpoint.core.config.catalogue import DATASETS
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Divisor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings; an unknown key is an error."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=str.upper,
+        populate_by_name=True,
+        validate_default=True,
+        # a field called `model` is natural here; pydantic otherwise reserves the prefix
+        protected_namespaces=(),
+    )
+
+
+class ModelConfig(Section):
+    """What every pipeline's networks share; a pipeline adds the options of its paper."""
+
+    name: str = Field("", description="the paper's own name of the network, as `stillpoint list` shows it")
+
+
+class DataConfig(Section):
+    """Which images, and how they are split and normalised."""
+
+    name: str = Field("digits", description="a data set of the registry")
+    validation: int = Field(
+        0, ge=0, description="images held out of the training set; 0 selects on none and keeps the last epoch"
+    )
+    validation_choice: Literal["shuffled", "first", "test"] = Field(
+        "shuffled",
+        description="which training images are held out; test: none, epochs are chosen on the first VALIDATION test "
+        "images, as some papers did (optimistic)",
+    )
+    split_seed: int = Field(0, ge=0, description="seed of NumPy's shuffle that makes the split")
+    mean: tuple[FiniteFloat, ...] | None = Field(
+        None, description="per channel, of images in [0, 1]; none: the data set's own"
+    )
+    std: tuple[Divisor, ...] | None = Field(
+        None, description="per channel, of images in [0, 1]; none: the data set's own"
+    )
+    image_size: int | None = Field(
+        None, gt=0, description="height and width that a network sees; none: the data set's own"
+    )
+    limit: int | None = Field(
+        None,
+        gt=0,
+        description="use only so many images of each split: the first, or evenly spaced where they lie by class",
+    )
+    skip_corrupt: bool = Field(False, description="leave out unreadable pictures instead of stopping at the first one")
+
+    @model_validator(mode="after")
+    def _known(self) -> "DataConfig":
+        if self.name not in DATASETS:
+            raise ValueError(f"unknown data set {self.name!r}: one of {', '.join(DATASETS)}")
+        channels = DATASETS[self.name].channels
+        for key, values in (("MEAN", self.mean), ("STD", self.std)):
+            if values is not None and len(values) != channels:
+                raise ValueError(f"DATA.{key} has {len(values)} values, but {self.name} has channels: {channels}")
+        return self
+
+
+class AugmentConfig(Section):
+    """Random changes of a training image, applied in the order of the fields; 0 or none turns one off."""
+
+    resize: int | None = Field(None, gt=0, description="shorter side after resizing, before a centre crop (ImageNet)")
+    resized_crop: tuple[float, float] | None = Field(
+        None, description="range of area of a RandomResizedCrop, for example [0.08, 1]"
+    )
+    canvas_padding: int = Field(
+        0, ge=0, description="zero pixels put around an image before a random crop of DATA.IMAGE_SIZE, in testing too"
+    )
+    crop_padding: int = Field(
+        0, ge=0, description="zero pixels put around an image before a random crop of its own size"
+    )
+    flip: Fraction = Field(0.0, description="probability of a horizontal flip")
+    roll: int = Field(
+        0, ge=0, description="circular shift, each axis uniform in -ROLL..ROLL-1 (half-open, as the papers draw it)"
+    )
+    roll_per: Literal["image", "batch"] = Field(
+        "image", description="one shift for each image, or one for a whole batch"
+    )
+    erase: int = Field(0, ge=0, description="side of a random square set to zero after normalisation")
+
+
+class TrainConfig(Section):
+    """The recipe of optimisation."""
+
+    epochs: int = Field(10, ge=0)
+    batch_size: int = Field(256, ge=1, description="images per optimiser step over all processes, before ACCUMULATE")
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float = Field(0.1, gt=0)
+    lr_min: float = Field(0.0, ge=0, description="the rate at which the cosine schedule ends")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(5e-4, ge=0)
+    loss: Literal["cross_entropy", "nll", "mse"] = "cross_entropy"
+    clamp: float | None = Field(None, gt=0, description="loss mse: outputs are first clamped to -CLAMP..CLAMP")
+    label_smoothing: Fraction = 0.0
+    schedule: Literal["constant", "step", "multistep", "cosine", "one_cycle"] = "step"
+    schedule_per: Literal["epoch", "step"] = "epoch"
+    step_epochs: int = Field(100, ge=1, description="epochs between two decays of the step schedule")
+    milestones: tuple[int, ...] = Field((), description="epochs at which the multistep schedule decays")
+    gamma: float = Field(0.1, gt=0, le=1, description="factor of one decay")
+    cosine_offset: int = Field(
+        0, ge=0, le=1, description="1: epoch e uses the cosine of e + 1, so that the last epoch has rate 0"
+    )
+    warmup_epochs: float = Field(0.0, ge=0, description="linear rise of the rate per step, from 1/steps to 1")
+    accumulate: int = Field(1, ge=1, description="mini-batches per optimiser step; their losses are averaged")
+    accumulate_like_authors: bool = Field(False, description="sum the losses of accumulated mini-batches instead")
+    clip_norm: float | None = Field(None, gt=0)
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16: autocast; parameters stay float32"
+    )
+    channels_last: bool = True
+    compile: bool = Field(False, description="torch.compile the network")
+    keep: Literal["best", "last"] = Field(
+        "last", description="which epoch's weights a run keeps; best needs DATA.VALIDATION"
+    )
+    checkpoint_epochs: int = Field(1, ge=1, description="epochs between two states from which a run can resume")
+    snapshots: int = Field(0, ge=0, description="keep the weights of every so many epochs; 0 keeps none")
+    test_each_epoch: bool = Field(
+        False, description="measure the test images before training and after each epoch too (nothing is chosen on it)"
+    )
+    finetune: str | None = Field(None, description="weights to start from (file)")
+
+
+class EvaluateConfig(Section):
+    """What is measured, and by whose protocol."""
+
+    batch_size: int = Field(250, ge=1)
+    protocol: Literal["stillpoint", "authors"] = Field(
+        "stillpoint", description="stillpoint: draws from (seed, image, repeat); authors: repeats the paper's code"
+    )
+    metrics: tuple[str, ...] = Field(("accuracy", "circular"), description="names of evaluations, run in this order")
+    max_shift: int = Field(3, ge=1, description="circular and crop shifts are drawn from -MAX_SHIFT..MAX_SHIFT-1")
+    repeats: int = Field(5, ge=1, description="pairs of shifts drawn for each image")
+    margin: int = Field(
+        0, ge=0, description="pixels by which test photographs exceed DATA.IMAGE_SIZE, for windows in them"
+    )
+    limit_all_shifts: int = Field(
+        100,
+        ge=1,
+        description="images that every circular shift is tried on: the first, or evenly spaced where they lie by class",
+    )
+    erase: tuple[PositiveInt, ...] = Field((), description="sides of erased squares")
+    fractions: int = Field(8, ge=2, description="sub-pixel shifts are multiples of 1/FRACTIONS of a pixel")
+    untrained: bool = Field(True, description="measure the network before training as well")
+
+
+class RunConfig(Section):
+    """Everything that decides the result of a run, and nothing else (device, threads and folders are not here)."""
+
+    #: keys that users of a paper's own code may try, and why there is no such key here
+    REFUSED: ClassVar[dict[str, str]] = {}
+    #: the pipeline's networks give logits, which TRAIN.LOSS nll would take for logarithms of probabilities
+    LOGITS: ClassVar[bool] = False
+
+    pipeline: str = ""
+    recipe: str = Field("", description="the yaml this came from: the data set's name, or <dataset>_<variant>")
+    title: str = Field(
+        "", description="what a table made by this recipe must say of it, for example 'short recipe: 5 epochs'"
+    )
+    grid: tuple[str, ...] = Field((), description="the networks of this recipe's table")
+    seeds: int = Field(3, ge=1, description="how many seeds of each network a workflow runs where it is not told")
+    seed: int = Field(0, ge=0)
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    def known_metrics(self) -> tuple[str, ...]:
+        """What EVALUATE.METRICS may name: the keys of the pipeline's evaluations, said without importing torch."""
+        return ("accuracy", "circular", "crop", "erase", "flips", "all_shifts", "fractional")
+
+    @model_validator(mode="after")
+    def _measurable(self) -> "RunConfig":
+        known = self.known_metrics()
+        for name in self.evaluate.metrics:
+            if name not in known:
+                raise ValueError(
+                    f"EVALUATE.METRICS: unknown evaluation {name!r}{nearest(name, list(known))}; "
+                    f"choose from {', '.join(known)}"
+                )
+        if "erase" in self.evaluate.metrics and not self.evaluate.erase:
+            raise ValueError("EVALUATE.METRICS: the evaluation erase needs sides of squares: set EVALUATE.ERASE")
+        return self
+
+    @model_validator(mode="after")
+    def _possible(self) -> "RunConfig":
+        if self.train.keep == "best" and self.data.validation == 0 and self.train.epochs > 0:
+            raise ValueError("TRAIN.KEEP best needs images to choose on: set DATA.VALIDATION, or TRAIN.KEEP last")
+        if self.train.loss == "nll" and self.LOGITS:
+            raise ValueError(
+                f"TRAIN.LOSS nll takes logarithms of probabilities, but networks of {self.pipeline or 'this pipeline'} "
+                "give logits: TRAIN.LOSS cross_entropy takes those"
+            )
+        if self.train.accumulate > 1 and self.train.batch_size % self.train.accumulate:
+            raise ValueError(
+                f"TRAIN.ACCUMULATE {self.train.accumulate} does not divide TRAIN.BATCH_SIZE {self.train.batch_size}"
+            )
+        return self
+
+    def dump(self) -> dict[str, Any]:
+        """The settings with keys in capitals, as plain lists, numbers and strings."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def digest(self) -> str:
+        """SHA-256 of what decides the trained weights; the grid, the title and how results are measured do not."""
+        settings = self.dump()
+        return digest_of(deciding(settings))
+
+
+#: Keys that say how results are measured and shown, not which weights training gives.
+UNDECIDING = ("EVALUATE", "GRID", "SEEDS", "TITLE")
+
+Config = TypeVar("Config", bound=RunConfig)
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def merge(schema: type[Config], layers: list[dict[str, Any]], pairs: list[str] | None = None) -> Config:
+    """Defaults of `schema`, overlaid by `layers` and `pairs`, validated.
+
+    `layers` are nested with keys in capitals, `pairs` are ``["TRAIN.LR", "0.05", ...]``.
+
+    Raises `UserError` with one sentence for an unknown key (with the nearest known ones), a value of the wrong type or
+    range, and a combination that makes no sense.
+    """
+    node = CfgNode(_mutable(schema().dump()), new_allowed=False)
+    pairs = pairs or []
+    for key in [*(key for layer in layers for key in _dotted(layer)), *pairs[0::2]]:
+        if key in schema.REFUSED:
+            raise UserError(f"there is no {key}: {schema.REFUSED[key]}")
+    for layer in layers:
+        _overlay(node, layer, "")
+    if len(pairs) % 2:
+        raise UserError(f"settings come as KEY VALUE pairs; {pairs[-1]!r} has no value")
+    for key, text in zip(pairs[0::2], pairs[1::2], strict=True):
+        _set(node, key, _value(text))
+    return validate(schema, _plain(node))
+
+
+def _value(text: str) -> Any:
+    """What yacs reads; a list of words may be written without quotes, as in a recipe: ``[accuracy, flips]``."""
+    value = CfgNode._decode_cfg_value(text)
+    if isinstance(value, str) and text.startswith("["):
+        with contextlib.suppress(yaml.YAMLError):
+            return yaml.safe_load(text)
+    return value
+
+
+def validate(schema: type[AnySection], settings: dict[str, Any]) -> AnySection:
+    """`settings` as a frozen configuration, or a `UserError` that names the first key that is wrong."""
+    try:
+        return schema.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        shown = "" if isinstance(first["input"], dict) or not where else f" (given: {first['input']!r})"
+        raise UserError(f"{where + ': ' if where else ''}{reason}{shown}") from None
+
+
+def read_yaml(path: Path, schema: type[RunConfig]) -> dict[str, Any]:
+    """A recipe's settings; with ``BASE: other.yaml`` it states the differences from one in the same folder."""
+    try:
+        settings = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} must hold KEY: value settings")
+    base = settings.pop("BASE", None)
+    if base is None:
+        return settings
+    node = CfgNode(_mutable(schema().dump()))
+    _overlay(node, read_yaml(path.with_name(base), schema), "")
+    _overlay(node, settings, "")
+    return _plain(node)
+
+
+def known_keys(schema: type[RunConfig]) -> list[str]:
+    """All keys of a schema, dotted: ``["PIPELINE", ..., "TRAIN.LR", ...]``."""
+    keys = []
+    for key, value in schema().dump().items():
+        keys += [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key]
+    return keys
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a run's ``config.yaml``, as they were dumped; a `UserError` where the file is damaged."""
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} is damaged and holds no settings: remove the run's folder and train it anew")
+    return settings
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """``["TRAIN.LR: 0.1 -> 0.05", ...]`` for two dumped configurations."""
+    found = []
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += [f"{key}.{line}" for line in differences(a, b)]
+        elif a != b:
+            found.append(f"{key}: {a} -> {b}")
+    return found
+
+
+def deciding(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of a dumped configuration, what decides a training."""
+    return {key: value for key, value in settings.items() if key not in UNDECIDING}
+
+
+def shared(settings: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
+    """`settings` without what `keys` does not hold, such as a setting that is younger than a run."""
+    return {
+        key: shared(value, keys[key]) if isinstance(value, dict) and isinstance(keys[key], dict) else value
+        for key, value in settings.items()
+        if key in keys
+    }
+
+
+def json_schema(schema: type[RunConfig]) -> dict[str, Any]:
+    """JSON schema of a pipeline's configuration, in the dialect that Snakemake's `validate` reads."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema.model_json_schema(by_alias=True)}
+
+
+def _mutable(value: Any) -> Any:
+    # yacs knows lists and scalars, not tuples of pydantic's JSON; None is a valid leaf for it
+    return {k: _mutable(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _plain(node: Any) -> Any:
+    return {k: _plain(v) for k, v in node.items()} if isinstance(node, dict) else node
+
+
+def _dotted(layer: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in layer.items():
+        keys += [prefix + key, *(_dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else [])]
+    return keys
+
+
+def _overlay(node: CfgNode, layer: dict[str, Any], prefix: str) -> None:
+    for key, value in layer.items():
+        if isinstance(value, dict) and isinstance(node.get(key), CfgNode):
+            _overlay(node[key], value, f"{prefix}{key}.")
+        else:
+            _assign(node, key, value, f"{prefix}{key}")
+
+
+def _set(node: CfgNode, dotted: str, value: Any) -> None:
+    *sections, leaf = dotted.split(".")
+    inner: Any = node
+    for section in sections:
+        inner = inner.get(section) if isinstance(inner, CfgNode) else None
+    if not isinstance(inner, CfgNode):
+        _unknown(node, dotted)
+    _assign(inner, leaf, value, dotted, node)
+
+
+def _assign(node: CfgNode, key: str, value: Any, dotted: str, top: CfgNode | None = None) -> None:
+    if key not in node:
+        _unknown(top if top is not None else node, dotted)
+    if isinstance(node[key], CfgNode):
+        raise UserError(f"{dotted} is a section: set one of {', '.join(f'{dotted}.{inner}' for inner in node[key])}")
+    node[key] = value
+
+
+def _unknown(node: CfgNode, dotted: str) -> None:
+    known = []
+    for key, value in node.items():
+        known += [f"{key}.{inner}" for inner in value] if isinstance(value, CfgNode) else [key]
+    raise UserError(f"unknown configuration key {dotted}{nearest(dotted, known)}")

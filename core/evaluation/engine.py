@@ -1,0 +1,191 @@
+"""Measures a network on a data set: every evaluation that was asked for, in one pass over the images.
+
+Each batch is read and moved once; all its shifted views are made on the device. What is drawn for an image is a
+function of (seed, image, repeat), and sums are exact (`metrics.accumulate`), so a result does not depend on the
+batch size, except where the network's own rounding does: a convolution may add in another order for another batch
+size, which can turn an argmax between two nearly equal logits and moves logit changes by about 1e-7.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from stillpoint.core.base.errors import UserError, nearest
+from stillpoint.core.base.modes import evaluating
+from stillpoint.core.config.schema import EvaluateConfig
+from stillpoint.core.data.loading import Batch, DeviceLoader
+from stillpoint.core.data.sets import ImageSet
+from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, View
+
+#: name -> factory (config, seed) -> Evaluation
+Evaluations = Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]
+#: Called with (what runs, done, total).
+Progress = Callable[[str, int, int], None]
+
+
+class Loader(Protocol):
+    """What `evaluate` needs of its data: `stillpoint.core.data.loading.DeviceLoader` and `StreamLoader` have it."""
+
+    def epoch(self, epoch: int) -> Iterator[Batch]: ...
+
+    def __len__(self) -> int: ...
+
+
+class Predictor:
+    """Images (B, C, H, W) -> float32 logits (B, K), without gradients; remembers whether all were finite.
+
+    Raises ValueError for a network that gives no logits, or those of a single class. `maps` says that it should give
+    images, as where the targets are images. `labels` (N,) are those that its logits must reach.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        precision: str = "float32",
+        channels_last: bool = False,
+        maps: bool = False,
+        labels: Tensor | None = None,
+    ) -> None:
+        if precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision must be float32 or bfloat16, not {precision!r}")
+        self.net, self.precision = net, precision
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        # strides alone, no values; torch would otherwise convert the filters in every forward
+        if channels_last:
+            net.to(memory_format=torch.channels_last)
+        self.maps, self.highest = maps, -1 if labels is None or not len(labels) else int(labels.max())
+        self.images = 0
+        self._finite: Tensor | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        device = images.device.type
+        autocast = torch.autocast(device, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
+        with torch.inference_mode(), autocast:
+            logits = self._checked(self.net(images.contiguous(memory_format=self.memory_format)), len(images)).float()
+            finite = logits.isfinite().all()
+            self._finite = finite if self._finite is None else self._finite & finite
+        self.images += len(images)
+        return logits
+
+    @property
+    def finite(self) -> bool:
+        return self._finite is None or bool(self._finite)
+
+    def _checked(self, output: Any, count: int) -> Tensor:
+        if not isinstance(output, Tensor):
+            held = f" ({', '.join(map(str, output))})" if isinstance(output, Mapping) else ""
+            raise ValueError(
+                f"the network's output is of type {type(output).__name__}{held}, not a tensor of logits (B, K): wrap "
+                "the network in a module that returns its logits alone"
+            )
+        if self.maps:
+            return output
+        shape = tuple(output.shape)
+        if output.ndim > 2:
+            raise ValueError(
+                f"the network gives maps {shape[1:]}, not a logit for each class, so no prediction can be followed; "
+                "stillpoint explain measures how its modules move"
+            )
+        if output.ndim < 2 or shape[0] != count:
+            raise ValueError(f"the network gives {shape} for {count} images, not logits ({count}, K)")
+        if shape[1] < 2:
+            raise ValueError(
+                f"the network gives logits {shape}, and of so few the largest is always the same: at least 2 for an "
+                "image are needed"
+            )
+        if self.highest >= shape[1]:
+            raise ValueError(
+                f"label {self.highest} is no class of the network, which has those from 0 to {shape[1] - 1}"
+            )
+        return output
+
+
+def chosen(names: tuple[str, ...], known: Mapping[str, Any]) -> list[str]:
+    """The evaluations asked for, each once and in order; a `UserError` for one that is not known."""
+    for name in names:
+        if name not in known:
+            raise UserError(f"unknown evaluation {name!r}: choose from {', '.join(known)}{nearest(name, list(known))}")
+    return list(dict.fromkeys(names))
+
+
+def evaluate(
+    net: nn.Module,
+    data: Loader | ImageSet,
+    config: EvaluateConfig,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    evaluations: Evaluations = EVALUATIONS,
+    precision: str = "float32",
+    channels_last: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, float | Tensor]:
+    """Runs the evaluations named by ``config.metrics`` and returns their results in one flat dictionary.
+
+    net            images (B, C, H, W) -> logits (B, K), already on `device`; put in eval mode, and back afterwards
+    data           a loader that does not shuffle, or an `ImageSet` (then read in batches of ``config.batch_size``)
+    seed           of the shifts that are drawn
+    evaluations    by name; a pipeline passes core's with its own added, or replaced under ``config.protocol`` "authors"
+    precision      "bfloat16" runs the network under autocast; metrics always see float32 logits
+
+    Numbers are floats (fractions in [0, 1]); maps over shifts are tensors. Raises `UserError` for an unknown name,
+    for no images, and for a network whose logits are not finite, since its argmax would be perfectly consistent.
+    """
+    predict = Predictor(net, precision=precision, channels_last=channels_last)
+    if isinstance(data, ImageSet):
+        data = DeviceLoader(data, config.batch_size, device=device, channels_last=channels_last)
+    return one_pass(predict, data, config, seed, evaluations, progress)
+
+
+def one_pass(
+    predict: Predictor,
+    loader: Loader,
+    config: EvaluateConfig,
+    seed: int,
+    evaluations: Evaluations,
+    progress: Progress | None,
+    root: Path | str | None = None,
+) -> dict[str, float | Tensor]:
+    """`evaluate` with a `Predictor` and a loader at hand; `root` is told to the evaluations."""
+    names = chosen(config.metrics, evaluations)
+    running = [evaluations[name](config, seed) for name in names]
+    report = progress or (lambda what, done, total: None)
+    seen = 0
+    with evaluating(predict.net):
+        for batch in loader.epoch(0):
+            report("images", batch.step, len(loader))
+            if not len(batch.images):
+                continue
+            predict.maps = batch.labels.ndim > 1
+            images, wide, margin = batch.images, None, config.margin
+            if margin:
+                wide = images
+                first, height, width = margin // 2, images.shape[2] - margin, images.shape[3] - margin
+                images = wide[:, :, first : first + height, first : first + width]
+            elif isinstance(loader, DeviceLoader):
+                wide = loader.canvas(batch.indices)
+            indices, steps = batch.indices.cpu(), len(loader)
+            more: dict[str, Any] = {
+                "wide": wide,
+                "step": batch.step,
+                "steps": steps,
+                "image_set": getattr(loader, "image_set", None),
+            }
+            view = View(images, batch.labels, indices, predict, report, root=root, **more)
+            for evaluation in running:
+                evaluation.update(view)
+            seen += len(batch.images)
+    if not seen:
+        raise UserError("there is no image to evaluate on")
+    if not predict.finite:
+        raise UserError("the network gives logits that are not finite (NaN or infinity): it cannot be evaluated")
+    report("images", len(loader), len(loader))
+    results: dict[str, float | Tensor] = {}
+    for evaluation in running:
+        results |= evaluation.result()
+    return results

@@ -1,0 +1,124 @@
+"""Measures a run: its network before and after training, on the test images of its configuration."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from stillpoint.core.base.device import pick, settings
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.files import atomic_path, sweep, write_json
+from stillpoint.core.base.interrupt import locked
+from stillpoint.core.config.schema import RunConfig, deciding, differences, read_settings, shared
+from stillpoint.core.data.build import loader
+from stillpoint.core.data.streaming import told_of_readers
+from stillpoint.core.evaluation.engine import Evaluations, Predictor, Progress, one_pass
+from stillpoint.core.evaluation.registry import EVALUATIONS
+from stillpoint.core.runs.layout import Run
+from stillpoint.core.runs.provenance import provenance
+from stillpoint.core.runs.statuses import fill_at
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+def evaluate_run(
+    run: Run,
+    *,
+    config: Config,
+    build: Callable[[Config], nn.Module],
+    evaluations: Evaluations | None = None,
+    data_root: Path | str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    workers: int = 0,
+    progress: Progress | None = None,
+    status: str = "weights",
+) -> dict[str, Any]:
+    """Measures a trained run, and the same network before training; writes metrics.json and maps.safetensors.
+
+    config         the one that the run was trained with, but for its EVALUATE section, which may say anything
+    build          a configuration -> its network, initialised from its seed
+    evaluations    the pipeline's, by name; none: core's, which know no protocol but our own
+    status         which weights of the run, as `runs.statuses.fill_at` takes it; what is measured of others than those
+                   that it kept goes to the files of ``run.at(status)``, with "status" and "epoch"
+    device         as `stillpoint.core.base.device.pick` takes it
+
+    Returns what metrics.json holds: "untrained" (unless EVALUATE.UNTRAINED is false) and "trained", each a flat
+    dictionary of numbers; "parameters", "images", "dataset" (title), "config_digest", "evaluate" (how it was
+    measured), and "provenance", the one part that differs between two calls. Maps are named ``trained/<name>``.
+    metrics.json is written last, so that where it is there both are.
+
+    Evaluation is always in float32, whatever training's precision: rounding to bfloat16 would decide near ties of an
+    adaptive grid, and so the consistency that is measured. Raises `UserError` when the folder holds no run or one of
+    other settings, its weights are missing, damaged or another network's, and as `evaluation.engine.evaluate` does.
+    """
+    _check(run, config)
+    if evaluations is None:
+        if config.evaluate.protocol != "stillpoint":
+            raise UserError(f"EVALUATE.PROTOCOL {config.evaluate.protocol}: {config.pipeline} has no such protocol")
+        evaluations = EVALUATIONS
+    where = pick(device)
+    start = time.perf_counter()
+    with locked(run.lock), settings(where, threads), told_of_readers():
+        sweep(run.folder)
+        measured = config.evaluate
+        options = {"batch_size": measured.batch_size, "workers": workers, "margin": measured.margin}
+        batches = loader(config, "test", data_root, where, **options)
+        assert batches is not None, "every data set has a test part"
+        images = batches.image_set
+        states = ("untrained", "trained") if config.evaluate.untrained else ("trained",)
+        # first of all: what is not there is not waited for
+        trained = build(config)
+        epoch = fill_at(trained, run, config, status)
+        found: dict[str, Any] = {}
+        maps: dict[str, Tensor] = {}
+        rate: dict[str, float] = {}
+        for state in states:
+            net = trained if state == "trained" else build(config)
+            predict = Predictor(net.to(where), channels_last=config.train.channels_last)
+            began = time.perf_counter()
+            report = _under(state, progress)
+            results = one_pass(predict, batches, config.evaluate, config.seed, evaluations, report, data_root)
+            rate[state] = round(predict.images / (time.perf_counter() - began), 1)
+            found[state] = {name: value for name, value in results.items() if not isinstance(value, Tensor)}
+            maps |= {f"{state}/{name}": value for name, value in results.items() if isinstance(value, Tensor)}
+        parameters = sum(parameter.numel() for parameter in net.parameters())
+        origin = provenance(config, images.digest, where, time.perf_counter() - start)
+        # a shifted view counts as an image
+        origin["images_per_second"] = rate
+        skipped = sorted(getattr(batches, "skipped", ()))
+        metrics = {
+            "dataset": images.title,
+            "images": len(images) - len(skipped),
+            **({"skipped": skipped} if skipped else {}),
+            "parameters": parameters,
+            **found,
+            "config_digest": config.digest(),
+            "evaluate": config.dump()["EVALUATE"],
+            "provenance": origin,
+        }
+        place = run.at(status)
+        if place is not run:
+            metrics |= {"status": status, "epoch": epoch}
+            place.metrics.parent.mkdir(exist_ok=True)
+        with atomic_path(place.maps) as temporary:
+            save_file({name: value.contiguous() for name, value in maps.items()}, temporary)
+        write_json(place.metrics, metrics)
+    return metrics
+
+
+def _under(state: str, progress: Progress | None) -> Progress | None:
+    return None if progress is None else lambda what, done, total: progress(f"{state}: {what}", done, total)
+
+
+def _check(run: Run, config: RunConfig) -> None:
+    """A `UserError` unless the run in the folder was trained with the settings of `config`."""
+    if not run.config.is_file():
+        raise UserError(f"{run.folder} holds no run: there is no {run.config.name} in it")
+    asked, trained = config.dump(), deciding(read_settings(run.config))
+    changed = differences(trained, shared(asked, trained))
+    if changed:
+        raise UserError(f"only EVALUATE.* can be set for a run that is trained, not {'; '.join(changed[:3])}")

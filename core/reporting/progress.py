@@ -1,0 +1,140 @@
+"""What a workflow is doing and how long it has left, read from the files that its runs write."""
+
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from stillpoint.core.runs.layout import Run
+
+#: Work of one evaluation (two states of a network) and of one start of Python, in parts of a run's training.
+EVALUATION, START = 0.5, 0.05
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands: `stage` is waiting, training, to measure (it may be under way) or done."""
+
+    stage: str
+    epoch: int
+    epochs: int
+
+    @property
+    def work(self) -> float:
+        """Part of the run's work that is done, 0..1."""
+        if self.stage == "done":
+            return 1.0
+        trained = self.epoch / self.epochs if self.epochs else float(self.stage == "to measure")
+        return (START * (trained > 0) + trained) / (1 + START + EVALUATION)
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}/{self.epochs}" if self.stage == "training" else self.stage
+
+
+def status(run: Run, epochs: int) -> Status:
+    """A run's status by the files it has: history grows by a line each epoch, then come weights, then metrics."""
+    try:
+        rows = max(0, len(run.history.read_text().splitlines()) - 1)
+    except OSError:
+        rows = 0
+    if run.metrics.is_file():
+        return Status("done", epochs, epochs)
+    if run.weights.is_file() and rows >= epochs:
+        return Status("to measure", epochs, epochs)
+    started = rows or run.state.is_file() or run.config.is_file()
+    return Status("training" if started else "waiting", min(rows, epochs), epochs)
+
+
+def remaining(done: float, before: float, seconds: float) -> float | None:
+    """Seconds left when the part that is done has gone from `before` to `done` in `seconds`; none while unknown."""
+    return None if done <= before else seconds * (1 - done) / (done - before)
+
+
+def clock(seconds: float | None) -> str:
+    """``3:07``, or ``?`` when it is not known."""
+    return "?" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def overview(found: dict[Run, Status]) -> Table:
+    """A line for each network, a column for each seed."""
+    styles = {"waiting": "dim", "training": "cyan", "to measure": "magenta", "done": "green"}
+    seeds = sorted({run.seed for run in found})
+    grid = Table("network", *(f"seed {seed}" for seed in seeds), box=None, header_style="bold", padding=(0, 2, 0, 0))
+    by_model: dict[str, dict[int, Status]] = {}
+    for run, state in found.items():
+        by_model.setdefault(run.model, {})[run.seed] = state
+    for model, own in by_model.items():
+        cells = [f"[{styles[own[s].stage]}]{own[s]}[/]" if s in own else "" for s in seeds]
+        grid.add_row(model, *cells)
+    return grid
+
+
+def follow(
+    command: Sequence[str],
+    runs: Sequence[Run],
+    epochs: int,
+    folder: Path,
+    console: Console,
+    *,
+    interval: float = 0.5,
+    keep: Sequence[int] = (),
+) -> int:
+    """Runs `command`, its output in ``<folder>/logs/workflow.txt``, and shows how its `runs` fare; the exit code.
+
+    The command inherits the descriptors `keep`.
+    On a terminal the display is live; elsewhere a line is printed when something has changed.
+    """
+    log = folder / "logs" / "workflow.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=console
+    )
+    task = bar.add_task("starting", total=1.0)
+    start, told = time.monotonic(), ""
+    before: float | None = None
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, pass_fds=keep)
+        live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
+        try:
+            with live or nullcontext():
+                while True:
+                    code = process.poll()
+                    found = {run: status(run, epochs) for run in runs}
+                    done = sum(state.work for state in found.values()) / max(1, len(found))
+                    before = done if before is None else before
+                    left = remaining(done, before, time.monotonic() - start)
+                    finished = sum(state.stage == "done" for state in found.values())
+                    what = f"{finished} of {len(found)} runs measured, {clock(left)} left"
+                    if done >= 1:
+                        what = "table and figures" if code is None else "all is done"
+                    bar.update(task, completed=done, description=what)
+                    if live:
+                        live.update(Group(overview(found), bar))
+                    else:
+                        now = ", ".join(
+                            f"{run.model}/seed{run.seed} {s}" for run, s in found.items() if s.stage in _BUSY
+                        )
+                        if (line := f"{what}; {now}" if now else what).split(",")[0] + now != told:
+                            told = line.split(",")[0] + now
+                            console.print(f"[{clock(time.monotonic() - start)}] {line}", markup=False)
+                    if code is not None:
+                        return code
+                    time.sleep(interval)
+        except KeyboardInterrupt:
+            console.print("stopping: the same command goes on from the last epoch")
+            # the terminal has sent the signal to snakemake as well; a second Ctrl-C ends the wait
+            process.wait()
+            raise
+        finally:
+            if process.poll() is None:
+                process.terminate()
+
+
+_BUSY = ("training", "to measure")

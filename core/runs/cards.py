@@ -1,0 +1,111 @@
+"""Model cards: what a file of pretrained weights is, where it comes from, and the numbers that it must give again.
+
+``pretrained/<pipeline>/<model>.safetensors`` is brought by DVC; the card, ``<model>.json`` beside it, is kept by git,
+and ``<model>.md`` says the same to people.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stillpoint.core.base.errors import UserError, nearest
+from stillpoint.core.base.files import digest, write_atomic, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: accuracies and consistencies that are measured anew, perhaps on another machine, may differ by this
+TOLERANCE = 0.002
+
+
+def weights_path(folder: Path, name: str) -> Path:
+    """Where the weights of a network (``aps/resnet20_aps3``) are kept."""
+    return folder / f"{name}.safetensors"
+
+
+def names(folder: Path) -> list[str]:
+    """Full names of the networks that have a card."""
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.glob("*/*.json"))
+
+
+def read(folder: Path, name: str) -> dict[str, Any]:
+    """The card of a network; a `UserError` that names those there are when it has none."""
+    path = weights_path(folder, name).with_suffix(".json")
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        known = names(folder)
+        said = f": there are {', '.join(known)}" if known else ""
+        raise UserError(f"no pretrained weights are kept of {name}{nearest(name, known)}{said}") from None
+    except ValueError:
+        raise UserError(f"{path} is damaged: git checkout brings it back") from None
+
+
+def weights(folder: Path, name: str) -> Path:
+    """The weights that belong to a network's card; a `UserError` when they are not there or are others."""
+    path, card = weights_path(folder, name), read(folder, name)
+    if not path.is_file():
+        raise UserError(f"{path} is not there: dvc pull {path}.dvc brings it")
+    if digest(path) != card["sha256"]:
+        raise UserError(f"{path} is not the file that its card describes: dvc pull --force {path}.dvc brings it")
+    return path
+
+
+def halved(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """Kernels and matrices in float16; vectors and scalars (biases, batch statistics) as they are."""
+    return {
+        name: tensor.half() if tensor.dim() > 1 and tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def changed(card: Mapping[str, float], found: Mapping[str, float], tolerance: float = TOLERANCE) -> list[str]:
+    """``["accuracy: 0.91 in the card, 0.88 now", ...]``: the shares in a card that were not found again.
+
+    Only accuracies and consistencies are compared: the rest (largest change of a logit, say) has no common scale.
+    """
+    return [
+        f"{key}: {value} in the card, {found.get(key)} now"
+        for key, value in card.items()
+        if key.endswith(("accuracy", "consistency")) and not abs(found.get(key, float("nan")) - value) <= tolerance
+    ]
+
+
+def write(folder: Path, card: dict[str, Any]) -> None:
+    """Leaves a card and its page beside the weights; what of the weights themselves it says is read from them."""
+    path = weights_path(folder, card["model"])
+    card = {**card, "bytes": path.stat().st_size, "sha256": digest(path)}
+    write_json(path.with_suffix(".json"), card)
+    write_atomic(path.with_suffix(".md"), page(card))
+
+
+def page(card: Mapping[str, Any]) -> str:
+    """A card as Markdown."""
+    rows = {
+        "Source of the network": card["source"] or "none",
+        "Data": f"{card['dataset']} (digest `{card['data_digest'][:16]}`)",
+        "Recipe": f"`{card['recipe']}`{': ' + card['config']['TITLE'] if card['config']['TITLE'] else ''}",
+        "Seed, epoch": f"{card['seed']}, {card['epoch']} of {card['config']['TRAIN']['EPOCHS']}",
+        "Parameters": f"{card['parameters']:,}",
+        "Stored as": f"{card['precision']}, {card['bytes']:,} bytes, SHA-256 `{card['sha256']}`",
+        "Trained by": f"commit `{card['training']['commit']}`"
+        f"{'' if card['training']['clean'] else ' and uncommitted changes'}, torch {card['training']['torch']}, "
+        f"{card['training']['device']}, {card['training']['seconds']:.0f} s",
+    }
+    lines = [f"# {card['model']}", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
+    lines += ["", f"Measured on {card['images']:,} test images:", "", "| metric | stored weights | before rounding |"]
+    lines.append("|---|---:|---:|")
+    lines += [
+        f"| {key.replace('_', ' ')} | {value:.6g} | {card['before_rounding'][key]:.6g} |"
+        for key, value in card["metrics"].items()
+    ]
+    commands = [
+        f"dvc pull pretrained/{card['model']}.safetensors.dvc",
+        f"stillpoint evaluate {card['model']} --pretrained",
+        f"stillpoint train {card['model']} --recipe {card['recipe']} --seed {card['seed']}",
+    ]
+    told = ("fetches the weights", "measures them again and compares", "trains them again")
+    width = max(map(len, commands))
+    lines += ["", "```sh", *(f"{c:<{width}}  # {t}" for c, t in zip(commands, told, strict=True)), "```", ""]
+    return "\n".join(lines)

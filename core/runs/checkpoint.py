@@ -1,0 +1,218 @@
+"""Weights and resumable states: whole, proved by a digest, and never executed.
+
+Weights are safetensors whose metadata says what they are; files from elsewhere are read with ``weights_only=True``. A
+state is a torch file with its SHA-256 behind it, and the one before it is kept until the next is safely written.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor, nn
+
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.files import atomic_path, write_atomic
+from stillpoint.core.runs.foreign import unwrapped
+
+#: Key of the metadata; there is only one, because safetensors writes several in random order.
+_METADATA = "stillpoint"
+_FORMAT = 1
+_TRAILER = b"\nstillpoint state, sha256 "
+_TRAILER_LENGTH = len(_TRAILER) + 64
+
+
+def _content_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    state = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # viewed as bytes, because NumPy has no bfloat16
+        state.update(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    return state.hexdigest()
+
+
+def save_weights(
+    path: Path,
+    state_dict: Mapping[str, Tensor],
+    *,
+    model: str,
+    config_digest: str,
+    epoch: int,
+    **more: str | int | float,
+) -> None:
+    """Writes a network's state_dict as safetensors, in whole; `model` is its full name (``aps/resnet18_aps3``).
+
+    The metadata holds the arguments, the number of the format and a digest of everything.
+    """
+    # cloned, because safetensors refuses tensors that share memory and those that are not contiguous
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state_dict.items()
+    }
+    metadata = {"format": _FORMAT, "model": model, "config_digest": config_digest, "epoch": epoch, **more}
+    metadata["digest"] = _content_digest(tensors, metadata)
+    # by way of bytes, because safetensors' own writing makes a file that no other user can read
+    write_atomic(path, serialize(tensors, {_METADATA: json.dumps(metadata, sort_keys=True)}))
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_METADATA)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        metadata = json.loads(text) if text else {}
+    except (SafetensorError, OSError, ValueError, RuntimeError, AttributeError) as error:
+        raise UserError(f"{path} is truncated or damaged ({_first_line(error)}): fetch or train it again") from None
+    if metadata:
+        digest = metadata.pop("digest", None)
+        if digest != _content_digest(tensors, metadata):
+            raise UserError(f"{path} is damaged (its digest is wrong): fetch or train it again")
+    return tensors, metadata
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def read_torch(path: Path) -> Any:
+    """What a torch file from elsewhere holds, on the CPU; only tensors and plain containers, nothing is executed.
+
+    Raises `UserError` when it is truncated, damaged, no torch file, or wants to run something.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a hostile or torn file may raise anything at all
+        raise UserError(
+            f"{path} was refused: it is no whole torch file of plain tensors ({_first_line(error)})"
+        ) from None
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(state_dict, metadata) of a file of weights: ours or other safetensors, or a torch checkpoint.
+
+    A torch checkpoint is unwrapped (see runs.foreign), and its metadata is empty. Raises `UserError` when the file is
+    missing, truncated, damaged or foreign.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there are no weights at {path}")
+    with path.open("rb") as file:
+        start = file.read(9)
+    # a zip archive (torch since 1.6) or a pickle of protocol 2 (before)
+    if start[:2] not in (b"PK", b"\x80\x02"):
+        if start[8:9] != b"{":
+            raise UserError(f"{path} is neither a safetensors file nor a torch checkpoint")
+        return _read_safetensors(path)
+    content = read_torch(path)
+    try:
+        return unwrapped(content), {}
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def fill(net: nn.Module, state_dict: Mapping[str, Tensor], *, origin: str, model: str = "this network") -> None:
+    """Loads `state_dict` strictly, or nothing: a `UserError` names what is missing, unexpected or of another shape."""
+    own = net.state_dict()
+    faults = []
+    if missing := [name for name in own if name not in state_dict]:
+        faults.append(f"missing {_some(missing)}")
+    if unexpected := [name for name in state_dict if name not in own]:
+        faults.append(f"unexpected {_some(unexpected)}")
+    shapes = [
+        f"{name} {tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
+        for name, tensor in state_dict.items()
+        if name in own and tensor.shape != own[name].shape
+    ]
+    if shapes:
+        faults.append(f"of another shape {_some(shapes)}")
+    if faults:
+        raise UserError(f"{origin} does not fit {model}: {'; '.join(faults)}")
+    net.load_state_dict(state_dict)
+
+
+def load_weights(net: nn.Module, path: str | os.PathLike[str], *, model: str | None = None) -> dict[str, Any]:
+    """Fills `net` from a file (see `read_tensors`) and returns its metadata.
+
+    With `model` (full name), weights that were saved for another network are refused even where every name and shape
+    fits: networks that differ only in their blur have the same parameters. Raises `UserError`.
+    """
+    tensors, metadata = read_tensors(path)
+    saved = metadata.get("model")
+    if model and saved and saved != model:
+        raise UserError(f"{path} holds the weights of {saved}, not of {model}")
+    fill(net, tensors, origin=f"{path}{f' ({saved})' if saved else ''}", model=model or "this network")
+    return metadata
+
+
+def previous(path: Path) -> Path:
+    """Where the state before the one at `path` is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes `state` (tensors in plain containers) with its digest; what was at `path` becomes the previous state."""
+    with atomic_path(path) as temporary:
+        torch.save({"format": _FORMAT, **state}, temporary)
+        with temporary.open("rb+") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            file.write(_TRAILER + digest.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        # from here until atomic_path renames the new file, the previous state is the only one: and it is whole
+        if path.exists():
+            path.replace(previous(path))
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(size - _TRAILER_LENGTH, 0))
+        trailer = file.read()
+        file.seek(0)
+        state = hashlib.sha256()
+        left = max(size - _TRAILER_LENGTH, 0)
+        while left and (block := file.read(min(left, 1 << 20))):
+            state.update(block)
+            left -= len(block)
+    if not trailer.startswith(_TRAILER) or trailer != _TRAILER + state.hexdigest().encode():
+        raise UserError(f"{path} is truncated, damaged or no state of a run")
+    content = read_torch(path)
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise UserError(f"{path} was written by another version of this program")
+    return content
+
+
+def load_state(path: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """(state, None), or (None, None) when there is none, or (previous state, a sentence) when the last one is damaged.
+
+    Raises `UserError` when there are states but none of them is whole.
+    """
+    kept = previous(path)
+    try:
+        if path.exists():
+            return _read_state(path), None
+    except UserError as fault:
+        if not kept.exists():
+            raise UserError(f"{fault}, and no previous state is kept: remove it to start anew") from None
+        try:
+            state = _read_state(kept)
+        except UserError as second:
+            raise UserError(f"{fault}; {second}: remove both to start anew") from None
+        # the damaged file must not become the previous state when the next one is written
+        kept.replace(path)
+        return state, f"{fault}: the previous state is used"
+    if not kept.exists():
+        return None, None
+    try:
+        return _read_state(kept), f"{path} is missing: the previous state is used"
+    except UserError as fault:
+        raise UserError(f"{path} is missing and {fault}: remove it to start anew") from None

@@ -1,0 +1,170 @@
+"""Where a run keeps its files. Every path of a result is made here and nowhere else.
+
+A run is (pipeline, recipe, model, seed) and owns ``results/<pipeline>/<recipe>/<model>/seed<k>/``. A recipe is named
+after its data set, with a variant behind an underscore where there is one: ``cifar10``, ``cifar10_crop``.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from stillpoint.core.base.errors import UserError
+
+RESULTS = Path("results")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training with one seed; `root` is the folder that holds all results."""
+
+    pipeline: str
+    recipe: str
+    model: str
+    seed: int
+    root: Path = RESULTS
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.pipeline / self.recipe / self.model / f"seed{self.seed}"
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration (yaml)."""
+        return self.folder / "config.yaml"
+
+    @property
+    def history(self) -> Path:
+        """One row per epoch (csv)."""
+        return self.folder / "history.csv"
+
+    @property
+    def state(self) -> Path:
+        """What a run resumes from; not a declared output of the workflow, so that a failed job keeps it."""
+        return self.folder / "state.pt"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    @property
+    def timing(self) -> Path:
+        """Seconds of each epoch (csv); apart from the history, which is the same in every repetition."""
+        return self.folder / "timing.csv"
+
+    @property
+    def test_history(self) -> Path:
+        """Loss and hits on the test images before training and after each epoch (csv), with TRAIN.TEST_EACH_EPOCH."""
+        return self.folder / "test_history.csv"
+
+    @property
+    def test_timing(self) -> Path:
+        """Seconds of each of those passes (csv)."""
+        return self.folder / "test_timing.csv"
+
+    @property
+    def training(self) -> Path:
+        """Provenance of the weights (json); written last, so it says that training ended."""
+        return self.folder / "train.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains here."""
+        return self.folder / ".lock"
+
+    @property
+    def code(self) -> Path:
+        """Digest of the code and settings that a workflow trains with; a state made by others is not gone on from."""
+        return self.folder / "code.txt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.json"
+
+    @property
+    def scores(self) -> Path:
+        """Scores with the time and commit of each, where a paper keeps them so."""
+        return self.folder / "scores.json"
+
+    @property
+    def maps(self) -> Path:
+        """Arrays too large for JSON, such as accuracy over every shift."""
+        return self.folder / "maps.safetensors"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    @property
+    def record(self) -> Path:
+        """What a paper recorded at every update, such as gradients (see stillpoint.core.runs.records.Record)."""
+        return self.folder / "record.safetensors"
+
+    def snapshot(self, epoch: int) -> Path:
+        """Weights after an epoch, with TRAIN.SNAPSHOTS."""
+        return self.folder / "snapshots" / f"e{epoch}.safetensors"
+
+    def snapshot_state(self, epoch: int) -> Path:
+        """What a run goes on from after that epoch, exactly."""
+        return self.folder / "snapshots" / f"e{epoch}.pt"
+
+    def snapshots(self) -> list[int]:
+        """The epochs whose weights were kept, in order."""
+        return sorted(int(path.stem[1:]) for path in self.snapshot(0).parent.glob("e*.safetensors"))
+
+    def at(self, status: str) -> "Run":
+        """This run at another moment than that of the weights it kept, of which the measurements have other files.
+
+        `status` is as `runs.statuses.fill_at` takes it; the files are ``measured/<status>.json`` and so on.
+        """
+        if status in ("weights", "best"):
+            return self
+        return RunAt(self.pipeline, self.recipe, self.model, self.seed, self.root, status)
+
+    @classmethod
+    def of(cls, folder: str | Path) -> "Run":
+        """The run that owns `folder`; a `UserError` when the path is not that of a run."""
+        path = Path(folder)
+        match = re.fullmatch(r"seed(\d+)", path.name)
+        if not match or len(path.parts) < 4:
+            raise UserError(f"{folder} is not a run's folder: those are <results>/<pipeline>/<recipe>/<model>/seed<k>")
+        pipeline, recipe, model = path.parts[-4:-1]
+        return cls(pipeline, recipe, model, int(match[1]), Path(*path.parts[:-4]) if len(path.parts) > 4 else Path())
+
+
+@dataclass(frozen=True)
+class RunAt(Run):
+    """A run at its last checkpoint ("checkpoint") or after an epoch ("e<N>"): see `Run.at`."""
+
+    status: str = "weights"
+
+    @property
+    def weights(self) -> Path:
+        """The file that holds the weights of this moment."""
+        held = self.state if self.status == "checkpoint" else self.snapshot(int(self.status.removeprefix("e")))
+        return held if held.is_file() else super().weights
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "measured" / f"{self.status}.json"
+
+    @property
+    def maps(self) -> Path:
+        return self.folder / "measured" / f"{self.status}.safetensors"
+
+    @property
+    def scores(self) -> Path:
+        return self.folder / "measured" / f"{self.status}.scores.json"
+
+
+def table(pipeline: str, recipe: str, suffix: str, root: Path = RESULTS) -> Path:
+    """The table of a pipeline under one recipe: `suffix` is csv, md, tex or json."""
+    return root / pipeline / recipe / f"table.{suffix}"
+
+
+def figure(pipeline: str, recipe: str, name: str, root: Path = RESULTS) -> Path:
+    return root / pipeline / recipe / "figures" / f"{name}.png"
+
+
+def page(pipeline: str, recipe: str, name: str, root: Path = RESULTS) -> Path:
+    """A further file beside the table; `name` has its suffix."""
+    return root / pipeline / recipe / name

@@ -1,0 +1,74 @@
+"""Where a result comes from: enough to tell whether two files were made by the same code from the same data."""
+
+import platform
+import resource
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stillpoint.core.config.schema import RunConfig
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", _ROOT, *arguments], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def commit() -> tuple[str | None, bool | None]:
+    """(commit, whether the tree was clean) of this code; (None, None) where it is not in a repository of its own."""
+    top = _git("rev-parse", "--show-toplevel")
+    # an installed copy may lie inside the repository of something else
+    if top is None or Path(top).resolve() != _ROOT:
+        return None, None
+    status = _git("status", "--porcelain")
+    return _git("rev-parse", "HEAD"), None if status is None else not status
+
+
+def _version() -> str | None:
+    try:
+        return metadata.version("stillpoint")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def device_name(device: torch.device) -> str:
+    """The name of the GPU, or the processor and the number of threads that torch may use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    processor = platform.processor() or platform.machine()
+    return f"{processor}, {torch.get_num_threads()} threads" if device.type == "cpu" else f"{processor} {device.type}"
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes held so far: of tensors on a GPU, of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def provenance(config: RunConfig, data_digest: str, device: torch.device, seconds: float) -> dict[str, Any]:
+    """What every JSON of a result carries. `data_digest` is the digest of the images, `seconds` what the work took."""
+    revision, clean = commit()
+    return {
+        "commit": revision,
+        "clean": clean,
+        "stillpoint": _version(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device_name(device),
+        "seed": config.seed,
+        "seconds": round(seconds, 3),
+        "peak_memory_bytes": peak_memory(device),
+        "data_digest": data_digest,
+        "config_digest": config.digest(),
+    }

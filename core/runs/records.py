@@ -1,0 +1,212 @@
+"""What training leaves in a run's folder, when it may go on from there, and whom it tells.
+
+All files are written in whole. history.csv holds only what every repetition of the run repeats; seconds are elsewhere.
+"""
+
+import csv
+import io
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from shutil import copyfile
+from typing import Any, Protocol
+
+import torch
+import yaml
+from safetensors.torch import save as serialize
+from torch import Tensor, nn
+
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.files import atomic_path, sweep, write_atomic, write_json
+from stillpoint.core.base.interrupt import locked
+from stillpoint.core.config.schema import RunConfig, deciding, differences, read_settings
+from stillpoint.core.runs.checkpoint import load_state, previous, read_tensors, save_weights
+from stillpoint.core.runs.layout import Run
+from stillpoint.core.runs.provenance import provenance
+
+Row = dict[str, float | None]
+
+HISTORY = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+TIMING = ("epoch", "seconds", "images_per_second")
+TEST_HISTORY = ("epoch", "test_loss", "correct", "images", "test_accuracy")
+TEST_TIMING = ("epoch", "seconds")
+#: of many faults at once, so many are told one by one
+TOLD = 10
+
+
+class Progress:
+    """Told how training goes; override what you show. All numbers are of the process that writes."""
+
+    def on_note(self, sentence: str) -> None:
+        """Something the user should know, in a sentence."""
+
+    def on_step(self, epoch: int, step: int, steps: int, loss: float, images_per_second: float) -> None:
+        """Step `step` (from 1) of `steps` in epoch `epoch` (from 1) is done; on a GPU not every step is told."""
+
+    def on_epoch(self, row: Row) -> None:
+        """An epoch is done; `row` is its row of the history."""
+
+
+class Record(Protocol):
+    """What a paper keeps of every update; part of a run's state, and ``record.safetensors`` when training ends."""
+
+    def update(self, net: nn.Module) -> None:
+        """The gradients of a step are complete, and it is not made yet."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All that was kept so far, on the CPU."""
+        ...
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Goes on from a `state`."""
+
+
+def resumable(
+    config: RunConfig, run: Run, resume: bool, progress: Progress, fault: UserError | None
+) -> dict[str, Any] | None:
+    """The state to go on from, None to begin; a `UserError` where the folder belongs to something else."""
+    if fault:
+        raise fault
+    if not resume:
+        # the proof that it is finished goes first, and what it all belongs to last
+        results = run.metrics, run.maps, run.training, run.weights, *_tables(run)
+        snapshots = [*run.snapshot(0).parent.glob("*.safetensors"), *run.snapshot_state(0).parent.glob("*.pt")]
+        results = *results, run.scores, run.record, *run.folder.glob("measured/*")
+        for path in (*results, *snapshots, run.state, previous(run.state), run.config):
+            path.unlink(missing_ok=True)
+        return None
+    sweep(run.folder)
+    if run.config.exists():
+        _same_settings(run, read_settings(run.config), config.dump())
+    state, sentence = load_state(run.state)
+    if sentence:
+        note(run, progress, sentence)
+    if state is not None:
+        _same_settings(run, state["settings"], config.dump())
+    elif run.weights.exists() and run.training.exists() and run.config.exists():
+        # results that came without their state (dvc pull) are as good as one's own
+        return {"epoch": config.train.epochs, "history": read_history(run.history)}
+    return state
+
+
+def rewind(config: RunConfig, run: Run, epoch: int, progress: Progress) -> None:
+    """Takes a run back to its snapshot after `epoch` epochs, so that training goes on from there as it did then.
+
+    Later snapshots and all results are removed. `UserError` for another configuration, and for a snapshot that is not
+    there, naming those that are.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with locked(run.lock):
+        kept = [number for number in run.snapshots() if run.snapshot_state(number).is_file()]
+        if epoch not in kept:
+            there = f"there are {', '.join(f'e{n}' for n in kept)}" if kept else "there is none (see TRAIN.SNAPSHOTS)"
+            raise UserError(f"{run.folder} has no snapshot of epoch {epoch} to go on from: {there}")
+        state, _ = load_state(run.snapshot_state(epoch))
+        assert state is not None
+        _same_settings(run, state["settings"], config.dump())
+        # what says that training ended goes first: a crash on the way leaves a run that goes on, from here or later
+        results = run.training, run.metrics, run.maps, run.scores, run.weights, run.record
+        for path in (*results, *run.folder.glob("measured/*")):
+            path.unlink(missing_ok=True)
+        for number in run.snapshots():
+            if number > epoch:
+                run.snapshot(number).unlink(missing_ok=True)
+                run.snapshot_state(number).unlink(missing_ok=True)
+        previous(run.state).unlink(missing_ok=True)
+        with atomic_path(run.state) as temporary:
+            copyfile(run.snapshot_state(epoch), temporary)
+        write_tables(run, state)
+        note(run, progress, f"taken back to the snapshot of epoch {epoch}")
+
+
+def _tables(run: Run) -> tuple[Path, ...]:
+    return run.history, run.timing, run.test_history, run.test_timing
+
+
+def write_tables(run: Run, rows: Mapping[str, list[Row]]) -> None:
+    """The tables that grow with the epochs, from the rows in a run's state; of test passes where it makes any."""
+    write_rows(run.history, HISTORY, rows["history"])
+    write_rows(run.timing, TIMING, rows["timing"])
+    if rows["tests"]:
+        write_rows(run.test_history, TEST_HISTORY, rows["tests"])
+        write_rows(run.test_timing, TEST_TIMING, rows["test_timing"])
+
+
+def read_history(path: Path) -> list[Row]:
+    """The rows of a history.csv; an empty cell is None. Raises `UserError` when there is none, or it is damaged."""
+    try:
+        with path.open(newline="") as file:
+            rows = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read as the history of a run ({error})") from None
+    return [{**row, "epoch": int(row["epoch"] or 0)} for row in rows]
+
+
+def _same_settings(run: Run, there: dict[str, Any], asked: dict[str, Any]) -> None:
+    if found := differences(deciding(there), deciding(asked)):
+        raise UserError(
+            f"{run.folder} holds a run of other settings ({'; '.join(found)}): remove it (--anew), or train elsewhere"
+        )
+
+
+def write_config(config: RunConfig, run: Run) -> None:
+    """The resolved configuration; the file is left alone where it says the same."""
+    text = yaml.safe_dump(config.dump(), sort_keys=False)
+    if not run.config.exists() or run.config.read_text() != text:
+        write_atomic(run.config, text)
+
+
+def note(run: Run, progress: Progress, sentence: str) -> None:
+    """A sentence for the log, with its time, and for who watches."""
+    # a log that cannot be written (a full disk) must not hide what the sentence has to say
+    with suppress(OSError), run.log.open("a") as log:
+        log.write(f"{datetime.now().isoformat(timespec='seconds')} {sentence}\n")
+    progress.on_note(sentence)
+
+
+def write_rows(path: Path, columns: tuple[str, ...], rows: list[Row]) -> None:
+    """Rows as csv; numbers in the shortest form that reads back as the same, None as an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())
+
+
+def model_name(config: RunConfig) -> str:
+    """The full name of a run's network: pipeline/model."""
+    return f"{config.pipeline}/{config.model.name}"
+
+
+def save_net(config: RunConfig, path: Path, state_dict: dict[str, Tensor], epoch: int) -> None:
+    """A run's weights after `epoch` epochs, with what they are."""
+    about: dict[str, Any] = {"model": model_name(config), "config_digest": config.digest(), "dataset": config.data.name}
+    save_weights(path, state_dict, **about, seed=config.seed, epoch=epoch)
+
+
+def finish(config: RunConfig, run: Run, state: dict[str, Any], device: torch.device, progress: Progress) -> None:
+    """Leaves the results of a run whose last epoch is done; whole ones that are there stay as they are."""
+    epochs = state["epoch"]
+    if run.weights.exists() and run.training.exists():
+        try:
+            read_tensors(run.weights)
+        except UserError:
+            if "model" not in state:
+                raise
+        else:
+            note(run, progress, f"{run.folder} is finished ({epochs} epochs): nothing is trained again")
+            return
+    best = state["best"]
+    kept, weights = (best["epoch"], best["model"]) if best else (epochs, state["model"])
+    write_config(config, run)
+    write_tables(run, state)
+    if state.get("record"):
+        write_atomic(run.record, serialize(state["record"]))
+    save_net(config, run.weights, weights, kept)
+    seconds = sum(row["seconds"] for row in state["timing"])
+    about = {"model": model_name(config), "epochs": epochs, "kept_epoch": kept}
+    write_json(run.training, {**about, **provenance(config, state["data"], device, seconds)})
+    note(
+        run, progress, f"training is finished: {epochs} epochs in {seconds:.1f} s, the weights of epoch {kept} are kept"
+    )

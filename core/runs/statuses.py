@@ -1,0 +1,62 @@
+"""The weights of a run at one of its moments: those that it kept, its last checkpoint, or a snapshot of an epoch."""
+
+import re
+
+from torch import nn
+
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.runs.checkpoint import fill, load_state, load_weights, read_tensors
+from stillpoint.core.runs.layout import Run
+
+
+def fill_at(net: nn.Module, run: Run, config: RunConfig, status: str) -> int:
+    """Puts the weights of `status` into `net` and returns after how many epochs they were taken.
+
+    `status` is "weights" (those that the run kept), "best" (the same, where TRAIN.KEEP is best), "checkpoint" (those
+    after the last step that was saved) or "e<N>" (those after epoch N, see TRAIN.SNAPSHOTS). `UserError` for one that
+    is not there, saying which are.
+    """
+    model = f"{run.pipeline}/{run.model}"
+    if status == "best" and config.train.keep != "best":
+        raise UserError(
+            f"{run.folder} keeps the last epoch, not the best (TRAIN.KEEP best does): it has {statuses(run)}"
+        )
+    if status in ("weights", "best"):
+        if not run.weights.is_file():
+            raise UserError(f"{run.folder} holds no weights of a finished training: it has {statuses(run)}")
+        return int(load_weights(net, run.weights, model=model)["epoch"])
+    kept = kept_epoch(run)
+    if status == "checkpoint":
+        state, _ = load_state(run.state)
+        if state is not None:
+            fill(net, state["model"], origin=str(run.state), model=model)
+            return int(state["epoch"])
+        # results that came without their state
+        if kept == config.train.epochs:
+            return int(load_weights(net, run.weights, model=model)["epoch"])
+        raise UserError(f"{run.folder} has no checkpoint: it has {statuses(run)}")
+    match = re.fullmatch(r"e(\d+)", status)
+    if match is None:
+        raise UserError(
+            f"status {status!r}: choose weights, checkpoint, best or e<N>; {run.folder} has {statuses(run)}"
+        )
+    epoch = int(match[1])
+    if epoch in run.snapshots():
+        return int(load_weights(net, run.snapshot(epoch), model=model)["epoch"])
+    if epoch == kept:
+        return int(load_weights(net, run.weights, model=model)["epoch"])
+    raise UserError(f"{run.folder} has no snapshot {status}: it has {statuses(run)}")
+
+
+def kept_epoch(run: Run) -> int | None:
+    """The epoch of the weights that a finished run kept."""
+    return int(read_tensors(run.weights)[1].get("epoch", -1)) if run.weights.is_file() else None
+
+
+def statuses(run: Run) -> str:
+    """What there is of a run, as a sentence's end."""
+    found = ["weights"] if run.weights.is_file() else []
+    found += ["checkpoint"] if run.state.is_file() else []
+    epochs = {*run.snapshots(), *([kept] if (kept := kept_epoch(run)) is not None else [])}
+    return ", ".join([*found, *(f"e{epoch}" for epoch in sorted(epochs))]) or "nothing yet"

@@ -1,0 +1,1 @@
+"""Weights from a configuration: the loop, its optimiser and its schedule."""

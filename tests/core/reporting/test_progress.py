@@ -1,0 +1,50 @@
+"""Progress is read from what runs write, and a workflow that fails is told by its exit code."""
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from stillpoint.core.reporting.progress import EVALUATION, START, clock, follow, remaining, status
+from stillpoint.core.runs.layout import Run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    found = Run("aps", "digits", "net", 0, tmp_path)
+    found.folder.mkdir(parents=True)
+    return found
+
+
+def test_a_run_goes_from_waiting_over_training_and_measuring_to_done(run: Run) -> None:
+    seen = [status(run, 4)]
+    run.history.write_text("epoch\n1\n2\n")
+    seen.append(status(run, 4))
+    run.history.write_text("epoch\n1\n2\n3\n4\n")
+    run.weights.write_text("")
+    seen.append(status(run, 4))
+    run.metrics.write_text("{}")
+    seen.append(status(run, 4))
+    assert [str(state) for state in seen] == ["waiting", "epoch 2/4", "to measure", "done"]
+    works = [state.work for state in seen]
+    assert works == sorted(works) and works[0] == 0 and works[-1] == 1
+    assert works[2] == pytest.approx((1 + START) / (1 + START + EVALUATION))
+
+
+def test_remaining_time_follows_from_what_was_done() -> None:
+    assert remaining(0.5, 0.0, 60) == pytest.approx(60)
+    assert remaining(0.75, 0.5, 30) == pytest.approx(30)
+    assert remaining(0.5, 0.5, 60) is None
+    assert (clock(None), clock(187)) == ("?", "3:07")
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_follow_returns_the_exit_code_and_keeps_the_output(run: Run, code: int) -> None:
+    text = io.StringIO()
+    command = [sys.executable, "-c", f"print('said'); raise SystemExit({code})"]
+    folder = run.root / "folder"
+    assert follow(command, [run], 4, folder, Console(file=text), interval=0.01) == code
+    assert (folder / "logs" / "workflow.txt").read_text() == "said\n"
+    assert "0 of 1 runs measured" in text.getvalue()

@@ -1,0 +1,66 @@
+"""What `stillpoint.antialias` says of steps that stride and that it does not treat."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stillpoint.core.surgery.antialias import antialias
+
+WEIGHT = torch.ones(4, 4, 3, 3)
+
+
+class Ending(nn.Module):
+    """A network with something to treat, and a step of the test's own behind it."""
+
+    def __init__(self, step: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2))
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.step(self.body(x))
+
+
+@pytest.mark.parametrize(
+    ("step", "name", "what"),
+    [
+        (lambda x: F.conv2d(x, WEIGHT, stride=2), "conv2d", "a function"),
+        (lambda x: F.conv2d(x, WEIGHT, None, (1, 2)), "conv2d", "a function"),
+        (lambda x: F.avg_pool2d(x, 2), "avg_pool2d", "a function"),
+        (lambda x: F.avg_pool2d(x, x.shape[2:]), "avg_pool2d", "a function"),
+        (lambda x: F.max_pool2d(x, 3, stride=2), "max_pool2d", "a function"),
+        (lambda x: F.max_pool2d(x, 2, return_indices=True)[0], "max_pool2d_with_indices", "a function"),
+        (lambda x: F.lp_pool2d(x, 2, 2), "lp_pool2d", "a function"),
+        (lambda x: x[:, :, ::2], "getitem", "a slice"),
+        (lambda x: x[..., 1::2], "getitem", "a slice"),
+    ],
+)
+def test_functions_and_slices_that_stride_are_named(step: Callable[[Tensor], Tensor], name: str, what: str) -> None:
+    report = antialias(Ending(step), verbose=False)
+    assert [change.name for change in report.changes] == ["body.1"]
+    assert report.left == [(name, f"{what} inside a forward cannot be exchanged")]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda x: F.avg_pool2d(x, 3, stride=1, padding=1),
+        lambda x: F.max_pool2d(x, 3, 1, 1),
+        lambda x: F.avg_pool2d(x, 1),
+        lambda x: F.conv2d(x, WEIGHT),
+        lambda x: x[:, :, 1:-1],
+        lambda x: x[:, ::2],
+        lambda x: x[0],
+    ],
+)
+def test_functions_and_slices_that_do_not_stride_are_not(step: Callable[[Tensor], Tensor]) -> None:
+    assert antialias(Ending(step), verbose=False).left == []
+
+
+def test_layers_of_other_dimensions_are_named() -> None:
+    net = nn.Sequential(nn.Conv1d(3, 4, 3, stride=2), nn.ReLU())
+    with pytest.raises(ValueError, match=r"0: left as it is \(only convolutions, max-pools and average pools of two"):
+        antialias(net)

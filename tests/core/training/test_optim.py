@@ -1,0 +1,62 @@
+"""The optimisers are PyTorch's, step for step."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.schema import TrainConfig
+from stillpoint.core.training import optim
+
+
+def _steps(optimizer: torch.optim.Optimizer, net: nn.Module, count: int) -> None:
+    for number in range(count):
+        optimizer.zero_grad()
+        net(torch.linspace(-1, 1, 12).view(4, 3) + number).square().sum().backward()
+        optimizer.step()
+
+
+def _net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Linear(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "theirs"),
+    [
+        ({"momentum": 0.9, "weight_decay": 0.1}, {"momentum": 0.9, "weight_decay": 0.1}),
+        (
+            {"momentum": 0.9, "weight_decay": 0.0, "nesterov": True},
+            {"momentum": 0.9, "nesterov": True},
+        ),
+        ({"optimizer": "adam", "weight_decay": 0.1}, {"weight_decay": 0.1}),
+    ],
+)
+def test_the_optimisers_are_pytorchs_bit_for_bit_and_take_each_others_states(given: dict, theirs: dict) -> None:
+    kind = torch.optim.Adam if given.get("optimizer") == "adam" else torch.optim.SGD
+    net, reference = _net(), _net()
+    ours = optim.optimizer(TrainConfig(lr=0.01, **given), net)
+    other = kind(reference.parameters(), lr=0.01, fused=True, **theirs)
+    assert isinstance(ours, kind)
+    _steps(ours, net, 3)
+    _steps(other, reference, 3)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), reference.parameters(), strict=True))
+    again = optim.optimizer(TrainConfig(lr=0.01, **given), net)
+    again.load_state_dict(copy.deepcopy(other.state_dict()))
+    _steps(again, net, 2)
+    _steps(other, reference, 2)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), reference.parameters(), strict=True))
+
+
+def test_a_step_leaves_no_graph_and_the_gradient_mode_as_it_was() -> None:
+    net = _net()
+    optimizer = optim.SGD(net.parameters(), lr=0.1)
+    _steps(optimizer, net, 1)
+    assert torch.is_grad_enabled() and net.weight.is_leaf and net.weight.requires_grad
+
+
+def test_nesterov_without_momentum_is_refused() -> None:
+    with pytest.raises(UserError, match=r"NESTEROV needs a TRAIN\.MOMENTUM"):
+        optim.optimizer(TrainConfig(lr=0.1, momentum=0.0, nesterov=True), _net())
