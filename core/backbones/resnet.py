@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.layers.downsample import DownsampleFactory
 from stillpoint.core.layers.padding import PaddedConv2d
+from stillpoint.core.layers.pointwise import PointwiseConv2d
 
 #: (in_channels, out_channels, kernel_size, *, stride, padding) -> module; also groups and dilation where they are not 1
 ConvFactory = Callable[..., nn.Module]
@@ -30,7 +31,7 @@ class Shortcut(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, downsample: DownsampleFactory | None) -> None:
         super().__init__()
         self.pool, stride = _slot(inputs, stride, downsample)
-        self.add_module("0", nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False))
+        self.add_module("0", PointwiseConv2d(inputs, outputs, stride=stride, bias=False))
         self.add_module("1", nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor, phase: Tensor | None = None) -> Tensor:

@@ -23,6 +23,7 @@ from stillpoint.core.layers.downsample import FILLINGS, DownsampleFactory, Subsa
 from stillpoint.core.layers.lowpass import IdealLowPass2d, ideal_lowpass2d
 from stillpoint.core.layers.padding import PADDINGS, PaddedConv2d, pad
 from stillpoint.core.layers.phases import CRITERIA, choose_phase, place_phase, polyphase_components, take_phase
+from stillpoint.core.layers.pointwise import PointwiseConv2d
 from stillpoint.core.layers.polyphase import (
     PolyphaseDownsample2d,
     PolyphaseUpsample2d,
@@ -50,6 +51,7 @@ __all__ = [
     "ModulusBias2d",
     "PacketHalves2d",
     "PaddedConv2d",
+    "PointwiseConv2d",
     "PolyphaseDownsample2d",
     "PolyphaseUpsample2d",
     "Scattering2d",

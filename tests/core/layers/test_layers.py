@@ -30,11 +30,11 @@ FUNCTIONS = {name: thing for name, thing in PUBLIC.items() if inspect.isfunction
 WITHOUT_TENSORS = {"ComplexModulus", "TwinStem", "WaveletTwin2d"}
 #: what a layer is of or works on; everything else is an option
 GIVEN = {
-    *("channels", "in_channels", "dictionary_size", "kernel_size", "stride", "depth", "packing"),
+    *("channels", "in_channels", "out_channels", "dictionary_size", "kernel_size", "stride", "depth", "packing"),
     *("free", "wavelet", "first"),
 }
 WORKED_ON = {"x", "y", "phase", "logits", "weight", "kernel", "bias", "running_energy"}
-VALUES = {"channels": 8, "in_channels": 3, "dictionary_size": 4, "stride": 2, "packing": RESNET}
+VALUES = {"channels": 8, "in_channels": 3, "out_channels": 4, "dictionary_size": 4, "stride": 2, "packing": RESNET}
 
 
 def positional(thing: object) -> list[str]:

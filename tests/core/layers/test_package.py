@@ -57,6 +57,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = 
     "ModulusBias2d": (lambda: layers.ModulusBias2d(8), ((2, 8, 9, 8),)),
     "PacketHalves2d": (layers.PacketHalves2d, ((2, 3, 32, 24),)),
     "PaddedConv2d": (lambda: layers.PaddedConv2d(8, 6, 3, padding=1, padding_mode="circular"), ((2, 8, 9, 8),)),
+    "PointwiseConv2d": (lambda: layers.PointwiseConv2d(6, 8, stride=2), ((2, 6, 9, 8),)),
     "PolyphaseDownsample2d": (lambda: layers.PolyphaseDownsample2d(size=3), ((2, 8, 9, 8),)),
     "PolyphaseUpsample2d": (lambda: layers.PolyphaseUpsample2d(size=3), ((2, 8, 9, 8), (2,))),
     "Scattering2d": (layers.Scattering2d, ((2, 3, 16, 8),)),

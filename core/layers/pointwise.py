@@ -1,0 +1,35 @@
+"""A convolution of one pixel that may stride."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PointwiseConv2d(nn.Conv2d):
+    """`nn.Conv2d` with a kernel of 1x1: (B, C, H, W) -> (B, out, ceil(H/s), ceil(W/s)).
+
+    On the CPU, fewer than eight input channels are subsampled before they are mixed, which is the same function: the
+    gradient of such weights at a stride is written past its end by oneDNN 3.13 on processors without AVX-512, where
+    the map is channels-last.
+
+    Raises:
+        ValueError: a stride below 1, or other sizes that `nn.Conv2d` refuses.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, 1, stride=stride, bias=bias, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        s, t = self.stride[0], self.stride[1]
+        if (s > 1 or t > 1) and self.in_channels < 8 and x.device.type == "cpu":
+            return F.conv2d(x[..., ::s, ::t], self.weight, self.bias)
+        return F.conv2d(x, self.weight, self.bias, self.stride)
