@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 import torch
 
+from tests.parity import parity
 from tests.parity.adapters import aps
 
 
@@ -42,3 +45,21 @@ def test_names_and_keywords_of_the_authors(name: str, kwargs: dict, settings: tu
 def test_an_unknown_case_is_a_key_error(name: str, kwargs: dict) -> None:
     with pytest.raises(KeyError):
         aps.model({"model": name, "kwargs": kwargs})
+
+
+def test_two_training_steps_are_those_of_float64_and_the_reference_is_as_far_from_them_as_said() -> None:
+    path = Path(__file__).parent / "cases" / "aps" / "train_resnet20_aps_f2.json.gz"
+    case = parity.load(path)
+    ours = aps.run(case)
+    double = {
+        part: {name: value.double() if value.is_floating_point() else value for name, value in case[part].items()}
+        for part in ("state", "inputs")
+    }
+    torch.set_default_dtype(torch.float64)
+    try:
+        exact = aps.run({**case, **double})
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert max(parity.error(ours[name], exact[name]) for name in case["outputs"]) < 2e-5
+    for name, distance in aps.ROUNDING.items():
+        assert 0.9 * distance < parity.error(exact[name], case["outputs"][name]) < distance

@@ -29,6 +29,9 @@ KEYWORDS = {
 #: norms are sums of up to 800,000 squares in float32: adding those of a 224x224 image's first selection one after
 #: another moved the norm by 1.1e-5. Ours are added in float64.
 TIE = 2e-5
+#: How far the exact values of two training steps, those of float64, are from the reference's float32 ones where that is
+#: more than a network's tolerance: a step magnifies rounding. Ours are held to the exact ones (test_aps_adapter.py).
+ROUNDING = {"gradnorm": 1.4e-4, "logits1": 6.5e-4, "conv1.1.weight": 5.1e-3}
 
 
 def is_network(case: dict[str, Any]) -> bool:
@@ -45,6 +48,10 @@ def run(case: dict[str, Any]) -> dict[str, Tensor]:
     if "loss0" in case["outputs"]:
         return _train(case)
     return _forward(case)
+
+
+def tolerance(case: dict[str, Any], output: str) -> float | None:
+    return ROUNDING.get(output) if "loss0" in case["outputs"] else None
 
 
 def model(case: dict[str, Any]) -> Model:
@@ -118,12 +125,7 @@ def settled(scores: Tensor, phase: Tensor, *, smallest: bool) -> Tensor:
 
 @patch("stillpoint.core.kernels.fused", lambda *args, **kwargs: False)
 def _train(case: dict[str, Any]) -> dict[str, Tensor]:
-    """Two steps by plain PyTorch, whose order of additions is the reference's.
-
-    Training two steps of float32 magnifies rounding: in float64 the same gradients differ by 1.3e-4 from the
-    reference's own float32 ones, which no other order of additions can undercut. There, in float64, the kernels agree
-    with plain PyTorch to 4e-15 (and tests/core/kernels compares them one by one).
-    """
+    """Two steps by plain PyTorch; tests/core/kernels compares the kernels with it one by one."""
     x, labels = case["inputs"]["x"], case["inputs"]["labels"]
     net = network(case).train()
     names = authors_names(case["state"], net)
