@@ -35,7 +35,7 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $@
 
 lock:
-	uv pip compile pyproject.toml --extra dev --no-header --no-annotate --no-emit-index-url -o requirements.lock
+	uv pip compile pyproject.toml --extra pipelines --extra dev --no-header --no-annotate --no-emit-index-url -o requirements.lock
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

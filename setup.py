@@ -1,0 +1,43 @@
+"""What a wheel holds beside the code: the workflow's own files, and the pretrained weights with their cards.
+
+The weights lie in DVC's committed store under their digests, so that a wheel is whole without `dvc pull`.
+"""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import yaml
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+STORE = ROOT / ".dvc-store" / "files" / "md5"
+
+
+class BuildWithWorkflow(build_py):
+    """`build_py` that also lays what `stillpoint run` and ``--pretrained`` read."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        home = Path(self.build_lib) / "stillpoint"
+        for source in [ROOT / "Snakefile", ROOT / "config.yaml", *sorted(ROOT.glob("pretrained/*/*.json"))]:
+            self._lay(source, home / source.relative_to(ROOT))
+            if (card := source.with_suffix(".md")).is_file():
+                self._lay(card, home / card.relative_to(ROOT))
+        for pointer in sorted(ROOT.glob("pretrained/*/*.dvc")):
+            (tracked,) = yaml.safe_load(pointer.read_text())["outs"]
+            digest = tracked["md5"]
+            weights = STORE / digest[:2] / digest[2:]
+            if hashlib.md5(weights.read_bytes(), usedforsecurity=False).hexdigest() != digest:
+                raise SystemExit(f"{weights} is damaged: its digest is not the one in {pointer}")
+            self._lay(weights, home / pointer.relative_to(ROOT).with_suffix(""))
+
+    def _lay(self, source: Path, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+setup(cmdclass={"build_py": BuildWithWorkflow})
