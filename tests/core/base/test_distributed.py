@@ -23,7 +23,7 @@ from stillpoint.core.runs.records import read_history
 from stillpoint.core.training.train import Progress, TrainHooks, train
 from tests.core.tiny import build, configuration, loaders_of, normed, run_in
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 # 50 images in mini-batches of 7 leave one of 1 image: one process has none of it
 RECIPES = {
     "plain": ("TRAIN.BATCH_SIZE", "7"),
@@ -96,7 +96,7 @@ def two(tmp_path_factory):
     """The folder that two processes worked in, and what each of them saw."""
     root = tmp_path_factory.mktemp("two")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "tests.core.test_distributed", str(root)]
+    command = [*torchrun, "-m", "tests.core.base.test_distributed", str(root)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

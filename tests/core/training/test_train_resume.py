@@ -17,7 +17,7 @@ from stillpoint.core.runs.checkpoint import load_state, previous
 from stillpoint.core.training.train import Progress, TrainHooks
 from tests.core.tiny import Notes, configuration, loaders_of, run_in, trained
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 class StopAfter(Progress):

@@ -1,7 +1,7 @@
 """A training of sparse-coding layers that was stopped ends in the bits of one that was not."""
 
 import pytest
-from tests.core.test_train_resume import StopAfter, assert_same_run
+from tests.core.training.test_train_resume import StopAfter, assert_same_run
 from torch import nn
 
 from stillpoint.core.base.interrupt import Interrupted
