@@ -1,13 +1,13 @@
 """A training of sparse-coding layers that was stopped ends in the bits of one that was not."""
 
 import pytest
-from tests.core.training.test_train_resume import StopAfter, assert_same_run
 from torch import nn
 
 from stillpoint.core.base.interrupt import Interrupted
 from stillpoint.core.layers.sparse_coding import SparseCoding2d
 from stillpoint.core.runs.checkpoint import load_state
 from tests.core.tiny import run_in, trained
+from tests.core.training.test_train_resume import StopAfter, assert_same_run
 
 
 def network(config):
