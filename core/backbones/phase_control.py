@@ -1,4 +1,4 @@
-"""To watch, or to dictate, the phases that the polyphase Downsamples of any network choose."""
+"""To watch, or to dictate, the grids that the fillings of any network choose."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillpoint.core.layers.blur import blur_with
-from stillpoint.core.layers.phases import polyphase_components
-from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
+from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid
 
 
 @dataclass(frozen=True)
@@ -18,13 +16,18 @@ class Selection:
     """One choice of a forward pass.
 
     name    path of the module that chose, for example "layer2.0.pool"
-    phase   (B,) int64, the phase used: row + stride * column of the grid's first pixel
-    scores  (B, s * s) float64, the norm (or maximum) of every phase that the criterion compares
+    grid    what it handed on: each image's phase (B,) int64, or a `SoftGrid`
+    scores  (B, s * t), what it compared, the largest being its choice
     """
 
     name: str
-    phase: Tensor
+    grid: Grid
     scores: Tensor
+
+    @property
+    def phase(self) -> Tensor:
+        """(B,) int64, the phase used, row + stride * column of the grid's first pixel; of a mixture, the heaviest."""
+        return self.grid.weights.argmax(1) if isinstance(self.grid, SoftGrid) else self.grid
 
     def gap(self) -> Tensor:
         """(B,) relative distance between the two largest scores: how near the choice was to a tie."""
@@ -33,41 +36,42 @@ class Selection:
 
 
 @contextmanager
-def record_phases(net: nn.Module, *, force: Sequence[Tensor] | None = None) -> Iterator[list[Selection]]:
+def record_grids(net: nn.Module, *, force: Sequence[Grid] | None = None) -> Iterator[list[Selection]]:
     """Within the context, every choice of `net` is appended to the list, in the order of execution.
 
     Args:
-        net: any module; its `PolyphaseDownsample2d` are watched, except where they are handed a phase (shortcuts).
-        force: (B,) phases to use instead of the network's own choices, one for each selection in the same order; the
-            scores are still recorded, so that one can see what would have been chosen.
+        net: any module; its fillings that choose are watched, except where they are handed a grid.
+        force: grids to use instead of the network's own choices, phases (B,) for example, one for each selection in the
+            same order; the scores are still recorded, so that one can see what would have been chosen.
 
     Raises:
         ValueError: more selections in the context than `force` has entries.
     """
     found: list[Selection] = []
     given = None if force is None else iter(force)
-    names: dict[nn.Module, str] = {m: name for name, m in net.named_modules() if isinstance(m, PolyphaseDownsample2d)}
+    names = {m: name for name, m in net.named_modules() if isinstance(m, Downsample) and m.chooses}
     asked: dict[nn.Module, bool] = {}
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if len(args) > 1 or kwargs.get("phase") is not None:
+        if len(args) > 1 or kwargs.get("grid") is not None:
             return None
-        asked[module] = kwargs.get("return_phase", False)
-        kwargs = {**kwargs, "return_phase": True}
+        asked[module] = kwargs.get("return_grid", False)
+        kwargs = {**kwargs, "return_grid": True}
         if given is not None:
-            phase = next(given, None)
-            if phase is None:
+            grid = next(given, None)
+            if grid is None:
                 raise ValueError(
                     f"{names[module]} makes choice number {len(found) + 1}, but only {len(found)} are given"
                 )
-            kwargs["phase"] = phase.to(args[0].device)
+            kwargs["grid"] = _moved(grid, args[0].device)
         return args, kwargs
 
-    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def after(module: Downsample, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if module not in asked:
             return None
-        y, phase = output
-        found.append(Selection(names[module], phase, _scores(module, args[0])))
+        y, grid = output
+        with torch.no_grad():
+            found.append(Selection(names[module], grid, module.scores(args[0])))
         return output if asked.pop(module) else y
 
     handles = [h for m in names for h in _watch(m, before, after)]
@@ -85,13 +89,5 @@ def _watch(module: nn.Module, before: Any, after: Any) -> tuple[Any, Any]:
     )
 
 
-@torch.no_grad()
-def _scores(pool: nn.Module, x: Tensor) -> Tensor:
-    assert isinstance(pool, PolyphaseDownsample2d)
-    if pool.select == "after_blur":
-        x = blur_with(x, pool.kernel, padding=pool.padding)
-    phases = polyphase_components(x.double(), stride=pool.stride).flatten(2)  # (B, s * s, C * h * w)
-    if pool.criterion == "max":
-        return phases.amax(2)
-    order = {"l1": 1, "l1_min": 1, "l_infty": torch.inf}.get(pool.criterion, 2)
-    return torch.linalg.vector_norm(phases, order, dim=2)
+def _moved(grid: Grid, device: torch.device) -> Grid:
+    return SoftGrid(*(part.to(device) for part in grid)) if isinstance(grid, SoftGrid) else grid.to(device)

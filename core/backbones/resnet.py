@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stillpoint.core.backbones.stem import DenseMaxPool2d
-from stillpoint.core.layers.downsample import DownsampleFactory
+from stillpoint.core.layers.downsample import Downsample, DownsampleFactory, Grid
 from stillpoint.core.layers.padding import PaddedConv2d
 from stillpoint.core.layers.pointwise import PointwiseConv2d
 
@@ -28,16 +28,17 @@ STEMS = ("imagenet", "cifar")
 class Shortcut(nn.Module):
     """Projection of a block's input: [Downsample,] 1x1 convolution "0", batch norm "1" (torchvision's names)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, downsample: DownsampleFactory | None) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, main: Downsample | None) -> None:
         super().__init__()
-        self.pool, stride = _slot(inputs, stride, downsample)
+        self.pool = None if main is None else main.follower(inputs)
+        stride = stride if main is None else 1
         self.add_module("0", PointwiseConv2d(inputs, outputs, stride=stride, bias=False))
         self.add_module("1", nn.BatchNorm2d(outputs))
 
-    def forward(self, x: Tensor, phase: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         if self.pool is not None:
             # the grid of the main branch, or both would be added out of register
-            x = self.pool(x, phase)
+            x = self.pool(x, grid)
         return self.get_submodule("1")(self.get_submodule("0")(x))
 
 
@@ -45,7 +46,7 @@ class _Block(nn.Module):
     """What both blocks share: the slot, the shortcut and how the two branches are joined."""
 
     expansion = 1
-    pool: nn.Module | None
+    pool: Downsample | None
     downsample: Shortcut | None
 
     def __init__(self, inner_activation: bool, shortcut: bool) -> None:
@@ -53,20 +54,20 @@ class _Block(nn.Module):
         self.inner_activation, self.shortcut = inner_activation, shortcut
         self.relu = nn.ReLU(inplace=True)
 
-    def _project(self, inputs: int, outputs: int, stride: int, downsample: DownsampleFactory | None) -> None:
+    def _project(self, inputs: int, outputs: int, stride: int) -> None:
         needed = self.shortcut and (stride != 1 or inputs != outputs)
-        self.downsample = Shortcut(inputs, outputs, stride, downsample) if needed else None
+        self.downsample = Shortcut(inputs, outputs, stride, self.pool) if needed else None
 
     def _inner(self, x: Tensor) -> Tensor:
         return self.relu(x) if self.inner_activation else x
 
-    def _pooled(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        return (x, None) if self.pool is None else self.pool(x, return_phase=True)
+    def _pooled(self, x: Tensor) -> tuple[Tensor, Grid | None]:
+        return (x, None) if self.pool is None else self.pool(x, return_grid=True)
 
-    def _joined(self, y: Tensor, x: Tensor, phase: Tensor | None) -> Tensor:
+    def _joined(self, y: Tensor, x: Tensor, grid: Grid | None) -> Tensor:
         if not self.shortcut:
             return y
-        return self.relu(y + self._fitted(x if self.downsample is None else self.downsample(x, phase), y))
+        return self.relu(y + self._fitted(x if self.downsample is None else self.downsample(x, grid), y))
 
     def _fitted(self, identity: Tensor, y: Tensor) -> Tensor:
         """`identity` made as large as `y`: here they are, unless convolutions change the size of a map."""
@@ -105,12 +106,12 @@ class BasicBlock(_Block):
         self.pool = pool
         self.conv2 = conv(width, width, 3, stride=1, padding=1)
         self.bn2 = nn.BatchNorm2d(width)
-        self._project(inputs, width, stride, downsample)
+        self._project(inputs, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self._inner(self.bn1(self.conv1(x)))
-        y, phase = self._pooled(y)
-        return self._joined(self.bn2(self.conv2(y)), x, phase)
+        y, grid = self._pooled(y)
+        return self._joined(self.bn2(self.conv2(y)), x, grid)
 
 
 class Bottleneck(_Block):
@@ -150,13 +151,13 @@ class Bottleneck(_Block):
         self.pool = pool
         self.conv3 = nn.Conv2d(inner, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
-        self._project(inputs, outputs, stride, downsample)
+        self._project(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
         y = self._inner(self.bn2(self.conv2(y)))
-        y, phase = self._pooled(y)
-        return self._joined(self.bn3(self.conv3(y)), x, phase)
+        y, grid = self._pooled(y)
+        return self._joined(self.bn3(self.conv3(y)), x, grid)
 
 
 #: name -> what makes the network of that name; the three-stage ones are He et al.'s for CIFAR-10 (section 4.2)
@@ -332,7 +333,7 @@ def resnet(name: str, **options: Any) -> ResNet:
     return ResNet(**{**FAMILY[name], **options})
 
 
-def _slot(channels: int, stride: int, downsample: DownsampleFactory | None) -> tuple[nn.Module | None, int]:
+def _slot(channels: int, stride: int, downsample: DownsampleFactory | None) -> tuple[Downsample | None, int]:
     """(the Downsample, or none; the stride that is left for the convolution)."""
     if downsample is None or stride == 1:
         return None, stride

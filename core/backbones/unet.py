@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from stillpoint.core.backbones.stem import DenseMaxPool2d
-from stillpoint.core.layers.downsample import DownsampleFactory
+from stillpoint.core.layers.downsample import DownsampleFactory, Grid
 from stillpoint.core.layers.padding import PaddedConv2d, pad
 
-#: (channels) -> a module (y, phase) -> map of twice the size, on the grid `phase` that the way down sampled
+#: (channels) -> a module (y, grid) -> map of twice the size, on the grid that the way down sampled
 UpsampleFactory = Callable[[int], nn.Module]
 
 CONV_PADDINGS = ("zeros", "circular")
@@ -34,7 +34,7 @@ class DoubleConv(nn.Sequential):
 
 
 class Down(nn.Module):
-    """Max-pool and subsampling, then `DoubleConv`: (B, inputs, H, W) -> (B, outputs, H/2, W/2) and the phase, or None.
+    """Max-pool and subsampling, then `DoubleConv`: (B, inputs, H, W) -> (B, outputs, H/2, W/2) and the grid sampled at, or None.
 
     With no Downsample it is a max-pool of 2x2; otherwise a dense max-pool of 2x2, one row and column appended at the
     bottom and the right, and then the Downsample.
@@ -47,17 +47,17 @@ class Down(nn.Module):
         self.pool = None if downsample is None else downsample(inputs, 2)
         self.conv = DoubleConv(inputs, outputs, conv_padding=conv_padding, norm=norm)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        y, phase = self.maxpool(x), None
+    def forward(self, x: Tensor) -> tuple[Tensor, Grid | None]:
+        y, grid = self.maxpool(x), None
         if self.pool is not None:
-            y, phase = self.pool(y, return_phase=True)
-        return self.conv(y), phase
+            y, grid = self.pool(y, return_grid=True)
+        return self.conv(y), grid
 
 
 class Up(nn.Module):
     """(B, inputs, h, w) and the skipped map (B, inputs/2, 2h, 2w) -> (B, outputs, 2h, 2w).
 
-    With an upsample factory: upsampling on the grid `phase`, then a 2x2 convolution that wraps round at the bottom and
+    With an upsample factory: upsampling on the grid of the way down, then a 2x2 convolution that wraps round at the bottom and
     the right whatever the padding of the others. Without: a transposed 2x2 convolution and, if there is a Downsample,
     its filter at stride 1. Then the skipped map is put in front, and `DoubleConv` follows.
     """
@@ -80,11 +80,11 @@ class Up(nn.Module):
         self.smooth = downsample(half, 1) if downsample is not None and upsample is None else nn.Identity()
         self.conv = DoubleConv(inputs, outputs, conv_padding=conv_padding, norm=norm)
 
-    def forward(self, y: Tensor, skip: Tensor, phase: Tensor | None) -> Tensor:
+    def forward(self, y: Tensor, skip: Tensor, grid: Grid | None) -> Tensor:
         if self.unpool is None:
             y = self.smooth(self.up(y))
         else:
-            y = self.up(pad(self.unpool(y, phase), [(0, 1)] * 2, padding="circular"))
+            y = self.up(pad(self.unpool(y, grid), [(0, 1)] * 2, padding="circular"))
         return self.conv(torch.cat([skip, y], dim=1))
 
 
@@ -96,7 +96,7 @@ class UNet(nn.Module):
         widths: channels at each level, each twice the one before.
         downsample: factory (channels, stride) of what subsamples after a dense max-pool and, at stride 1, smooths after
             a transposed convolution; none: max-pool and transposed convolutions alone.
-        upsample: factory (channels) of a module (y, phase) that undoes the sampling of a polyphase Downsample; none:
+        upsample: factory (channels) of a module (y, grid) that undoes the sampling of a polyphase Downsample; none:
             transposed convolutions.
         conv_padding: "zeros" or "circular", for convolutions and dense max-pools.
         norm: "batch" or "instance" (without parameters).
@@ -127,7 +127,7 @@ class UNet(nn.Module):
         if len(widths) < 2 or any(b != 2 * a for a, b in pairwise(widths)):
             raise ValueError(f"widths must be two or more, each twice the one before, got {tuple(widths)}")
         if upsample is not None and downsample is None:
-            raise ValueError("upsample needs a downsample whose phases it undoes, got downsample=None")
+            raise ValueError("upsample needs a downsample whose grids it undoes, got downsample=None")
         levels = list(pairwise(widths))
         self.first = DoubleConv(in_channels, widths[0], conv_padding=conv_padding, norm=norm)
         self.downs = nn.ModuleList(Down(a, b, downsample, conv_padding, norm) for a, b in levels)
@@ -139,11 +139,11 @@ class UNet(nn.Module):
         if x.shape[-2] % multiple or x.shape[-1] % multiple:
             raise ValueError(f"height and width must be multiples of {multiple}, got {x.shape[-2]}x{x.shape[-1]}")
         x = self.first(x)
-        passed: list[tuple[Tensor, Tensor | None]] = []
+        passed: list[tuple[Tensor, Grid | None]] = []
         for down in self.downs:
-            y, phase = down(x)
-            passed.append((x, phase))
+            y, grid = down(x)
+            passed.append((x, grid))
             x = y
-        for up, (skip, phase) in zip(self.ups, reversed(passed), strict=True):
-            x = up(x, skip, phase)
+        for up, (skip, grid) in zip(self.ups, reversed(passed), strict=True):
+            x = up(x, skip, grid)
         return self.last(x)

@@ -19,10 +19,25 @@ from stillpoint.core.layers.complex_modulus import (
     complex_modulus,
     modulus_batch_norm2d,
 )
-from stillpoint.core.layers.downsample import FILLINGS, DownsampleFactory, Subsample, downsample_factory
+from stillpoint.core.layers.downsample import (
+    Downsample,
+    DownsampleFactory,
+    Grid,
+    SoftGrid,
+    Subsample,
+    downsample_factory,
+    sample_at,
+)
 from stillpoint.core.layers.lowpass import IdealLowPass2d, ideal_lowpass2d
 from stillpoint.core.layers.padding import PADDINGS, PaddedConv2d, pad
-from stillpoint.core.layers.phases import CRITERIA, choose_phase, place_phase, polyphase_components, take_phase
+from stillpoint.core.layers.phases import (
+    CRITERIA,
+    choose_phase,
+    mix_phases,
+    place_phase,
+    polyphase_components,
+    take_phase,
+)
 from stillpoint.core.layers.pointwise import PointwiseConv2d
 from stillpoint.core.layers.polyphase import (
     PolyphaseDownsample2d,
@@ -37,14 +52,15 @@ from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletMixing2d, Wavel
 
 __all__ = [
     "CRITERIA",
-    "FILLINGS",
     "PADDINGS",
     "AdaptiveBlur2d",
     "BlurPool1d",
     "BlurPool2d",
     "BlurPool3d",
     "ComplexModulus",
+    "Downsample",
     "DownsampleFactory",
+    "Grid",
     "IdealLowPass2d",
     "MaxBlurPool2d",
     "ModulusBatchNorm2d",
@@ -55,6 +71,7 @@ __all__ = [
     "PolyphaseDownsample2d",
     "PolyphaseUpsample2d",
     "Scattering2d",
+    "SoftGrid",
     "SparseCoding1d",
     "SparseCoding2d",
     "Subsample",
@@ -72,12 +89,14 @@ __all__ = [
     "complex_modulus",
     "downsample_factory",
     "ideal_lowpass2d",
+    "mix_phases",
     "modulus_batch_norm2d",
     "pad",
     "place_phase",
     "polyphase_components",
     "polyphase_downsample2d",
     "polyphase_upsample2d",
+    "sample_at",
     "scattering2d",
     "sparse_coding1d",
     "sparse_coding2d",

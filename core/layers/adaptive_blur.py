@@ -5,15 +5,16 @@ import torch
 from torch import Tensor, nn
 
 from stillpoint.core.kernels import local_filter
+from stillpoint.core.layers.downsample import Downsample, Grid, sample_at
 from stillpoint.core.layers.padding import check_padding, pad
-from stillpoint.core.layers.phases import Stride, stride_pair, take_phase
+from stillpoint.core.layers.phases import Stride, stride_pair
 
 NORMALISATIONS = ("joint", "group")
 
 # torch.fx, which cannot follow their checks, takes each of these as one step
 torch.fx.wrap("pad")
 torch.fx.wrap("adaptive_blur2d")
-torch.fx.wrap("take_phase")
+torch.fx.wrap("sample_at")
 
 
 def adaptive_blur2d(
@@ -71,11 +72,11 @@ def adaptive_blur2d(
     return y.flatten(1, 2)
 
 
-class AdaptiveBlur2d(nn.Module):
+class AdaptiveBlur2d(Downsample):
     """Predict the filters of `adaptive_blur2d` by a k x k convolution and batch normalisation, and apply them.
 
     A filling of the Downsample slot with a fixed grid, but one with parameters: ``conv.weight`` (G * k * k, C, k, k)
-    and ``bn``. Given a phase (B,), the blurred map is sampled there.
+    and ``bn``. Given a grid, the blurred map is sampled there; on a shortcut filters of its own follow it.
 
     Args:
         channels: C.
@@ -110,8 +111,8 @@ class AdaptiveBlur2d(nn.Module):
         self.bn = nn.BatchNorm2d(groups * size * size, device=device, dtype=dtype)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Tensor, phase: Tensor | None = None, *, return_phase: bool = False):
-        stride = self.stride if phase is None else (1, 1)
+    def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        stride = self.stride if grid is None else (1, 1)
         padded = pad(x, [(self.size // 2, self.size // 2)] * 2, padding=self.padding)
         if self.bn.training:
             # The batch statistics are those of all pixels, also of the ones that the stride drops.
@@ -121,9 +122,12 @@ class AdaptiveBlur2d(nn.Module):
         y = adaptive_blur2d(
             x, logits, size=self.size, stride=stride, padding=self.padding, normalise=self.normalise
         )  # (B, C, h, w)
-        if phase is not None:
-            y = take_phase(y, phase, stride=self.stride)
-        return (y, phase) if return_phase else y
+        return y if grid is None else sample_at(y, grid, stride=self.stride)
+
+    def follower(self, channels: int) -> Downsample:
+        build = {"device": self.conv.weight.device, "dtype": self.conv.weight.dtype}
+        options = {"size": self.size, "groups": self.groups, "padding": self.padding, "normalise": self.normalise}
+        return AdaptiveBlur2d(channels, self.stride, **options, **build)
 
     def extra_repr(self) -> str:
         return (

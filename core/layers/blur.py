@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stillpoint.core import kernels
 from stillpoint.core.layers._precision import without_autocast
+from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
 from stillpoint.core.layers.padding import check_padding, pad
 from stillpoint.core.layers.phases import check_phase, take_phase
 
@@ -167,19 +168,26 @@ class BlurPool1d(_BlurPool):
         return self._pool(x)
 
 
-class BlurPool2d(_BlurPool):
+class BlurPool2d(_BlurPool, Downsample):
     """`blur_pool2d` as a Module, a filling of the Downsample slot with a fixed grid.
 
-    `channels` is for the slot and the reader only: any number of channels passes. Given a phase (B,), the blurred map
-    is sampled there instead of at the first pixel; a map whose size is no multiple of the stride is extended circularly
+    `channels` is for the slot and the reader only: any number of channels passes. Given a grid, the blurred map is
+    sampled there instead of at the first pixel; a map whose size is no multiple of the stride is extended circularly
     for it.
     """
 
     dims = 2
 
-    def forward(self, x: Tensor, phase: Tensor | None = None, *, return_phase: bool = False):
-        y = self._pool(x, phase)
-        return (y, phase) if return_phase else y
+    def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        if isinstance(grid, SoftGrid):
+            blurred = blur_with(x, self.kernel, padding=self.padding, pad_off=self.pad_off)
+            return sample_at(blurred, grid, stride=self.stride)
+        return self._pool(x, grid)
+
+    def follower(self, channels: int) -> Downsample:
+        build = {"device": self.kernel.device, "dtype": self.kernel.dtype}
+        options = {"size": self.size, "padding": self.padding, "pad_off": self.pad_off}
+        return BlurPool2d(channels, self.stride, **options, **build)
 
 
 class BlurPool3d(_BlurPool):
@@ -214,9 +222,8 @@ class MaxBlurPool2d(BlurPool2d):
         super().__init__(None, stride, size=size, padding=padding, pad_off=pad_off, device=device, dtype=dtype)
         self.kernel_size, self.max_padding = kernel_size, max_padding
 
-    def forward(self, x: Tensor, phase: Tensor | None = None, *, return_phase: bool = False):
-        x = F.max_pool2d(x, self.kernel_size, stride=1, padding=self.max_padding)
-        return super().forward(x, phase, return_phase=return_phase)
+    def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        return super().sample(F.max_pool2d(x, self.kernel_size, stride=1, padding=self.max_padding), grid)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, max_padding={self.max_padding}, {super().extra_repr()}"

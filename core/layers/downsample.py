@@ -1,36 +1,104 @@
-"""The Downsample slot: what a backbone puts where it would otherwise stride.
+"""The Downsample slot: what a backbone puts where it would otherwise stride, and the base of all that fills it.
 
-A Downsample maps (B, C, H, W) to (B, C, ceil(H/s), ceil(W/s)) by ``forward(x, phase=None, *, return_phase=False)``.
-With `return_phase` it returns the result and the phase (B,) int64 it sampled each image at, or None for a fixed grid
-that starts at the first pixel. Given a phase, it samples there instead of choosing, so that a shortcut stays in
-register with its main branch.
+A filling maps (B, C, H, W) to (B, C, ceil(H/s), ceil(W/t)). It says whether it chooses its grid from the input, how it
+samples at what was chosen, and what follows it on a shortcut. What it hands on is opaque to a backbone, which only
+passes it to the shortcut and to the way back up.
 """
 
 import inspect
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
-from stillpoint.core.layers.blur import BlurPool2d
-from stillpoint.core.layers.lowpass import IdealLowPass2d
-from stillpoint.core.layers.phases import Stride, stride_pair, take_phase
-from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
+from stillpoint.core.base.lookup import find
+from stillpoint.core.config.slot import FILLINGS
+from stillpoint.core.layers.phases import Stride, mix_phases, stride_pair, take_phase
 
 # torch.fx, which cannot follow its checks, takes this as one step
 torch.fx.wrap("take_phase")
 
 
+class SoftGrid(NamedTuple):
+    """A grid that is not decided: each image is a mixture of its phases, as in the training of a learned choice.
+
+    weights  (B, s * t), those of the mixture, phase k = row + s * column at index k
+    scores   (B, s * t), what they were made of
+    """
+
+    weights: Tensor
+    scores: Tensor
+
+
+#: What a choosing filling hands on: each image's phase (B,) int64, or a `SoftGrid`.
+Grid = Tensor | SoftGrid
+
+
+def sample_at(x: Tensor, grid: Grid | None, *, stride: Stride = 2) -> Tensor:
+    """The pixels of (B, C, H, W) on a grid, (B, C, ceil(H/s), ceil(W/t)): from the first one where it is None, at each
+    image's phase, or mixed by the weights of a `SoftGrid`. ValueError for a grid of another shape or dtype."""
+    s, t = stride_pair(stride)
+    if grid is None:
+        return x[..., ::s, ::t]
+    if isinstance(grid, SoftGrid):
+        return mix_phases(x, grid.weights, stride=(s, t))
+    return take_phase(x, grid, stride=(s, t))
+
+
+class Downsample(nn.Module):
+    """The base of every filling of the slot.
+
+    A filling is built as ``Filling(channels, stride=2, *, options, device=None, dtype=None)``, sets `stride`, and
+    defines `sample` and `follower`; one that chooses defines `choose` and `scores` as well.
+
+    chooses  it takes its grid from its input and hands it on, and what runs beside it must sample there too. A filling
+             whose weights are its own affair (one set a channel, say) leaves this False, hands on None, and follows
+             itself on a shortcut by a full filling.
+    stride   (rows, columns)
+    """
+
+    chooses: bool = False
+    stride: tuple[int, int]
+
+    def forward(self, x: Tensor, grid: Grid | None = None, *, return_grid: bool = False):
+        """The map sampled at `grid`, or at the filling's own choice where none is given; with `return_grid` also the
+        grid, or None for a fixed one. A fused kernel may choose and sample at once in a forward of its own."""
+        if grid is None:
+            grid = self.choose(x)
+        y = self.sample(x, grid)
+        return (y, grid) if return_grid else y
+
+    def choose(self, x: Tensor) -> Grid | None:
+        """The grid that (B, C, H, W) is sampled on; None: the fixed one that starts at the first pixel."""
+        return None
+
+    def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C, ceil(H/s), ceil(W/t)), filtered and sampled at `grid`, whoever chose it."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it samples")
+
+    def scores(self, x: Tensor) -> Tensor:
+        """(B, s * t) what `choose` compares, the largest being chosen; ValueError where nothing is chosen."""
+        raise ValueError(f"{type(self).__name__} has a fixed grid and compares nothing")
+
+    def follower(self, channels: int) -> "Downsample":
+        """What samples a shortcut of `channels` channels at the grid handed on: the same filter and stride, no chooser,
+        and no parameter that would idle."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what follows it on a shortcut")
+
+    def upsampler(self, channels: int) -> nn.Module | None:
+        """A module (y, grid) that puts maps of `channels` channels back on the grid handed on; None: there is none."""
+        return None
+
+
 class DownsampleFactory(Protocol):
-    """Builds the Downsample for one place of a backbone."""
+    """Builds the filling for one place of a backbone."""
 
-    def __call__(self, channels: int, stride: Stride = 2) -> nn.Module: ...
+    def __call__(self, channels: int, stride: Stride = 2) -> Downsample: ...
 
 
-class Subsample(nn.Module):
-    """Keep every stride-th pixel with no filter, from the first one or from the given phase.
+class Subsample(Downsample):
+    """Keep every stride-th pixel with no filter, from the first one or at the given grid.
 
     `device` and `dtype` are taken as by every filling of the slot; it holds no tensor.
     """
@@ -46,37 +114,39 @@ class Subsample(nn.Module):
         super().__init__()
         self.channels, self.stride = channels, stride_pair(stride)
 
-    def forward(self, x: Tensor, phase: Tensor | None = None, *, return_phase: bool = False):
-        s, t = self.stride
-        y = x[..., ::s, ::t] if phase is None else take_phase(x, phase, stride=self.stride)
-        return (y, phase) if return_phase else y
+    def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        return sample_at(x, grid, stride=self.stride)
+
+    def follower(self, channels: int) -> Downsample:
+        return Subsample(channels, self.stride)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, stride={self.stride}"
 
 
-FILLINGS: dict[str, type[nn.Module]] = {
-    "subsample": Subsample,
-    "blur": BlurPool2d,
-    "adaptive_blur": AdaptiveBlur2d,
-    "polyphase": PolyphaseDownsample2d,
-    "ideal_lowpass": IdealLowPass2d,
-}
+def filling(kind: str) -> type[Downsample]:
+    """The class of a filling by its name in `FILLINGS`, or a user's own by MODULE:CLASS.
+
+    ValueError for an unknown name (with the nearest), and for a class that is not derived from `Downsample`.
+    """
+    found = find("downsample", kind, {name: entry.where for name, entry in FILLINGS.items()})
+    if not (isinstance(found, type) and issubclass(found, Downsample)):
+        raise ValueError(f"downsample {kind} is no filling of the slot: it must be a class derived from Downsample")
+    return found
 
 
 def downsample_factory(kind: str, **options: Any) -> DownsampleFactory:
-    """The factory of one kind of Downsample, by name.
+    """The factory of one kind of filling, by name.
 
     Args:
-        kind: a name of `FILLINGS`: "subsample", "blur", "adaptive_blur", "polyphase", "ideal_lowpass".
+        kind: as `filling` takes it: "subsample", "blur", "adaptive_blur", "polyphase", "ideal_lowpass", ....
         options: keyword options of that class, except `channels` and `stride`, which the backbone gives.
 
     Raises:
         ValueError: an unknown kind, or an option that it does not have. Bad values are refused when a layer is built.
     """
-    if kind not in FILLINGS:
-        raise ValueError(f"downsample must be one of {', '.join(FILLINGS)}, got {kind!r}")
-    allowed = [name for name in inspect.signature(FILLINGS[kind]).parameters if name not in ("channels", "stride")]
+    made = filling(kind)
+    allowed = [name for name in inspect.signature(made).parameters if name not in ("channels", "stride")]
     if unknown := [name for name in options if name not in allowed]:
         raise ValueError(f"{kind} has the options {', '.join(allowed) or '(none)'}, got {', '.join(unknown)}")
-    return partial(FILLINGS[kind], **options)
+    return partial(made, **options)

@@ -1,13 +1,14 @@
 """Ideal low-pass filter in the Fourier domain: no frequency above what the next grid can hold survives."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from stillpoint.core.layers.phases import Stride, stride_pair, take_phase
+from stillpoint.core.layers.downsample import Downsample, Grid, sample_at
+from stillpoint.core.layers.phases import Stride, stride_pair
 
 # torch.fx, which cannot follow their checks, takes each of these as one step
 torch.fx.wrap("ideal_lowpass2d")
-torch.fx.wrap("take_phase")
+torch.fx.wrap("sample_at")
 
 
 def ideal_lowpass2d(x: Tensor, *, factor: int = 2, stride: Stride = 1) -> Tensor:
@@ -42,10 +43,10 @@ def ideal_lowpass2d(x: Tensor, *, factor: int = 2, stride: Stride = 1) -> Tensor
     return torch.fft.irfft2(spectrum, s=(height, width)).to(x.dtype)[..., ::s, ::t]
 
 
-class IdealLowPass2d(nn.Module):
+class IdealLowPass2d(Downsample):
     """`ideal_lowpass2d` as a Module, a filling of the Downsample slot with a fixed grid.
 
-    Given a phase (B,), the filtered map is sampled there instead of at the first pixel. `device` and `dtype` are taken
+    Given a grid, the filtered map is sampled there instead of at the first pixel. `device` and `dtype` are taken
     as by every filling of the slot; it holds no tensor.
     """
 
@@ -61,12 +62,13 @@ class IdealLowPass2d(nn.Module):
         super().__init__()
         self.channels, self.stride, self.factor = channels, stride_pair(stride), factor
 
-    def forward(self, x: Tensor, phase: Tensor | None = None, *, return_phase: bool = False):
-        if phase is None:
-            y = ideal_lowpass2d(x, factor=self.factor, stride=self.stride)
-        else:
-            y = take_phase(ideal_lowpass2d(x, factor=self.factor), phase, stride=self.stride)
-        return (y, phase) if return_phase else y
+    def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        if grid is None:
+            return ideal_lowpass2d(x, factor=self.factor, stride=self.stride)
+        return sample_at(ideal_lowpass2d(x, factor=self.factor), grid, stride=self.stride)
+
+    def follower(self, channels: int) -> Downsample:
+        return IdealLowPass2d(channels, self.stride, factor=self.factor)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, stride={self.stride}, factor={self.factor}"

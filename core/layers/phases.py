@@ -108,6 +108,36 @@ def take_phase(x: Tensor, phase: Tensor, *, stride: Stride = 2) -> Tensor:
     return _split(extend(x, (s, t)), s, t)[images, :, :, phase % s, :, phase // s]
 
 
+def mix_phases(x: Tensor, weights: Tensor, *, stride: Stride = 2) -> Tensor:
+    """Mix the grids of every image of (B, C, H, W), sum_k weights[k] * phase k: (B, C, ceil(H/s), ceil(W/t)).
+
+    Args:
+        weights: (B, s * t), or (B, C, s * t) where every channel has its own, phase k at index k; any floating dtype,
+            taken in that of `x`.
+
+    Raises:
+        ValueError: weights of another shape.
+
+    Law: a one-hot row of weights gives what `take_phase` does.
+    """
+    s, t = stride_pair(stride)
+    _check_map(x)
+    if weights.shape not in ((x.shape[0], s * t), (*x.shape[:2], s * t)):
+        raise ValueError(
+            f"weights must be {(x.shape[0], s * t)} or {(*x.shape[:2], s * t)}, one for each phase, "
+            f"got {tuple(weights.shape)}"
+        )
+    weights = weights.to(x.dtype).unflatten(-1, (t, s))
+    weights = weights[:, None] if weights.ndim == 3 else weights  # (B, 1 or C, t, s)
+    x = extend(x, (s, t))
+    y = None
+    for r, c in ((r, c) for c in range(t) for r in range(s)):  # one grid at a time: no copy of all of them
+        term, weight = x[..., r::s, c::t], weights[:, :, c, r, None, None]
+        y = term * weight if y is None else torch.addcmul(y, term, weight)
+    assert y is not None
+    return y
+
+
 def place_phase(y: Tensor, phase: Tensor, *, stride: Stride = 2) -> Tensor:
     """Write (B, C, h, w) on the grid `phase` (B,) of a map of zeros, (B, C, s * h, t * w): the adjoint of
     `take_phase`, with the same errors."""

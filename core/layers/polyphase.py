@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from stillpoint.core import kernels
-from stillpoint.core.layers.blur import binomial_kernel, blur_with
+from stillpoint.core.layers.blur import BlurPool2d, binomial_kernel, blur_with
+from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
 from stillpoint.core.layers.padding import check_padding
 from stillpoint.core.layers.phases import (
     CRITERIA,
@@ -117,12 +118,14 @@ def polyphase_upsample2d(
     return _upsample(y, kernel, phase, stride, padding, extend_input)
 
 
-class PolyphaseDownsample2d(nn.Module):
-    """`polyphase_downsample2d` as a Module, a filling of the Downsample slot.
+class PolyphaseDownsample2d(Downsample):
+    """`polyphase_downsample2d` as a Module, a filling of the Downsample slot that chooses its grid and hands it on.
 
-    `channels` is for the slot and the reader only: any number of channels passes.
+    `channels` is for the slot and the reader only: any number of channels passes. On a shortcut its filter alone
+    follows it, a `BlurPool2d`.
     """
 
+    chooses = True
     kernel: Tensor
 
     def __init__(
@@ -142,9 +145,43 @@ class PolyphaseDownsample2d(nn.Module):
         self.stride, self.padding, self.select = stride_pair(stride), check_padding(padding), _check_select(select)
         self.register_buffer("kernel", binomial_kernel(size, 2, device=device, dtype=dtype), persistent=False)
 
-    def forward(self, x: Tensor, phase: Tensor | None = None, *, return_phase: bool = False):
-        y, phase = _downsample(x, self.kernel, self.stride, self.padding, self.criterion, self.select, phase)
-        return (y, phase) if return_phase else y
+    def forward(self, x: Tensor, grid: Grid | None = None, *, return_grid: bool = False):
+        if isinstance(grid, SoftGrid):
+            y: Tensor = self.sample(x, grid)
+        else:  # choosing and sampling at once, by one kernel where there is one
+            y, grid = self._at(x, grid)
+        return (y, grid) if return_grid else y
+
+    def choose(self, x: Tensor) -> Grid:
+        return self._at(x, None)[1]
+
+    def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        if isinstance(grid, SoftGrid):
+            return sample_at(blur_with(x, self.kernel, padding=self.padding), grid, stride=self.stride)
+        return self._at(x, grid)[0]
+
+    @torch.no_grad()
+    def scores(self, x: Tensor) -> Tensor:
+        """(B, s * t) float64: the norm (or largest value) of every phase, or its negative where the least is chosen."""
+        if self.select == "after_blur":
+            x = blur_with(x, self.kernel, padding=self.padding)
+        phases = polyphase_components(x.double(), stride=self.stride).flatten(2)  # (B, s * t, C * h * w)
+        if self.criterion == "max":
+            return phases.amax(2)
+        order = {"l1": 1, "l1_min": 1, "l_infty": torch.inf}.get(self.criterion, 2)
+        norms = torch.linalg.vector_norm(phases, order, dim=2)
+        return -norms if self.criterion.endswith("_min") else norms
+
+    def follower(self, channels: int) -> Downsample:
+        build = {"device": self.kernel.device, "dtype": self.kernel.dtype}
+        return BlurPool2d(channels, self.stride, size=self.size, padding=self.padding, **build)
+
+    def upsampler(self, channels: int) -> nn.Module:
+        build = {"device": self.kernel.device, "dtype": self.kernel.dtype}
+        return PolyphaseUpsample2d(channels, self.stride, size=self.size, padding=self.padding, **build)
+
+    def _at(self, x: Tensor, phase: Tensor | None) -> tuple[Tensor, Tensor]:
+        return _downsample(x, self.kernel, self.stride, self.padding, self.criterion, self.select, phase)
 
     def extra_repr(self) -> str:
         return (
@@ -154,7 +191,7 @@ class PolyphaseDownsample2d(nn.Module):
 
 
 class PolyphaseUpsample2d(nn.Module):
-    """`polyphase_upsample2d` as a Module: ``forward(y, phase)``."""
+    """`polyphase_upsample2d` as a Module: ``forward(y, grid)`` of the grid that the way down sampled, a phase (B,)."""
 
     kernel: Tensor
 
@@ -174,8 +211,8 @@ class PolyphaseUpsample2d(nn.Module):
         self.stride, self.padding = stride_pair(stride), check_padding(padding)
         self.register_buffer("kernel", binomial_kernel(size, 2, device=device, dtype=dtype), persistent=False)
 
-    def forward(self, y: Tensor, phase: Tensor) -> Tensor:
-        return _upsample(y, self.kernel, phase, self.stride, self.padding, self.extend_input)
+    def forward(self, y: Tensor, grid: Tensor) -> Tensor:
+        return _upsample(y, self.kernel, grid, self.stride, self.padding, self.extend_input)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, stride={self.stride}, size={self.size}, padding={self.padding!r}"

@@ -32,8 +32,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from stillpoint.core.layers.downsample import DownsampleFactory, Subsample, downsample_factory
-from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
+from stillpoint.core.layers.downsample import Downsample, DownsampleFactory, Subsample, downsample_factory
 from stillpoint.core.surgery.striding import LAYERS, NORMS, describe, function_strides, pair, stride_of, strides, traced
 
 POLICIES = ("max_pool", "strided_conv", "average_pool", "stem")
@@ -290,7 +289,7 @@ class _Surgeon:
     def _filter(self, near: nn.Module, channels: int, stride: tuple[int, ...]) -> nn.Module:
         rows, columns = stride
         made = self.make(channels, rows if rows == columns else (rows, columns))
-        if isinstance(made, PolyphaseDownsample2d):
+        if isinstance(made, Downsample) and made.chooses:
             raise ValueError(
                 "an adaptive grid must be shared with the shortcuts, which surgery cannot do: use a fixed filter"
             )

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from stillpoint.core.layers.downsample import FILLINGS
+from stillpoint.core.layers.downsample import Downsample
 
 LAYERS = (
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
@@ -89,7 +89,7 @@ class _Tracer(fx.Tracer):
         self.closed = closed
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        layers = (*LAYERS, *NORMS, *FILLINGS.values())
+        layers = (*LAYERS, *NORMS, Downsample)
         if isinstance(m, layers) or super().is_leaf_module(m, module_qualified_name):
             return True
         return self.closed and not isinstance(m, nn.Sequential) and not any(map(strides, m.modules()))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stillpoint.core.backbones.unet import UNet
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
+from stillpoint.core.layers.downsample import Downsample
 from stillpoint.core.runs.checkpoint import read_tensors
 from stillpoint.core.runs.foreign import translate, unwrapped
 
@@ -76,7 +76,7 @@ def _check_filters(given: Mapping[str, Tensor], net: nn.Module) -> None:
     if bare:
         raise UserError(f"the checkpoint is of another network: it has no filter for {bare[0]}, where ours has one")
     # the ImageNet form alone tells the two apart: there a filter that is not adaptive stands before the convolution
-    adaptive = any(isinstance(module, PolyphaseDownsample2d) for module in modules.values())
+    adaptive = any(isinstance(module, Downsample) and module.chooses for module in modules.values())
     before = any(re.search(r"\.conv\d\.0\.filt$", key) for key in stored)
     if any(".aps_down." in key for key in stored) and not adaptive:
         raise UserError("the checkpoint is of another network: it is one with APS, ours has BlurPool")

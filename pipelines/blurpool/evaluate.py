@@ -18,7 +18,7 @@ from stillpoint.core.base.randomness import uniform_integers
 from stillpoint.core.config.schema import EvaluateConfig, RunConfig
 from stillpoint.core.data.shifts import crop_window, roll
 from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result, View
-from stillpoint.core.layers.downsample import FILLINGS
+from stillpoint.core.layers.downsample import Downsample
 from stillpoint.core.metrics import Tally, agreement
 from stillpoint.pipelines.blurpool.config import Model
 
@@ -172,7 +172,7 @@ def feature_distance(predict: Callable[[Tensor], Tensor], images: Tensor, max_sh
     handles = [
         module.register_forward_hook(lambda m, i, o, name=name: keep(name, o))
         for name, module in net.named_modules()
-        if isinstance(module, tuple(FILLINGS.values())) or name in _STAGES
+        if isinstance(module, Downsample) or name in _STAGES
     ]
     try:
         with evaluating(net):

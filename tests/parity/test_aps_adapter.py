@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from stillpoint.core.layers import PolyphaseDownsample2d
 from tests.parity import parity
 from tests.parity.adapters import aps
 
@@ -14,13 +15,15 @@ def scores(*gaps: float) -> torch.Tensor:
 
 def test_a_recorded_phase_stands_only_where_it_is_a_tie_with_the_best() -> None:
     recorded = torch.tensor([1, 1, 2, 0])
-    assert aps.settled(scores(1e-7, 1e-4, 1e-7, 1e-7), recorded, smallest=False).tolist() == [1, 2, 2, 2]
+    assert aps.settled(scores(1e-7, 1e-4, 1e-7, 1e-7), recorded).tolist() == [1, 2, 2, 2]
 
 
-def test_the_smallest_score_is_the_best_for_a_minimum() -> None:
-    values = torch.tensor([[1.0, 2.0, 1.0 + 1e-7, 3.0]], dtype=torch.float64)
-    assert aps.settled(values, torch.tensor([2]), smallest=True).tolist() == [2]
-    assert aps.settled(values, torch.tensor([3]), smallest=True).tolist() == [0]
+def test_scores_are_such_that_the_largest_is_chosen_also_of_the_least_norm() -> None:
+    x = torch.randn(3, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    layer = PolyphaseDownsample2d(criterion="l2_min")
+    assert torch.equal(aps.settled(layer.scores(x), layer.choose(x)), layer.choose(x))
+    worst = layer.scores(x).argmin(1)
+    assert torch.equal(aps.settled(layer.scores(x), worst), layer.choose(x))
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from stillpoint.core.backbones.phase_control import record_phases
-from stillpoint.core.backbones.resnet import FAMILY, BasicBlock, ResNet, resnet
+from stillpoint.core.backbones.phase_control import record_grids
+from stillpoint.core.backbones.resnet import FAMILY, BasicBlock, Bottleneck, ResNet, resnet
 from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
 from stillpoint.core.layers.blur import BlurPool2d
-from stillpoint.core.layers.downsample import Subsample
+from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, Subsample, sample_at
+from stillpoint.core.layers.phases import polyphase_components
 from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
 
 SMALL = {"widths": (8, 16, 32, 64), "num_classes": 5}
@@ -70,7 +71,7 @@ def test_fixed_fillings_hold_the_plain_networks_parameters_and_no_more() -> None
 @pytest.mark.parametrize(("pool_only", "selections"), [(True, 4), (False, 5)])
 def test_the_full_stem_subsamples_once_more_by_a_downsample(pool_only: bool, selections: int) -> None:
     net = ResNet(BasicBlock, (1, 1, 1, 1), downsample=APS, pool_only=pool_only, **SMALL).eval()
-    with record_phases(net) as found:
+    with record_grids(net) as found:
         net(images(1, 3, 64, 64))
     assert len(found) == selections
 
@@ -117,16 +118,51 @@ def test_fixed_grids_do_change_under_circular_shifts(downsample) -> None:
 
 
 def test_the_shortcut_samples_where_the_main_branch_did() -> None:
-    block = BasicBlock(4, 8, stride=2, downsample=Recorded).eval()
+    block, seen = BasicBlock(4, 8, stride=2, downsample=APS).eval(), []
+    block.pool.register_forward_hook(lambda module, args, output: seen.append(output[1]))
+    block.downsample.pool.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
     block(images(2, 4, 8, 8))
-    assert torch.equal(block.downsample.pool.given, block.pool.chosen)
+    assert seen[0] is seen[1] and seen[0].shape == (2,)
 
 
-class Recorded(PolyphaseDownsample2d):
-    def forward(self, x: Tensor, phase: Tensor | None = None, *, return_phase: bool = False):
-        y, self.chosen = super().forward(x, phase, return_phase=True)
-        self.given = phase
-        return (y, self.chosen) if return_phase else y
+class Mixed(Downsample):
+    """Mixes the grids by scores that it learns in training, and takes the best one otherwise."""
+
+    chooses = True
+
+    def __init__(self, channels: int, stride: int = 2) -> None:
+        super().__init__()
+        self.stride, self.scorer = (stride, stride), nn.Linear(channels, 1)
+
+    def scores(self, x: Tensor) -> Tensor:
+        return self.scorer(polyphase_components(x, stride=self.stride).mean((3, 4)))[..., 0]
+
+    def choose(self, x: Tensor) -> Grid:
+        scores = self.scores(x)
+        return SoftGrid(scores.softmax(1), scores) if self.training else scores.argmax(1)
+
+    def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        return sample_at(x, grid, stride=self.stride)
+
+    def follower(self, channels: int) -> Downsample:
+        return Subsample(channels, self.stride)
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+def test_a_shortcut_mixes_by_the_weights_of_the_main_branch_and_no_parameter_idles(block: type) -> None:
+    net = block(4, 8, stride=2, downsample=Mixed)
+    seen = []
+    net.downsample.pool.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
+    net(images(2, 4, 8, 8)).square().sum().backward()
+    assert isinstance(seen[0], SoftGrid) and seen[0].weights.requires_grad
+    assert all(p.grad is not None for p in net.parameters())
+    assert not list(net.downsample.pool.parameters())
+    with record_grids(net.eval()) as found:
+        net(images(2, 4, 8, 8))
+    assert torch.equal(seen[1], found[0].grid) and torch.equal(found[0].phase, found[0].scores.argmax(1))
+    with record_grids(net.train()) as found:
+        net(images(2, 4, 8, 8))
+    assert torch.equal(found[0].phase, found[0].grid.weights.argmax(1))
 
 
 def test_a_stem_module_replaces_the_stem_and_keeps_its_initialisation() -> None:
@@ -211,11 +247,11 @@ def test_dense_max_pool_margins() -> None:
         DenseMaxPool2d(2, margin="same")
 
 
-def test_record_phases_names_every_choice_in_order_and_leaves_the_network_as_it_was() -> None:
+def test_record_grids_names_every_choice_in_order_and_leaves_the_network_as_it_was() -> None:
     net = resnet("resnet20", stem="cifar", downsample=APS, conv_padding="circular", widths=(4, 8, 16)).eval()
     x = images(3, 3, 16, 16)
     logits = net(x)
-    with record_phases(net) as found:
+    with record_grids(net) as found:
         torch.testing.assert_close(net(x), logits, rtol=0, atol=0)
     assert [s.name for s in found] == ["layer2.0.pool", "layer3.0.pool"]
     for selection in found:
@@ -228,16 +264,16 @@ def test_record_phases_names_every_choice_in_order_and_leaves_the_network_as_it_
 def test_forced_phases_are_used_by_both_branches() -> None:
     net = resnet("resnet20", stem="cifar", downsample=APS, conv_padding="circular", widths=(4, 8, 16)).eval()
     x = images(2, 3, 16, 16)
-    with record_phases(net) as found:
+    with record_grids(net) as found:
         logits = net(x)
     chosen = [s.phase for s in found]
-    with record_phases(net, force=chosen):
+    with record_grids(net, force=chosen):
         torch.testing.assert_close(net(x), logits, rtol=0, atol=0)
-    with record_phases(net, force=[3 - phase for phase in chosen]) as forced:
+    with record_grids(net, force=[3 - phase for phase in chosen]) as forced:
         assert not torch.allclose(net(x), logits)
     assert torch.equal(forced[0].phase, 3 - chosen[0])
     with (
         pytest.raises(ValueError, match=r"layer3\.0\.pool makes choice number 2"),
-        record_phases(net, force=chosen[:1]),
+        record_grids(net, force=chosen[:1]),
     ):
         net(x)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stillpoint.core.backbones.phase_control import record_phases
+from stillpoint.core.backbones.phase_control import record_grids
 from stillpoint.core.backbones.unet import UNet
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.lowpass import IdealLowPass2d
@@ -62,7 +62,7 @@ def test_fixed_grids_do_not_commute_with_circular_shifts(downsample) -> None:
 
 def test_upsampling_uses_the_phase_of_its_own_level() -> None:
     net, x = aps(1, conv_padding="circular"), images(2, 1, 16, 16)
-    with record_phases(net) as found, torch.no_grad():
+    with record_grids(net) as found, torch.no_grad():
         net(x)
     seen = []
     for up in net.ups:

@@ -86,7 +86,7 @@ def test_a_module_that_runs_twice_has_two_rows_and_phases_are_no_maps():
             self.pool = PolyphaseDownsample2d(3, 2)
 
         def forward(self, x):
-            y, _ = self.pool(self.act(x), return_phase=True)
+            y, _ = self.pool(self.act(x), return_grid=True)
             return self.act(-y)
 
     found = explain(Twice(), noise(2, 3, 8, 8))

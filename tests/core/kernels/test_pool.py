@@ -156,8 +156,8 @@ def test_adaptive_sampling_of_a_shifted_map_keeps_the_very_same_numbers(h, w, s,
     x = map_of((h * s + size // s * s, w * t + size // t * t), layout, torch.float32, channels=20)
     f = PolyphaseDownsample2d(stride=(s, t), size=size, select="after_blur" if select else "before_blur")
     moved = x.roll((i, j), (2, 3)).to(memory_format=layout)
-    y, k = f(x, return_phase=True)
-    z, m = f(moved, return_phase=True)
+    y, k = f(x, return_grid=True)
+    z, m = f(moved, return_grid=True)
     rows, columns = (k % s + i).div(s, rounding_mode="floor"), (k // s + j).div(t, rounding_mode="floor")
     for image, other, r, c in zip(y, z, rows.tolist(), columns.tolist(), strict=True):
         assert torch.equal(other, image.roll((r, c), (1, 2)))

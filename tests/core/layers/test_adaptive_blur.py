@@ -38,7 +38,7 @@ def test_the_module_keeps_every_stride_th_pixel_of_the_full_result(training, str
     s, t = (stride, stride) if isinstance(stride, int) else stride
     torch.testing.assert_close(layer(x), full[..., ::s, ::t])
     phase = torch.tensor([0, s * t - 1])
-    y, returned = layer(x, phase, return_phase=True)
+    y, returned = layer(x, phase, return_grid=True)
     assert returned is phase
     torch.testing.assert_close(y[0], full[0, :, ::s, ::t])
     rows, columns = full[1, :, s - 1 :: s, t - 1 :: t].shape[1:]

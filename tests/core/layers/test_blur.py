@@ -141,12 +141,12 @@ def test_a_phase_moves_the_grid():
     x = torch.randn(4, 2, 8, 6)
     layer, phase = BlurPool2d(size=3), torch.arange(4)
     full = blur_pool2d(x, size=3, stride=1)
-    got, returned = layer(x, phase, return_phase=True)
+    got, returned = layer(x, phase, return_grid=True)
     assert returned is phase
     for k in range(4):
         assert torch.equal(got[k], full[k, :, k % 2 :: 2, k // 2 :: 2])
     torch.testing.assert_close(layer(x), layer(x, torch.zeros(4, dtype=torch.int64)))
-    assert layer(x, return_phase=True)[1] is None
+    assert layer(x, return_grid=True)[1] is None
 
 
 @pytest.mark.parametrize(("kernel", "padding"), [(2, 0), (3, 1), (3, 0)])

@@ -44,11 +44,11 @@ def test_a_circular_shift_by_the_stride_rolls_the_result():
 
 def test_a_phase_moves_the_grid():
     x, f = map_of(8, 6), IdealLowPass2d()
-    y, phase = f(x, torch.tensor([3, 1]), return_phase=True)
+    y, phase = f(x, torch.tensor([3, 1]), return_grid=True)
     torch.testing.assert_close(y[0], ideal_lowpass2d(x)[0, :, 1::2, 1::2])
     torch.testing.assert_close(y[1], ideal_lowpass2d(x)[1, :, 1::2, ::2])
     assert phase.tolist() == [3, 1]
-    assert f(x, return_phase=True)[1] is None
+    assert f(x, return_grid=True)[1] is None
 
 
 def test_gradient_dtype_and_compilation():

@@ -19,7 +19,8 @@ MODULES = {
     for file in FILES
     for name, thing in vars(file).items()
     if inspect.isclass(thing) and issubclass(thing, nn.Module) and thing.__module__ == file.__name__
-    if not name.startswith("_")
+    # the base of the fillings of the slot is no layer by itself
+    if not name.startswith("_") and thing is not layers.Downsample
 }
 
 

@@ -47,8 +47,8 @@ def test_values_are_the_definition(select, size, shape, stride):
 def test_any_circular_shift_rolls_the_result(h, w, s, t, i, j, size, select):
     x = map_of(h * s, w * t)
     f = PolyphaseDownsample2d(stride=(s, t), size=size, select=select)
-    y, k = f(x, return_phase=True)
-    moved, _ = f(x.roll((i, j), (2, 3)), return_phase=True)
+    y, k = f(x, return_grid=True)
+    moved, _ = f(x.roll((i, j), (2, 3)), return_grid=True)
     rows, columns = (k % s + i).div(s, rounding_mode="floor"), (k // s + j).div(t, rounding_mode="floor")
     want = torch.stack([image.roll((int(r), int(c)), (1, 2)) for image, r, c in zip(y, rows, columns, strict=True)])
     torch.testing.assert_close(moved, want)
@@ -85,7 +85,7 @@ def test_before_and_after_the_blur_choose_differently():
 
 def test_a_given_phase_is_used_and_returned():
     x, phase = map_of(8, 6), torch.arange(4)
-    y, returned = PolyphaseDownsample2d(size=3)(x, phase, return_phase=True)
+    y, returned = PolyphaseDownsample2d(size=3)(x, phase, return_grid=True)
     assert returned is phase
     assert torch.equal(y, BlurPool2d(size=3, padding="circular")(x, phase))
 
@@ -150,7 +150,7 @@ def test_gradients():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_the_dtype_is_that_of_the_input(dtype):
     x = map_of(8, 8, dtype=dtype)
-    y, phase = PolyphaseDownsample2d(size=3)(x, return_phase=True)
+    y, phase = PolyphaseDownsample2d(size=3)(x, return_grid=True)
     assert y.dtype == dtype
     assert torch.equal(phase, choose_phase(x.double()))
     assert polyphase_upsample2d(y, phase, size=3).dtype == dtype
@@ -167,7 +167,7 @@ def test_compiles_without_graph_breaks():
     down, up = PolyphaseDownsample2d(size=3), PolyphaseUpsample2d(size=3)
 
     def both(x):
-        y, phase = down(x, return_phase=True)
+        y, phase = down(x, return_grid=True)
         return up(y, phase), phase
 
     x = map_of(8, 8, dtype=torch.float32).requires_grad_()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stillpoint.core.backbones.phase_control import record_phases
+from stillpoint.core.backbones.phase_control import record_grids
 from stillpoint.pipelines.aps.config import HALVINGS, Model
 from stillpoint.pipelines.aps.models import build
 from stillpoint.pipelines.aps.weights import authors_names, from_authors
@@ -105,19 +105,18 @@ def _forward(case: dict[str, Any]) -> dict[str, Tensor]:
     (x,) = case["inputs"].values()
     net = network(case)
     recorded = [case["outputs"][name] for name in sorted(case["outputs"], key=_number) if name.startswith("phase")]
-    with record_phases(net) as found:
+    with record_grids(net) as found:
         out = net(x)
     phases = [selection.phase for selection in found]
     if recorded and any(not torch.equal(ours, theirs) for ours, theirs in zip(phases, recorded, strict=True)):
-        with record_phases(net, force=recorded) as found:
+        with record_grids(net, force=recorded) as found:
             out = net(x)
-        phases = [settled(s.scores, s.phase, smallest="_min" in model(case).criterion) for s in found]
+        phases = [settled(s.scores, s.phase) for s in found]
     return {"out": out, **{f"phase{i}": phase for i, phase in enumerate(phases)}}
 
 
-def settled(scores: Tensor, phase: Tensor, *, smallest: bool) -> Tensor:
+def settled(scores: Tensor, phase: Tensor) -> Tensor:
     """(B,) `phase` where its score is a tie with the best one, else the best phase."""
-    scores = -scores if smallest else scores
     best, index = scores.max(1)
     gap = (best - scores.gather(1, phase[:, None])[:, 0]) / best.abs()
     return torch.where(gap < TIE, phase, index)
@@ -134,7 +133,7 @@ def _train(case: dict[str, Any]) -> dict[str, Tensor]:
     optimizer = torch.optim.SGD(ordered, lr=0.1, momentum=0.9, weight_decay=5e-4)
     outputs: dict[str, Tensor] = {}
     for step in range(2):
-        with record_phases(net) as found:
+        with record_grids(net) as found:
             logits = net(x)
         loss = F.cross_entropy(logits, labels)
         optimizer.zero_grad()

@@ -83,12 +83,12 @@ def _down(kwargs: dict, select: str, criterion: str | None = None) -> layers.Pol
 def _pool(select: str):
     def run(kwargs: dict, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         x, layer = inputs["x"], _down(kwargs, select)
-        out, index = layer(x, return_phase=True)
+        out, index = layer(x, return_grid=True)
         outputs = {"out": out, "down": out, "index": index}
         if "given" in inputs:
             outputs["out_given"] = outputs["down_given"] = layer(x, inputs["given"])
         for criterion in layers.CRITERIA:
-            phase = _down(kwargs, select, criterion)(x, return_phase=True)[1]
+            phase = _down(kwargs, select, criterion)(x, return_grid=True)[1]
             outputs[f"index_{criterion}"] = outputs[f"index_{criterion.replace('_min', 'min')}"] = phase
         return outputs
 
@@ -96,7 +96,7 @@ def _pool(select: str):
 
 
 def _down_up(kwargs: dict, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    down, index = _down(kwargs, "after_blur")(inputs["x"], return_phase=True)
+    down, index = _down(kwargs, "after_blur")(inputs["x"], return_grid=True)
     up = layers.PolyphaseUpsample2d(
         kwargs["channels"],
         kwargs.get("stride", 2),
