@@ -64,7 +64,7 @@ def passes(config: Any, images: Any) -> Iterator[tuple[str, int, Callable[[Any, 
 
     from stillpoint.core.base.randomness import uniform_integers
     from stillpoint.core.data.shifts import fourier_shift
-    from stillpoint.core.evaluation.registry import erased
+    from stillpoint.core.evaluation.erase import erased
 
     numbers, reach, seed = torch.arange(len(images)), config.evaluate.max_shift, 0
     height, width = images.images.shape[2:]

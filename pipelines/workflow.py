@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest, digest_of
+from stillpoint.core.config import evaluations
 from stillpoint.core.config.catalogue import data_root
 from stillpoint.core.config.schema import RunConfig, merge, read_yaml
 from stillpoint.core.runs import layout
@@ -31,7 +32,7 @@ STILLPOINT = f"{shlex.quote(sys.executable)} -m stillpoint"
 #: What decides a result, beside the pipeline's own files; the imports of these are followed.
 ENTRIES = {
     "train": ["core/training/train.py"],
-    "evaluate": ["core/evaluation/run.py"],
+    "evaluate": ["core/evaluation/run.py", *(f"core/evaluation/{name}.py" for name in evaluations.FILES)],
     "table": ["core/reporting/tables.py", "pipelines/commands/results.py"],
     "figures": ["core/reporting/tables.py", "core/reporting/figures.py", "pipelines/commands/results.py"],
 }

@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 
 from stillpoint.core.base.errors import UserError, nearest
 from stillpoint.core.base.files import digest_of
+from stillpoint.core.config import evaluations
 from stillpoint.core.config.catalogue import DATASETS
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -191,13 +192,22 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
-    def known_metrics(self) -> tuple[str, ...]:
-        """What EVALUATE.METRICS may name: the keys of the pipeline's evaluations, said without importing torch."""
-        return ("accuracy", "circular", "crop", "erase", "flips", "all_shifts", "fractional")
+    def known_metrics(self) -> dict[str, tuple[str, ...]]:
+        """What EVALUATE.METRICS may name, each with the fields of EVALUATE that it reads; said without torch."""
+        return dict(evaluations.READS)
+
+    def known_protocols(self) -> tuple[str, ...]:
+        """What EVALUATE.PROTOCOL may be: a paper whose code measures otherwise than ours adds "authors"."""
+        return ("stillpoint",)
 
     @model_validator(mode="after")
     def _measurable(self) -> "RunConfig":
         known = self.known_metrics()
+        if self.evaluate.protocol not in self.known_protocols():
+            raise ValueError(
+                f"EVALUATE.PROTOCOL {self.evaluate.protocol}: {self.pipeline or 'this pipeline'} measures by its own "
+                f"protocol alone (EVALUATE.PROTOCOL {self.known_protocols()[0]})"
+            )
         for name in self.evaluate.metrics:
             if name not in known:
                 raise ValueError(

@@ -19,7 +19,8 @@ from stillpoint.core.base.modes import evaluating
 from stillpoint.core.config.schema import EvaluateConfig
 from stillpoint.core.data.loading import Batch, DeviceLoader
 from stillpoint.core.data.sets import ImageSet
-from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, View
+from stillpoint.core.evaluation.registry import EVALUATIONS
+from stillpoint.core.evaluation.view import Evaluation, View
 
 #: name -> factory (config, seed) -> Evaluation
 Evaluations = Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]
@@ -187,5 +188,5 @@ def one_pass(
     report("images", len(loader), len(loader))
     results: dict[str, float | Tensor] = {}
     for evaluation in running:
-        results |= evaluation.result()
+        results |= evaluation.compute()
     return results

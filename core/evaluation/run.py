@@ -57,8 +57,6 @@ def evaluate_run(
     """
     _check(run, config)
     if evaluations is None:
-        if config.evaluate.protocol != "stillpoint":
-            raise UserError(f"EVALUATE.PROTOCOL {config.evaluate.protocol}: {config.pipeline} has no such protocol")
         evaluations = EVALUATIONS
     where = pick(device)
     start = time.perf_counter()

@@ -1,73 +1,217 @@
-"""Sums over a data set that do not depend on how it was cut into batches."""
+"""torchmetrics' contract with exact states: results that no batch size, order or number of processes changes.
 
+Every state is a whole number and is added, or its largest taken, over processes. `Tally` counts, `Values` averages;
+the metrics of this room are one or the other.
+"""
+
+import hashlib
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
+
+from stillpoint.core.metrics.exact import LIMBS, carried, exact_sum, from_ordered, ordered, rounded
+
+T = TypeVar("T")
 
 
-class Tally:
-    """Counts successes over images, `per_image` trials each, in exact integers.
+class Exact(Metric):
+    """A torchmetrics `Metric` whose states are int64 tensors.
 
-    `update` takes booleans or whole numbers (B,) or (B, trials); its sums stay on their device until they are read.
+    `settings` are what tells two metrics of one class apart. Other keywords are torchmetrics' (``sync_on_compute``,
+    ``process_group``, ...). A metric moves to the accelerator that its first values lie on; values on the CPU go to
+    where the metric is, so that an update never waits for a GPU.
     """
 
-    def __init__(self, per_image: int = 1) -> None:
-        if per_image < 1:
-            raise ValueError(f"per_image must be at least 1, not {per_image}")
-        self.per_image = per_image
-        self.images = 0
-        # sum and sum of squares of successes per image
-        self._sums: Tensor | None = None
+    full_state_update = False
+    is_differentiable = False
+
+    def __init__(self, *settings: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        digest = hashlib.sha256(repr((type(self).__name__, *settings)).encode()).digest()
+        # a MetricCollection takes two metrics for one where their states agree after the first batch, as those of two
+        # fractions that are both 100 % would; these bytes differ by more than its tolerance
+        self.whole("signature", torch.tensor(list(digest[:16])), "max")
+        #: images whose views this metric drew itself, which number those that follow
+        self.drawn = 0
+        self._one_batch = False
+
+    def whole(self, name: str, default: Tensor, reduce: str = "sum") -> None:
+        """Adds a state of whole numbers."""
+        self.add_state(name, default.to(torch.int64), dist_reduce_fx=reduce)
+
+    def here(self, values: Tensor) -> Tensor:
+        """`values` on the metric's device, without their graph."""
+        if values.device.type != "cpu" and values.device != self.device:
+            self.to(values.device)
+        return values.detach().to(self.device)
+
+    def number(self, value: float) -> Tensor:
+        """A result: a scalar tensor, float64 wherever there is one."""
+        wide = torch.float32 if self.device.type == "mps" else torch.float64
+        return torch.tensor(value, dtype=wide, device=self.device)
+
+    def fresh(self) -> None:
+        """Tells torchmetrics that the states have changed, for what adds to them beside `update`."""
+        self._computed = None
+        self._update_count = max(self._update_count, 1)
+
+    def over_processes(self, work: Callable[[], T]) -> T:
+        """`work` on the states of all processes together, which must all call this."""
+        options = {"should_sync": self._to_sync, "should_unsync": self._should_unsync}
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, **options):
+            return work()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """torchmetrics' `forward`: this batch's result. It resets the states for a while, which is no new start."""
+        self._one_batch = True
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self._one_batch = False
+
+    def reset(self) -> None:
+        super().reset()
+        if not self._one_batch:
+            self.drawn = 0
+
+
+class Tally(Exact):
+    """Counts successes over images, with as many trials for each: `compute` gives successes over trials.
+
+    `update` takes booleans or whole numbers (B,) or (B, trials), at least one trial. The result is exactly 1 only when
+    every trial succeeded. ValueError for another number of trials than before, and for the mean of no image.
+    """
+
+    higher_is_better = True
+    successes: Tensor
+    squares: Tensor
+    trials: Tensor
+    images: Tensor
+
+    def __init__(self, *settings: Any, **kwargs: Any) -> None:
+        super().__init__(*settings, **kwargs)
+        for name in ("successes", "squares", "trials", "images"):
+            self.whole(name, torch.zeros(()))
+        self._each: int | None = None
 
     def update(self, successes: Tensor) -> None:
-        counts = (
-            successes.detach().to(torch.int64).flatten(1).sum(1) if successes.ndim > 1 else successes.detach().long()
-        )
-        sums = torch.stack([counts.sum(), (counts * counts).sum()])
-        self._sums = sums if self._sums is None else self._sums + sums
-        self.images += len(counts)
+        self.count(successes)
 
-    @property
-    def successes(self) -> int:
-        return 0 if self._sums is None else int(self._sums[0])
+    def count(self, successes: Tensor) -> None:
+        """Adds the successes (B,) or (B, trials) of images."""
+        each = successes.shape[1:].numel()
+        if self._each not in (None, each) or not each:
+            raise ValueError(f"{each} trials of each image after {self._each or 'none'}: all images must have as many")
+        self._each = each
+        counts = self.here(successes).to(torch.int64).reshape(len(successes), -1).sum(1)
+        # numbers are added as numbers: they are on the states' device at once
+        self.successes = self.successes + counts.sum()
+        self.squares = self.squares + (counts * counts).sum()
+        self.images = self.images + len(successes)
+        self.trials = self.trials + len(successes) * each
+        self.fresh()
+
+    def compute(self) -> Tensor:
+        return self.number(self._mean())
+
+    def _mean(self) -> float:
+        if not int(self.images):
+            raise ValueError("the mean of no image is not defined")
+        return int(self.successes) / int(self.trials)
 
     @property
     def mean(self) -> float:
-        """Successes over trials, in [0, 1]; exactly 1.0 only when every trial succeeded."""
-        if self.images == 0:
-            raise ValueError("the mean of no image is not defined")
-        return self.successes / (self.images * self.per_image)
+        """`compute` as Python's number."""
+        return self.over_processes(self._mean)
 
     @property
     def standard_error(self) -> float:
         """Of `mean`, taking images (not trials, which share an image) as independent; 0.0 for a single image."""
-        if self._sums is None or self.images < 2:
+        return self.over_processes(self._standard_error)
+
+    def _standard_error(self) -> float:
+        n, total, squares = int(self.images), int(self.successes), int(self.squares)
+        if n < 2:
             return 0.0
-        n, total, squares = self.images, int(self._sums[0]), int(self._sums[1])
         # n * squares - total**2 in exact integers: no cancellation
-        return math.sqrt((n * squares - total * total) / (n - 1)) / n / self.per_image
+        return math.sqrt((n * squares - total * total) / (n - 1)) / n / (int(self.trials) // n)
+
+    def reset(self) -> None:
+        super().reset()
+        if not self._one_batch:
+            self._each = None
 
 
-class Values:
-    """Keeps one number or several per image; `mean` is correctly rounded, so no order or grouping changes it."""
+class Values(Exact):
+    """One number or several of each image: `compute` gives their mean, or their largest where `reduce` is "max".
 
-    def __init__(self) -> None:
-        self._parts: list[Tensor] = []
+    The sum behind the mean is exact and then rounded once. NaN and infinities are counted apart, and make of the mean
+    what they make of a sum. ValueError for the mean and the largest of no value.
+    """
+
+    higher_is_better = False
+    limbs: Tensor
+    counted: Tensor
+    unbounded: Tensor
+    largest: Tensor
+
+    def __init__(self, *settings: Any, reduce: str = "mean", **kwargs: Any) -> None:
+        if reduce not in ("mean", "max"):
+            raise ValueError(f"reduce must be mean or max, not {reduce!r}")
+        super().__init__(reduce, *settings, **kwargs)
+        self.reduce = reduce
+        self.whole("limbs", torch.zeros(LIMBS))
+        self.whole("counted", torch.zeros(()))
+        self.whole("unbounded", torch.zeros(3))  # NaN, infinity, minus infinity
+        self.whole("largest", torch.tensor(torch.iinfo(torch.int64).min), "max")
 
     def update(self, values: Tensor) -> None:
-        self._parts.append(values.detach().flatten())
+        self.take(values)
 
-    def _all(self) -> Tensor:
-        if not any(part.numel() for part in self._parts):
+    def take(self, values: Tensor) -> None:
+        """Adds numbers of any shape."""
+        flat = self.here(values.flatten())
+        # an accelerator without float64 leaves this to the CPU
+        flat = (flat.cpu() if flat.device.type == "mps" else flat).double()
+        if not len(flat):
+            return
+        above, below = flat == torch.inf, flat == -torch.inf
+        limbs = exact_sum(flat.masked_fill(~flat.isfinite(), 0))
+        unbounded = torch.stack([flat.isnan().sum(), above.sum(), below.sum()])
+        self.limbs = carried(self.limbs + limbs.to(self.device))
+        self.counted = self.counted + len(flat)
+        self.unbounded = self.unbounded + unbounded.to(self.device)
+        self.largest = torch.maximum(self.largest, ordered(flat).amax().to(self.device))
+        self.fresh()
+
+    def compute(self) -> Tensor:
+        return self.number(self._mean() if self.reduce == "mean" else self._largest())
+
+    def _check(self) -> None:
+        if not int(self.counted):
             raise ValueError("the mean and the largest of no value are not defined")
-        return torch.cat(self._parts).double().cpu()
+
+    def _mean(self) -> float:
+        self._check()
+        nan, above, below = self.unbounded.tolist()
+        if nan or (above and below):
+            return math.nan
+        if above or below:
+            return math.inf if above else -math.inf
+        return rounded(self.limbs) / int(self.counted)
+
+    def _largest(self) -> float:
+        self._check()
+        return from_ordered(int(self.largest))
 
     @property
     def mean(self) -> float:
-        values = self._all()
-        return math.fsum(values.tolist()) / len(values)
+        return self.over_processes(self._mean)
 
     @property
     def max(self) -> float:
-        return float(self._all().max())
+        return self.over_processes(self._largest)

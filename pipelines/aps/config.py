@@ -120,11 +120,21 @@ class Config(RunConfig):
 
     model: Model = Model()
 
-    def known_metrics(self) -> tuple[str, ...]:
-        if not info(self.data.name).pairs:
+    def known_metrics(self) -> dict[str, tuple[str, ...]]:
+        if info(self.data.name).pairs:
+            kinds = ("equivariance", "equivariance_half_turn", "equivariance_noisy", "equivariance_white_noise")
+            return {"reconstruction": (), **dict.fromkeys(kinds, ("max_shift", "repeats"))}
+        if self.evaluate.protocol == "stillpoint":
             return super().known_metrics()
-        kinds = ("equivariance", "equivariance_half_turn", "equivariance_noisy", "equivariance_white_noise")
-        return ("reconstruction", *kinds)
+        # the authors draw one pair for a batch
+        once = ("circular", "crop", "erase", "flips")
+        return {
+            name: tuple(field for field in reads if name not in once or field != "repeats")
+            for name, reads in super().known_metrics().items()
+        }
+
+    def known_protocols(self) -> tuple[str, ...]:
+        return ("stillpoint",) if info(self.data.name).pairs else ("stillpoint", "authors")
 
 
 def form(model: Model, image_size: int) -> Form:

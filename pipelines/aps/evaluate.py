@@ -18,7 +18,8 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.catalogue import info
 from stillpoint.core.config.schema import EvaluateConfig, RunConfig
 from stillpoint.core.data.shifts import crop_window, roll
-from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result, Together, View, erased
+from stillpoint.core.evaluation.erase import Together, erased
+from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result, View
 from stillpoint.core.metrics import agreement, topk_correct
 from stillpoint.pipelines.aps import reconstruction
 
@@ -58,7 +59,7 @@ class AuthorsAccuracy:
         for means, mean in zip(self.means.values(), right, strict=True):
             means.append(mean)
 
-    def result(self) -> Result:
+    def compute(self) -> Result:
         return {name: batch_mean(m, self.sizes, weighted=self.weighted) for name, m in self.means.items()}
 
 
@@ -109,7 +110,7 @@ class AuthorsPairs:
         m = self.max_shift
         return crop_window(F.pad(images, (m, m, m, m)), [m + s for s in shift], (images.shape[2], images.shape[3]))
 
-    def result(self) -> Result:
+    def compute(self) -> Result:
         found: Result = {f"{self.name}_accuracy": self._mean(self.accuracy)} if self.accuracy else {}
         return found | {f"{self.name}_consistency": self._mean(self.consistency)}
 
@@ -146,8 +147,6 @@ def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int
     Of a U-Net, which gives images, those of `pipelines.aps.reconstruction`.
     """
     if info(config.data.name).pairs:
-        if config.evaluate.protocol == "authors":
-            raise UserError("EVALUATE.PROTOCOL authors: U-Nets are measured under our own protocol alone")
         return reconstruction.EVALUATIONS
     if config.evaluate.protocol != "authors":
         return EVALUATIONS

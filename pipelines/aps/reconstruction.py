@@ -15,7 +15,8 @@ from stillpoint.core.base.randomness import generator, uniform_integers
 from stillpoint.core.config.schema import EvaluateConfig
 from stillpoint.core.data.shifts import roll
 from stillpoint.core.evaluation.registry import Evaluation, Result, View
-from stillpoint.core.metrics import Values, nmse, psnr, ssim
+from stillpoint.core.metrics import nmse, psnr, ssim
+from stillpoint.core.metrics.accumulate import Values
 
 #: dB between 1 and float32's resolution
 FINEST = -20 * math.log10(torch.finfo(torch.float32).eps)
@@ -42,7 +43,7 @@ class Quality:
         for name, measure in self.MEASURES:
             self.values[name].update(measure(view.labels, view.logits))
 
-    def result(self) -> Result:
+    def compute(self) -> Result:
         return {f"reconstruction_{name}": values.mean for name, values in self.values.items()}
 
 
@@ -85,7 +86,7 @@ class Equivariance:
         if changes:
             self.changes.update(torch.stack(changes).amax(0))
 
-    def result(self) -> Result:
+    def compute(self) -> Result:
         found: Result = {measure: values.mean for measure, values in self.values.items()}
         if self.alter is None:
             found["psnr_change"] = self.changes.mean

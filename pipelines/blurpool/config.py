@@ -81,8 +81,15 @@ class Config(RunConfig):
 
     model: Model = Model()
 
-    def known_metrics(self) -> tuple[str, ...]:
-        return (*super().known_metrics(), "windows", "diagonal", "feature_distance")
+    def known_metrics(self) -> dict[str, tuple[str, ...]]:
+        return super().known_metrics() | {
+            "windows": ("max_shift", "repeats", "margin"),
+            "diagonal": ("max_shift", "limit_all_shifts", "margin"),
+            "feature_distance": ("max_shift", "limit_all_shifts"),
+        }
+
+    def known_protocols(self) -> tuple[str, ...]:
+        return ("stillpoint", "authors")
 
     @model_validator(mode="after")
     def _strides(self) -> "Config":

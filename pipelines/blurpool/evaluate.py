@@ -19,7 +19,8 @@ from stillpoint.core.config.schema import EvaluateConfig, RunConfig
 from stillpoint.core.data.shifts import crop_window, roll
 from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result, View
 from stillpoint.core.layers.downsample import Downsample
-from stillpoint.core.metrics import Tally, agreement
+from stillpoint.core.metrics import agreement
+from stillpoint.core.metrics.accumulate import Tally
 from stillpoint.pipelines.blurpool.config import Model
 
 
@@ -38,7 +39,7 @@ class Windows:
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
         self.seed, self.repeats, self.max_shift = seed, config.repeats, config.max_shift
-        self.pairs = Tally(config.repeats)
+        self.pairs = Tally()
 
     def update(self, view: View) -> None:
         wide, positions = _wide(view, self.max_shift)
@@ -50,7 +51,7 @@ class Windows:
             same.append(agreement(first, second))
         self.pairs.update(torch.stack(same, 1))
 
-    def result(self) -> Result:
+    def compute(self) -> Result:
         return {
             "windows_consistency": self.pairs.mean,
             "windows_consistency_standard_error": self.pairs.standard_error,
@@ -84,7 +85,7 @@ class AuthorsWindows:
             self.correct += int(agreement(first, second).sum())
             self.images += len(first)
 
-    def result(self) -> Result:
+    def compute(self) -> Result:
         return {"windows_consistency": self.correct / self.images}
 
 
@@ -112,7 +113,7 @@ class Diagonal:
             self.curves[name].append(curve.cpu())
         self.images += len(rows)
 
-    def result(self) -> Result:
+    def compute(self) -> Result:
         curves = {name: torch.cat(parts) for name, parts in self.curves.items()}
         return {
             "diagonal_images": float(self.images),
@@ -246,7 +247,7 @@ class FeatureDistance:
             self.sums[name] = self.sums.get(name, 0) + count * found
         self.images += count
 
-    def result(self) -> Result:
+    def compute(self) -> Result:
         maps = {name: total / self.images for name, total in self.sums.items()}
         deepest = list(maps.values())[-1]
         shifts = deepest.numel() - 1  # no shift at all is no distance

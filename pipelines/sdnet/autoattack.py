@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.evaluation.registry import Result, View
-from stillpoint.core.metrics import Tally, topk_correct
+from stillpoint.core.metrics import topk_correct
+from stillpoint.core.metrics.accumulate import Tally
 from stillpoint.pipelines.sdnet.pixels import Pixels
 
 #: in the order of preference; the first is in no registry
@@ -109,6 +110,6 @@ class AutoAttacked:
         )
         return made(images, labels).to(images)
 
-    def result(self) -> Result:
+    def compute(self) -> Result:
         found: Result = {f"autoattack_{norm}_accuracy": tally.mean for norm, tally in self.tallies.items()}
         return found | {"autoattack_authors_package": float(self.package == "autoattack")}

@@ -184,8 +184,17 @@ class Config(RunConfig):
     model: Model = Model()
     evaluate: Evaluate = Evaluate()
 
-    def known_metrics(self) -> tuple[str, ...]:
-        return (*super().known_metrics(), "robustness", "attack", "autoattack", "reconstructions")
+    def known_metrics(self) -> dict[str, tuple[str, ...]]:
+        radii = ("limit_attack", "attack_linf", "attack_l2")
+        return super().known_metrics() | {
+            "robustness": ("lambdas", "noise_levels", "limit_sweep", "limit_corruptions"),
+            "attack": (*radii, "attack_steps", "attack_lambdas"),
+            "autoattack": radii,
+            "reconstructions": ("pictures", "tensorboard"),
+        }
+
+    def known_protocols(self) -> tuple[str, ...]:
+        return ("stillpoint", "authors")
 
     @model_validator(mode="after")
     def _honest(self) -> "Config":

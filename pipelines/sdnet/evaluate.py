@@ -24,7 +24,8 @@ from stillpoint.core.data.sources import cifar10_c_rows
 from stillpoint.core.evaluation.attack import Norm, pgd, project
 from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result, View
 from stillpoint.core.layers.sparse_coding import SparseCoding2d
-from stillpoint.core.metrics import Tally, Values, topk_correct
+from stillpoint.core.metrics import topk_correct
+from stillpoint.core.metrics.accumulate import Tally, Values
 from stillpoint.core.metrics.corruption import mean_corruption_error
 from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines.sdnet import events
@@ -194,7 +195,7 @@ class Robustness:
         self.photographs = self.photographs and ice is not None
         return corrupt(pictures, name, severity, indices=indices, seed=0, frost_folder=ice)
 
-    def result(self) -> Result:
+    def compute(self) -> Result:
         found: Result = {"robustness_images": float(self.images), "robustness_prepared": float(self.prepared)}
         found |= {
             "robustness_published": len(self.published) / len(NAMES),
@@ -300,7 +301,7 @@ class Attack:
             for parameter in frozen:
                 parameter.requires_grad_(True)
 
-    def result(self) -> Result:
+    def compute(self) -> Result:
         first = (self.lambdas or [0.0])[0]
         found: Result = {f"attack_{norm}_accuracy": self.tallies.mean(norm, "same", first) for norm in self.NORMS}
         if self.lambdas:
@@ -340,7 +341,7 @@ class Reconstructions:
         pictures = torch.stack([self.pixels.scaled(one) for one in made])  # (1 + stages, B, C, H, W)
         self.pictures = pictures if self.pictures is None else torch.cat([self.pictures, pictures], 1)
 
-    def result(self) -> Result:
+    def compute(self) -> Result:
         return {} if self.pictures is None else {"reconstructions_pixels": self.pictures.cpu().contiguous()}
 
 

@@ -24,7 +24,8 @@ from stillpoint.core.data.loading import Batch, DeviceLoader
 from stillpoint.core.data.sets import FolderSet, ImageSet, evenly
 from stillpoint.core.data.streaming import StreamLoader
 from stillpoint.core.layers.sparse_coding import SparseCoding2d
-from stillpoint.core.metrics import Values, topk_correct
+from stillpoint.core.metrics import topk_correct
+from stillpoint.core.metrics.accumulate import Values
 from stillpoint.pipelines.sdnet.pixels import Pixels
 
 #: noise -> (function, the authors' levels from the weakest to the strongest)

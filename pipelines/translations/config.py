@@ -32,5 +32,6 @@ class Config(RunConfig):
 
     model: Model = Model()
 
-    def known_metrics(self) -> tuple[str, ...]:
-        return (*super().known_metrics(), "translated", "confusion", "samples", "maximisers")
+    def known_metrics(self) -> dict[str, tuple[str, ...]]:
+        own = {"translated": ("repeats",), "confusion": (), "samples": (), "maximisers": ()}
+        return super().known_metrics() | own

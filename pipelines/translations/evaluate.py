@@ -15,7 +15,8 @@ from stillpoint.core.config.schema import EvaluateConfig, RunConfig
 from stillpoint.core.data.shifts import crop_window
 from stillpoint.core.evaluation.maximise import class_images, neuron_images, strongest_pair_share
 from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result, View
-from stillpoint.core.metrics import Tally, agreement, topk_correct
+from stillpoint.core.metrics import agreement, topk_correct
+from stillpoint.core.metrics.accumulate import Tally
 
 #: Images of each class in the grid of samples.
 SAMPLES = 4
@@ -29,7 +30,7 @@ class Translated:
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
         self.seed, self.repeats = seed, config.repeats
-        self.pairs, self.right = Tally(config.repeats), Tally(2 * config.repeats)
+        self.pairs, self.right = Tally(), Tally()
 
     def update(self, view: View) -> None:
         wide, size = _canvas(view), (view.images.shape[2], view.images.shape[3])
@@ -47,7 +48,7 @@ class Translated:
         self.pairs.update(torch.stack(same, 1))
         self.right.update(torch.stack(right, 1))
 
-    def result(self) -> Result:
+    def compute(self) -> Result:
         return {
             "translated_accuracy": self.right.mean,
             "translated_consistency": self.pairs.mean,
@@ -67,7 +68,7 @@ class Confusion:
         counts = torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
         self.counts = counts if self.counts is None else self.counts + counts
 
-    def result(self) -> Result:
+    def compute(self) -> Result:
         if self.counts is None:
             raise ValueError("confusion has seen no image")
         return {"confusion_counts": self.counts.cpu()}
@@ -95,7 +96,7 @@ class Samples:
                 self.grid[label, self.found[label]] = image.mean(0)
                 self.found[label] += 1
 
-    def result(self) -> Result:
+    def compute(self) -> Result:
         if self.grid is None:
             raise ValueError("samples has seen no image")
         return {"samples_grid": self.grid.float().cpu()}
@@ -118,7 +119,7 @@ class Maximisers:
         self.net, self.shape = getattr(view.predict, "net", None), tuple(view.images.shape[1:])
         self.device = view.images.device
 
-    def result(self) -> Result:
+    def compute(self) -> Result:
         if self.net is None:
             raise ValueError("maximisers needs the network of an evaluation")
         wanted = class_images(self.net, self.shape, device=self.device)
@@ -141,9 +142,7 @@ def _canvas(view: View) -> Tensor:
 
 
 def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:
-    """Core's evaluations and the lesson's; there is no protocol but our own."""
-    if config.evaluate.protocol != "stillpoint":
-        raise UserError(f"EVALUATE.PROTOCOL {config.evaluate.protocol}: {config.pipeline} has no such protocol")
+    """Core's evaluations and the lesson's."""
     own: dict[str, Any] = {
         "translated": Translated,
         "confusion": Confusion,

@@ -83,5 +83,11 @@ class Config(RunConfig):
     model: Model = Model()
     evaluate: Evaluate = Evaluate()
 
-    def known_metrics(self) -> tuple[str, ...]:
-        return (*super().known_metrics(), "tencrops", "shifts", "shifts_normalised", "perturbations")
+    def known_metrics(self) -> dict[str, tuple[str, ...]]:
+        shifts = ("directions", "kl_shift", "kl_divide", "flip_shift", "limit_shifts")
+        return super().known_metrics() | {
+            "tencrops": (),
+            "shifts": shifts,
+            "shifts_normalised": shifts,
+            "perturbations": ("imagenet_p", "perturbation_steps"),
+        }

@@ -19,7 +19,8 @@ from stillpoint.core.data.formats import decode_image
 from stillpoint.core.data.sets import FolderSet, ImageSet
 from stillpoint.core.data.shifted_crops import crops_at, shift_offsets, ten_crops
 from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result, View
-from stillpoint.core.metrics import Tally, Values, topk_correct
+from stillpoint.core.metrics import topk_correct
+from stillpoint.core.metrics.accumulate import Tally, Values
 from stillpoint.core.metrics.divergence import shift_divergence
 from stillpoint.core.metrics.flip_rate import flips
 from stillpoint.core.runs.layout import Run
@@ -89,7 +90,7 @@ class TenCrops:
             paths = [stored.paths[index] for index in view.indices.tolist()]
             yield from torch.stack([ten_crops(decode_image(Path(p), p), size, resize=resize) for p in paths], 1)
 
-    def result(self) -> Result:
+    def compute(self) -> Result:
         names = ("tencrops_accuracy", "tencrops_accuracy_top5")
         return {name: tally.mean for name, tally in zip(names, self.tallies, strict=False)}
 
@@ -140,7 +141,7 @@ class Shifts:
             for step, flipped in enumerate(self._flips(coarse, direction), 1):
                 tallies = self.flipped.setdefault(direction, [])
                 if len(tallies) < step:
-                    tallies.append(Tally(flipped.shape[1]))
+                    tallies.append(Tally())
                 tallies[step - 1].update(flipped)
 
     def _flips(self, logits: Mapping[tuple[int, int], Tensor], direction: str) -> Iterator[Tensor]:
@@ -183,7 +184,7 @@ class Shifts:
             options = {"max_shift": most, "divide": divide}
             yield from torch.stack([crops_at(decode_image(Path(p), p), size, offsets, **options) for p in paths], 1)
 
-    def result(self) -> Result:
+    def compute(self) -> Result:
         if not self.images:
             raise ValueError("shifts has seen no image")
         found: Result = {

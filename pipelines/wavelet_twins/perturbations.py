@@ -91,7 +91,7 @@ class Perturbations:
             images = frames(path).to(view.images.device).float() / 255
             yield view.predict((images - mean) / std).argmax(1)
 
-    def result(self) -> Result:
+    def compute(self) -> Result:
         if self.view is None:
             raise ValueError("perturbations has seen no image")
         results: Result = {}

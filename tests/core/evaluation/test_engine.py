@@ -11,8 +11,9 @@ from stillpoint.core.base.randomness import uniform_integers
 from stillpoint.core.config.schema import EvaluateConfig
 from stillpoint.core.data.sets import ImageSet
 from stillpoint.core.evaluation.engine import evaluate
+from stillpoint.core.evaluation.erase import erased
 from stillpoint.core.evaluation.measure import InMemory
-from stillpoint.core.evaluation.registry import EVALUATIONS, View, erased
+from stillpoint.core.evaluation.registry import EVALUATIONS, View
 
 
 class Sums(nn.Module):
@@ -232,7 +233,7 @@ def test_a_pipeline_may_add_an_evaluation():
         def update(self, view):
             self.count += len(view.images)
 
-        def result(self):
+        def compute(self):
             return {"count": float(self.count)}
 
     got = evaluate(

@@ -96,7 +96,7 @@ def test_a_setting_that_is_younger_than_the_run_does_not_matter(run, data):
     assert measured(run, data, "EVALUATE.METRICS", "['accuracy']")["trained"]["accuracy"] >= 0
 
 
-def test_a_protocol_that_nobody_gives_is_refused(run, data):
+def test_a_protocol_that_the_paper_lacks_is_refused(run, data):
     with pytest.raises(UserError, match="authors"):
         measured(run, data, "EVALUATE.PROTOCOL", "authors")
 

@@ -59,7 +59,7 @@ def _shift(case: dict[str, Any]) -> dict[str, Tensor]:
         evaluation.update(view)
         for number, (first, second) in enumerate(zip(answers[0::2], answers[1::2], strict=True)):
             each[number, step] = 100 * agreement(first, second).double().mean()
-    consistency = 100 * evaluation.result()["windows_consistency"]
+    consistency = 100 * evaluation.compute()["windows_consistency"]
     return {
         "consistency": torch.tensor(consistency),
         "offsets": torch.from_numpy(evaluation.offsets),

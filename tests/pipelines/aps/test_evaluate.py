@@ -4,11 +4,11 @@ import torch
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.catalogue import DATASETS
-from stillpoint.core.config.schema import EvaluateConfig, RunConfig
+from stillpoint.core.config.schema import EvaluateConfig
 from stillpoint.core.evaluation.engine import evaluate
 from stillpoint.core.evaluation.measure import InMemory
 from stillpoint.core.evaluation.registry import EVALUATIONS
-from stillpoint.pipelines.aps.config import Model
+from stillpoint.pipelines.aps.config import Config, Model
 from stillpoint.pipelines.aps.evaluate import (
     AUTHORS,
     AUTHORS_IMAGENET,
@@ -91,7 +91,7 @@ def test_topk_of_torch_and_ours_agree_without_ties():
 def test_the_protocol_and_the_data_set_choose_the_form():
     def chosen(protocol, dataset):
         return evaluations(
-            RunConfig.model_validate(
+            Config.model_validate(
                 {"DATA": {"NAME": dataset}, "TRAIN": {"KEEP": "last"}, "EVALUATE": {"PROTOCOL": protocol}}
             )
         )

@@ -53,7 +53,7 @@ def views(batch, predict, wide_given=True, count=13):
 def measured(evaluation, batch, **options):
     for view in views(batch, Place(), **options):
         evaluation.update(view)
-    return evaluation.result()
+    return evaluation.compute()
 
 
 def test_windows_are_drawn_for_each_image_whatever_its_batch():
@@ -85,7 +85,7 @@ def test_a_small_image_is_seen_through_its_repeated_border():
     given.wide = padded
     expected = Windows(EvaluateConfig(max_shift=2, repeats=2), 0)
     expected.update(given)
-    assert measured(Windows(EvaluateConfig(max_shift=2, repeats=2), 0), 5, wide_given=False) == expected.result()
+    assert measured(Windows(EvaluateConfig(max_shift=2, repeats=2), 0), 5, wide_given=False) == expected.compute()
 
 
 def test_the_authors_windows_are_one_pair_for_a_batch_in_the_order_of_passes():

@@ -126,7 +126,7 @@ def test_autoattack_is_run_on_some_images_in_both_norms_as_its_package_does(tmp_
     shown = view(config, tmp_path)
     running.update(shown)
     assert [(call["norm"], call["eps"], call["seed"]) for call in calls] == [("Linf", 8 / 255, 3), ("L2", 0.5, 3)]
-    found = running.result()
+    found = running.compute()
     assert found.pop("autoattack_authors_package") == 1
     assert set(found) == {"autoattack_linf_accuracy", "autoattack_l2_accuracy"}
     # six of the eight images: a share of sixths
@@ -158,7 +158,7 @@ def test_torchattacks_is_used_where_the_authors_package_is_not(tmp_path, monkeyp
     assert torch.equal(before, torch.get_rng_state())
     assert all(parameter.requires_grad for parameter in shown.predict.net.parameters())
     assert calls == [("Linf", 8 / 255, "standard", 10, 3), ("L2", 0.5, "standard", 10, 3)]
-    assert running.result()["autoattack_authors_package"] == 0
+    assert running.compute()["autoattack_authors_package"] == 0
 
 
 def test_an_attack_that_leaves_its_ball_is_not_believed(tmp_path, monkeypatch):

@@ -112,7 +112,7 @@ def test_robustness_measures_all_corruptions_and_noises_and_tells_where_they_cam
     config = configured()
     running = evaluations(config)["robustness"](config.evaluate, 0)
     running.update(view(config, data))
-    found = running.result()
+    found = running.compute()
     assert found["robustness_images"] == 6 and found["robustness_prepared"] == found["robustness_photographs"] == 0
     severities = found["robustness_severities"]
     assert severities.shape == (19, 5)
@@ -127,7 +127,7 @@ def test_a_plain_network_has_no_lambda_and_no_line(data):
     for name in ("robustness", "attack"):
         running = evaluations(config)[name](config.evaluate, 0)
         running.update(view(config, data))
-        assert not any("line" in key or "lambdas" in key or "curves" in key for key in running.result())
+        assert not any("line" in key or "lambdas" in key or "curves" in key for key in running.compute())
 
 
 class Noted(Predictor):
@@ -185,7 +185,7 @@ def test_the_authors_choose_lambda_on_the_noise_that_they_measure(data):
     running = evaluations(config)["robustness"](config.evaluate, 0)
     running.update(view(config, data))
     best = running.sweep.accuracy[1:3].max(1).mean()
-    assert running.result()["robustness_levels_chosen_gaussian_accuracy"] == pytest.approx(best)
+    assert running.compute()["robustness_levels_chosen_gaussian_accuracy"] == pytest.approx(best)
 
 
 def test_an_attack_leaves_the_network_as_it_was_and_does_not_help(data):
@@ -194,7 +194,7 @@ def test_an_attack_leaves_the_network_as_it_was_and_does_not_help(data):
     before = {name: value.clone() for name, value in shown.predict.net.state_dict().items()}
     running = evaluations(config)["attack"](config.evaluate, 0)
     running.update(shown)
-    found = running.result()
+    found = running.compute()
     none, same, _ = found["attack_linf_curves"]
     assert found["attack_linf_accuracy"] == same[0] and (same <= none).all()
     assert found["attack_lambdas"].tolist() == [0.1, 0.4, 0.8]
@@ -207,13 +207,13 @@ def test_reconstructions_show_every_stage_of_the_network_that_can_be_inverted(da
     config = configured("sdnet18_all_noshortcut", "EVALUATE.PICTURES", "3")
     shown, running = view(config, data), evaluations(config)["reconstructions"](config.evaluate, 0)
     running.update(shown)
-    pictures = running.result()["reconstructions_pixels"]
+    pictures = running.compute()["reconstructions_pixels"]
     assert pictures.shape == (6, 3, 1, 32, 32)
     assert torch.allclose(pictures[0].float(), shown.images[[0, 2, 5]] * 0.2906 + 0.1718, atol=1e-6)
     other = configured("sdnet18")
     running = evaluations(other)["reconstructions"](other.evaluate, 0)
     running.update(view(other, data))
-    assert running.result() == {}
+    assert running.compute() == {}
 
 
 @pytest.fixture

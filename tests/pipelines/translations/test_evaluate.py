@@ -88,6 +88,5 @@ def test_images_without_a_canvas_are_refused():
 
 
 def test_another_protocol_is_refused():
-    config = pipelines.configure("translations/TwoFullNet", "digits", ["EVALUATE.PROTOCOL", "authors"])
-    with pytest.raises(UserError, match="no such protocol"):
-        pipelines.evaluations(config)
+    with pytest.raises(UserError, match="translations measures by its own protocol alone"):
+        pipelines.configure("translations/TwoFullNet", "digits", ["EVALUATE.PROTOCOL", "authors"])

@@ -1,0 +1,66 @@
+"""The evaluations by name, without torch: where each lives, which settings it reads, and its columns in a table.
+
+A new one is a file of `stillpoint.core.evaluation` and a line here. A paper's own are said by its configuration.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a number of ``metrics.json`` is shown: heading, unit (percent: files hold fractions), which way is better.
+
+    A number that is not a percentage and has a unit, such as nats, is shown as it is stored.
+    """
+
+    key: str
+    title: str
+    unit: str = "%"
+    better: str = "higher"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One evaluation: its factory as ``file:name``, and the fields of the EVALUATE section that it reads."""
+
+    home: str
+    reads: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = ()
+
+
+#: in the order of a table's columns
+EVALUATIONS: dict[str, Entry] = {
+    "accuracy": Entry(
+        "accuracy:OnUnshifted",
+        columns=(Column("accuracy", "accuracy"), Column("accuracy_top5", "accuracy, top 5")),
+    ),
+    "circular": Entry(
+        "pairs:ShiftPairs",
+        ("max_shift", "repeats"),
+        (
+            Column("circular_consistency", "circular consistency"),
+            Column("circular_max_logit_change", "largest relative logit change", unit="", better="lower"),
+        ),
+    ),
+    "crop": Entry("pairs:crop", ("max_shift", "repeats"), (Column("crop_consistency", "crop consistency"),)),
+    "fractional": Entry(
+        "fractional:Fractional", ("fractions",), (Column("fractional_consistency", "sub-pixel consistency"),)
+    ),
+    "flips": Entry(
+        "pairs:flips",
+        ("max_shift", "repeats"),
+        (Column("flips_consistency", "consistency on half-turned images"),),
+    ),
+    "erase": Entry(
+        "erase:erase",
+        ("max_shift", "repeats", "erase"),
+        tuple(Column(f"erase{side}_consistency", f"consistency, {side}x{side} erased") for side in (3, 6, 9)),
+    ),
+    "all_shifts": Entry("all_shifts:AllShifts", ("limit_all_shifts",)),
+}
+#: every column of these evaluations
+COLUMNS = tuple(column for entry in EVALUATIONS.values() for column in entry.columns)
+#: evaluation -> the settings that it reads
+READS = {name: entry.reads for name, entry in EVALUATIONS.items()}
+#: the files of `stillpoint.core.evaluation` that hold them
+FILES = tuple(sorted({entry.home.partition(":")[0] for entry in EVALUATIONS.values()}))

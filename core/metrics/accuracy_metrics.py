@@ -1,0 +1,65 @@
+"""Accuracy as torchmetrics `Metric`s: of the images as they are, and of each image at its worst shift."""
+
+from typing import Any
+
+import torch
+
+from stillpoint.core.metrics.accumulate import Tally
+from stillpoint.core.metrics.accuracy import topk_correct
+from stillpoint.core.metrics.outputs import Output, as_tensor, is_network
+from stillpoint.core.metrics.views import every_shift, predictor
+
+
+class Accuracy(Tally):
+    """Fraction of images whose label is among the `top_k` highest logits: ``update(net, images, labels)`` or
+    ``update(logits, labels)``. Equal logits are ranked by class number; a row that holds a NaN is never right.
+    """
+
+    def __init__(self, *, top_k: int = 1, output: Output | None = None, **kwargs: Any) -> None:
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, not {top_k}")
+        super().__init__(top_k, **kwargs)
+        self.top_k, self.output = top_k, output
+
+    def update(self, first: Any, second: Any, labels: Any = None) -> None:
+        if is_network(first):
+            logits, labels = predictor(first, self.output)(as_tensor(second)), needed(labels)
+        else:
+            logits, labels = as_tensor(first), second
+        self.count(topk_correct(logits, as_tensor(labels).to(logits.device), (self.top_k,))[:, 0])
+
+
+class WorstShiftAccuracy(Tally):
+    """Fraction of images that are right at every shift.
+
+    With a network, ``update(net, images, labels)``: at each of the H x W circular shifts, `batch_size` views at a time.
+    With logits, ``update(logits, labels)``: at each of the S views of (B, S, K).
+    """
+
+    def __init__(self, *, batch_size: int = 250, output: Output | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.batch_size, self.output = batch_size, output
+
+    def update(self, first: Any, second: Any, labels: Any = None) -> None:
+        if is_network(first):
+            images, predict = as_tensor(second), predictor(first, self.output)
+            classes = as_tensor(needed(labels)).to(images.device)
+            right = [
+                topk_correct(predict(moved), classes[image])[:, 0]
+                for image, moved in every_shift(images, self.batch_size)
+            ]
+            self.count(torch.cat(right).view(-1, len(images)).all(0))
+            return
+        logits = as_tensor(first)
+        if logits.ndim != 3:
+            raise ValueError(f"logits of shifts are (B, S, K), got shape {tuple(logits.shape)}")
+        classes = as_tensor(second).to(logits.device)
+        views = [topk_correct(view, classes)[:, 0] for view in logits.unbind(1)]
+        self.count(torch.stack(views, 1).all(1))
+
+
+def needed(labels: Any) -> Any:
+    """`labels`; a ValueError that says where to put them when there are none."""
+    if labels is None:
+        raise ValueError("the right classes are needed: update(net, images, labels=labels), or update(logits, labels)")
+    return labels
