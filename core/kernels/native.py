@@ -9,21 +9,20 @@ only slower.
 
 import contextlib
 import ctypes
-import fcntl
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
 import warnings
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from stillpoint.core.base.files import atomic_path
+from stillpoint.core.kernels.cache import KernelsMissing, folder, locked, reported, seal, sound
 
-_FOLDER = Path(__file__).resolve().parent / "csrc"
+_FOLDER = Path(__file__).parent / "csrc"
 # Contraction to fused multiply-adds may differ between the vector body and the tail of a loop, and so between pixels;
 # the wavelet packets have no such tails.
 _CONTRACTION = {"pool": "-ffp-contract=off", "packets": "-ffp-contract=fast"}
@@ -32,6 +31,10 @@ _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC")
 # loaded, so both share one pool of threads.
 _EXTRAS = (("-march=native", "-mprefer-vector-width=512", "-fopenmp"), ("-march=native", "-fopenmp"), ("-fopenmp",), ())
 _SECONDS = 120
+_NO_ROOM, _REPAIR = "No space left on device", "repair it, or name another compiler in CXX"
+
+# what was asked for in this process and is not there
+_missing: set[tuple[str, str]] = set()
 
 
 def enabled() -> bool:
@@ -39,37 +42,25 @@ def enabled() -> bool:
     return os.environ.get("STILLPOINT_KERNELS", "1") != "0"
 
 
-def folder() -> Path:
-    """Where compiled kernels are kept: $STILLPOINT_CACHE, else stillpoint/ in the user's cache folder."""
-    if given := os.environ.get("STILLPOINT_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stillpoint"
-
-
 @cache
 def library(number: str, source: str = "pool") -> ctypes.CDLL | None:
     """The kernels of csrc/`source`.cpp for "float", "double" or "BFloat16", or None where plain PyTorch has to do.
 
-    Warns where there is no way to compile them.
+    Warns where there is no way to compile or to keep them, with the cause and what helps against it.
     """
     if not enabled():
         return None
     try:
         return _load(_built(number, source), source)
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+    except KernelsMissing as missing:
+        _missing.add((number, source))
         warnings.warn(
-            f"the fast CPU kernels could not be built ({error}), so plain PyTorch is used, a few times slower; "
-            f"{_advice(error)}, or set STILLPOINT_KERNELS=0 to be silent",
+            f"the fast CPU kernels are not to be had ({missing}), so plain PyTorch is used, a few times slower; "
+            f"{missing.remedy}, or set STILLPOINT_KERNELS=0 to be silent",
             RuntimeWarning,
             stacklevel=2,
         )
         return None
-
-
-def _advice(error: Exception) -> str:
-    if isinstance(error, subprocess.TimeoutExpired):
-        return "start again when the machine is less busy"
-    return "install g++"
 
 
 def available(number: str, source: str = "pool") -> bool:
@@ -82,6 +73,11 @@ def available(number: str, source: str = "pool") -> bool:
 available._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+def complete() -> bool:
+    """Whether all compiled kernels that this process has asked for are there, and those for float32."""
+    return available("float") and not _missing
+
+
 def compiler() -> str | None:
     """Path of the C++ compiler: $CXX, else g++, clang++ or c++."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
@@ -89,41 +85,49 @@ def compiler() -> str | None:
 
 
 def _built(number: str, source: str) -> Path:
-    """The shared library for this source and this processor, compiled if it is not there yet."""
+    """The shared library for this source and this processor, compiled if it is not there yet or not whole."""
     code = b"".join(path.read_bytes() for path in sorted(_FOLDER.iterdir()))
     options = number, _FLAGS, _CONTRACTION[source], _EXTRAS, _processor()
     key = hashlib.sha256(code + repr(options).encode()).hexdigest()[:16]
     path = folder() / f"{source}-{number}-{key}.so"
-    if path.is_file():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_suffix(".lock")):
-        if not path.is_file():  # another process may have built it while this one waited
+    with reported(path.parent):
+        if sound(path):
+            return path
+    with locked(path.with_suffix(".lock")), reported(path.parent):
+        if not sound(path):  # another process may have built it while this one waited
             _compile(path, number, source)
+            seal(path)
     return path
 
 
 def _compile(path: Path, number: str, source: str) -> None:
     command = compiler()
     if command is None:
-        raise RuntimeError("there is no C++ compiler")
+        given = os.environ.get("CXX")
+        cause = f"CXX={given} names no program" if given else "there is no C++ compiler"
+        raise KernelsMissing(cause, "name one that is there" if given else "install g++")
     complaint = ""
     for extra in _EXTRAS:
         options = (_CONTRACTION[source], *extra, f"-DNUMBER={number}")
-        with atomic_path(path) as temporary:
-            done = subprocess.run(
-                [command, *_FLAGS, *options, str(_FOLDER / f"{source}.cpp"), "-o", str(temporary)],
-                capture_output=True,
-                text=True,
-                timeout=_SECONDS,
-                check=False,
-            )
-            if done.returncode == 0:
-                return
-            temporary.touch()
-        path.unlink()
-        complaint = complaint or done.stderr.strip().partition("\n")[0]
-    raise RuntimeError(f"{command} failed: {complaint}")
+        try:
+            with atomic_path(path) as temporary:
+                _run([command, *_FLAGS, *options, str(_FOLDER / f"{source}.cpp"), "-o", str(temporary)])
+            return
+        except subprocess.CalledProcessError as failed:
+            if _NO_ROOM in failed.stderr:
+                remedy = "make room on it, or set TMPDIR and STILLPOINT_CACHE to folders on another disk"
+                raise KernelsMissing(f"the disk is full: {command} could not write", remedy) from failed
+            complaint = complaint or failed.stderr.strip().partition("\n")[0] or f"exit status {failed.returncode}"
+        except subprocess.TimeoutExpired as slow:
+            raise KernelsMissing(str(slow), "start again when the machine is less busy") from slow
+    raise KernelsMissing(f"{command} failed: {complaint}", _REPAIR)
+
+
+def _run(command: list[str]) -> None:
+    try:
+        subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=True)
+    except OSError as broken:
+        raise KernelsMissing(f"{command[0]} cannot be started: {broken.strerror}", _REPAIR) from broken
 
 
 def _processor() -> str:
@@ -134,15 +138,15 @@ def _processor() -> str:
     return f"{platform.machine()} {platform.processor()}"
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _load(path: Path, source: str) -> ctypes.CDLL:
-    found = ctypes.CDLL(str(path))
+    try:
+        found = ctypes.CDLL(str(path))
+    except OSError as error:
+        if "failed to map" in str(error) or "Operation not permitted" in str(error):
+            raise KernelsMissing(
+                f"programs may not run from {path.parent}", "set STILLPOINT_CACHE to a folder where they may"
+            ) from error
+        raise KernelsMissing(f"{path} cannot be loaded: {error}", "name another compiler in CXX") from error
     whole, pointer = ctypes.c_int64, ctypes.c_void_p
     if source == "packets":
         found.stillpoint_packets.argtypes = [*[pointer] * 6, whole, whole]

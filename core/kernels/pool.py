@@ -21,7 +21,7 @@ PADDINGS = {"reflect": 0, "replicate": 1, "zeros": 2, "circular": 3}
 _CRITERIA = {"l2": 0, "l1": 1, "l_infty": 2, "max": 3, "l2_min": 4, "l1_min": 5}
 CPU = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "BFloat16"}
 _GPU = (torch.float32, torch.bfloat16, torch.float16)
-_HAS_TRITON = find_spec("triton") is not None
+HAS_TRITON = find_spec("triton") is not None
 
 
 def fused(x: Tensor, *, size: int = 1, padding: str = "circular", pad_off: int = 0) -> bool:
@@ -43,7 +43,7 @@ def fused(x: Tensor, *, size: int = 1, padding: str = "circular", pad_off: int =
 
 def triton_takes(x: Tensor) -> bool:
     """Whether a Triton kernel may answer for this tensor: on a GPU, of a dtype of theirs, and not switched off."""
-    return x.device.type == "cuda" and x.dtype in _GPU and _HAS_TRITON and native.enabled()
+    return x.device.type == "cuda" and x.dtype in _GPU and HAS_TRITON and native.enabled()
 
 
 def blur_pool2d(

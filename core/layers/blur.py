@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillpoint.core import kernels
-from stillpoint.core.layers._precision import without_autocast
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
 from stillpoint.core.layers.padding import check_padding, pad
 from stillpoint.core.layers.phases import check_phase, take_phase
+from stillpoint.core.layers.precision import without_autocast
 
 SIZES = range(1, 8)
 

@@ -12,34 +12,17 @@ iterations are the same in all schemes; ``A`` and ``A^T`` are adjoint for every 
 """
 
 import math
-from contextlib import nullcontext
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-# torch.compiler.disable, but for importing the compiler, seconds, only when it is at work
-from torch._compile import _disable_dynamo
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from stillpoint.core.kernels.pool import plain_only
-from stillpoint.core.layers._proximal import (
-    Convolution,
-    LinearMap,
-    Matrix,
-    ProximalStep,
-    Scheme,
-    address,
-    check_options,
-    check_sizes,
-    iterate,
-    largest_eigenvalue,
-    repeated,
-    step_for,
-    underlying,
-    unit_atoms,
-    unobserved,
-)
+from stillpoint.core.layers.dictionary import LearntDictionary
+from stillpoint.core.layers.linear_maps import Convolution, LinearMap, Matrix, check_sizes, repeated
+from stillpoint.core.layers.proximal_gradient import ProximalStep, Scheme, check_options, iterate
+from stillpoint.core.layers.step_size import largest_eigenvalue, step_for
 
 #: On a CPU a batch is coded in blocks, one after another, of so many images at least: what an iteration holds for a
 #: moment, and what backward adds to what was kept, is then that of a block. Two halve the peak of a forward pass alone,
@@ -120,133 +103,7 @@ def sparse_coding1d(
     return _code(rows, Matrix(weight), step, recompute, options).view(*x.shape[:-1], len(weight))
 
 
-class _Measured(NamedTuple):
-    """A step, and what it was measured of: a dictionary at a version of it, and the shape of an image's code.
-
-    The dictionary is held, so that no other one comes to lie where it lay.
-    """
-
-    weight: Tensor
-    step: Tensor
-    version: int
-    shape: tuple[int, ...]
-
-    def serves(self, weight: Tensor, shape: tuple[int, ...]) -> bool:
-        same = self.weight.data_ptr() == address(weight) and self.weight._version == self.version
-        return same and self.shape == shape
-
-
-class _SparseCoding(nn.Module):
-    """The dictionary, and a step size that belongs to it: what both layers share.
-
-    In training every forward measures the step, on the dictionary as the optimiser left it and starting from the last
-    eigenvector (a step or two, then), and scales the atoms to unit norm in place: the authors' order. In evaluation
-    nothing is changed: the step is measured once per dictionary and image size, on the unit atoms, from a fixed start.
-    So an evaluation is a function of weights and input, and evaluating leaves no trace in a training. (A change made
-    in evaluation through ``weight.data``, which no tensor tells of, is seen from the next ``eval()`` on, and so is, by
-    an exporter, another parameter in the place of `weight`.) With ``measure = False`` both take `step_size` as it is
-    stored, and `update_step_size` is the caller's to call.
-
-    The last eigenvector is a non-persistent buffer: whoever resumes a training bitwise keeps it with the state.
-    """
-
-    weight: nn.Parameter
-    step_size: Tensor
-    eigenvector: Tensor | None
-
-    def __init__(self, weight: Tensor, penalty: float, normalise: bool, recompute: bool, **options: Any) -> None:
-        super().__init__()
-        check_options(penalty=penalty, **{name: options[name] for name in ("iterations", "ridge", "scheme")})
-        self.weight = nn.Parameter(nn.init.kaiming_uniform_(weight))
-        self.register_buffer("step_size", torch.tensor(0.1, device=weight.device, dtype=weight.dtype))
-        self.register_buffer("eigenvector", None, persistent=False)
-        self.penalty, self.normalise, self.recompute, self.options = penalty, normalise, recompute, options
-        self.measure = True
-        self._evaluation: _Measured | None = None
-        # in a tuple, which torch does not look into for parameters and constants
-        self._seen: tuple[Tensor, ...] = ()
-
-    def _map(self, weight: Tensor, x: Tensor) -> LinearMap:
-        return Matrix(weight)
-
-    @_disable_dynamo
-    def dictionary(self) -> Tensor:
-        """The atoms that codes refer to: `weight`, of unit norm unless ``normalise=False``."""
-        if self.training:
-            return self.weight  # normalised in place by the forward
-        atoms = unit_atoms(self.weight) if self.normalise else self.weight.view_as(self.weight)
-        if atoms.requires_grad:
-            # after a backward an optimiser may have moved the atoms; the fused ones raise no version counter
-            atoms.register_hook(self._forget)
-        return atoms
-
-    def _forget(self, _: Tensor | None = None) -> None:
-        self._evaluation = None
-
-    def train(self, mode: bool = True) -> Self:
-        self._forget()
-        self._seen = (self.weight.detach(),)
-        return super().train(mode)
-
-    def _apply(self, *args: Any, **options: Any) -> Self:
-        self._seen = ()
-        return super()._apply(*args, **options)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_evaluation": None, "_seen": ()}
-
-    @torch.no_grad()
-    def update_step_size(self, x: Tensor) -> None:
-        """Measures `step_size` for `weight` as it is and inputs shaped like `x`, from the last eigenvector."""
-        a = self._map(self.weight, x)
-        start = self.eigenvector
-        if start is not None and start.shape[1:] != a.code_shape:
-            start = None
-        largest, self.eigenvector = largest_eigenvalue(a, start)
-        self.step_size = step_for(largest).to(self.step_size.dtype)
-
-    @torch.no_grad()
-    def normalise_(self) -> None:
-        """Scales every atom to unit norm in place, and leaves `step_size` as it is."""
-        # by .data: atoms that are unit already change by a rounding at most, so a graph that holds them stays valid
-        self.weight.data.copy_(unit_atoms(self.weight))
-
-    @_disable_dynamo
-    def _step(self, x: Tensor) -> Tensor:
-        if self.training:
-            if self.measure:
-                self.update_step_size(x)
-            if self.normalise:
-                self.normalise_()
-            return self.step_size
-        if not self.measure:
-            return self.step_size
-        a, held = self._map(self.weight, x), self._evaluation
-        # an exporter puts a tensor without numbers in the place of the dictionary
-        weight = self._seen[0] if self._seen and torch.compiler.is_exporting() else underlying(self.weight)
-        if held is not None and held.serves(weight, a.code_shape):
-            return held.step
-        readable = address(weight) != 0
-        with torch.no_grad(), unobserved() if readable else nullcontext():
-            source = weight if readable else self.weight
-            a.weight = unit_atoms(source) if self.normalise else source
-            step = step_for(largest_eigenvalue(a)[0])
-        # atoms made in inference mode have no version that tells a change: measured every time
-        if readable and not weight.is_inference() and not torch.compiler.is_exporting():
-            self._evaluation = _Measured(weight, step, weight._version, a.code_shape)
-        return step
-
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
-        self._seen = ()
-        super()._load_from_state_dict(state, prefix, *args)
-        weight = state.get(f"{prefix}weight")
-        if self.normalise and weight is not None:
-            empty = (weight.flatten(1) == 0).all(dim=1).nonzero().flatten().tolist()
-            if empty:
-                args[-1].append(f"{prefix}weight: atoms {empty} are zero; every atom of a dictionary needs a direction")
-
-
-class SparseCoding2d(_SparseCoding):
+class SparseCoding2d(LearntDictionary):
     """`sparse_coding2d` with a learnt dictionary `weight` (dictionary_size, expansion * channels, k, k).
 
     (B, C, H, W) -> (B, dictionary_size, H', W'), any H and W at any time. `penalty` may be set after construction, as
@@ -285,19 +142,19 @@ class SparseCoding2d(_SparseCoding):
         self.expansion, self.stride, self.padding = expansion, stride, padding
         self.adaptive_penalty = adaptive_penalty
 
-    def _map(self, weight: Tensor, x: Tensor) -> LinearMap:
+    def linear_map(self, weight: Tensor, x: Tensor) -> LinearMap:
         if x.ndim != 4:
             raise ValueError(f"x has {x.ndim} dimensions; a batch of images has 4")
         return Convolution(weight, self.stride, self.padding, (x.shape[2], x.shape[3]))
 
     def effective_penalty(self, x: Tensor) -> float:
         """The penalty that inputs of this size get."""
-        code_shape = self._map(self.weight, x).code_shape
+        code_shape = self.linear_map(self.weight, x).code_shape
         return self.penalty * (x[0].numel() / math.prod(code_shape) if self.adaptive_penalty else 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         options: dict[str, Any] = {
-            "step": self._step(x),
+            "step": self.step(x),
             "penalty": self.effective_penalty(x),
             "recompute": self.recompute,
         }
@@ -322,7 +179,7 @@ class SparseCoding2d(_SparseCoding):
         )
 
 
-class SparseCoding1d(_SparseCoding):
+class SparseCoding1d(LearntDictionary):
     """`sparse_coding1d` with a learnt dictionary `weight` (dictionary_size, expansion * channels).
 
     Everything else is as in `SparseCoding2d`.
@@ -352,7 +209,7 @@ class SparseCoding1d(_SparseCoding):
         self.expansion = expansion
 
     def forward(self, x: Tensor) -> Tensor:
-        options: dict[str, Any] = {"step": self._step(x), "penalty": self.penalty, "recompute": self.recompute}
+        options: dict[str, Any] = {"step": self.step(x), "penalty": self.penalty, "recompute": self.recompute}
         return sparse_coding1d(x, self.dictionary(), **options, **self.options)
 
     def reconstruct(self, code: Tensor) -> Tensor:

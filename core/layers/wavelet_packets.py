@@ -2,7 +2,7 @@
 
 Source: Leterme, Polisano, Perrier, Alahari, "From CNNs to Shift-Invariant Twin Models Based on Complex Wavelets", after
 Bayram and Selesnick, "On the dual-tree complex wavelet packet and M-band transforms" (IEEE Trans. Signal Processing
-2008). With psi_p = a_p + i b_p the complex filter of a 1-D path p (see `_wavelet_filters`), the two maps of a packet
+2008). With psi_p = a_p + i b_p the complex filter of a 1-D path p (see `wavelet_filters`), the two maps of a packet
 are
 
     A = psi_v (vertical) psi_h (horizontal),    B = psi_v (vertical) conj(psi_h) (horizontal),
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from stillpoint.core.kernels import packets as kernel
 from stillpoint.core.kernels.correlation import strided_correlation
 from stillpoint.core.kernels.pool import plain_only
-from stillpoint.core.layers._wavelet_filters import (
+from stillpoint.core.layers.padding import pad
+from stillpoint.core.layers.wavelet_filters import (
     check_geometry,
     computing_order,
     group_maps,
@@ -32,7 +33,6 @@ from stillpoint.core.layers._wavelet_filters import (
     tree_filters,
     zero_padding,
 )
-from stillpoint.core.layers.padding import pad
 
 Part = Literal["complex", "real"]
 PADDINGS = ("zeros", "circular", "valid")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.kernels.arithmetic import arithmetic
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,6 +67,8 @@ def provenance(config: RunConfig, data_digest: str, device: torch.device, second
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": device_name(device),
+        # other kernels are other last bits: such runs share no mean
+        "kernels": arithmetic(device),
         "seed": config.seed,
         "seconds": round(seconds, 3),
         "peak_memory_bytes": peak_memory(device),

@@ -14,9 +14,9 @@ from torch import nn
 from stillpoint.core.backbones.alexnet import AlexNet
 from stillpoint.core.backbones.resnet import BasicBlock, ResNet
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.layers._wavelet_filters import qshift_filters
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.complex_modulus import ModulusBatchNorm2d, ModulusBias2d
+from stillpoint.core.layers.wavelet_filters import qshift_filters
 from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d
 from stillpoint.core.runs.foreign import translate, unwrapped
 

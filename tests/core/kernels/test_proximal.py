@@ -3,7 +3,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from stillpoint.core.kernels import proximal
-from stillpoint.core.layers import _proximal
+from stillpoint.core.layers import proximal_gradient
 from stillpoint.core.layers.sparse_coding import sparse_coding2d
 
 SHRINK, THRESHOLD = torch.tensor(0.8, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
@@ -41,7 +41,7 @@ def test_a_layer_gives_the_same_by_the_operator_and_by_the_plain_code(monkeypatc
 
     want = run()
     steps = []
-    monkeypatch.setattr(_proximal, "fused", lambda *given: not steps.append(given))
+    monkeypatch.setattr(proximal_gradient, "fused", lambda *given: not steps.append(given))
     for mine, exact in zip(run(), want, strict=True):
         torch.testing.assert_close(mine, exact)
     assert len(steps) == 3

@@ -133,8 +133,8 @@ def test_forward_mode_derivatives_leave_no_tangent_behind() -> None:
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(layer.weight.detach(), tangent)
         moved = forward_ad.unpack_dual(torch.func.functional_call(layer, {"weight": dual}, (X,))).tangent
-        assert layer._evaluation is not None
-        assert forward_ad.unpack_dual(layer._evaluation.step).tangent is None
+        assert layer._evaluated is not None
+        assert forward_ad.unpack_dual(layer._evaluated.step).tangent is None
     assert moved is not None and moved.abs().sum() > 0
     torch.testing.assert_close(torch.func.jvp(layer, (X,), (X,))[0], layer(X))
 

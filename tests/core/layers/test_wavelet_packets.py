@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from stillpoint.core.layers._wavelet_filters import (
+from stillpoint.core.layers.wavelet_filters import (
     computing_order,
     group_maps,
     qshift_filters,

@@ -6,6 +6,7 @@ import subprocess
 import torch
 
 from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.kernels import native
 from stillpoint.core.runs import provenance as origin
 
 
@@ -15,7 +16,21 @@ def test_it_is_json_and_names_code_data_and_settings():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["seed"] == 4 and found["data_digest"] == "abc" and found["config_digest"] == config.digest()
     assert found["torch"] == torch.__version__ and found["seconds"] == 1.235
+    assert found["kernels"] in ("compiled", "plain")
     assert 10**7 < found["peak_memory_bytes"] < 10**12
+
+
+def test_it_says_whether_kernels_answered(monkeypatch):
+    def kernels(device):
+        return origin.provenance(RunConfig(), "abc", torch.device(device), 1.0)["kernels"]
+
+    assert kernels("cpu") == "compiled"
+    assert kernels("meta") == "plain"
+    monkeypatch.setenv("STILLPOINT_KERNELS", "0")
+    native.library.cache_clear()
+    assert kernels("cpu") == "plain"
+    monkeypatch.delenv("STILLPOINT_KERNELS")
+    native.library.cache_clear()
 
 
 def git(folder, *arguments):

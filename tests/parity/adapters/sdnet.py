@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillpoint.core.data.corruptions import apply_seeded
-from stillpoint.core.layers._proximal import repeated
+from stillpoint.core.layers.linear_maps import repeated
 from stillpoint.core.layers.sparse_coding import SparseCoding1d, SparseCoding2d, sparse_coding1d, sparse_coding2d
 from stillpoint.pipelines.sdnet.config import Model
 from stillpoint.pipelines.sdnet.models import build, sparse_layers

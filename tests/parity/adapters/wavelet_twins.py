@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from stillpoint.core.backbones.alexnet import AlexNet
 from stillpoint.core.backbones.resnet import ResNet
 from stillpoint.core.data.shifted_crops import one_crop, shifted_crops, ten_crops
-from stillpoint.core.layers._wavelet_filters import qshift_filters
 from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.complex_modulus import ModulusBatchNorm2d
+from stillpoint.core.layers.wavelet_filters import qshift_filters
 from stillpoint.core.layers.wavelet_packets import wavelet_packets2d
 from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletTwin2d
 from stillpoint.core.metrics.accuracy import topk_accuracy

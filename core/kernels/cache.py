@@ -1,0 +1,110 @@
+"""The folder where compiled kernels are kept, and the question whether what lies in it may be loaded.
+
+A library is code that runs as the user: it is loaded only with its digest beside it, from files and a folder that
+nobody else can have written. A cut, empty or altered one is built again; one of a wrong owner or mode is refused.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.files import atomic_path
+
+_ELSEWHERE = "set STILLPOINT_CACHE to a folder of your own"
+_OTHER_DISK = "make room on it, or set STILLPOINT_CACHE to a folder on another disk"
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of the disk is used up"}
+_UNWRITABLE = {
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "there is no permission",
+    errno.EPERM: "there is no permission",
+}
+#: what a file system without locks answers; files are whole or absent, so that two may compile the same
+_LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)
+
+
+class KernelsMissing(Exception):
+    """Why there are no compiled kernels, as a part of a sentence; `remedy` is what the user may do about it."""
+
+    def __init__(self, cause: str, remedy: str) -> None:
+        super().__init__(cause)
+        self.remedy = remedy
+
+
+def folder() -> Path:
+    """Where compiled kernels are kept: $STILLPOINT_CACHE, else stillpoint/ in the user's cache folder."""
+    if given := os.environ.get("STILLPOINT_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stillpoint"
+
+
+@contextlib.contextmanager
+def reported(place: Path) -> Iterator[None]:
+    """Within it, a folder that cannot be made or a file that cannot be written is a `KernelsMissing`."""
+    try:
+        yield
+    except UserError as full:  # a file that could not be made whole for want of room
+        raise KernelsMissing(str(full), _OTHER_DISK) from full
+    except OSError as error:
+        if reason := _FULL.get(error.errno or 0):
+            raise KernelsMissing(f"{reason}: nothing can be kept in {place}", _OTHER_DISK) from error
+        reason = _UNWRITABLE.get(error.errno or 0, error.strerror or str(error))
+        raise KernelsMissing(f"{place} cannot be written: {reason}", _ELSEWHERE) from error
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Makes the folder of `path`, for its user alone, and holds the lock of that name within it."""
+    with contextlib.ExitStack() as stack:
+        with reported(path.parent):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            refuse_foreign(path.parent)
+            file = stack.enter_context(path.open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in _LOCKLESS:
+                    raise
+        yield
+
+
+def refuse_foreign(path: Path) -> None:
+    """`KernelsMissing` where somebody else but root owns a file or folder, or may write it."""
+    about = path.stat()
+    if about.st_uid not in (os.geteuid(), 0):
+        raise KernelsMissing(f"{path} belongs to another user (uid {about.st_uid})", _ELSEWHERE)
+    if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mode = oct(stat.S_IMODE(about.st_mode)).removeprefix("0o")
+        raise KernelsMissing(
+            f"others may write {path} (mode {mode})", f"take that from them with `chmod go-w`, or {_ELSEWHERE}"
+        )
+
+
+def digest_file(library: Path) -> Path:
+    """Where the digest of a library stands."""
+    return library.with_name(f"{library.name}.sha256")
+
+
+def seal(library: Path) -> None:
+    """Writes the digest of a library that was built just now, and takes both files from everybody else."""
+    library.chmod(0o700)
+    with atomic_path(digest_file(library)) as temporary:
+        temporary.write_text(hashlib.sha256(library.read_bytes()).hexdigest() + "\n")
+        temporary.chmod(0o600)
+
+
+def sound(library: Path) -> bool:
+    """Whether a library is there and is what was built. `KernelsMissing` where its owner or mode are wrong."""
+    digest = digest_file(library)
+    try:
+        # the folder first: it decides whether the rest can be trusted
+        for path in (library.parent, library, digest):
+            refuse_foreign(path)
+        return digest.read_text().strip() == hashlib.sha256(library.read_bytes()).hexdigest()
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        return False

@@ -1,0 +1,207 @@
+"""A learnt dictionary and the step that belongs to it: what the sparse-coding layers share.
+
+Source of the order of measuring and scaling: Dai et al., NeurIPS 2022.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+# torch.compiler.disable, but for importing the compiler, seconds, only when it is at work
+from torch._compile import _disable_dynamo
+
+from stillpoint.core.kernels.pool import plain_only
+from stillpoint.core.layers.linear_maps import LinearMap, Matrix, unit_atoms
+from stillpoint.core.layers.proximal_gradient import check_options
+from stillpoint.core.layers.step_size import address, largest_eigenvalue, step_for, underlying, unobserved
+
+
+class Evaluated(NamedTuple):
+    """A step, and what it was measured of: a dictionary at a version of it, and the shape of an image's code.
+
+    The dictionary is held, so that no other one comes to lie where it lay.
+    """
+
+    weight: Tensor
+    step: Tensor
+    version: int
+    shape: tuple[int, ...]
+
+    def serves(self, weight: Tensor, shape: tuple[int, ...]) -> bool:
+        """Whether the step is that of this dictionary and this shape."""
+        same = self.weight.data_ptr() == address(weight) and self.weight._version == self.version
+        return same and self.shape == shape
+
+
+class LearntDictionary(nn.Module):
+    """The atoms, and a step size that belongs to them.
+
+    In training the first forward on new weights measures the step, on the dictionary as the optimiser left it and
+    starting from the last eigenvector (a step or two, then), and scales the atoms to unit norm in place: the authors'
+    order. Every other forward on these weights changes nothing and has the same step, be it the second of a loss, one
+    that checkpointing repeats, or one within torch.func: so the layer is a function, and its derivative the function's.
+    Images of another size have a step of their own, measured once on the same dictionary. Weights that are not the
+    layer's own (functional_call, a parametrisation), and the layer's own where it is transformed, traced or exported,
+    are used as a first forward would use them, and neither they nor the layer's state are changed. New weights are
+    known by their numbers: fused optimisers raise no version counter.
+
+    In evaluation nothing is changed: the step is measured once per dictionary and image size, on the unit atoms, from a
+    fixed start. So an evaluation is a function of weights and input, and evaluating leaves no trace in a training. (A
+    change made in evaluation through ``weight.data``, which no tensor tells of, is seen from the next ``eval()`` on,
+    and so is, by an exporter, another parameter in the place of `weight`.) With ``measure = False`` both take
+    `step_size` as it is stored, and `update_step_size` is the caller's to call.
+
+    The last eigenvector is a non-persistent buffer: whoever resumes a training bitwise keeps it with the state.
+    """
+
+    weight: nn.Parameter
+    step_size: Tensor
+    eigenvector: Tensor | None
+
+    def __init__(self, weight: Tensor, penalty: float, normalise: bool, recompute: bool, **options: Any) -> None:
+        super().__init__()
+        check_options(penalty=penalty, **{name: options[name] for name in ("iterations", "ridge", "scheme")})
+        self.weight = nn.Parameter(nn.init.kaiming_uniform_(weight))
+        self.register_buffer("step_size", torch.tensor(0.1, device=weight.device, dtype=weight.dtype))
+        self.register_buffer("eigenvector", None, persistent=False)
+        self.penalty, self.normalise, self.recompute, self.options = penalty, normalise, recompute, options
+        self.measure = True
+        self._evaluated: Evaluated | None = None
+        # in tuples, which torch does not look into for parameters and constants
+        self._seen: tuple[Tensor, ...] = ()
+        # of training: the dictionary that `weight` was scaled from, and its steps by the shape of an image's code
+        self._source: tuple[Tensor, ...] = ()
+        self._steps: dict[tuple[int, ...], Tensor] = {}
+
+    def linear_map(self, weight: Tensor, x: Tensor) -> LinearMap:
+        """The map A of a dictionary, for inputs shaped like `x`."""
+        return Matrix(weight)
+
+    @_disable_dynamo
+    def dictionary(self) -> Tensor:
+        """The atoms that codes refer to: `weight`, of unit norm unless ``normalise=False``."""
+        if not self.training:
+            atoms = unit_atoms(self.weight) if self.normalise else self.weight.view_as(self.weight)
+            if atoms.requires_grad:
+                # after a backward an optimiser may have moved the atoms; the fused ones raise no version counter
+                atoms.register_hook(self._forget)
+            return atoms
+        if not self.normalise or self._may_change():
+            return self.weight  # scaled in place by the forward
+        # the same numbers and the same derivative: scaling is no part of the graph
+        return unit_atoms(self.weight.detach()) + (self.weight - self.weight.detach())
+
+    @_disable_dynamo
+    def step(self, x: Tensor) -> Tensor:
+        """The step (0-dim) for inputs shaped like `x`; in training it scales new atoms to unit norm."""
+        if not self.training:
+            return self._evaluation_step(x) if self.measure else self.step_size
+        if not self._may_change():
+            return self._unchanging_step(x) if self.measure else self.step_size
+        a = self.linear_map(self.weight, x)
+        # what is kept here outlives the block it is measured in
+        with torch.inference_mode(self.weight.is_inference()), torch.no_grad():
+            if not self._known(self.weight):
+                self._source, self._steps = (self.weight.detach().clone(),), {}
+                if self.normalise:
+                    # by .data: a graph that holds these atoms was made of the same numbers
+                    self.weight.data.copy_(unit_atoms(self._source[0]))
+            if not self.measure:
+                return self.step_size
+            if a.code_shape not in self._steps:
+                a.weight = self._source[0]
+                self._measure(a)
+                self._steps[a.code_shape] = self.step_size.clone()
+            return self._steps[a.code_shape]
+
+    def _may_change(self) -> bool:
+        own = isinstance(self.weight, nn.Parameter) and address(self.weight) != 0
+        return own and not plain_only()
+
+    def _known(self, weight: Tensor) -> bool:
+        """Whether these are the numbers that the last training forward made."""
+        if not self._source:
+            return False
+        (source,) = self._source
+        if source.dtype != weight.dtype or source.device != weight.device or source.shape != weight.shape:
+            return False
+        return torch.equal(weight, unit_atoms(source) if self.normalise else source)
+
+    def _start(self, a: LinearMap) -> Tensor | None:
+        fits = self.eigenvector is not None and self.eigenvector.shape[1:] == a.code_shape
+        return self.eigenvector if fits else None
+
+    def _measure(self, a: LinearMap) -> None:
+        largest, self.eigenvector = largest_eigenvalue(a, self._start(a))
+        self.step_size = step_for(largest).to(self.step_size.dtype)
+
+    @torch.no_grad()
+    def _unchanging_step(self, x: Tensor) -> Tensor:
+        """What a training forward would measure on these weights."""
+        a, weight = self.linear_map(self.weight, x), underlying(self.weight)
+        if address(weight) == 0:
+            return step_for(largest_eigenvalue(a, self._start(a))[0])
+        with unobserved():
+            a.weight, held = weight, None
+            if self._known(weight):
+                a.weight, held = self._source[0], self._steps.get(a.code_shape)
+            return step_for(largest_eigenvalue(a, self._start(a))[0]) if held is None else held
+
+    def _evaluation_step(self, x: Tensor) -> Tensor:
+        a, held = self.linear_map(self.weight, x), self._evaluated
+        # an exporter puts a tensor without numbers in the place of the dictionary
+        weight = self._seen[0] if self._seen and torch.compiler.is_exporting() else underlying(self.weight)
+        if held is not None and held.serves(weight, a.code_shape):
+            return held.step
+        readable = address(weight) != 0
+        with torch.no_grad(), unobserved() if readable else nullcontext():
+            source = weight if readable else self.weight
+            a.weight = unit_atoms(source) if self.normalise else source
+            step = step_for(largest_eigenvalue(a)[0])
+        # atoms made in inference mode have no version that tells a change: measured every time
+        if readable and not weight.is_inference() and not torch.compiler.is_exporting():
+            self._evaluated = Evaluated(weight, step, weight._version, a.code_shape)
+        return step
+
+    def _forget(self, _: Tensor | None = None) -> None:
+        self._evaluated = None
+
+    @torch.no_grad()
+    def update_step_size(self, x: Tensor) -> None:
+        """Measures `step_size` for `weight` as it is and inputs shaped like `x`, from the last eigenvector."""
+        a = self.linear_map(self.weight, x)
+        self._measure(a)
+        if self._known(self.weight):
+            self._steps[a.code_shape] = self.step_size.clone()
+
+    @torch.no_grad()
+    def normalise_(self) -> None:
+        """Scales every atom to unit norm in place, and leaves `step_size` as it is; nothing where a forward did so."""
+        if not self._known(self.weight):
+            self.weight.data.copy_(unit_atoms(self.weight))
+
+    def train(self, mode: bool = True) -> Self:
+        self._forget()
+        self._seen = (self.weight.detach(),)
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **options: Any) -> Self:
+        self._seen = ()
+        self._source = tuple(fn(source) for source in self._source)
+        self._steps = {shape: fn(step) for shape, step in self._steps.items()}
+        return super()._apply(fn, *args, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_evaluated": None, "_seen": ()}
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        self._seen = ()
+        super()._load_from_state_dict(state, prefix, *args)
+        weight = state.get(f"{prefix}weight")
+        if self.normalise and weight is not None:
+            empty = (weight.flatten(1) == 0).all(dim=1).nonzero().flatten().tolist()
+            if empty:
+                args[-1].append(f"{prefix}weight: atoms {empty} are zero; every atom of a dictionary needs a direction")

@@ -1,0 +1,69 @@
+"""The linear map A from a sparse code to its signal, and its adjoint: a convolution's, and a matrix's."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raises ValueError for a size below 1, or a padding below 0."""
+    for name, value in sizes.items():
+        least = 0 if name == "padding" else 1
+        if value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
+def repeated(x: Tensor, channels: int, axis: int) -> Tensor:
+    """`x` repeated along an axis until it has as many channels as the dictionary, of which its own must be a part."""
+    channels, own = int(channels), int(x.shape[axis])  # tensors when traced
+    copies, left = divmod(channels, max(own, 1))
+    if left or not copies:
+        raise ValueError(f"x has {own} channels; the dictionary's {channels} are no multiple of that")
+    return torch.cat([x] * copies, axis) if copies > 1 else x
+
+
+def unit_atoms(weight: Tensor) -> Tensor:
+    """`weight` (K, ...) with every atom ``weight[k]`` divided by its l2 norm, which is a constant to autograd."""
+    norm = weight.detach().flatten(1).norm(dim=1).clamp_min(1e-12)
+    return weight / norm.view(-1, *[1] * (weight.ndim - 1))
+
+
+class Convolution:
+    """A and its adjoint for a dictionary (K, C, kh, kw) and images (B, C, H, W)."""
+
+    def __init__(self, weight: Tensor, stride: int, padding: int, size: tuple[int, int]) -> None:
+        check_sizes(stride=stride, padding=padding)
+        self.weight, self.stride, self.padding = weight, stride, padding
+        kernel = weight.shape[2:]
+        # what a strided convolution never read at the border is given back, so that A z has the input's size
+        self.rest = [(n + 2 * padding - k) % stride for n, k in zip(size, kernel, strict=True)]
+        self.code_shape = (
+            len(weight),
+            *[(n + 2 * padding - k) // stride + 1 for n, k in zip(size, kernel, strict=True)],
+        )
+        if min(self.code_shape) < 1:
+            raise ValueError(
+                f"images of {size[0]}x{size[1]} are smaller than the kernel {tuple(kernel)} with {padding=}"
+            )
+
+    def analyse(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        return F.conv2d(x, self.weight if weight is None else weight, bias, self.stride, self.padding)
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        return F.conv_transpose2d(z, self.weight, None, self.stride, self.padding, self.rest)
+
+
+class Matrix:
+    """A and its adjoint for a dictionary (K, C) and rows (N, C)."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight, self.code_shape = weight, (len(weight),)
+
+    def analyse(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        return F.linear(x, self.weight if weight is None else weight, bias)
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        return z @ self.weight
+
+
+LinearMap = Convolution | Matrix

@@ -1,0 +1,51 @@
+"""Every layer of the house once, and what it takes: for the laws that all of them obey."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from stillpoint.core import layers
+from stillpoint.core.layers.wavelet_packings import RESNET
+
+
+def _twin() -> nn.Module:
+    mixing = layers.WaveletMixing2d(3, RESNET, stride=2)
+    return layers.WaveletTwin2d(nn.Conv2d(3, 4, 7, stride=2, padding=3), mixing)
+
+
+#: a layer, and the shapes of what it takes
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {
+    "AdaptiveBlur2d": (lambda: layers.AdaptiveBlur2d(8), ((2, 8, 9, 8),)),
+    "BlurPool1d": (layers.BlurPool1d, ((2, 8, 9),)),
+    "BlurPool2d": (layers.BlurPool2d, ((2, 8, 9, 8),)),
+    "BlurPool3d": (layers.BlurPool3d, ((2, 8, 9, 8, 7),)),
+    "ComplexModulus": (layers.ComplexModulus, ((2, 8, 2, 9, 8),)),
+    "IdealLowPass2d": (layers.IdealLowPass2d, ((2, 8, 9, 8),)),
+    "MaxBlurPool2d": (layers.MaxBlurPool2d, ((2, 8, 9, 8),)),
+    "ModulusBatchNorm2d": (lambda: layers.ModulusBatchNorm2d(8), ((2, 8, 9, 8),)),
+    "ModulusBias2d": (lambda: layers.ModulusBias2d(8), ((2, 8, 9, 8),)),
+    "PacketHalves2d": (layers.PacketHalves2d, ((2, 3, 32, 24),)),
+    "PaddedConv2d": (lambda: layers.PaddedConv2d(8, 6, 3, padding=1, padding_mode="circular"), ((2, 8, 9, 8),)),
+    "PointwiseConv2d": (lambda: layers.PointwiseConv2d(6, 8, stride=2), ((2, 6, 9, 8),)),
+    "PolyphaseDownsample2d": (lambda: layers.PolyphaseDownsample2d(size=3), ((2, 8, 9, 8),)),
+    "PolyphaseUpsample2d": (lambda: layers.PolyphaseUpsample2d(size=3), ((2, 8, 9, 8), (2,))),
+    "Scattering2d": (layers.Scattering2d, ((2, 3, 16, 8),)),
+    "SparseCoding1d": (lambda: layers.SparseCoding1d(8, 6), ((2, 5, 8),)),
+    "SparseCoding2d": (lambda: layers.SparseCoding2d(8, 6), ((2, 8, 9, 8),)),
+    "Subsample": (layers.Subsample, ((2, 8, 9, 8),)),
+    "TwinStem": (lambda: layers.TwinStem(_twin(), joint=nn.ReLU()), ((2, 3, 32, 24),)),
+    "WaveletMixing2d": (lambda: layers.WaveletMixing2d(3, RESNET, stride=2), ((2, 3, 32, 24),)),
+    "WaveletPackets2d": (layers.WaveletPackets2d, ((2, 3, 32, 24),)),
+    "WaveletTwin2d": (_twin, ((2, 3, 32, 24),)),
+}
+
+
+def inputs(name: str, seed: int = 0) -> list[torch.Tensor]:
+    """Numbers for a layer, the same for the same seed; a phase is an integer, and 0 is one."""
+    draws = torch.Generator().manual_seed(seed)
+    _, shapes = CASES[name]
+    return [
+        torch.zeros(shape, dtype=torch.int64) if len(shape) == 1 else torch.randn(shape, generator=draws)
+        for shape in shapes
+    ]
