@@ -8,16 +8,16 @@ linked or copied; nothing that was there is moved or deleted.
 import os
 import re
 import shutil
-import tarfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+import numpy as np
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path
+from stillpoint.core.data.archives import archive_files
+from stillpoint.core.data.formats import read_mat
 
 Progress = Callable[[str, int, int], None]
 
@@ -25,6 +25,9 @@ COUNT = 50_000
 ARCHIVE = "ILSVRC2012_img_val.tar"
 KIT = "ILSVRC2012_devkit_t12"
 TRUTH, META = "data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat"
+#: 6.7 GB of photographs, none above 20 MB; a kit of some megabytes
+_ARCHIVE_BYTES = {"most": 16 << 30, "largest": 64 << 20}
+_KIT_BYTES = {"most": 256 << 20, "largest": 64 << 20}
 _NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
 _WNID = re.compile(r"n\d{8}")
 
@@ -67,7 +70,7 @@ def sort_validation(root: Path, progress: Progress) -> None:
     if waiting and archive is not None:
         for number, content in _members(archive):
             if number in waiting:
-                _copy(content, target / classes[number - 1] / f"ILSVRC2012_val_{number:08d}.JPEG")
+                _write(content, target / classes[number - 1] / f"ILSVRC2012_val_{number:08d}.JPEG")
                 waiting.discard(number)
                 progress("photographs", total - len(waiting), total)
     if waiting:
@@ -128,28 +131,17 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def _copy(content: IO[bytes], target: Path) -> None:
+def _write(content: bytes, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(target) as temporary, temporary.open("wb") as file:
-        shutil.copyfileobj(content, file)
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(content)
 
 
-def _members(archive: Path) -> Iterator[tuple[int, IO[bytes]]]:
+def _members(archive: Path) -> Iterator[tuple[int, bytes]]:
     """(number, content) of the photographs in the archive, in its order."""
-    with _readable(archive), tarfile.open(archive) as tar:
-        for member in tar:
-            match = _NAME.fullmatch(Path(member.name).name)
-            content = tar.extractfile(member) if match and member.isfile() else None
-            if match and content is not None:
-                yield int(match[1]), content
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is truncated or damaged ({error}): fetch it again") from None
+    for name, content in archive_files(archive, **_ARCHIVE_BYTES):
+        if match := _NAME.fullmatch(Path(name).name):
+            yield int(match[1]), content
 
 
 def _classes(root: Path, count: int) -> list[str]:
@@ -173,25 +165,20 @@ def _kit_file(folder: Path | None, archive: Path | None, name: str) -> bytes:
     if folder is not None and (folder / name).is_file():
         return (folder / name).read_bytes()
     if archive is not None:
-        with _readable(archive), tarfile.open(archive) as tar:
-            for member in tar:
-                if member.isfile() and member.name.endswith(f"/{name}"):
-                    content = tar.extractfile(member)
-                    assert content is not None, "a plain file has content"
-                    return content.read()
+        for found, content in archive_files(archive, **_KIT_BYTES):
+            if found.endswith(f"/{name}"):
+                return content
     raise UserError(f"{folder or archive} has no {name}: fetch {KIT}.tar.gz again")
 
 
 def _wnids(content: bytes, origin: Any) -> Mapping[int, str]:
     """Number of a class -> its WordNet identifier, of those without children (the 1000 that are told apart)."""
-    from scipy.io import loadmat
-
+    synsets = read_mat(content, f"{META} of {origin}").get("synsets")
     try:
-        synsets = loadmat(BytesIO(content), squeeze_me=True, struct_as_record=True)["synsets"].ravel()
-        found = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}
-    # scipy raises whatever its reader stumbles over
-    except Exception as error:
-        raise UserError(f"{META} of {origin} is damaged ({error or type(error).__name__}): fetch it again") from None
+        rows = np.ravel(synsets)
+        found = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows if int(row["num_children"]) == 0}
+    except (TypeError, ValueError, IndexError):
+        raise UserError(f"{META} of {origin} is damaged: it has no table of classes; fetch it again") from None
     # they become names of folders
     if bad := [wnid for wnid in found.values() if not _WNID.fullmatch(wnid)]:
         raise UserError(f"{META} of {origin} is damaged: {bad[0]!r} is no WordNet identifier; fetch it again")

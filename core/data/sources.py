@@ -13,14 +13,15 @@ import numpy as np
 from stillpoint.core.base.errors import UserError, nearest
 from stillpoint.core.base.files import digest
 from stillpoint.core.config.catalogue import info, missing
+from stillpoint.core.data.archives import archive_files
 from stillpoint.core.data.corruptions import check
 from stillpoint.core.data.corruptions.prepare import caption
 from stillpoint.core.data.formats import (
     IMAGE_SUFFIXES,
-    archive_files,
     decode_image,
     jpeg_quality,
     read_idx,
+    read_npy,
     read_pickled_batch,
 )
 
@@ -28,6 +29,7 @@ Arrays = tuple[np.ndarray, np.ndarray]
 Progress = Callable[[str, int, int], None]
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FASHION_COUNTS = {"train": 60_000, "test": 10_000}
 FASHION_CLASSES = (
     *("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
@@ -54,6 +56,9 @@ _CIFAR_FILES = {
     ),
     "cifar100": ("cifar-100-python.tar.gz", "cifar-100-python", ["train"], "test"),
 }
+#: bytes of what CIFAR's archives hold: 185 MB as batches; of pictures (both parts together) and of one at most
+_BATCHES = {"most": 256 << 20, "largest": 192 << 20}
+_PICTURES, _PICTURE_MEAN, _PICTURE = 60_000, 8 << 10, 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,9 @@ def decode(name: str, root: Path, progress: Progress) -> Decoded:
         total = sum(1 for part in ("train", "test") for _ in (paths[0] / part).glob("*/*"))
         return _from_pictures(name, paths[0], entries, progress, total)
     if paths[0].name.startswith(f"{name}-jpeg.tar"):
-        return _from_pictures(name, paths[0], archive_files(paths[0]), progress, 0)
+        return _from_pictures(
+            name, paths[0], archive_files(paths[0], most=_PICTURES * _PICTURE_MEAN, largest=_PICTURE), progress, 0
+        )
     return _from_batches(name, root, progress)
 
 
@@ -154,7 +161,8 @@ def _fashion_mnist(root: Path, paths: list[Path]) -> Decoded:
         raise missing("fashion_mnist", root, f" (only {there} found)")
     parts = {}
     for part, (images_path, labels_path) in (("train", paths[:2]), ("test", paths[2:])):
-        images, labels = read_idx(images_path), read_idx(labels_path)
+        count = FASHION_COUNTS[part]
+        images, labels = read_idx(images_path, count * 28 * 28), read_idx(labels_path, count)
         if images.ndim != 3 or labels.shape != images.shape[:1] or labels.max(initial=0) > 9:
             raise UserError(f"{images_path.name} and {labels_path.name} do not belong together: fetch both again")
         parts[part] = images[:, None], labels.astype(np.int64)
@@ -172,7 +180,9 @@ def _from_batches(name: str, root: Path, progress: Progress) -> Decoded:
         where = root / archive
         if digest(where, "md5") != CIFAR_MD5[archive]:
             raise UserError(f"{where} has the wrong digest: it is truncated or not the published file; fetch it again")
-        contents = {Path(file).name: content for file, content in archive_files(where) if Path(file).name in wanted}
+        contents = {
+            Path(file).name: content for file, content in archive_files(where, **_BATCHES) if Path(file).name in wanted
+        }
     absent = [file for file in wanted if file not in contents]
     if absent:
         raise missing(name, root, f" as a whole ({', '.join(absent)} not found in {where})")
@@ -216,10 +226,8 @@ def _from_pictures(
         if done % 1000 == 0:
             progress("decoding images", done, total)
         data = content if isinstance(content, bytes) else content.read_bytes()
-        picture = decode_image(data, f"{where}: {path}", "RGB" if entry.channels == 3 else "L")
-        if picture.size != (entry.size, entry.size):
-            width, height = picture.size
-            raise UserError(f"{where}: {path} is {width}x{height}, and {name} has {entry.size}x{entry.size} images")
+        mode = "RGB" if entry.channels == 3 else "L"
+        picture = decode_image(data, f"{where}: {path}", mode, size=(entry.size, entry.size))
         if data.startswith(b"\xff\xd8"):  # a file per class tells how all were written
             seen = kinds.total() and len(found[part]) % 500
             if not seen:
@@ -251,10 +259,7 @@ def _corruption(root: Path, file: str) -> np.ndarray:
     if not path.is_file():
         there = sorted(p.stem for p in path.parent.glob("*.npy") if p.stem != "labels")
         raise missing("cifar10_c", root, f" ({file} not found{nearest(path.stem, there)})")
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path} is truncated or not a NumPy array ({error}): fetch it again") from error
+    return read_npy(path)
 
 
 def cifar10_c_rows(root: Path, corruption: str) -> tuple[np.ndarray, np.ndarray]:
