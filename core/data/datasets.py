@@ -20,11 +20,11 @@ from safetensors.torch import save_file
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path, digest_of, write_json
-from stillpoint.core.config.catalogue import data_root, info
+from stillpoint.core.config.catalogue import data_root, info, missing
 from stillpoint.core.data import pairs, sources
 from stillpoint.core.data.corruptions import prepare as corruptions
-from stillpoint.core.data.imagenet import COUNT, sort_validation
-from stillpoint.core.data.sets import FolderSet, ImageSet, first_of_each_class, scan_folders
+from stillpoint.core.data import imagenet
+from stillpoint.core.data.sets import FolderSet, ImageSet, class_folders, first_of_each_class, scan_folders
 from stillpoint.core.data.sources import Decoded
 
 Progress = Callable[[str, int, int], None]
@@ -100,17 +100,24 @@ def _write_cache(name: str, root: Path, decoded: Decoded, signature: Any) -> dic
     return about
 
 
-def prepare(name: str, root: str | os.PathLike[str] | None = None, *, progress: Progress | None = None) -> Path:
+def prepare(
+    name: str,
+    root: str | os.PathLike[str] | None = None,
+    *,
+    progress: Progress | None = None,
+    links: bool = False,
+) -> Path:
     """Decodes a data set, unless that is done and its sources have not changed; returns the marker, a JSON file.
 
     The marker ``<root>/prepared/<name>.json`` is written last: title, classes, images and digest of each part.
-    `progress` is called with (what, done, total); a total of 0 means unknown. Raises `UserError` when files are
+    `progress` is called with (what, done, total); a total of 0 means unknown. With `links`, photographs that are sorted
+    into folders are linked symbolically where they would be copied. Raises `UserError` when files are
     missing, truncated, damaged or not the published ones.
     """
     root = data_root(root)
     marker = root / "prepared" / f"{name}.json"
     try:
-        found = {"dataset": name, **_prepared(name, root, progress or (lambda what, done, total: None))}
+        found = {"dataset": name, **_prepared(name, root, progress or (lambda what, done, total: None), links)}
         # an unchanged marker keeps its time, so that nothing that depends on it is run again
         if not (marker.is_file() and marker.read_text() == json.dumps(found, indent=2) + "\n"):
             write_json(marker, found)
@@ -123,19 +130,24 @@ def prepare(name: str, root: str | os.PathLike[str] | None = None, *, progress: 
     return marker
 
 
-def _prepared(name: str, root: Path, progress: Progress) -> dict[str, Any]:
+def _prepared(name: str, root: Path, progress: Progress, links: bool) -> dict[str, Any]:
     """Title, classes, images and digests, having decoded what is not yet decoded."""
     entry = info(name)
+    if links and not entry.streaming:
+        raise UserError(f"{entry.title} has no photographs to link: leave out --links")
     if entry.streaming:
-        sort_validation(root, progress)
+        imagenet.sort_validation(root, progress, links=links)
         # validation images alone are enough to measure a network that is there
-        alone = not (root / name / "train").is_dir() and (root / name / "val").is_dir()
-        parts = {part: scan_folders(name, root, part) for part in (("val",) if alone else ("train", "val"))}
-        classes, photographs = len(parts["val"].classes), len(parts["val"])
-        whole = (classes, photographs) == (entry.num_classes, COUNT)
-        lacking = f"validation has {photographs} photographs of {classes} classes, not {COUNT} of {entry.num_classes}"
+        alone = not imagenet.folder(root, "train").is_dir() and imagenet.folder(root, "val").is_dir()
+        parts = {part: _photographs(root, part) for part in (("val",) if alone else ("train", "val"))}
+        classes, photographs = len(parts["val"].labels.unique()), len(parts["val"])
+        whole = (classes, photographs) == (entry.num_classes, imagenet.COUNT)
+        lacking = (
+            f"validation has {photographs} photographs of {classes} classes, not {imagenet.COUNT} of "
+            f"{entry.num_classes}"
+        )
         return {
-            "title": entry.title,
+            "title": parts["val"].title,
             "classes": classes,
             "images": {part: len(found) for part, found in parts.items()},
             "digests": {part: found.digest for part, found in parts.items()},
@@ -151,6 +163,18 @@ def _prepared(name: str, root: Path, progress: Progress) -> dict[str, Any]:
         signature = sources.signature(name, root)  # before reading: a change meanwhile is then seen the next time
         about = _write_cache(name, root, sources.decode(name, root, progress), signature)
     return {**{key: about[key] for key in ("title", "images", "digests")}, "classes": len(about["classes"])}
+
+
+def _photographs(root: Path, part: str) -> FolderSet:
+    entry, folder, train = info("imagenet"), imagenet.folder(root, part), imagenet.folder(root, "train")
+    if not folder.is_dir():
+        raise missing(entry.name, root, f" ({folder} not found)")
+    found = scan_folders(entry, folder, imagenet.classes(), count=imagenet.COUNTS[part])
+    if not len(found):
+        raise missing(entry.name, root, f" ({folder} holds no images)")
+    if part == "val" and train.is_dir() and (strange := set(class_folders(folder)) - set(class_folders(train))):
+        raise UserError(f"{folder} has classes that are not in {train}: {', '.join(sorted(strange)[:5])}")
+    return found
 
 
 def _digit_pairs(root: Path) -> tuple[dict[str, Any], dict[str, pairs.PairSet]]:
@@ -249,15 +273,15 @@ def load(
         return _load_pairs(name, root, split, held_out, val_choice, split_seed)
     if entry.streaming:
         if split == "test" or (split == "val" and not held_out):
-            return scan_folders(name, root, "val")
-        return scan_folders(name, root, "train").hold_out(held_out, split == "val")
+            return _photographs(root, "val")
+        return _photographs(root, "train").hold_out(held_out, split == "val")
     if split == "test":
         return _stored_part(name, root, "test")
     whole = _stored_part(name, root, "train")
     train, val = split_indices(len(whole), held_out, val_choice, split_seed)
     if val_choice == "first" and held_out and bool((whole.labels.diff() >= 0).all()):
         # the published batches of CIFAR are mixed; of a copy in class folders the first images are all of one class
-        held = first_of_each_class(whole.labels, len(whole.classes), held_out).numpy()
+        held = first_of_each_class(whole.labels, held_out).numpy()
         train, val = np.flatnonzero(~held), np.flatnonzero(held)
     return whole if not held_out else whole.take(torch.from_numpy(train if split == "train" else val))
 

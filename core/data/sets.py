@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.config.catalogue import info, missing
+from stillpoint.core.config.catalogue import DatasetInfo
 from stillpoint.core.data.formats import IMAGE_SUFFIXES
 
 
@@ -36,15 +36,16 @@ def sample(labels: Tensor, count: int | None) -> Tensor:
     return torch.arange(len(labels) if count is None else min(count, len(labels)))
 
 
-def first_of_each_class(labels: Tensor, classes: int, val_size: int) -> Tensor:
-    """Whether each image is one of the first ``val_size / classes`` of its class: bool (N,).
+def first_of_each_class(labels: Tensor, val_size: int) -> Tensor:
+    """Whether each image is one of the first ``val_size / classes`` of its class: bool (N,), classes being those there.
 
     `labels` (N,) must lie ordered by class. Raises `UserError` where that is less than one image of each class.
     """
-    if 0 < val_size < classes:
-        raise UserError(f"{val_size} validation images are fewer than one for each of {classes} classes")
-    starts = torch.searchsorted(labels, torch.arange(classes))
-    return torch.arange(len(labels)) - starts[labels] < val_size // classes
+    there, starts = torch.unique_consecutive(labels, return_inverse=True)
+    if 0 < val_size < len(there):
+        raise UserError(f"{val_size} validation images are fewer than one for each of {len(there)} classes")
+    first = torch.searchsorted(starts, torch.arange(len(there)))
+    return torch.arange(len(labels)) - first[starts] < val_size // max(len(there), 1)
 
 
 class Selectable(ABC):
@@ -113,41 +114,56 @@ class FolderSet(Selectable):
         """The first ``val_size / classes`` images of each class (`val`), or all the others."""
         if not val_size:
             return self
-        held = first_of_each_class(self.labels, len(self.classes), val_size)
+        held = first_of_each_class(self.labels, val_size)
         return self.take(torch.nonzero(held == val).flatten())
 
     def _chosen(self, indices: Tensor) -> dict[str, Any]:
         return {"paths": tuple(self.paths[index] for index in indices.tolist()), "labels": self.labels[indices]}
 
 
-def scan_folders(name: str, root: Path, part: str) -> FolderSet:
-    """The images in ``<root>/<name>/<part>/<class>/``, ordered by class and file name.
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is some program's own (.DS_Store, .ipynb_checkpoints, __MACOSX): no picture, no class."""
+    return name.startswith((".", "__"))
 
-    Classes are numbered by the alphabet, over the training part where it is there, so that both parts agree. Raises
-    `UserError` if there are no images, or a class is unknown in training.
+
+def _is_picture(entry: os.DirEntry[str]) -> bool:
+    return entry.name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(entry.name) and entry.is_file()
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Names of the folders in `folder` that hold a picture, by the alphabet: hidden and empty ones are no classes."""
+    children = (child for child in os.scandir(folder) if child.is_dir() and not is_hidden(child.name))
+    return sorted(child.name for child in children if any(map(_is_picture, os.scandir(child.path))))
+
+
+def scan_folders(
+    entry: DatasetInfo, folder: Path, classes: tuple[str, ...], *, count: int | None = None, below: str = ""
+) -> FolderSet:
+    """The images in ``<folder>/<class>/<below>``, ordered by class and file name, numbered by their place in `classes`.
+
+    The title says where there are not all the classes, or not `count` images. Raises `UserError` for a folder of
+    pictures that is none of the classes.
     """
-    entry, folder = info(name), root / name / part
-    if not folder.is_dir():
-        raise missing(name, root, f" ({folder} not found)")
-    train = root / name / "train"
-    classes = _folders(train if train.is_dir() else folder)
-    strange = sorted(set(_folders(folder)) - set(classes))
-    if strange:
-        raise UserError(f"{folder} has classes that are not in {train}: {', '.join(strange[:5])}")
     paths, labels, state = [], [], hashlib.sha256()
-    for label, title in enumerate(classes):
-        if not (folder / title).is_dir():
-            continue
-        for file in sorted(os.scandir(folder / title), key=lambda item: item.name):
-            if file.name.lower().endswith(IMAGE_SUFFIXES) and not file.name.startswith("."):
-                paths.append(file.path)
-                labels.append(label)
-                state.update(f"{title}/{file.name} {file.stat().st_size}\n".encode())
-    if not paths:
-        raise missing(name, root, f" ({folder} holds no images)")
-    described = tuple(classes), entry.mean, entry.std, entry.title, state.hexdigest()
-    return FolderSet(tuple(paths), torch.tensor(labels), *described)
-
-
-def _folders(folder: Path) -> list[str]:
-    return sorted(child.name for child in os.scandir(folder) if child.is_dir())
+    there = class_folders(folder) if not below else [name for name in classes if (folder / name / below).is_dir()]
+    numbers = {name: number for number, name in enumerate(classes)}
+    if strange := [name for name in there if name not in numbers]:
+        raise UserError(
+            f"{folder} has folders of pictures that are no classes of {entry.title}: {', '.join(strange[:5])}; "
+            "classes are told apart by the names of their folders"
+        )
+    if len(there) < len(classes):
+        # places in the list of folders that were found numbered these once, and were wrong
+        state.update(f"of {len(classes)} classes\n".encode())
+    for name in there:
+        pictures = filter(_is_picture, os.scandir(folder / name / below))
+        for file in sorted(pictures, key=lambda found: found.name):
+            paths.append(file.path)
+            labels.append(numbers[name])
+            state.update(f"{name}/{file.name} {file.stat().st_size}\n".encode())
+    lacking = f"{len(paths):,} of {count:,} images" if count and len(paths) != count else ""
+    part = f"{len(there)} of {len(classes)} classes" if len(there) < len(classes) else lacking
+    title = f"{entry.title} ({part})" if part else entry.title
+    return FolderSet(
+        tuple(paths), torch.tensor(labels, dtype=torch.int64), classes, entry.mean, entry.std, title, state.hexdigest()
+    )

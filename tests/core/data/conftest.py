@@ -74,7 +74,7 @@ def photographs(tmp_path: Path) -> Path:
     random = np.random.RandomState(4)
     for part in ("train", "val"):
         for label, mode in enumerate(("RGB", "L", "CMYK")):
-            folder = tmp_path / "imagenet" / part / f"n0000000{label}"
+            folder = tmp_path / "imagenet" / part / ("n01440764", "n01443537", "n01484850")[label]
             folder.mkdir(parents=True)
             for k in range(4):
                 height, width = 40 + 5 * k, 60 - 7 * k
