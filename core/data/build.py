@@ -37,7 +37,8 @@ class Loader(Protocol):
 class Loaders:
     """The loaders of a run; a part that was not asked for, or that has no images, is None.
 
-    `digest` identifies the images of all parts that are there, `title` is what a table calls them.
+    `digest` identifies the images of all parts that are there, `title` is what a table calls them, `order` says how
+    they lie where that is not as published.
     """
 
     train: Loader | None = None
@@ -45,6 +46,7 @@ class Loaders:
     test: Loader | None = None
     digest: str = ""
     title: str = ""
+    order: str = ""
 
 
 def image_size(config: RunConfig) -> int:
@@ -154,8 +156,8 @@ def loader(
             f"AUGMENT.RESIZED_CROP of photographs is {list(_PHOTOGRAPH_SCALE)}, not {list(section.resized_crop)}"
         )
     size = image_size(config)
-    # the ratio of nearly every recipe for ImageNet
-    resize = section.resize or size * 256 // 224
+    entry = info(data.name)
+    resize = section.resize or size * entry.resize // entry.size
     crop: Literal["centre", "random_resized"] = "random_resized" if training and section.resized_crop else "centre"
     if crop == "centre" and size + margin > resize:
         more = f" + EVALUATE.MARGIN {margin}" if margin else ""
@@ -202,4 +204,5 @@ def loaders(
     """The loaders of `parts`, each as `loader` makes it."""
     made = {part: loader(config, part, root, device, rank, world_size, workers=workers) for part in parts}
     sets = [one.image_set for one in made.values() if one is not None]
-    return Loaders(**made, digest=digest_of([found.digest for found in sets]), title=sets[0].title)  # type: ignore[arg-type]
+    about = {"digest": digest_of([found.digest for found in sets]), "title": sets[0].title, "order": sets[0].order}
+    return Loaders(**made, **about)  # type: ignore[arg-type]

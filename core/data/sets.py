@@ -1,18 +1,21 @@
-"""One split of a data set: in memory (`ImageSet`), or as image files in class folders (`FolderSet`)."""
+"""One split of a data set: in memory, or as image files; with a class for each image, or one for each pixel."""
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.catalogue import DatasetInfo
-from stillpoint.core.data.formats import IMAGE_SUFFIXES
+from stillpoint.core.data.contract import HeldOut, split_indices
+
+if TYPE_CHECKING:
+    from stillpoint.core.data.pairs import PairSet
 
 
 def evenly(total: int, count: int | None) -> Tensor:
@@ -49,14 +52,31 @@ def first_of_each_class(labels: Tensor, val_size: int) -> Tensor:
 
 
 class Selectable(ABC):
-    """What the sets share: parts of themselves, each with a digest that follows from the whole's and the choice."""
+    """What the sets share: parts of themselves, each with a digest that follows from the whole's and the choice.
+
+    `order` says how the images lie where that is not as published: a result on a part of them may then be another.
+    """
 
     __slots__ = ()
     labels: Tensor
     digest: str
+    title: str
+    order: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def held_out(self, held: HeldOut, val: bool) -> Self:
+        """The images held out for validation (`val`), or all the others.
+
+        Of a copy that lies ordered by class, "first" means of each class.
+        """
+        train, rest = split_indices(len(self), *held)
+        if held.choice == "first" and self.labels.ndim == 1 and bool((self.labels.diff() >= 0).all()):
+            # the published batches of CIFAR are mixed; of a copy in class folders the first images are all of one class
+            chosen = first_of_each_class(self.labels, held.size).numpy()
+            train, rest = np.flatnonzero(~chosen), np.flatnonzero(chosen)
+        return self.take(torch.from_numpy(rest if val else train))
 
     def sample(self, count: int) -> Self:
         """`count` images (all of them when there are fewer) for trials and quick measurements (see `sample`)."""
@@ -90,14 +110,35 @@ class ImageSet(Selectable):
     std: tuple[float, ...]
     title: str
     digest: str
+    order: str = ""
 
     def _chosen(self, indices: Tensor) -> dict[str, Any]:
         return {"images": self.images[indices], "labels": self.labels[indices]}
 
 
 @dataclass(frozen=True, slots=True)
+class LabelMapSet(ImageSet):
+    """An `ImageSet` whose labels are maps: uint8 (N, H, W), the class of each pixel, 255 where there is none."""
+
+
+def image_set(
+    info: DatasetInfo,
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    title: str,
+    digest: str,
+    notes: Mapping[str, str],
+) -> ImageSet:
+    """The split of a data set that these arrays are."""
+    kind = LabelMapSet if info.label_maps else ImageSet
+    pixels, told = torch.from_numpy(images), torch.from_numpy(labels)
+    return kind(pixels, told, classes, info.mean, info.std, title, digest, notes.get("order", ""))
+
+
+@dataclass(frozen=True, slots=True)
 class FolderSet(Selectable):
-    """Image files in one folder per class: `paths` and `labels` int64 (N,), ordered by class and file name.
+    """Image files, one class each: `paths` and `labels` int64 (N,), ordered by class and file name.
 
     `digest` is of names and sizes, not of the 150 GB of content.
     """
@@ -121,49 +162,35 @@ class FolderSet(Selectable):
         return {"paths": tuple(self.paths[index] for index in indices.tolist()), "labels": self.labels[indices]}
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is some program's own (.DS_Store, .ipynb_checkpoints, __MACOSX): no picture, no class."""
-    return name.startswith((".", "__"))
+@dataclass(frozen=True, slots=True)
+class LabelMapFiles(Selectable):
+    """Image files, each with a file of its labels: `paths` and `maps`, in the order of a list.
 
-
-def _is_picture(entry: os.DirEntry[str]) -> bool:
-    return entry.name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(entry.name) and entry.is_file()
-
-
-def class_folders(folder: Path) -> list[str]:
-    """Names of the folders in `folder` that hold a picture, by the alphabet: hidden and empty ones are no classes."""
-    children = (child for child in os.scandir(folder) if child.is_dir() and not is_hidden(child.name))
-    return sorted(child.name for child in children if any(map(_is_picture, os.scandir(child.path))))
-
-
-def scan_folders(
-    entry: DatasetInfo, folder: Path, classes: tuple[str, ...], *, count: int | None = None, below: str = ""
-) -> FolderSet:
-    """The images in ``<folder>/<class>/<below>``, ordered by class and file name, numbered by their place in `classes`.
-
-    The title says where there are not all the classes, or not `count` images. Raises `UserError` for a folder of
-    pictures that is none of the classes.
+    `digest` is of names and sizes.
     """
-    paths, labels, state = [], [], hashlib.sha256()
-    there = class_folders(folder) if not below else [name for name in classes if (folder / name / below).is_dir()]
-    numbers = {name: number for number, name in enumerate(classes)}
-    if strange := [name for name in there if name not in numbers]:
-        raise UserError(
-            f"{folder} has folders of pictures that are no classes of {entry.title}: {', '.join(strange[:5])}; "
-            "classes are told apart by the names of their folders"
-        )
-    if len(there) < len(classes):
-        # places in the list of folders that were found numbered these once, and were wrong
-        state.update(f"of {len(classes)} classes\n".encode())
-    for name in there:
-        pictures = filter(_is_picture, os.scandir(folder / name / below))
-        for file in sorted(pictures, key=lambda found: found.name):
-            paths.append(file.path)
-            labels.append(numbers[name])
-            state.update(f"{name}/{file.name} {file.stat().st_size}\n".encode())
-    lacking = f"{len(paths):,} of {count:,} images" if count and len(paths) != count else ""
-    part = f"{len(there)} of {len(classes)} classes" if len(there) < len(classes) else lacking
-    title = f"{entry.title} ({part})" if part else entry.title
-    return FolderSet(
-        tuple(paths), torch.tensor(labels, dtype=torch.int64), classes, entry.mean, entry.std, title, state.hexdigest()
-    )
+
+    paths: tuple[str, ...]
+    maps: tuple[str, ...]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    title: str
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def sample(self, count: int) -> "LabelMapFiles":
+        """The first `count`: lists are in no order of classes."""
+        return self if count >= len(self) else self.take(torch.arange(count))
+
+    def held_out(self, held: HeldOut, val: bool) -> "LabelMapFiles":
+        train, rest = split_indices(len(self), *held)
+        return self.take(torch.from_numpy(rest if val else train))
+
+    def _chosen(self, indices: Tensor) -> dict[str, Any]:
+        numbers = indices.tolist()
+        return {"paths": tuple(self.paths[k] for k in numbers), "maps": tuple(self.maps[k] for k in numbers)}
+
+
+AnySet: TypeAlias = "ImageSet | FolderSet | LabelMapFiles | PairSet"

@@ -4,6 +4,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import md5
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,15 +14,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from torch.nn import functional
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest
 from stillpoint.core.config.catalogue import DATASETS, data_root
-from stillpoint.core.data import sources
-from stillpoint.core.data.datasets import ImageSet, load, prepare, split_indices
+from stillpoint.core.data import cifar, stored
+from stillpoint.core.data.datasets import ImageSet, content_digest, load, prepare, split_indices
+from stillpoint.core.data.judging import set_digest
 from stillpoint.core.data.sets import sample
-from stillpoint.core.data.sources import enlarge_digits
+from stillpoint.core.data.sources import digits, fashion_mnist
+from stillpoint.core.data.sources.digits import enlarge_digits
+from tests.core.data.conftest import idx
 
 
 def load_images(*args, **options) -> ImageSet:
@@ -97,7 +104,7 @@ def test_the_first_images_of_a_copy_in_class_folders_are_the_first_of_each_class
     def held_out(labels: torch.Tensor, size: int) -> dict[str, list[int]]:
         numbers = torch.arange(60, dtype=torch.uint8)[:, None, None, None]
         whole = ImageSet(numbers, labels, tuple("0123456789"), (0.0,), (1.0,), "", "")
-        monkeypatch.setattr("stillpoint.core.data.datasets._stored_part", lambda *where: whole)
+        monkeypatch.setattr("stillpoint.core.data.stored.Stored.part", lambda *where: whole)
         parts = {split: load("cifar10", "", split, val_size=size, val_choice="first") for split in ("train", "val")}
         return {split: found.images.flatten().tolist() for split, found in parts.items()}
 
@@ -152,7 +159,7 @@ def test_the_original_archive_is_read_without_unpacking(cifar_batches, monkeypat
     shutil.rmtree(root / "cifar-10-batches-py")
     with pytest.raises(UserError, match="has the wrong digest"):
         prepare("cifar10", root)
-    monkeypatch.setitem(sources.CIFAR_MD5, archive.name, digest(archive, "md5"))
+    monkeypatch.setitem(cifar.CIFAR_MD5, archive.name, digest(archive, "md5"))
     assert np.array_equal(load_images("cifar10", root, "train", val_size=0).images.numpy(), images)
     assert sorted(path.name for path in root.iterdir()) == [archive.name, "prepared"]
 
@@ -171,7 +178,7 @@ def test_the_digests_are_torchvisions() -> None:
     spec = find_spec("torchvision")
     assert spec and spec.origin
     text = (Path(spec.origin).parent / "datasets" / "cifar.py").read_text()
-    assert all(value in text for value in sources.CIFAR_MD5.values())
+    assert all(value in text for value in cifar.CIFAR_MD5.values())
 
 
 def test_cifar100_takes_its_class_names_from_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,14 +193,16 @@ def test_cifar100_takes_its_class_names_from_the_archive(tmp_path: Path, monkeyp
     for name, value in values.items():
         content = pickle.dumps(value, protocol=2)
         (folder / name).write_bytes(content)
-        monkeypatch.setitem(sources.CIFAR_MD5, name, md5(content).hexdigest())
+        monkeypatch.setitem(cifar.CIFAR_MD5, name, md5(content).hexdigest())
     found = load_images("cifar100", tmp_path, "train", val_size=0)
     assert found.labels.tolist() == [99, 0, 5] and found.classes[99] == "class99" and found.title == "CIFAR-100"
 
 
 def test_pictures_in_folders_say_that_they_are_jpeg(cifar_pictures: Path) -> None:
     train = load_images("cifar10", cifar_pictures, "train", val_size=0)
-    assert train.title == "CIFAR-10 (JPEG q75)" and train.labels.tolist() == [k // 2 for k in range(20)]
+    assert train.title == "CIFAR-10 (JPEG q75, 20 of 50,000 train images, 10 of 10,000 test images)"
+    assert json.loads(prepare("cifar10", cifar_pictures).read_text())["incomplete"].startswith("20 of 50,000")
+    assert train.labels.tolist() == [k // 2 for k in range(20)]
     assert train.images.shape == (20, 3, 32, 32)
 
 
@@ -228,8 +237,8 @@ def test_foreign_pictures_are_named(cifar_pictures: Path) -> None:
         prepare("cifar10", cifar_pictures)
 
 
-def test_prepare_is_idempotent_and_sees_a_change_of_its_sources(fashion) -> None:
-    root = fashion[0]
+def test_prepare_is_idempotent_and_sees_a_change_of_its_sources(fashion, monkeypatch) -> None:
+    root, images, _ = fashion
     marker = prepare("fashion_mnist", root)
     cache = root / "prepared" / "fashion_mnist.safetensors"
     times = marker.stat().st_mtime_ns, cache.stat().st_mtime_ns
@@ -239,7 +248,11 @@ def test_prepare_is_idempotent_and_sees_a_change_of_its_sources(fashion) -> None
     assert prepare("fashion_mnist", root) == marker
     assert times == (marker.stat().st_mtime_ns, cache.stat().st_mtime_ns)
     raw = root / "FashionMNIST" / "raw"
-    (raw / "t10k-labels-idx1-ubyte").write_bytes((raw / "t10k-labels-idx1-ubyte").read_bytes()[:-4] + b"\1\2\3\4")
+    labels = (raw / "t10k-labels-idx1-ubyte").read_bytes()[:-4] + b"\1\2\3\4"
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(labels)
+    with pytest.raises(UserError, match="the test images and labels are not those of Fashion-MNIST"):
+        load("fashion_mnist", root, "test")
+    monkeypatch.setitem(fashion_mnist.DIGESTS, "test", set_digest(images[:4], np.frombuffer(labels[-4:], np.uint8)))
     assert load_images("fashion_mnist", root, "test").labels.tolist() == [1, 2, 3, 4]
     shutil.rmtree(root / "FashionMNIST")
     assert load_images("fashion_mnist", root, "test").labels.tolist() == [1, 2, 3, 4]
@@ -268,7 +281,7 @@ def test_a_read_only_root_serves_without_a_cache(fashion, monkeypatch: pytest.Mo
     def refuse(*args):
         raise PermissionError(13, "read-only")
 
-    monkeypatch.setattr("stillpoint.core.data.datasets._write_cache", refuse)
+    monkeypatch.setattr("stillpoint.core.data.stored.write", refuse)
     found = load_images("fashion_mnist", root, "train", val_size=0)
     assert np.array_equal(found.images[:, 0].numpy(), images)
     with pytest.raises(UserError, match="cannot be written to"):
@@ -297,7 +310,7 @@ def test_cifar10_c_gives_one_corruption_and_severity(corrupted) -> None:
     root, images = corrupted
     found = load_images("cifar10_c", root, "gaussian_noise/3")
     assert np.array_equal(found.images.numpy(), images[8:12].transpose(0, 3, 1, 2))
-    assert found.labels.tolist() == [0, 1, 2, 3] and found.title == "CIFAR-10-C gaussian noise 3"
+    assert found.labels.tolist() == [0, 1, 2, 3] and found.title == "CIFAR-10-C gaussian noise 3, 4 of 10,000 images"
     assert json.loads(prepare("cifar10_c", root).read_text())["images"] == {"gaussian_noise": 20}
 
 
@@ -337,3 +350,190 @@ def test_a_sample_of_a_set_that_lies_by_class_shows_all_classes():
     assert sample(ordered, 3).tolist() == [0, 2, 4]
     assert sample(mixed, None).tolist() == sample(ordered, 9).tolist() == list(range(6))
     assert sample(torch.randn(4, 1, 2, 2), 2).tolist() == [0, 1]  # images for targets
+
+
+def write_fashion(root: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """The first images for training, the last four for testing, as four unpacked files."""
+    raw = root / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for part, rows in (("train", slice(0, -4)), ("t10k", slice(-4, None))):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(idx(images[rows]))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(labels[rows]))
+
+
+@pytest.fixture
+def articles(monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, np.ndarray]:
+    """Sixteen images and labels that pass for Fashion-MNIST, in their published order."""
+    random = np.random.RandomState(5)
+    images, labels = random.randint(0, 256, (16, 28, 28), np.uint8), random.randint(0, 10, 16).astype(np.uint8)
+    for part, rows in (("train", slice(0, 12)), ("test", slice(12, 16))):
+        monkeypatch.setitem(fashion_mnist.DIGESTS, part, set_digest(images[rows], labels[rows]))
+        monkeypatch.setitem(fashion_mnist.FIRST_LABELS, part, labels[rows][:10].tolist())
+    return images, labels
+
+
+def test_fashion_mnist_is_judged_by_its_images_and_another_order_is_named(articles, tmp_path: Path) -> None:
+    images, labels = articles
+    write_fashion(tmp_path, images, labels)
+    assert "order" not in json.loads(prepare("fashion_mnist", tmp_path).read_text())
+    assert load("fashion_mnist", tmp_path, val_size=3).order == ""
+    mixed = np.concatenate([np.random.RandomState(1).permutation(12), 12 + np.random.RandomState(1).permutation(4)])
+    write_fashion(tmp_path, images[mixed], labels[mixed])
+    told = json.loads(prepare("fashion_mnist", tmp_path).read_text())
+    assert told["order"] == "another than the published one"
+    for split in ("train", "val", "test"):
+        assert load("fashion_mnist", tmp_path, split, val_size=3).order == told["order"]
+    assert load_images("fashion_mnist", tmp_path, "test").labels.tolist() == labels[mixed][12:].tolist()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda images, labels: (images * 0, labels),
+        lambda images, labels: (images, labels * 0),
+        lambda images, labels: (255 - images, labels),
+        lambda images, labels: (images, np.roll(labels, 1)),
+        lambda images, labels: (np.roll(images, 4, 0), np.roll(labels, 4)),  # images of one part in the other
+        lambda images, labels: (np.concatenate([images[:1], images]), np.concatenate([labels[:1], labels])),
+        lambda images, labels: (images[1:], labels[1:]),
+    ],
+)
+def test_what_only_has_the_names_and_shapes_of_fashion_mnist_is_refused(articles, tmp_path: Path, change) -> None:
+    write_fashion(tmp_path, *change(*articles))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"are not those of Fashion-MNIST \(MNIST's files have the same names"):
+            prepare("fashion_mnist", tmp_path)
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_what_an_earlier_version_accepted_is_judged_again(articles, tmp_path: Path) -> None:
+    images, labels = articles
+    write_fashion(tmp_path, images, labels)
+    prepare("fashion_mnist", tmp_path)
+    cache = stored.cache_path("fashion_mnist", tmp_path)
+
+    def older(arrays: dict[str, np.ndarray]) -> None:
+        with safe_open(cache, framework="np") as file:
+            about = json.loads(file.metadata()["about"])
+        digests = {
+            part: content_digest(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in about["digests"]
+        }
+        kept = {key: value for key, value in about.items() if key not in ("version", "notes")} | {"digests": digests}
+        save_file(arrays, cache, {"about": json.dumps(kept)})
+
+    whole = load_file(cache)
+    older(whole)
+    shutil.rmtree(tmp_path / "FashionMNIST")
+    # without its sources a decoded file is all there is: it is judged, not made again
+    assert len(load_images("fashion_mnist", tmp_path, "test")) == 4
+    older(whole | {"train_images": whole["train_images"] * 0})
+    with pytest.raises(UserError, match="are not those of Fashion-MNIST"):
+        load("fashion_mnist", tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        "[]",
+        "3",
+        "{",
+        json.dumps({"sources": None, "version": 2}),
+        json.dumps(
+            {"title": "", "classes": [], "images": 3, "digests": [], "sources": None, "version": 2, "notes": {}}
+        ),
+    ],
+)
+def test_a_decoded_file_that_says_something_else_is_made_again(fashion, about: str) -> None:
+    root = fashion[0]
+    cache = stored.cache_path("fashion_mnist", root)
+    cache.parent.mkdir()
+    save_file({"train_images": np.zeros(3, np.uint8)}, cache, {"about": about})
+    assert len(load_images("fashion_mnist", root, "test")) == 4
+
+
+def test_digits_are_the_known_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digits, "enlarge_digits", lambda images: np.zeros((len(images), 1, 32, 32), np.uint8))
+    with pytest.raises(UserError, match="scikit-learn's digits are not the known ones"):
+        load("digits", tmp_path)
+
+
+def test_a_copy_of_cifar_as_pictures_is_judged_by_what_it_can_be(cifar_pictures: Path) -> None:
+    folder = cifar_pictures / "cifar10"
+    first = (folder / "train" / "cat" / "0000.jpg").read_bytes()
+    # other programs' own folders and files move no label
+    digest_before = load("cifar10", cifar_pictures, "train", val_size=0).digest
+    for place in ("train/.ipynb_checkpoints", "train/__MACOSX", "test/.git", "train/cat/.ipynb_checkpoints"):
+        (folder / place).mkdir()
+        (folder / place / "0000.jpg").write_bytes(first)
+    (folder / "train" / "zebra").mkdir()
+    (folder / "train" / "cat" / "._0000.jpg").write_bytes(b"of another program")
+    assert load("cifar10", cifar_pictures, "train", val_size=0).digest == digest_before
+    (folder / "train" / "zebra" / "0.jpg").write_bytes(first)
+    with pytest.raises(UserError, match="is of the class 'zebra', which cifar10 does not have"):
+        prepare("cifar10", cifar_pictures)
+    (folder / "train" / "zebra" / "0.jpg").unlink()
+    with monkeypatched_counts(train=20, test=10):
+        (folder / "train" / "cat" / "0002.jpg").write_bytes(first[:-2] + b"\xff\xd9")
+        with pytest.raises(UserError, match="more than the 20 train images of cifar10"):
+            prepare("cifar10", cifar_pictures)
+        (folder / "train" / "dog" / "0001.jpg").unlink()
+        with pytest.raises(UserError, match="has 3 train images of cat, and cifar10 has 2"):
+            prepare("cifar10", cifar_pictures)
+        (folder / "train" / "cat" / "0002.jpg").unlink()
+    for path in folder.glob("test/[!.]*/0000.jpg"):
+        path.write_bytes((folder / "train" / path.parent.name / "0000.jpg").read_bytes())
+    with pytest.raises(UserError, match="is not CIFAR-10: 10 of 10 test images are among the training images too"):
+        prepare("cifar10", cifar_pictures)
+    for path in folder.glob("*/*/*.jpg"):
+        Image.new("RGB", (32, 32)).save(path)
+    with pytest.raises(UserError, match="is not CIFAR-10: of 19 training images only 1 differ"):
+        prepare("cifar10", cifar_pictures)
+
+
+@contextmanager
+def monkeypatched_counts(**counts: int) -> Iterator[None]:
+    before = dict(cifar.COUNTS)
+    cifar.COUNTS.update(counts)
+    try:
+        yield
+    finally:
+        cifar.COUNTS.update(before)
+
+
+def test_a_copy_without_loss_says_that_it_is_a_copy(cifar_pictures: Path) -> None:
+    for path in sorted((cifar_pictures / "cifar10").glob("*/*/*.jpg")):
+        with Image.open(path) as image:
+            image.load()
+        path.unlink()
+        image.save(path.with_suffix(".png"))
+    assert load("cifar10", cifar_pictures, val_size=0).title.startswith("CIFAR-10 (a copy as pictures, 20 of 50,000")
+
+
+def test_cifar100_in_folders_has_its_hundred_classes(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for k in range(100):
+            folder = tmp_path / "cifar100" / part / f"c{k:03}"
+            folder.mkdir(parents=True)
+            Image.new("RGB", (32, 32), (k, 0, 0)).save(folder / "0.png")
+    with pytest.raises(UserError, match=r"of the class 'c0\d\d', which cifar100 does not have"):
+        prepare("cifar100", tmp_path)
+
+
+def test_cifar10_c_is_judged_by_what_it_can_be(corrupted) -> None:
+    root, images = corrupted
+    folder = root / "CIFAR-10-C"
+    np.save(folder / "labels.npy", np.arange(20, dtype=np.uint8) % 10)
+    with pytest.raises(UserError, match="does not tell each severity the same classes"):
+        load("cifar10_c", root, "gaussian_noise/1")
+    np.save(folder / "labels.npy", np.tile(np.arange(4, dtype=np.uint8), 5))
+    images[12:16] = 0
+    np.save(folder / "gaussian_noise.npy", images)
+    with pytest.raises(UserError, match="all images of severity 4 are the same"):
+        prepare("cifar10_c", root)
+    with pytest.raises(UserError, match="all images of severity 4 are the same"):
+        load("cifar10_c", root, "gaussian_noise/4")
+    assert load("cifar10_c", root, "gaussian_noise/3") is not None
+    for wrong in (np.zeros((0, 32, 32, 3), np.uint8), np.uint8(3), np.zeros((20, 32, 32, 4), np.uint8)):
+        np.save(folder / "gaussian_noise.npy", wrong)
+        with pytest.raises(UserError, match=r"not uint8 \(50000, 32, 32, 3\)"):
+            load("cifar10_c", root, "gaussian_noise/1")

@@ -13,7 +13,7 @@ from scipy.io import savemat
 from torchvision.models import ResNet18_Weights
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.data import imagenet
+from stillpoint.core.data import imagenet_validation as imagenet
 from stillpoint.core.data.datasets import load, prepare
 
 WNIDS = ("n02105855", "n01440764", "n02102040")

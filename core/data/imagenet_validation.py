@@ -26,7 +26,6 @@ from stillpoint.core.data.formats import read_mat
 Progress = Callable[[str, int, int], None]
 
 COUNT = 50_000
-COUNTS = {"train": 1_281_167, "val": COUNT}
 ARCHIVE = "ILSVRC2012_img_val.tar"
 KIT = "ILSVRC2012_devkit_t12"
 #: where Kaggle's archive puts the photographs, and the file beside it that tells what those for validation show
@@ -45,13 +44,6 @@ def classes() -> tuple[str, ...]:
     """The WordNet identifiers of the 1000 classes: a network's class k is the k-th, whatever folders there are."""
     lines = Path(__file__).with_name("imagenet_classes.txt").read_text().splitlines()
     return tuple(line for line in lines if not line.startswith("#"))
-
-
-def folder(root: Path, part: str) -> Path:
-    """Where the class folders of "train" or "val" are; training photographs of Kaggle's copy are read where they lie."""
-    own = root / "imagenet" / part
-    kaggle = _kaggle(root)
-    return kaggle / part if part == "train" and kaggle is not None and not own.is_dir() else own
 
 
 def needed(root: Path) -> str:
@@ -109,7 +101,7 @@ def _places(root: Path) -> tuple[Path, Path, Path]:
     return root / "imagenet", root, root / "imagenet" / "val"
 
 
-def _kaggle(root: Path) -> Path | None:
+def kaggle(root: Path) -> Path | None:
     """The folder of Kaggle's copy that holds train and val, unpacked into the data root or its folder imagenet."""
     places = root / KAGGLE, root / "imagenet" / KAGGLE, root / "imagenet" / "Data" / "CLS-LOC"
     return next((place for place in places if place.is_dir()), None)
@@ -120,8 +112,8 @@ def _found(root: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _solution(root: Path) -> Path | None:
-    kaggle = _kaggle(root)
-    beside = (*kaggle.parents[:3], kaggle, kaggle / "val") if kaggle else ()
+    copy = kaggle(root)
+    beside = (*copy.parents[:3], copy, copy / "val") if copy else ()
     places = (*beside, *_places(root))
     return next((place / SOLUTION for place in places if (place / SOLUTION).is_file()), None)
 
@@ -129,8 +121,8 @@ def _solution(root: Path) -> Path | None:
 def _flat(root: Path) -> dict[int, Path]:
     """Number -> flat photograph; those in the folder of validation images come before those beside it."""
     found: dict[int, Path] = {}
-    kaggle = _kaggle(root)
-    places = (root / "imagenet" / "val", root / "imagenet", root, *((kaggle / "val",) if kaggle else ()))
+    copy = kaggle(root)
+    places = (root / "imagenet" / "val", root / "imagenet", root, *((copy / "val",) if copy else ()))
     for folder in places:
         if folder.is_dir():
             for entry in os.scandir(folder):
