@@ -27,7 +27,8 @@ class DatasetInfo:
     end of an error message, what the user must put where. `streaming` sets stay in their files, and their shorter side
     is resized to `resize` before the middle `size` is cut out, both in proportion where a network sees another size.
     A label is a class, an image of its own with `pairs` (input, target), or with `label_maps` a class for each pixel,
-    255 where there is none; `num_classes` counts the background then.
+    255 where there is none; `num_classes` counts the background then. Networks that are made for one of the sets in
+    `like` take this one too.
     """
 
     name: str
@@ -43,6 +44,7 @@ class DatasetInfo:
     pairs: bool = False
     label_maps: bool = False
     resize: int = 0
+    like: tuple[str, ...] = ()
 
 
 #: the packages that are searched for data sets
@@ -96,6 +98,11 @@ def dataset(name: str) -> Any:
 def info(name: str) -> DatasetInfo:
     """The entry called `name`; a `UserError` that names the nearest ones when there is none."""
     return dataset(name).info
+
+
+def takes(made_for: tuple[str, ...], name: str) -> bool:
+    """Whether a network made for these data sets (none: for all) takes the one called `name`."""
+    return not made_for or name in made_for or bool(set(info(name).like) & set(made_for))
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:

@@ -16,7 +16,7 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.catalogue import DatasetInfo
 
 if TYPE_CHECKING:
-    from stillpoint.core.data.sets import AnySet
+    from stillpoint.core.data.pairs import AnySet
 
 Arrays = tuple[np.ndarray, np.ndarray]
 #: told (what, done, total) while something takes its time; a total of 0 means unknown

@@ -12,8 +12,8 @@ from stillpoint.core.base.files import write_json
 from stillpoint.core.config.catalogue import data_root, dataset
 from stillpoint.core.data.contract import HeldOut, Progress, ValChoice, split_indices
 from stillpoint.core.data.judging import content_digest
-from stillpoint.core.data.pairs import PairSet
-from stillpoint.core.data.sets import AnySet, FolderSet, ImageSet
+from stillpoint.core.data.pairs import AnySet, PairSet
+from stillpoint.core.data.sets import FolderSet, ImageSet
 from stillpoint.core.data.stored import READ_ONLY
 
 

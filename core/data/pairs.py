@@ -17,7 +17,7 @@ from torch import Tensor
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.randomness import generator
 from stillpoint.core.data.loading import Batch, Feeder, LoaderOptions
-from stillpoint.core.data.sets import Selectable
+from stillpoint.core.data.sets import FolderSet, ImageSet, LabelMapFiles, LabelMapSet, Selectable
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,10 @@ class PairSet(Selectable):
 
     def _chosen(self, indices: Tensor) -> dict[str, Any]:
         return {"inputs": self.inputs[indices], "labels": self.labels[indices]}
+
+
+#: what `core.data.datasets.load` gives
+AnySet = ImageSet | LabelMapSet | FolderSet | LabelMapFiles | PairSet
 
 
 class PairLoader(Feeder):

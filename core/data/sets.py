@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,9 +13,6 @@ from torch import Tensor
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.catalogue import DatasetInfo
 from stillpoint.core.data.contract import HeldOut, split_indices
-
-if TYPE_CHECKING:
-    from stillpoint.core.data.pairs import PairSet
 
 
 def evenly(total: int, count: int | None) -> Tensor:
@@ -117,11 +114,26 @@ class ImageSet(Selectable):
 
 
 @dataclass(frozen=True, slots=True)
-class LabelMapSet(ImageSet):
-    """An `ImageSet` whose labels are maps: uint8 (N, H, W), the class of each pixel, 255 where there is none."""
+class LabelMapSet(Selectable):
+    """One split in memory whose labels are maps: uint8 (N, H, W), the class of each pixel, 255 where there is none.
+
+    The rest is as an `ImageSet` has it.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    title: str
+    digest: str
+    order: str = ""
+
+    def _chosen(self, indices: Tensor) -> dict[str, Any]:
+        return {"images": self.images[indices], "labels": self.labels[indices]}
 
 
-def image_set(
+def array_set(
     info: DatasetInfo,
     images: np.ndarray,
     labels: np.ndarray,
@@ -129,11 +141,11 @@ def image_set(
     title: str,
     digest: str,
     notes: Mapping[str, str],
-) -> ImageSet:
+) -> "ImageSet | LabelMapSet":
     """The split of a data set that these arrays are."""
     kind = LabelMapSet if info.label_maps else ImageSet
-    pixels, told = torch.from_numpy(images), torch.from_numpy(labels)
-    return kind(pixels, told, classes, info.mean, info.std, title, digest, notes.get("order", ""))
+    about = classes, info.mean, info.std, title, digest, notes.get("order", "")
+    return kind(torch.from_numpy(images), torch.from_numpy(labels), *about)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +203,3 @@ class LabelMapFiles(Selectable):
     def _chosen(self, indices: Tensor) -> dict[str, Any]:
         numbers = indices.tolist()
         return {"paths": tuple(self.paths[k] for k in numbers), "maps": tuple(self.maps[k] for k in numbers)}
-
-
-AnySet: TypeAlias = "ImageSet | FolderSet | LabelMapFiles | PairSet"

@@ -15,7 +15,7 @@ from stillpoint.core.data.contract import Dataset, Decoded, HeldOut, Progress
 from stillpoint.core.data.judging import content_digest
 
 if TYPE_CHECKING:
-    from stillpoint.core.data.sets import ImageSet
+    from stillpoint.core.data.sets import ImageSet, LabelMapSet
 
 #: of how a data set is judged and decoded: what an earlier version left is decoded, or judged, again
 VERSION = 2
@@ -60,18 +60,18 @@ class Stored(Dataset):
         told = {key: about[key] for key in ("title", "images", "digests")}
         return {**told, "classes": len(about["classes"]), **about["notes"]}
 
-    def load(self, root: Path, split: str, held_out: HeldOut) -> "ImageSet":
+    def load(self, root: Path, split: str, held_out: HeldOut) -> "ImageSet | LabelMapSet":
         self.named(split, held_out)
         if split == "test":
             return self.part(root, "test")
         whole = self.part(root, "train")
         return whole.held_out(held_out, split == "val") if held_out.size else whole
 
-    def part(self, root: Path, part: str) -> "ImageSet":
+    def part(self, root: Path, part: str) -> "ImageSet | LabelMapSet":
         """All images of "train" or "test", decoded first where that has not been done."""
         from safetensors import safe_open
 
-        from stillpoint.core.data.sets import image_set
+        from stillpoint.core.data.sets import array_set
 
         about = self.described(root)
         if about is None:
@@ -84,7 +84,7 @@ class Stored(Dataset):
                 # a read-only data root serves all the same, only more slowly
                 images, labels = found.parts[part]
                 digest = content_digest(images, labels)
-                return image_set(self.info, images, labels, found.classes, found.title, digest, found.notes)
+                return array_set(self.info, images, labels, found.classes, found.title, digest, found.notes)
         path = cache_path(self.info.name, root)
         with safe_open(path, framework="np") as file:
             images, labels = file.get_tensor(f"{part}_images"), file.get_tensor(f"{part}_labels")
@@ -94,7 +94,7 @@ class Stored(Dataset):
                 f"{path} is damaged: its digest is wrong; remove it and run: "
                 f"stillpoint prepare {self.info.name} --root {root}"
             )
-        return image_set(self.info, images, labels, tuple(about["classes"]), about["title"], digest, about["notes"])
+        return array_set(self.info, images, labels, tuple(about["classes"]), about["title"], digest, about["notes"])
 
     def described(self, root: Path) -> dict[str, Any] | None:
         """What a whole and current file of this data set says of itself, else None."""
