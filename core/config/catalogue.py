@@ -59,7 +59,7 @@ def search(package: str) -> None:
 
 def _modules() -> dict[str, str]:
     """Name of each data set -> its module."""
-    found = {}
+    found: dict[str, str] = {}
     for package in _PACKAGES:
         for module in iter_modules(import_module(package).__path__):
             if not module.name.startswith("_"):

@@ -241,7 +241,7 @@ def _kit_file(folder: Path | None, archive: Path | None, name: str) -> bytes:
 
 def _wnids(content: bytes, origin: Any) -> Mapping[int, str]:
     """Number of a class -> its WordNet identifier, of those without children (the 1000 that are told apart)."""
-    synsets = read_mat(content, f"{META} of {origin}").get("synsets")
+    synsets = read_mat(content, f"{META} of {origin}").get("synsets", ())
     try:
         rows = np.ravel(synsets)
         found = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows if int(row["num_children"]) == 0}

@@ -70,8 +70,10 @@ class Cifar10C(Dataset):
         }
 
     def load(self, root: Path, split: str, held_out: HeldOut) -> "ImageSet":
+        import torch
+
         from stillpoint.core.data.corruptions import check
-        from stillpoint.core.data.sets import array_set
+        from stillpoint.core.data.sets import ImageSet
 
         match = re.fullmatch(r"([^/]+)/(\d+)", split)
         if not match:
@@ -87,7 +89,8 @@ class Cifar10C(Dataset):
         numbers = np.asarray(labels[part]).astype(np.int64)
         few = f", {len(pixels):,} of {_IMAGES:,} images" if len(pixels) < _IMAGES else ""
         title = f"{self.info.title} {corruption.replace('_', ' ')} {severity}{few}"
-        return array_set(self.info, pixels, numbers, CIFAR10_CLASSES, title, content_digest(pixels, numbers), {})
+        about = CIFAR10_CLASSES, self.info.mean, self.info.std, title, content_digest(pixels, numbers)
+        return ImageSet(torch.from_numpy(pixels), torch.from_numpy(numbers), *about)
 
     def _make(self, root: Path, progress: Progress) -> None:
         """Makes it from the test images of CIFAR-10, unless the published files are there or CIFAR-10 is not."""

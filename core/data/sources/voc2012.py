@@ -92,7 +92,9 @@ class Voc2012(Dataset):
             raise missing(self.info.name, root, f" ({path} not found)")
         names = _names(path)
         maps = home / ("SegmentationClassAug" if name == "trainaug" else "SegmentationClass")
-        paths, labels, state = [], [], hashlib.sha256()
+        paths: list[str] = []
+        labels: list[str] = []
+        state = hashlib.sha256()
         for image in names:
             for folder, suffix, kept in ((home / "JPEGImages", ".jpg", paths), (maps, ".png", labels)):
                 file = folder / f"{image}{suffix}"

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from stillpoint.core.data import cifar
+from stillpoint.core.data.datasets import ImageSet, load
 from stillpoint.core.data.judging import set_digest
 from stillpoint.core.data.sources import fashion_mnist
 
@@ -90,3 +91,19 @@ def photographs(tmp_path: Path) -> Path:
                 image = Image.fromarray(pixels[..., 0]) if mode == "L" else Image.fromarray(pixels[..., :3])
                 image.convert(mode).save(folder / f"{k}.JPEG", "JPEG")
     return tmp_path
+
+
+@pytest.fixture
+def corrupted(tmp_path: Path) -> tuple[Path, np.ndarray]:
+    folder = tmp_path / "CIFAR-10-C"
+    folder.mkdir()
+    images = np.random.RandomState(0).randint(0, 256, (20, 32, 32, 3), np.uint8)
+    np.save(folder / "gaussian_noise.npy", images)
+    np.save(folder / "labels.npy", np.tile(np.arange(4, dtype=np.uint8), 5))
+    return tmp_path, images
+
+
+def load_images(*args, **options) -> ImageSet:
+    found = load(*args, **options)
+    assert isinstance(found, ImageSet)
+    return found
