@@ -171,6 +171,12 @@ def decode_image(
         raise UserError(f"the image {name} cannot be decoded ({error or type(error).__name__})") from error
 
 
+def picture_size(source: Path, name: str) -> tuple[int, int]:
+    """(width, height) as a picture's header tells them. Raises `UserError` as `decode_image` does."""
+    with _opened(source, name) as file:
+        return file.size
+
+
 def decode_label_map(source: Path, name: str, size: tuple[int, int]) -> np.ndarray:
     """The numbers that a palette or grey picture holds, uint8 (height, width): a class for each pixel.
 

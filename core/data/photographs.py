@@ -4,6 +4,7 @@ import hashlib
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,7 +12,7 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest_of
 from stillpoint.core.config.catalogue import missing
 from stillpoint.core.data.contract import Dataset, HeldOut, Progress
-from stillpoint.core.data.formats import IMAGE_SUFFIXES
+from stillpoint.core.data.formats import IMAGE_SUFFIXES, picture_size
 
 if TYPE_CHECKING:
     from stillpoint.core.data.sets import FolderSet
@@ -22,6 +23,8 @@ class Photographs(Dataset):
 
     #: how many images the published parts have; a title says where there are fewer
     counts: ClassVar[dict[str, int]]
+    #: what the shorter side of its photographs usually has at least; 0 where all have one size
+    side: ClassVar[int] = 0
 
     @abstractmethod
     def folder(self, root: Path, part: str) -> Path:
@@ -50,11 +53,13 @@ class Photographs(Dataset):
             "images": {part: len(images) for part, images in found.items()},
             "digests": {part: images.digest for part, images in found.items()},
         }
-        whole = self.info.num_classes, self.counts["val"]
-        if (classes, pictures) == whole:
-            return told
-        lacking = f"validation has {pictures} photographs of {classes} classes, not {whole[1]} of {whole[0]}"
-        return {**told, "incomplete": lacking}
+        whole, lacking = (self.info.num_classes, self.counts["val"]), []
+        if (classes, pictures) != whole:
+            lacking = [f"validation has {pictures} photographs of {classes} classes, not {whole[1]} of {whole[0]}"]
+        if self.side and (side := _usual_side(found["val"].paths)) < self.side:
+            # the classes of a smaller copy have the same folders
+            lacking.append(f"its photographs are small: half of them are below {side} pixels, not below {self.side}")
+        return {**told, **({"incomplete": "; ".join(lacking)} if lacking else {})}
 
     def load(self, root: Path, split: str, held_out: HeldOut) -> "FolderSet":
         self.named(split, held_out)
@@ -92,6 +97,15 @@ class Photographs(Dataset):
             return f"{self.info.title} ({present} of {classes} classes)"
         whole = self.counts[part]
         return self.info.title if count == whole else f"{self.info.title} ({count:,} of {whole:,} images)"
+
+
+def _usual_side(paths: tuple[str, ...]) -> int:
+    """The median of the shorter sides of some of these photographs, in pixels; of unreadable ones nothing."""
+    sides = []
+    for path in paths[:: max(len(paths) // 64, 1)]:
+        with suppress(UserError):
+            sides.append(min(picture_size(Path(path), path)))
+    return sorted(sides)[len(sides) // 2] if sides else 0
 
 
 def is_hidden(name: str) -> bool:

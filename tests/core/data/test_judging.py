@@ -5,18 +5,25 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from torch import nn
 
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.schema import RunConfig, merge
 from stillpoint.core.data import cifar, stored
 from stillpoint.core.data.datasets import content_digest, load, prepare
 from stillpoint.core.data.judging import set_digest
 from stillpoint.core.data.sources import digits, fashion_mnist
+from stillpoint.core.evaluation.run import evaluate_run
+from stillpoint.core.runs.layout import Run
+from stillpoint.core.training.train import train
 from tests.core.data.conftest import idx, load_images
 
 
@@ -205,3 +212,28 @@ def test_cifar10_c_is_judged_by_what_it_can_be(corrupted) -> None:
         np.save(folder / "gaussian_noise.npy", wrong)
         with pytest.raises(UserError, match=r"not uint8 \(50000, 32, 32, 3\)"):
             load("cifar10_c", root, "gaussian_noise/1")
+
+
+def test_provenance_names_another_order(articles, tmp_path: Path) -> None:
+    images, labels = articles
+    mixed = np.concatenate([np.arange(12)[::-1], np.arange(12, 16)])
+    orders = {}
+    for name, order in (("published", np.arange(16)), ("mixed", mixed)):
+        write_fashion(tmp_path / name, images[order], labels[order])
+        config = merge(RunConfig, [], ["PIPELINE", "tiny", "MODEL.NAME", "net", "DATA.NAME", "fashion_mnist", *SHORT])
+        run = Run("tiny", "fashion_mnist", "net", 0, tmp_path / name)
+        places: dict[str, Any] = {"build": linear, "data_root": tmp_path / name, "device": "cpu"}
+        train(config, run, **places)
+        metrics = evaluate_run(run, config=config, **places)
+        found = json.loads(run.training.read_text()), metrics["provenance"]
+        orders[name] = [where.get("data_order", "") for where in found]
+    assert orders == {"published": ["", ""], "mixed": ["another than the published one"] * 2}
+
+
+SHORT = ["TRAIN.EPOCHS", "1", "TRAIN.BATCH_SIZE", "4", "TRAIN.LR", "0.01", "EVALUATE.METRICS", "[accuracy]"]
+
+
+def linear(config: RunConfig) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10))
