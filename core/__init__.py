@@ -3,3 +3,6 @@
 Twelve rooms; each imports from those before it alone, inside functions too (tests/test_house.py holds the order):
 base, config, data, kernels, layers, backbones, surgery, metrics, runs, training, evaluation, reporting.
 """
+
+# the catalogue lies before the data sets that it names: here both are there
+from stillpoint.core import data as data

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillpoint.core.base.errors import UserError, closest, nearest
-from stillpoint.core.config.catalogue import DATASETS
+from stillpoint.core.config.catalogue import DATASETS, takes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -116,7 +116,7 @@ def configure(name: str, recipe: str = "digits", pairs: list[str] | None = None,
         if value != fixed:
             raise UserError(f"{key} is {fixed} and follows from what the command names: name another network or recipe")
     config = merge(form, [given, own], pairs)
-    if model.datasets and config.data.name not in model.datasets:
+    if not takes(model.datasets, config.data.name):
         raise UserError(f"{name} has no form for {config.data.name}: it is made for {', '.join(model.datasets)}")
     return config
 
@@ -166,7 +166,7 @@ def create(name: str, *, dataset: str | None = None, seed: int = 0, **settings: 
     """
     made_for = entry(name)[1].datasets
     dataset = dataset or ("imagenet" if not made_for or "imagenet" in made_for else made_for[0])
-    if made_for and dataset not in made_for and dataset in DATASETS:
+    if dataset in DATASETS and not takes(made_for, dataset):
         raise UserError(f"{name} has no form for {dataset}: it is made for {', '.join(made_for)}")
     pairs = [text for key, value in settings.items() for text in (f"MODEL.{key.upper()}", str(value))]
     return build(without_recipe(name, dataset, pairs, seed))

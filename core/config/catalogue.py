@@ -1,8 +1,16 @@
-"""What is known of each data set before any file is read. Imports no torch, so that names can be checked at once."""
+"""What is known of each data set before any file is read. Imports no torch, so that names can be checked at once.
+
+A data set is a module of its own, called as the data set is, in a package that is searched (`search`): the room of data
+names its own. The module holds `DATASET`, whose `info` is the entry here. It is imported when it is first asked for.
+"""
 
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
 
 from stillpoint.core.base.errors import UserError, nearest
 
@@ -16,8 +24,11 @@ class DatasetInfo:
 
     `mean` and `std` are per channel, in units of a pixel scaled to [0, 1]; they are the default normalisation, which a
     paper's recipe may replace. `val_size` images are held out of the training part by default. `files` says, as the
-    end of an error message, what the user must put where. `streaming` sets stay in their files; `pairs` are of images
-    (input, target) instead of an image and its class.
+    end of an error message, what the user must put where. `streaming` sets stay in their files, and their shorter side
+    is resized to `resize` before the middle `size` is cut out, both in proportion where a network sees another size.
+    A label is a class, an image of its own with `pairs` (input, target), or with `label_maps` a class for each pixel,
+    255 where there is none; `num_classes` counts the background then. Networks that are made for one of the sets in
+    `like` take this one too.
     """
 
     name: str
@@ -31,117 +42,67 @@ class DatasetInfo:
     files: str
     streaming: bool = False
     pairs: bool = False
+    label_maps: bool = False
+    resize: int = 0
+    like: tuple[str, ...] = ()
 
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# APS authors' statistics of the 45,000 training images
-_CIFAR10_MEAN, _CIFAR10_STD = (0.49141738, 0.48219556, 0.44662726), (0.24703224, 0.24348514, 0.26158786)
-
-_PAIR_FILES = (
-    "put train.safetensors and test.safetensors into {{root}}/{name}, each with tensors input and target, float32 "
-    "(N, 1, {size}, {size}); pipelines/aps/README.md shows how they are made"
-)
+#: the packages that are searched for data sets
+_PACKAGES: list[str] = []
 
 
-def _pairs(name: str, title: str, size: int, files: str = _PAIR_FILES) -> DatasetInfo:
-    """A set of pairs: one channel, no classes, and intensities that are left as they are."""
-    return DatasetInfo(name, title, 0, 1, size, (0.0,), (1.0,), 0, files.format(name=name, size=size), pairs=True)
+def search(package: str) -> None:
+    """Has the modules of a package taken for data sets, but for those whose names begin with an underscore."""
+    if package not in _PACKAGES:
+        _PACKAGES.append(package)
 
 
-DATASETS: dict[str, DatasetInfo] = {
-    info.name: info
-    for info in (
-        DatasetInfo(
-            name="digits",
-            title="Digits (8x8 drawn at 24x24 on 32x32)",
-            num_classes=10,
-            channels=1,
-            size=32,
-            mean=(0.1718,),
-            std=(0.2906,),
-            val_size=137,
-            files="nothing is needed: scikit-learn carries the images",
-        ),
-        DatasetInfo(
-            name="fashion_mnist",
-            title="Fashion-MNIST",
-            num_classes=10,
-            channels=1,
-            size=28,
-            mean=(0.2860,),
-            std=(0.3530,),
-            val_size=5000,
-            files="put train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and "
-            "t10k-labels-idx1-ubyte.gz (or the same four unpacked, without .gz) into {root}/FashionMNIST/raw",
-        ),
-        DatasetInfo(
-            name="cifar10",
-            title="CIFAR-10",
-            num_classes=10,
-            channels=3,
-            size=32,
-            mean=_CIFAR10_MEAN,
-            std=_CIFAR10_STD,
-            val_size=5000,
-            files="put cifar-10-python.tar.gz (or the folder cifar-10-batches-py that is in it) into {root}, or a copy "
-            "as images: cifar10-jpeg.tar.xz, or folders {root}/cifar10/train/<class>/ and {root}/cifar10/test/<class>/",
-        ),
-        DatasetInfo(
-            name="cifar100",
-            title="CIFAR-100",
-            num_classes=100,
-            channels=3,
-            size=32,
-            mean=(0.5071, 0.4865, 0.4409),
-            std=(0.2673, 0.2564, 0.2762),
-            val_size=5000,
-            files="put cifar-100-python.tar.gz (or the folder cifar-100-python that is in it) into {root}, or a copy "
-            "as images: folders {root}/cifar100/train/<class>/ and {root}/cifar100/test/<class>/",
-        ),
-        DatasetInfo(
-            name="cifar10_c",
-            title="CIFAR-10-C",
-            num_classes=10,
-            channels=3,
-            size=32,
-            mean=_CIFAR10_MEAN,
-            std=_CIFAR10_STD,
-            val_size=0,
-            files="unpack CIFAR-10-C.tar (Zenodo record 2535967) so that {root}/CIFAR-10-C holds labels.npy and one "
-            "<corruption>.npy for each corruption, or put CIFAR-10 into {root}, of which it is then made",
-        ),
-        DatasetInfo(
-            name="imagenet",
-            title="ImageNet",
-            num_classes=1000,
-            channels=3,
-            size=224,
-            mean=_IMAGENET_MEAN,
-            std=_IMAGENET_STD,
-            val_size=0,
-            files="put one folder of photographs for each class into {root}/imagenet/train and {root}/imagenet/val, or "
-            "ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz into {root} for the latter",
-            streaming=True,
-        ),
-        _pairs(
-            "digits_undersampled",
-            "Digits, a quarter of the Fourier columns measured",
-            32,
-            "nothing is needed: scikit-learn carries the images",
-        ),
-        _pairs("fastmri", "fastMRI single-coil knee", 320),
-        _pairs("lodopab", "LoDoPaB-CT", 362),
-    )
-}
+def _modules() -> dict[str, str]:
+    """Name of each data set -> its module."""
+    found: dict[str, str] = {}
+    for package in _PACKAGES:
+        for module in iter_modules(import_module(package).__path__):
+            if not module.name.startswith("_"):
+                found.setdefault(module.name, f"{package}.{module.name}")
+    return dict(sorted(found.items()))
 
 
-def info(name: str) -> DatasetInfo:
-    """The entry called `name`; a `UserError` that names the nearest ones when there is none."""
+class _Catalogue(Mapping[str, DatasetInfo]):
+    """The entries of all data sets by name."""
+
+    def __getitem__(self, name: str) -> DatasetInfo:
+        return import_module(_modules()[name]).DATASET.info
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_modules())
+
+    def __len__(self) -> int:
+        return len(_modules())
+
+    def __contains__(self, name: object) -> bool:
+        return name in _modules()
+
+
+DATASETS: Mapping[str, DatasetInfo] = _Catalogue()
+
+
+def dataset(name: str) -> Any:
+    """The data set called `name` (a `core.data.contract.Dataset`); a `UserError` that names the nearest ones."""
     if name not in DATASETS:
         raise UserError(
             f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}{nearest(name, list(DATASETS))}"
         )
-    return DATASETS[name]
+    return import_module(_modules()[name]).DATASET
+
+
+def info(name: str) -> DatasetInfo:
+    """The entry called `name`; a `UserError` that names the nearest ones when there is none."""
+    return dataset(name).info
+
+
+def takes(made_for: tuple[str, ...], name: str) -> bool:
+    """Whether a network made for these data sets (none: for all) takes the one called `name`."""
+    return not made_for or name in made_for or bool(set(info(name).like) & set(made_for))
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:

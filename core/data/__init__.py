@@ -1,1 +1,5 @@
-"""Images and labels from files: one file a data set, loaders, transforms, shifts and corruptions."""
+"""Images and labels from files: one file a data set (`sources`), loaders, transforms, shifts and corruptions."""
+
+from stillpoint.core.config.catalogue import search
+
+search(f"{__name__}.sources")

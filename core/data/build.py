@@ -14,9 +14,10 @@ from stillpoint.core.config.catalogue import info
 from stillpoint.core.config.schema import AugmentConfig, RunConfig
 from stillpoint.core.data.augment import Augment, Crop, Erase, Flip, ResizedCrop, Roll, Stage, Step
 from stillpoint.core.data.datasets import load
+from stillpoint.core.data.label_maps import LabelMapLoader, LabelMapStream
 from stillpoint.core.data.loading import DeviceLoader
-from stillpoint.core.data.pairs import PairLoader, PairSet
-from stillpoint.core.data.sets import FolderSet, ImageSet
+from stillpoint.core.data.pairs import AnySet, PairLoader, PairSet
+from stillpoint.core.data.sets import ImageSet, LabelMapFiles, LabelMapSet
 from stillpoint.core.data.streaming import StreamLoader
 
 Part = Literal["train", "validation", "test"]
@@ -37,7 +38,8 @@ class Loader(Protocol):
 class Loaders:
     """The loaders of a run; a part that was not asked for, or that has no images, is None.
 
-    `digest` identifies the images of all parts that are there, `title` is what a table calls them.
+    `digest` identifies the images of all parts that are there, `title` is what a table calls them, `order` says how
+    they lie where that is not as published.
     """
 
     train: Loader | None = None
@@ -45,6 +47,7 @@ class Loaders:
     test: Loader | None = None
     digest: str = ""
     title: str = ""
+    order: str = ""
 
 
 def image_size(config: RunConfig) -> int:
@@ -52,9 +55,7 @@ def image_size(config: RunConfig) -> int:
     return config.data.image_size or info(config.data.name).size
 
 
-def images(
-    config: RunConfig, part: Part, root: str | os.PathLike[str] | None = None
-) -> ImageSet | FolderSet | PairSet | None:
+def images(config: RunConfig, part: Part, root: str | os.PathLike[str] | None = None) -> AnySet | None:
     """The images of one part, cut to DATA.LIMIT; None for the validation part when DATA.VALIDATION is 0."""
     data = config.data
     if part == "validation" and not data.validation:
@@ -115,7 +116,7 @@ def loader(
     batch_size: int | None = None,
     workers: int = 0,
     margin: int = 0,
-) -> DeviceLoader | StreamLoader | PairLoader | None:
+) -> DeviceLoader | StreamLoader | PairLoader | LabelMapLoader | None:
     """The loader of one part; None for the validation part when DATA.VALIDATION is 0.
 
     Training images are shuffled and changed at random, the others are not (except for AUGMENT.CANVAS_PADDING).
@@ -141,6 +142,10 @@ def loader(
     batch_size = batch_size or config.train.batch_size // config.train.accumulate
     if isinstance(chosen, PairSet):
         return _pair_loader(config, chosen, batch_size, margin, options)
+    if isinstance(chosen, LabelMapSet | LabelMapFiles):
+        _check_label_maps(config, margin)
+    if isinstance(chosen, LabelMapSet):
+        return LabelMapLoader(chosen, batch_size, **options)
     if config.train.loss == "mse":
         raise UserError(f"TRAIN.LOSS mse compares images, and {data.name} has classes: set cross_entropy")
     if isinstance(chosen, ImageSet):
@@ -154,8 +159,8 @@ def loader(
             f"AUGMENT.RESIZED_CROP of photographs is {list(_PHOTOGRAPH_SCALE)}, not {list(section.resized_crop)}"
         )
     size = image_size(config)
-    # the ratio of nearly every recipe for ImageNet
-    resize = section.resize or size * 256 // 224
+    entry = info(data.name)
+    resize = section.resize or size * entry.resize // entry.size
     crop: Literal["centre", "random_resized"] = "random_resized" if training and section.resized_crop else "centre"
     if crop == "centre" and size + margin > resize:
         more = f" + EVALUATE.MARGIN {margin}" if margin else ""
@@ -163,7 +168,7 @@ def loader(
             f"photographs resized to {resize} pixels have no window of DATA.IMAGE_SIZE {size}{more}: "
             f"set AUGMENT.RESIZE to {size + margin} or more"
         )
-    return StreamLoader(
+    return (LabelMapStream if isinstance(chosen, LabelMapFiles) else StreamLoader)(
         *(chosen, batch_size),
         size=size + margin,
         resize=resize,
@@ -172,6 +177,16 @@ def loader(
         skip_corrupt=data.skip_corrupt,
         **options,
     )
+
+
+def _check_label_maps(config: RunConfig, margin: int) -> None:
+    section, data = config.augment, config.data
+    if section.erase:
+        raise UserError(f"AUGMENT.ERASE would leave the classes of what it erases in {data.name}: leave it out")
+    if margin:
+        raise UserError(f"EVALUATE.MARGIN is for photographs with one class; {data.name} has one for each pixel")
+    if not info(data.name).streaming and (section.resized_crop or section.resize):
+        raise UserError(f"maps of {data.name} are not resized: leave out AUGMENT.RESIZED_CROP and AUGMENT.RESIZE")
 
 
 def _pair_loader(
@@ -202,4 +217,5 @@ def loaders(
     """The loaders of `parts`, each as `loader` makes it."""
     made = {part: loader(config, part, root, device, rank, world_size, workers=workers) for part in parts}
     sets = [one.image_set for one in made.values() if one is not None]
-    return Loaders(**made, digest=digest_of([found.digest for found in sets]), title=sets[0].title)  # type: ignore[arg-type]
+    about = {"digest": digest_of([found.digest for found in sets]), "title": sets[0].title, "order": sets[0].order}
+    return Loaders(**made, **about)  # type: ignore[arg-type]

@@ -1,14 +1,17 @@
-"""Readers of the published file formats: IDX, CIFAR's pickled batches, image files. Nothing from a file is executed."""
+"""Readers of the published file formats, each of what it names and of nothing else; nothing from a file is executed.
 
-import gzip
+IDX arrays, CIFAR's pickled batches, .npy, MATLAB 5, pictures and label maps. What a header announces is believed only
+within a bound.
+"""
+
 import io
-import lzma
+import math
 import pickle
-import posixpath
 import struct
-import tarfile
+import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,33 +19,83 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.data.archives import DAMAGE, Unpacked
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+#: what a picture may be, whatever its name says; Pillow would start Ghostscript for a PostScript file
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+#: more pixels than any photograph has, and less than 300 MB of them
+MOST_PIXELS = 89_478_485
+#: of an array in an IDX file: images have three, and their colours would be a fourth
+_IDX_DIMENSIONS = 4
+#: of meta.mat unpacked, of which the published one takes a hundredth
+_MAT_BYTES = 64 << 20
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """A uint8 array from an IDX file (LeCun's format of MNIST), packed with gzip when the name ends in .gz.
+def read_idx(path: Path, most: int) -> np.ndarray:
+    """A uint8 array of at most `most` bytes from an IDX file (LeCun's format of MNIST), packed with gzip or not.
 
-    Raises a `UserError` naming the file when it is truncated, damaged, or something else.
+    Raises a `UserError` naming the file when it is truncated, damaged, larger, or something else.
     """
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        # two zero bytes, the type (8: uint8), the number of dimensions, then each as a big-endian 32-bit number
+        with Unpacked(path, most + 4 + 4 * _IDX_DIMENSIONS + 1) as file:
+            start = file.read(4)
+            if len(start) < 4 or start[:3] != b"\0\0\x08" or not 1 <= start[3] <= _IDX_DIMENSIONS:
+                raise UserError(f"{path} is not an IDX file of bytes, in 1 to {_IDX_DIMENSIONS} dimensions")
+            sides = file.read(4 * start[3])
+            if len(sides) < 4 * start[3]:
+                raise UserError(f"{path} is truncated: its header is incomplete; fetch it again")
+            shape = struct.unpack(f">{start[3]}I", sides)
+            expected = math.prod(shape)
+            if expected > most:
+                raise UserError(
+                    f"{path} was refused: its header announces {expected:,} bytes, and at most {most:,} may be there"
+                )
+            content = file.read(expected + 1)
+    except DAMAGE as error:
         raise UserError(f"{path} is truncated or damaged ({error}): fetch it again") from error
-    # two zero bytes, the type (8: uint8), the number of dimensions, then each dimension as a big-endian 32-bit number
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise UserError(f"{path} is not an IDX file of bytes")
-    dimensions = content[3]
-    start = 4 + 4 * dimensions
-    if len(content) < start:
-        raise UserError(f"{path} is truncated: its header is incomplete; fetch it again")
-    shape = struct.unpack(f">{dimensions}I", content[4:start])
-    expected = int(np.prod(shape, dtype=np.int64))
-    if len(content) - start != expected:
-        raise UserError(
-            f"{path} is truncated or damaged: {expected} bytes announced, {len(content) - start} there; fetch it again"
-        )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
+    if len(content) != expected:
+        there = len(content) if len(content) < expected else "more"
+        raise UserError(f"{path} is truncated or damaged: {expected} bytes announced, {there} there; fetch it again")
+    return np.frombuffer(content, np.uint8).reshape(shape).copy()
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The array in a .npy file, mapped and not read. A `UserError` for anything else: an archive, objects, a torn file.
+
+    The file must be there.
+    """
+    try:
+        with np.errstate(over="raise"):  # the product of absurd sides
+            found = np.lib.format.open_memmap(path, mode="r")
+        if found.dtype.hasobject:
+            raise ValueError("it holds objects")
+    # NumPy raises whatever its reader of headers stumbles over
+    except Exception as error:
+        raise UserError(f"{path} is truncated or not a NumPy array ({error}): fetch it again") from error
+    return found
+
+
+def read_mat(content: bytes, name: str) -> dict[str, Any]:
+    """The variables of a MATLAB 5 file; `name` is for the `UserError` when it is not one, or unpacks to too much."""
+    from scipy.io import loadmat
+
+    try:
+        if not content.startswith(b"MATLAB 5.0 MAT-file"):
+            raise ValueError("no MATLAB 5 file")
+        left, place = _MAT_BYTES, 128
+        while place + 8 <= len(content):
+            kind, size = struct.unpack("<II" if content[126:128] == b"IM" else ">II", content[place : place + 8])
+            if kind == 15:  # packed with zlib
+                left -= len(zlib.decompressobj().decompress(content[place + 8 : place + 8 + size], left + 1))
+            if left < 0:
+                raise ValueError(f"it unpacks to more than {_MAT_BYTES:,} bytes")
+            place += 8 + size
+        return loadmat(io.BytesIO(content), squeeze_me=True, struct_as_record=True)
+    # scipy raises whatever its reader stumbles over
+    except Exception as error:
+        raise UserError(f"{name} is damaged ({error or type(error).__name__}): fetch it again") from None
 
 
 def _latin1_bytes(text: str, encoding: str = "latin1") -> bytes:
@@ -84,56 +137,25 @@ def read_pickled_batch(content: bytes, name: str) -> dict[bytes, Any]:
     return value
 
 
-def archive_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of each plain file in a tar archive, read in one pass; nothing is written to the disk.
-
-    Raises a `UserError` when the archive is truncated or damaged, or holds a member that would leave the folder it is
-    unpacked into (an absolute name, a "..", a link outside, a device): such an archive is refused as a whole.
-    """
-    try:
-        with tarfile.open(path, "r|*") as archive:
-            for member in archive:
-                if why := _escape(member):
-                    raise UserError(f"{path} was refused: {why}")
-                if not member.isfile():
-                    continue
-                file = archive.extractfile(member)
-                content = file.read() if file else b""
-                if len(content) != member.size:
-                    raise EOFError("the archive ends inside a member")
-                yield member.name, content
-    except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError) as error:
-        raise UserError(f"{path} is truncated or damaged ({error}): fetch it again") from error
-
-
-def _escape(member: tarfile.TarInfo) -> str:
-    """How unpacking this member could leave the folder, or make what is no file, folder or link; "" where it could not.
-
-    What `tarfile.data_filter` judges too, which Python 3.11 has only since 3.11.4 (Debian 12 is at 3.11.2).
-    """
-    if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
-        return f"{member.name!r} is a device or a pipe"
-    places = {member.name: f"{member.name!r} would be outside of the folder"}
-    if member.issym() or member.islnk():
-        # a symbolic link is read from where it stands, a hard one from the top of the archive
-        start = posixpath.dirname(member.name) if member.issym() else ""
-        target = posixpath.join(start, member.linkname)
-        places[target] = f"{member.name!r} is a link to {member.linkname!r}, outside of the folder"
-    for place, why in places.items():
-        if posixpath.isabs(place) or posixpath.normpath(place).split("/")[0] == "..":
-            return why
-    return ""
-
-
-def decode_image(source: Path | bytes, name: str, mode: str = "RGB", *, upright: bool = False) -> Image.Image:
+def decode_image(
+    source: Path | bytes,
+    name: str,
+    mode: str = "RGB",
+    *,
+    upright: bool = False,
+    size: tuple[int, int] | None = None,
+) -> Image.Image:
     """A fully decoded picture in `mode` ("RGB" or "L"); grey, palette and CMYK files are converted.
 
     `upright` turns it as its EXIF data says, as every viewer does. Data sets are read without, as the papers read them.
+    `size`, width and height, is what it must have: a picture of any other is refused before it is decoded.
 
-    Raises a `UserError` that names the file when it cannot be decoded.
+    Raises a `UserError` that names the file when it is none of `IMAGE_FORMATS` or cannot be decoded.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+        with _opened(source, name) as file:
+            if size is not None and file.size != size:
+                raise UserError(f"the image {name} is {file.width}x{file.height}, not {size[0]}x{size[1]}")
             image = ImageOps.exif_transpose(file) if upright else file
             if image.mode.startswith("I;16"):  # Pillow would clip at 255
                 return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert(mode)
@@ -142,8 +164,59 @@ def decode_image(source: Path | bytes, name: str, mode: str = "RGB", *, upright:
                     f"the image {name} holds numbers of 32 bits, whose white is unknown: save it with 8 or 16"
                 )
             return image.convert(mode)  # decodes the whole file, so a truncated one is found here
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"the image {name} cannot be decoded ({error})") from error
+    except UserError:
+        raise
+    # Pillow raises whatever its decoders stumble over
+    except Exception as error:
+        raise UserError(f"the image {name} cannot be decoded ({error or type(error).__name__})") from error
+
+
+def picture_size(source: Path, name: str) -> tuple[int, int]:
+    """(width, height) as a picture's header tells them. Raises `UserError` as `decode_image` does."""
+    with _opened(source, name) as file:
+        return file.size
+
+
+def decode_label_map(source: Path, name: str, size: tuple[int, int]) -> np.ndarray:
+    """The numbers that a palette or grey picture holds, uint8 (height, width): a class for each pixel.
+
+    `size` is the (width, height) of the image that it belongs to. Raises a `UserError` where it has another, holds
+    colours instead of numbers, or cannot be decoded.
+    """
+    try:
+        with _opened(source, name) as file:
+            if file.size != size:
+                raise UserError(
+                    f"the label map {name} is {file.width}x{file.height}, and its image {size[0]}x{size[1]}: each "
+                    "pixel needs its own label"
+                )
+            if file.mode not in ("P", "L"):
+                raise UserError(f"the label map {name} holds colours ({file.mode}), not a number for each pixel")
+            return np.array(file)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"the label map {name} cannot be decoded ({error or type(error).__name__})") from error
+
+
+@contextmanager
+def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
+    """A picture of one of `IMAGE_FORMATS` and not more than `MOST_PIXELS`, not decoded yet."""
+    try:
+        with warnings.catch_warnings():
+            # it is refused here, in one sentence
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            file = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=IMAGE_FORMATS)
+    except UnidentifiedImageError as error:
+        raise UserError(f"the image {name} cannot be decoded: it is none of {', '.join(IMAGE_FORMATS)}") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"the image {name} has more than the {MOST_PIXELS:,} pixels that are read") from error
+    with file:
+        if file.width * file.height > MOST_PIXELS:
+            raise UserError(
+                f"the image {name} is {file.width}x{file.height}, more than the {MOST_PIXELS:,} pixels that are read"
+            )
+        yield file
 
 
 # Annex K of the JPEG standard (ITU-T T.81, table K.1): the luminance table that libjpeg scales by the quality
@@ -155,7 +228,7 @@ _LUMINANCE = (
 
 def jpeg_quality(content: bytes) -> int | None:
     """The quality setting (1..100) with which libjpeg would have written this file, or None if there is none such."""
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
         tables = getattr(image, "quantization", None)
     if not tables:
         return None

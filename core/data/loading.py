@@ -5,7 +5,7 @@ starts again at step k of an epoch sees exactly what the uninterrupted run saw f
 augmentation of an image is a function of (seed, epoch, image): a measurement does not depend on the size of a batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol, TypedDict, Unpack
 
 import torch
@@ -18,7 +18,10 @@ from stillpoint.core.data.sets import ImageSet
 
 
 class Batch(NamedTuple):
-    """One step: its number, images float32 (B, C, H, W) normalised, labels and numbers in the set, int64 (B,)."""
+    """One step: its number, images float32 (B, C, H, W) normalised, labels and numbers in the set, int64 (B,).
+
+    Labels are the targets float32 (B, C, H, W) of pairs, and int64 (B, H, W) of label maps.
+    """
 
     step: int
     images: Tensor
@@ -126,12 +129,23 @@ class Feeder:
 
         `keep` are the numbers, within this process's part, of images that are there; by default all of them.
         """
+        return self.changed(pixels, epoch, step, keep, self.normalise)
+
+    def changed(
+        self,
+        pixels: Tensor,
+        epoch: int,
+        step: int,
+        keep: Tensor | None = None,
+        normalise: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """`finish` without a normalisation, or with another one."""
         if self.augment is None:
-            return self.normalise(pixels)
+            return normalise(pixels) if normalise else pixels
         local = self._draws(self.augment, epoch, step, pixels.shape[2], pixels.shape[3])
         if keep is not None:
             local = [draw[keep] for draw in local]
-        return self.augment.apply(pixels, local, self.normalise)
+        return self.augment.apply(pixels, local, normalise)
 
     def _draws(self, augment: Augment, epoch: int, step: int, height: int, width: int) -> list[Tensor]:
         """The random numbers of this process's part of the batch at `step`."""

@@ -5,7 +5,6 @@ images. `undersampled` is the step for single-coil magnetic resonance; filtered 
 tomography come from a library for tomography.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.base.files import digest
 from stillpoint.core.base.randomness import generator
-from stillpoint.core.config.catalogue import info, missing
 from stillpoint.core.data.loading import Batch, Feeder, LoaderOptions
-from stillpoint.core.data.sets import Selectable
-
-PARTS = ("train", "test")
+from stillpoint.core.data.sets import FolderSet, ImageSet, LabelMapFiles, LabelMapSet, Selectable
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +38,10 @@ class PairSet(Selectable):
 
     def _chosen(self, indices: Tensor) -> dict[str, Any]:
         return {"inputs": self.inputs[indices], "labels": self.labels[indices]}
+
+
+#: what `core.data.datasets.load` gives
+AnySet = ImageSet | LabelMapSet | FolderSet | LabelMapFiles | PairSet
 
 
 class PairLoader(Feeder):
@@ -82,41 +81,8 @@ class PairLoader(Feeder):
         return images[:, :, top : top + self.size, left : left + self.size]
 
 
-def path_of(name: str, root: Path, part: str) -> Path:
-    """Where the pairs of a part belong."""
-    return root / name / f"{part}.safetensors"
-
-
-def describe(name: str, root: Path, parts: tuple[str, ...] = PARTS) -> dict[str, Any]:
-    """Title, pairs and digest of each of `parts`, every file checked; a digest is kept until its file changes.
-
-    Raises `UserError` for a file that is missing, damaged, or holds something else than pairs.
-    """
-    marker = root / "prepared" / f"{name}.json"
-    try:
-        known = json.loads(marker.read_text())
-    except (OSError, ValueError):
-        known = {}
-    counts, digests, signature = {}, {}, {}
-    for part in parts:
-        path = path_of(name, root, part)
-        if not path.is_file():
-            raise missing(name, root, f" ({path} not found)")
-        counts[part] = len(_mapped(path)[1])
-        stat = path.stat()
-        signature[part] = [stat.st_size, stat.st_mtime_ns]
-        unchanged = known.get("sources", {}).get(part) == signature[part] and part in known.get("digests", {})
-        digests[part] = known["digests"][part] if unchanged else digest(path)
-    return {"title": info(name).title, "classes": 0, "images": counts, "digests": digests, "sources": signature}
-
-
-def read(name: str, root: Path, part: str) -> PairSet:
-    """The pairs of "train" or "test", mapped and not read. Raises `UserError` as `describe` does."""
-    about = describe(name, root, (part,))
-    return PairSet(*_mapped(path_of(name, root, part)), about["title"], about["digests"][part])
-
-
-def _mapped(path: Path) -> tuple[Tensor, Tensor]:
+def mapped(path: Path) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of a file of pairs, mapped and not read; a `UserError` where it holds something else."""
     wanted = "tensors input and target, both float32 (N, 1, H, W) with N, H and W above 0"
     try:
         with safe_open(path, framework="pt") as file:
@@ -132,6 +98,21 @@ def _mapped(path: Path) -> tuple[Tensor, Tensor]:
             f"{path} holds {inputs.dtype} {shapes[0]} and {targets.dtype} {shapes[1]}: it must hold {wanted}"
         )
     return inputs, targets
+
+
+def check_values(path: Path, inputs: Tensor, targets: Tensor) -> None:
+    """A `UserError` where something is no finite number, or there is nothing to learn: every input is its target, or
+    every target the same."""
+    same, constant = True, True
+    for start in range(0, len(inputs), 64):
+        part, wanted = inputs[start : start + 64], targets[start : start + 64]
+        if not (part.isfinite().all() and wanted.isfinite().all()):
+            raise UserError(f"{path} holds numbers that are not finite in pairs {start} to {start + len(part) - 1}")
+        same = same and bool((part == wanted).all())
+        constant = constant and bool((wanted == targets[:1, :, :1, :1]).all())
+    if same or constant:
+        what = "every target is its input" if same else "all targets are one value"
+        raise UserError(f"{path} holds nothing to reconstruct: {what}")
 
 
 def line_mask(width: int, acceleration: int, centre_fraction: float, *key: int | str) -> Tensor:

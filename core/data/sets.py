@@ -1,18 +1,18 @@
-"""One split of a data set: in memory (`ImageSet`), or as image files in class folders (`FolderSet`)."""
+"""One split of a data set: in memory, or as image files; with a class for each image, or one for each pixel."""
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.config.catalogue import info, missing
-from stillpoint.core.data.formats import IMAGE_SUFFIXES
+from stillpoint.core.config.catalogue import DatasetInfo
+from stillpoint.core.data.contract import HeldOut, split_indices
 
 
 def evenly(total: int, count: int | None) -> Tensor:
@@ -36,26 +36,44 @@ def sample(labels: Tensor, count: int | None) -> Tensor:
     return torch.arange(len(labels) if count is None else min(count, len(labels)))
 
 
-def first_of_each_class(labels: Tensor, classes: int, val_size: int) -> Tensor:
-    """Whether each image is one of the first ``val_size / classes`` of its class: bool (N,).
+def first_of_each_class(labels: Tensor, val_size: int) -> Tensor:
+    """Whether each image is one of the first ``val_size / classes`` of its class: bool (N,), classes being those there.
 
     `labels` (N,) must lie ordered by class. Raises `UserError` where that is less than one image of each class.
     """
-    if 0 < val_size < classes:
-        raise UserError(f"{val_size} validation images are fewer than one for each of {classes} classes")
-    starts = torch.searchsorted(labels, torch.arange(classes))
-    return torch.arange(len(labels)) - starts[labels] < val_size // classes
+    there, starts = torch.unique_consecutive(labels, return_inverse=True)
+    if 0 < val_size < len(there):
+        raise UserError(f"{val_size} validation images are fewer than one for each of {len(there)} classes")
+    first = torch.searchsorted(starts, torch.arange(len(there)))
+    return torch.arange(len(labels)) - first[starts] < val_size // max(len(there), 1)
 
 
 class Selectable(ABC):
-    """What the sets share: parts of themselves, each with a digest that follows from the whole's and the choice."""
+    """What the sets share: parts of themselves, each with a digest that follows from the whole's and the choice.
+
+    `order` says how the images lie where that is not as published: a result on a part of them may then be another.
+    """
 
     __slots__ = ()
     labels: Tensor
     digest: str
+    title: str
+    order: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def held_out(self, held: HeldOut, val: bool) -> Self:
+        """The images held out for validation (`val`), or all the others.
+
+        Of a copy that lies ordered by class, "first" means of each class.
+        """
+        train, rest = split_indices(len(self), *held)
+        if held.choice == "first" and self.labels.ndim == 1 and bool((self.labels.diff() >= 0).all()):
+            # the published batches of CIFAR are mixed; of a copy in class folders the first images are all of one class
+            chosen = first_of_each_class(self.labels, held.size).numpy()
+            train, rest = np.flatnonzero(~chosen), np.flatnonzero(chosen)
+        return self.take(torch.from_numpy(rest if val else train))
 
     def sample(self, count: int) -> Self:
         """`count` images (all of them when there are fewer) for trials and quick measurements (see `sample`)."""
@@ -89,14 +107,50 @@ class ImageSet(Selectable):
     std: tuple[float, ...]
     title: str
     digest: str
+    order: str = ""
 
     def _chosen(self, indices: Tensor) -> dict[str, Any]:
         return {"images": self.images[indices], "labels": self.labels[indices]}
 
 
 @dataclass(frozen=True, slots=True)
+class LabelMapSet(Selectable):
+    """One split in memory whose labels are maps: uint8 (N, H, W), the class of each pixel, 255 where there is none.
+
+    The rest is as an `ImageSet` has it.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    title: str
+    digest: str
+    order: str = ""
+
+    def _chosen(self, indices: Tensor) -> dict[str, Any]:
+        return {"images": self.images[indices], "labels": self.labels[indices]}
+
+
+def array_set(
+    info: DatasetInfo,
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    title: str,
+    digest: str,
+    notes: Mapping[str, str],
+) -> "ImageSet | LabelMapSet":
+    """The split of a data set that these arrays are."""
+    kind = LabelMapSet if info.label_maps else ImageSet
+    about = classes, info.mean, info.std, title, digest, notes.get("order", "")
+    return kind(torch.from_numpy(images), torch.from_numpy(labels), *about)
+
+
+@dataclass(frozen=True, slots=True)
 class FolderSet(Selectable):
-    """Image files in one folder per class: `paths` and `labels` int64 (N,), ordered by class and file name.
+    """Image files, one class each: `paths` and `labels` int64 (N,), ordered by class and file name.
 
     `digest` is of names and sizes, not of the 150 GB of content.
     """
@@ -113,41 +167,39 @@ class FolderSet(Selectable):
         """The first ``val_size / classes`` images of each class (`val`), or all the others."""
         if not val_size:
             return self
-        held = first_of_each_class(self.labels, len(self.classes), val_size)
+        held = first_of_each_class(self.labels, val_size)
         return self.take(torch.nonzero(held == val).flatten())
 
     def _chosen(self, indices: Tensor) -> dict[str, Any]:
         return {"paths": tuple(self.paths[index] for index in indices.tolist()), "labels": self.labels[indices]}
 
 
-def scan_folders(name: str, root: Path, part: str) -> FolderSet:
-    """The images in ``<root>/<name>/<part>/<class>/``, ordered by class and file name.
+@dataclass(frozen=True, slots=True)
+class LabelMapFiles(Selectable):
+    """Image files, each with a file of its labels: `paths` and `maps`, in the order of a list.
 
-    Classes are numbered by the alphabet, over the training part where it is there, so that both parts agree. Raises
-    `UserError` if there are no images, or a class is unknown in training.
+    `digest` is of names and sizes.
     """
-    entry, folder = info(name), root / name / part
-    if not folder.is_dir():
-        raise missing(name, root, f" ({folder} not found)")
-    train = root / name / "train"
-    classes = _folders(train if train.is_dir() else folder)
-    strange = sorted(set(_folders(folder)) - set(classes))
-    if strange:
-        raise UserError(f"{folder} has classes that are not in {train}: {', '.join(strange[:5])}")
-    paths, labels, state = [], [], hashlib.sha256()
-    for label, title in enumerate(classes):
-        if not (folder / title).is_dir():
-            continue
-        for file in sorted(os.scandir(folder / title), key=lambda item: item.name):
-            if file.name.lower().endswith(IMAGE_SUFFIXES) and not file.name.startswith("."):
-                paths.append(file.path)
-                labels.append(label)
-                state.update(f"{title}/{file.name} {file.stat().st_size}\n".encode())
-    if not paths:
-        raise missing(name, root, f" ({folder} holds no images)")
-    described = tuple(classes), entry.mean, entry.std, entry.title, state.hexdigest()
-    return FolderSet(tuple(paths), torch.tensor(labels), *described)
 
+    paths: tuple[str, ...]
+    maps: tuple[str, ...]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    title: str
+    digest: str
 
-def _folders(folder: Path) -> list[str]:
-    return sorted(child.name for child in os.scandir(folder) if child.is_dir())
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def sample(self, count: int) -> "LabelMapFiles":
+        """The first `count`: lists are in no order of classes."""
+        return self if count >= len(self) else self.take(torch.arange(count))
+
+    def held_out(self, held: HeldOut, val: bool) -> "LabelMapFiles":
+        train, rest = split_indices(len(self), *held)
+        return self.take(torch.from_numpy(rest if val else train))
+
+    def _chosen(self, indices: Tensor) -> dict[str, Any]:
+        numbers = indices.tolist()
+        return {"paths": tuple(self.paths[k] for k in numbers), "maps": tuple(self.maps[k] for k in numbers)}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, ClassVar, Literal, Unpack
 
 import numpy as np
 import torch
@@ -16,14 +16,16 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.randomness import generator
 from stillpoint.core.data.formats import decode_image
 from stillpoint.core.data.loading import Batch, Feeder, LoaderOptions
-from stillpoint.core.data.sets import FolderSet
+from stillpoint.core.data.sets import FolderSet, LabelMapFiles
 
 
-def resize_short_side(image: Image.Image, size: int) -> Image.Image:
+def resize_short_side(
+    image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.BILINEAR
+) -> Image.Image:
     """The shorter side becomes `size` and the longer one floor(size * long / short): bilinear with anti-aliasing."""
     width, height = image.size
     short = min(width, height)
-    return image.resize((size * width // short, size * height // short), Image.Resampling.BILINEAR)
+    return image.resize((size * width // short, size * height // short), resample)
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
@@ -48,41 +50,57 @@ def resized_crop_box(
 
 
 def random_resized_crop(
-    image: Image.Image, size: int, random: torch.Generator, scale: tuple[float, float] = (0.08, 1.0)
+    image: Image.Image,
+    size: int,
+    random: torch.Generator,
+    scale: tuple[float, float] = (0.08, 1.0),
+    resample: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> Image.Image:
     """A window with a share of the area within `scale` and 3:4 to 4:3 in shape, resized to `size` x `size`."""
     top, left, height, width = resized_crop_box(image.height, image.width, random, scale)
     # cut first, as torchvision does: Pillow's resize(box=...) would let pixels outside the box in
     box = image.crop((left, top, left + width, top + height))
-    return box.resize((size, size), Image.Resampling.BILINEAR)
+    return box.resize((size, size), resample)
 
 
-class _Photographs(Dataset[tuple[Tensor | None, int, int, str]]):
-    """One item for a key (epoch, index): pixels uint8 (3, size, size), or None and the reason why there are none."""
+class Photographs(Dataset[tuple[Tensor | None, int, int, str]]):
+    """One item for a key (epoch, index): pixels uint8 (C, size, size), or None and the reason why there are none."""
 
-    def __init__(
-        self, files: FolderSet, size: int, resize: int, crop: str, scale: tuple[float, float], seed: int
-    ) -> None:
+    #: of an item; a kind of set whose items hold more than colours has more
+    channels: ClassVar[int] = 3
+
+    def __init__(self, files: Any, size: int, resize: int, crop: str, scale: tuple[float, float], seed: int) -> None:
         self.files, self.size, self.resize, self.crop, self.scale, self.seed = files, size, resize, crop, scale, seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | None, int, int, str]:
         epoch, index = key
-        label = int(self.files.labels[index])
+        label = self.label(index)
         try:
-            image = decode_image(Path(self.files.paths[index]), self.files.paths[index])
+            pixels = self.read(epoch, index)
         except UserError as error:
             return None, label, index, str(error)
+        return torch.from_numpy(pixels).permute(2, 0, 1), label, index, ""  # (C, size, size)
+
+    def label(self, index: int) -> int:
+        return int(self.files.labels[index])
+
+    def read(self, epoch: int, index: int) -> np.ndarray:
+        """uint8 (size, size, C): the window of an image that this epoch sees."""
+        return np.array(self.window(decode_image(Path(self.files.paths[index]), self.files.paths[index]), epoch, index))
+
+    def window(
+        self, image: Image.Image, epoch: int, index: int, resample: Image.Resampling = Image.Resampling.BILINEAR
+    ) -> Image.Image:
+        """The window of an image that this epoch sees: the same one of whatever belongs to it."""
         if self.crop == "random_resized":
             random = generator("photograph", self.seed, epoch, index)
-            image = random_resized_crop(image, self.size, random, self.scale)
-        else:
-            image = centre_crop(resize_short_side(image, self.resize), self.size)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1), label, index, ""  # (3, size, size)
+            return random_resized_crop(image, self.size, random, self.scale, resample)
+        return centre_crop(resize_short_side(image, self.resize, resample), self.size)
 
     def gather(
         self, items: list[tuple[Tensor | None, int, int, str]]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[str]]:
-        """Pixels uint8 (B, 3, size, size), labels, numbers and places in the batch of what could be read; the faults.
+        """Pixels uint8 (B, C, size, size), labels, numbers and places in the batch of what could be read; the faults.
 
         Stacked in the worker: a batch then crosses to the main process as a few shared files, not as one per image.
         """
@@ -91,7 +109,11 @@ class _Photographs(Dataset[tuple[Tensor | None, int, int, str]]):
             if picture is not None:
                 kept.append(place)
                 pictures.append(picture)
-        pixels = torch.stack(pictures) if pictures else torch.zeros(0, 3, self.size, self.size, dtype=torch.uint8)
+        pixels = (
+            torch.stack(pictures)
+            if pictures
+            else torch.zeros(0, self.channels, self.size, self.size, dtype=torch.uint8)
+        )
         labels, indices = (torch.tensor([items[place][k] for place in kept], dtype=torch.int64) for k in (1, 2))
         faults = [reason for _, _, _, reason in items if reason]
         return pixels, labels, indices, torch.tensor(kept, dtype=torch.int64), faults
@@ -132,9 +154,11 @@ class StreamLoader(Feeder):
     it out of its batch instead and puts its sentence into `skipped`, once. The other options are `Feeder`'s.
     """
 
+    reader: ClassVar[type[Photographs]] = Photographs
+
     def __init__(
         self,
-        image_set: FolderSet,
+        image_set: FolderSet | LabelMapFiles,
         batch_size: int,
         *,
         size: int = 224,
@@ -154,7 +178,7 @@ class StreamLoader(Feeder):
         self.image_set, self.skip_corrupt = image_set, skip_corrupt
         self.skipped: dict[str, None] = {}
         self._keys = _Keys()
-        self._photographs = _Photographs(image_set, size, resize, crop, scale, self.seed)
+        self._photographs = self.reader(image_set, size, resize, crop, scale, self.seed)
         self._loader: DataLoader[Any] = DataLoader(
             self._photographs,
             batch_sampler=self._keys,  # type: ignore[arg-type]
@@ -174,5 +198,10 @@ class StreamLoader(Feeder):
             if faults and not self.skip_corrupt:
                 raise UserError(f"{faults[0]}; mend or remove it, or skip such images: DATA.SKIP_CORRUPT True")
             self.skipped |= dict.fromkeys(faults)
-            images = self.finish(pixels.to(self.device, non_blocking=True), epoch, step, kept)
-            yield Batch(step, images, labels.to(self.device), indices.to(self.device))
+            moved = pixels.to(self.device, non_blocking=True)
+            images, told = self.finished(moved, labels.to(self.device), epoch, step, kept)
+            yield Batch(step, images, told, indices.to(self.device))
+
+    def finished(self, pixels: Tensor, labels: Tensor, epoch: int, step: int, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and labels of a batch as they are yielded, from items of this process, on the device."""
+        return self.finish(pixels, epoch, step, kept), labels

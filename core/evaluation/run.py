@@ -84,7 +84,7 @@ def evaluate_run(
             found[state] = {name: value for name, value in results.items() if not isinstance(value, Tensor)}
             maps |= {f"{state}/{name}": value for name, value in results.items() if isinstance(value, Tensor)}
         parameters = sum(parameter.numel() for parameter in net.parameters())
-        origin = provenance(config, images.digest, where, time.perf_counter() - start)
+        origin = provenance(config, images.digest, where, time.perf_counter() - start, images.order)
         # a shifted view counts as an image
         origin["images_per_second"] = rate
         skipped = sorted(getattr(batches, "skipped", ()))

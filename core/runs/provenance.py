@@ -57,8 +57,13 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def provenance(config: RunConfig, data_digest: str, device: torch.device, seconds: float) -> dict[str, Any]:
-    """What every JSON of a result carries. `data_digest` is the digest of the images, `seconds` what the work took."""
+def provenance(
+    config: RunConfig, data_digest: str, device: torch.device, seconds: float, data_order: str = ""
+) -> dict[str, Any]:
+    """What every JSON of a result carries. `data_digest` is the digest of the images, `seconds` what the work took.
+
+    `data_order` says how the images lie where that is not as published.
+    """
     revision, clean = commit()
     return {
         "commit": revision,
@@ -73,5 +78,6 @@ def provenance(config: RunConfig, data_digest: str, device: torch.device, second
         "seconds": round(seconds, 3),
         "peak_memory_bytes": peak_memory(device),
         "data_digest": data_digest,
+        **({"data_order": data_order} if data_order else {}),
         "config_digest": config.digest(),
     }

@@ -206,7 +206,8 @@ def finish(config: RunConfig, run: Run, state: dict[str, Any], device: torch.dev
     save_net(config, run.weights, weights, kept)
     seconds = sum(row["seconds"] for row in state["timing"])
     about = {"model": model_name(config), "epochs": epochs, "kept_epoch": kept}
-    write_json(run.training, {**about, **provenance(config, state["data"], device, seconds)})
+    origin = provenance(config, state["data"], device, seconds, state.get("data_order", ""))
+    write_json(run.training, {**about, **origin})
     note(
         run, progress, f"training is finished: {epochs} epochs in {seconds:.1f} s, the weights of epoch {kept} are kept"
     )

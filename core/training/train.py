@@ -275,6 +275,7 @@ class _Training:
         return {
             "settings": self.config.dump(),
             "data": self.loaders.digest,
+            "data_order": self.loaders.order,
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.before,

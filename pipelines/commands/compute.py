@@ -239,6 +239,8 @@ def _print_metrics(run: Run, config: "RunConfig", found: dict[str, Any]) -> None
         title=f"{run.pipeline}/{run.model}, seed {run.seed}" + (f", {found['status']}" if "status" in found else ""),
         title_justify="left",
         title_style="bold",
+        caption=f"{found['images']:,} images of {found['dataset']}",
+        caption_justify="left",
     )
     columns = form(run.pipeline, config).metrics
     for key in dict.fromkeys(key for state in states for key in found[state]):

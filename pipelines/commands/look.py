@@ -66,6 +66,9 @@ def _prepare_options(form: ArgumentParser) -> None:
     form.add_argument(
         "--root", "--data", dest="data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)"
     )
+    form.add_argument(
+        "--links", action="store_true", help="imagenet: link photographs symbolically where they would be copied"
+    )
 
 
 def _prepare(args: Namespace) -> int:
@@ -86,7 +89,7 @@ def _prepare(args: Namespace) -> int:
                 tasks[what] = bars.add_task(what)
             bars.update(tasks[what], completed=done, total=total or None)
 
-        marker = prepare(args.dataset, args.data, progress=progress)
+        marker = prepare(args.dataset, args.data, progress=progress, links=args.links)
     found = json.loads(marker.read_text())
     counts = ", ".join(f"{count} {part}" for part, count in found.get("images", {}).items())
     console().print(f"{found['title']} is ready ({counts}): {marker}")

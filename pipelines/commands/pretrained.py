@@ -58,12 +58,13 @@ def write_stand_in(config: "RunConfig", root: Path) -> Path:
     """
     from torch.nn.functional import pad
 
-    from stillpoint.core.config.catalogue import info
-    from stillpoint.core.data import datasets, sources
+    from stillpoint.core.config.catalogue import dataset, info
+    from stillpoint.core.data import datasets, stored
+    from stillpoint.core.data.contract import Decoded
     from stillpoint.core.data.sets import ImageSet
 
     entry = info(config.data.name)
-    if entry.streaming or entry.pairs:
+    if entry.streaming or entry.pairs or entry.label_maps:
         raise UserError(f"no digits can stand in for {entry.title}")
     digits = datasets.load("digits", root, "test")
     assert isinstance(digits, ImageSet)
@@ -71,10 +72,8 @@ def write_stand_in(config: "RunConfig", root: Path) -> Path:
     margin = (entry.size - info("digits").size) // 2
     pixels = pad(few.images, (margin,) * 4).expand(-1, entry.channels, -1, -1).contiguous()
     classes = tuple(str(number) for number in range(entry.num_classes))
-    found = sources.Decoded(
-        f"digits in the form of {entry.title}", classes, {"test": (pixels.numpy(), few.labels.numpy())}
-    )
-    datasets._write_cache(entry.name, root, found, sources.signature(entry.name, root))
+    found = Decoded(f"digits in the form of {entry.title}", classes, {"test": (pixels.numpy(), few.labels.numpy())})
+    stored.write(dataset(entry.name), root, found)
     return root
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TIMEOUT = 30  # seconds without a byte
+#: bytes of a download; the largest network that a paper here publishes has a third of it
+LARGEST = 2 << 30
 
 
 def _options(form: ArgumentParser) -> None:
@@ -135,7 +137,8 @@ def _fetch(args: Namespace) -> int:
 def download(address: str, target: Path, digits: str) -> None:
     """Fetches a file whose SHA-256 begins with `digits`; `target` appears whole or not at all.
 
-    Raises `UserError` when the server refuses, cannot be reached or breaks off, and when the file is another one.
+    Raises `UserError` when the server refuses, cannot be reached or breaks off, when it sends more than it announced or
+    than `LARGEST`, and when the file is another one.
     """
     from http.client import HTTPException
     from urllib.error import HTTPError, URLError
@@ -149,13 +152,20 @@ def download(address: str, target: Path, digits: str) -> None:
     try:
         with urlopen(address, timeout=TIMEOUT) as answer, atomic_path(target) as temporary:
             length = int(answer.headers.get("Content-Length") or 0)
+            most = min(length or LARGEST, LARGEST)
+            if length > LARGEST:
+                raise UserError(
+                    f"{address} announces {length:,} bytes, more than the {LARGEST:,} that weights may have"
+                )
             columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
             with Progress(*columns, console=console(), transient=True) as bars, temporary.open("wb") as file:
                 task = bars.add_task(target.name, total=length or None)
                 while block := answer.read(1 << 20):
+                    done += len(block)
+                    if done > most:
+                        raise UserError(f"{address} sends more than {most:,} bytes: nothing was kept")
                     file.write(block)
                     state.update(block)
-                    done += len(block)
                     bars.update(task, completed=done)
             if length and done != length:
                 raise UserError(f"{address} broke off after {done} of {length} bytes: try again")

@@ -20,7 +20,7 @@ from stillpoint.core.config.schema import EvaluateConfig, RunConfig
 from stillpoint.core.data.corruptions import BENCHMARK, NAMES, SEVERITIES, corrupt
 from stillpoint.core.data.corruptions.prepare import FOLDER, caption, frost_folder, published
 from stillpoint.core.data.sets import evenly, sample
-from stillpoint.core.data.sources import cifar10_c_rows
+from stillpoint.core.data.sources.cifar10_c import rows as cifar10_c_rows
 from stillpoint.core.evaluation.attack import Norm, pgd, project
 from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result, View
 from stillpoint.core.layers.sparse_coding import SparseCoding2d

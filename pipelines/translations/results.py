@@ -205,9 +205,9 @@ def class_names(recipe: str) -> tuple[str, ...]:
     """Names of the classes, where the data set has better ones than numbers."""
     if not recipe.startswith("fashion_mnist"):
         return tuple("0123456789")
-    from stillpoint.core.data.sources import FASHION_CLASSES
+    from stillpoint.core.data.sources.fashion_mnist import CLASSES
 
-    return FASHION_CLASSES
+    return CLASSES
 
 
 def samples(results: Results, path: Path) -> None:

@@ -27,9 +27,9 @@ _SIDE = 224
 def videos(folder: Path) -> dict[str, list[Path]]:
     """The videos of each perturbation, in order; a `UserError` that says what to put where when there are none."""
     found = {
-        kind.name: sorted(p for p in kind.glob("*/*") if p.suffix == ".mp4" or p.is_dir())
+        kind.name: sorted(p for p in kind.glob("[!._]*/[!._]*") if p.suffix == ".mp4" or p.is_dir())
         for kind in sorted(folder.iterdir() if folder.is_dir() else ())
-        if kind.is_dir()
+        if kind.is_dir() and not kind.name.startswith((".", "_"))
     }
     found = {kind: paths for kind, paths in found.items() if paths}
     if not found:
@@ -43,14 +43,16 @@ def videos(folder: Path) -> dict[str, list[Path]]:
 def frames(video: Path) -> Tensor:
     """uint8 (F, 3, 224, 224); a `UserError` for a video that cannot be read."""
     if video.is_dir():
-        paths = sorted(p for p in video.iterdir() if p.name.endswith(IMAGE_SUFFIXES))
+        paths = sorted(p for p in video.iterdir() if p.name.endswith(IMAGE_SUFFIXES) and not p.name.startswith("."))
         if not paths:
             raise UserError(f"{video} holds no frames")
         return torch.cat([one_crop(decode_image(p, str(p)), _SIDE) for p in paths])
     program = shutil.which("ffmpeg")
     if program is None:
         raise UserError(f"{video} needs the program ffmpeg to be read: install it, or unpack videos into frames")
-    words = [program, "-v", "error", "-i", str(video), "-f", "rawvideo", "-pix_fmt", "rgb24"]
+    # no playlist, which could name files and addresses, whatever the file holds
+    taken = ["-protocol_whitelist", "file,pipe", "-f", "mov", "-i", f"file:{video}"]
+    words = [program, "-v", "error", *taken, "-f", "rawvideo", "-pix_fmt", "rgb24"]
     done = subprocess.run([*words, "-s", f"{_SIDE}x{_SIDE}", "-"], capture_output=True)
     size = 3 * _SIDE * _SIDE
     if done.returncode or not done.stdout or len(done.stdout) % size:

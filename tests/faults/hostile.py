@@ -1,12 +1,15 @@
 """Files that would run something if they were read carelessly: each would make a file, and none may."""
 
+import gzip
 import io
 import os
 import pickle
 import shutil
+import struct
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.schema import read_yaml
 from stillpoint.core.data.datasets import load, prepare
-from stillpoint.core.data.formats import read_pickled_batch
+from stillpoint.core.data.formats import decode_image, read_pickled_batch
 from stillpoint.core.runs.checkpoint import load_state, read_tensors, save_state
 from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines.commands.base import run_config
@@ -119,12 +122,46 @@ def attempts(place: Path, trap: Path) -> Iterator[tuple[str, Callable[[], object
         yield f"archive with a link to {link}", lambda root=root: prepare("cifar10", root)
 
 
+def absurd(place: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Files that claim, or unpack to, more than there may be, and files that are not what their names say."""
+    place = place / "absurd"
+    photo = place / "photo.jpg"
+    place.mkdir()
+    Image.new("RGB", (8, 8)).save(photo, "EPS")
+    yield "PostScript as a photograph", lambda: decode_image(photo, str(photo))
+    for name, head in (
+        ("no", b"\0\0\x08\0"),
+        ("many", b"\0\0\x08\xff" + bytes(1020)),
+        ("huge", b"\0\0\x08\1\xff\xff\xff\xff"),
+    ):
+        raw = place / name / "FashionMNIST" / "raw"
+        raw.mkdir(parents=True)
+        for part in ("train", "t10k"):
+            for kind in ("images-idx3", "labels-idx1"):
+                (raw / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + bytes(1 << 20)))
+        yield f"IDX of {name} dimensions", lambda name=name: prepare("fashion_mnist", place / name)
+    for name, pax in (("bomb", {}), ("sparse", {"GNU.sparse.size": str(1 << 40), "GNU.sparse.map": "0,512"})):
+        packed = place / name / "cifar10-jpeg.tar.xz"
+        packed.parent.mkdir()
+        with tarfile.open(packed, "w:xz", format=tarfile.PAX_FORMAT) as archive:
+            member = tarfile.TarInfo("train/cat/0.jpg")
+            member.size, member.pax_headers = (512 if pax else 32 << 20), pax
+            archive.addfile(member, io.BytesIO(bytes(member.size)))
+        yield f"archive that is a {name}", lambda packed=packed: prepare("cifar10", packed.parent)
+    arrays = place / "CIFAR-10-C"
+    arrays.mkdir()
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1099511627776, 32, 32, 3)}\n"
+    for file in ("fog.npy", "labels.npy"):
+        (arrays / file).write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header)
+    yield ".npy that claims petabytes", lambda: load("cifar10_c", place, "fog/1")
+
+
 def hostile() -> Count:
     """Every attempt once: survived where nothing ran, nothing was written outside, and a sentence refused it."""
     place = Path(tempfile.mkdtemp(prefix="faults-hostile-"))
     trap, count = place / "sprung", Count("hostile files")
     try:
-        for what, read in attempts(place, trap):
+        for what, read in chain(attempts(place, trap), absurd(place)):
             try:
                 read()
                 problem: str | None = "it was accepted"

@@ -1,10 +1,9 @@
 """Any paper at a size at which it can be trained a hundred times: its own recipe, on a few images.
 
 The recipe's schedule, loss, augmentation and hooks stay; the smallest network of its grid is taken, three short epochs
-are trained and a checkpoint follows each. Data sets that cannot be had anywhere are drawn, in their published form.
+are trained and a checkpoint follows each. Data sets that cannot be had anywhere are drawn.
 """
 
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ from PIL import Image
 
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.config.catalogue import DATASETS
+from stillpoint.core.config.catalogue import DATASETS, dataset
 from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.data.contract import Decoded
 from stillpoint.core.data.datasets import prepare
+from stillpoint.core.data.stored import write
 from stillpoint.core.evaluation.run import evaluate_run
 from stillpoint.core.runs.layout import Run
 from stillpoint.core.training.train import Progress, train
@@ -99,35 +100,23 @@ def _small(paper: str, model: str, recipe: str) -> RunConfig:
 
 
 def draw(name: str, root: Path) -> None:
-    """Pictures of noise in the published form of a data set, unless it is there or needs nothing."""
-    random = np.random.default_rng(0)
-    entry = DATASETS[name]
-    if name == "fashion_mnist":
-        for part in ("train", "t10k"):
-            images = random.integers(0, 256, (2 * IMAGES, 28, 28), np.uint8)
-            labels = (np.arange(2 * IMAGES) % 10).astype(np.uint8)
-            for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
-                path = root / "FashionMNIST" / "raw" / f"{part}-{kind}-ubyte"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if not path.exists():
-                    head = struct.pack(f">{1 + array.ndim}I", 0x800 + array.ndim, *array.shape)
-                    path.write_bytes(head + array.tobytes())
-    elif name != "digits":
-        from stillpoint.core.data.sources import CIFAR10_CLASSES
-
-        classes = (
-            CIFAR10_CLASSES if name == "cifar10" else tuple(f"c{k:03}" for k in range(min(entry.num_classes, 100)))
-        )
-        side = 72 if entry.streaming else entry.size
-        parts = {"train": 6 if len(classes) == 10 else 2, ("val" if entry.streaming else "test"): 3}
-        for part, count in parts.items():
-            for kind in classes:
+    """Pictures of noise in the form of a data set, unless it is there or needs nothing: decoded, or in its folders."""
+    found, random = dataset(name), np.random.default_rng(0)
+    entry = found.info
+    if entry.streaming:
+        for part, count in {"train": 2, "val": 3}.items():
+            for kind in found.classes(root)[:100]:
                 folder = root / name / part / kind
-                for number in range(count):
-                    path = folder / f"{number}.png"
-                    path.parent.mkdir(parents=True, exist_ok=True)
+                folder.mkdir(parents=True, exist_ok=True)
+                for path in (folder / f"{number}.png" for number in range(count)):
                     if not path.exists():
-                        Image.fromarray(random.integers(0, 256, (side, side, entry.channels), np.uint8)).save(path)
+                        Image.fromarray(random.integers(0, 256, (72, 72, entry.channels), np.uint8)).save(path)
+    elif name != "digits" and found.described(root) is None:
+        classes = tuple(str(number) for number in range(entry.num_classes))
+        shape = (2 * IMAGES, entry.channels, entry.size, entry.size)
+        labels = np.arange(2 * IMAGES, dtype=np.int64) % entry.num_classes
+        parts = {part: (random.integers(0, 256, shape, np.uint8), labels) for part in ("train", "test")}
+        write(found, root, Decoded(f"noise in the form of {entry.title}", classes, parts))
 
 
 def bits(value: object) -> object:

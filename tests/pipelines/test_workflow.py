@@ -182,8 +182,8 @@ def test_readers_of_photographs_are_passed_on_where_there_are_any() -> None:
 
 def test_no_recipe_asks_for_a_larger_window_than_its_photographs_have(tmp_path: Path) -> None:
     for part in ("train", "val"):
-        (tmp_path / "imagenet" / part / "cat").mkdir(parents=True)
-        Image.new("RGB", (50, 40)).save(tmp_path / "imagenet" / part / "cat" / "0.png")
+        (tmp_path / "imagenet" / part / "n02123045").mkdir(parents=True)
+        Image.new("RGB", (50, 40)).save(tmp_path / "imagenet" / part / "n02123045" / "0.png")
     configs = [workflow.recipe_config(paper, name) for paper in pipelines.papers() for name in workflow.recipes(paper)]
     photographs = [config for config in configs if config.data.name == "imagenet"]
     assert {config.evaluate.margin for config in photographs} == {0, 32}

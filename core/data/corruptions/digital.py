@@ -103,6 +103,6 @@ def jpeg_compression(x: Images, draws: Draws, quality: int) -> Images:
     def compressed(image: np.ndarray) -> np.ndarray:
         file = io.BytesIO()
         Image.fromarray(image).save(file, "JPEG", quality=quality)
-        return np.asarray(Image.open(file))
+        return np.asarray(Image.open(file, formats=["JPEG"]))
 
     return np.stack([compressed(image) for image in x])

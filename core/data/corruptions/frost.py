@@ -8,9 +8,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.data.formats import decode_image
 
 #: the files that the published corruption draws from, in its order
 FILES = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
@@ -31,13 +32,9 @@ def textures(folder: Path | None, side: int) -> Textures:
 
 
 def _photograph(path: Path, side: int) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: frost takes {', '.join(FILES)} from that folder") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{path} cannot be read as a picture: {error}") from None
+    if not path.is_file():
+        raise UserError(f"{path} is missing: frost takes {', '.join(FILES)} from that folder")
+    pixels = np.asarray(decode_image(path, str(path)))
     scale = SCALES[side]
     h, w = (round(n * scale) for n in pixels.shape[:2])
     if min(h, w) <= side:

@@ -17,6 +17,7 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path, digest, digest_of, write_json
 from stillpoint.core.data.corruptions import NAMES, SEVERITIES, check, corrupt
 from stillpoint.core.data.corruptions.frost import FILES
+from stillpoint.core.data.formats import read_npy
 
 #: the folder of the arrays in the data root, and that of the photographs of ice
 FOLDER, FROST = "CIFAR-10-C", "frost"
@@ -25,6 +26,8 @@ MANIFEST = "stillpoint.json"
 #: raised when the formula of a corruption changes, so that its array of an earlier version is made again
 VERSIONS = dict.fromkeys(NAMES, 1) | {"frost": 2}
 _CHUNK = 500
+#: what the manifest holds of each array
+_ENTRY = frozenset({"sha256", "bytes", "settings"})
 
 _Task = tuple[str, int, int]
 _shared: dict[str, Any] = {}
@@ -117,17 +120,25 @@ def _keep_labels(folder: Path, labels: np.ndarray) -> None:
     """Writes the labels unless they are there; a `UserError` where arrays from elsewhere have others."""
     path = folder / "labels.npy"
     try:
-        if np.array_equal(np.load(path), labels):
+        if not path.is_file():
+            found = ""
+        elif np.array_equal(read_npy(path), labels):
             return
-        found = "are of other images, or of these in another order"
-    except FileNotFoundError:
-        found = ""
-    except (ValueError, EOFError):
+        else:
+            found = "are of other images, or of these in another order"
+    except UserError:
         found = "cannot be read"
     if found and (there := published(folder)):
         raise UserError(f"{path} {found}, and {', '.join(there)} there were not made here: move that folder away")
     with atomic_path(path) as temporary:
         np.save(temporary, labels)
+
+
+def _is_entry(found: Any) -> bool:
+    if not isinstance(found, dict) or not found.keys() >= _ENTRY:
+        return False
+    settings = found["settings"]
+    return isinstance(settings, dict) and "seed" in settings
 
 
 class _Manifest:
@@ -137,11 +148,12 @@ class _Manifest:
 
         self.folder, self.settings, self.path = folder, settings, folder / MANIFEST
         try:
-            self.entries: dict[str, Any] = json.loads(self.path.read_text())
-        except FileNotFoundError:
-            self.entries = {}
+            found = json.loads(self.path.read_text()) if self.path.is_file() else {}
         except ValueError:
-            raise UserError(f"{self.path} is damaged; delete it and the arrays that were made here") from None
+            found = None
+        if not isinstance(found, dict) or not all(_is_entry(entry) for entry in found.values()):
+            raise UserError(f"{self.path} is damaged; delete it and the arrays that were made here")
+        self.entries: dict[str, Any] = found
 
     def _of(self, name: str, frost_folder: Path | None) -> dict[str, Any]:
         settings = {"version": VERSIONS[name], **self.settings}

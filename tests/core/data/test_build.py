@@ -21,7 +21,7 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     random = np.random.RandomState(0)
     for part, count in (("train", 6), ("val", 2)):
-        for name in ("cat", "dog"):
+        for name in ("n02123045", "n02102040"):
             (folder / "imagenet" / part / name).mkdir(parents=True)
             for number in range(count):
                 pixels = random.randint(0, 256, (40, 50, 3), np.uint8)

@@ -237,7 +237,7 @@ def test_frost_takes_photographs_from_a_folder(tmp_path):
     assert len(levels) > 1
     assert levels <= {int(0.45 * 40 * n) + d for n in range(5) for d in (-1, 0, 1)}
     (tmp_path / FILES[2]).write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"frost3\.png cannot be read"):
+    with pytest.raises(UserError, match=r"frost3\.png cannot be decoded"):
         corrupt(black, "frost", 1, frost_folder=tmp_path)
     Image.fromarray(np.zeros((100, 100, 3), np.uint8)).save(tmp_path / FILES[2])
     with pytest.raises(UserError, match=r"frost3\.png is 20x20 after shrinking"):
@@ -489,3 +489,10 @@ def test_the_constants_of_larger_images_are_those_that_are_described_in_public(s
     # both sides share light and contrast
     for name in ("brightness", "contrast"):
         assert TABLES[64][name] == TABLES[224][name]
+
+
+@pytest.mark.parametrize("content", ["[]", '{"fog": 3}', '{"fog": {"sha256": "", "bytes": 0, "settings": []}}', "{"])
+def test_a_damaged_list_of_what_was_made_is_told_in_a_sentence(tmp_path, content):
+    (tmp_path / MANIFEST).write_text(content)
+    with pytest.raises(UserError, match=r"stillpoint\.json is damaged; delete it"):
+        caption(tmp_path)

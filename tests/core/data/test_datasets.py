@@ -17,16 +17,13 @@ from torch.nn import functional
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest
 from stillpoint.core.config.catalogue import DATASETS, data_root
-from stillpoint.core.data import sources
+from stillpoint.core.data import cifar
 from stillpoint.core.data.datasets import ImageSet, load, prepare, split_indices
+from stillpoint.core.data.judging import set_digest
 from stillpoint.core.data.sets import sample
-from stillpoint.core.data.sources import enlarge_digits
-
-
-def load_images(*args, **options) -> ImageSet:
-    found = load(*args, **options)
-    assert isinstance(found, ImageSet)
-    return found
+from stillpoint.core.data.sources import fashion_mnist
+from stillpoint.core.data.sources.digits import enlarge_digits
+from tests.core.data.conftest import load_images
 
 
 def test_the_catalogue_needs_no_torch() -> None:
@@ -97,7 +94,7 @@ def test_the_first_images_of_a_copy_in_class_folders_are_the_first_of_each_class
     def held_out(labels: torch.Tensor, size: int) -> dict[str, list[int]]:
         numbers = torch.arange(60, dtype=torch.uint8)[:, None, None, None]
         whole = ImageSet(numbers, labels, tuple("0123456789"), (0.0,), (1.0,), "", "")
-        monkeypatch.setattr("stillpoint.core.data.datasets._stored_part", lambda *where: whole)
+        monkeypatch.setattr("stillpoint.core.data.stored.Stored.part", lambda *where: whole)
         parts = {split: load("cifar10", "", split, val_size=size, val_choice="first") for split in ("train", "val")}
         return {split: found.images.flatten().tolist() for split, found in parts.items()}
 
@@ -119,7 +116,7 @@ def test_missing_files_are_named_with_their_place_and_the_command(fashion, tmp_p
         UserError, match=r"put train-images-idx3-ubyte\.gz, train-labels.* into .*FashionMNIST/raw; then run"
     ):
         load("fashion_mnist", root)
-    for name in set(DATASETS) - {"digits", "digits_undersampled", "fashion_mnist"}:
+    for name in set(DATASETS) - {"digits", "digits_segmentation", "digits_undersampled", "fashion_mnist"}:
         with pytest.raises(UserError, match=f"stillpoint prepare {name} --root {tmp_path}"):
             prepare(name, tmp_path)
         with pytest.raises(UserError, match=f"stillpoint prepare {name} --root {tmp_path}"):
@@ -152,7 +149,7 @@ def test_the_original_archive_is_read_without_unpacking(cifar_batches, monkeypat
     shutil.rmtree(root / "cifar-10-batches-py")
     with pytest.raises(UserError, match="has the wrong digest"):
         prepare("cifar10", root)
-    monkeypatch.setitem(sources.CIFAR_MD5, archive.name, digest(archive, "md5"))
+    monkeypatch.setitem(cifar.CIFAR_MD5, archive.name, digest(archive, "md5"))
     assert np.array_equal(load_images("cifar10", root, "train", val_size=0).images.numpy(), images)
     assert sorted(path.name for path in root.iterdir()) == [archive.name, "prepared"]
 
@@ -171,7 +168,7 @@ def test_the_digests_are_torchvisions() -> None:
     spec = find_spec("torchvision")
     assert spec and spec.origin
     text = (Path(spec.origin).parent / "datasets" / "cifar.py").read_text()
-    assert all(value in text for value in sources.CIFAR_MD5.values())
+    assert all(value in text for value in cifar.CIFAR_MD5.values())
 
 
 def test_cifar100_takes_its_class_names_from_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,14 +183,16 @@ def test_cifar100_takes_its_class_names_from_the_archive(tmp_path: Path, monkeyp
     for name, value in values.items():
         content = pickle.dumps(value, protocol=2)
         (folder / name).write_bytes(content)
-        monkeypatch.setitem(sources.CIFAR_MD5, name, md5(content).hexdigest())
+        monkeypatch.setitem(cifar.CIFAR_MD5, name, md5(content).hexdigest())
     found = load_images("cifar100", tmp_path, "train", val_size=0)
     assert found.labels.tolist() == [99, 0, 5] and found.classes[99] == "class99" and found.title == "CIFAR-100"
 
 
 def test_pictures_in_folders_say_that_they_are_jpeg(cifar_pictures: Path) -> None:
     train = load_images("cifar10", cifar_pictures, "train", val_size=0)
-    assert train.title == "CIFAR-10 (JPEG q75)" and train.labels.tolist() == [k // 2 for k in range(20)]
+    assert train.title == "CIFAR-10 (JPEG q75, 20 of 50,000 train images, 10 of 10,000 test images)"
+    assert json.loads(prepare("cifar10", cifar_pictures).read_text())["incomplete"].startswith("20 of 50,000")
+    assert train.labels.tolist() == [k // 2 for k in range(20)]
     assert train.images.shape == (20, 3, 32, 32)
 
 
@@ -228,8 +227,8 @@ def test_foreign_pictures_are_named(cifar_pictures: Path) -> None:
         prepare("cifar10", cifar_pictures)
 
 
-def test_prepare_is_idempotent_and_sees_a_change_of_its_sources(fashion) -> None:
-    root = fashion[0]
+def test_prepare_is_idempotent_and_sees_a_change_of_its_sources(fashion, monkeypatch) -> None:
+    root, images, _ = fashion
     marker = prepare("fashion_mnist", root)
     cache = root / "prepared" / "fashion_mnist.safetensors"
     times = marker.stat().st_mtime_ns, cache.stat().st_mtime_ns
@@ -239,7 +238,11 @@ def test_prepare_is_idempotent_and_sees_a_change_of_its_sources(fashion) -> None
     assert prepare("fashion_mnist", root) == marker
     assert times == (marker.stat().st_mtime_ns, cache.stat().st_mtime_ns)
     raw = root / "FashionMNIST" / "raw"
-    (raw / "t10k-labels-idx1-ubyte").write_bytes((raw / "t10k-labels-idx1-ubyte").read_bytes()[:-4] + b"\1\2\3\4")
+    labels = (raw / "t10k-labels-idx1-ubyte").read_bytes()[:-4] + b"\1\2\3\4"
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(labels)
+    with pytest.raises(UserError, match="the test images and labels are not those of Fashion-MNIST"):
+        load("fashion_mnist", root, "test")
+    monkeypatch.setitem(fashion_mnist.DIGESTS, "test", set_digest(images[:4], np.frombuffer(labels[-4:], np.uint8)))
     assert load_images("fashion_mnist", root, "test").labels.tolist() == [1, 2, 3, 4]
     shutil.rmtree(root / "FashionMNIST")
     assert load_images("fashion_mnist", root, "test").labels.tolist() == [1, 2, 3, 4]
@@ -268,7 +271,7 @@ def test_a_read_only_root_serves_without_a_cache(fashion, monkeypatch: pytest.Mo
     def refuse(*args):
         raise PermissionError(13, "read-only")
 
-    monkeypatch.setattr("stillpoint.core.data.datasets._write_cache", refuse)
+    monkeypatch.setattr("stillpoint.core.data.stored.write", refuse)
     found = load_images("fashion_mnist", root, "train", val_size=0)
     assert np.array_equal(found.images[:, 0].numpy(), images)
     with pytest.raises(UserError, match="cannot be written to"):
@@ -283,21 +286,11 @@ def test_digests_tell_subsets_apart(fashion) -> None:
     assert sets[0].sample(100) is sets[0] and torch.equal(sets[-1].labels, sets[0].labels[:10])
 
 
-@pytest.fixture
-def corrupted(tmp_path: Path) -> tuple[Path, np.ndarray]:
-    folder = tmp_path / "CIFAR-10-C"
-    folder.mkdir()
-    images = np.random.RandomState(0).randint(0, 256, (20, 32, 32, 3), np.uint8)
-    np.save(folder / "gaussian_noise.npy", images)
-    np.save(folder / "labels.npy", np.tile(np.arange(4, dtype=np.uint8), 5))
-    return tmp_path, images
-
-
 def test_cifar10_c_gives_one_corruption_and_severity(corrupted) -> None:
     root, images = corrupted
     found = load_images("cifar10_c", root, "gaussian_noise/3")
     assert np.array_equal(found.images.numpy(), images[8:12].transpose(0, 3, 1, 2))
-    assert found.labels.tolist() == [0, 1, 2, 3] and found.title == "CIFAR-10-C gaussian noise 3"
+    assert found.labels.tolist() == [0, 1, 2, 3] and found.title == "CIFAR-10-C gaussian noise 3, 4 of 10,000 images"
     assert json.loads(prepare("cifar10_c", root).read_text())["images"] == {"gaussian_noise": 20}
 
 

@@ -72,11 +72,11 @@ def test_an_epoch_goes_on_from_any_step_and_is_shared_by_processes(root):
 def test_files_are_described_once_and_read_again_when_they_change(root):
     marker = prepare("fastmri", root)
     about = json.loads(marker.read_text())
-    assert about["images"] == {"train": 6, "test": 3} and about["title"] == "fastMRI single-coil knee"
+    assert about["images"] == {"train": 6, "test": 3} and about["title"] == "fastMRI single-coil knee (12x12)"
     assert torch.equal(load("fastmri", root, "test", val_size=0).labels, pictures(3) + 1)
     before = load("fastmri", root, "train", val_size=0)
     assert before.digest == about["digests"]["train"]
-    save_file({"input": pictures(5), "target": pictures(5)}, root / "fastmri" / "train.safetensors")
+    save_file({"input": pictures(5), "target": pictures(5) / 2}, root / "fastmri" / "train.safetensors")
     after = load("fastmri", root, "train", val_size=0)
     assert len(after) == 5 and after.digest != before.digest
 
@@ -166,3 +166,32 @@ def test_rolling_a_batch_moves_both_halves_by_the_same_pixels(root):
     there = torch.stack([plain[int(i)] for i in batch.indices])
     matches = [(r, c) for r in range(-3, 3) for c in range(-3, 3) if torch.equal(roll(there, (r, c)), batch.labels)]
     assert len(matches) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: (x, x), "nothing to reconstruct: every target is its input"),
+        (lambda x: (x, x * 0 + 3), "nothing to reconstruct: all targets are one value"),
+        (lambda x: (x, torch.where(x > 0.999, torch.nan, x + 1)), "numbers that are not finite in pairs 64 to 69"),
+        (lambda x: (torch.where(x > 0.999, torch.inf, x), x + 1), "numbers that are not finite in pairs 64 to 69"),
+    ],
+)
+def test_pairs_that_teach_nothing_are_refused(root, change, said):
+    given = pictures(70).clamp(max=0.99)
+    given[66, 0, 3, 3] = 1
+    inputs, targets = change(given)
+    for part in ("train", "test"):
+        save_file({"input": inputs.clone(), "target": targets.clone()}, root / "fastmri" / f"{part}.safetensors")
+    with pytest.raises(UserError, match=said):
+        prepare("fastmri", root)
+    with pytest.raises(UserError, match=said):
+        load("fastmri", root, "test")
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '{"version": 2, "sources": 3, "digests": {"train": ""}}', "{"])
+def test_a_damaged_marker_is_no_obstacle(root, content):
+    marker = prepare("fastmri", root)
+    whole = marker.read_text()
+    marker.write_text(content)
+    assert prepare("fastmri", root).read_text() == whole

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.data.cifar import CIFAR10_CLASSES
 from stillpoint.core.data.corruptions import NAMES, corrupt
 from stillpoint.core.data.datasets import load, prepare
 from stillpoint.core.data.sets import evenly
-from stillpoint.core.data.sources import CIFAR10_CLASSES
 
 
 @pytest.fixture
@@ -24,7 +24,8 @@ def clean(tmp_path):
 
     pictures = np.random.RandomState(0).randint(0, 256, (10, 32, 32, 3)).astype(np.uint8)
     for part in ("train", "test"):
-        for name, picture in zip(CIFAR10_CLASSES, pictures, strict=True):
+        shown = pictures if part == "test" else 255 - pictures
+        for name, picture in zip(CIFAR10_CLASSES, shown, strict=True):
             folder = tmp_path / "cifar10" / part / name
             folder.mkdir(parents=True)
             Image.fromarray(picture).save(folder / "0000.png")
@@ -51,10 +52,11 @@ def test_published_files_are_read_as_they_are_and_nothing_is_added(clean):
     root, _ = clean
     folder = root / "CIFAR-10-C"
     folder.mkdir()
-    np.save(folder / "fog.npy", np.zeros((20, 32, 32, 3), np.uint8))
+    np.save(folder / "fog.npy", np.random.RandomState(1).randint(0, 256, (20, 32, 32, 3), np.uint8))
     np.save(folder / "labels.npy", np.tile(np.arange(4, dtype=np.uint8), 5))
     found = json.loads(prepare("cifar10_c", root).read_text())
     assert found["images"] == {"fog": 20} and found["title"] == "CIFAR-10-C"
+    assert found["incomplete"] == "it has 4 of 10,000 images"
     assert sorted(path.name for path in folder.iterdir()) == ["fog.npy", "labels.npy"]
 
 

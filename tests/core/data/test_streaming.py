@@ -30,19 +30,43 @@ def raw(loader: StreamLoader, epoch: int = 0, start: int = 0) -> dict[int, Tenso
     }
 
 
-def test_folders_are_numbered_by_the_alphabet_over_the_training_part(photographs: Path) -> None:
+def test_classes_are_numbered_by_their_identifiers_whatever_folders_there_are(photographs: Path) -> None:
     train = folder_set(photographs)
     assert len(train) == 12 and train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    (photographs / "imagenet/val/n00000000").rename(photographs / "elsewhere")
-    assert folder_set(photographs, "val").labels.tolist() == [1] * 4 + [2] * 4
-    (photographs / "imagenet/val/n00000009").mkdir()
-    with pytest.raises(UserError, match=r"classes that are not in .*train: n00000009"):
+    assert len(train.classes) == 1000 and train.title == "ImageNet (3 of 1000 classes)"
+    (photographs / "imagenet/train/n01443537").rename(photographs / "imagenet/train/n03445777")
+    assert folder_set(photographs).labels.tolist() == [0] * 4 + [2] * 4 + [574] * 4
+    assert folder_set(photographs).digest != train.digest
+    with pytest.raises(UserError, match=r"classes that are not in .*train: n01443537"):
         load("imagenet", photographs, "val")
+    (photographs / "imagenet/train/n03445777").rename(photographs / "imagenet/train/cat")
+    with pytest.raises(UserError, match=r"folders of pictures that are no classes of ImageNet: cat"):
+        folder_set(photographs)
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_hidden_and_empty_folders_are_no_classes(photographs: Path, part: str) -> None:
+    found = folder_set(photographs, part)
+    folder = photographs / "imagenet" / part
+    for name in (".ipynb_checkpoints", "__MACOSX", ".git/objects", "n01440764/.ipynb_checkpoints"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "0.JPEG").write_bytes((folder / "n01440764" / "0.JPEG").read_bytes())
+    (folder / "n01440764" / "._0.JPEG").write_bytes(b"of another program")
+    (folder / "n01491361").mkdir()
+    (folder / "notes" / "drafts").mkdir(parents=True)
+    again = folder_set(photographs, part)
+    assert again.digest == found.digest and torch.equal(again.labels, found.labels)
+    assert json.loads(prepare("imagenet", photographs).read_text())["classes"] == 3
 
 
 def test_prepare_counts_the_photographs(photographs: Path) -> None:
     told = json.loads(prepare("imagenet", photographs).read_text())
     assert told["images"] == {"train": 12, "val": 12} and told["classes"] == 3
+    assert told["title"] == "ImageNet (3 of 1000 classes)" and "not 50000 of 1000" in told["incomplete"]
+    assert "its photographs are small: half of them are below" in told["incomplete"]
+    for path in (photographs / "imagenet" / "val").glob("*/*.JPEG"):
+        Image.new("RGB", (500, 375)).save(path)
+    assert "small" not in json.loads(prepare("imagenet", photographs).read_text())["incomplete"]
 
 
 def test_held_out_images_are_the_first_of_each_class(photographs: Path) -> None:
@@ -97,7 +121,7 @@ def test_processes_resume_and_augmentation_as_in_memory(photographs: Path) -> No
 
 
 def test_a_corrupt_photograph_is_named_or_skipped_and_counted(photographs: Path) -> None:
-    broken = photographs / "imagenet" / "train" / "n00000000" / "1.JPEG"
+    broken = photographs / "imagenet" / "train" / "n01440764" / "1.JPEG"
     whole = list(StreamLoader(folder_set(photographs), 5, augment=build_augment([{"name": "roll"}]), **SMALL).epoch(0))
     broken.write_bytes(broken.read_bytes()[:300])
     with pytest.raises(UserError, match=f"{broken} cannot be decoded"):
@@ -122,7 +146,7 @@ def test_the_global_generator_is_left_alone(photographs: Path, workers: int) -> 
 
 
 def test_a_scale_of_one_keeps_nearly_all_of_a_square_photograph(tmp_path: Path) -> None:
-    folder = tmp_path / "imagenet" / "train" / "n0"
+    folder = tmp_path / "imagenet" / "train" / "n01440764"
     folder.mkdir(parents=True)
     pixels = np.zeros((40, 40, 3), np.uint8)
     pixels[:, :20] = 255

@@ -26,7 +26,7 @@ def root(tmp_path: Path) -> Path:
     random = np.random.RandomState(4)
     for part in ("train", "val"):
         for label, mode in enumerate(("RGB", "L", "CMYK")):
-            folder = tmp_path / "imagenet" / part / f"n0000000{label}"
+            folder = tmp_path / "imagenet" / part / ("n01440764", "n01443537", "n01484850")[label]
             folder.mkdir(parents=True)
             for k in range(3):
                 image = Image.fromarray(random.randint(0, 256, (80, 90 + 5 * k, 3), np.uint8))
@@ -61,10 +61,42 @@ def test_every_photograph_is_read_once_for_all_windows(root: Path, monkeypatch: 
     assert found["trained"]["diagonal_images"] == 9 and "windows_consistency" in found["trained"]
 
 
+def test_two_of_the_thousand_classes_are_scored_by_their_own_numbers_and_named(tmp_path: Path, capsys) -> None:
+    for part in ("train", "val"):
+        for wnid in ("n02102040", "n03445777"):
+            folder = tmp_path / "imagenet" / part / wnid
+            folder.mkdir(parents=True)
+            Image.new("RGB", (90, 80)).save(folder / "0.JPEG")
+        # what other programs leave, and what holds nothing, moves no number
+        for name in (".ipynb_checkpoints", "n01440764"):
+            (tmp_path / "imagenet" / part / name).mkdir()
+        shutil.copy(folder / "0.JPEG", tmp_path / "imagenet" / part / ".ipynb_checkpoints")
+    net = pipelines.build(pipelines.configure("blurpool/resnet18", "imagenet", SETTINGS))
+    for parameter in net.parameters():
+        parameter.data.zero_()
+    # an answer to everything: class 217, which is n02102040
+    list(net.parameters())[-1].data[217] = 1
+    torch.save(net.state_dict(), tmp_path / "resnet18.pth")
+    places = ["--data", str(tmp_path), "--results", str(tmp_path / "results"), "--device", "cpu"]
+    words = [*SETTINGS, "TRAIN.FINETUNE", str(tmp_path / "resnet18.pth"), "TRAIN.EPOCHS", "0"]
+    assert main(["train", "blurpool/resnet18", *places, "--recipe", "imagenet", *words]) == 0
+    run = Run("blurpool", "imagenet", "resnet18", 0, tmp_path / "results")
+    assert "on ImageNet (2 of 1000 classes)" in run.log.read_text()
+    capsys.readouterr()
+    assert main(["evaluate", str(run.folder), "--data", str(tmp_path), "--device", "cpu"]) == 0
+    assert "2 of 1000 classes" in " ".join(capsys.readouterr().out.split())
+    found = json.loads(run.metrics.read_text())
+    assert found["trained"]["accuracy"] == 0.5 and found["dataset"] == "ImageNet (2 of 1000 classes)"
+    words = ["blurpool", "--recipe", "imagenet", "--results", str(tmp_path / "results")]
+    assert main(["table", *words]) == 0
+    table = tmp_path / "results" / "blurpool" / "imagenet" / "table.md"
+    assert "2 of 1000 classes" in table.read_text()
+
+
 def test_a_corrupt_photograph_is_named_and_skipped_only_when_told(root: Path, capsys) -> None:
-    broken = root / "imagenet" / "val" / "n00000001" / "1.JPEG"
+    broken = root / "imagenet" / "val" / "n01443537" / "1.JPEG"
     broken.write_bytes(broken.read_bytes()[:200])
-    poor = root / "imagenet" / "train" / "n00000002" / "0.JPEG"
+    poor = root / "imagenet" / "train" / "n01484850" / "0.JPEG"
     whole = poor.read_bytes()
     poor.write_bytes(b"nothing")
     assert train(root, "DATA.SKIP_CORRUPT", "True") == 0
@@ -82,16 +114,16 @@ def test_a_corrupt_photograph_is_named_and_skipped_only_when_told(root: Path, ca
     assert evaluate(root) == 2
     said = capsys.readouterr().err
     assert f"{broken} cannot be decoded" in said and "DATA.SKIP_CORRUPT True" in said
-    (root / "imagenet" / "train" / "n00000000" / "0.JPEG").write_bytes(b"nothing")
+    (root / "imagenet" / "train" / "n01440764" / "0.JPEG").write_bytes(b"nothing")
     assert train(root, "--anew") == 2
-    assert "n00000000/0.JPEG cannot be decoded" in capsys.readouterr().err
+    assert "n01440764/0.JPEG cannot be decoded" in capsys.readouterr().err
 
 
 def test_missing_folders_say_what_to_put_where(root: Path, capsys) -> None:
     assert train(root, "--data", str(root / "nowhere")) == 2
     said = capsys.readouterr().err
     assert "ImageNet is not in" in said and "one folder of photographs for each class" in said
-    (root / "imagenet" / "val" / "n00000009").mkdir()
+    (root / "imagenet" / "val" / "n01443537").rename(root / "imagenet" / "val" / "n01491361")
     assert main(["prepare", "imagenet", "--root", str(root)]) == 2
     assert "has classes that are not in" in capsys.readouterr().err
 

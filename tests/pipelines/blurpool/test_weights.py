@@ -1,5 +1,6 @@
 """The authors' names, what a fine-tune may start from, and the commands that convert and fetch."""
 
+import contextlib
 import hashlib
 import http.server
 import re
@@ -162,9 +163,14 @@ class _Files(http.server.BaseHTTPRequestHandler):
             self.send_error(403)
             return
         self.send_response(200)
-        self.send_header("Content-Length", str(len(content) + self.server.lost))  # type: ignore[attr-defined]
+        lost = self.server.lost  # type: ignore[attr-defined]
+        if lost is not None:
+            self.send_header("Content-Length", str(len(content) + lost))
         self.end_headers()
         self.wfile.write(content)
+        with contextlib.suppress(ConnectionError):
+            while lost is None:
+                self.wfile.write(bytes(1 << 20))
 
     def log_message(self, *words: object) -> None:
         pass
@@ -212,6 +218,14 @@ def test_fetch_keeps_nothing_else(server, tmp_path: Path, capsys, change: str, s
         server.lost = 10
     assert fetch(tmp_path) == 2
     assert re.search(said, capsys.readouterr().err) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("lost", "said"), [(None, "sends more than"), (1 << 40, "announces 1,099,511,634,776 bytes")])
+def test_a_download_has_an_end(server, tmp_path: Path, monkeypatch, capsys, lost: int | None, said: str) -> None:
+    monkeypatch.setattr(commands, "LARGEST", 5 << 20)
+    server.lost = lost
+    assert fetch(tmp_path) == 2
+    assert said in " ".join(capsys.readouterr().err.split()) and not list(tmp_path.iterdir())
 
 
 def test_fetch_says_that_there_is_no_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

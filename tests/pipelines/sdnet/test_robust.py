@@ -241,7 +241,7 @@ def test_the_files_of_cifar10_c_are_read_where_they_are_and_must_be_of_these_ima
     assert running.published == {"fog"}
     assert running._corrupted("contrast", 3, PICTURES[2:5], shown, NUMBERS[2:5]).shape == (3, 32, 32, 3)
     assert not running.prepared
-    (root / "CIFAR-10-C" / MANIFEST).write_text('{"fog": {"settings": {"seed": 0}}}')
+    (root / "CIFAR-10-C" / MANIFEST).write_text('{"fog": {"sha256": "", "bytes": 0, "settings": {"seed": 0}}}')
     running = evaluations(config)["robustness"](config.evaluate, 0)
     running._corrupted("fog", 1, PICTURES[2:5], shown, NUMBERS[2:5])
     assert not running.published

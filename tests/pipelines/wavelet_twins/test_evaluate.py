@@ -175,13 +175,16 @@ def test_flip_rates_of_videos_follow_their_frames(tmp_path: Path) -> None:
 
 def test_a_video_is_read_by_ffmpeg_and_a_bad_one_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "ffmpeg"
-    program.write_text("#!/bin/sh\nhead -c $((2 * 3 * 224 * 224)) /dev/zero\n")
+    program.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/words\nhead -c $((2 * 3 * 224 * 224)) /dev/zero\n')
     program.chmod(0o755)
     video = tmp_path / "snow" / "n01" / "a.mp4"
     video.parent.mkdir(parents=True)
     video.write_bytes(b"video")
+    (tmp_path / ".ipynb_checkpoints" / "n01" / "a").mkdir(parents=True)
+    (tmp_path / "snow" / ".ipynb_checkpoints" / "a").mkdir(parents=True)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert frames(video).shape == (2, 3, 224, 224) and videos(tmp_path) == {"snow": [video]}
+    assert f"-protocol_whitelist file,pipe -f mov -i file:{video} " in (tmp_path / "words").read_text()
     program.write_text("#!/bin/sh\necho 'Invalid data' >&2; exit 1\n")
     with pytest.raises(UserError, match=r"a\.mp4 cannot be read as a video \(Invalid data\)"):
         frames(video)

@@ -1,0 +1,150 @@
+"""Packed files from elsewhere, read forward in one pass and within bounds; nothing is written to the disk.
+
+Whoever reads a data set knows how large its files are. A packed file that unpacks to more is refused where it passes
+that size, so that a few hundred kilobytes never take the memory of the machine.
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import posixpath
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from stillpoint.core.base.errors import UserError
+
+#: what the unpacking of one .xz may take: its largest preset takes 65 MiB, and a header may ask for 4 GiB
+XZ_MEMORY = 128 << 20
+_BLOCK = 1 << 16
+#: of a header that tells a long name; tarfile would hold any size of it in memory
+_HEADER = 1 << 20
+#: what a damaged packed file raises
+DAMAGE = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError)
+
+
+class _Xz(io.RawIOBase):
+    """A .xz unpacked forward within `XZ_MEMORY`, which `lzma.LZMAFile` does not take."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._unpack = file, lzma.LZMADecompressor(memlimit=XZ_MEMORY)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = b""
+        while not content and not self._unpack.eof:
+            packed = self._file.read(_BLOCK) if self._unpack.needs_input else b""
+            if self._unpack.needs_input and not packed:
+                raise EOFError("it ends inside the packed data")
+            content = self._unpack.decompress(packed, len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+
+class Unpacked:
+    """The content of a file, unpacked where it is packed (gzip, bzip2, xz), told by its first bytes and not its name.
+
+    Reads forward, and raises a `UserError` before more than `most` bytes were unpacked or more than `largest` at once.
+    """
+
+    def __init__(self, path: Path, most: int, largest: int | None = None) -> None:
+        self.path, self.most, self.largest = path, most, most if largest is None else largest
+        self._position = 0
+        self._raw = path.open("rb")
+        start = self._raw.read(6)
+        self._raw.seek(0)
+        self._content: Any = self._raw
+        if start.startswith(b"\x1f\x8b"):
+            self._content = gzip.GzipFile(fileobj=self._raw)
+        elif start.startswith(b"BZh"):
+            self._content = bz2.BZ2File(self._raw)
+        elif start.startswith(b"\xfd7zXZ\0"):
+            self._content = io.BufferedReader(_Xz(self._raw), _BLOCK)
+
+    def __enter__(self) -> "Unpacked":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._raw.close()
+
+    def read(self, size: int = -1) -> bytes:
+        """`size` bytes, fewer at the end of the file; all that is left with -1."""
+        left = self.most - self._position
+        wanted = left + 1 if size < 0 else size
+        if size > self.largest or wanted > left:
+            # what is announced may be more than there is: the end of the file decides
+            wanted = min(wanted, left + 1, self.largest + 1)
+        content = self._content.read(wanted)
+        self._position += len(content)
+        if self._position > self.most or len(content) > self.largest:
+            limit = self.most if self._position > self.most else self.largest
+            raise UserError(f"{self.path} was refused: it unpacks to more than the {limit:,} bytes that may be there")
+        return content
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        """Forward only; what is passed over is counted."""
+        if whence or place < self._position:
+            raise tarfile.ReadError("its parts are not in order")
+        while self._position < place:
+            if not self.read(min(place - self._position, _BLOCK)):
+                break
+        return self._position
+
+
+def archive_files(path: Path, *, most: int, largest: int) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of each plain file in a tar archive, read in one pass.
+
+    `most` bytes may be in it as a whole, headers included, and `largest` in one file. Raises a `UserError` when there
+    are more, when it is truncated or damaged, and when it holds a member that would leave the folder it is unpacked
+    into (an absolute name, a "..", a link outside), a device, or a sparse file, whose size is a claim: such an archive
+    is refused as a whole.
+    """
+    try:
+        with Unpacked(path, most, max(largest, _HEADER)) as content:
+            # no stream ("r|"): that reads whatever a header announces in blocks, behind the bounds
+            archive = tarfile.open(fileobj=content, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
+            for member in archive:
+                if why := _refusal(member, largest):
+                    raise UserError(f"{path} was refused: {why}")
+                # an archive of a million members is read without a list of them
+                archive.members.clear()
+                if not member.isfile():
+                    continue
+                file = archive.extractfile(member)
+                found = file.read() if file else b""
+                if len(found) != member.size:
+                    raise EOFError("the archive ends inside a member")
+                yield member.name, found
+    except DAMAGE as error:
+        raise UserError(f"{path} is truncated or damaged ({error}): fetch it again") from error
+
+
+def _refusal(member: tarfile.TarInfo, largest: int) -> str:
+    """Why an archive with this member is refused: where unpacking could leave the folder, or takes too much; else "".
+
+    Judges places as `tarfile.data_filter` does, which Python 3.11 has only since 3.11.4 (Debian 12 is at 3.11.2).
+    """
+    if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
+        return f"{member.name!r} is a device or a pipe"
+    if member.issparse():
+        return f"{member.name!r} is a sparse file of {member.size:,} bytes, which no data set holds"
+    if not 0 <= member.size <= largest:
+        return f"{member.name!r} has {member.size:,} bytes, and a file in it at most {largest:,}"
+    places = {member.name: f"{member.name!r} would be outside of the folder"}
+    if member.issym() or member.islnk():
+        # a symbolic link is read from where it stands, a hard one from the top of the archive
+        start = posixpath.dirname(member.name) if member.issym() else ""
+        target = posixpath.join(start, member.linkname)
+        places[target] = f"{member.name!r} is a link to {member.linkname!r}, outside of the folder"
+    for place, why in places.items():
+        if posixpath.isabs(place) or posixpath.normpath(place).split("/")[0] == "..":
+            return why
+    return ""

@@ -1,0 +1,154 @@
+"""CIFAR-10-C (Hendrycks and Dietterich, ICLR 2019): the test images of CIFAR-10 under 19 corruptions in 5 severities.
+
+The published arrays where they are there, otherwise made from CIFAR-10 (`core.data.corruptions`).
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stillpoint.core.base.errors import UserError, nearest
+from stillpoint.core.base.files import digest
+from stillpoint.core.config.catalogue import DatasetInfo, missing
+from stillpoint.core.data.cifar import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD
+from stillpoint.core.data.contract import Dataset, HeldOut, Progress
+from stillpoint.core.data.formats import read_npy
+from stillpoint.core.data.judging import content_digest
+from stillpoint.core.data.sources.cifar10 import DATASET as CIFAR10
+
+if TYPE_CHECKING:
+    from stillpoint.core.data.sets import ImageSet
+
+#: the folder of the arrays in the data root
+FOLDER = "CIFAR-10-C"
+_IMAGES, _SEVERITIES = 10_000, 5
+
+
+class Cifar10C(Dataset):
+    """A split is "<corruption>/<severity 1 to 5>"."""
+
+    info = DatasetInfo(
+        name="cifar10_c",
+        title="CIFAR-10-C",
+        num_classes=10,
+        channels=3,
+        size=32,
+        mean=CIFAR10_MEAN,
+        std=CIFAR10_STD,
+        val_size=0,
+        files="unpack CIFAR-10-C.tar (Zenodo record 2535967) so that {root}/CIFAR-10-C holds labels.npy and one "
+        "<corruption>.npy for each corruption, or put CIFAR-10 into {root}, of which it is then made",
+    )
+
+    def prepare(self, root: Path, progress: Progress, *, links: bool = False) -> dict[str, Any]:
+        from stillpoint.core.data.corruptions.prepare import caption
+
+        if links:
+            raise UserError(f"{self.info.title} has no photographs to link: leave out --links")
+        self._make(root, progress)
+        folder = root / FOLDER
+        names = sorted(p.stem for p in folder.glob("*.npy") if p.stem != "labels")
+        if not names:
+            raise missing(self.info.name, root)
+        counts = {}
+        for name in names:
+            images, _ = rows(root, name)
+            counts[name] = len(images)
+            for severity in range(_SEVERITIES):
+                _check_differ(folder / f"{name}.npy", images, severity)
+        said = caption(folder)
+        few = min(counts.values()) // _SEVERITIES
+        return {
+            "title": self.info.title + (f" ({said})" if said else ""),
+            "classes": len(CIFAR10_CLASSES),
+            "images": counts,
+            "digests": {name: digest(folder / f"{name}.npy") for name in (*names, "labels")},
+            **({"incomplete": f"it has {few:,} of {_IMAGES:,} images"} if few < _IMAGES else {}),
+        }
+
+    def load(self, root: Path, split: str, held_out: HeldOut) -> "ImageSet":
+        import torch
+
+        from stillpoint.core.data.corruptions import check
+        from stillpoint.core.data.sets import ImageSet
+
+        match = re.fullmatch(r"([^/]+)/(\d+)", split)
+        if not match:
+            raise UserError(
+                f"unknown split {split!r} of cifar10_c: write <corruption>/<severity 1 to 5>, as gaussian_noise/3"
+            )
+        corruption, severity = match[1], int(match[2])
+        check(corruption, severity)
+        images, labels = rows(root, corruption)
+        _check_differ(root / FOLDER / f"{corruption}.npy", images, severity - 1)
+        part = _part(len(images), severity - 1)
+        pixels = np.ascontiguousarray(images[part].transpose(0, 3, 1, 2))
+        numbers = np.asarray(labels[part]).astype(np.int64)
+        few = f", {len(pixels):,} of {_IMAGES:,} images" if len(pixels) < _IMAGES else ""
+        title = f"{self.info.title} {corruption.replace('_', ' ')} {severity}{few}"
+        about = CIFAR10_CLASSES, self.info.mean, self.info.std, title, content_digest(pixels, numbers)
+        return ImageSet(torch.from_numpy(pixels), torch.from_numpy(numbers), *about)
+
+    def _make(self, root: Path, progress: Progress) -> None:
+        """Makes it from the test images of CIFAR-10, unless the published files are there or CIFAR-10 is not."""
+        from stillpoint.core.data.corruptions import prepare as corruptions
+
+        folder = root / FOLDER
+        if corruptions.published(folder) or not (CIFAR10.sources(root) or CIFAR10.described(root)):
+            return
+        clean = CIFAR10.part(root, "test")
+        pictures = np.ascontiguousarray(clean.images.permute(0, 2, 3, 1).numpy())
+        # a job on a cluster may use fewer cores than the machine has
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        options: dict[str, Any] = {"workers": cores, "frost_folder": corruptions.frost_folder(root)}
+        corruptions.prepare_cifar10_c(pictures, clean.labels.numpy(), folder, progress=progress, **options)
+
+
+def rows(root: Path, corruption: str) -> tuple[np.ndarray, np.ndarray]:
+    """(images (5 N, 32, 32, 3), labels) of a corruption as they lie in its file, checked and mapped, not read."""
+    folder = root / FOLDER
+    images, labels = _array(root, f"{corruption}.npy"), _array(root, "labels.npy")
+    count = len(images) if images.ndim else 0
+    if (
+        images.dtype != np.uint8
+        or images.shape[1:] != (32, 32, 3)
+        or (labels.ndim == 1 and count != len(labels))
+        or count % _SEVERITIES
+        or not 0 < count <= _SEVERITIES * _IMAGES
+    ):
+        raise UserError(
+            f"{folder / corruption}.npy holds {images.dtype} {images.shape}, not uint8 (50000, 32, 32, 3) "
+            f"with as many labels {labels.shape}"
+        )
+    if labels.dtype.kind not in "ui" or labels.ndim != 1 or not 0 <= labels.min() <= labels.max() < 10:
+        raise UserError(f"{folder}/labels.npy does not hold numbers of classes from 0 to 9: fetch it again")
+    if not (labels.reshape(_SEVERITIES, -1) == labels[: count // _SEVERITIES]).all():
+        raise UserError(f"{folder}/labels.npy does not tell each severity the same classes: fetch it again")
+    return images, labels
+
+
+def _array(root: Path, file: str) -> np.ndarray:
+    path = root / FOLDER / file
+    if not path.is_file():
+        there = sorted(p.stem for p in path.parent.glob("*.npy") if p.stem != "labels")
+        raise missing("cifar10_c", root, f" ({file} not found{nearest(path.stem, there)})")
+    return read_npy(path)
+
+
+def _part(count: int, severity: int) -> slice:
+    """The rows of a severity from 0: they follow each other, each in the order of the clean test images."""
+    each = count // _SEVERITIES
+    return slice(severity * each, (severity + 1) * each)
+
+
+def _check_differ(path: Path, images: np.ndarray, severity: int) -> None:
+    """A `UserError` where the images of a severity are all the same: an array that was allocated and never filled."""
+    part = images[_part(len(images), severity)]
+    if len(part) > 1 and (part == part[:1]).all():
+        raise UserError(f"{path}: all images of severity {severity + 1} are the same: fetch it again")
+
+
+DATASET = Cifar10C()
