@@ -238,9 +238,11 @@ class RunConfig(Section):
         return self.model_dump(mode="json", by_alias=True)
 
     def digest(self) -> str:
-        """SHA-256 of what decides the trained weights; the grid, the title and how results are measured do not."""
-        settings = self.dump()
-        return digest_of(deciding(settings))
+        """SHA-256 of what decides the trained weights; the grid, the title and how results are measured do not.
+
+        Of that, only what differs from the defaults: a setting that is added with a default changes no digest.
+        """
+        return digest_of(beside(deciding(self.dump()), deciding(type(self)().dump())))
 
 
 #: Keys that say how results are measured and shown, not which weights training gives.
@@ -338,6 +340,37 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             found += [f"{key}.{line}" for line in differences(a, b)]
         elif a != b:
             found.append(f"{key}: {a} -> {b}")
+    return found
+
+
+def changed(stored: dict[str, Any], config: RunConfig) -> list[str]:
+    """What decides a training and is not as it was ``stored`` with a run, as ``KEY: there -> asked``.
+
+    A setting that is younger than the run had its default there.
+    """
+    return differences(_filled(deciding(stored), deciding(type(config)().dump())), deciding(config.dump()))
+
+
+def _filled(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """`settings`, with those of `defaults` for what it does not hold."""
+    inner = {key: value for key, value in settings.items() if isinstance(value, dict)}
+    return {
+        **defaults,
+        **settings,
+        **{k: _filled(v, defaults[k]) for k, v in inner.items() if isinstance(defaults.get(k), dict)},
+    }
+
+
+def beside(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Of dumped settings, those that differ from `defaults`; a section without any is left out."""
+    found = {}
+    for key, value in settings.items():
+        other = defaults.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            if inner := beside(value, other):
+                found[key] = inner
+        elif key not in defaults or value != other:
+            found[key] = value
     return found
 
 

@@ -29,6 +29,7 @@ from stillpoint.core.data.build import loaders as build_loaders
 from stillpoint.core.data.streaming import told_of_readers
 from stillpoint.core.runs.checkpoint import fill, read_tensors, save_state
 from stillpoint.core.runs.layout import Run
+from stillpoint.core.runs.provenance import tensors_digest
 from stillpoint.core.runs.records import (
     HISTORY,
     TEST_HISTORY,
@@ -38,14 +39,15 @@ from stillpoint.core.runs.records import (
     Progress,
     Record,
     Row,
+    crash_in_log,
     finish,
     model_name,
     note,
-    resumable,
     save_net,
     write_config,
     write_tables,
 )
+from stillpoint.core.training.begin import begin, on_these_images
 from stillpoint.core.training.optim import optimizer
 from stillpoint.core.training.schedule import rate
 
@@ -86,6 +88,9 @@ def train(
     progress: Progress | None = None,
     hooks: TrainHooks | None = None,
     loaders: Callable[[torch.device, int, int], Loaders] | None = None,
+    code: str = "",
+    workflow: bool = False,
+    until: int | None = None,
 ) -> list[Row]:
     """Trains the network that `build` makes from `config` and leaves its results in the folder of `run`.
 
@@ -93,6 +98,9 @@ def train(
     finished is not repeated; ``resume=False`` removes what is there and starts anew. SIGINT and SIGTERM end the current
     step, save the state and raise `Interrupted`. Under torchrun the processes share each batch. `loaders`, called with
     (device, rank, world_size), replaces the data of the configuration; `workers` read those of a data set that streams.
+    `code` is the digest of the code that decides the run, which is recorded; with `workflow`, a workflow's run of other
+    code or other images is begun anew, and what is no workflow's is refused (stillpoint.core.runs.claim). After
+    `until` epochs the state is saved and training ends without results.
 
     Raises `UserError`: another process is at work in the folder, it holds a run of other settings or of other data, its
     states are damaged, the loss is not finite (the last good state is kept), no GPU where one was asked for.
@@ -107,23 +115,39 @@ def train(
             fault = _attempt(lambda: stack.enter_context(locked(run.lock)))
         else:
             fault = None
-        state = together.agree(lambda: resumable(config, run, resume, progress, fault))
-        if state is None or state["epoch"] < config.train.epochs:
-            if loaders is None:
-                # weights that are only measured need no images to train on
-                parts: tuple[Part, ...] = ("train", "validation") if config.train.epochs else ("test",)
-                if config.train.epochs and config.train.test_each_epoch:
-                    parts = (*parts, "test")
-                found = build_loaders(config, data_root, where, *together.place, parts=parts, workers=workers)
-            else:
-                found = loaders(where, *together.place)
-            training = _Training(config, run, together, where, build, found, progress, hooks, state)
+        asked: dict[str, Any] = {"code": code, "workflow": workflow}
+        state = together.agree(lambda: _begin(fault, config, run, progress, resume=resume, **asked))
+        stack.enter_context(crash_in_log(run))
+        ended = config.train.epochs if until is None else min(until, config.train.epochs)
+        # a finished run needs no images, unless a workflow asks whether they are still the same
+        if state is None or state["epoch"] < ended or workflow:
+            found = _loaders(config, data_root, where, together, workers) if loaders is None else None
+            found = found or loaders(where, *together.place)  # type: ignore[misc]
+            begun = state
+            state = together.agree(lambda: on_these_images(run, begun, found.digest, progress, **asked))
+        if state is None or state["epoch"] < ended:
+            training = _Training(config, run, together, where, build, found, progress, hooks, state, code)
             together.agree(lambda: write_config(config, run))
             with StopRequest() as stop, told_of_readers():
-                training.go(stop)
+                training.go(stop, ended)
             state = training.state()
-        together.agree(lambda: finish(config, run, state, where, progress))
+        if state["epoch"] == config.train.epochs:
+            together.agree(lambda: finish(config, run, state, where, progress))
         return state["history"]
+
+
+def _begin(fault: UserError | None, *where: Any, **asked: Any) -> dict[str, Any] | None:
+    if fault:
+        raise fault
+    return begin(*where, **asked)
+
+
+def _loaders(config: RunConfig, root: Path | str | None, where: torch.device, together: Group, workers: int) -> Loaders:
+    # weights that are only measured need no images to train on
+    parts: tuple[Part, ...] = ("train", "validation") if config.train.epochs else ("test",)
+    if config.train.epochs and config.train.test_each_epoch:
+        parts = (*parts, "test")
+    return build_loaders(config, root, where, *together.place, parts=parts, workers=workers)
 
 
 def _attempt(work: Callable[[], object]) -> UserError | None:
@@ -201,6 +225,7 @@ class _Training:
         progress: Progress,
         hooks: TrainHooks,
         state: dict[str, Any] | None,
+        code: str,
     ) -> None:
         recipe = config.train
         self.config, self.run, self.together, self.device = config, run, together, device
@@ -244,9 +269,13 @@ class _Training:
         self.test_timing: list[Row] = []
         self.best: dict[str, Any] | None = None
         self.told: set[str] = set()
+        self.first_epoch: str | None = None
+        self.codes: list[str] = []
         self.look_every = 1 if device.type == "cpu" and together.world_size == 1 else _LOOK_EVERY
         if state is not None:
             self._restore(state)
+        if code and self.codes[-1:] != [code]:
+            self.codes.append(code)
 
     def _restore(self, state: dict[str, Any]) -> None:
         if state["data"] != self.loaders.digest:
@@ -267,6 +296,7 @@ class _Training:
             self.sums.correct.fill_(correct)
         self.history, self.timing, self.best = state["history"], state["timing"], state["best"]
         self.tests, self.test_timing = state["tests"], state["test_timing"]
+        self.first_epoch, self.codes = state.get("first_epoch"), list(state.get("codes", []))
         done = f"epoch {self.epoch + 1}, step {self.step} of {self.steps}" if self.step else f"after epoch {self.epoch}"
         self._tell(f"training goes on ({done})")
 
@@ -282,6 +312,8 @@ class _Training:
             "sums": list(self.sums.all(self.together)),
             **self._rows(),
             "best": self.best,
+            "first_epoch": self.first_epoch,
+            "codes": self.codes,
             "model": dict(self.net.state_dict()),
             "buffers": self._hidden(),
             "optimizer": self.optimizer.state_dict(),
@@ -311,14 +343,14 @@ class _Training:
             self._tell(f"photographs left out so far: {len(found)}")
         self.told = found
 
-    def go(self, stop: StopRequest) -> None:
-        """Trains to the last epoch, or until `stop` is set."""
+    def go(self, stop: StopRequest, until: int) -> None:
+        """Trains to the end of epoch `until`, or until `stop` is set."""
         if self.epoch == 0 and self.step == 0:
             self._tell(f"training {model_name(self.config)} on {self.loaders.title or self.config.data.name} begins")
         self.began = time.perf_counter()
         if not self.tests and not self._test(0, stop):
             self._interrupted(stop)
-        while self.epoch < self.config.train.epochs:
+        while self.epoch < until:
             validated = None
             if self._train_epoch(stop):
                 validated = self._validate(stop)
@@ -327,6 +359,8 @@ class _Training:
             else:
                 self._end_epoch(*validated)
         if not self.config.train.epochs:
+            self.first_epoch = tensors_digest(self.net.state_dict())
+        if not self.config.train.epochs or until < self.config.train.epochs:
             self._save()
 
     def _interrupted(self, stop: StopRequest) -> NoReturn:
@@ -467,6 +501,8 @@ class _Training:
                 self.best = {"epoch": number, "score": score, "model": weights}
         self.epoch, self.step, self.before, self.sums = number, 0, 0.0, _Sums(self.device)
         self.began = time.perf_counter()
+        if number == 1:
+            self.first_epoch = tensors_digest(self.net.state_dict())
         if recipe.snapshots and number % recipe.snapshots == 0:
             # before the state: a run that goes on from the state never comes back to make it
             weights, state = self.net.state_dict(), self.state()
