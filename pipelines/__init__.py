@@ -97,8 +97,9 @@ def schema(paper: str) -> type[RunConfig]:
 def recipe_path(paper: str, recipe: str) -> Path:
     """The yaml of a recipe; a `UserError` that lists those there are when there is none of that name."""
     path = HERE / paper / "configs" / f"{recipe}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+    known = sorted(p.stem for p in (HERE / paper / "configs").glob("*.yaml"))
+    # a name that leads out of the folder is a file there too
+    if recipe not in known:
         raise UserError(f"{paper} has no recipe {recipe!r}: one of {', '.join(known)}")
     return path
 
