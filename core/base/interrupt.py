@@ -73,8 +73,9 @@ os.register_at_fork(after_in_child=_forget_locks)
 def locked(path: Path, *, wait: Callable[[str], object] | None = None) -> Iterator[int]:
     """Holds the lock file `path`, which the system frees however a process ends; yields its descriptor.
 
-    A `UserError` if another process holds it, or where the file system has no locks; `wait` is given the sentence instead, and then the other's end is waited
-    for. A process that inherits the descriptor holds the lock as well.
+    A `UserError` if another process holds it, or where the file system has no locks; `wait` is given the sentence of
+    the former instead, and then the other's end is waited for. A process that inherits the descriptor holds the lock
+    as well.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:

@@ -12,6 +12,7 @@ from stillpoint.pipelines.commands.base import (
     add_json,
     add_places,
     add_recipe,
+    build,
     configured,
     console,
     print_json,
@@ -76,7 +77,7 @@ def _train(args: Namespace) -> int:
         rows = train(
             config,
             run,
-            build=pipelines.build,
+            build=build,
             data_root=args.data,
             device=args.device,
             threads=args.threads,
@@ -205,7 +206,7 @@ def _evaluate(args: Namespace) -> int:
         found = evaluate_run(
             run,
             config=config,
-            build=pipelines.build,
+            build=build,
             evaluations=pipelines.evaluations(config),
             data_root=args.data,
             device=args.device,
