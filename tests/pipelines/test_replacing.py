@@ -272,3 +272,23 @@ def test_a_fault_of_ours_keeps_its_traceback_on_the_terminal_and_in_the_log(
         with pytest.raises(ValueError, match="deep inside"):
             main(words)
         assert "ValueError: deep inside" in (folder / "log.txt").read_text()
+
+
+def test_a_run_begun_again_under_other_code_tells_whether_it_gives_the_same_bits(
+    run: Run, trained: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["verify", str(run.folder), "--data", str(tmp_path / "data"), "--threads", "1"]
+    trained()
+    before = contents(run)
+    first = json.loads(run.training.read_text())["codes"][0]
+    other_code(monkeypatch)
+    assert main(words) == 0 and "the same bits" in capsys.readouterr().out
+    assert list(json.loads(run.verified.read_text())) == ["other train"] and first != "other train"
+    assert contents(run) == {**before, run.verified.name: run.verified.read_bytes()}
+    other_code(monkeypatch, "wrong")
+    schedule = "stillpoint.core.training.train.rate"
+    monkeypatch.setattr(schedule, lambda *given: 0.01)
+    assert main(words) == 1 and "gives other weights after the first epoch" in capsys.readouterr().out
+    assert list(json.loads(run.verified.read_text())) == ["other train"]
+    run.training.write_text("{}")
+    assert main(words) == 2 and "there is nothing to compare" in capsys.readouterr().err
