@@ -15,7 +15,7 @@ wildcard_constraints:
 
 rule train:
     input:
-        lambda w: ancient(plan.begins_from(w.model, int(w.seed), alone=not workflow.dryrun)),
+        lambda w: ancient(plan.begins_from(w.model, int(w.seed), alone=workflow.is_main_process and not workflow.dryrun)),
     output:
         config=update(f"{run}/config.yaml"),
         history=update(f"{run}/history.csv"),
