@@ -251,12 +251,12 @@ def test_a_fault_of_ours_keeps_its_traceback_on_the_terminal_and_in_the_log(
     run: Run, trained: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from stillpoint.core.layers.blur import BlurPool2d
-    from stillpoint.core.training import train as loop
+    from stillpoint.core.training.learner import Learner
 
     def broken(*given: object, **named: object) -> None:
         raise ValueError("deep inside")
 
-    monkeypatch.setattr(loop._Training, "_optimize", broken)
+    monkeypatch.setattr(Learner, "step", broken)
     with pytest.raises(ValueError, match="deep inside"):
         trained()
     log = run.log.read_text()

@@ -11,9 +11,11 @@ from PIL import Image
 
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.interrupt import locked
 from stillpoint.core.data.build import loader
 from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines import workflow
+from stillpoint.pipelines.cli import main
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = "TRAIN.EPOCHS 1 DATA.LIMIT 64 MODEL.WIDTH 4 EVALUATE.REPEATS 1 EVALUATE.LIMIT_ALL_SHIFTS 1"
@@ -56,6 +58,36 @@ def test_the_whole_workflow_ends_in_a_table_and_is_then_up_to_date(tmp_path: Pat
 
 def test_the_workflow_runs_in_another_folder(tmp_path: Path) -> None:
     assert "pipelines/aps/all" in snakemake(tmp_path, "--dry-run", folder=tmp_path)
+
+
+def test_snakemake_beside_a_workflow_at_work_is_told_so_and_touches_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "aps" / "digits"
+    command = [sys.executable, "-m", "snakemake", "pipelines/aps/all", "--cores", "1", "--nolock"]
+    command += ["--snakefile", str(ROOT / "Snakefile")]
+    given = ["--config", f"results={tmp_path / 'results'}", f"data={tmp_path / 'data'}", "seeds=1"]
+    with locked(folder / ".lock"):
+        done = subprocess.run([*command, *given], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode
+        assert "digits is in use by another process (process " in done.stdout + done.stderr
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+        # to look is always allowed
+        done = subprocess.run([*command, "--dry-run", *given], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0
+
+
+def test_figures_that_a_killed_command_was_drawing_are_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "aps" / "digits"
+    left = [folder / ".table.0123abcd.tmp.md", folder / "figures" / ".shift_maps.0123abcd.tmp.png"]
+    # a training may be writing there
+    others = folder / "resnet20" / "seed0" / ".state.0123abcd.tmp.pt"
+    for path in (*left, others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert main(["figures", "aps", "--results", str(tmp_path)]) == 2
+    assert "nothing was evaluated" in capsys.readouterr().err
+    assert not any(path.exists() for path in left) and others.exists()
 
 
 def test_a_recipe_is_that_of_the_scale_where_there_is_one() -> None:
