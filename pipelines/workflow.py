@@ -295,14 +295,7 @@ def raw_data(name: str, root: Path) -> str:
 
     It says when to look again; whether the images have changed is decided by their own digests. Empty without files.
     """
-    # CIFAR-10-C may be made from CIFAR-10, and is then no source
-    signature = getattr(dataset("cifar10" if name == "cifar10_c" else name), "signature", None)
-    found = signature(root) if signature else None
-    if found is None:
-        folder = root / ("CIFAR-10-C" if name == "cifar10_c" else name)
-        inside = [folder, *folder.glob("*"), *(path for path in folder.glob("*/*") if path.is_dir())]
-        stats = [(path, path.stat()) for path in sorted(inside) if path.exists()]
-        found = [[str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+    found = dataset(name).signature(root)
     return digest_of(found) if found else ""
 
 
