@@ -6,6 +6,7 @@ nothing is evaluated as code. Each pipeline derives its own schema from `RunConf
 """
 
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -170,6 +171,10 @@ class EvaluateConfig(Section):
     untrained: bool = Field(True, description="measure the network before training as well")
 
 
+#: fields of EVALUATE that act whatever is measured
+ALWAYS_READ = ("batch_size", "protocol", "metrics", "untrained")
+
+
 class RunConfig(Section):
     """Everything that decides the result of a run, and nothing else (device, threads and folders are not here)."""
 
@@ -195,6 +200,22 @@ class RunConfig(Section):
     def known_metrics(self) -> dict[str, tuple[str, ...]]:
         """What EVALUATE.METRICS may name, each with the fields of EVALUATE that it reads; said without torch."""
         return dict(evaluations.READS)
+
+    def check_effect(self, keys: Iterable[str]) -> None:
+        """A `UserError` for a key of EVALUATE that none of EVALUATE.METRICS reads: setting it would change nothing."""
+        known = self.known_metrics()
+        for key in keys:
+            section, _, name = key.lower().partition(".")
+            if section != "evaluate" or name not in type(self.evaluate).model_fields or name in ALWAYS_READ:
+                continue
+            readers = [metric for metric, reads in known.items() if name in reads]
+            if not set(readers) & set(self.evaluate.metrics):
+                by = (
+                    f"only {', '.join(readers)} would read it" if readers else f"{self.pipeline} has none that reads it"
+                )
+                raise UserError(
+                    f"{key} changes nothing of what EVALUATE.METRICS [{', '.join(self.evaluate.metrics)}] measures: {by}"
+                )
 
     def known_protocols(self) -> tuple[str, ...]:
         """What EVALUATE.PROTOCOL may be: a paper whose code measures otherwise than ours adds "authors"."""
@@ -271,7 +292,9 @@ def merge(schema: type[Config], layers: list[dict[str, Any]], pairs: list[str] |
         raise UserError(f"settings come as KEY VALUE pairs; {pairs[-1]!r} has no value")
     for key, text in zip(pairs[0::2], pairs[1::2], strict=True):
         _set(node, key, _value(text))
-    return validate(schema, _plain(node))
+    config = validate(schema, _plain(node))
+    config.check_effect(pairs[0::2])
+    return config
 
 
 def _value(text: str) -> Any:
