@@ -92,7 +92,8 @@ def _classes(labels: Any, count: int) -> Tensor:
         raise ValueError(f"labels must be a tensor or an array (N,) of class numbers, not {type(labels).__name__}")
     classes = as_tensor(labels)
     if classes.ndim == 0 or len(classes) != count:
-        raise ValueError(f"there must be labels (N,), one for each of {count} images, not {tuple(classes.shape)}")
+        shape = tuple(classes.shape)
+        raise ValueError(f"there must be labels (N,), one for each of {count} images, not of shape {shape}")
     return classes
 
 
