@@ -1,7 +1,8 @@
 # The rules of one paper under one recipe. Data come from core/data/prepare.smk.
 # `decides` is a digest of the code, settings and raw data behind a result: where it has changed, the command is called
 # once more. Whether anything is then made anew is decided by the command, which holds the run's lock; so `update` keeps
-# snakemake from removing results beforehand, and a marker's time decides nothing.
+# snakemake from removing results beforehand. A marker that is only younger calls the commands, which find nothing to do.
+# (With `ancient`, snakemake would not look at what follows a job that it runs, however it has changed.)
 from stillpoint.pipelines import workflow as flow
 
 plan = flow.plan(PAPER, config)
@@ -15,7 +16,7 @@ wildcard_constraints:
 
 rule train:
     input:
-        lambda w: ancient(plan.begins_from(w.model, int(w.seed), alone=workflow.is_main_process and not workflow.dryrun)),
+        lambda w: plan.begins_from(w.model, int(w.seed), alone=workflow.is_main_process and not workflow.dryrun),
     output:
         config=update(f"{run}/config.yaml"),
         history=update(f"{run}/history.csv"),
@@ -39,7 +40,7 @@ rule train:
 
 rule evaluate:
     input:
-        ancient(str(plan.marker)),
+        str(plan.marker),
         weights=rules.train.output.weights,
         config=rules.train.output.config,
     output:

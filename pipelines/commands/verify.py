@@ -30,7 +30,7 @@ def _verify(args: Namespace) -> int:
     from stillpoint.core.training.train import train
     from stillpoint.pipelines.workflow import stage_code
 
-    code, name = stage_code("train", run.pipeline), f"{run.pipeline}/{run.model}, seed {run.seed}"
+    code, name = stage_code("train", run.pipeline, config.data.name), f"{run.pipeline}/{run.model}, seed {run.seed}"
     with locked(run.lock), TemporaryDirectory() as root:
         again = Run(run.pipeline, run.recipe, run.model, run.seed, Path(root))
         options: dict[str, Any] = {"data_root": args.data, "device": args.device, "threads": args.threads}

@@ -134,7 +134,7 @@ def order() -> Count:
 def images() -> Count:
     """The pictures change between two calls of a workflow."""
     count = Count("changed images")
-    from stillpoint.core.data.sources import CIFAR10_CLASSES
+    from stillpoint.core.data.cifar import CIFAR10_CLASSES
 
     def draw(root: Path, seed: int) -> None:
         shutil.rmtree(root / "cifar10", ignore_errors=True)
@@ -216,7 +216,7 @@ def hands() -> Count:
         untouched("a trial over a kept run", stillpoint(*train, "--workflow", *trial), 2, "that was kept")
         run.kept.unlink()
         done = stillpoint(*train, "--workflow", *longer)
-        current = workflow.stage_code("train", "aps")
+        current = workflow.stage_code("train", "aps", "digits")
         problem = _said(done, 0, "made anew") or (None if run.code.read_text() == current else "its mark is old")
         count.add("a workflow's run, made by other code", problem)
     return count

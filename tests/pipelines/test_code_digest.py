@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from stillpoint.core.config.catalogue import DATASETS
 from stillpoint.pipelines import code_digest, workflow
 from stillpoint.pipelines.code_digest import ROOT
 
-TRAINING = ("core/training/train.py", "pipelines/aps/models.py")
+TRAINING = ("core/training/train.py", "pipelines/aps/models.py", "core/data/sources/digits.py")
 
 
 def forget() -> None:
@@ -56,7 +57,13 @@ def test_a_training_is_decided_by_some_forty_files_and_more_not_by_those_that_sh
 def test_every_stage_of_every_paper_has_its_files() -> None:
     for paper in workflow.pipelines.papers():
         for stage, least in (("train", 41), ("evaluate", 41), ("table", 10), ("figures", 10)):
-            assert len(code_digest.imported(workflow.entries(stage, paper))) >= least, (paper, stage)
+            assert len(code_digest.imported(workflow.entries(stage, paper, "digits"))) >= least, (paper, stage)
+
+
+def test_a_data_set_that_is_imported_by_its_name_is_among_them() -> None:
+    for name in DATASETS:
+        assert (ROOT / f"core/data/sources/{name}.py").is_file()
+        assert f"core/data/sources/{name}.py" in workflow.entries("train", "aps", name)
 
 
 def test_a_file_that_is_reached_through_a_link_is_the_file(tree: Path) -> None:
@@ -83,7 +90,7 @@ def test_a_comment_in_the_compiled_kernels_does_not(tree: Path) -> None:
         ("core/base/interrupt.py", "is in use by another process", "belongs to another process just now"),
         ("core/base/interrupt.py", ": wait for it to end", ", so wait"),
         ("core/training/train.py", "training goes on (", "this training goes on: ("),
-        ("core/training/train.py", "the loss became ", "there is a loss of "),
+        ("core/training/train.py", "training stopped, and the last good", "training ended here, and the last good"),
         ("core/config/schema.py", "linear rise of the rate per step", "the rate rises linearly"),
         ("core/layers/blur.py", '"""', '"""Said otherwise. '),
     ],
@@ -109,7 +116,7 @@ def test_a_new_setting_with_a_default_does_not(tree: Path) -> None:
     [
         ("core/training/schedule.py", "return ", "return 0.5 * "),
         ("core/data/loading.py", "return self.normalise(", "return 2 * self.normalise("),
-        ("core/config/catalogue.py", "mean=(0.1718,)", "mean=(0.1719,)"),
+        ("core/data/sources/digits.py", "mean=(0.1718,)", "mean=(0.1719,)"),
         # a text that is used for more than a sentence decides
         ("core/base/randomness.py", "import ", "import sys as said\nimport "),
     ],

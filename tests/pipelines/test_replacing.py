@@ -45,7 +45,7 @@ def trained(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Com
 
 def other_code(monkeypatch: pytest.MonkeyPatch, name: str = "other") -> None:
     """From now on as if a file had been edited that decides a training."""
-    monkeypatch.setattr(workflow, "stage_code", lambda stage, paper: f"{name} {stage}")
+    monkeypatch.setattr(workflow, "stage_code", lambda stage, paper, data="": f"{name} {stage}")
 
 
 def plan(run: Run, pairs: list[str] = PAIRS) -> workflow.Plan:
@@ -154,7 +154,7 @@ def test_a_setting_that_is_younger_than_a_run_had_its_default_there(run: Run, tr
 
 def pictures(root: Path, seed: int) -> None:
     """A copy of CIFAR-10 in folders, of noise: six training and three test images a class."""
-    from stillpoint.core.data.sources import CIFAR10_CLASSES
+    from stillpoint.core.data.cifar import CIFAR10_CLASSES
 
     shutil.rmtree(root / "cifar10", ignore_errors=True)
     random = np.random.default_rng(seed)
