@@ -10,13 +10,14 @@ from torch import nn
 
 from stillpoint.core import layers
 from stillpoint.core.layers.wavelet_packings import RESNET
+from tests.core.layers.cases import PARTS
 
 FILES = [import_module(f"stillpoint.core.layers.{found.name}") for found in pkgutil.iter_modules(layers.__path__)]
 PUBLIC = {
     name: thing
     for file in FILES
     for name, thing in vars(file).items()
-    if not name.startswith("_") and getattr(thing, "__module__", "") == file.__name__ and "._" not in file.__name__
+    if not name.startswith("_") and getattr(thing, "__module__", "") == file.__name__ and name not in PARTS
 }
 #: a module of PyTorch that pads by other means, whose arguments are PyTorch's
 AS_PYTORCHS = {"PaddedConv2d"}
