@@ -6,9 +6,10 @@ from math import comb
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from stillpoint.core import kernels
+from stillpoint.core.layers.constants import ConstantBuffers
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
 from stillpoint.core.layers.padding import check_padding, pad
 from stillpoint.core.layers.phases import check_phase, take_phase
@@ -128,7 +129,7 @@ def blur_pool3d(
     return blur_with(x, kernel, stride=stride, padding=padding, pad_off=pad_off)
 
 
-class _BlurPool(nn.Module):
+class _BlurPool(ConstantBuffers):
     dims: int
     kernel: Tensor
 
@@ -147,8 +148,8 @@ class _BlurPool(nn.Module):
         self.channels, self.size, self.pad_off = channels, size, pad_off
         self.stride = _strides(stride, self.dims)
         self.padding = check_padding(padding)
-        kernel = binomial_kernel(size, self.dims, device=device, dtype=dtype)
-        self.register_buffer("kernel", kernel, persistent=False)
+        kernel = binomial_kernel(size, self.dims, device="cpu", dtype=torch.float64)
+        self.register_constant("kernel", kernel, device=device, dtype=dtype)
 
     def _pool(self, x: Tensor, phase: Tensor | None = None) -> Tensor:
         return blur_with(x, self.kernel, stride=self.stride, padding=self.padding, pad_off=self.pad_off, phase=phase)
