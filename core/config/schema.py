@@ -18,6 +18,7 @@ from stillpoint.core.base.errors import UserError, nearest
 from stillpoint.core.base.files import digest_of
 from stillpoint.core.config import evaluations
 from stillpoint.core.config.catalogue import DATASETS
+from stillpoint.core.config.former import modern
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Divisor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -328,7 +329,7 @@ def read_yaml(path: Path, schema: type[RunConfig]) -> dict[str, Any]:
         raise UserError(f"{path} must hold KEY: value settings")
     base = settings.pop("BASE", None)
     if base is None:
-        return settings
+        return modern(settings)
     node = CfgNode(_mutable(schema().dump()))
     _overlay(node, read_yaml(path.with_name(base), schema), "")
     _overlay(node, settings, "")
@@ -351,7 +352,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         settings = None
     if not isinstance(settings, dict):
         raise UserError(f"{path} is damaged and holds no settings: remove the run's folder and train it anew")
-    return settings
+    return modern(settings)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -371,7 +372,7 @@ def changed(stored: dict[str, Any], config: RunConfig) -> list[str]:
 
     A setting that is younger than the run had its default there.
     """
-    return differences(_filled(deciding(stored), deciding(type(config)().dump())), deciding(config.dump()))
+    return differences(_filled(deciding(modern(stored)), deciding(type(config)().dump())), deciding(config.dump()))
 
 
 def _filled(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

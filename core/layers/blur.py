@@ -3,6 +3,7 @@ ICML 2019)."""
 
 from collections.abc import Sequence
 from math import comb
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -131,6 +132,7 @@ def blur_pool3d(
 
 class _BlurPool(ConstantBuffers):
     dims: int
+    stride: Any
     kernel: Tensor
 
     def __init__(
@@ -186,8 +188,8 @@ class BlurPool2d(_BlurPool, Downsample):
         return self._pool(x, grid)
 
     def follower(self, channels: int) -> Downsample:
-        build = {"device": self.kernel.device, "dtype": self.kernel.dtype}
-        options = {"size": self.size, "padding": self.padding, "pad_off": self.pad_off}
+        build: dict[str, Any] = {"device": self.kernel.device, "dtype": self.kernel.dtype}
+        options: dict[str, Any] = {"size": self.size, "padding": self.padding, "pad_off": self.pad_off}
         return BlurPool2d(channels, self.stride, **options, **build)
 
 

@@ -3,6 +3,8 @@ with the upsampling of their "Truly shift-equivariant convolutional neural netwo
 2021).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -175,11 +177,11 @@ class PolyphaseDownsample2d(ConstantBuffers, Downsample):
         return -norms if self.criterion.endswith("_min") else norms
 
     def follower(self, channels: int) -> Downsample:
-        build = {"device": self.kernel.device, "dtype": self.kernel.dtype}
+        build: dict[str, Any] = {"device": self.kernel.device, "dtype": self.kernel.dtype}
         return BlurPool2d(channels, self.stride, size=self.size, padding=self.padding, **build)
 
     def upsampler(self, channels: int) -> nn.Module:
-        build = {"device": self.kernel.device, "dtype": self.kernel.dtype}
+        build: dict[str, Any] = {"device": self.kernel.device, "dtype": self.kernel.dtype}
         return PolyphaseUpsample2d(channels, self.stride, size=self.size, padding=self.padding, **build)
 
     def _at(self, x: Tensor, phase: Tensor | None) -> tuple[Tensor, Tensor]:

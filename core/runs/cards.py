@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillpoint.core.base.errors import UserError, nearest
 from stillpoint.core.base.files import digest, write_atomic, write_json
+from stillpoint.core.config.former import modern
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,12 +34,13 @@ def read(folder: Path, name: str) -> dict[str, Any]:
     """The card of a network; a `UserError` that names those there are when it has none."""
     path = weights_path(folder, name).with_suffix(".json")
     try:
-        return json.loads(path.read_text())
+        card = json.loads(path.read_text())
+        return {**card, "config": modern(card["config"])}
     except FileNotFoundError:
         known = names(folder)
         said = f": there are {', '.join(known)}" if known else ""
         raise UserError(f"no pretrained weights are kept of {name}{nearest(name, known)}{said}") from None
-    except ValueError:
+    except (ValueError, KeyError):
         raise UserError(f"{path} is damaged: git checkout brings it back") from None
 
 
