@@ -2,7 +2,7 @@
 # `decides` is a digest of the code and settings behind a result, so that what no longer follows from them is made again.
 from stillpoint.pipelines import workflow as flow
 
-plan = flow.plan(PAPER, config)
+plan = flow.plan(PAPER, settings)
 run = f"{plan.folder}/{{model}}/seed{{seed}}"
 
 
@@ -63,10 +63,11 @@ rule table:
     input:
         plan.metrics(),
         [str(r.history) for r in plan.runs],
+        plan.read_by_pages(),
     output:
         report(
             plan.tables()["md"],
-            caption=f"{PAPER}/report/table.rst",
+            caption=plan.caption("table"),
             category=PAPER,
             subcategory=plan.recipe,
             labels={"result": "table"},
@@ -98,7 +99,7 @@ rule figures:
         [
             report(
                 path,
-                caption=f"{PAPER}/report/{name}.rst",
+                caption=plan.caption(name),
                 category=PAPER,
                 subcategory=plan.recipe,
                 labels={"result": name.replace("_", " ")},

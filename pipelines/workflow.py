@@ -22,9 +22,12 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest, digest_of
 from stillpoint.core.config import evaluations
 from stillpoint.core.config.catalogue import data_root
-from stillpoint.core.config.schema import RunConfig, merge, read_yaml
+from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.reporting.reading import found_runs
+from stillpoint.core.reporting.tables import table_files
 from stillpoint.core.runs import layout
-from stillpoint.pipelines import results
+from stillpoint.pipelines.papers import PAPERS
+from stillpoint.pipelines.results import Shown, shown_by
 
 ROOT = Path(__file__).resolve().parents[1]
 #: The command line of this very Python, whether or not its folder is on the PATH.
@@ -43,8 +46,7 @@ class WorkflowConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dataset: str = Field("digits", description="a data set, or the name of a recipe such as cifar10_crop")
-    scale: str = Field("demo", description="the recipe is <dataset>_<scale> where there is one, otherwise <dataset>")
+    recipe: str = Field("digits", description="a recipe by its name: the data set's, or <data set>_<variant>")
     seeds: int | None = Field(None, ge=1, description="seeds 0..seeds-1 of every network; none: what the recipe says")
     results: str = Field("results", description="folder of all results")
     data: str = Field("", description="folder of the data; empty: the environment's STILLPOINT_DATA, or data")
@@ -56,6 +58,10 @@ class WorkflowConfig(BaseModel):
 
 def read(config: dict[str, Any]) -> WorkflowConfig:
     """A validated workflow configuration; a `UserError` that names the first wrong key."""
+    if "dataset" in config or "scale" in config:
+        old = [f"{key}={config[key]}" for key in ("dataset", "scale") if key in config]
+        name = recipe_for(str(config.get("dataset", "digits")), str(config.get("scale", "demo")))
+        raise UserError(f"--config {' '.join(old)} is one word now: recipe={name}")
     try:
         # snakemake's --config reads numbers as numbers: settings=5 is then an int that should be text
         return WorkflowConfig.model_validate({k: v for k, v in config.items() if v is not None})
@@ -67,26 +73,10 @@ def read(config: dict[str, Any]) -> WorkflowConfig:
         raise UserError(f"--config {key}: {first['msg']}{extra}") from None
 
 
-def recipes(paper: str) -> list[str]:
-    """Names of a pipeline's recipes."""
-    return sorted(path.stem for path in (pipelines.HERE / paper / "configs").glob("*.yaml"))
-
-
-def choose_recipe(paper: str, dataset: str, scale: str = "") -> str:
-    """``<dataset>_<scale>`` where there is such a recipe, otherwise ``<dataset>``; a `UserError` if neither is."""
-    pipelines.models(paper)
-    known = recipes(paper)
-    for name in (f"{dataset}_{scale}", dataset):
-        if name in known:
-            return name
-    raise UserError(f"{paper} has no recipe for {dataset!r}: one of {', '.join(known)}")
-
-
-def recipe_config(paper: str, recipe: str, pairs: list[str] | None = None) -> RunConfig:
-    """A recipe without a network: its grid, title, data and schedules."""
-    form = pipelines.schema(paper)
-    given = read_yaml(pipelines.recipe_path(paper, recipe), form)
-    return merge(form, [given, {"PIPELINE": paper, "RECIPE": recipe}], pairs)
+def recipe_for(dataset: str, scale: str, papers: Iterable[str] = PAPERS) -> str:
+    """The recipe that a data set and a scale meant: ``<dataset>_<scale>`` where a paper has it, or ``<dataset>``."""
+    name = f"{dataset}_{scale}"
+    return name if any(name in pipelines.paper(paper).recipes() for paper in papers) else dataset
 
 
 @dataclass(frozen=True)
@@ -96,9 +86,9 @@ class Plan:
     paper: str
     settings: WorkflowConfig
 
-    @cached_property
+    @property
     def recipe(self) -> str:
-        return choose_recipe(self.paper, self.settings.dataset, self.settings.scale)
+        return self.settings.recipe
 
     @cached_property
     def pairs(self) -> list[str]:
@@ -108,14 +98,16 @@ class Plan:
             raise UserError(f"--config settings: {error} in {self.settings.settings!r}") from None
         for key in found[0::2]:
             if key.upper() in ("SEED", "PIPELINE", "RECIPE", "MODEL.NAME"):
-                raise UserError(
-                    f"{key} is each run's own: a workflow has seeds (--seeds), a data set, and GRID '[...]'"
-                )
+                raise UserError(f"{key} is each run's own: a workflow has seeds (--seeds), a recipe, and GRID '[...]'")
         return found
 
     @cached_property
     def config(self) -> RunConfig:
-        return recipe_config(self.paper, self.recipe, self.pairs)
+        return pipelines.recipe_config(self.paper, self.recipe, self.pairs)
+
+    @cached_property
+    def shown(self) -> Shown:
+        return shown_by(pipelines.paper(self.paper), self.config)
 
     @property
     def seeds(self) -> int:
@@ -155,18 +147,28 @@ class Plan:
         return [str(run.metrics) for run in self.runs]
 
     def tables(self) -> dict[str, str]:
-        return {
-            suffix: str(layout.table(self.paper, self.recipe, suffix, self.root))
-            for suffix in ("csv", "md", "tex", "json")
-        }
+        files = table_files(self.paper, self.recipe, self.root)
+        return {suffix: str(path) for suffix, path in files.items()}
 
     def figures(self) -> dict[str, str]:
-        names = results.form(self.paper, self.config).figures
-        return {name: str(layout.figure(self.paper, self.recipe, name, self.root)) for name in names}
+        return {name: str(layout.figure(self.paper, self.recipe, name, self.root)) for name in self.shown.figures}
 
     def pages(self) -> dict[str, str]:
-        names = results.form(self.paper, self.config).pages
-        return {name: str(layout.page(self.paper, self.recipe, name, self.root)) for name in names}
+        return {name: str(layout.page(self.paper, self.recipe, name, self.root)) for name in self.shown.pages}
+
+    def read_by_pages(self) -> list[str]:
+        """What the pages read beside this recipe's own runs, as far as it is there: evaluated runs of other recipes,
+        and files. With one of them changed, or another one there, Snakemake makes the pages again."""
+        found: dict[Path, None] = {}
+        for page in self.shown.pages.values():
+            others = [recipe for recipe in page.reads if recipe != self.recipe]
+            runs = [run for recipe in others for run in found_runs(self.paper, recipe, self.root)]
+            found |= dict.fromkeys([*(run.metrics for run in runs), *(path for path in page.files if path.is_file())])
+        return [str(path) for path in found]
+
+    def caption(self, name: str) -> str:
+        """The report's words below a figure or the table."""
+        return str(pipelines.paper(self.paper).caption(name))
 
     def resolved(self, model: str, seed: int) -> RunConfig:
         return pipelines.configure(f"{self.paper}/{model}", self.recipe, self.pairs, seed)
@@ -178,7 +180,7 @@ class Plan:
         and is made again where `decides` has changed.
         """
         run = layout.Run(self.paper, self.recipe, model, seed, self.root)
-        if not run.code.is_file() and (changed := results.departures(run, self.pairs)):
+        if not run.code.is_file() and (changed := pipelines.departures(run, self.pairs)):
             raise UserError(
                 f"{run.folder} holds a run that was trained by hand with other settings ({'; '.join(changed[:4])}): "
                 "remove that folder, or keep these results in another one (--results)"
@@ -188,16 +190,18 @@ class Plan:
     def decides(self, stage: str, model: str = "", seed: int = 0) -> str:
         """Digest of what decides a stage's result beside its input files: its code and its settings."""
         if stage in ("table", "figures"):
-            content: Any = [self.config.title, list(self.config.grid), digest(published_path(self.paper))]
-            code = code_digest((*ENTRIES[stage], f"pipelines/{self.paper}/results.py"))
+            published = pipelines.paper(self.paper).published_file
+            stated = digest(published) if published.is_file() else ""
+            content: Any = [self.config.title, list(self.config.grid), stated]
+            code = code_digest((*ENTRIES[stage], *self._code(stage)))
             return digest_of([content, self.seeds, code])
         config = self.resolved(model, seed)
         measured = config.dump()["EVALUATE"] if stage == "evaluate" else None
-        # the catalogue and the schema act through the configuration alone
-        own = [f"pipelines/{self.paper}/models.py"]
-        # a paper without this module trains and is measured by core alone
-        own.append(f"pipelines/{self.paper}/{'training' if stage == 'train' else 'evaluate'}.py")
-        return digest_of([config.digest(), measured, code_digest((*ENTRIES[stage], *own))])
+        return digest_of([config.digest(), measured, code_digest((*ENTRIES[stage], *self._code(stage)))])
+
+    def _code(self, stage: str) -> list[str]:
+        """The paper's own files that decide a stage's result, relative to the root."""
+        return [f"pipelines/{self.paper}/{file}" for file in pipelines.paper(self.paper).code[stage]]
 
     def options(self, *names: str) -> str:
         """Options of the command line that every job of this plan shares."""
@@ -232,10 +236,6 @@ def refusal(paper: str, config: dict[str, Any]) -> UserError | None:
 
 def refuse(error: UserError) -> NoReturn:
     raise error
-
-
-def published_path(paper: str) -> Path:
-    return pipelines.HERE / paper / "published.yaml"
 
 
 @cache

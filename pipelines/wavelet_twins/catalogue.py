@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stillpoint.core.base.errors import nearest
-from stillpoint.pipelines import ModelEntry
+from stillpoint.pipelines.paper import ModelEntry
 
 STORED = "Leterme et al., classifiers stored with the authors' code"
 DEPTHS = (18, 34, 50, 101)

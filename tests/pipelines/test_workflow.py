@@ -52,12 +52,24 @@ def test_the_workflow_runs_in_another_folder(tmp_path: Path) -> None:
     assert "pipelines/aps/all" in snakemake(tmp_path, "--dry-run", folder=tmp_path)
 
 
-def test_a_recipe_is_that_of_the_scale_where_there_is_one() -> None:
-    assert workflow.choose_recipe("aps", "cifar10", "demo") == "cifar10_demo"
-    assert workflow.choose_recipe("aps", "cifar10", "paper") == "cifar10"
-    assert workflow.choose_recipe("aps", "digits", "demo") == "digits"
-    with pytest.raises(UserError, match="no recipe for 'svhn'"):
-        workflow.choose_recipe("aps", "svhn", "demo")
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"dataset": "cifar10"}, "cifar10_demo"),
+        ({"dataset": "cifar10", "scale": "paper"}, "cifar10"),
+        ({"dataset": "imagenet", "scale": "demo"}, "imagenet"),
+        ({"scale": "paper"}, "digits"),
+    ],
+)
+def test_the_two_words_for_a_recipe_are_refused_with_the_one_that_it_has_now(given: dict[str, str], name: str) -> None:
+    with pytest.raises(UserError, match=rf"is one word now: recipe={name}$"):
+        workflow.read({"recipe": "digits", **given})
+
+
+def test_a_recipe_that_a_paper_does_not_have_is_told_with_those_it_has() -> None:
+    assert str(workflow.refusal("aps", {"recipe": "cifar11"})).startswith(
+        "aps has no recipe 'cifar11'; nearest: cifar10"
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,8 +181,8 @@ def test_a_run_by_hand_of_other_settings_is_not_taken_for_the_workflows_own(
 
 
 def test_a_setting_that_is_left_to_the_recipe_is_not_passed_on() -> None:
-    words = workflow.snakemake(workflow.plan("aps", {"dataset": "digits"}))
-    assert "dataset=digits" in words
+    words = workflow.snakemake(workflow.plan("aps", {"recipe": "digits"}))
+    assert "recipe=digits" in words
     assert not [word for word in words if word.startswith(("seeds=", "data_root=")) or "None" in word]
     assert "seeds=2" in workflow.snakemake(workflow.plan("aps", {"seeds": 2}))
 
@@ -184,7 +196,11 @@ def test_no_recipe_asks_for_a_larger_window_than_its_photographs_have(tmp_path: 
     for part in ("train", "val"):
         (tmp_path / "imagenet" / part / "n02123045").mkdir(parents=True)
         Image.new("RGB", (50, 40)).save(tmp_path / "imagenet" / part / "n02123045" / "0.png")
-    configs = [workflow.recipe_config(paper, name) for paper in pipelines.papers() for name in workflow.recipes(paper)]
+    configs = [
+        pipelines.recipe_config(paper, name)
+        for paper in pipelines.papers()
+        for name in pipelines.paper(paper).recipes()
+    ]
     photographs = [config for config in configs if config.data.name == "imagenet"]
     assert {config.evaluate.margin for config in photographs} == {0, 32}
     for config in photographs:
