@@ -72,9 +72,7 @@ rule table:
             subcategory=plan.recipe,
             labels={"result": "table"},
         ),
-        plan.tables()["csv"],
-        plan.tables()["tex"],
-        plan.tables()["json"],
+        [path for suffix, path in plan.tables().items() if suffix != "md"],
         list(plan.pages().values()),
     params:
         decides=lambda w: plan.decides("table"),

@@ -1,46 +1,13 @@
 """The columns of a table, and how a number stands in one.
 
-Core's columns are those that any paper may have. A paper adds to them, or puts them in another order (`arranged`).
+Core's columns are those of its evaluations (`stillpoint.core.config.evaluations`). A paper adds to them, or puts them
+in another order (`arranged`).
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from stillpoint.core.config.evaluations import COLUMNS, Column
 
-@dataclass(frozen=True)
-class Column:
-    """How a number of ``metrics.json`` is shown: heading, unit (percent: files hold fractions), which way is better.
-
-    A number that is not a percentage and has a unit, such as nats, is shown as it is stored. One without a unit is a
-    bound: over seeds, the largest is what holds.
-    """
-
-    key: str
-    title: str
-    unit: str = "%"
-    better: str = "higher"
-
-    @property
-    def heading(self) -> str:
-        return f"{self.title} ({self.unit})" if self.unit else self.title
-
-    @property
-    def scale(self) -> float:
-        """What a number in a file is multiplied by to be in the column's unit."""
-        return 100.0 if self.unit == "%" else 1.0
-
-
-#: In their order; the keys are those that `stillpoint.core.evaluation.registry` gives.
-COLUMNS = (
-    Column("accuracy", "accuracy"),
-    Column("accuracy_top5", "accuracy, top 5"),
-    Column("circular_consistency", "circular consistency"),
-    Column("circular_max_logit_change", "largest relative logit change", unit="", better="lower"),
-    Column("crop_consistency", "crop consistency"),
-    Column("fractional_consistency", "sub-pixel consistency"),
-    Column("flips_consistency", "consistency on half-turned images"),
-    *(Column(f"erase{side}_consistency", f"consistency, {side}x{side} erased") for side in (3, 6, 9)),
-)
 #: What the Pareto front is drawn over.
 AXES = ("accuracy", "circular_consistency")
 

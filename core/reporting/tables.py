@@ -133,7 +133,7 @@ def collect(
 
 
 #: settings that decide which numbers there are, not what they are
-_WHICH = ("METRICS", "ALSO", "UNTRAINED")
+_WHICH = ("METRICS", "UNTRAINED")
 
 
 def _check_settings(metrics: dict[Run, dict[str, Any]]) -> None:
