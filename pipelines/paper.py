@@ -88,7 +88,7 @@ class Paper:
 
     def evaluations(self, config: "RunConfig") -> "Mapping[str, Callable[[EvaluateConfig, int], Evaluation]] | None":
         """The evaluations by name, core's among them, under a configuration's EVALUATE.PROTOCOL. Default: core's
-        alone, and no protocol of authors."""
+        alone."""
         return None
 
     def measured(self, config: "RunConfig", run: "Run") -> None:

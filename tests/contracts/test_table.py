@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from tests.contracts.repository import Copy
 
 WRITING, COLUMNS, TABLES = (f"core/reporting/{name}.py" for name in ("writing", "columns", "tables"))
