@@ -59,8 +59,9 @@ def ours(model: str, recipes: Sequence[str], root: Path) -> Pair:
         runs = [run for run in found_runs("blurpool", recipe, root) if run.model == model]
         values = [read_metrics(run).get("trained") or {} for run in runs]
         if values:
-            accuracy, consistency = (over_seeds(Column(key, key), values) for key in KEYS)
-            return Pair(accuracy and accuracy.mean, consistency and consistency.mean, len(values))
+            cells = [over_seeds(Column(key, key), values) for key in KEYS]
+            accuracy, consistency = (None if cell is None else cell.mean for cell in cells)
+            return Pair(accuracy, consistency, len(values))
     return Pair()
 
 
