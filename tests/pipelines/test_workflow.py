@@ -93,6 +93,8 @@ def test_what_decides_training_is_what_it_imports() -> None:
         "core/reporting/tables.py",
         "core/reporting/figures.py",
         "pipelines/cli.py",
+        "pipelines/results.py",
+        "pipelines/aps/results.py",
         "pipelines/aps/weights.py",
     }
 
@@ -119,6 +121,31 @@ def test_comments_and_docstrings_do_not_decide_but_code_does(tmp_path: Path, mon
         digests.append(workflow.code_digest(("core/one.py",)))
     assert digests[0] == digests[1] != digests[2]
     forget()
+
+
+def test_a_parent_is_followed_at_its_top_alone_and_what_is_imported_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "core/one.py": "from stillpoint.pipelines.own import models\nfrom stillpoint.core.room import Thing\n",
+        "pipelines/own/__init__.py": "from stillpoint.pipelines.contract import Paper\n",
+        "pipelines/own/models.py": "",
+        "pipelines/contract.py": "def shown():\n    from stillpoint.core import table\n",
+        "core/table.py": "",
+        "core/room/__init__.py": "from stillpoint.core.room.thing import Thing\n",
+        "core/room/thing.py": "def work():\n    from stillpoint.core import kernel\n",
+        "core/kernel.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(workflow, "ROOT", tmp_path)
+    for kept in (workflow.imported, workflow.module_files, workflow._module):
+        kept.cache_clear()
+    found = {path.as_posix() for path in workflow.imported(("core/one.py",))}
+    for kept in (workflow.imported, workflow.module_files, workflow._module):
+        kept.cache_clear()
+    assert found == set(files) - {"core/table.py"}
 
 
 def test_measuring_and_titles_do_not_decide_training() -> None:
@@ -205,3 +232,44 @@ def test_no_recipe_asks_for_a_larger_window_than_its_photographs_have(tmp_path: 
     assert {config.evaluate.margin for config in photographs} == {0, 32}
     for config in photographs:
         assert loader(config, "test", tmp_path, margin=config.evaluate.margin) is not None
+
+
+def test_pages_say_what_they_read_and_the_table_waits_for_it(tmp_path: Path) -> None:
+    def plan(paper: str, recipe: str) -> workflow.Plan:
+        given = {"results": str(tmp_path), "data": str(tmp_path / "data"), "recipe": recipe}
+        return workflow.plan(paper, given)
+
+    def measured(paper: str, recipe: str, model: str) -> str:
+        run = Run(paper, recipe, model, 0, tmp_path)
+        run.folder.mkdir(parents=True)
+        run.metrics.write_text(json.dumps({"trained": {"accuracy": 0.5}}))
+        return str(run.metrics)
+
+    assert plan("blurpool", "imagenet").read_by_pages() == []
+    there = {measured("blurpool", "imagenet_vgg", "vgg16"), measured("blurpool", "imagenet_baseline", "vgg16")}
+    # neither of this recipe's own runs, which the table has as inputs anyway, nor of a recipe that no page shows
+    for recipe in ("imagenet", "digits", "imagenet_finetune"):
+        measured("blurpool", recipe, "resnet18")
+    assert set(plan("blurpool", "imagenet").read_by_pages()) == there
+    assert plan("blurpool", "digits").read_by_pages() == [] and plan("aps", "digits").read_by_pages() == []
+    authors = measured("sdnet", "cifar10_authors", "sdnet18")
+    assert plan("sdnet", "cifar10").read_by_pages() == [authors] and plan("sdnet", "digits").read_by_pages() == []
+    times = str(ROOT / "benchmarks" / "results" / "wavelet_twins.json")
+    assert plan("wavelet_twins", "digits").read_by_pages() == [times]
+    assert set(plan("blurpool", "digits").pages()) == set()
+    assert set(plan("blurpool", "imagenet_finetune_vgg").pages()) == {"finetuned.md"}
+    given = [f"results={tmp_path}", f"data={tmp_path / 'data'}", "recipe=cifar10"]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "pipelines/sdnet/all",
+        "--dry-run",
+        "--cores",
+        "1",
+        "--config",
+        *given,
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    rule = (done.stdout + done.stderr).split("rule sdnet_table:")[1].split("output:")[0]
+    assert authors in rule
