@@ -83,7 +83,8 @@ def configure(name: str, recipe: str = "digits", pairs: list[str] | None = None,
             raise UserError(f"{key} is {fixed} and follows from what the command names: name another network or recipe")
     config = merge(schema, [given, named], pairs)
     if not takes(model.datasets, config.data.name):
-        raise UserError(f"{name} has no form for {config.data.name}: it is made for {', '.join(model.datasets)}")
+        made_for = ", ".join(model.datasets) or "classes"
+        raise UserError(f"{name} has no form for {config.data.name}: it is made for {made_for}")
     return config
 
 
@@ -116,14 +117,11 @@ def without_recipe(name: str, dataset: str, pairs: list[str] | None = None, seed
 
 def departures(run: Run, pairs: list[str]) -> list[str]:
     """What in a run's folder was trained otherwise than its recipe and `pairs` say, as ``KEY: there -> asked``."""
-    from stillpoint.core.config.schema import deciding, differences, read_settings, shared
+    from stillpoint.core.runs import claim
 
     if not run.config.is_file() or run.model not in models(run.pipeline):
         return []
-    asked = configure(f"{run.pipeline}/{run.model}", run.recipe, pairs, run.seed).dump()
-    stored = read_settings(run.config)
-    # a setting that is younger than the run decided nothing in it
-    return differences(deciding(stored), shared(deciding(asked), stored))
+    return claim.departures(run, configure(f"{run.pipeline}/{run.model}", run.recipe, pairs, run.seed))
 
 
 def build(config: RunConfig) -> nn.Module:
@@ -140,7 +138,7 @@ def create(name: str, *, dataset: str | None = None, seed: int = 0, **settings: 
     made_for = entry(name)[1].datasets
     dataset = dataset or ("imagenet" if not made_for or "imagenet" in made_for else made_for[0])
     if dataset in DATASETS and not takes(made_for, dataset):
-        raise UserError(f"{name} has no form for {dataset}: it is made for {', '.join(made_for)}")
+        raise UserError(f"{name} has no form for {dataset}: it is made for {', '.join(made_for) or 'classes'}")
     pairs = [text for key, value in settings.items() for text in (f"MODEL.{key.upper()}", str(value))]
     return build(without_recipe(name, dataset, pairs, seed))
 

@@ -1,5 +1,7 @@
 # The rules of one paper under one recipe. Data come from core/data/prepare.smk.
-# `decides` is a digest of the code and settings behind a result, so that what no longer follows from them is made again.
+# `decides` is a digest of the code, settings and raw data behind a result: where it has changed, the command is called
+# once more. Whether anything is then made anew is decided by the command, which holds the run's lock; so `update` keeps
+# snakemake from removing results beforehand, and a marker's time decides nothing.
 from stillpoint.pipelines import workflow as flow
 
 plan = flow.plan(PAPER, settings)
@@ -13,11 +15,11 @@ wildcard_constraints:
 
 rule train:
     input:
-        lambda w: plan.begins_from(w.model, int(w.seed)),
+        lambda w: ancient(plan.begins_from(w.model, int(w.seed), alone=workflow.is_main_process and not workflow.dryrun)),
     output:
-        config=f"{run}/config.yaml",
-        history=f"{run}/history.csv",
-        weights=f"{run}/weights.safetensors",
+        config=update(f"{run}/config.yaml"),
+        history=update(f"{run}/history.csv"),
+        weights=update(f"{run}/weights.safetensors"),
     params:
         decides=lambda w: plan.decides("train", w.model, int(w.seed)),
         name=lambda w: f"{PAPER}/{w.model}",
@@ -31,18 +33,18 @@ rule train:
     resources:
         gpu=plan.gpus,
     shell:
-        "stillpoint train {params.name} {params.options} --seed {wildcards.seed} --threads {threads}"
-        " --code {params.decides} {params.settings} > {log} 2>&1"
+        "logged {log:q} train {params.name:q} {params.options} --seed {wildcards.seed:q} --threads {threads}"
+        " --workflow {params.settings}"
 
 
 rule evaluate:
     input:
-        str(plan.marker),
+        ancient(str(plan.marker)),
         weights=rules.train.output.weights,
         config=rules.train.output.config,
     output:
-        metrics=f"{run}/metrics.json",
-        maps=f"{run}/maps.safetensors",
+        metrics=update(f"{run}/metrics.json"),
+        maps=update(f"{run}/maps.safetensors"),
     params:
         decides=lambda w: plan.decides("evaluate", w.model, int(w.seed)),
         folder=lambda w, output: output.metrics.removesuffix("/metrics.json"),
@@ -56,7 +58,7 @@ rule evaluate:
     resources:
         gpu=plan.gpus,
     shell:
-        "stillpoint evaluate {params.folder} {params.options} --threads {threads} {params.settings} > {log} 2>&1"
+        "logged {log:q} evaluate {params.folder:q} {params.options} --threads {threads} --workflow {params.settings}"
 
 
 rule table:
@@ -85,7 +87,7 @@ rule table:
         f"{plan.folder}/logs/table.tsv"
     threads: 1
     shell:
-        "stillpoint table {params.paper} {params.options} {params.settings} > {log} 2>&1"
+        "logged {log:q} table {params.paper:q} {params.options} {params.settings}"
 
 
 rule figures:
@@ -115,7 +117,7 @@ rule figures:
         f"{plan.folder}/logs/figures.tsv"
     threads: 1
     shell:
-        "stillpoint figures {params.paper} {params.options} {params.settings} > {log} 2>&1"
+        "logged {log:q} figures {params.paper:q} {params.options} {params.settings}"
 
 
 rule all:

@@ -6,6 +6,7 @@ nothing is evaluated as code. Each pipeline derives its own schema from `RunConf
 """
 
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -193,6 +194,10 @@ class EvaluateConfig(Section):
         return found
 
 
+#: fields of EVALUATE that act whatever is measured
+ALWAYS_READ = ("batch_size", "protocol", "metrics", "untrained")
+
+
 class RunConfig(Section):
     """Everything that decides the result of a run, and nothing else (device, threads and folders are not here)."""
 
@@ -218,6 +223,22 @@ class RunConfig(Section):
     def known_metrics(self) -> dict[str, tuple[str, ...]]:
         """What EVALUATE.METRICS may name, each with the fields of EVALUATE that it reads; said without torch."""
         return dict(evaluations.READS)
+
+    def check_effect(self, keys: Iterable[str]) -> None:
+        """A `UserError` for a key of EVALUATE that none of EVALUATE.METRICS reads: setting it would change nothing."""
+        known = self.known_metrics()
+        for key in keys:
+            section, _, name = key.lower().partition(".")
+            if section != "evaluate" or name not in type(self.evaluate).model_fields or name in ALWAYS_READ:
+                continue
+            readers = [metric for metric, reads in known.items() if name in reads]
+            if not set(readers) & set(self.evaluate.metrics):
+                by = (
+                    f"only {', '.join(readers)} would read it" if readers else f"{self.pipeline} has none that reads it"
+                )
+                raise UserError(
+                    f"{key} changes nothing of what EVALUATE.METRICS [{', '.join(self.evaluate.metrics)}] measures: {by}"
+                )
 
     def known_protocols(self) -> tuple[str, ...]:
         """What EVALUATE.PROTOCOL may be: a paper whose code measures otherwise than ours adds "authors"."""
@@ -261,9 +282,11 @@ class RunConfig(Section):
         return self.model_dump(mode="json", by_alias=True)
 
     def digest(self) -> str:
-        """SHA-256 of what decides the trained weights; the grid, the title and how results are measured do not."""
-        settings = self.dump()
-        return digest_of(deciding(settings))
+        """SHA-256 of what decides the trained weights; the grid, the title and how results are measured do not.
+
+        Of that, only what differs from the defaults: a setting that is added with a default changes no digest.
+        """
+        return digest_of(beside(deciding(self.dump()), deciding(type(self)().dump())))
 
 
 #: Keys that say how results are measured and shown, not which weights training gives.
@@ -292,7 +315,9 @@ def merge(schema: type[Config], layers: list[dict[str, Any]], pairs: list[str] |
         raise UserError(f"settings come as KEY VALUE pairs; {pairs[-1]!r} has no value")
     for key, text in zip(pairs[0::2], pairs[1::2], strict=True):
         _set(node, key, _value(text))
-    return validate(schema, _plain(node))
+    config = validate(schema, _plain(node))
+    config.check_effect(pairs[0::2])
+    return config
 
 
 def _value(text: str) -> Any:
@@ -361,6 +386,37 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             found += [f"{key}.{line}" for line in differences(a, b)]
         elif a != b:
             found.append(f"{key}: {a} -> {b}")
+    return found
+
+
+def changed(stored: dict[str, Any], config: RunConfig) -> list[str]:
+    """What decides a training and is not as it was ``stored`` with a run, as ``KEY: there -> asked``.
+
+    A setting that is younger than the run had its default there.
+    """
+    return differences(_filled(deciding(stored), deciding(type(config)().dump())), deciding(config.dump()))
+
+
+def _filled(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """`settings`, with those of `defaults` for what it does not hold."""
+    inner = {key: value for key, value in settings.items() if isinstance(value, dict)}
+    return {
+        **defaults,
+        **settings,
+        **{k: _filled(v, defaults[k]) for k, v in inner.items() if isinstance(defaults.get(k), dict)},
+    }
+
+
+def beside(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Of dumped settings, those that differ from `defaults`; a section without any is left out."""
+    found = {}
+    for key, value in settings.items():
+        other = defaults.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            if inner := beside(value, other):
+                found[key] = inner
+        elif key not in defaults or value != other:
+            found[key] = value
     return found
 
 
