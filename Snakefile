@@ -1,5 +1,5 @@
-# All papers' workflows. Run one:  snakemake -j4 pipelines/aps/all
-# On other data, at the paper's scale:  snakemake -j1 pipelines/aps/all --config dataset=cifar10 scale=paper
+# All papers' workflows. Run one:       snakemake -j4 pipelines/aps/all
+# By another recipe:                    snakemake -j1 pipelines/aps/all --config recipe=cifar10
 from stillpoint.pipelines import workflow as flow
 
 configfile: f"{workflow.basedir}/config.yaml"
@@ -10,28 +10,15 @@ shell.prefix("{flow.SHELL}")
 
 include: "core/data/prepare.smk"
 
-module aps:
-    snakefile: "pipelines/aps/Snakefile"
-    config: config
-use rule * from aps as aps_*
-module translations:
-    snakefile: "pipelines/translations/Snakefile"
-    config: config
-use rule * from translations as translations_*
-module blurpool:
-    snakefile: "pipelines/blurpool/Snakefile"
-    config: config
-use rule * from blurpool as blurpool_*
-module wavelet_twins:
-    snakefile: "pipelines/wavelet_twins/Snakefile"
-    config: config
-use rule * from wavelet_twins as wavelet_twins_*
-module sdnet:
-    snakefile: "pipelines/sdnet/Snakefile"
-    config: config
-use rule * from sdnet as sdnet_*
+for paper in flow.PAPERS:
+    paper_ = f"{paper}_"  # what Snakemake puts before the names of a module's rules
 
-for paper in ("aps", "translations", "blurpool", "wavelet_twins", "sdnet"):
+    module:
+        name: paper
+        snakefile: "pipelines/rules.smk"
+        config: {**config, "paper": paper}
+
+    use rule * from paper as paper_*
 
     rule:
         name: f"pipelines/{paper}/all"

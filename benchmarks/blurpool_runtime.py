@@ -46,14 +46,10 @@ def measure(clock: Clock, networks: tuple[str, ...], batch: int, rounds: int) ->
 
 def published(name: str, plain: str) -> dict[str, float]:
     """The published ratio, where both times are on the plot."""
-    from stillpoint.pipelines.blurpool.pages import published as stated
+    from stillpoint import pipelines
 
-    found = {
-        row["models"][0]: row["runtime_ms"]
-        for entry in stated()["entries"]
-        for row in entry["rows"]
-        if "runtime_ms" in row
-    }
+    rows = [row for entry in pipelines.paper("blurpool").published.entries for row in entry.rows]
+    found = {row.models[0]: time for row in rows if (time := row.number("runtime_ms")) is not None}
     if name not in found or plain not in found:
         return {}
     return {"published_ms": found[name], "published_ratio": round(found[name] / found[plain], 4)}

@@ -1,17 +1,13 @@
 """The part of docs/performance.md on whole jobs: training, evaluation, loaders, from the JSON that they wrote."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stillpoint.core.reporting.writing import bold, markdown_table
+
 Rows = dict[str, dict[str, Any]]
-
-
-def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
 
 
 def percent(ratio: float) -> str:
@@ -54,7 +50,7 @@ def networks(rows: Rows) -> list[str]:
         ]
         for name, row in rows.items()
     ]
-    return [grid(head, lines)]
+    return [markdown_table(head, lines)]
 
 
 def training(rows: Rows) -> list[str]:
@@ -72,7 +68,7 @@ def training(rows: Rows) -> list[str]:
                 f"{row['end_of_epoch_ms']:.0f}",
             ]
         )
-    return [grid(head, lines)]
+    return [markdown_table(head, lines)]
 
 
 def evaluation(rows: Rows) -> list[str]:
@@ -88,7 +84,7 @@ def evaluation(rows: Rows) -> list[str]:
         ]
         for name, row in rows.items()
     ]
-    return [grid(head, lines)]
+    return [markdown_table(head, lines)]
 
 
 def loading(rows: Rows) -> list[str]:
@@ -97,13 +93,13 @@ def loading(rows: Rows) -> list[str]:
         [
             name,
             *(f"{row['contenders'][side]['images_per_second']:.0f}" for side in ("stillpoint", "torchvision")),
-            f"**{row['ratio_to_torchvision']:.3f}**"
+            bold(f"{row['ratio_to_torchvision']:.3f}")
             if row["ratio_to_torchvision"] > 1
             else f"{row['ratio_to_torchvision']:.3f}",
         ]
         for name, row in rows.items()
     ]
-    return [grid(head, lines)]
+    return [markdown_table(head, lines)]
 
 
 def corrupting(rows: Rows) -> list[str]:
@@ -115,11 +111,11 @@ def corrupting(rows: Rows) -> list[str]:
         ratio = row.get("ratio_to_imagecorruptions")
         share = row.get("differing")
         same = "other draws" if share is None else "the same bytes" if share == 0 else f"the same but for {share:.0e}"
-        cells = [milliseconds(theirs), f"**{ratio:.2f}**" if ratio > 1 else f"{ratio:.2f}"] if theirs else ["", ""]
+        cells = [milliseconds(theirs), bold(f"{ratio:.2f}") if ratio > 1 else f"{ratio:.2f}"] if theirs else ["", ""]
         lines.append(
             [name, milliseconds(ours), *cells, same if theirs else "", f"{row['small_images_per_second']:.0f}"]
         )
-    return [grid(head, lines)]
+    return [markdown_table(head, lines)]
 
 
 def starting(rows: Rows) -> list[str]:
@@ -128,7 +124,7 @@ def starting(rows: Rows) -> list[str]:
         [name, *(f"{row['contenders'][clock]['median_ms'] / 1e3:.2f}" for clock in ("wall", "cpu"))]
         for name, row in rows.items()
     ]
-    return [grid(head, lines)]
+    return [markdown_table(head, lines)]
 
 
 def demonstrating(rows: Rows) -> list[str]:
@@ -141,7 +137,7 @@ def demonstrating(rows: Rows) -> list[str]:
         beyond = times["wall"] / (times["training"] + times["evaluation"]) - 1
         seconds = [f"{value:.1f}" for value in times.values()]
         lines.append([name, str(row["networks"]), str(row["jobs"]), *seconds, f"+{100 * beyond:.0f} %"])
-    return [grid(head, lines)]
+    return [markdown_table(head, lines)]
 
 
 #: file -> (heading, its table)

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks import jobs
 from stillpoint.core.base.files import write_atomic, write_json
 from stillpoint.core.reporting.figures import PALETTE, save, styled, subplots
+from stillpoint.core.reporting.writing import bold, markdown_table
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -24,7 +25,7 @@ def load() -> dict[str, dict[str, Any]]:
     return dict(sorted(found.items()))
 
 
-def table(measured: dict[str, Any], job: str) -> list[str]:
+def table(measured: dict[str, Any], job: str) -> str:
     """One job as a table: a row a case, times with quartiles, the ratio to the baseline, peak memory, the floor."""
     cases = [case for case in measured["cases"] if case["job"] == job]
     about = [key for key in _ABOUT if any(key in case for case in cases)]
@@ -33,19 +34,19 @@ def table(measured: dict[str, Any], job: str) -> list[str]:
     bounded = any(case.get("bounds") for case in cases)
     head += ["its pieces, ms"] * bounded
     head += ["peak, MiB", f"{baseline} peak, MiB"]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines = []
     for case in cases:
         found = case["contenders"]
         ours, base = found["stillpoint"], found[case["baseline"]]
         others = [f"{name} {v['median_ms']:.2f}" for name, v in found.items() if name not in ("stillpoint", baseline)]
         ratio = f"{case['ratio']:.2f}"
         cells = [*(str(case.get(key, "")) for key in about), case["mode"], _time(ours), _time(base)]
-        cells += [f"**{ratio}**" if case["ratio"] > 1 else ratio, ", ".join(others), f"{case['floor_ms']:.2f}"]
+        cells += [bold(ratio) if case["ratio"] > 1 else ratio, ", ".join(others), f"{case['floor_ms']:.2f}"]
         pieces = ", ".join(f"{name} {v['median_ms']:.2f}" for name, v in case.get("bounds", {}).items())
         cells += [pieces] * bounded
         cells += [f"{v['peak_bytes'] / 2**20:.1f}" for v in (ours, base)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        lines.append(cells)
+    return markdown_table(head, lines)
 
 
 def _time(entry: dict[str, float]) -> str:
@@ -103,7 +104,7 @@ def page() -> str:
         parts += [f"## Measured: {device}", machine(measured)]
         parts.append(f"![Ratios of time, {device}](../benchmarks/results/layers-{device}.png)")
         for job in dict.fromkeys(case["job"] for case in measured["cases"]):
-            parts += [f"### {job}", "\n".join(table(measured, job))]
+            parts += [f"### {job}", table(measured, job)]
             later = [run for run in measured.get("later", []) if job in run["jobs"]]
             if later:
                 parts.append(

@@ -25,7 +25,7 @@ STEP = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "64", "TRAIN.BATCH_SIZE", "64"]
 
 def commands(folder: str) -> dict[str, list[str]]:
     """Name -> words, what a training writes goes to `folder`."""
-    train = [*STILLPOINT, "train", "aps/resnet20_aps1", "--dataset", "digits", "--threads", "1", "--results", folder]
+    train = [*STILLPOINT, "train", "aps/resnet20_aps1", "--recipe", "digits", "--threads", "1", "--results", folder]
     return {
         "--help": [*STILLPOINT, "--help"],
         "list": [*STILLPOINT, "list"],

@@ -19,7 +19,7 @@ DESCRIPTION = """Shift invariance of image classifiers: reproducible pipelines, 
 
   stillpoint list 'aps/*'                                 what there is
   stillpoint run aps                                      a paper's whole table, on real handwritten digits
-  stillpoint train aps/resnet20_aps1 --dataset digits     one network
+  stillpoint train aps/resnet20_aps1 --recipe digits      one network
   stillpoint measure aps/resnet18_aps1 --image photo.jpg  one picture under all shifts
 """
 

@@ -46,16 +46,25 @@ def code_digest(entries: tuple[str, ...]) -> str:
 @cache
 def imported(entries: tuple[str, ...]) -> tuple[Path, ...]:
     """The repository's files that `entries` import, directly or not, themselves included; relative to `ROOT`."""
-    waiting, found = [Path(entry) for entry in entries], set()
+    waiting, found = [(Path(entry), False) for entry in entries], dict[Path, bool]()
     while waiting:
-        path = waiting.pop()
-        if path in found or not (ROOT / path).is_file():
+        path, parent = waiting.pop()
+        if not (ROOT / path).is_file() or (path in found and (parent or not found[path])):
             continue
-        found.add(path)
-        # a package runs what it imports at its top; what its functions would import is for those who call them
-        package = path.name == "__init__.py" and path not in map(Path, entries)
-        waiting += [file for name in imports_of(ROOT / path, top=package) for file in module_files(name)]
+        found[path] = parent
+        # a package runs what it imports at its top; what its functions would import is for those who call them. Of a
+        # package that is only the parent of what is imported, that holds for all that its top imports in turn
+        top = parent or (path.name == "__init__.py" and path not in map(Path, entries))
+        for name in imports_of(ROOT / path, top=top):
+            files = module_files(name)
+            waiting += [(file, parent if _is(file, name) else True) for file in files]
     return tuple(sorted(found))
+
+
+def _is(file: Path, name: str) -> bool:
+    """Whether a file is the very module of a dotted name, not a parent's ``__init__``."""
+    place = Path(*name.split(".")[1:])
+    return file in (place / "__init__.py", place.parent / f"{place.name}.py")
 
 
 def compiled(files: Iterable[Path]) -> list[Path]:
@@ -136,8 +145,10 @@ def _imports(nodes: Iterable[ast.AST]) -> frozenset[str]:
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            # a package whose modules alone are imported is their parent, and nothing of its own is used
+            own = any(not any(_is(file, name) for file in module_files(name)) for name in inside)
+            names |= inside | ({node.module} if own else set())
     return frozenset(names)
 
 

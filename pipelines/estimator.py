@@ -95,7 +95,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             options: dict[str, Any] = {
                 "build": pipelines.build,
                 "device": self.device,
-                "hooks": pipelines.hooks(config),
+                "hooks": pipelines.paper(config.pipeline).hooks(config),
             }
             self.history_ = train(config, run, loaders=loaders, **options)
             net = pipelines.build(config)

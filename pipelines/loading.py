@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import nn
 
-from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.schema import RunConfig, merge, read_yaml
 from stillpoint.core.runs.layout import Run
 from stillpoint.core.runs.records import Row, read_history
 from stillpoint.core.runs.statuses import fill_at, kept_epoch
+from stillpoint.pipelines.networks import entry, paper
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class LoadedRun:
     @property
     def metrics(self) -> dict[str, Any]:
         """What was measured of the network at this moment; empty before ``stillpoint evaluate <folder> --status``."""
-        from stillpoint.core.reporting.tables import read_metrics
+        from stillpoint.core.reporting.reading import read_metrics
 
         return read_metrics(self.measured)["trained"] if self.measured else {}
 
@@ -89,13 +89,15 @@ def load_run(
     TRAIN.SNAPSHOTS).
     `UserError` for a run or a snapshot that is not there, saying which are.
     """
-    paper, entry = pipelines.entry(name)
-    run = Run(paper, recipe or _recipe(paper, entry.name, seed, Path(results)), entry.name, seed, Path(results))
+    pipeline, model = entry(name)
+    found = recipe or _recipe(pipeline, model.name, seed, Path(results))
+    run = Run(pipeline, found, model.name, seed, Path(results))
     if not run.config.is_file():
         raise UserError(f"{run.folder} holds no run{_others(run)}: train it with stillpoint train {name}")
-    form = pipelines.schema(paper)
-    config = merge(form, [read_yaml(run.config, form)])
-    net = pipelines.build(config)
+    own = paper(pipeline)
+    schema = own.schema()
+    config = merge(schema, [read_yaml(run.config, schema)])
+    net = own.network(config)
     epoch = fill_at(net, run, config, status)
     return LoadedRun(run, config, net.eval(), epoch, status)
 

@@ -5,7 +5,7 @@
 # (With `ancient`, snakemake would not look at what follows a job that it runs, however it has changed.)
 from stillpoint.pipelines import workflow as flow
 
-plan = flow.plan(PAPER, config)
+plan = flow.plan(PAPER, settings)
 run = f"{plan.folder}/{{model}}/seed{{seed}}"
 
 
@@ -66,17 +66,16 @@ rule table:
     input:
         plan.metrics(),
         [str(r.history) for r in plan.runs],
+        plan.read_by_pages(),
     output:
         report(
             plan.tables()["md"],
-            caption=f"{PAPER}/report/table.rst",
+            caption=plan.caption("table"),
             category=PAPER,
             subcategory=plan.recipe,
             labels={"result": "table"},
         ),
-        plan.tables()["csv"],
-        plan.tables()["tex"],
-        plan.tables()["json"],
+        [path for suffix, path in plan.tables().items() if suffix != "md"],
         list(plan.pages().values()),
     params:
         decides=lambda w: plan.decides("table"),
@@ -101,7 +100,7 @@ rule figures:
         [
             report(
                 path,
-                caption=f"{PAPER}/report/{name}.rst",
+                caption=plan.caption(name),
                 category=PAPER,
                 subcategory=plan.recipe,
                 labels={"result": name.replace("_", " ")},

@@ -1,8 +1,10 @@
-# What every paper's Snakefile includes after it has said which PAPER it is. A workflow's settings are for one paper, so
-# one that has no such recipe or key has no rules; only who asks for it is told why.
+# The workflow of one paper, which the Snakefile names in `config`. A workflow's settings are for one paper, so one that has
+# no such recipe or key has no rules; only who asks for it is told why.
 from stillpoint.pipelines import workflow as flow
 
-refusal = flow.refusal(PAPER, config)
+PAPER = config["paper"]
+settings = {key: value for key, value in config.items() if key != "paper"}
+refusal = flow.refusal(PAPER, settings)
 
 if refusal is None:
 

@@ -23,10 +23,13 @@ from stillpoint.core.base.files import digest, digest_of, write_json
 from stillpoint.core.base.interrupt import locked
 from stillpoint.core.config import evaluations
 from stillpoint.core.config.catalogue import data_root, dataset
-from stillpoint.core.config.schema import RunConfig, merge, read_yaml
+from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.reporting.reading import found_runs
+from stillpoint.core.reporting.tables import table_files
 from stillpoint.core.runs import claim, layout
-from stillpoint.pipelines import results
 from stillpoint.pipelines.code_digest import ROOT, code_digest
+from stillpoint.pipelines.papers import PAPERS
+from stillpoint.pipelines.results import Shown, shown_by
 
 #: The command line of this very Python, whether or not its folder is on the PATH.
 STILLPOINT = f"{shlex.quote(sys.executable)} -m stillpoint"
@@ -37,28 +40,21 @@ SHELL = (
 )
 #: Set for the snakemake that `stillpoint run` calls: the folder that it holds the lock of.
 HOLDS = "STILLPOINT_HOLDS"
-#: What decides a result: core's and the commands' files, and a paper's; the imports of these are followed. Catalogue
-#: and schema act through the configuration alone, and a paper without one of these files trains or measures by core.
-ENTRIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "train": (("core/training/train.py",), ("models.py", "training.py")),
-    "evaluate": (
-        ("core/evaluation/run.py", *(f"core/evaluation/{name}.py" for name in evaluations.FILES)),
-        ("models.py", "evaluate.py"),
-    ),
-    "table": (("core/reporting/tables.py", "pipelines/commands/results.py"), ("results.py",)),
-    "figures": (
-        ("core/reporting/tables.py", "core/reporting/figures.py", "pipelines/commands/results.py"),
-        ("results.py",),
-    ),
+#: What decides a result beside a paper's own files (`stillpoint.pipelines.paper.Paper.code`); the imports are followed.
+ENTRIES: dict[str, tuple[str, ...]] = {
+    "train": ("core/training/train.py",),
+    "evaluate": ("core/evaluation/run.py", *(f"core/evaluation/{name}.py" for name in evaluations.FILES)),
+    "table": ("core/reporting/tables.py", "pipelines/commands/results.py"),
+    "figures": ("core/reporting/tables.py", "core/reporting/figures.py", "pipelines/commands/results.py"),
 }
 
 
 def entries(stage: str, paper: str, data: str = "") -> tuple[str, ...]:
     """The files, relative to the repository's root, whose code decides a stage of a paper on the data set `data`."""
-    shared, own = ENTRIES[stage]
+    own = pipelines.paper(paper).code[stage]
     # the catalogue imports a data set's module by its name, which no import statement shows
     read = (f"core/data/sources/{data}.py",) if data else ()
-    return (*shared, *(f"pipelines/{paper}/{name}" for name in own), *read)
+    return (*ENTRIES[stage], *(f"pipelines/{paper}/{name}" for name in own), *read)
 
 
 def stage_code(stage: str, paper: str, data: str = "") -> str:
@@ -71,8 +67,7 @@ class WorkflowConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dataset: str = Field("digits", description="a data set, or the name of a recipe such as cifar10_crop")
-    scale: str = Field("demo", description="the recipe is <dataset>_<scale> where there is one, otherwise <dataset>")
+    recipe: str = Field("digits", description="a recipe by its name: the data set's, or <data set>_<variant>")
     seeds: int | None = Field(None, ge=1, description="seeds 0..seeds-1 of every network; none: what the recipe says")
     results: str = Field("results", min_length=1, description="folder of all results")
     data: str = Field("", description="folder of the data; empty: the environment's STILLPOINT_DATA, or data")
@@ -84,6 +79,10 @@ class WorkflowConfig(BaseModel):
 
 def read(config: dict[str, Any]) -> WorkflowConfig:
     """A validated workflow configuration; a `UserError` that names the first wrong key."""
+    if "dataset" in config or "scale" in config:
+        old = [f"{key}={config[key]}" for key in ("dataset", "scale") if key in config]
+        name = recipe_for(str(config.get("dataset", "digits")), str(config.get("scale", "demo")))
+        raise UserError(f"--config {' '.join(old)} is one word now: recipe={name}")
     try:
         found = WorkflowConfig.model_validate({k: v for k, v in config.items() if v is not None})
     except ValidationError as error:
@@ -100,26 +99,10 @@ def read(config: dict[str, Any]) -> WorkflowConfig:
     return found
 
 
-def recipes(paper: str) -> list[str]:
-    """Names of a pipeline's recipes."""
-    return sorted(path.stem for path in (pipelines.HERE / paper / "configs").glob("*.yaml"))
-
-
-def choose_recipe(paper: str, dataset: str, scale: str = "") -> str:
-    """``<dataset>_<scale>`` where there is such a recipe, otherwise ``<dataset>``; a `UserError` if neither is."""
-    pipelines.models(paper)
-    known = recipes(paper)
-    for name in (f"{dataset}_{scale}", dataset):
-        if name in known:
-            return name
-    raise UserError(f"{paper} has no recipe for {dataset!r}: one of {', '.join(known)}")
-
-
-def recipe_config(paper: str, recipe: str, pairs: list[str] | None = None) -> RunConfig:
-    """A recipe without a network: its grid, title, data and schedules."""
-    form = pipelines.schema(paper)
-    given = read_yaml(pipelines.recipe_path(paper, recipe), form)
-    return merge(form, [given, {"PIPELINE": paper, "RECIPE": recipe}], pairs)
+def recipe_for(dataset: str, scale: str) -> str:
+    """The recipe that a data set and a scale meant: ``<dataset>_<scale>`` where a paper has it, or ``<dataset>``."""
+    name = f"{dataset}_{scale}"
+    return name if any(name in pipelines.paper(paper).recipes() for paper in PAPERS) else dataset
 
 
 @dataclass(frozen=True)
@@ -129,9 +112,9 @@ class Plan:
     paper: str
     settings: WorkflowConfig
 
-    @cached_property
+    @property
     def recipe(self) -> str:
-        return choose_recipe(self.paper, self.settings.dataset, self.settings.scale)
+        return self.settings.recipe
 
     @cached_property
     def pairs(self) -> list[str]:
@@ -141,14 +124,16 @@ class Plan:
             raise UserError(f"--config settings: {error} in {self.settings.settings!r}") from None
         for key in found[0::2]:
             if key.upper() in ("SEED", "PIPELINE", "RECIPE", "MODEL.NAME"):
-                raise UserError(
-                    f"{key} is each run's own: a workflow has seeds (--seeds), a data set, and GRID '[...]'"
-                )
+                raise UserError(f"{key} is each run's own: a workflow has seeds (--seeds), a recipe, and GRID '[...]'")
         return found
 
     @cached_property
     def config(self) -> RunConfig:
-        return recipe_config(self.paper, self.recipe, self.pairs)
+        return pipelines.recipe_config(self.paper, self.recipe, self.pairs)
+
+    @cached_property
+    def shown(self) -> Shown:
+        return shown_by(pipelines.paper(self.paper), self.config)
 
     @property
     def seeds(self) -> int:
@@ -188,18 +173,28 @@ class Plan:
         return [str(run.metrics) for run in self.runs]
 
     def tables(self) -> dict[str, str]:
-        return {
-            suffix: str(layout.table(self.paper, self.recipe, suffix, self.root))
-            for suffix in ("csv", "md", "tex", "json")
-        }
+        files = table_files(self.paper, self.recipe, self.root)
+        return {suffix: str(path) for suffix, path in files.items()}
 
     def figures(self) -> dict[str, str]:
-        names = results.form(self.paper, self.config).figures
-        return {name: str(layout.figure(self.paper, self.recipe, name, self.root)) for name in names}
+        return {name: str(layout.figure(self.paper, self.recipe, name, self.root)) for name in self.shown.figures}
 
     def pages(self) -> dict[str, str]:
-        names = results.form(self.paper, self.config).pages
-        return {name: str(layout.page(self.paper, self.recipe, name, self.root)) for name in names}
+        return {name: str(layout.page(self.paper, self.recipe, name, self.root)) for name in self.shown.pages}
+
+    def read_by_pages(self) -> list[str]:
+        """What the pages read beside this recipe's own runs, as far as it is there: evaluated runs of other recipes,
+        and files. With one of them changed, or another one there, Snakemake makes the pages again."""
+        found: dict[Path, None] = {}
+        for page in self.shown.pages.values():
+            others = [recipe for recipe in page.reads if recipe != self.recipe]
+            runs = [run for recipe in others for run in found_runs(self.paper, recipe, self.root)]
+            found |= dict.fromkeys([*(run.metrics for run in runs), *(path for path in page.files if path.is_file())])
+        return [str(path) for path in found]
+
+    def caption(self, name: str) -> str:
+        """The report's words below a figure or the table."""
+        return str(pipelines.paper(self.paper).caption(name))
 
     def resolved(self, model: str, seed: int) -> RunConfig:
         return pipelines.configure(f"{self.paper}/{model}", self.recipe, self.pairs, seed)
@@ -235,7 +230,9 @@ class Plan:
         """Digest of what decides a stage's result beside its input files: its code, its settings and the raw data."""
         code = stage_code(stage, self.paper, self.config.data.name)
         if stage in ("table", "figures"):
-            content: Any = [self.config.title, list(self.config.grid), digest(published_path(self.paper))]
+            published = pipelines.paper(self.paper).published_file
+            stated = digest(published) if published.is_file() else ""
+            content: Any = [self.config.title, list(self.config.grid), stated]
             return digest_of([content, self.seeds, code])
         config = self.resolved(model, seed)
         measured = config.dump()["EVALUATE"] if stage == "evaluate" else None
@@ -284,10 +281,6 @@ def refusal(paper: str, config: dict[str, Any]) -> UserError | None:
 
 def refuse(error: UserError) -> NoReturn:
     raise error
-
-
-def published_path(paper: str) -> Path:
-    return pipelines.HERE / paper / "published.yaml"
 
 
 def raw_data(name: str, root: Path) -> str:

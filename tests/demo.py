@@ -74,7 +74,7 @@ def write(results: Path, folder: Path) -> None:
     """Leaves in `folder` the tables of the demonstration that is in `results`: of all seeds, and of the first alone."""
     from stillpoint.core.base.files import write_atomic
     from stillpoint.core.reporting import tables
-    from stillpoint.pipelines.results import gather
+    from stillpoint.pipelines.gathering import gather
 
     whole = gather("aps", "digits", results, None, []).table
     write_atomic(folder / "table.csv", tables.to_csv(whole))

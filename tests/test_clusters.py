@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from stillpoint.pipelines import workflow
+from stillpoint import pipelines
 
 PAGE = (Path(__file__).parent.parent / "docs" / "clusters.md").read_text()
 PHOTOGRAPHS, RATE = 1_281_167, 1000
@@ -13,7 +13,7 @@ def test_the_hours_of_a_grid_are_those_of_its_recipe() -> None:
     rows = re.findall(r"^\| (\w+) \| `(imagenet\w*|pasa)` \| (\d+) \| (\d+) \| (\d+) \| ([\d.]+) \|$", PAGE, flags=re.M)
     told = {}
     for paper, recipe, networks, epochs, hours, days in rows:
-        config = workflow.recipe_config(paper, recipe)
+        config = pipelines.recipe_config(paper, recipe)
         assert (len(config.grid), config.train.epochs) == (int(networks), int(epochs)), (paper, recipe)
         exact = int(networks) * int(epochs) * PHOTOGRAPHS / RATE / 3600
         assert f"{exact:.0f}" == hours and f"{exact / 8 / 24:.1f}" == days, (paper, recipe)
@@ -21,8 +21,8 @@ def test_the_hours_of_a_grid_are_those_of_its_recipe() -> None:
     for paper, recipes in told.items():
         trained = {
             name
-            for name in workflow.recipes(paper)
-            if (config := workflow.recipe_config(paper, name)).data.name == "imagenet" and config.train.epochs
+            for name in pipelines.paper(paper).recipes()
+            if (config := pipelines.recipe_config(paper, name)).data.name == "imagenet" and config.train.epochs
         }
         assert recipes == trained, paper
     assert set(told) == {"aps", "blurpool", "wavelet_twins", "sdnet"}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stillpoint.pipelines import results, workflow
+from stillpoint import pipelines
+from stillpoint.pipelines.results import shown_by
 from tests import demo
 
 SEVERAL, ONE = ((demo.COMMITTED / name).read_text() for name in ("table.csv", "seed0.csv"))
@@ -53,9 +54,9 @@ def test_two_runs_in_other_places_give_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "seeds"), [(SEVERAL, 3), (ONE, 1)], ids=["three seeds", "one seed"])
 def test_the_committed_table_is_of_the_recipe_that_is_there(text: str, seeds: int) -> None:
-    config, found = workflow.recipe_config("aps", "digits"), demo.rows(text)
+    config, found = pipelines.recipe_config("aps", "digits"), demo.rows(text)
     networks = list(dict.fromkeys(name[demo.NAMES.index("network")] for name in found))
-    columns = [metric.key for metric in results.form("aps", config).metrics]
+    columns = [column.key for column in shown_by(pipelines.paper("aps"), config).columns]
     held = {name[demo.NAMES.index("metric")] for name in found}
     assert networks == list(config.grid) and seeds in (config.seeds, 1)
     assert held <= set(columns) and {"accuracy", "circular_consistency", "circular_max_logit_change"} <= held

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,9 +82,45 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def write_together(contents: Mapping[Path, str]) -> None:
+    """Writes several files, all or none: where one cannot be written, all are as they were.
+
+    Nothing takes its name before everything is written, so a full disk, which is a `UserError`, changes nothing.
+    """
+    token = secrets.token_hex(4)
+    written = {path: path.with_name(f".{path.name}.{token}.tmp") for path in contents}
+    before = {path: path.with_name(f".{path.name}.{token}.tmp_before") for path in contents}
+    placed: list[Path] = []
+    try:
+        for path, content in contents.items():
+            write_atomic(written[path], content)
+            if path.is_file():
+                os.link(path, before[path])
+        for path in contents:
+            written[path].replace(path)
+            placed.append(path)
+    except BaseException:
+        for path in placed:
+            if before[path].exists():
+                before[path].replace(path)
+            else:
+                path.unlink()
+        raise
+    finally:
+        for path in (*written.values(), *before.values()):
+            path.unlink(missing_ok=True)
+    for folder in {path.parent for path in contents}:
+        _sync_folder(folder)
+
+
+def json_text(value: Any) -> str:
+    """`value` as indented JSON, keys in the order given, refusing NaN (which is not JSON)."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Writes `value` as indented JSON, keys in the order given, refusing NaN (which is not JSON)."""
-    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Writes `value` as `json_text`."""
+    write_atomic(path, json_text(value))
 
 
 def digest(path: str | os.PathLike[str], algorithm: str = "sha256") -> str:

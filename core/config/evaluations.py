@@ -1,6 +1,7 @@
 """The evaluations by name, without torch: where each lives, which settings it reads, and its columns in a table.
 
-A new one is a file of `stillpoint.core.evaluation` and a line here. A paper's own are said by its configuration.
+A new one is a file of `stillpoint.core.evaluation` and a line here; with `everywhere`, every paper's table has it from
+then on. A paper's own are said by its configuration.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 class Column:
     """How a number of ``metrics.json`` is shown: heading, unit (percent: files hold fractions), which way is better.
 
-    A number that is not a percentage and has a unit, such as nats, is shown as it is stored.
+    A number that is not a percentage and has a unit, such as nats, is shown as it is stored. One without a unit is a
+    bound: over seeds, the largest is what holds.
     """
 
     key: str
@@ -18,14 +20,30 @@ class Column:
     unit: str = "%"
     better: str = "higher"
 
+    @property
+    def heading(self) -> str:
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
+    def scale(self) -> float:
+        """What a number in a file is multiplied by to be in the column's unit."""
+        return 100.0 if self.unit == "%" else 1.0
+
 
 @dataclass(frozen=True)
 class Entry:
-    """One evaluation: its factory as ``file:name``, and the fields of the EVALUATE section that it reads."""
+    """One evaluation.
+
+    home        its factory as ``file:name``
+    reads       the fields of the EVALUATE section that it reads
+    columns     of a table, in order
+    everywhere  whether it is measured where a recipe does not say, and stands for ``...`` in EVALUATE.METRICS
+    """
 
     home: str
     reads: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()
+    everywhere: bool = False
 
 
 #: in the order of a table's columns
@@ -33,6 +51,7 @@ EVALUATIONS: dict[str, Entry] = {
     "accuracy": Entry(
         "accuracy:OnUnshifted",
         columns=(Column("accuracy", "accuracy"), Column("accuracy_top5", "accuracy, top 5")),
+        everywhere=True,
     ),
     "circular": Entry(
         "pairs:ShiftPairs",
@@ -60,6 +79,8 @@ EVALUATIONS: dict[str, Entry] = {
 }
 #: every column of these evaluations
 COLUMNS = tuple(column for entry in EVALUATIONS.values() for column in entry.columns)
+#: what every table has
+EVERYWHERE = tuple(name for name, entry in EVALUATIONS.items() if entry.everywhere)
 #: evaluation -> the settings that it reads
 READS = {name: entry.reads for name, entry in EVALUATIONS.items()}
 #: the files of `stillpoint.core.evaluation` that hold them

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from yacs.config import CfgNode
 
 from stillpoint.core.base.errors import UserError, nearest
@@ -156,7 +165,10 @@ class EvaluateConfig(Section):
     protocol: Literal["stillpoint", "authors"] = Field(
         "stillpoint", description="stillpoint: draws from (seed, image, repeat); authors: repeats the paper's code"
     )
-    metrics: tuple[str, ...] = Field(("accuracy", "circular"), description="names of evaluations, run in this order")
+    metrics: tuple[str, ...] = Field(
+        evaluations.EVERYWHERE,
+        description="names of evaluations, run in this order; ... stands for those that every table has",
+    )
     max_shift: int = Field(3, ge=1, description="circular and crop shifts are drawn from -MAX_SHIFT..MAX_SHIFT-1")
     repeats: int = Field(5, ge=1, description="pairs of shifts drawn for each image")
     margin: int = Field(
@@ -170,6 +182,17 @@ class EvaluateConfig(Section):
     erase: tuple[PositiveInt, ...] = Field((), description="sides of erased squares")
     fractions: int = Field(8, ge=2, description="sub-pixel shifts are multiples of 1/FRACTIONS of a pixel")
     untrained: bool = Field(True, description="measure the network before training as well")
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _with_those_of_every_table(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        found: list[Any] = []
+        for name in value:
+            rest = [other for other in evaluations.EVERYWHERE if other not in value]
+            found += rest if name in ("...", ...) else [name]
+        return found
 
 
 #: fields of EVALUATE that act whatever is measured

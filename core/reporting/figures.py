@@ -14,7 +14,8 @@ import numpy as np
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path
-from stillpoint.core.reporting.tables import Table, read_maps
+from stillpoint.core.reporting.reading import read_maps
+from stillpoint.core.reporting.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,7 +136,7 @@ def consistency_accuracy(table: Table, path: Path) -> Path:
     axis: Axes = axes[0, 0]
     look = colours([row.model for row in table.rows])
     across, up = table.axes
-    percent = table.metric(up).unit == "%"
+    percent = table.column(up).unit == "%"
     gaps = [100 - cells[up].mean for row in table.rows for cells in row.cells.values() if up in cells]
     floor = min([gap for gap in gaps if gap > 0], default=1.0) / 4
     front = []
@@ -176,9 +177,9 @@ def consistency_accuracy(table: Table, path: Path) -> Path:
         axis.plot(*zip(*front, strict=True), "o", markersize=14, markerfacecolor="none", color="#555555", zorder=1)
     if percent:
         _towards_hundred(axis, gaps, floor)
-    units = {key: f" ({table.metric(key).unit})" for key in table.axes}
-    axis.set_xlabel(f"{table.metric(across).title} on test images{units[across]}")
-    axis.set_ylabel(f"{table.metric(up).title}{units[up]}")
+    units = {key: f" ({table.column(key).unit})" for key in table.axes}
+    axis.set_xlabel(f"{table.column(across).title} on test images{units[across]}")
+    axis.set_ylabel(f"{table.column(up).title}{units[up]}")
     states = "filled: trained, hollow: untrained" if len(said) == 2 else f"{said.pop()} networks" if said else ""
     bars = "bars: standard deviation over seeds" if any(len(row.seeds) > 1 for row in table.rows) else ""
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

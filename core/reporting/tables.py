@@ -4,54 +4,23 @@ Every number comes from a run's ``metrics.json`` or from a paper's ``published.y
 stays empty. The same inputs give the same bytes.
 """
 
-import csv
-import io
 import json
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.base.files import write_atomic, write_json
+from stillpoint.core.base.files import json_text
 from stillpoint.core.reporting import comparable
+from stillpoint.core.reporting.columns import AXES, COLUMNS, Column, show
+from stillpoint.core.reporting.published import Published
+from stillpoint.core.reporting.reading import STATES, read_metrics
+from stillpoint.core.reporting.writing import csv_text, escaped, latex_table, markdown_page, markdown_table
 from stillpoint.core.runs.layout import Run
 from stillpoint.core.runs.layout import table as table_path
-
-if TYPE_CHECKING:
-    import numpy as np
-
-STATES = ("untrained", "trained")
-FORMATS = ("csv", "md", "tex", "json")
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a metric of ``metrics.json`` is shown: heading, unit (percent: files hold fractions), which way is better.
-
-    A metric that is not a percentage and has a unit, such as nats, is shown as it is stored."""
-
-    key: str
-    title: str
-    unit: str = "%"
-    better: str = "higher"
-
-
-#: In the order of the columns; the names are those of `stillpoint.core.evaluation.registry`.
-METRICS = (
-    Metric("accuracy", "accuracy"),
-    Metric("accuracy_top5", "accuracy, top 5"),
-    Metric("circular_consistency", "circular consistency"),
-    Metric("circular_max_logit_change", "largest relative logit change", unit="", better="lower"),
-    Metric("crop_consistency", "crop consistency"),
-    Metric("fractional_consistency", "sub-pixel consistency"),
-    Metric("flips_consistency", "consistency on half-turned images"),
-    *(Metric(f"erase{side}_consistency", f"consistency, {side}x{side} erased") for side in (3, 6, 9)),
-)
-#: What the Pareto front is drawn over.
-AXES = ("accuracy", "circular_consistency")
 
 
 @dataclass(frozen=True)
@@ -93,83 +62,47 @@ class Table:
     rows: tuple[Row, ...]
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
-    columns: tuple[Metric, ...] = METRICS
+    columns: tuple[Column, ...] = COLUMNS
     axes: tuple[str, str] = AXES
 
     @property
-    def metrics(self) -> list[Metric]:
-        """The metrics that at least one row holds, in the order of the columns."""
-        held = {key for row in self.rows for cells in row.cells.values() for key in cells}
-        return [metric for metric in self.columns if metric.key in held]
+    def held(self) -> list[Column]:
+        """The columns that at least one row has a number for, in their order."""
+        keys = {key for row in self.rows for cells in row.cells.values() for key in cells}
+        return [column for column in self.columns if column.key in keys]
 
-    def metric(self, key: str) -> Metric:
-        """The column of that name."""
-        return next(metric for metric in self.columns if metric.key == key)
-
-
-def found_runs(pipeline: str, recipe: str, root: Path, seeds: int | None = None) -> list[Run]:
-    """Runs that were evaluated, ordered by network and seed; with `seeds`, those of the seeds 0..seeds-1."""
-    folder = root / pipeline / recipe
-    runs = [Run.of(path.parent) for path in sorted(folder.glob("*/seed*/metrics.json"))]
-    return sorted((r for r in runs if seeds is None or r.seed < seeds), key=lambda r: (r.model, r.seed))
+    def column(self, key: str) -> Column:
+        return next(column for column in self.columns if column.key == key)
 
 
-def read_metrics(run: Run) -> dict[str, Any]:
-    """A run's ``metrics.json``; a `UserError` when it is not one."""
-    try:
-        found = json.loads(run.metrics.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{run.metrics} cannot be read ({error}): evaluate the run again") from None
-    if not isinstance(found, dict) or not isinstance(found.get("trained", found.get("untrained")), dict):
-        raise UserError(f"{run.metrics} is not a run's metrics: evaluate the run again")
-    return found
-
-
-def read_maps(path: Path) -> dict[str, "np.ndarray"]:
-    """The arrays of a run's ``maps.safetensors``, none where there is no such file; a `UserError` for a damaged one."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return load_file(path) if path.is_file() else {}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is truncated or damaged ({error}): evaluate the run again") from None
-
-
-def read_training(run: Run) -> dict[str, Any]:
-    """A run's ``train.json``; a `UserError` when it is not one."""
-    try:
-        found = json.loads(run.training.read_text())
-    except (OSError, ValueError) as error:
-        found = error
-    if not isinstance(found, dict) or not {"device", "peak_memory_bytes"} <= set(found):
-        reason = f" ({found})" if isinstance(found, Exception) else ""
-        raise UserError(
-            f"{run.training} does not say how the run was trained{reason}: remove it, and give the command that "
-            "trained the run once more"
-        )
-    return found
-
-
-def dataset_title(metrics: dict[str, Any]) -> str:
-    """What a table says of the images, from a run's metrics."""
-    found = metrics.get("dataset", "")
-    return str(found.get("title", found.get("name", ""))) if isinstance(found, dict) else str(found)
+def over_seeds(
+    column: Column, found: Sequence[Mapping[str, Any]], published: tuple[float, str] | None = None
+) -> Cell | None:
+    """The cell of a metric from what was measured of each seed; None where one of them lacks it, because the rest
+    would average over another set of seeds than the table says."""
+    if not found or not all(column.key in one for one in found):
+        return None
+    values = [float(one[column.key]) * column.scale for one in found]
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    # a mean of equal numbers is that number: 100 % must not become 99.99999999999999
+    same = len(set(values)) == 1
+    middle = values[0] if same else max(values) if column.unit == "" else statistics.fmean(values)
+    return Cell(middle, spread, len(values), *(published or (None, "")))
 
 
 def collect(
     runs: Iterable[Run],
     grid: Iterable[str],
-    published: dict[str, Any],
+    published: Published = Published(),  # noqa: B008 (frozen)
     *,
     title: str = "",
-    columns: tuple[Metric, ...] = METRICS,
+    columns: tuple[Column, ...] = COLUMNS,
     axes: tuple[str, str] = AXES,
 ) -> Table:
     """The table of evaluated `runs`: a row for each network, in the order of `grid` and then by name.
 
-    `published` is a paper's ``published.yaml`` (see `published_cell`); `axes` are the keys of two columns. Raises
-    `UserError` when there is no run, or when runs saw different images or were measured by different settings.
+    `axes` are the keys of two columns. Raises `UserError` when there is no run, when the metrics of one are damaged, or
+    when runs saw different images or were measured by different settings.
     """
     runs = list(runs)
     if not runs:
@@ -189,12 +122,9 @@ def collect(
         cells: dict[str, dict[str, Cell]] = {}
         for state in STATES:
             values = [metrics[run].get(state) or {} for run in own]
-            for metric in columns:
-                # a network that lacks a metric for one seed would average over another set of seeds than it says
-                if values and all(isinstance(v.get(metric.key), int | float) for v in values):
-                    numbers = [float(v[metric.key]) for v in values]
-                    paper = published_cell(published, recipe, model, state, metric.key)
-                    cells.setdefault(state, {})[metric.key] = _cell(metric, numbers, paper)
+            for column in columns:
+                if cell := over_seeds(column, values, published.cell(recipe, model, state, column.key)):
+                    cells.setdefault(state, {})[column.key] = cell
         rows.append(Row(model, tuple(run.seed for run in own), cells))
     best = pareto_front([_axes(row, axes, columns) for row in rows])
     rows = [Row(row.model, row.seeds, row.cells, mark) for row, mark in zip(rows, best, strict=True)]
@@ -224,42 +154,12 @@ def _check_settings(metrics: dict[Run, dict[str, Any]]) -> None:
             )
 
 
-def _cell(metric: Metric, values: list[float], paper: tuple[float, str] | None) -> Cell:
-    scale = 100.0 if metric.unit == "%" else 1.0
-    scaled = [value * scale for value in values]
-    spread = statistics.stdev(scaled) if len(scaled) > 1 else None
-    # a mean of equal numbers is that number: 100 % must not become 99.99999999999999
-    same = len(set(scaled)) == 1
-    middle = scaled[0] if same else max(scaled) if metric.unit == "" else statistics.fmean(scaled)
-    return Cell(middle, spread, len(scaled), *(paper or (None, "")))
-
-
-def published_cell(
-    published: dict[str, Any], recipe: str, model: str, state: str, metric: str
-) -> tuple[float, str] | None:
-    """(number, source) that a paper states for this cell, or None.
-
-    ``published.yaml`` is a list `entries`; each names `source`, `recipes` and rows of `models` (shell patterns both), a
-    `state` and numbers by metric in the table's units. The first entry that matches wins.
-    """
-    from fnmatch import fnmatchcase
-
-    for entry in published.get("entries", []):
-        if not any(fnmatchcase(recipe, pattern) for pattern in entry["recipes"]):
-            continue
-        for row in entry["rows"]:
-            named = any(fnmatchcase(model, pattern) for pattern in row["models"])
-            if named and row.get("state", "trained") == state and metric in row:
-                return float(row[metric]), entry["source"]
-    return None
-
-
-def _axes(row: Row, axes: tuple[str, str], columns: tuple[Metric, ...]) -> tuple[float, float] | None:
+def _axes(row: Row, axes: tuple[str, str], columns: tuple[Column, ...]) -> tuple[float, float] | None:
     """The row's point in the plane of `axes`, turned so that more is better in both."""
     cells = row.cells.get("trained", {})
     if any(key not in cells for key in axes):
         return None
-    lower = {metric.key for metric in columns if metric.better == "lower"}
+    lower = {column.key for column in columns if column.better == "lower"}
     first, second = (-cells[key].mean if key in lower else cells[key].mean for key in axes)
     return first, second
 
@@ -273,101 +173,48 @@ def pareto_front(points: list[tuple[float, float] | None]) -> list[bool]:
     return [p is not None and not any(q is not None and beaten(p, q) for q in points) for p in points]
 
 
-def described(key: str, columns: Iterable[Metric] = METRICS) -> Metric | None:
-    """How a number of ``metrics.json`` is shown that may have no column: as a column of that name is, or in the unit of
-    the one that its name holds (``accuracy_standard_error``, ``normalised_kl_vertical_pixel``); a consistency is a
-    share too. None for a plain number: a count, a slope, a largest change.
-    """
-    units = {metric.key: metric for metric in columns}
-    if key in units:
-        return units[key]
-    near = [m for m in units.values() if f"_{m.key}_" in f"_{key}_"]
-    if near:
-        closest = max(near, key=lambda metric: len(metric.key))
-        return Metric(key, key.replace("_", " "), closest.unit, closest.better)
-    share = bool({"consistency", "consistent"} & set(key.split("_")))
-    return Metric(key, key.replace("_", " ")) if share else None
-
-
-def show_plain(value: float) -> str:
-    """A number that is no metric of a table: a count as it is, any other with four digits."""
-    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
-
-
-def show(metric: Metric, value: float | None, *, signed: bool = False) -> str:
-    """A number as a table shows it: two decimals of a percentage, but never 100 for what is below it.
-
-    Exactly 100 is written ``100``; 99.998 gets as many decimals as tell it from 100. A bound, which has no unit, is
-    written ``3.1e-07``, and a number in another unit (nats) with four decimals.
-    """
-    if value is None:
-        return ""
-    if metric.unit not in ("%", ""):
-        return f"{value:{'+' if signed else ''}.4f}"
-    if metric.unit == "":
-        return "0" if value == 0 else f"{value:.1e}"
-    return f"{value:+.2f}" if signed else percent(value)
-
-
-def percent(value: float) -> str:
-    """Two decimals of a percentage, but ``100`` for exactly that and as many as tell it from 100 for what is below."""
-    if value == 100:
-        return "100"
-    digits = 2
-    while digits < 12 and round(value, digits) >= 100:
-        digits += 1
-    return f"{value:.{digits}f}"
-
-
-def show_cell(metric: Metric, cell: Cell | None) -> str:
-    """``95.31 ± 0.42``; the spread is left out for one seed and for a bound."""
-    if cell is None:
-        return ""
-    text = show(metric, cell.mean)
-    if cell.spread is None or metric.unit == "":
-        return text
-    return f"{text} ± {cell.spread:.{2 if metric.unit == '%' else 4}f}"
-
-
 def layout(table: Table) -> tuple[list[str], list[list[str]]]:
     """Headings and lines of the table that people read (md, tex and the terminal): a line for each network and state.
 
-    The paper's number and the difference from it follow a column for which the paper states any.
+    The paper's number and the difference from it follow a column for which the paper states any. Nothing is escaped.
     """
-    columns: list[tuple[Metric, str]] = []
-    for metric in table.metrics:
-        held = [cells[metric.key] for row in table.rows for cells in row.cells.values() if metric.key in cells]
-        columns.append((metric, "ours"))
-        if any(cell.published is not None for cell in held):
-            columns += [(metric, "paper"), (metric, "difference")]
-    heading = {"ours": "{title}{unit}", "paper": "paper{unit}", "difference": "ours - paper"}
+    columns: list[tuple[Column, str]] = []
+    for column in table.held:
+        own = [cells[column.key] for row in table.rows for cells in row.cells.values() if column.key in cells]
+        columns.append((column, "ours"))
+        if any(cell.published is not None for cell in own):
+            columns += [(column, "paper"), (column, "difference")]
     head = ["network", "state", "n"]
-    head += [
-        heading[what].format(title=metric.title, unit=f" ({metric.unit})" if metric.unit else "")
-        for metric, what in columns
-    ]
+    for column, what in columns:
+        paper = f"paper ({column.unit})" if column.unit else "paper"
+        head.append({"ours": column.heading, "paper": paper, "difference": "ours - paper"}[what])
     lines = []
     for row in table.rows:
         for state, cells in row.cells.items():
             line = [row.model + (" *" if row.pareto and state == "trained" else ""), state, str(len(row.seeds))]
-            for metric, what in columns:
-                cell = cells.get(metric.key)
+            for column, what in columns:
+                cell = cells.get(column.key)
                 if what == "ours":
-                    line.append(show_cell(metric, cell))
+                    line.append(show_cell(column, cell))
                 elif what == "paper":
-                    line.append(show(metric, cell.published if cell else None))
+                    line.append(show(column, cell.published if cell else None))
                 else:
-                    line.append(show(metric, cell.difference if cell else None, signed=True))
+                    line.append(show(column, cell.difference if cell else None, signed=True))
             lines.append(line)
     return head, lines
 
 
+def show_cell(column: Column, cell: Cell | None) -> str:
+    """``95.31 ± 0.42``; the spread is left out for one seed and for a bound."""
+    return "" if cell is None else show(column, cell.mean, cell.spread)
+
+
 def remarks(table: Table) -> list[str]:
     """What a reader of the numbers must know, one sentence each."""
-    bounds = any(metric.unit == "" for metric in table.metrics)
+    bounds = any(column.unit == "" for column in table.held)
     notes = [f"Mean ± standard deviation over n seeds{'; of the logit change, the largest over the seeds' * bounds}."]
     if any(row.pareto for row in table.rows):
-        first, second = (table.metric(key).title for key in table.axes)
+        first, second = (table.column(key).title for key in table.axes)
         notes.append(f"* on the Pareto front of trained {first} and {second}.")
     if table.missing:
         notes.append(f"Not there yet: {', '.join(table.missing)}.")
@@ -375,88 +222,48 @@ def remarks(table: Table) -> list[str]:
 
 
 def to_markdown(table: Table) -> str:
-    head, lines = layout(table)
-    widths = [max(len(cell) for cell in column) for column in zip(head, *lines, strict=True)]
-
-    def join(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
-
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    body = "\n".join([join(head), rule, *map(join, lines)])
-    return f"# {table.title}\n\n{body}\n\n" + "\n\n".join(remarks(table)) + "\n"
+    return markdown_page(table.title, markdown_table(*layout(table)), *map(escaped, remarks(table)))
 
 
 def to_latex(table: Table) -> str:
-    head, lines = layout(table)
-
-    def clean(text: str) -> str:
-        for mark, written in (("_", r"\_"), ("%", r"\%"), ("±", r"$\pm$"), ("&", r"\&"), ("#", r"\#")):
-            text = text.replace(mark, written)
-        return text
-
-    def join(cells: list[str]) -> str:
-        return " & ".join(map(clean, cells)) + r" \\"
-
-    body = "\n".join(map(join, lines))
-    return (
-        "% needs \\usepackage{booktabs}\n\\begin{table}\n\\centering\n"
-        f"\\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}\n\\toprule\n{join(head)}\n\\midrule\n{body}\n\\bottomrule\n"
-        f"\\end{{tabular}}\n\\caption{{{clean(table.title)}. {clean(' '.join(remarks(table)))}}}\n\\end{{table}}\n"
-    )
+    return latex_table(*layout(table), caption=f"{table.title}. {' '.join(remarks(table))}")
 
 
 def to_csv(table: Table) -> str:
     """One line for each network, state and metric; numbers in full precision."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [
-            "pipeline",
-            "recipe",
-            "network",
-            "pareto",
-            "state",
-            "metric",
-            "unit",
-            "n",
-            "mean",
-            "spread",
-            "paper",
-            "difference",
-        ]
-    )
+    head = ["pipeline", "recipe", "network", "pareto", "state", "metric", "unit", "n"]
+    lines = []
     for row in table.rows:
         for state in STATES:
-            for metric in table.metrics:
-                if cell := row.cells.get(state, {}).get(metric.key):
-                    numbers = [cell.mean, cell.spread, cell.published, cell.difference]
-                    shown = ["" if number is None else repr(number) for number in numbers]
-                    start = [table.pipeline, table.recipe, row.model, int(row.pareto), state, metric.key, metric.unit]
-                    writer.writerow([*start, cell.n, *shown])
-    return text.getvalue()
+            for column in table.held:
+                if cell := row.cells.get(state, {}).get(column.key):
+                    start = [table.pipeline, table.recipe, row.model, int(row.pareto), state, column.key, column.unit]
+                    lines.append([*start, cell.n, cell.mean, cell.spread, cell.published, cell.difference])
+    return csv_text([*head, "mean", "spread", "paper", "difference"], lines)
 
 
-def to_json(table: Table) -> dict[str, Any]:
+def to_json(table: Table) -> str:
     """``{network: {state: {metric: mean}}}`` and the particulars: what ``dvc metrics show`` and other programs read."""
     means = {
         row.model: {state: {k: c.mean for k, c in cells.items()} for state, cells in row.cells.items()}
         for row in table.rows
     }
-    return {"title": table.title, "seeds": {row.model: len(row.seeds) for row in table.rows}, "mean": means}
+    return json_text({"title": table.title, "seeds": {row.model: len(row.seeds) for row in table.rows}, "mean": means})
 
 
-def write(table: Table, root: Path) -> list[Path]:
-    """Writes ``table.{csv,md,tex,json}`` and returns their paths."""
-    texts = {"csv": to_csv(table), "md": to_markdown(table), "tex": to_latex(table)}
-    paths = []
-    for suffix in FORMATS:
-        path = table_path(table.pipeline, table.recipe, suffix, root)
-        if suffix == "json":
-            write_json(path, to_json(table))
-        else:
-            write_atomic(path, texts[suffix])
-        paths.append(path)
-    return paths
+#: suffix of a table's file -> what it holds
+WRITERS = {"csv": to_csv, "md": to_markdown, "tex": to_latex, "json": to_json}
+
+
+def table_files(pipeline: str, recipe: str, root: Path) -> dict[str, Path]:
+    """The files of a table by their suffixes."""
+    return {suffix: table_path(pipeline, recipe, suffix, root) for suffix in WRITERS}
+
+
+def contents(table: Table, root: Path) -> dict[Path, str]:
+    """What the files of a table hold, to be written together (`stillpoint.core.base.files.write_together`)."""
+    files = table_files(table.pipeline, table.recipe, root)
+    return {path: WRITERS[suffix](table) for suffix, path in files.items()}
 
 
 def as_dict(table: Table) -> dict[str, Any]:

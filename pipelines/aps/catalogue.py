@@ -4,7 +4,7 @@ A name ends in ``_lpfN`` (BlurPool) or ``_apsN`` with a binomial filter of N tap
 network. The same name is the CIFAR form for small images and the ImageNet form for ImageNet, where both exist.
 """
 
-from stillpoint.pipelines import ModelEntry
+from stillpoint.pipelines.paper import ModelEntry
 
 SMALL_IMAGES = ("digits", "fashion_mnist", "cifar10", "cifar100")
 IMAGENET = ("imagenet",)

@@ -2,29 +2,30 @@
 
 from stillpoint.core.config.catalogue import info
 from stillpoint.core.config.schema import RunConfig
-from stillpoint.core.reporting.tables import Metric
-from stillpoint.pipelines.results import Form, consistency_accuracy, learning_curves
+from stillpoint.core.reporting.columns import Column
+from stillpoint.pipelines.results import Figure, Shown, consistency_accuracy, learning_curves
 
 U_NETS = (
-    Metric("reconstruction_psnr", "PSNR", unit="dB"),
-    Metric("reconstruction_ssim", "SSIM", unit="1"),
-    Metric("reconstruction_nmse", "NMSE", unit="1", better="lower"),
-    Metric("equivariance_psnr", "PSNR of shifted against shifting", unit="dB"),
-    Metric("equivariance_ssim", "SSIM of shifted against shifting", unit="1"),
-    Metric("equivariance_nmse", "NMSE of shifted against shifting", unit="1", better="lower"),
-    Metric("equivariance_psnr_change", "change of the PSNR by a shift", unit="dB", better="lower"),
-    Metric("equivariance_half_turn_psnr", "the same PSNR, half-turned images", unit="dB"),
-    Metric("equivariance_noisy_psnr", "the same PSNR, noisy images", unit="dB"),
-    Metric("equivariance_white_noise_psnr", "the same PSNR, white noise", unit="dB"),
+    Column("reconstruction_psnr", "PSNR", unit="dB"),
+    Column("reconstruction_ssim", "SSIM", unit="1"),
+    Column("reconstruction_nmse", "NMSE", unit="1", better="lower"),
+    Column("equivariance_psnr", "PSNR of shifted against shifting", unit="dB"),
+    Column("equivariance_ssim", "SSIM of shifted against shifting", unit="1"),
+    Column("equivariance_nmse", "NMSE of shifted against shifting", unit="1", better="lower"),
+    Column("equivariance_psnr_change", "change of the PSNR by a shift", unit="dB", better="lower"),
+    Column("equivariance_half_turn_psnr", "the same PSNR, half-turned images", unit="dB"),
+    Column("equivariance_noisy_psnr", "the same PSNR, noisy images", unit="dB"),
+    Column("equivariance_white_noise_psnr", "the same PSNR, white noise", unit="dB"),
 )
 
 
-def form(config: RunConfig) -> Form:
+def shown(config: RunConfig) -> Shown:
     """By what the recipe's networks give: classes or images."""
     if not info(config.data.name).pairs:
-        return Form()
-    return Form(
-        metrics=U_NETS,
+        return Shown()
+    return Shown(
+        # none of core's columns is of images
+        columns=U_NETS,
         axes=("reconstruction_psnr", "equivariance_psnr"),
-        figures={"equivariance_quality": consistency_accuracy, "learning_curves": learning_curves},
+        figures={"equivariance_quality": Figure(consistency_accuracy), "learning_curves": Figure(learning_curves)},
     )

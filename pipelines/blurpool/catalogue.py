@@ -4,7 +4,7 @@ filters.
 
 from typing import Any
 
-from stillpoint.pipelines import ModelEntry
+from stillpoint.pipelines.paper import ModelEntry
 
 SCRATCH, FINETUNED = "Zhang, ICML 2019, ImageNet table", "Zhang, ICML 2019, table of fine-tuned networks"
 ADAPTIVE = "Zou et al., BMVC 2020"

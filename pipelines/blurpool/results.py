@@ -7,22 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.reporting.tables import Metric, read_maps
+from stillpoint.core.reporting.columns import Column, arranged
+from stillpoint.core.reporting.reading import read_maps
 from stillpoint.pipelines.blurpool import pages
-from stillpoint.pipelines.results import Make, Needs, Results, consistency_accuracy, learning_curves
+from stillpoint.pipelines.results import Figure, Needs, Page, Results, Shown, consistency_accuracy, learning_curves
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from stillpoint.core.config.schema import RunConfig
     from stillpoint.core.runs.layout import Run
 
-METRICS = (
-    Metric("accuracy", "accuracy"),
-    Metric("accuracy_top5", "accuracy, top 5"),
-    Metric("windows_consistency", "consistency of windows"),
-    Metric("circular_consistency", "circular consistency"),
-    Metric("diagonal_stability", "stability along the diagonal"),
-    Metric("diagonal_always_right", "right along the whole diagonal"),
+COLUMNS = arranged(
+    "accuracy",
+    "accuracy_top5",
+    Column("windows_consistency", "consistency of windows"),
+    "circular_consistency",
+    Column("diagonal_stability", "stability along the diagonal"),
+    Column("diagonal_always_right", "right along the whole diagonal"),
+    without=("circular_max_logit_change",),
 )
 AXES = ("accuracy", "windows_consistency")
 SHOWN = 6  # networks with a panel of their own
@@ -77,11 +80,17 @@ def _contrasts(maps: Mapping[str, Mapping[str, "np.ndarray"]]) -> dict[str, Mapp
     return {model: maps[model] for model in chosen[:SHOWN]}
 
 
-FIGURES: dict[str, Make] = {
-    "consistency_accuracy": consistency_accuracy,
-    "learning_curves": learning_curves,
-    "diagonal": diagonal,
-    "feature_distance": feature_distance,
+FIGURES = {
+    "consistency_accuracy": Figure(consistency_accuracy),
+    "learning_curves": Figure(learning_curves),
+    "diagonal": Figure(diagonal, Needs("diagonal")),
+    "feature_distance": Figure(feature_distance, Needs("feature_distance")),
 }
-NEEDS: Needs = {"diagonal": ("diagonal", "*"), "feature_distance": ("feature_distance", "*")}
-PAGES: dict[str, Make] = {"from_scratch.md": pages.from_scratch, "finetuned.md": pages.finetuned}
+PAGES = {
+    "from_scratch.md": Page(pages.from_scratch, Needs(recipes=pages.FROM_SCRATCH), reads=pages.FROM_SCRATCH),
+    "finetuned.md": Page(pages.finetuned, Needs(recipes=pages.FINETUNED), reads=pages.FINETUNED),
+}
+
+
+def shown(config: "RunConfig") -> Shown:
+    return Shown(COLUMNS, AXES, FIGURES, PAGES)

@@ -1,7 +1,7 @@
 """What commands share: their form, the options that several of them take, and the choice of a recipe."""
 
 import json
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +28,11 @@ class Command:
     takes_pairs: bool = False
 
 
-def add_recipe(form: ArgumentParser, default: str | None = "digits") -> None:
-    """``--dataset`` or ``--recipe``."""
-    group = form.add_mutually_exclusive_group()
-    shown = f" (default: {default})" if default else ""
-    group.add_argument("--dataset", default=default, metavar="NAME", help=f"use the recipe of this data set{shown}")
-    group.add_argument("--recipe", metavar="NAME", help="use a recipe by its own name, such as cifar10_crop")
+def add_recipe(form: ArgumentParser) -> None:
+    """``--recipe``, and the words that it had before, which `recipe_of` refuses."""
+    form.add_argument("--recipe", default="digits", metavar="NAME", help="a recipe by its name (default: digits)")
+    for word in ("--dataset", "--scale"):
+        form.add_argument(word, help=SUPPRESS)
 
 
 def add_places(form: ArgumentParser) -> None:
@@ -64,7 +63,15 @@ def add_json(form: ArgumentParser) -> None:
 
 
 def recipe_of(args: Namespace) -> str:
-    return args.recipe or args.dataset
+    """The recipe that was asked for; a `UserError` that says how a data set and a scale are spelled now."""
+    old = [f"--{word} {getattr(args, word)}" for word in ("dataset", "scale") if getattr(args, word) is not None]
+    if old:
+        from stillpoint.pipelines.workflow import recipe_for
+
+        # a workflow had a scale of its own, demo; every other command took the data set's name for the recipe's
+        scale = args.scale or ("demo" if args.command == "run" else "")
+        raise UserError(f"{' '.join(old)} is one word now: --recipe {recipe_for(args.dataset or 'digits', scale)}")
+    return args.recipe
 
 
 def console() -> "Console":
@@ -101,5 +108,5 @@ def run_config(run: Run, pairs: list[str]) -> "RunConfig":
 
     if not run.config.is_file():
         raise UserError(f"{run.folder} is not there or holds no config.yaml: train the run first")
-    schema = pipelines.schema(run.pipeline)
+    schema = pipelines.paper(run.pipeline).schema()
     return merge(schema, [read_yaml(run.config, schema)], pairs)

@@ -84,7 +84,7 @@ def _train(args: Namespace) -> int:
             workers=args.workers,
             resume=not args.anew,
             progress=progress,
-            hooks=pipelines.hooks(config),
+            hooks=pipelines.paper(config.pipeline).hooks(config),
             code=stage_code("train", config.pipeline, config.data.name),
             workflow=args.workflow,
         )
@@ -207,7 +207,7 @@ def _evaluate(args: Namespace) -> int:
             run,
             config=config,
             build=build,
-            evaluations=pipelines.evaluations(config),
+            evaluations=pipelines.paper(config.pipeline).evaluations(config),
             data_root=args.data,
             device=args.device,
             threads=args.threads,
@@ -216,7 +216,7 @@ def _evaluate(args: Namespace) -> int:
             status=args.status,
             code=stage_code("evaluate", config.pipeline, config.data.name),
             workflow=args.workflow,
-            after=lambda measured: pipelines.evaluated(config, measured),
+            after=lambda measured: pipelines.paper(config.pipeline).measured(config, measured),
         )
         run = run.at(args.status)
     if args.json:
@@ -229,9 +229,9 @@ def _evaluate(args: Namespace) -> int:
 def _print_metrics(run: Run, config: "RunConfig", found: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from stillpoint.core.reporting.tables import STATES, described, show, show_plain
+    from stillpoint.core.reporting.columns import described, show, show_plain
+    from stillpoint.core.reporting.reading import STATES
     from stillpoint.core.runs.records import TOLD
-    from stillpoint.pipelines.results import form
 
     states = [state for state in STATES if found.get(state)]
     grid = Table(
@@ -243,16 +243,14 @@ def _print_metrics(run: Run, config: "RunConfig", found: dict[str, Any]) -> None
         caption=f"{found['images']:,} images of {found['dataset']}",
         caption_justify="left",
     )
-    columns = form(run.pipeline, config).metrics
+    columns = pipelines.paper(run.pipeline).shown(config).columns
     for key in dict.fromkeys(key for state in states for key in found[state]):
-        metric = described(key, columns)
+        column = described(key, columns)
         values = [found[state].get(key) for state in states]
-        if metric is None:
+        if column is None:
             grid.add_row(key.replace("_", " "), *("" if value is None else show_plain(value) for value in values))
             continue
-        scale = 100 if metric.unit == "%" else 1
-        unit = f" ({metric.unit})" if metric.unit else ""
-        grid.add_row(metric.title + unit, *(show(metric, None if v is None else v * scale) for v in values))
+        grid.add_row(column.heading, *(show(column, None if v is None else v * column.scale) for v in values))
     out = console()
     out.print(grid)
     skipped = found.get("skipped", ())
@@ -269,10 +267,10 @@ COMMANDS = {
         _train_options,
         _train,
         (
-            "stillpoint train aps/resnet20_aps1 --dataset digits",
+            "stillpoint train aps/resnet20_aps1 --recipe digits",
             "stillpoint train aps/resnet18_aps3 --recipe cifar10_crop_shifted --seed 1 --device cuda",
             "stillpoint train aps/resnet20_lpf3 TRAIN.EPOCHS 2 TRAIN.LR 0.05 --results trial",
-            "torchrun --nproc-per-node 4 -m stillpoint train aps/resnet18_aps1 --dataset imagenet",
+            "torchrun --nproc-per-node 4 -m stillpoint train aps/resnet18_aps1 --recipe imagenet",
         ),
         takes_pairs=True,
     ),

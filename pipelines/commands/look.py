@@ -49,7 +49,7 @@ def _show_config(args: Namespace) -> int:
     if args.schema:
         from stillpoint.core.config.schema import json_schema
 
-        print_json(json_schema(pipelines.schema(pipelines.entry(args.network)[0])))
+        print_json(json_schema(pipelines.paper(pipelines.entry(args.network)[0]).schema()))
         return 0
     config = configured(args.network, args, args.seed)
     if args.json:
@@ -111,7 +111,7 @@ COMMANDS = {
         _show_config,
         (
             "stillpoint show-config aps/resnet20_aps1",
-            "stillpoint show-config aps/resnet18_aps3 --dataset cifar10 MODEL.FILTER_SIZE 5",
+            "stillpoint show-config aps/resnet18_aps3 --recipe cifar10 MODEL.FILTER_SIZE 5",
             "stillpoint show-config aps/resnet18_aps3 --recipe cifar10_crop --json",
         ),
         takes_pairs=True,

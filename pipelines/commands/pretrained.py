@@ -34,7 +34,7 @@ def measured(
         run.config.write_text(yaml.safe_dump(config.dump()))
         run.weights.symlink_to(weights.resolve())
         options: dict[str, Any] = {"data_root": data, "device": device, "threads": threads, "workers": workers}
-        own = pipelines.evaluations(config)
+        own = pipelines.paper(config.pipeline).evaluations(config)
         return evaluate_run(run, config=config, build=build, evaluations=own, **options)
 
 
@@ -46,7 +46,7 @@ def shortened(config: "RunConfig") -> "RunConfig":
     chosen = ["accuracy", "circular"] if "accuracy" in config.evaluate.metrics else list(config.evaluate.metrics)
     settings = {"EVALUATE.METRICS": chosen, "EVALUATE.REPEATS": 1}
     pairs = [str(word) for pair in settings.items() for word in pair]
-    return merge(pipelines.schema(config.pipeline), [config.dump()], pairs)
+    return merge(pipelines.paper(config.pipeline).schema(), [config.dump()], pairs)
 
 
 def write_stand_in(config: "RunConfig", root: Path) -> Path:
@@ -105,7 +105,7 @@ def of_card(card: dict[str, Any], *, untrained: bool = False) -> "RunConfig":
     from stillpoint.core.config.schema import validate
 
     settings = {**card["config"], "EVALUATE": {**card["config"]["EVALUATE"], "UNTRAINED": untrained}}
-    return validate(pipelines.schema(card["config"]["PIPELINE"]), settings)
+    return validate(pipelines.paper(card["config"]["PIPELINE"]).schema(), settings)
 
 
 def _publish_options(form: ArgumentParser) -> None:
@@ -121,7 +121,7 @@ def _publish(args: Namespace) -> int:
     config = of_card({"config": run_config(run, []).dump()})
     if not run.training.is_file():
         raise UserError(f"{run.folder} has not finished training: a network on the way is no pretrained one")
-    from stillpoint.core.reporting.tables import read_training
+    from stillpoint.core.reporting.reading import read_training
     from stillpoint.core.runs.checkpoint import read_tensors, save_weights
 
     training = read_training(run)

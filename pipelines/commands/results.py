@@ -4,9 +4,8 @@ import os
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stillpoint.core.base.errors import UserError
@@ -26,7 +25,7 @@ from stillpoint.pipelines.commands.base import (
 
 if TYPE_CHECKING:
     from stillpoint.core.reporting.tables import Table
-    from stillpoint.pipelines.results import Make, Results
+    from stillpoint.pipelines.results import Results
 
 
 def _shared_options(form: ArgumentParser) -> None:
@@ -42,12 +41,20 @@ def _table_options(form: ArgumentParser) -> None:
 
 
 def print_table(table: "Table") -> None:
+    from rich.markup import escape
     from rich.table import Table as Grid
 
     from stillpoint.core.reporting.tables import layout, remarks
+    from stillpoint.core.reporting.writing import one_line
 
     head, lines = layout(table)
-    grid = Grid(title=table.title, title_justify="left", title_style="bold", header_style="bold", show_lines=False)
+    grid = Grid(
+        title=escape(one_line(table.title)),
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        show_lines=False,
+    )
     for number, name in enumerate(head):
         grid.add_column(name, justify="left" if number < 2 else "right", overflow="fold")
     before = None
@@ -55,48 +62,45 @@ def print_table(table: "Table") -> None:
         network = line[0].removesuffix(" *")
         if before not in (None, network):
             grid.add_section()
-        grid.add_row(*line, style="bold" if line[0].endswith("*") else None)
+        grid.add_row(*(escape(one_line(cell)) for cell in line), style="bold" if line[0].endswith("*") else None)
         before = network
     out = console()
     out.print(grid)
     for remark in remarks(table):
-        out.print(remark, style="dim")
+        out.print(one_line(remark), style="dim", markup=False)
 
 
 def _table(args: Namespace) -> int:
     from stillpoint.core.reporting import tables
-    from stillpoint.pipelines.results import form
+    from stillpoint.pipelines import gathering
 
     with _writing(args):
         found = _gathered(args)
-        shown = form(args.pipeline, found.config)
-        paths = tables.write(found.table, args.results)
-        paths += _made(found, shown.pages, lambda name: layout.page(found.paper, found.recipe, name, found.root))
+        paths = gathering.write_table(found, gathering.shown_by(found.paper, found.config))
     if args.json:
         print_json(tables.as_dict(found.table))
         return 0
     print_table(found.table)
-    console().print("written: " + ", ".join(str(path) for path in paths))
+    console().print("written: " + ", ".join(str(path) for path in paths), markup=False)
     return 0
 
 
 def _figures(args: Namespace) -> int:
-    from stillpoint.pipelines.results import form
+    from stillpoint.pipelines import gathering
 
     with _writing(args):
         found = _gathered(args)
-        shown = form(args.pipeline, found.config)
-        paths = _made(found, shown.figures, lambda name: layout.figure(found.paper, found.recipe, name, found.root))
-    console().print("written: " + ", ".join(str(path) for path in paths))
+        paths = gathering.draw_figures(found, gathering.shown_by(found.paper, found.config))
+    console().print("written: " + ", ".join(str(path) for path in paths), markup=False)
     return 0
 
 
 @contextmanager
 def _writing(args: Namespace) -> Iterator[None]:
     """Holds the tables and figures of a recipe, and removes what a killed command was drawing."""
-    from stillpoint.pipelines import workflow
+    import stillpoint.pipelines as pipelines
 
-    workflow.recipe_config(args.pipeline, recipe_of(args))  # a wrong name makes no folder
+    pipelines.paper(args.pipeline).recipe_file(recipe_of(args))  # a wrong name makes no folder
     folder = layout.table(args.pipeline, recipe_of(args), "md", args.results).parent
     if not folder.is_dir():
         yield  # there is nothing to show, which is told
@@ -109,25 +113,14 @@ def _writing(args: Namespace) -> Iterator[None]:
 
 def _gathered(args: Namespace) -> "Results":
     # pydantic comes with it, which takes as long as all else that --help needs
-    from stillpoint.pipelines import results
+    from stillpoint.pipelines.gathering import gather
 
-    return results.gather(args.pipeline, recipe_of(args), args.results, args.seeds, args.pairs)
-
-
-def _made(found: "Results", makers: "Mapping[str, Make]", place: Callable[[str], Path]) -> list[Path]:
-    paths = []
-    for name, make in makers.items():
-        make(found, place(name))
-        paths.append(place(name))
-    return paths
+    return gather(args.pipeline, recipe_of(args), args.results, args.seeds, args.pairs)
 
 
 def _workflow_options(form: ArgumentParser) -> None:
     form.add_argument("pipeline", help="a paper, such as aps")
-    form.add_argument("--dataset", default="digits", metavar="NAME", help="data set (default: digits)")
-    form.add_argument(
-        "--scale", default="demo", metavar="NAME", help="demo or paper: the recipe <dataset>_<scale> where there is one"
-    )
+    add_recipe(form)
     form.add_argument(
         "--seeds", type=int, metavar="N", help="seeds 0..N-1 of each network (default: what the recipe says)"
     )
@@ -144,11 +137,10 @@ def _workflow_options(form: ArgumentParser) -> None:
 def _workflow(args: Namespace) -> int:
     from stillpoint.core.reporting.progress import follow
     from stillpoint.core.runs.records import clear
-    from stillpoint.pipelines import results, workflow
+    from stillpoint.pipelines import gathering, workflow
 
     given = {
-        "dataset": args.dataset,
-        "scale": args.scale,
+        "recipe": recipe_of(args),
         "seeds": args.seeds,
         "results": str(args.results),
         "data": str(args.data or ""),
@@ -180,9 +172,9 @@ def _workflow(args: Namespace) -> int:
         raise UserError(
             f"the workflow stopped (exit code {code}); its output is in {plan.folder / 'logs' / 'workflow.txt'}"
         )
-    print_table(results.gather(args.pipeline, plan.recipe, args.results, args.seeds, plan.pairs).table)
+    print_table(gathering.gather(args.pipeline, plan.recipe, args.results, args.seeds, plan.pairs).table)
     files = [*plan.tables().values(), *plan.pages().values(), *plan.figures().values()]
-    console().print("written: " + ", ".join(files))
+    console().print("written: " + ", ".join(files), markup=False)
     return 0
 
 
@@ -191,21 +183,21 @@ COMMANDS = {
         "make the table of a paper from the runs that were evaluated",
         _table_options,
         _table,
-        ("stillpoint table aps", "stillpoint table aps --dataset cifar10 --seeds 3", "stillpoint table aps --json"),
+        ("stillpoint table aps", "stillpoint table aps --recipe cifar10 --seeds 3", "stillpoint table aps --json"),
         takes_pairs=True,
     ),
     "figures": Command(
         "draw the figures of a paper from the runs that were evaluated",
         _shared_options,
         _figures,
-        ("stillpoint figures aps", "stillpoint figures aps --dataset cifar10"),
+        ("stillpoint figures aps", "stillpoint figures aps --recipe cifar10"),
         takes_pairs=True,
     ),
     "run": Command(
         "run a paper's workflow to its table and figures, showing what runs and how long it has left",
         _workflow_options,
         _workflow,
-        ("stillpoint run aps", "stillpoint run aps --dataset cifar10 --scale paper --seeds 3 -j 1"),
+        ("stillpoint run aps", "stillpoint run aps --recipe cifar10 --seeds 3 -j 1"),
         takes_pairs=True,
     ),
 }

@@ -34,7 +34,8 @@ def _verify(args: Namespace) -> int:
     with locked(run.lock), TemporaryDirectory() as root:
         again = Run(run.pipeline, run.recipe, run.model, run.seed, Path(root))
         options: dict[str, Any] = {"data_root": args.data, "device": args.device, "threads": args.threads}
-        train(config, again, build=build, hooks=pipelines.hooks(config), code=code, until=1, **options)
+        hooks = pipelines.paper(config.pipeline).hooks(config)
+        train(config, again, build=build, hooks=hooks, code=code, until=1, **options)
         if first_epoch(again) != about["first_epoch"]:
             console().print(f"{name}: this code gives other weights after the first epoch; the run stays apart")
             return 1

@@ -2,9 +2,8 @@
 
 import hashlib
 from argparse import ArgumentParser, Namespace
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError, checked, nearest
@@ -92,28 +91,26 @@ def _strip(args: Namespace) -> int:
 
 
 def ours(paper: str, tensors: "dict[str, Tensor]", net: "nn.Module") -> "dict[str, Tensor]":
-    """`tensors` under the names of `net`: as they are where they fit, else through the paper's ``weights.py``."""
-    if tensors.keys() == net.state_dict().keys() or not (pipelines.HERE / paper / "weights.py").is_file():
+    """`tensors` under the names of `net`: as they are where they fit, else as the paper translates them."""
+    if tensors.keys() == net.state_dict().keys():
         return tensors
-    own = import_module(f"stillpoint.pipelines.{paper}.weights")
-    return getattr(own, "recognised", own.from_authors)(tensors, net)
+    return pipelines.paper(paper).translated(tensors, net)
 
 
 def published(name: str) -> tuple[str, str, str]:
     """(address of the folder, name of the file, first digits of its SHA-256) of ``paper/checkpoint``."""
-    import yaml
-
-    paper, _, checkpoint = name.partition("/")
-    pipelines.models(paper)
-    path = pipelines.HERE / paper / "published.yaml"
-    found: dict[str, Any] = ((yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}).get("weights") or {}
-    if not found:
-        raise UserError(f"{paper} has no published weights that can be fetched")
-    files = found["files"]
-    if checkpoint not in files:
-        known = [f"{paper}/{file}" for file in files]
-        raise UserError(f"{paper} publishes no weights {checkpoint!r}{nearest(name, known)} (see: {path})")
-    return found["address"], f"{checkpoint}-{files[checkpoint]}.pth", files[checkpoint]
+    name_of_paper, _, checkpoint = name.partition("/")
+    paper = pipelines.paper(name_of_paper)
+    stated = paper.published.weights
+    if stated is None:
+        raise UserError(f"{paper.name} has no published weights that can be fetched")
+    if checkpoint not in stated.files:
+        known = [f"{paper.name}/{file}" for file in stated.files]
+        raise UserError(
+            f"{paper.name} publishes no weights {checkpoint!r}{nearest(name, known)} (see: {paper.published_file})"
+        )
+    digits = stated.files[checkpoint]
+    return stated.address, f"{checkpoint}-{digits}.pth", digits
 
 
 def _fetch(args: Namespace) -> int:

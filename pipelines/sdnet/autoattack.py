@@ -16,6 +16,7 @@ from stillpoint.core.evaluation.registry import Result, View
 from stillpoint.core.metrics import topk_correct
 from stillpoint.core.metrics.accumulate import Tally
 from stillpoint.pipelines.sdnet.pixels import Pixels
+from stillpoint.pipelines.sdnet.views import chosen, network
 
 #: in the order of preference; the first is in no registry
 PACKAGES = ("autoattack", "torchattacks")
@@ -56,8 +57,6 @@ class AutoAttacked:
         self.tallies = {norm: Tally() for norm in NORMS.values()}
 
     def update(self, view: View) -> None:
-        from stillpoint.pipelines.sdnet.evaluate import chosen, network
-
         rows = chosen(view, self.config.limit_attack)
         if not len(rows):
             return

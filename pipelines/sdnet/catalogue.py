@@ -1,6 +1,6 @@
 """The networks of the paper under its authors' names; their "all" means two networks, so one is spelt out."""
 
-from stillpoint.pipelines import ModelEntry
+from stillpoint.pipelines.paper import ModelEntry
 
 PAPER = "Dai et al., NeurIPS 2022"
 NO_SHORTCUT = "_noshortcut"

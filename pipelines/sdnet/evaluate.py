@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.randomness import generator
@@ -47,6 +47,7 @@ from stillpoint.pipelines.sdnet.robust import (
     reconstruction_errors,
     sweep,
 )
+from stillpoint.pipelines.sdnet.views import chosen, network
 
 #: the four noises of the paper's tables
 PAPER_NOISES = ("gaussian_noise", "shot_noise", "speckle_noise", "impulse_noise")
@@ -69,14 +70,6 @@ class Tallies:
         """Mean accuracy over all keys that begin so."""
         own = [tally.mean for key, tally in self.found.items() if key[: len(start)] == start]
         return sum(own) / len(own)
-
-
-def network(view: View) -> nn.Module:
-    """The network behind a view's predictions."""
-    net = getattr(view.predict, "net", None)
-    if net is None:
-        raise ValueError("this evaluation needs the network itself, not only its predictions")
-    return net
 
 
 def _first_layer(view: View) -> SparseCoding2d | None:
@@ -234,13 +227,6 @@ def _told(found: Sweep) -> Result:
     }
 
 
-def chosen(view: View, limit: int | None) -> Tensor:
-    """Places in the batch of the images that are among `limit` of the set, evenly spaced."""
-    if limit is None or view.image_set is None:
-        return torch.arange(len(view.indices))
-    return torch.isin(view.indices, evenly(len(view.image_set), limit)).nonzero().flatten()
-
-
 class Attack:
     """Accuracy under projected gradient descent, attack and defence at one lambda in eval mode; both norms.
 
@@ -358,7 +344,7 @@ def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int
     }
 
 
-def evaluated(config: RunConfig, run: Run) -> None:
+def measured(config: RunConfig, run: Run) -> None:
     """Writes the reconstructions for TensorBoard where that was asked for."""
     if getattr(config.evaluate, "tensorboard", False):
         events.write(run)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.reporting.tables import read_maps
+from stillpoint.core.reporting.reading import read_maps
 from stillpoint.core.runs.layout import Run
 
 FOLDER = "tensorboard"

@@ -4,20 +4,18 @@ A cell without a run of ours or a number of theirs behind it stays blank.
 """
 
 import csv
-import io
 import statistics
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-from stillpoint.core.base.files import write_atomic
 from stillpoint.core.config.schema import read_settings
-from stillpoint.core.reporting.tables import found_runs, percent, published_cell, read_maps, read_metrics, read_training
+from stillpoint.core.reporting.columns import Column, show
+from stillpoint.core.reporting.reading import found_runs, read_maps, read_metrics, read_training
+from stillpoint.core.reporting.tables import over_seeds, show_cell
+from stillpoint.core.reporting.writing import bold, csv_text, escaped, markdown_page, markdown_table
 from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines.results import Results
 
-HERE = Path(__file__).resolve().parent
 #: the paper's name -> ours, in the order of the authors' README
 PRETRAINED = {
     "SDNet-18": "sdnet18",
@@ -25,6 +23,8 @@ PRETRAINED = {
     "SDNet-18-all, without shortcuts": "sdnet18_all_noshortcut",
 }
 RECIPES = {"CIFAR-10": ("cifar10_authors", "cifar10"), "CIFAR-100": ("cifar100",), "ImageNet": ("imagenet",)}
+#: recipes whose runs that table shows
+EVERY_RECIPE = tuple(recipe for own in RECIPES.values() for recipe in own)
 NOISES = ("gaussian", "shot", "speckle", "impulse")
 COMPUTED = "a computed texture"
 #: how the numbers that `published.yaml` has under robustness_line_* came about
@@ -37,15 +37,8 @@ WAYS = {
 }
 
 
-@cache
-def published() -> dict[str, Any]:
-    import yaml
-
-    return yaml.safe_load((HERE / "published.yaml").read_text())
-
-
-def theirs(recipe: str, model: str, key: str) -> float | None:
-    found = published_cell(published(), recipe, model, "trained", key)
+def theirs(results: Results, recipe: str, model: str, key: str) -> float | None:
+    found = results.paper.published.cell(recipe, model, "trained", key)
     return None if found is None else found[0]
 
 
@@ -53,27 +46,14 @@ def trained(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return [read_metrics(run).get("trained") or {} for run in runs]
 
 
-def mean(values: Sequence[dict[str, Any]], key: str) -> tuple[float, float | None] | None:
-    """(mean, standard deviation) over seeds, in percent; None where one of them lacks the metric."""
-    numbers = [100 * value[key] for value in values if key in value]
-    if not numbers or len(numbers) < len(values):
-        return None
-    return statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None
-
-
-def cell(found: tuple[float, float | None] | None) -> str:
-    if found is None:
-        return ""
-    return percent(found[0]) + ("" if found[1] is None else f" ± {found[1]:.2f}")
+def cell(values: Sequence[dict[str, Any]], key: str) -> str:
+    """Mean and spread over seeds of a share, in percent; "" where one of them lacks it."""
+    column = Column(key, key)
+    return show_cell(column, over_seeds(column, values))
 
 
 def number(value: float | None, form: str = ".2f") -> str:
     return "" if value is None else format(value, form)
-
-
-def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    ruled = [list(head), ["---"] + ["---:"] * (len(head) - 1), *lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in ruled)
 
 
 def origin(results: Results) -> str:
@@ -93,30 +73,31 @@ def origin(results: Results) -> str:
     return f"{told}; frost is {COMPUTED}, not the published photographs"
 
 
-def pretrained(results: Results, path: Path) -> None:
+def pretrained(results: Results) -> str:
     """The authors' table of nine checkpoints, ours beside theirs."""
-    lines = []
+    lines, accuracy = [], Column("accuracy", "accuracy")
     for data, recipes in RECIPES.items():
         for title, model in PRETRAINED.items():
-            paper = theirs(recipes[0], model, "accuracy")
+            paper = theirs(results, recipes[0], model, "accuracy")
             own, recipe = None, ""
             for recipe in recipes:
                 runs = [run for run in found_runs("sdnet", recipe, results.root) if run.model == model]
-                if runs and (own := mean(trained(runs), "accuracy")):
+                if own := over_seeds(accuracy, trained(runs)):
                     break
-            difference = number(None if own is None or paper is None else own[0] - paper, "+.2f")
-            lines.append([f"{data}, {title}", number(paper), cell(own), difference, recipe if own else ""])
+            difference = show(accuracy, None if own is None or paper is None else own.mean - paper, signed=True)
+            name = f"{data}, {title}"
+            lines.append([name, number(paper), show_cell(accuracy, own), difference, recipe if own else ""])
     head = ["network", "theirs (%)", "ours (%)", "ours - theirs", "our recipe"]
-    text = f"# Pretrained networks\n\n{markdown(head, lines)}\n\n"
-    text += (
+    return markdown_page(
+        "Pretrained networks",
+        markdown_table(head, lines),
         "Theirs: best test accuracy of the released checkpoints (their README), the epoch chosen on the test set. "
         "Their yaml files say SHORTCUT False, so the command in their README builds networks without shortcuts. Blank: "
-        "there is no run of ours.\n"
+        "there is no run of ours.",
     )
-    write_atomic(path, text)
 
 
-def corruptions(results: Results, path: Path) -> None:
+def corruptions(results: Results) -> str:
     """Accuracy under each corruption at the lambda of training and at that of the line, and the mean errors."""
     from stillpoint.core.data.corruptions import BENCHMARK, NAMES
 
@@ -127,46 +108,45 @@ def corruptions(results: Results, path: Path) -> None:
             if values and all(f"{start}_error" in one for one in values):
                 head.append(model + said)
                 columns.append((values, start))
-    lines = []
+
+    def line(name: str, key: str) -> list[str]:
+        return [name, *(cell(values, f"{start}_{key}") for values, start in columns)]
+
+    lines = [line(bold("clean, all test images"), "clean_accuracy")]
     for name in NAMES:
-        shown = name.replace("_", " ") + ("" if name in BENCHMARK else " (validation)")
-        lines.append([shown, *(cell(mean(values, f"{start}_{name}_accuracy")) for values, start in columns)])
+        lines.append(line(name.replace("_", " ") + ("" if name in BENCHMARK else " (validation)"), f"{name}_accuracy"))
     for key, shown in (
         ("noises_accuracy", "four noises of the paper"),
         ("error", "mean error, 15"),
         ("error_19", "mean error, 19"),
     ):
-        lines.append([f"**{shown}**", *(cell(mean(values, f"{start}_{key}")) for values, start in columns)])
-    clean = [cell(mean(values, f"{start}_clean_accuracy")) for values, start in columns]
-    lines.insert(0, ["**clean**, all test images", *clean])
+        lines.append(line(bold(shown), key))
     if results.recipe.startswith("imagenet"):
-        lines.append(["**mCE, AlexNet = 100, 15**", *(_normalised(values, start) for values, start in columns)])
-    text = f"# {results.table.title}: each corruption\n\n{markdown(head, lines)}\n\n"
-    text += f"Accuracy in percent, mean over five severities, ± over seeds; {origin(results)}. "
-    text += "The mean errors are not normalised.\n"
-    write_atomic(path, text)
+        unit = results.paper.published.own["alexnet_error"]
+        lines.append([bold("mCE, AlexNet = 100, 15"), *(_normalised(values, start, unit) for values, start in columns)])
+    return markdown_page(
+        f"{results.table.title}: each corruption",
+        markdown_table(head, lines),
+        f"Accuracy in percent, mean over five severities, ± over seeds; {escaped(origin(results))}. "
+        "The mean errors are not normalised.",
+    )
 
 
-def _normalised(values: Sequence[dict[str, Any]], start: str) -> str:
+def _normalised(values: Sequence[dict[str, Any]], start: str, unit: dict[str, float]) -> str:
     """Mean corruption error with AlexNet's errors as the unit, mean over seeds, in percent."""
     from stillpoint.core.data.corruptions import BENCHMARK
     from stillpoint.core.metrics.corruption import mean_corruption_error
 
     # a mean over severities stands for each of them: their sums have the same ratio
-    own = [
-        mean_corruption_error({n: [1 - one[f"{start}_{n}_accuracy"]] for n in BENCHMARK}, published()["alexnet_error"])
-        for one in values
-    ]
+    own = [mean_corruption_error({n: [1 - one[f"{start}_{n}_accuracy"]] for n in BENCHMARK}, unit) for one in values]
     return f"{100 * statistics.fmean(own):.2f}"
 
 
-def corruptions_csv(results: Results, path: Path) -> None:
+def corruptions_csv(results: Results) -> str:
     """A line for each network, seed, corruption, severity and way to set lambda."""
     from stillpoint.core.data.corruptions import NAMES, SEVERITIES
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["network", "seed", "lambda", "corruption", "severity", "accuracy", "images", "source"])
+    lines: list[list[object]] = []
     for model, runs in results.runs.items():
         for run, found in zip(runs, trained(runs), strict=True):
             images, ice = round(found.get("robustness_images", 0)), found.get("robustness_photographs")
@@ -179,55 +159,48 @@ def corruptions_csv(results: Results, path: Path) -> None:
                 for name, row in zip(NAMES, table, strict=True):
                     own = f"{source}, {COMPUTED}" if name == "frost" and not ice else source
                     for severity, accuracy in zip(SEVERITIES, row, strict=True):
-                        writer.writerow([model, run.seed, said, name, severity, f"{accuracy:.6f}", images, own])
-    write_atomic(path, text.getvalue())
+                        lines.append([model, run.seed, said, name, severity, f"{accuracy:.6f}", images, own])
+    return csv_text(["network", "seed", "lambda", "corruption", "severity", "accuracy", "images", "source"], lines)
 
 
-def noises(results: Results, path: Path) -> None:
+def noises(results: Results) -> str:
     """The four noises: at the authors' levels, and in the severities of CIFAR-10-C beside the published numbers."""
     own_levels, severities, lines_told, tuned = [], [], [], False
     for model, runs in results.runs.items():
         values = trained(runs)
         for way, (levels, start) in WAYS.items():
-            found = [mean(values, f"robustness_{levels}_{noise}_accuracy") for noise in NOISES]
+            found = [cell(values, f"robustness_{levels}_{noise}_accuracy") for noise in NOISES]
             if all(found):
-                own_levels.append([model, way, *map(cell, found)])
+                own_levels.append([model, way, *found])
             if start is None:
                 continue
-            paper = [theirs(results.recipe, model, f"{start}_{noise}_noise_accuracy") for noise in NOISES]
-            found = [mean(values, f"{start}_{noise}_noise_accuracy") for noise in NOISES]
+            keys = [f"{start}_{noise}_noise_accuracy" for noise in NOISES]
+            paper = [theirs(results, results.recipe, model, key) for key in keys]
+            found = [cell(values, key) for key in keys]
             if all(found):
                 tuned |= start == "robustness_line" and any(paper)
-                severities.append(
-                    [model, way, *(c for pair in zip(map(cell, found), map(number, paper), strict=True) for c in pair)]
-                )
+                both = zip(found, map(number, paper), strict=True)
+                severities.append([model, way, *(shown for pair in both for shown in pair)])
         if values and all("robustness_line_slope" in one for one in values):
-            told = [
-                (one["robustness_line_slope"], one["robustness_line_intercept"], one["robustness_line_r2"])
-                for one in values
-            ]
-            shown = "; ".join(f"{a:.3g} e {b:+.3g} (explains {r2:.0%})" for a, b, r2 in told)
-            lines_told.append([model, shown])
-    parts = [f"# {results.table.title}: robust inference"]
-    parts += [
+            fits = [[one[f"robustness_line_{part}"] for part in ("slope", "intercept", "r2")] for one in values]
+            lines_told.append([model, "; ".join(f"{a:.3g} e {b:+.3g} (explains {r2:.0%})" for a, b, r2 in fits)])
+    start_of = ["network", "lambda of the first layer"]
+    return markdown_page(
+        f"{results.table.title}: robust inference",
         "## Noise at the authors' levels",
-        markdown(["network", "lambda of the first layer", *NOISES], own_levels),
-    ]
-    head = ["network", "lambda of the first layer", *(c for noise in NOISES for c in (noise, f"{noise}, theirs"))]
-    parts += ["## Noise in five severities", f"Of {origin(results)}.", markdown(head, severities)]
-    parts += [
-        *([f"Theirs beside the line: {TUNED}; ours knows no label."] if tuned else []),
+        markdown_table([*start_of, *NOISES], own_levels),
+        "## Noise in five severities",
+        f"Of {escaped(origin(results))}.",
+        markdown_table([*start_of, *(c for noise in NOISES for c in (noise, f"{noise}, theirs"))], severities),
+        f"Theirs beside the line: {TUNED}; ours knows no label." if tuned else "",
         "## The fitted lines",
         "Lambda as a function of the reconstruction error e, a line for each seed.",
-        markdown(["network", "lambda"], lines_told),
-    ]
-    parts.append(
+        markdown_table(["network", "lambda"], lines_told),
         f"Accuracy in percent, mean over levels, ± over seeds. Lambda is chosen {_chosen_on(results)}. The line is "
         "fitted there, through all noises and levels and the clean images, and gives every condition its lambda from "
         "the mean reconstruction error, at the lambda of training, of at most EVALUATE.LIMIT_SWEEP of its unseen "
-        "images, without labels and without the name of the noise."
+        "images, without labels and without the name of the noise.",
     )
-    write_atomic(path, "\n\n".join(parts) + "\n")
 
 
 def _chosen_on(results: Results) -> str:
@@ -250,7 +223,7 @@ def _part(results: Results, run: Run) -> str:
     return "validation" if held_out else "train"
 
 
-def speed(results: Results, path: Path) -> None:
+def speed(results: Results) -> str:
     """Training speed and peak memory of the runs, beside the published ones; ratios to ResNet-18 in the same recipe."""
     rows: dict[str, tuple[float, float]] = {}
     for model, runs in results.runs.items():
@@ -268,17 +241,17 @@ def speed(results: Results, path: Path) -> None:
     base = rows.get("resnet18")
     lines = []
     for model, (rate, peak) in rows.items():
-        told = [theirs(results.recipe, model, key) for key in ("images_per_second", "memory_gb")]
+        told = [theirs(results, results.recipe, model, key) for key in ("images_per_second", "memory_gb")]
         against = "" if base is None else f"{rate / base[0]:.2f}"
         lines.append([model, f"{rate:.0f}", against, f"{peak:.2f}", number(told[0], ".0f"), number(told[1], ".1f")])
     head = ["network", "images/s", "of resnet18's", "peak memory (GiB)", "theirs: images/s", "theirs: memory (GB)"]
     every = [run for own in results.runs.values() for run in own]
     device = sorted({read_training(run)["device"] for run in every if run.training.is_file()})
-    text = f"# {results.table.title}: speed and memory of training\n\n{markdown(head, lines)}\n\n"
-    text += (
-        f"Ours: median over epochs and seeds, on {', '.join(device)}; runs that share a machine slow one another. On a "
-        "CPU the memory is that of the whole process, libraries included (`python -m benchmarks.sdnet` measures the "
-        "networks alone); on a GPU that of its tensors. Theirs were quoted by others, on a GPU, with a program of "
-        "their own.\n"
+    return markdown_page(
+        f"{results.table.title}: speed and memory of training",
+        markdown_table(head, lines),
+        f"Ours: median over epochs and seeds, on {escaped(', '.join(device))}; runs that share a machine slow one "
+        "another. On a CPU the memory is that of the whole process, libraries included (`python -m benchmarks.sdnet` "
+        "measures the networks alone); on a GPU that of its tensors. Theirs were quoted by others, on a GPU, with a "
+        "program of their own.",
     )
-    write_atomic(path, text)

@@ -1,25 +1,27 @@
 """What the paper shows: clean accuracy against robustness, lambda and noise, attacks, and pictures of what is kept."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.reporting.tables import Metric, read_maps
-from stillpoint.pipelines.results import Form, Make, Needs, Results, consistency_accuracy, learning_curves
+from stillpoint.core.reporting.columns import Column, arranged
+from stillpoint.core.reporting.reading import read_maps
+from stillpoint.pipelines.results import Figure, Needs, Page, Results, Shown, consistency_accuracy, learning_curves
 from stillpoint.pipelines.sdnet import pages
 
 if TYPE_CHECKING:
     import numpy as np
 
-METRICS = (
-    Metric("accuracy", "accuracy"),
-    Metric("robustness_noises_accuracy", "four noises"),
-    Metric("robustness_line_noises_accuracy", "four noises, lambda by the line"),
-    Metric("robustness_error", "mean corruption error, 15", better="lower"),
-    Metric("robustness_line_error", "mean corruption error, 15, lambda by the line", better="lower"),
-    Metric("robustness_error_19", "mean corruption error, 19", better="lower"),
-    Metric("attack_linf_accuracy", "accuracy under PGD, largest pixel"),
-    Metric("attack_l2_accuracy", "accuracy under PGD, Euclidean"),
+COLUMNS = arranged(
+    "accuracy",
+    Column("robustness_noises_accuracy", "four noises"),
+    Column("robustness_line_noises_accuracy", "four noises, lambda by the line"),
+    Column("robustness_error", "mean corruption error, 15", better="lower"),
+    Column("robustness_line_error", "mean corruption error, 15, lambda by the line", better="lower"),
+    Column("robustness_error_19", "mean corruption error, 19", better="lower"),
+    Column("attack_linf_accuracy", "accuracy under PGD, largest pixel"),
+    Column("attack_l2_accuracy", "accuracy under PGD, Euclidean"),
 )
 #: what a grid of reconstructions shows
 SHOWN = {
@@ -83,62 +85,36 @@ def _pictures(results: Results, path: Path, kind: str) -> None:
     figures.reconstructions(maps[0]["reconstructions_pixels"], kind, path, title=title)
 
 
-def reconstructions_raw(results: Results, path: Path) -> None:
-    _pictures(results, path, "raw")
-
-
-def reconstructions_normalised(results: Results, path: Path) -> None:
-    _pictures(results, path, "normalised")
-
-
-def reconstructions_equalised(results: Results, path: Path) -> None:
-    _pictures(results, path, "equalised")
-
-
-def reconstructions_differences(results: Results, path: Path) -> None:
-    _pictures(results, path, "differences")
-
-
-FIGURES: dict[str, Make] = {
-    "robustness_accuracy": consistency_accuracy,
-    "learning_curves": learning_curves,
-    "corruptions": corruptions,
-    "lambda_sweep": lambda_sweep,
-    "lambda_line": lambda_line,
-    "attack": attack,
-    "reconstructions_raw": reconstructions_raw,
-    "reconstructions_normalised": reconstructions_normalised,
-    "reconstructions_equalised": reconstructions_equalised,
-    "reconstructions_differences": reconstructions_differences,
-}
-NEEDS: Needs = {
-    "robustness_accuracy": ("robustness", "*"),
-    "corruptions": ("robustness", "*"),
-    "lambda_sweep": ("robustness", "sdnet*"),
-    "lambda_line": ("robustness", "sdnet*"),
-    "attack": ("attack", "sdnet*"),
-    **{f"reconstructions_{kind}": ("reconstructions", "*_noshortcut") for kind in SHOWN},
-}
-
-
-def NOTES(results: Results) -> list[str]:
+def notes(results: Results) -> list[str]:
     """Where the corrupted images are from, below every table that has a number of theirs."""
     said = pages.origin(results)
-    shown = any(metric.key.startswith("robustness") for metric in results.table.metrics)
-    return [said[0].upper() + said[1:]] if shown else []
+    held = any(column.key.startswith("robustness") for column in results.table.held)
+    return [said[0].upper() + said[1:]] if held else []
 
 
-PAGES: dict[str, Make] = {
-    "pretrained.md": pages.pretrained,
-    "corruptions.md": pages.corruptions,
-    "corruptions.csv": pages.corruptions_csv,
-    "noises.md": pages.noises,
-    "speed.md": pages.speed,
+ROBUSTNESS, CODED = Needs("robustness"), Needs("robustness", "sdnet*")
+FIGURES = {
+    "robustness_accuracy": Figure(consistency_accuracy, ROBUSTNESS),
+    "learning_curves": Figure(learning_curves),
+    "corruptions": Figure(corruptions, ROBUSTNESS),
+    "lambda_sweep": Figure(lambda_sweep, CODED),
+    "lambda_line": Figure(lambda_line, CODED),
+    "attack": Figure(attack, Needs("attack", "sdnet*")),
+}
+PICTURES = {
+    f"reconstructions_{kind}": Figure(partial(_pictures, kind=kind), Needs("reconstructions", "*_noshortcut"))
+    for kind in SHOWN
+}
+PAGES = {
+    "pretrained.md": Page(pages.pretrained, Needs(recipes=pages.EVERY_RECIPE), reads=pages.EVERY_RECIPE),
+    "corruptions.md": Page(pages.corruptions, ROBUSTNESS),
+    "corruptions.csv": Page(pages.corruptions_csv, ROBUSTNESS),
+    "noises.md": Page(pages.noises, ROBUSTNESS),
+    "speed.md": Page(pages.speed),
 }
 
 
-def form(config: Any) -> Form:
+def shown(config: Any) -> Shown:
     """How a recipe's results are shown: a network with a MODEL.DOWNSAMPLE cannot be inverted."""
-    inverted = config.model.downsample == "none"
-    figures = {name: make for name, make in FIGURES.items() if inverted or not name.startswith("reconstructions")}
-    return Form(METRICS, AXES, figures, PAGES, NOTES)
+    pictures = PICTURES if config.model.downsample == "none" else {}
+    return Shown(COLUMNS, AXES, {**FIGURES, **pictures}, PAGES, notes)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from stillpoint.pipelines import ModelEntry
+from stillpoint.pipelines.paper import ModelEntry
 
 SMALL = ("digits", "fashion_mnist")
 NOTEBOOK = "Feydy, From wavelet transforms to convolutional neural networks, part 2"

@@ -2,14 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stillpoint.core.reporting.figures import colours, entitle, save, styled, subplots
-
-if TYPE_CHECKING:
-    from stillpoint.pipelines.translations.results import Pass
+from stillpoint.pipelines.translations.passes import Pass
 
 
 @styled
@@ -27,8 +24,8 @@ def samples(grid: np.ndarray, classes: Sequence[str], path: Path, *, title: str)
 
 @styled
 def learning_curves(
-    curves: Mapping[str, Sequence[Sequence["Pass"]]],
-    published: Mapping[str, Sequence["Pass"]],
+    curves: Mapping[str, Sequence[Sequence[Pass]]],
+    published: Mapping[str, Sequence[Pass]],
     path: Path,
     *,
     title: str,

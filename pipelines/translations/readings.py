@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stillpoint.core.base.files import write_atomic, write_json
+from stillpoint.core.reporting.columns import Column, show
+from stillpoint.core.reporting.writing import markdown_table
 from stillpoint.core.runs.layout import Run
-from stillpoint.pipelines.translations.results import Pass, _markdown, mean_passes, published_passes
+from stillpoint.pipelines.translations import PAPER
+from stillpoint.pipelines.translations.passes import Pass, mean_passes, published_passes
 
 RECIPE, MODEL = "fashion_mnist_batch250", "TwoFullNet"
 
@@ -64,7 +67,7 @@ def train(reading: Reading, seed: int, results: Path, options: Sequence[str]) ->
 
 def compare(reading: Reading, runs: list[Run]) -> dict[str, object]:
     """The mean curve over seeds beside the printed one: distances, and the last pass of each seed."""
-    known = published_passes(RECIPE, MODEL)
+    known = published_passes(PAPER.published, RECIPE, MODEL)
 
     def epochs(passes: list[Pass]) -> list[Pass]:
         return [one for one in passes if one.epoch and one.epoch % reading.passes == 0]
@@ -87,21 +90,19 @@ def compare(reading: Reading, runs: list[Run]) -> dict[str, object]:
 
 def markdown(rows: dict[str, dict]) -> str:
     """The table, and what the notebook's own clock says."""
-    known = published_passes(RECIPE, MODEL)
+    known = published_passes(PAPER.published, RECIPE, MODEL)
     first, last = known[1], known[max(known)]
     head = ["reading", "n", "steps an epoch", "after 1 epoch (%)", "after 10 epochs (%)"]
     head += ["distance of the losses", "distance of the accuracies (points)"]
     lines = [["printed by the notebook", "1", "", f"{first.percent:.2f}", f"{last.percent:.2f}", "", ""]]
     for row in rows.values():
-        spread = row["last_accuracy_spread"]
-        final = f"{row['last_accuracy']:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
         lines.append(
             [
                 row["says"],
                 str(row["seeds"]),
                 str(row["steps_per_epoch"]),
                 f"{row['first_accuracy']:.2f}",
-                final,
+                show(Column("accuracy", "accuracy"), row["last_accuracy"], row["last_accuracy_spread"]),
                 f"{row['loss_distance']:.4f}",
                 f"{row['accuracy_distance']:.2f}",
             ]
@@ -109,9 +110,9 @@ def markdown(rows: dict[str, dict]) -> str:
     epochs = max(known)
     tested = known[0].elapsed
     trained = (last.elapsed - (epochs + 1) * tested) / epochs
-    text = _markdown(head, lines)
+    text = markdown_table(head, lines)
     text += (
-        "\nDistances are root mean squares over the ten epochs, of the mean over n seeds to the printed pass.\n\n"
+        "\n\nDistances are root mean squares over the ten epochs, of the mean over n seeds to the printed pass.\n\n"
         f"The notebook's clock: a test pass of 40 batches took {tested:.2f} s, training an epoch {trained:.1f} s, "
         f"{trained / tested:.0f} times as long, for 6 times as many images; as many batches of the test pass's cost "
         f"are {40 * trained / tested:.0f}.\n"

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from stillpoint.core.base.errors import nearest
-from stillpoint.pipelines import ModelEntry
+from stillpoint.pipelines.paper import ModelEntry
 
 STORED = "Leterme et al., classifiers stored with the authors' code"
 DEPTHS = (18, 34, 50, 101)

@@ -28,7 +28,7 @@ from stillpoint.pipelines.wavelet_twins.config import Evaluate
 from stillpoint.pipelines.wavelet_twins.perturbations import Perturbations
 from stillpoint.pipelines.wavelet_twins.scores import write_scores
 
-__all__ = ["Shifts", "TenCrops", "evaluated", "evaluations"]
+__all__ = ["Shifts", "TenCrops", "evaluations", "measured"]
 
 #: photographs whose views are held at once
 _PHOTOGRAPHS = 16
@@ -222,6 +222,6 @@ def evaluations(config: RunConfig) -> Mapping[str, Callable[..., Evaluation]]:
     }
 
 
-def evaluated(config: RunConfig, run: Run) -> None:
+def measured(config: RunConfig, run: Run) -> None:
     """Adds what was measured to the run's scores.json."""
     write_scores(config, run)

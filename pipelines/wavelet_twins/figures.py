@@ -142,8 +142,8 @@ def accuracy_flips(table: "Table", path: Path, *, name: Callable[[str], str] = s
             if many:
                 beside(axis, str(number), (x, y))
         axis.set_title("the authors' stored scores" if theirs else "ours")
-        axis.set_xlabel(f"{table.metric(across).title} (%)")
-        axis.set_ylabel(f"{table.metric(up).title} (%)".replace(", ", ",\n", 1))
+        axis.set_xlabel(f"{table.column(across).title} (%)")
+        axis.set_ylabel(f"{table.column(up).title} (%)".replace(", ", ",\n", 1))
     figure.legend(handles.values(), handles.keys(), loc="outside right center")
     entitle(figure, table.title + "; rings: Pareto front")
     return save(figure, path)

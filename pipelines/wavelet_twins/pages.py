@@ -1,129 +1,92 @@
 """Pages beside the table: every stored classifier, all scores over shifts, and what the variants cost."""
 
-import csv
-import io
 import json
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stillpoint.core.base.files import write_atomic
-from stillpoint.core.reporting.tables import Cell, Metric, read_metrics, show, show_cell
+from stillpoint.core.reporting.columns import Column, show
+from stillpoint.core.reporting.published import Published
+from stillpoint.core.reporting.reading import read_metrics
+from stillpoint.core.reporting.tables import over_seeds, show_cell
+from stillpoint.core.reporting.writing import csv_text, escaped, markdown_page, markdown_table
+from stillpoint.pipelines.results import Results
 from stillpoint.pipelines.wavelet_twins.catalogue import CLASSIFIERS
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from stillpoint.core.runs.layout import Run
-    from stillpoint.pipelines.results import Results
-
-HERE = Path(__file__).resolve().parent
 #: milliseconds per image, measured on one machine: see benchmarks/wavelet_twins.py
-TIMES = HERE.parents[1] / "benchmarks" / "results" / "wavelet_twins.json"
+TIMES = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "wavelet_twins.json"
+#: recipes of the data sets whose classifiers are stored
+STORED_RECIPES = ("cifar10*", "imagenet*")
 WAYS = ("horizontal", "vertical", "diagonal")
 STORED = (
-    Metric("accuracy", "one crop"),
-    Metric("accuracy_top5", "one crop, top 5"),
-    Metric("tencrops_accuracy", "ten crops"),
-    *(Metric(f"kl_{way}", f"divergence, {way}", "nats", "lower") for way in WAYS),
-    *(Metric(f"mfr_{way}", f"flip rate, {way}", "%", "lower") for way in WAYS),
+    Column("accuracy", "one crop"),
+    Column("accuracy_top5", "one crop, top 5"),
+    Column("tencrops_accuracy", "ten crops"),
+    *(Column(f"kl_{way}", f"divergence, {way}", "nats", "lower") for way in WAYS),
+    *(Column(f"mfr_{way}", f"flip rate, {way}", "%", "lower") for way in WAYS),
 )
 
 
-def trained(run: "Run") -> "nn.Module":
-    """The trained network of a run, in evaluation mode."""
-    from stillpoint import pipelines
-    from stillpoint.core.config.schema import merge, read_yaml
-    from stillpoint.core.runs.checkpoint import load_weights
-
-    schema = pipelines.schema(run.pipeline)
-    net = pipelines.build(merge(schema, [read_yaml(run.config, schema)]))
-    load_weights(net, run.weights, model=f"{run.pipeline}/{run.model}")
-    return net.eval()
+def stored_scores(published: Published) -> dict[str, dict[str, float | None]]:
+    """{short name: its stored scores, in the columns' units}."""
+    return {
+        row.models[0]: {column.key: row.number(column.key) for column in STORED}
+        for entry in published.entries
+        for row in entry.rows
+    }
 
 
-def published() -> dict[str, dict[str, Any]]:
-    """{short name: its stored scores, in the table's units}."""
-    import yaml
-
-    entries = yaml.safe_load((HERE / "published.yaml").read_text())["entries"]
-    return {row["models"][0]: row for entry in entries for row in entry["rows"]}
-
-
-def markdown(head: list[str], lines: list[list[str]]) -> str:
-    """A table, its first column to the left."""
-    ruled = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in ruled) + "\n"
-
-
-def classifiers(results: "Results", path: Path) -> None:
+def classifiers(results: Results) -> str:
     """Each of the 35 stored classifiers: the authors' score, and ours behind it where this recipe trained it."""
-    stored = published()
-    ours = {row.model: row for row in results.table.rows if results.recipe.startswith(("cifar10", "imagenet"))}
-    parts = [f"# The 35 stored classifiers, beside ours: {results.table.title}\n"]
-    if not ours:
-        parts.append(
-            "The networks of this recipe saw other images than the stored ones: their table is `table.md`, and no "
-            "number of theirs stands here.\n"
-        )
-    parts.append(
+    stored = stored_scores(results.paper.published)
+    ours = {row.model: row for row in results.table.rows}
+    parts = [
         "Stored: one run each, test images, per cent; divergence in nats, mean over the shifts that are not zero; flip "
         "rate, mean over the steps; shifted images not normalised. Each cell is the stored score, and ours after the "
-        "stroke where this recipe has it: mean ± standard deviation over n seeds.\n"
-    )
+        "stroke where this recipe has it: mean ± standard deviation over n seeds."
+    ]
     for title, ending in (("CIFAR-10", "C"), ("ImageNet", "I")):
         names = [name for name in CLASSIFIERS if name.split("_")[0].endswith(ending)]
-        columns = [metric for metric in STORED if any(metric.key in stored[name] for name in names)]
-        units = [f"{metric.title}{f' ({metric.unit})'}" for metric in columns]
+        columns = [column for column in STORED if any(stored[name][column.key] is not None for name in names)]
         lines = []
         for name in names:
             row = ours.get(name)
             cells = row.cells.get("trained", {}) if row else {}
-            shown = []
-            for metric in columns:
-                text = show(metric, stored[name].get(metric.key))
-                shown.append(f"{text} / {show_cell(metric, cells[metric.key])}" if metric.key in cells else text)
-            lines.append([name, *CLASSIFIERS[name], str(len(row.seeds)) if row else "", *shown])
-        parts.append(f"## {title}\n\n{markdown(['name', 'architecture', 'configuration', 'n', *units], lines)}")
-    write_atomic(path, "\n".join(parts))
+            line = [name, *CLASSIFIERS[name], str(len(row.seeds)) if row else ""]
+            for column in columns:
+                text = show(column, stored[name][column.key])
+                line.append(f"{text} / {show_cell(column, cells[column.key])}" if column.key in cells else text)
+            lines.append(line)
+        head = ["name", "architecture", "configuration", "n", *(column.heading for column in columns)]
+        parts += [f"## {title}", markdown_table(head, lines)]
+    return markdown_page(f"The 35 stored classifiers, beside ours: {results.table.title}", *parts)
 
 
-def shifts(results: "Results", path: Path) -> None:
+def shifts(results: Results) -> str:
     """All scores over shifts, without and with normalisation, with their values at one pixel."""
-    title = results.table.title
-    parts = [f"# {title}: shifted images, without and with the normalisation of training\n"]
-    parts.append(
+    parts = [
         "The authors show shifted images without the normalisation that the network was trained with; that is the "
-        "first table. Accuracy is that of the first, unshifted view: a network that gives all one class never flips.\n"
-    )
+        "first table. Accuracy is that of the first, unshifted view: a network that gives all one class never flips."
+    ]
     for prefix, heading in (("", "Not normalised (the authors')"), ("normalised_", "Normalised")):
-        metrics = [Metric(f"{prefix}shifts_accuracy", "accuracy")]
+        columns = [Column(f"{prefix}shifts_accuracy", "accuracy")]
         for way in WAYS:
-            metrics += [
-                Metric(f"{prefix}kl_{way}_pixel", f"divergence, {way}: 1 pixel", "nats"),
-                Metric(f"{prefix}kl_{way}", "mean", "nats"),
-                Metric(f"{prefix}mfr_{way}_step1", f"flip rate, {way}: step 1", "%"),
-                Metric(f"{prefix}mfr_{way}", "mean", "%"),
+            columns += [
+                Column(f"{prefix}kl_{way}_pixel", f"divergence, {way}: 1 pixel", "nats"),
+                Column(f"{prefix}kl_{way}", "mean", "nats"),
+                Column(f"{prefix}mfr_{way}_step1", f"flip rate, {way}: step 1", "%"),
+                Column(f"{prefix}mfr_{way}", "mean", "%"),
             ]
         lines, images = [], set()
         for model, runs in results.runs.items():
             found = [read_metrics(run)["trained"] for run in runs]
-            images |= {held.get(f"{prefix}shifts_images") for held in found}
-            shown = [show_cell(metric, _cell(metric, found)) for metric in metrics]
-            lines.append([model, str(len(runs)), *shown])
-        seen = ", ".join(f"{count:.0f}" for count in sorted(images - {None}))  # type: ignore[type-var]
-        head = ["network", "n", *(f"{metric.title} ({metric.unit})" for metric in metrics)]
-        parts.append(f"## {heading}: {seen or 'no'} images\n\n{markdown(head, lines)}")
-    write_atomic(path, "\n".join(parts))
-
-
-def _cell(metric: Metric, found: list[dict[str, Any]]) -> Cell | None:
-    import statistics
-
-    values = [held[metric.key] * (100 if metric.unit == "%" else 1) for held in found if metric.key in held]
-    if not values or len(values) < len(found):
-        return None
-    return Cell(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+            images |= {one[key] for one in found if (key := f"{prefix}shifts_images") in one}
+            lines.append([model, str(len(runs)), *(show_cell(column, over_seeds(column, found)) for column in columns)])
+        seen = ", ".join(f"{count:.0f}" for count in sorted(images))
+        head = ["network", "n", *(column.heading for column in columns)]
+        parts += [f"## {heading}: {seen or 'no'} images", markdown_table(head, lines)]
+    title = f"{results.table.title}: shifted images, without and with the normalisation of training"
+    return markdown_page(title, *parts)
 
 
 @cache
@@ -150,15 +113,11 @@ def costs() -> list[dict[str, Any]]:
     return rows
 
 
-def cost_csv(results: "Results", path: Path) -> None:
-    rows, text = costs(), io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue())
+def cost_csv(results: Results) -> str:
+    return csv_text(list(costs()[0]), [list(row.values()) for row in costs()])
 
 
-def cost_markdown(results: "Results", path: Path) -> None:
+def cost_markdown(results: Results) -> str:
     """The cost table, with the device that the milliseconds were measured on."""
     head = [
         "network",
@@ -181,8 +140,7 @@ def cost_markdown(results: "Results", path: Path) -> None:
         ]
         for row in costs()
     ]
-    text = f"# What a photograph of 224x224 pixels costs\n\n{markdown(head, lines)}\n"
-    text += (
+    text = (
         "Multiply-accumulates of convolutions, linear layers and blurs, counted as they are computed here: the modulus "
     )
     text += "at its own stride, predicted filters only where they are used. "
@@ -195,7 +153,7 @@ def cost_markdown(results: "Results", path: Path) -> None:
         "fewer multiplications than stage by stage, but for the real parts at AlexNet's depth of 3. "
     )
     if TIMES.is_file():
-        text += f"Milliseconds: medians on {json.loads(TIMES.read_text())['device']}.\n"
+        text += f"Milliseconds: medians on {escaped(json.loads(TIMES.read_text())['device'])}."
     else:
-        text += "Milliseconds: run benchmarks/wavelet_twins.py.\n"
-    write_atomic(path, text)
+        text += "Milliseconds: run benchmarks/wavelet_twins.py."
+    return markdown_page("What a photograph of 224x224 pixels costs", markdown_table(head, lines), text)

@@ -3,29 +3,32 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stillpoint.core.reporting.tables import Metric, read_maps
-from stillpoint.pipelines.results import Make, Results, learning_curves
+from stillpoint.core.reporting.columns import Column, arranged
+from stillpoint.core.reporting.reading import read_maps, read_metrics
+from stillpoint.pipelines.results import Figure, Needs, Page, Results, Shown, learning_curves
 from stillpoint.pipelines.wavelet_twins import pages
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from stillpoint.core.config.schema import RunConfig
+
 DIRECTIONS = ("horizontal", "vertical", "diagonal")
 #: the perturbations of ImageNet-P that the authors stored rates of
 VIDEOS = ("brightness", "motion_blur", "rotate", "scale", "snow", "tilt", "translate", "zoom_blur")
-METRICS = (
-    Metric("accuracy", "accuracy, one crop"),
-    Metric("tencrops_accuracy", "accuracy, ten crops"),
-    Metric("shifts_accuracy", "accuracy, not normalised"),
-    *(Metric(f"kl_{way}", f"divergence, {way} shifts, not normalised", "nats", "lower") for way in DIRECTIONS),
-    *(Metric(f"mfr_{way}", f"flip rate, {way} shifts, not normalised", "%", "lower") for way in DIRECTIONS),
-    Metric("kl_all", "divergence, all pairs of shifts, not normalised", "nats", "lower"),
-    Metric("mfr_all", "flip rate, all pairs of shifts, not normalised", "%", "lower"),
-    Metric("normalised_kl_diagonal", "divergence, diagonal shifts, normalised", "nats", "lower"),
-    Metric("normalised_mfr_diagonal", "flip rate, diagonal shifts, normalised", "%", "lower"),
-    *(Metric(f"perturbations_{kind}", f"flip rate, videos: {kind.replace('_', ' ')}", "%", "lower") for kind in VIDEOS),
+COLUMNS = arranged(
+    Column("accuracy", "accuracy, one crop"),
+    Column("tencrops_accuracy", "accuracy, ten crops"),
+    Column("shifts_accuracy", "accuracy, not normalised"),
+    *(Column(f"kl_{way}", f"divergence, {way} shifts, not normalised", "nats", "lower") for way in DIRECTIONS),
+    *(Column(f"mfr_{way}", f"flip rate, {way} shifts, not normalised", "%", "lower") for way in DIRECTIONS),
+    Column("kl_all", "divergence, all pairs of shifts, not normalised", "nats", "lower"),
+    Column("mfr_all", "flip rate, all pairs of shifts, not normalised", "%", "lower"),
+    Column("normalised_kl_diagonal", "divergence, diagonal shifts, normalised", "nats", "lower"),
+    Column("normalised_mfr_diagonal", "flip rate, diagonal shifts, normalised", "%", "lower"),
+    *(Column(f"perturbations_{kind}", f"flip rate, videos: {kind.replace('_', ' ')}", "%", "lower") for kind in VIDEOS),
     # of other perturbations
-    Metric("perturbations", "flip rate on perturbed videos", "%", "lower"),
+    Column("perturbations", "flip rate on perturbed videos", "%", "lower"),
 )
 #: with normalisation: without it a network may say one class of all images, and never flip
 AXES = ("accuracy", "normalised_mfr_diagonal")
@@ -67,7 +70,6 @@ def _panels(results: Results, kind: str) -> "dict[tuple[str, str], dict[str, lis
 
 def divergence(results: Results, path: Path) -> None:
     """Divergence over the shift."""
-    from stillpoint.core.reporting.tables import read_metrics
     from stillpoint.pipelines.wavelet_twins import figures
 
     first = next(iter(results.runs.values()))[0]
@@ -118,22 +120,27 @@ def kernels(results: Results, path: Path) -> None:
             chosen[own[0]] = results.runs[own[0]][0]
     sheets = {}
     for model, run in chosen.items():
-        first = twin(pages.trained(run))
+        first = twin(results.paper.trained(run))
         assert first is not None, f"{model} has wavelets"
         sheets[f"{title(model)}, seed {run.seed}"] = figures.kernel_sheet(first, 224).numpy()
     figures.kernels(sheets, path, title=results.table.title)
 
 
-FIGURES: dict[str, Make] = {
-    "accuracy_flips": accuracy_flips,
-    "divergence": divergence,
-    "flip_rate": flip_rate,
-    "kernels": kernels,
-    "learning_curves": learning_curves,
+SHIFTS = Needs("shifts")
+FIGURES = {
+    "accuracy_flips": Figure(accuracy_flips, SHIFTS),
+    "divergence": Figure(divergence, SHIFTS),
+    "flip_rate": Figure(flip_rate, SHIFTS),
+    "kernels": Figure(kernels, Needs(networks="*wy*")),
+    "learning_curves": Figure(learning_curves),
 }
-PAGES: dict[str, Make] = {
-    "classifiers.md": pages.classifiers,
-    "shifts.md": pages.shifts,
-    "cost.md": pages.cost_markdown,
-    "cost.csv": pages.cost_csv,
+PAGES = {
+    "classifiers.md": Page(pages.classifiers, Needs(recipes=pages.STORED_RECIPES)),
+    "shifts.md": Page(pages.shifts, SHIFTS),
+    "cost.md": Page(pages.cost_markdown, files=(pages.TIMES,)),
+    "cost.csv": Page(pages.cost_csv, files=(pages.TIMES,)),
 }
+
+
+def shown(config: "RunConfig") -> Shown:
+    return Shown(COLUMNS, AXES, FIGURES, PAGES)

@@ -12,7 +12,7 @@ from typing import Any
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest, write_json
 from stillpoint.core.config.schema import RunConfig
-from stillpoint.core.reporting.tables import read_maps
+from stillpoint.core.reporting.reading import read_maps
 from stillpoint.core.runs.layout import Run
 
 Scores = dict[str, dict[str, dict[str, dict[str, dict[str, Any]]]]]

@@ -197,7 +197,8 @@ def test_a_demonstration_is_taken_apart(tmp_path):
     }
     row = {"networks": 1, "jobs": 3, "contenders": times}
     assert demo.line("aps", row).startswith("aps: 1 networks, 3 jobs; wall 12.0, ")
-    assert jobs.demonstrating({"aps": row})[0].endswith("| 2.0 | 1.5 | +243 % |")
+    last = [cell.strip() for cell in jobs.demonstrating({"aps": row})[0].splitlines()[-1].strip("|").split("|")]
+    assert last[-3:] == ["2.0", "1.5", "+243 %"]
 
 
 def test_a_demonstration_in_one_process_calls_what_its_jobs_call(tmp_path):

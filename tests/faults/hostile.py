@@ -99,7 +99,7 @@ def attempts(place: Path, trap: Path) -> Iterator[tuple[str, Callable[[], object
     for name, text in (("settings", told), ("key", f"TRAIN: {told}"), ("value", f"TRAIN: {{LR: {told}}}")):
         recipe = place / f"{name}.yaml"
         recipe.write_text(f"{text}\n")
-        yield f"YAML that calls, as {name}", lambda recipe=recipe: read_yaml(recipe, pipelines.schema("aps"))
+        yield f"YAML that calls, as {name}", lambda recipe=recipe: read_yaml(recipe, pipelines.paper("aps").schema())
     run = Run("aps", "digits", "resnet20", 0, place / "results")
     run.folder.mkdir(parents=True)
     run.config.write_text(f"TITLE: {told}\n")

@@ -149,7 +149,7 @@ def images() -> Count:
     few = ["TRAIN.EPOCHS", 1, "TRAIN.BATCH_SIZE", 16, "DATA.VALIDATION", 10, "EVALUATE.REPEATS", 1]
     few += ["EVALUATE.LIMIT_ALL_SHIFTS", 1, "GRID", ["resnet20"]]
     with place("images") as here:
-        words = ["run", "aps", "--dataset", "cifar10", "--results", here / "results", "--data", here / "data"]
+        words = ["run", "aps", "--recipe", "cifar10_demo", "--results", here / "results", "--data", here / "data"]
         words += ["--device", "cpu", "-j", 2]
 
         def digests(seeds: int) -> set[tuple[str, str]]:

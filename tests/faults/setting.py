@@ -22,7 +22,6 @@ from stillpoint.core.data.stored import write
 from stillpoint.core.evaluation.run import evaluate_run
 from stillpoint.core.runs.layout import Run
 from stillpoint.core.training.train import Progress, train
-from stillpoint.pipelines import workflow
 
 IMAGES, HELD_OUT, BATCH, EPOCHS = 24, 8, 8, 3
 SIDE_OF_PHOTOGRAPHS = 64
@@ -41,14 +40,14 @@ class Setting:
     def train(self, root: Path, progress: Progress | None = None, **options: Any) -> Run:
         """Trains (or goes on) in `root`, on one thread of the CPU; the run."""
         run = self.run(root)
-        hooks = pipelines.hooks(self.config)
+        hooks = pipelines.paper(self.config.pipeline).hooks(self.config)
         places = {"data_root": self.data, "device": "cpu", "threads": 1}
         train(self.config, run, build=pipelines.build, hooks=hooks, progress=progress, **places, **options)
         return run
 
     def evaluate(self, root: Path) -> Run:
         run = self.run(root)
-        own = pipelines.evaluations(self.config)
+        own = pipelines.paper(self.config.pipeline).evaluations(self.config)
         places = {"data_root": self.data, "device": "cpu", "threads": 1}
         evaluate_run(run, config=self.config, build=pipelines.build, evaluations=own, **places)
         return run
@@ -59,11 +58,13 @@ def setting(paper: str, data: Path, model: str | None = None, *, streaming: bool
 
     `streaming`: with a data set whose pictures are read from their files in each epoch.
     """
-    known = [name for name in workflow.recipes(paper) if not streaming or DATASETS[_dataset(paper, name)].streaming]
+    known = [
+        name for name in pipelines.paper(paper).recipes() if not streaming or DATASETS[_dataset(paper, name)].streaming
+    ]
     if not known:
         raise UserError(f"{paper} has no recipe{' for photographs' if streaming else ''}")
     recipe = min(known, key=lambda name: (not name.startswith("digits"), DATASETS[_dataset(paper, name)].size, name))
-    grid = [model] if model else list(workflow.recipe_config(paper, recipe).grid)
+    grid = [model] if model else list(pipelines.recipe_config(paper, recipe).grid)
     configs = [_small(paper, name, recipe) for name in grid or list(pipelines.models(paper))]
     # of equally small networks the last, which is the method where the first is its baseline
     chosen = min(reversed(configs), key=lambda config: sum(p.numel() for p in pipelines.build(config).parameters()))
@@ -73,7 +74,7 @@ def setting(paper: str, data: Path, model: str | None = None, *, streaming: bool
 
 
 def _dataset(paper: str, recipe: str) -> str:
-    return workflow.recipe_config(paper, recipe).data.name
+    return pipelines.recipe_config(paper, recipe).data.name
 
 
 def _small(paper: str, model: str, recipe: str) -> RunConfig:

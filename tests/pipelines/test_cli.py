@@ -44,7 +44,7 @@ def test_list_shows_the_names_that_match(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_show_config_takes_pairs_after_options(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["show-config", "aps/resnet18_aps3", "--dataset", "cifar10", "MODEL.FILTER_SIZE", "5"]
+    words = ["show-config", "aps/resnet18_aps3", "--recipe", "cifar10", "MODEL.FILTER_SIZE", "5"]
     shown = yaml.safe_load(told(capsys, *words))
     assert shown["MODEL"]["FILTER_SIZE"] == 5 and shown["TRAIN"]["EPOCHS"] == 250 and shown["DATA"]["NAME"] == "cifar10"
     assert json.loads(told(capsys, *words, "--json")) == shown
@@ -72,7 +72,7 @@ def test_help_says_whose_form_a_small_picture_gets(command: str, capsys: pytest.
         assert _default_dataset(Namespace(network="blurpool/resnet18", size=size)) == dataset
 
 
-CIFAR = ["--dataset", "cifar10"]
+CIFAR = ["--recipe", "cifar10"]
 BAD = [
     (["show-config", "aps/resnet18_asp3"], "nearest: aps/resnet18_aps3"),
     (["show-config", "resnet18_aps3"], "pipeline/model"),
@@ -82,7 +82,7 @@ BAD = [
     (["show-config", "aps/resnet18", "TRAIN.EPOCH", "5"], "nearest: TRAIN.EPOCHS"),
     (["show-config", "aps/resnet18", "TRAIN.EPOCHS"], "has no value"),
     (["show-config", "aps/resnet18", "TRAIN.EPOCHS", "many"], "TRAIN.EPOCHS"),
-    (["show-config", "aps/resnet18", "--dataset", "cifar11"], "no recipe 'cifar11'"),
+    (["show-config", "aps/resnet18", "--recipe", "cifar11"], "no recipe 'cifar11'"),
     (["show-config", "aps/resnet18_aps3", *CIFAR, "MODEL.FILTER_SIZE", "9"], "less than or equal to 7"),
     (["show-config", "aps/resnet18", "MODEL", "5"], "is a section"),
     (["show-config", "aps/resnet18", "--frob"], "'--frob' is not known here"),
@@ -98,11 +98,18 @@ BAD = [
     (["explain", "--model", "json"], "MODULE:FUNCTION"),
     (["explain", "--model", "json:__name__"], "is a str, not an nn.Module or a function"),
     (["explain", "aps/resnet18_aps3", "--size", "0"], "--size"),
-    (["table", "aps", "--dataset", "cifar100"], "nothing was evaluated"),
-    (["run", "aps", "--dataset", "cifar11"], "no recipe for 'cifar11'"),
+    (["table", "aps", "--recipe", "cifar100"], "nothing was evaluated"),
+    (["run", "aps", "--recipe", "cifar11"], "no recipe 'cifar11'"),
+    (["run", "aps", "--dataset", "cifar10"], "--dataset cifar10 is one word now: --recipe cifar10_demo"),
+    (["run", "aps", "--dataset", "cifar10", "--scale", "paper"], "is one word now: --recipe cifar10"),
+    (["run", "aps", "--scale", "paper"], "--scale paper is one word now: --recipe digits"),
+    (["train", "aps/resnet20", "--dataset", "cifar10"], "--dataset cifar10 is one word now: --recipe cifar10"),
+    (["table", "aps", "--dataset", "cifar10"], "--recipe cifar10"),
+    (["figures", "aps", "--dataset", "cifar10"], "--recipe cifar10"),
+    (["show-config", "aps/resnet20", "--dataset", "imagenet"], "--recipe imagenet"),
     (["run", "aps", "MODEL.FILTER_SIZE", "9"], "less than or equal to 7"),
     (["train", "aps/resnet20_aps1", "--device", "gpu7"], "gpu7"),
-    (["train", "aps/resnet20_aps1", "--dataset", "cifar10"], "is not in"),
+    (["train", "aps/resnet20_aps1", "--recipe", "cifar10"], "is not in"),
 ]
 
 

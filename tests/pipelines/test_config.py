@@ -11,16 +11,15 @@ from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.schema import ALWAYS_READ
 from stillpoint.core.evaluation.engine import chosen
-from stillpoint.pipelines import workflow
 
-RECIPES = [(paper, recipe) for paper in pipelines.papers() for recipe in workflow.recipes(paper)]
+RECIPES = [(paper, recipe) for paper in pipelines.papers() for recipe in pipelines.paper(paper).recipes()]
 
 
 @pytest.mark.parametrize(("paper", "recipe"), RECIPES)
 def test_the_schema_knows_the_names_of_the_evaluations(paper: str, recipe: str) -> None:
-    config = workflow.recipe_config(paper, recipe)
-    assert set(config.known_metrics()) == set(pipelines.evaluations(config))
-    assert chosen(config.evaluate.metrics, pipelines.evaluations(config))
+    config = pipelines.recipe_config(paper, recipe)
+    assert set(config.known_metrics()) == set(pipelines.paper(config.pipeline).evaluations(config))
+    assert chosen(config.evaluate.metrics, pipelines.paper(config.pipeline).evaluations(config))
 
 
 def test_an_evaluation_that_is_not_known_is_refused_before_anything_is_trained() -> None:
@@ -66,7 +65,7 @@ def test_a_setting_of_evaluation_with_effect_is_taken() -> None:
 
 def test_every_setting_that_an_evaluation_reads_is_one() -> None:
     for paper, recipe in RECIPES:
-        config = workflow.recipe_config(paper, recipe)
+        config = pipelines.recipe_config(paper, recipe)
         read = {name for reads in config.known_metrics().values() for name in reads}
         fields = set(type(config.evaluate).model_fields)
         assert read <= fields
@@ -78,7 +77,7 @@ def test_reading_a_configuration_imports_no_torch() -> None:
     code = (
         "import json, sys\n"
         "from stillpoint import pipelines\n"
-        "from stillpoint.pipelines.workflow import recipe_config\n"
+        "from stillpoint.pipelines import recipe_config\n"
         "for paper in pipelines.papers():\n"
         "    pipelines.configure(f'{paper}/{recipe_config(paper, \"digits\").grid[0]}', 'digits')\n"
         "print(json.dumps('torch' in sys.modules))"
@@ -89,7 +88,7 @@ def test_reading_a_configuration_imports_no_torch() -> None:
 
 @pytest.mark.parametrize("paper", pipelines.papers())
 def test_nll_is_for_networks_that_give_logarithms_of_probabilities(paper: str) -> None:
-    recipe = workflow.recipe_config(paper, "digits")
+    recipe = pipelines.recipe_config(paper, "digits")
     name = f"{paper}/{recipe.grid[0]}"
     net = pipelines.build(pipelines.configure(name, "digits")).eval()
     size = recipe.data.image_size or 32

@@ -240,9 +240,8 @@ def test_a_recipes_name_leads_nowhere_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, recipe: str
 ) -> None:
     what = "aps/resnet20" if command in ("train", "show-config") else "aps"
-    word = "--dataset" if command == "run" else "--recipe"
     places = [] if command == "show-config" else ["--results", str(tmp_path / "results")]
-    assert main([command, what, word, recipe, *places]) == 2
+    assert main([command, what, "--recipe", recipe, *places]) == 2
     assert "no recipe" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

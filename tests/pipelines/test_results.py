@@ -10,18 +10,23 @@ import yaml
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.schema import RunConfig
-from stillpoint.core.reporting.tables import described, show_plain
+from stillpoint.core.reporting.columns import described, show_plain
 from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines import recipe_config
 from stillpoint.pipelines.commands.compute import _print_metrics
-from stillpoint.pipelines.results import form, gather
-from stillpoint.pipelines.workflow import recipe_config, recipes
+from stillpoint.pipelines.gathering import gather
+from stillpoint.pipelines.results import Shown, shown_by
+
+
+def form(paper: str, config: RunConfig) -> Shown:
+    return shown_by(pipelines.paper(paper), config)
 
 
 def gathered(root: Path, paper: str, recipe: str, model: str, trained: dict[str, float]) -> list[str]:
     run = Run(paper, recipe, model, 0, root)
     run.folder.mkdir(parents=True)
     run.metrics.write_text(json.dumps({"dataset": recipe, "trained": trained}))
-    return [metric.key for metric in gather(paper, recipe, root, None, []).table.metrics]
+    return [column.key for column in gather(paper, recipe, root, None, []).table.held]
 
 
 def test_top_five_of_ten_classes_has_no_column_and_of_a_thousand_has(tmp_path: Path) -> None:
@@ -55,8 +60,9 @@ def test_a_damaged_file_of_a_run_is_named_by_what_reads_it(tmp_path: Path, paper
     for path in (run.maps, run.training):
         path.write_bytes(b"\x08torn")
     made = form(paper, recipe)
+    found = gather(paper, "digits", tmp_path, None, [])
     with pytest.raises(UserError, match=r"(maps\.safetensors is truncated or damaged|train\.json does not say)"):
-        {**made.figures, **made.pages}[shown](gather(paper, "digits", tmp_path, None, []), tmp_path / "shown.png")
+        made.pages[shown].text(found) if shown in made.pages else made.figures[shown].draw(found, tmp_path / "a.png")
 
 
 UNITS = {
@@ -93,7 +99,7 @@ UNITS = {
 
 @pytest.mark.parametrize("paper", UNITS)
 def test_a_number_without_a_column_has_the_unit_of_what_it_is_named_after(paper: str) -> None:
-    columns = form(paper, recipe_config(paper, "digits", [])).metrics
+    columns = form(paper, recipe_config(paper, "digits", [])).columns
     found = {key: described(key, columns) for key in UNITS[paper]}
     assert {key: metric and metric.unit for key, metric in found.items()} == UNITS[paper]
 
@@ -154,7 +160,7 @@ def test_a_filling_that_the_paper_does_not_have_is_told_of_in_its_table(
     run.folder.mkdir(parents=True)
     run.config.write_text(yaml.safe_dump(pipelines.configure(name, "digits", pairs).dump()))
     run.metrics.write_text(json.dumps({"dataset": "Digits", "trained": {"accuracy": 0.5}}))
-    usual = pipelines.schema(paper)().model.downsample
+    usual = pipelines.paper(paper).schema()().model.downsample
     plain, asked = (gather(paper, "digits", tmp_path, None, given).table.notes for given in ([], pairs))
     told = f"{model}, seed 0, was trained by other settings than this table's: MODEL.DOWNSAMPLE: {filling} -> {usual}"
     assert told in plain and told not in asked
@@ -196,7 +202,7 @@ EVERY_RUN = {"consistency_accuracy", "learning_curves", "equivariance_quality", 
 @pytest.mark.parametrize("paper", MADE_OF)
 def test_a_shipped_recipe_has_exactly_the_figures_that_a_network_of_its_grid_can_have(paper: str) -> None:
     seen = set()
-    for recipe in recipes(paper):
+    for recipe in pipelines.paper(paper).recipes():
         config = recipe_config(paper, recipe, [])
         shown = set(form(paper, config).figures)
         possible = {

@@ -14,7 +14,7 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.interrupt import locked
 from stillpoint.core.data.build import loader
 from stillpoint.core.runs.layout import Run
-from stillpoint.pipelines import workflow
+from stillpoint.pipelines import code_digest, workflow
 from stillpoint.pipelines.cli import main
 
 ROOT = Path(__file__).parent.parent.parent
@@ -67,6 +67,26 @@ def test_the_workflow_runs_in_another_folder(tmp_path: Path) -> None:
     assert "pipelines/aps/all" in snakemake(tmp_path, "--dry-run", folder=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"dataset": "cifar10"}, "cifar10_demo"),
+        ({"dataset": "cifar10", "scale": "paper"}, "cifar10"),
+        ({"dataset": "imagenet", "scale": "demo"}, "imagenet"),
+        ({"scale": "paper"}, "digits"),
+    ],
+)
+def test_the_two_words_for_a_recipe_are_refused_with_the_one_that_it_has_now(given: dict[str, str], name: str) -> None:
+    with pytest.raises(UserError, match=rf"is one word now: recipe={name}$"):
+        workflow.read({"recipe": "digits", **given})
+
+
+def test_a_recipe_that_a_paper_does_not_have_is_told_with_those_it_has() -> None:
+    assert str(workflow.refusal("aps", {"recipe": "cifar11"})).startswith(
+        "aps has no recipe 'cifar11'; nearest: cifar10"
+    )
+
+
 def test_snakemake_beside_a_workflow_at_work_is_told_so_and_touches_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "results" / "aps" / "digits"
     command = [sys.executable, "-m", "snakemake", "pipelines/aps/all", "--cores", "1", "--nolock"]
@@ -97,14 +117,6 @@ def test_figures_that_a_killed_command_was_drawing_are_removed(
     assert not any(path.exists() for path in left) and others.exists()
 
 
-def test_a_recipe_is_that_of_the_scale_where_there_is_one() -> None:
-    assert workflow.choose_recipe("aps", "cifar10", "demo") == "cifar10_demo"
-    assert workflow.choose_recipe("aps", "cifar10", "paper") == "cifar10"
-    assert workflow.choose_recipe("aps", "digits", "demo") == "digits"
-    with pytest.raises(UserError, match="no recipe for 'svhn'"):
-        workflow.choose_recipe("aps", "svhn", "demo")
-
-
 @pytest.mark.parametrize(
     ("given", "said"),
     [({"sceds": 1}, "sceds"), ({"seeds": 0}, "seeds"), ({"device": "tpu"}, "device"), ({"seeds": "many"}, "seeds")],
@@ -112,6 +124,31 @@ def test_a_recipe_is_that_of_the_scale_where_there_is_one() -> None:
 def test_a_wrong_workflow_setting_is_named(given: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
         workflow.read(given)
+
+
+def test_a_parent_is_followed_at_its_top_alone_and_what_is_imported_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "core/one.py": "from stillpoint.pipelines.own import models\nfrom stillpoint.core.room import Thing\n",
+        "pipelines/own/__init__.py": "from stillpoint.pipelines.contract import Paper\n",
+        "pipelines/own/models.py": "",
+        "pipelines/contract.py": "def shown():\n    from stillpoint.core import table\n",
+        "core/table.py": "",
+        "core/room/__init__.py": "from stillpoint.core.room.thing import Thing\n",
+        "core/room/thing.py": "def work():\n    from stillpoint.core import kernel\n",
+        "core/kernel.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(code_digest, "ROOT", tmp_path)
+    for kept in (code_digest.imported, code_digest.module_files, code_digest._module):
+        kept.cache_clear()
+    found = {path.as_posix() for path in code_digest.imported(("core/one.py",))}
+    for kept in (code_digest.imported, code_digest.module_files, code_digest._module):
+        kept.cache_clear()
+    assert found == set(files) - {"core/table.py"}
 
 
 def test_measuring_and_titles_do_not_decide_training() -> None:
@@ -132,7 +169,7 @@ def test_a_folder_that_snakemake_cannot_name_is_refused(key: str, folder: str) -
 
 
 def test_what_a_plan_is_asked_goes_to_snakemake_as_it_is(tmp_path: Path) -> None:
-    odd = {"results": str(tmp_path / "1e5"), "data": "'007'", "settings": 'TITLE "it\'s"', "dataset": "digits"}
+    odd = {"results": str(tmp_path / "1e5"), "data": "'007'", "settings": 'TITLE "it\'s"', "recipe": "digits"}
     words = workflow.snakemake(workflow.plan("aps", odd))
     asked = json.loads(Path(words[words.index("--configfile") + 1]).read_text())
     assert {key: asked[key] for key in odd} == odd
@@ -151,8 +188,53 @@ def test_no_recipe_asks_for_a_larger_window_than_its_photographs_have(tmp_path: 
     for part in ("train", "val"):
         (tmp_path / "imagenet" / part / "n02123045").mkdir(parents=True)
         Image.new("RGB", (50, 40)).save(tmp_path / "imagenet" / part / "n02123045" / "0.png")
-    configs = [workflow.recipe_config(paper, name) for paper in pipelines.papers() for name in workflow.recipes(paper)]
+    configs = [
+        pipelines.recipe_config(paper, name)
+        for paper in pipelines.papers()
+        for name in pipelines.paper(paper).recipes()
+    ]
     photographs = [config for config in configs if config.data.name == "imagenet"]
     assert {config.evaluate.margin for config in photographs} == {0, 32}
     for config in photographs:
         assert loader(config, "test", tmp_path, margin=config.evaluate.margin) is not None
+
+
+def test_pages_say_what_they_read_and_the_table_waits_for_it(tmp_path: Path) -> None:
+    def plan(paper: str, recipe: str) -> workflow.Plan:
+        given = {"results": str(tmp_path), "data": str(tmp_path / "data"), "recipe": recipe}
+        return workflow.plan(paper, given)
+
+    def measured(paper: str, recipe: str, model: str) -> str:
+        run = Run(paper, recipe, model, 0, tmp_path)
+        run.folder.mkdir(parents=True)
+        run.metrics.write_text(json.dumps({"trained": {"accuracy": 0.5}}))
+        return str(run.metrics)
+
+    assert plan("blurpool", "imagenet").read_by_pages() == []
+    there = {measured("blurpool", "imagenet_vgg", "vgg16"), measured("blurpool", "imagenet_baseline", "vgg16")}
+    # neither of this recipe's own runs, which the table has as inputs anyway, nor of a recipe that no page shows
+    for recipe in ("imagenet", "digits", "imagenet_finetune"):
+        measured("blurpool", recipe, "resnet18")
+    assert set(plan("blurpool", "imagenet").read_by_pages()) == there
+    assert plan("blurpool", "digits").read_by_pages() == [] and plan("aps", "digits").read_by_pages() == []
+    authors = measured("sdnet", "cifar10_authors", "sdnet18")
+    assert plan("sdnet", "cifar10").read_by_pages() == [authors] and plan("sdnet", "digits").read_by_pages() == []
+    times = str(ROOT / "benchmarks" / "results" / "wavelet_twins.json")
+    assert plan("wavelet_twins", "digits").read_by_pages() == [times]
+    assert set(plan("blurpool", "digits").pages()) == set()
+    assert set(plan("blurpool", "imagenet_finetune_vgg").pages()) == {"finetuned.md"}
+    given = [f"results={tmp_path}", f"data={tmp_path / 'data'}", "recipe=cifar10"]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "pipelines/sdnet/all",
+        "--dry-run",
+        "--cores",
+        "1",
+        "--config",
+        *given,
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    rule = (done.stdout + done.stderr).split("rule sdnet_table:")[1].split("output:")[0]
+    assert authors in rule

@@ -21,7 +21,7 @@ def table_of(root: Path, consistency: float) -> tables.Table:
         exact = {"accuracy": 0.9 + 0.01 * number, "circular_consistency": 1.0 if number else consistency}
         run.metrics.write_text(json.dumps({"dataset": "Digits", "trained": exact}))
         runs.append(run)
-    return tables.collect(runs, ["net", "net_aps1"], {}, title="Digits")
+    return tables.collect(runs, ["net", "net_aps1"], title="Digits")
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -158,7 +158,7 @@ def test_the_title_fits_and_speaks_only_of_states_and_bars_that_are_drawn(tmp_pa
     run.metrics.write_text(json.dumps({"dataset": "Digits", "trained": exact, "untrained": exact}))
     runs = [Run("aps", "digits", "net", 0, tmp_path), run]
     runs[0].metrics.write_text(run.metrics.read_text())
-    table = tables.collect(runs, ["net"], {}, title="Digits " * 15)
+    table = tables.collect(runs, ["net"], title="Digits " * 15)
     figures.consistency_accuracy(table, tmp_path / "b.png")
     title = kept[1].get_suptitle()
     assert title.endswith("filled: trained, hollow: untrained; bars: standard deviation over seeds")
@@ -182,7 +182,7 @@ def test_more_networks_than_markers_have_numbers_beside_their_points(tmp_path: P
         exact = {"accuracy": 0.5 + k / 100, "circular_consistency": 0.9 - k / 100}
         runs[-1].metrics.write_text(json.dumps({"dataset": "Digits", "trained": exact}))
     for count in (12, 13):
-        figures.consistency_accuracy(tables.collect(runs[:count], [], {}), tmp_path / "a.png")
+        figures.consistency_accuracy(tables.collect(runs[:count], []), tmp_path / "a.png")
     few, many = (figure.axes[0] for figure in kept)
     assert not few.texts and [text.get_text() for text in many.texts] == [str(k) for k in range(1, 14)]
     assert many.get_legend_handles_labels()[1][-1] == "13  net12"

@@ -9,15 +9,26 @@ import pytest
 from safetensors.numpy import save_file
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.reporting import tables
+from stillpoint.core.reporting import columns, reading, tables
+from stillpoint.core.reporting.published import Published
 from stillpoint.core.runs.layout import Run
 
-PUBLISHED = {
-    "entries": [
-        {"source": "a table", "recipes": ["digits"], "rows": [{"models": ["net_aps*"], "circular_consistency": 99.5}]},
-        {"source": "an abstract", "recipes": ["*"], "rows": [{"models": ["*"], "state": "untrained", "accuracy": 10}]},
-    ]
-}
+PUBLISHED = Published.model_validate(
+    {
+        "entries": [
+            {
+                "source": "a table",
+                "recipes": ["digits"],
+                "rows": [{"models": ["net_aps*"], "circular_consistency": 99.5}],
+            },
+            {
+                "source": "an abstract",
+                "recipes": ["*"],
+                "rows": [{"models": ["*"], "state": "untrained", "accuracy": 10}],
+            },
+        ]
+    }
+)
 
 
 def evaluated(root: Path, model: str, seed: int, trained: dict[str, float], dataset: str = "Digits") -> Run:
@@ -51,15 +62,15 @@ DAMAGES = [b"", b"\x08", b"{", b"[]", b"\xff\xfe", bytes(64)]
 @pytest.mark.parametrize("content", DAMAGES)
 def test_damaged_maps_are_told_in_one_sentence(tmp_path: Path, content: bytes) -> None:
     run = Run("aps", "digits", "net", 0, tmp_path)
-    assert tables.read_maps(run.maps) == {}
+    assert reading.read_maps(run.maps) == {}
     run.folder.mkdir(parents=True)
     save_file({"trained/map": np.arange(4.0)}, run.maps)
     whole = run.maps.read_bytes()
-    assert np.array_equal(tables.read_maps(run.maps)["trained/map"], np.arange(4.0))
+    assert np.array_equal(reading.read_maps(run.maps)["trained/map"], np.arange(4.0))
     for damaged in (content, whole[:-3]):
         run.maps.write_bytes(damaged)
         with pytest.raises(UserError, match=r"maps\.safetensors is .*damaged .*: evaluate the run again") as error:
-            tables.read_maps(run.maps)
+            reading.read_maps(run.maps)
         assert "\n" not in str(error.value)
 
 
@@ -69,25 +80,25 @@ def test_a_damaged_account_of_a_training_is_told_in_one_sentence(tmp_path: Path,
     run.folder.mkdir(parents=True)
     run.training.write_bytes(content)
     with pytest.raises(UserError, match=r"train\.json does not say how the run was trained.*: remove it, and") as error:
-        tables.read_training(run)
+        reading.read_training(run)
     assert "\n" not in str(error.value)
 
 
 def test_a_bound_is_the_largest_over_the_seeds(runs: list[Run]) -> None:
-    table = tables.collect(runs, ["net"], {})
+    table = tables.collect(runs, ["net"])
     assert table.rows[0].cells["trained"]["circular_max_logit_change"].mean == pytest.approx(0.3)
 
 
 def test_rows_follow_the_grid_and_name_what_is_missing(runs: list[Run]) -> None:
-    table = tables.collect(runs, ["net_aps1", "net_aps3", "net"], {})
+    table = tables.collect(runs, ["net_aps1", "net_aps3", "net"])
     assert [row.model for row in table.rows] == ["net_aps1", "net"]
     assert table.missing == ("net_aps3",)
 
 
 def test_one_seed_has_no_spread(runs: list[Run]) -> None:
-    table = tables.collect(runs[:1], ["net"], {})
+    table = tables.collect(runs[:1], ["net"])
     assert table.rows[0].cells["trained"]["accuracy"].spread is None
-    assert "±" not in tables.show_cell(tables.METRICS[0], table.rows[0].cells["trained"]["accuracy"])
+    assert "±" not in tables.show_cell(columns.COLUMNS[0], table.rows[0].cells["trained"]["accuracy"])
 
 
 def test_the_papers_number_and_the_difference_stand_beside_ours(runs: list[Run]) -> None:
@@ -100,13 +111,13 @@ def test_the_papers_number_and_the_difference_stand_beside_ours(runs: list[Run])
 
 
 def test_only_exactly_100_is_shown_as_100() -> None:
-    percent = tables.METRICS[0]
-    shown = [tables.show(percent, value) for value in (100.0, 99.998, 99.9999, 99.99, 95.314)]
+    percent = columns.COLUMNS[0]
+    shown = [columns.show(percent, value) for value in (100.0, 99.998, 99.9999, 99.99, 95.314)]
     assert shown == ["100", "99.998", "99.9999", "99.99", "95.31"]
 
 
 def test_equal_values_have_that_value_as_their_mean(runs: list[Run]) -> None:
-    table = tables.collect(runs, ["net", "net_aps1"], {})
+    table = tables.collect(runs, ["net", "net_aps1"])
     assert table.rows[1].cells["trained"]["circular_consistency"].mean == 100
 
 
@@ -116,9 +127,9 @@ def test_pareto_front_holds_what_nothing_beats() -> None:
 
 
 def test_the_same_files_give_the_same_bytes(runs: list[Run], tmp_path: Path) -> None:
-    first = [p.read_bytes() for p in tables.write(tables.collect(runs, ["net"], PUBLISHED), tmp_path)]
-    again = [p.read_bytes() for p in tables.write(tables.collect(reversed(runs), ["net"], PUBLISHED), tmp_path)]
-    assert first == again
+    first = tables.contents(tables.collect(runs, ["net"], PUBLISHED), tmp_path)
+    again = tables.contents(tables.collect(reversed(runs), ["net"], PUBLISHED), tmp_path)
+    assert first == again and {path.suffix for path in first} == {".csv", ".md", ".tex", ".json"}
 
 
 def test_csv_keeps_full_precision_and_leaves_unknown_cells_empty(runs: list[Run]) -> None:
@@ -132,7 +143,7 @@ def test_csv_keeps_full_precision_and_leaves_unknown_cells_empty(runs: list[Run]
 def test_a_metric_that_one_seed_lacks_is_left_out(tmp_path: Path) -> None:
     runs = [evaluated(tmp_path, "net", 0, {"accuracy": 0.9, "crop_consistency": 0.8})]
     runs.append(evaluated(tmp_path, "net", 1, {"accuracy": 0.9}))
-    assert set(tables.collect(runs, [], {}).rows[0].cells["trained"]) == {"accuracy"}
+    assert set(tables.collect(runs, []).rows[0].cells["trained"]) == {"accuracy"}
 
 
 def test_latex_escapes_what_latex_would_read(runs: list[Run]) -> None:
@@ -142,22 +153,22 @@ def test_latex_escapes_what_latex_would_read(runs: list[Run]) -> None:
 
 def test_no_runs_and_damaged_metrics_are_told_in_a_sentence(runs: list[Run], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="evaluate a run first"):
-        tables.collect([], [], {})
+        tables.collect([], [])
     runs[0].metrics.write_text('{"trained"')
     with pytest.raises(UserError, match="evaluate the run again"):
-        tables.collect(runs, [], {})
+        tables.collect(runs, [])
 
 
 def test_runs_on_different_images_do_not_share_a_table(runs: list[Run], tmp_path: Path) -> None:
     runs.append(evaluated(tmp_path, "other", 0, {"accuracy": 1.0}, dataset="CIFAR-10"))
     with pytest.raises(UserError, match="different data sets"):
-        tables.collect(runs, [], {})
+        tables.collect(runs, [])
 
 
 def test_found_runs_are_those_evaluated_up_to_the_seed(runs: list[Run], tmp_path: Path) -> None:
     Run("aps", "digits", "net", 7, tmp_path).folder.mkdir()
-    assert len(tables.found_runs("aps", "digits", tmp_path)) == 6
-    assert {run.seed for run in tables.found_runs("aps", "digits", tmp_path, seeds=2)} == {0, 1}
+    assert len(reading.found_runs("aps", "digits", tmp_path)) == 6
+    assert {run.seed for run in reading.found_runs("aps", "digits", tmp_path, seeds=2)} == {0, 1}
 
 
 def test_runs_that_were_measured_differently_share_no_table(runs: list[Run]) -> None:
@@ -169,11 +180,11 @@ def test_runs_that_were_measured_differently_share_no_table(runs: list[Run]) -> 
 
     for run in runs:
         measured(run, BATCH_SIZE=run.seed + 1, METRICS=[run.model])
-    assert len(tables.collect(runs, [], {}).rows) == 2
+    assert len(tables.collect(runs, []).rows) == 2
     measured(runs[3], MAX_SHIFT=8)
     with pytest.raises(UserError, match=r"seed0 and .*seed1 were measured differently .*MAX_SHIFT is 3 and 8"):
-        tables.collect(runs, [], {})
+        tables.collect(runs, [])
     for run in runs:
         measured(run, PROTOCOL="authors", BATCH_SIZE=run.seed + 1)
     with pytest.raises(UserError, match=r"BATCH_SIZE is 1 and 2"):
-        tables.collect(runs, [], {})
+        tables.collect(runs, [])

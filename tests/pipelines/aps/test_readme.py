@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from stillpoint.core.reporting.tables import METRICS, show
+from stillpoint.core.reporting.columns import COLUMNS, show
 
 ROOT = Path(__file__).parents[3]
-SHOWN = {metric.key: metric for metric in METRICS}
+SHOWN = {metric.key: metric for metric in COLUMNS}
 
 
 def page_table(heading: str) -> list[dict[str, str]]:

@@ -108,13 +108,13 @@ def test_u_nets_are_trained_and_measured_by_the_command_line(tmp_path, capsys):
     ]
     place = ["--data", str(tmp_path / "data"), "--device", "cpu"]
     for name in ("UNet_3down", "UNet_3down_aps"):
-        words = [f"aps/{name}", "--dataset", "digits_undersampled", "--results", str(tmp_path / "results")]
+        words = [f"aps/{name}", "--recipe", "digits_undersampled", "--results", str(tmp_path / "results")]
         assert main(["train", *words, *place, *tiny]) == 0
         run = tmp_path / "results" / "aps" / "digits_undersampled" / name / "seed0"
         assert main(["evaluate", str(run), *place]) == 0
     told = capsys.readouterr().out
     assert "training loss" in told and "accuracy" not in told
-    options = ["aps", "--dataset", "digits_undersampled", "--results", str(tmp_path / "results")]
+    options = ["aps", "--recipe", "digits_undersampled", "--results", str(tmp_path / "results")]
     assert main(["table", *options]) == 0 and main(["figures", *options]) == 0
     folder = tmp_path / "results" / "aps" / "digits_undersampled"
     head = (folder / "table.md").read_text()

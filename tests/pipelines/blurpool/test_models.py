@@ -8,11 +8,12 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.training.schedule import rate
-from stillpoint.pipelines.blurpool import pages
+from stillpoint.pipelines import recipe_config
 from stillpoint.pipelines.blurpool.catalogue import ARCHITECTURES
-from stillpoint.pipelines.workflow import recipe_config, recipes
 
 TINY = {"dataset": "digits", "width": 0.125, "width_divisor": 8, "filter_padding": "replicate"}
+
+PUBLISHED = pipelines.paper("blurpool").published
 
 
 def built(name, **options):
@@ -119,13 +120,11 @@ def test_alexnet_keeps_its_first_relu_with_any_filling(downsample):
 
 
 def test_a_source_names_a_table_only_where_there_is_the_number():
-    stated = {name for entry in pages.published()["entries"] for row in entry["rows"] for name in row["models"]}
+    stated = {name for entry in PUBLISHED.entries for row in entry.rows for name in row.models}
     for name, entry in pipelines.models("blurpool").items():
         assert ("no published number" in entry.source) == (name not in stated), name
         assert not entry.source.endswith("1 taps")
-    scratch = {
-        n for e in pages.published()["entries"] if "scratch" in e["source"] for r in e["rows"] for n in r["models"]
-    }
+    scratch = {n for e in PUBLISHED.entries if "scratch" in e.source for r in e.rows for n in r.models}
     tables = {name for name, entry in pipelines.models("blurpool").items() if ", ImageNet table, " in entry.source}
     assert {name for name in tables if "_lpf" in name} == {name for name in scratch if "_lpf" in name}
     assert pipelines.models("blurpool")["resnet50_lpf1"].source == (
@@ -140,7 +139,7 @@ def test_a_map_too_small_to_be_mirrored_is_told_with_its_remedy():
     assert net(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("recipe", recipes("blurpool"))
+@pytest.mark.parametrize("recipe", pipelines.paper("blurpool").recipes())
 def test_every_network_of_every_recipe_is_configured(recipe):
     for model in recipe_config("blurpool", recipe).grid:
         config = pipelines.configure(f"blurpool/{model}", recipe)

@@ -9,11 +9,19 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import write_json
 from stillpoint.core.runs.layout import Run
-from stillpoint.pipelines import results
 from stillpoint.pipelines.blurpool import figures, pages
+from stillpoint.pipelines.gathering import gather
+from stillpoint.pipelines.results import Results, Shown, shown_by
+
+PUBLISHED = pipelines.paper("blurpool").published
+
+
+def form(found: Results) -> Shown:
+    return shown_by(found.paper, found.config)
 
 
 def run(root: Path, model: str, recipe: str, seed: int = 0, accuracy: float = 0.9, consistency: float = 0.8) -> Run:
@@ -36,22 +44,22 @@ def table(text: str, title: str) -> list[list[str]]:
 
 
 def test_published_numbers_are_all_there() -> None:
-    rows = [row for entry in pages.published()["entries"] for row in entry["rows"]]
-    assert len(rows) == 84 and len(pages.published()["weights"]["files"]) == 59
-    assert pages.theirs("resnet50", "imagenet") == pages.Pair(76.16, 89.2)
-    assert pages.theirs("resnet50_lpf4", "imagenet") == pages.Pair(77.23, 91.29)
-    assert pages.theirs("resnet50_lpf4", "imagenet_finetune") == pages.Pair(77.41, 91.32)
-    assert pages.theirs("resnet101_pasa5_g8", "pasa") == pages.Pair(78.6, 92.2)
-    assert pages.theirs("resnet18", "digits") == pages.Pair()
+    rows = [row for entry in PUBLISHED.entries for row in entry.rows]
+    assert PUBLISHED.weights is not None
+    assert len(rows) == 84 and len(PUBLISHED.weights.files) == 59
+    assert pages.theirs(PUBLISHED, "resnet50", "imagenet") == pages.Pair(76.16, 89.2)
+    assert pages.theirs(PUBLISHED, "resnet50_lpf4", "imagenet") == pages.Pair(77.23, 91.29)
+    assert pages.theirs(PUBLISHED, "resnet50_lpf4", "imagenet_finetune") == pages.Pair(77.41, 91.32)
+    assert pages.theirs(PUBLISHED, "resnet101_pasa5_g8", "pasa") == pages.Pair(78.6, 92.2)
+    assert pages.theirs(PUBLISHED, "resnet18", "digits") == pages.Pair()
 
 
 def test_ours_are_blank_where_there_is_no_run_and_the_mean_where_there_are(tmp_path: Path) -> None:
     run(tmp_path, "resnet18_lpf3", "imagenet", 0, 0.7, 0.86)
     run(tmp_path, "resnet18_lpf3", "imagenet", 1, 0.72, 0.88)
     run(tmp_path, "resnet18", "imagenet_baseline", 0, 0.6976, 0.8511)
-    found = results.gather("blurpool", "imagenet", tmp_path, None, [])
-    pages.from_scratch(found, tmp_path / "page.md")
-    text = (tmp_path / "page.md").read_text()
+    found = gather("blurpool", "imagenet", tmp_path, None, [])
+    text = form(found).pages["from_scratch.md"].text(found)
     assert text.count("\n## ") == 9
     rows = table(text, "resnet18")
     assert [row[0].strip("*") for row in rows[1:]] == list(pages.FILTERS.values())
@@ -75,9 +83,8 @@ def test_the_best_are_bold_and_the_front_is_italic(tmp_path: Path) -> None:
 
 def test_the_fine_tuned_table_has_twenty_three_networks(tmp_path: Path) -> None:
     run(tmp_path, "vgg16_bn_lpf4", "imagenet_finetune_vgg_bn", 0, 0.75, 0.91)
-    found = results.gather("blurpool", "imagenet_finetune_vgg_bn", tmp_path, None, [])
-    pages.finetuned(found, tmp_path / "page.md")
-    rows = [line for line in (tmp_path / "page.md").read_text().splitlines() if line.startswith("|")][2:]
+    found = gather("blurpool", "imagenet_finetune_vgg_bn", tmp_path, None, [])
+    rows = [line for line in form(found).pages["finetuned.md"].text(found).splitlines() if line.startswith("|")][2:]
     assert len(rows) == 23
     (row,) = [line for line in rows if line.strip("| *").startswith("vgg16_bn ")]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
@@ -86,7 +93,7 @@ def test_the_fine_tuned_table_has_twenty_three_networks(tmp_path: Path) -> None:
 
 def test_the_recipe_s_table_shows_the_paper_s_number_and_the_difference(tmp_path: Path) -> None:
     run(tmp_path, "resnet50_lpf4", "imagenet", 0, 0.77, 0.91)
-    (row,) = results.gather("blurpool", "imagenet", tmp_path, None, []).table.rows
+    (row,) = gather("blurpool", "imagenet", tmp_path, None, []).table.rows
     cell = row.cells["trained"]["windows_consistency"]
     assert cell.published == 91.29 and cell.difference == pytest.approx(-0.29)
 
@@ -94,13 +101,13 @@ def test_the_recipe_s_table_shows_the_paper_s_number_and_the_difference(tmp_path
 def test_pictures_are_drawn_of_what_was_measured(tmp_path: Path) -> None:
     for model in ("resnet18", "resnet18_lpf2", "resnet18_lpf5", "vgg11_bn"):
         run(tmp_path, model, "digits")
-    found = results.gather("blurpool", "digits", tmp_path, None, [])
-    for name, draw in results.form("blurpool", found.config).figures.items():
-        draw(found, tmp_path / f"{name}.png")
+    found = gather("blurpool", "digits", tmp_path, None, [])
+    for name, figure in form(found).figures.items():
+        figure.draw(found, tmp_path / f"{name}.png")
         pixels = np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB"))
         assert pixels.shape[0] > 300 and pixels.std() > 5, name
         again = tmp_path / f"{name}_again.png"
-        draw(found, again)
+        figure.draw(found, again)
         assert again.read_bytes() == (tmp_path / f"{name}.png").read_bytes(), name
 
 
@@ -110,18 +117,18 @@ def test_a_picture_of_one_seed_says_which(tmp_path: Path, monkeypatch: pytest.Mo
         run(tmp_path, "resnet18", "digits", seed)
     titles: list[str] = []
     monkeypatch.setattr(figures, name, lambda held, path, title: titles.append(title))
-    found = results.gather("blurpool", "digits", tmp_path, None, [])
-    results.form("blurpool", found.config).figures[name](found, tmp_path / "a.png")
+    found = gather("blurpool", "digits", tmp_path, None, [])
+    form(found).figures[name].draw(found, tmp_path / "a.png")
     assert titles == [f"{found.table.title}, seed 3"]
 
 
 def test_a_picture_of_what_was_not_measured_asks_for_it(tmp_path: Path) -> None:
     made = run(tmp_path, "resnet18", "digits")
     save_file({"trained/other": torch.zeros(1)}, made.maps)
-    found = results.gather("blurpool", "digits", tmp_path, None, [])
+    found = gather("blurpool", "digits", tmp_path, None, [])
     for name in ("diagonal", "feature_distance"):
         with pytest.raises(UserError, match=f"needs the evaluation {name}"):
-            results.form("blurpool", found.config).figures[name](found, tmp_path / f"{name}.png")
+            form(found).figures[name].draw(found, tmp_path / f"{name}.png")
 
 
 def test_a_filter_looks_the_same_in_every_family_also_in_grey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,14 @@ def test_a_fine_tune_starts_from_each_of_the_three_kinds_of_file(tmp_path: Path,
     config = pipelines.configure("blurpool/resnet18_lpf4", "digits", pairs)
     assert config.train.finetune == str(path)
     run = Run("blurpool", "digits", "resnet18_lpf4", 0, tmp_path)
-    train(config, run, build=pipelines.build, data_root=tmp_path, device="cpu", hooks=pipelines.hooks(config))
+    train(
+        config,
+        run,
+        build=pipelines.build,
+        data_root=tmp_path,
+        device="cpu",
+        hooks=pipelines.paper(config.pipeline).hooks(config),
+    )
     kept, _ = read_tensors(run.weights)
     assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in kept.items())
 

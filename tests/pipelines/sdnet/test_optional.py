@@ -20,7 +20,7 @@ from stillpoint.core.evaluation.engine import Predictor
 from stillpoint.core.evaluation.registry import View
 from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines.sdnet import events
-from stillpoint.pipelines.sdnet.evaluate import evaluated, evaluations
+from stillpoint.pipelines.sdnet.evaluate import evaluations, measured
 
 
 def configured(*pairs):
@@ -62,7 +62,7 @@ def test_tensorboard_gets_the_stem_and_every_stage_in_three_ways(run, monkeypatc
     Writer.written = {}
     config = configured("EVALUATE.TENSORBOARD", "True")
     assert "reconstructions" in evaluations(config)
-    evaluated(config, run)
+    measured(config, run)
     places = ["stem", *(f"stage {k}" for k in (1, 2, 3, 4))]
     assert set(Writer.written) == {"image", *(f"{p}/{k}" for p in places for k in ("raw", "normalised", "equalised"))}
     assert all(
@@ -71,7 +71,7 @@ def test_tensorboard_gets_the_stem_and_every_stage_in_three_ways(run, monkeypatc
     stretched = Writer.written["stage 4/normalised"]
     assert stretched.min((1, 2, 3)).tolist() == [0] * 3 and stretched.max((1, 2, 3)).tolist() == [1] * 3
     Writer.written = {}
-    evaluated(configured(), run)
+    measured(configured(), run)
     assert not Writer.written
 
 

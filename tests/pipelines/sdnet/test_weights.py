@@ -98,7 +98,14 @@ def test_a_fine_tune_starts_from_the_authors_file_and_from_ours(checkpoint, tmp_
     pairs = ["MODEL.WIDTH", "0.05", "TRAIN.EPOCHS", "0", "DATA.LIMIT", "8", "TRAIN.FINETUNE", str(path)]
     config = pipelines.configure("sdnet/sdnet18_all_noshortcut", "digits", pairs)
     run = Run("sdnet", "digits", "sdnet18_all_noshortcut", 0, tmp_path)
-    train(config, run, build=pipelines.build, data_root=tmp_path, device="cpu", hooks=pipelines.hooks(config))
+    train(
+        config,
+        run,
+        build=pipelines.build,
+        data_root=tmp_path,
+        device="cpu",
+        hooks=pipelines.paper(config.pipeline).hooks(config),
+    )
     same(run.weights, net)
 
 

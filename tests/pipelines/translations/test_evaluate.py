@@ -39,7 +39,9 @@ def found(batch, *metrics, canvas=True, repeats=2):
     config = pipelines.configure("translations/TwoFullNet", "digits", pairs)
     augment = Augment(((Crop(PADDING, WINDOW), "pixels"),)) if canvas else None
     data = DeviceLoader(image_set(), batch, augment=augment)
-    return evaluate(Brightest(), data, config.evaluate, seed=5, evaluations=pipelines.evaluations(config))
+    return evaluate(
+        Brightest(), data, config.evaluate, seed=5, evaluations=pipelines.paper(config.pipeline).evaluations(config)
+    )
 
 
 def test_consistency_under_translation_is_its_definition():

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
+from stillpoint import pipelines
 from stillpoint.pipelines.translations import figures
-from stillpoint.pipelines.translations.results import published_passes
+from stillpoint.pipelines.translations.passes import published_passes
+
+PUBLISHED = pipelines.paper("translations").published
 
 
 @pytest.fixture
@@ -15,7 +18,7 @@ def kept(monkeypatch):
 
 
 def test_curves_have_a_marker_each_and_the_notebook_s_numbers_are_hollow(tmp_path, kept):
-    known = list(published_passes("fashion_mnist", "TwoFullNet").values())
+    known = list(published_passes(PUBLISHED, "fashion_mnist", "TwoFullNet").values())
     curves = {"TwoFullNet": [known], "TwoConvTwoFullNet": [known]}
     figures.learning_curves(curves, {"TwoFullNet": known}, tmp_path / "a.png", title="t")
     for axis in kept[0].axes:

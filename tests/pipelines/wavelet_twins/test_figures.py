@@ -12,7 +12,8 @@ from stillpoint.core.reporting.tables import Cell, Row, Table
 from stillpoint.pipelines.wavelet_twins import figures
 from stillpoint.pipelines.wavelet_twins.figures import COLUMNS, GAP, kernel_sheet, save_kernels
 from stillpoint.pipelines.wavelet_twins.models import first_layer, resulting_kernel
-from stillpoint.pipelines.wavelet_twins.results import AXES, METRICS
+from stillpoint.pipelines.wavelet_twins.results import AXES
+from stillpoint.pipelines.wavelet_twins.results import COLUMNS as TABLE_COLUMNS
 
 
 def test_every_kernel_has_its_place_and_full_contrast() -> None:
@@ -44,7 +45,7 @@ def table(count: int, published: float | None) -> Table:
         for k in range(count)
     ]
     rows = tuple(Row(f"net{k}", (0,), {"trained": own}, pareto=k == 0) for k, own in enumerate(cells))
-    return Table("wavelet_twins", "cifar10", "t", rows, columns=METRICS, axes=AXES)
+    return Table("wavelet_twins", "cifar10", "t", rows, columns=TABLE_COLUMNS, axes=AXES)
 
 
 @pytest.fixture

@@ -1,0 +1,90 @@
+"""What a table reads of a run that was evaluated; a file that is not what it should be is told in one sentence."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.runs.layout import Run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+STATES = ("untrained", "trained")
+
+
+def found_runs(pipeline: str, recipe: str, root: Path, seeds: int | None = None) -> list[Run]:
+    """Runs that were evaluated, ordered by network and seed; with `seeds`, those of the seeds 0..seeds-1."""
+    folder = root / pipeline / recipe
+    runs = [Run.of(path.parent) for path in sorted(folder.glob("*/seed*/metrics.json"))]
+    return sorted((r for r in runs if seeds is None or r.seed < seeds), key=lambda r: (r.model, r.seed))
+
+
+def read_metrics(run: Run) -> dict[str, Any]:
+    """A run's ``metrics.json``; a `UserError` when it is not one.
+
+    "untrained" and "trained" hold finite numbers by name, and "trained" or "untrained" is there; "dataset" is text or
+    an object, "evaluate" an object and "parameters" a number, where they are there.
+    """
+    try:
+        found = json.loads(run.metrics.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{run.metrics} cannot be read ({error}): evaluate the run again") from None
+    if not isinstance(found, dict) or not isinstance(found.get("trained", found.get("untrained")), dict):
+        raise UserError(f"{run.metrics} is not a run's metrics: evaluate the run again")
+    forms: dict[str, tuple[tuple[type, ...], str]] = {
+        **dict.fromkeys(STATES, ((dict, type(None)), "an object")),
+        "dataset": ((str, dict), "text or an object"),
+        "evaluate": ((dict, type(None)), "an object"),
+        "parameters": ((int,), "a whole number"),
+    }
+    for key, (types, form) in forms.items():
+        if key in found and (not isinstance(found[key], types) or isinstance(found[key], bool)):
+            raise UserError(f"{run.metrics} is damaged ({key} is not {form}): evaluate the run again")
+    for state in STATES:
+        for key, value in (found.get(state) or {}).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise UserError(
+                    f"{run.metrics} is damaged ({state}.{_short(key)} is {_short(value)}, not a finite number): "
+                    "evaluate the run again"
+                )
+    return found
+
+
+def _short(value: object) -> str:
+    text = re.sub(r"\s+", " ", value if isinstance(value, str) else str(value))
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def read_maps(path: Path) -> dict[str, "np.ndarray"]:
+    """The arrays of a run's ``maps.safetensors``, none where there is no such file; a `UserError` for a damaged one."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path) if path.is_file() else {}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is truncated or damaged ({error}): evaluate the run again") from None
+
+
+def read_training(run: Run) -> dict[str, Any]:
+    """A run's ``train.json``; a `UserError` when it is not one."""
+    try:
+        found = json.loads(run.training.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        found = error
+    if not isinstance(found, dict) or not {"device", "peak_memory_bytes"} <= set(found):
+        reason = f" ({found})" if isinstance(found, Exception) else ""
+        raise UserError(
+            f"{run.training} does not say how the run was trained{reason}: remove it, and give the command that "
+            "trained the run once more"
+        )
+    return found
+
+
+def dataset_title(metrics: dict[str, Any]) -> str:
+    """What a table says of the images, from a run's metrics."""
+    found = metrics.get("dataset", "")
+    return str(found.get("title", found.get("name", ""))) if isinstance(found, dict) else str(found)

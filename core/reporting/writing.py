@@ -1,0 +1,117 @@
+"""The one writer of tables: rows of cells as Markdown, LaTeX and CSV, with every cell escaped.
+
+A cell is text that somebody else may have chosen: the name of a folder, the title of a data set, a recipe's TITLE. None
+of it may become markup, a formula or a second row.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
+#: a star and an underscore are emphasis only where they touch a word from outside; ``resnet20_aps1 *`` is none
+_MARKDOWN = re.compile(r"[\\`|\[\]]|\*(?=\S)|(?<=\S)\*|(?<!\w)_|_(?!\w)")
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    **{mark: "\\" + mark for mark in "_%&#${}"},
+}
+#: what a spreadsheet takes for a formula
+_FORMULA = ("=", "+", "-", "@")
+
+
+class Markdown(str):
+    """Text that is Markdown already."""
+
+    __slots__ = ()
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks and other control characters."""
+    return _CONTROL.sub(" ", text)
+
+
+def escaped(text: str) -> str:
+    """`text` as Markdown that shows it."""
+    if isinstance(text, Markdown):
+        return text
+    return _MARKDOWN.sub(lambda found: "\\" + found[0], one_line(text).translate(_ENTITIES))
+
+
+def bold(text: str) -> Markdown:
+    """`text` in bold type; nothing for nothing."""
+    return Markdown(f"**{escaped(text)}**" if text else "")
+
+
+def italic(text: str) -> Markdown:
+    """`text` in italics; nothing for nothing."""
+    return Markdown(f"*{escaped(text)}*" if text else "")
+
+
+def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Rows of cells as a table of Markdown, its columns as wide as their widest cell."""
+    rows = [[escaped(cell) for cell in row] for row in (head, *lines)]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+
+    def join(cells: list[str]) -> str:
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([join(rows[0]), rule, *map(join, rows[1:])])
+
+
+def markdown_page(title: str, *parts: str) -> str:
+    """A page: its title, then its parts, which are Markdown, with a blank line between any two."""
+    return "\n\n".join([f"# {escaped(title)}", *(part for part in parts if part)]) + "\n"
+
+
+def latex(text: str) -> str:
+    """`text` as LaTeX that shows it."""
+    return "".join(_LATEX.get(mark, mark) for mark in one_line(text))
+
+
+def latex_table(head: Sequence[str], lines: Iterable[Sequence[str]], caption: str) -> str:
+    """Rows of cells as a floating table in booktabs' style; the first two columns are text."""
+
+    def join(cells: Sequence[str]) -> str:
+        return " & ".join(map(latex, cells)) + r" \\"
+
+    body = "\n".join(map(join, lines))
+    return (
+        "% needs \\usepackage{booktabs}\n\\begin{table}\n\\centering\n"
+        f"\\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}\n\\toprule\n{join(head)}\n\\midrule\n{body}\n\\bottomrule\n"
+        f"\\end{{tabular}}\n\\caption{{{latex(caption)}}}\n\\end{{table}}\n"
+    )
+
+
+def csv_text(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """Rows of cells as comma-separated values: numbers in full precision, "" for none, and no text that a spreadsheet
+    would take for a formula."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([_csv_cell(cell) for cell in row] for row in (head, *lines))
+    return text.getvalue()
+
+
+def _csv_cell(cell: object) -> str:
+    if isinstance(cell, float):
+        return repr(cell)
+    if not isinstance(cell, str):
+        return "" if cell is None else str(cell)
+    text = one_line(cell)
+    return f"'{text}" if text.startswith(_FORMULA) and not _number(text) else text
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

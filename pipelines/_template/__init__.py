@@ -1,0 +1,33 @@
+"""The least paper: copy this folder under a new name, and add the name to `stillpoint.pipelines.papers`.
+
+Two networks, plain and blurred, from the catalogue to a table. `stillpoint.pipelines.paper` says what else a paper can
+have.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from stillpoint.pipelines.paper import ModelEntry, Paper
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from stillpoint.core.config.schema import RunConfig
+
+
+class Template(Paper):
+    def models(self) -> dict[str, ModelEntry]:
+        plain = ModelEntry("plain", {"TAPS": 1}, source="author and year, table, row")
+        return {entry.name: entry for entry in (plain, ModelEntry("blurred", {"TAPS": 3}))}
+
+    def schema(self) -> "type[RunConfig]":
+        from .config import Config
+
+        return Config
+
+    def build(self, model: Any, **shape: int) -> "nn.Module":
+        from .models import build
+
+        return build(model, **shape)
+
+
+PAPER = Template()

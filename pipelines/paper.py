@@ -1,0 +1,167 @@
+"""The contract of a paper: one object that says all that core, the commands and the workflow ever ask of it.
+
+A paper is its folder and its name in `stillpoint.pipelines.papers`. The folder's ``__init__`` derives from `Paper` and
+ends with ``PAPER = <its class>()``; beside it lie ``configs/<recipe>.yaml``, and where there are numbers to compare
+with, ``published.yaml``. ``_template`` is the least one. All else in the folder is the paper's own business.
+
+Names of networks and recipes are listed without torch and without pydantic: a method imports what it needs when it
+is called. A paper imports core, this file and `stillpoint.pipelines.results`, nothing else of the pipelines.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from stillpoint.core.base.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from stillpoint.core.config.schema import EvaluateConfig, ModelConfig, RunConfig
+    from stillpoint.core.evaluation.registry import Evaluation
+    from stillpoint.core.reporting.published import Published
+    from stillpoint.core.runs.layout import Run
+    from stillpoint.core.training.train import TrainHooks
+    from stillpoint.pipelines.results import Shown
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A network that a paper names.
+
+    name      the paper's own name, without the pipeline's
+    settings  what it sets in the MODEL section of the configuration
+    source    where the paper (or its code) states it: paper, section or table, row
+    datasets  the data sets whose form it has; empty: all
+    """
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+    datasets: tuple[str, ...] = ()
+
+
+class Paper:
+    """One paper. `models` and `build` are its own; everything else has a default, which is what core does alone."""
+
+    #: stage -> the folder's files that decide its result, beside core's; their imports are followed. Those that are not
+    #: there are passed over. The catalogue and the schema act through the configuration alone.
+    code: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "train": ("models.py", "training.py"),
+        "evaluate": ("models.py", "evaluate.py"),
+        "table": ("results.py",),
+        "figures": ("results.py",),
+    }
+
+    @property
+    def name(self) -> str:
+        """The paper's name, which is its folder's."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @property
+    def folder(self) -> Path:
+        return Path(str(sys.modules[type(self).__module__].__file__)).resolve().parent
+
+    def models(self) -> dict[str, ModelEntry]:
+        """The networks by their names; torch-free, and so that `stillpoint list` is fast, without pydantic."""
+        raise NotImplementedError
+
+    def build(self, model: Any, *, in_channels: int, num_classes: int, image_size: int) -> "nn.Module":
+        """The network of a MODEL section, for square images (in_channels, image_size, image_size).
+
+        Called under a seed of its own, so that whatever it draws is a function of the run's seed. Raises ValueError
+        for a section that no network can have.
+        """
+        raise NotImplementedError
+
+    def schema(self) -> "type[RunConfig]":
+        """The configuration's schema, whose MODEL section holds the options of this paper's networks. Default: core's,
+        of networks without options."""
+        from stillpoint.core.config.schema import RunConfig
+
+        return RunConfig
+
+    def evaluations(self, config: "RunConfig") -> "Mapping[str, Callable[[EvaluateConfig, int], Evaluation]] | None":
+        """The evaluations by name, core's among them, under a configuration's EVALUATE.PROTOCOL. Default: core's
+        alone."""
+        return None
+
+    def measured(self, config: "RunConfig", run: "Run") -> None:
+        """Called when a run was measured and its files are written, to keep something besides. Default: nothing."""
+
+    def hooks(self, config: "RunConfig") -> "TrainHooks | None":
+        """What the paper does besides in training: a penalty, a record, a starting point. Default: nothing."""
+        return None
+
+    def translated(self, tensors: "dict[str, Tensor]", net: "nn.Module") -> "dict[str, Tensor]":
+        """A checkpoint of the authors' under the names of `net`. Default: as it is. Raises `UserError` where it is of
+        another network."""
+        return tensors
+
+    def shown(self, config: "RunConfig") -> "Shown":
+        """What a recipe's results are shown as: columns, axes, figures, pages, notes. Default: core's columns, and the
+        figures that every paper has."""
+        from stillpoint.pipelines.results import Shown
+
+        return Shown()
+
+    @cached_property
+    def published(self) -> "Published":
+        """The numbers and weights that the authors state, from ``published.yaml``. Default: none, where there is no
+        such file; a `UserError` for one of another form."""
+        from stillpoint.core.reporting.published import read_published
+
+        return read_published(self.published_file)
+
+    # what follows from the above is not for a paper to change
+
+    @property
+    def published_file(self) -> Path:
+        return self.folder / "published.yaml"
+
+    def recipes(self) -> list[str]:
+        """Names of the recipes: of the files ``configs/<recipe>.yaml``."""
+        return sorted(path.stem for path in (self.folder / "configs").glob("*.yaml"))
+
+    def recipe_file(self, recipe: str) -> Path:
+        """The yaml of a recipe; a `UserError` that lists those there are when there is none of that name."""
+        known = self.recipes()
+        if recipe not in known:
+            close = nearest(recipe, known)
+            raise UserError(f"{self.name} has no recipe {recipe!r}{close}: one of {', '.join(known)}")
+        return self.folder / "configs" / f"{recipe}.yaml"
+
+    def caption(self, name: str) -> Path:
+        """What the workflow's report says under a figure, or under the table: the paper's own words in
+        ``report/<name>.rst``, or those for all papers."""
+        own = self.folder / "report" / f"{name}.rst"
+        return own if own.is_file() else HERE / "report" / f"{name}.rst"
+
+    def network(self, config: "RunConfig") -> "nn.Module":
+        """The network of a configuration, initialised from its seed."""
+        import torch
+
+        from stillpoint.core.base.randomness import seed_for
+        from stillpoint.core.config.catalogue import DATASETS
+
+        data = DATASETS[config.data.name]
+        shape = {"in_channels": data.channels, "num_classes": data.num_classes}
+        model: ModelConfig = config.model
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for("init", config.seed))
+            return self.build(model, image_size=config.data.image_size or data.size, **shape)
+
+    def trained(self, run: "Run") -> "nn.Module":
+        """The network of a run with the weights that it kept, in evaluation mode."""
+        from stillpoint.core.config.schema import merge, read_yaml
+        from stillpoint.core.runs.checkpoint import load_weights
+
+        schema = self.schema()
+        net = self.network(merge(schema, [read_yaml(run.config, schema)]))
+        load_weights(net, run.weights, model=f"{run.pipeline}/{run.model}")
+        return net.eval()

@@ -1,0 +1,6 @@
+"""The papers, each the name of a folder beside this file. Python, Snakemake and DVC all read this one list.
+
+DVC reads it as text, so it is a plain list of names and nothing else.
+"""
+
+PAPERS = ["aps", "blurpool", "sdnet", "translations", "wavelet_twins"]

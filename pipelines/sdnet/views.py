@@ -1,0 +1,22 @@
+"""What the paper's evaluations ask of a batch: the network behind its predictions, and some of its images."""
+
+import torch
+from torch import Tensor, nn
+
+from stillpoint.core.data.sets import evenly
+from stillpoint.core.evaluation.registry import View
+
+
+def network(view: View) -> nn.Module:
+    """The network behind a view's predictions."""
+    net = getattr(view.predict, "net", None)
+    if net is None:
+        raise ValueError("this evaluation needs the network itself, not only its predictions")
+    return net
+
+
+def chosen(view: View, limit: int | None) -> Tensor:
+    """Places in the batch of the images that are among `limit` of the set, evenly spaced."""
+    if limit is None or view.image_set is None:
+        return torch.arange(len(view.indices))
+    return torch.isin(view.indices, evenly(len(view.image_set), limit)).nonzero().flatten()
