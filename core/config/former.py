@@ -38,7 +38,7 @@ def modern(settings: dict[str, Any]) -> dict[str, Any]:
     stored = "PIPELINE" in settings and "TRAIN" in settings
     if not stored or not isinstance(model, dict) or "FILTER_PADDING" in model or model.keys() <= {"NAME"}:
         return settings
-    new = {_RENAMED.get(key, key): value for key, value in model.items()}
+    new: dict[str, Any] = {_RENAMED.get(key, key): value for key, value in model.items()}
     if "BLUR_PADDING" in model:
         base = 16 if model["ARCH"] in ("resnet20", "resnet56") else 64
         new["WIDTH"] = (model["WIDTH"] or base) / base
