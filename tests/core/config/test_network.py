@@ -50,7 +50,7 @@ def test_a_section_stored_before_is_read_as_today_s(name: str) -> None:
     model, differs = STORED[name]
     paper = name.partition("/")[0]
     settings = modern({"PIPELINE": paper, "TRAIN": {}, "MODEL": {"NAME": name.partition("/")[2], **model}})
-    section = validate(type(pipelines.schema(paper)().model), settings["MODEL"])
+    section = validate(type(pipelines.paper(paper).schema()().model), settings["MODEL"])
     plain = NetworkConfig()
     found = {
         key: getattr(section, key)
