@@ -1,7 +1,7 @@
 # The rules of one paper under one recipe. Data come from core/data/prepare.smk.
 # `decides` is a digest of the code, settings and raw data behind a result: where it has changed, the command is called
 # once more. Whether anything is then made anew is decided by the command, which holds the run's lock; so `update` keeps
-# snakemake from removing results beforehand. A marker that is only younger calls the commands, which find nothing to do.
+# snakemake from removing results beforehand. A marker that is only younger makes nothing again: its content is compared.
 # (With `ancient`, snakemake would not look at what follows a job that it runs, however it has changed.)
 from stillpoint.pipelines import workflow as flow
 

@@ -85,9 +85,9 @@ def _same_code(model: str, about: dict[Run, dict[str, Any]]) -> list[str]:
             joined |= rest.pop(run)
     if rest:
         first, other = next(run for run in known if run not in rest), next(iter(rest))
-        commits = f" (commits {_commit(about[first])} and {_commit(about[other])})"
+        both = f" (commits {_commit(about[first])} and {_commit(about[other])})"
         remedy = f"stillpoint verify {first.folder} and {other.folder} begin them again under this code, and compare"
-        raise _apart(first, other, f"were trained by different code{commits}", remedy)
+        raise _apart(first, other, f"were trained by different code{both}", remedy)
     commits = sorted({_commit(about[run]) for run in known})
     if len({_trained_with(about[run]) for run in known}) == 1 or len(commits) == 1:
         return []

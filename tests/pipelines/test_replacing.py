@@ -291,3 +291,20 @@ def test_a_run_begun_again_under_other_code_tells_whether_it_gives_the_same_bits
     assert list(json.loads(run.verified.read_text())) == ["other train"]
     run.training.write_text("{}")
     assert main(words) == 2 and "there is nothing to compare" in capsys.readouterr().err
+
+
+def test_anew_is_the_one_way_to_replace_what_was_made_by_hand_by_other_settings_or_kept(
+    run: Run, trained: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained()
+    run.kept.write_text("cited\n")
+    before, words = contents(run), ["run", "aps", "--results", str(run.root), "--data", str(tmp_path / "data")]
+    trial = ["TRAIN.EPOCHS", "1", *PAIRS[2:], "GRID", "['resnet20']"]
+    monkeypatch.setattr("stillpoint.core.reporting.progress.follow", lambda *given, **named: 1)
+    assert main([*words, *trial]) == 2 and "--anew" in capsys.readouterr().err and contents(run) == before
+    # under the lock of each run
+    with locked(run.lock):
+        assert main(["train", "aps/resnet20", "--results", str(run.root), "--anew", *PAIRS]) == 2
+    assert contents(run) == before
+    assert main([*words, "--anew", *trial]) == 2 and "the workflow stopped" in capsys.readouterr().err
+    assert contents(run) == {}
