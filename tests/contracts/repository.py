@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: what a network needs to come to a table
 PARTS = ("core", "pipelines", "stillpoint", "Snakefile", "config.yaml", "dvc.yaml")
 #: settings that make a training of digits one of seconds
-TINY = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "32", "MODEL.WIDTH", "4"]
+TINY = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "32", "MODEL.WIDTH", "0.25"]
 
 
 class Copy:
