@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 class Template(Paper):
     def models(self) -> dict[str, ModelEntry]:
-        plain = ModelEntry("plain", {"TAPS": 1}, source="author and year, table, row")
-        return {entry.name: entry for entry in (plain, ModelEntry("blurred", {"TAPS": 3}))}
+        plain = ModelEntry("plain", source="author and year, table, row")
+        return {entry.name: entry for entry in (plain, ModelEntry("blurred", {"DOWNSAMPLE": "blur", "FILTER_SIZE": 3}))}
 
     def schema(self) -> "type[RunConfig]":
         from .config import Config

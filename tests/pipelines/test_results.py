@@ -117,7 +117,8 @@ def test_a_plain_number_is_neither_a_percentage_nor_cut() -> None:
 def test_evaluate_prints_divergence_in_nats_and_counts_as_counts(capsys: pytest.CaptureFixture[str]) -> None:
     config: RunConfig = recipe_config("wavelet_twins", "digits", [])
     trained = {"accuracy": 0.925, "kl_diagonal": 0.0818, "mfr_diagonal": 0.2986, "shifts_images": 80.0}
-    _print_metrics(Run("wavelet_twins", "digits", "R18C", 0), config, {"trained": trained})
+    found = {"dataset": "Digits", "images": 80, "trained": trained}
+    _print_metrics(Run("wavelet_twins", "digits", "R18C", 0), config, found)
     shown = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in lines(capsys.readouterr().out)}
     assert shown == {
         "accuracy, one crop (%)": "92.50",

@@ -55,7 +55,7 @@ def test_what_differs_is_refused(tmp_path: Path, changed: dict[str, Any], said: 
         check(runs)
     assert "seed0 and " in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(UserError, match=said):
-        collect(runs, ["resnet20"], {})
+        collect(runs, ["resnet20"])
 
 
 def test_titles_and_younger_settings_do_not_keep_runs_apart(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_code_that_gives_the_same_first_epoch_shares_a_mean_and_is_named(tmp_pat
     first[0].verified.write_text(json.dumps({"b": {"commit": "decaf12345", "clean": True}}))
     said = "resnet20 was trained at commits c0ffee1234 and decaf12345, whose first epochs give the same bits"
     assert check(dict([first, second])) == [said]
-    assert said in collect([first[0], second[0]], ["resnet20"], {}).notes
+    assert said in collect([first[0], second[0]], ["resnet20"]).notes
     # both were compared with a third
     third = run(tmp_path, 2, train={"codes": ["c"], "commit": "beef123456"})
     with pytest.raises(UserError, match="different code"):

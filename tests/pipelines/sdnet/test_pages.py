@@ -92,8 +92,6 @@ def test_every_page_and_picture_is_made(results):
     shown = shown_by(pipelines.paper("sdnet"), pipelines.recipe_config("sdnet", "digits"))
     for name in (*shown.pages, *(f"figures/{name}.png" for name in shown.figures)):
         assert (results / "digits" / name).stat().st_size > 100
-    captions = {path.stem for path in (pipelines.HERE / "sdnet" / "report").glob("*.rst")}
-    assert captions == {"table", *shown.figures}
 
 
 def test_nine_pretrained_networks_stand_beside_the_authors_and_nothing_is_made_up(results):

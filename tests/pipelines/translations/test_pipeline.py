@@ -77,13 +77,6 @@ def test_weights_that_are_only_measured_have_no_seconds_an_epoch(results, tmp_pa
     assert [cell.strip() for cell in line.strip("|\n").split("|")][-1] == ""
 
 
-def test_every_figure_has_its_caption():
-    from stillpoint.pipelines import HERE
-
-    names = {path.stem for path in (HERE / "translations" / "report").glob("*.rst")}
-    assert names == {"table", *SHOWN.figures}
-
-
 def test_a_test_pass_comes_before_training_and_after_each_epoch(results):
     run = Run("translations", "digits", "TwoFullNet", 0, results)
     passes = run_passes(run)
