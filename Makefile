@@ -1,13 +1,14 @@
 # make demo: environment, then the APS pipeline on real handwritten digits, to a table and figures.
 # make check-demo: that table against the committed one; EXACT=1: not a byte may differ. SEEDS=1: for both, one seed of three.
 # make test: environment, then the whole test suite on both of two cores. make lint: format, lint and types.
+# make interop: the examples with Lightning, Hugging Face and segmentation-models-pytorch, which it installs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := core pipelines stillpoint/__init__.py stillpoint/__main__.py tests benchmarks setup.py hubconf.py
+CODE := core pipelines stillpoint/__init__.py stillpoint/__main__.py tests tests_interop examples benchmarks setup.py hubconf.py
 
-.PHONY: demo check-demo test lint format lock clean
+.PHONY: demo check-demo test interop lint format lock clean
 
 demo: $(STAMP)
 	$(BIN)/stillpoint run aps $(if $(SEEDS),--seeds $(SEEDS))
@@ -17,6 +18,10 @@ check-demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+interop: $(STAMP)
+	$(BIN)/python -m pip install --quiet -e ".[interop]"
+	$(BIN)/python -m pytest tests_interop
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check $(CODE)

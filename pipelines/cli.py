@@ -31,6 +31,16 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see: {self.prog} --help)\n")
 
 
+class _Version(argparse.Action):
+    """The version of what is installed, looked up when it is asked for."""
+
+    def __call__(self, form: argparse.ArgumentParser, *rest: Any) -> NoReturn:
+        import stillpoint
+
+        print(f"stillpoint {stillpoint.__version__}")
+        form.exit()
+
+
 def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     print(f"stillpoint: warning: {message}", file=sys.stderr)
 
@@ -42,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    top.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
     inner = top.add_subparsers(dest="command", metavar="command", required=True, parser_class=_Parser)
     for name, command in COMMANDS.items():
         form = inner.add_parser(

@@ -237,9 +237,8 @@ class RunConfig(Section):
                 by = (
                     f"only {', '.join(readers)} would read it" if readers else f"{self.pipeline} has none that reads it"
                 )
-                raise UserError(
-                    f"{key} changes nothing of what EVALUATE.METRICS [{', '.join(self.evaluate.metrics)}] measures: {by}"
-                )
+                asked = ", ".join(self.evaluate.metrics)
+                raise UserError(f"{key} changes nothing of what EVALUATE.METRICS [{asked}] measures: {by}")
 
     def known_protocols(self) -> tuple[str, ...]:
         """What EVALUATE.PROTOCOL may be: a paper whose code measures otherwise than ours adds "authors"."""

@@ -34,7 +34,7 @@ class Row:
     stride    rows of the input over rows of the output (1.0 at full resolution); none without rows
     error     relative, see `equivariance_error`; the largest over the images and the shifts
     leaf      it contains no other module
-    own       the error that this module adds to a map that has moved as it should; 0 where `error` is rounding, and for
+    own       the error that this module adds to a map that has moved as it should; 0 where that is rounding, and for
               what contains other modules
     share     of the sum of all modules' own errors
     """
@@ -192,7 +192,8 @@ class _Watch:
         leaf = next(module.children(), None) is None
         own = 0.0
         if leaf and before is not None and result.ndim == 4 and not error <= self.threshold:
-            own = min(self._own(module, before, result[: self.count]), error)
+            added = min(self._own(module, before, result[: self.count]), error)
+            own = added if added > self.threshold else 0.0
         shape = tuple(result.shape[1:])
         self.rows.append(Row(name or "(network)", type(module).__name__, shape, stride, error, leaf, own))
 

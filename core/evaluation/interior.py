@@ -57,7 +57,7 @@ def _round(x: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
 
 
 def _convolution(arguments: list[Any], named: dict[str, Any], axes: int) -> None:
-    weight = named.get("weight", arguments[1] if len(arguments) > 1 else None)
+    weight: Any = named.get("weight", arguments[1] if len(arguments) > 1 else None)
     padding = _argument(arguments, named, "padding", 4, 0)
     if isinstance(padding, str):
         dilation = _pairs(_argument(arguments, named, "dilation", 5, 1), axes)

@@ -78,8 +78,9 @@ def console() -> "Console":
     """Where tables and messages for people go; as wide as they need when the output is not a terminal."""
     from rich.console import Console
 
-    plain = Console(highlight=False)
-    return plain if plain.is_terminal else Console(highlight=False, width=200)
+    # a network may be called mynets:cat, which is no emoji
+    plain = Console(highlight=False, emoji=False)
+    return plain if plain.is_terminal else Console(highlight=False, emoji=False, width=200)
 
 
 def print_json(value: Any) -> None:

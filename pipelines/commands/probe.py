@@ -1,10 +1,9 @@
-"""Commands that look into one network with one picture: measure, explain."""
+"""Commands that look into one network with pictures: measure, explain."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError, checked
 from stillpoint.core.config.catalogue import DATASETS, info
 from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines.commands import foreign
 from stillpoint.pipelines.commands.base import Command, add_device, add_json, build, console, print_json, run_config
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from stillpoint.core.evaluation.explain import Explanation
     from stillpoint.core.evaluation.measure import ShiftMap
+
+
+UNTRAINED = "no weights were given: this is the network before training (see --weights, or give a run's folder)"
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,12 @@ def _subject_options(form: ArgumentParser) -> None:
         metavar="NAME",
         help="a network of torchvision instead, with random weights unless --weights is given",
     )
+    which.add_argument("--timm", metavar="NAME", help="a network of timm instead, with random weights likewise")
     which.add_argument(
         "--model",
         metavar="MODULE:FUNCTION",
-        help="your own instead: an nn.Module, or a function without arguments that returns one",
+        help="your own instead, of a module (mynets.small:build) or a file (nets/small.py:build): an nn.Module, or a "
+        "function without arguments that returns one",
     )
     form.add_argument("network", nargs="?", help="pipeline/model, or the folder of a run that was trained")
     form.add_argument(
@@ -64,10 +69,11 @@ def _subject_options(form: ArgumentParser) -> None:
 
 def subject(args: Namespace) -> Subject:
     """The network that the options name, on its device, in eval mode; a `UserError` when it cannot be had."""
-    given = [word for word in (args.network, args.torchvision, args.model) if word]
+    given = [word for word in (args.network, args.torchvision, args.timm, args.model) if word]
     if len(given) != 1:
         raise UserError(
-            "say which network: pipeline/model, a run's folder, --torchvision NAME or --model MODULE:FUNCTION"
+            "say which network: pipeline/model, a run's folder, --torchvision NAME, --timm NAME or "
+            "--model MODULE:FUNCTION"
         )
     if args.size is not None and args.size < 1:
         raise UserError(f"--size is a number of pixels, not {args.size}")
@@ -127,65 +133,18 @@ def _from_run(args: Namespace) -> Subject:
 
 def _own(args: Namespace) -> Subject:
     _threads(args)
-    from torch import nn
-
     dataset = info(args.dataset or "imagenet")
     if args.torchvision:
-        from torchvision.models import get_model
-
-        from stillpoint.core.base.errors import nearest
-
-        try:
-            net: Any = get_model(args.torchvision, weights=None, **_no_backbone(args.torchvision))
-        except ValueError:
-            from torchvision.models import list_models
-
-            raise UserError(
-                f"torchvision has no network {args.torchvision!r}{nearest(args.torchvision, list_models())}"
-            ) from None
+        net = foreign.of_torchvision(args.torchvision)
     else:
-        module, colon, function = args.model.partition(":")
-        if not colon:
-            raise UserError(f"--model is MODULE:FUNCTION, such as mynets.small:build, not {args.model!r}")
-        import sys
-
-        sys.path.insert(0, str(Path.cwd()))
-        try:
-            make = getattr(import_module(module), function)
-        except (ImportError, AttributeError, SyntaxError) as error:
-            raise UserError(f"--model {args.model}: {error}") from None
-        net = make
-        if not isinstance(net, nn.Module):
-            if not callable(make):
-                raise UserError(
-                    f"--model {args.model} is a {type(make).__name__}, not an nn.Module or a function that returns one"
-                )
-            try:
-                net = make()
-            except Exception as error:
-                raise UserError(f"--model {args.model} failed: {type(error).__name__}: {error}") from error
-            if not isinstance(net, nn.Module):
-                raise UserError(f"--model {args.model} returned a {type(net).__name__}, not an nn.Module")
+        net = foreign.of_timm(args.timm) if args.timm else foreign.of_user(args.model)
     if args.weights:
         from stillpoint.core.runs.checkpoint import load_weights
 
         load_weights(net, args.weights)
-    title = args.torchvision or args.model
+    title = args.torchvision or args.timm or args.model
     size = args.size or dataset.size
     return Subject(net, title, bool(args.weights), dataset.channels, size, dataset.mean, dataset.std, foreign=True)
-
-
-def _no_backbone(name: str) -> dict[str, None]:
-    """What keeps torchvision from fetching the weights of a detector's or segmenter's backbone."""
-    import inspect
-
-    from torchvision.models import get_model_builder
-
-    return (
-        {"weights_backbone": None}
-        if "weights_backbone" in inspect.signature(get_model_builder(name)).parameters
-        else {}
-    )
 
 
 @contextmanager
@@ -242,7 +201,10 @@ def picture(path: str, found: Subject) -> tuple["Tensor", Any]:
 def _measure_options(form: ArgumentParser) -> None:
     _subject_options(form)
     form.add_argument(
-        "--image", required=True, metavar="FILE", help="the picture; its shorter side is resized and its centre cropped"
+        "--image",
+        required=True,
+        metavar="FILE",
+        help="the picture, or a folder of pictures; shorter sides are resized and centres cropped",
     )
     form.add_argument(
         "--max-shift", type=int, default=8, metavar="M", help="try all shifts of up to M pixels (default: 8)"
@@ -258,16 +220,55 @@ def _measure_options(form: ArgumentParser) -> None:
     )
 
 
+def _pictures(folder: Path) -> list[Path]:
+    """The pictures of a folder and of those in it, in order; a `UserError` where there is none."""
+    from stillpoint.core.data.formats import IMAGE_SUFFIXES
+
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise UserError(f"there is no picture in {folder} ({', '.join(IMAGE_SUFFIXES)})")
+    return found
+
+
+def _measure_folder(args: Namespace, found: Subject) -> int:
+    """Every picture of a folder: pairs of shifts of each, as the evaluations draw them."""
+    import torch
+
+    from stillpoint.core.evaluation.measure import measure
+
+    if args.boundary == "crop":
+        raise UserError("--boundary crop is of one picture: a folder is measured with circular or zeros")
+    paths = _pictures(Path(args.image))
+    batches = (
+        torch.stack([picture(str(path), found)[0] for path in paths[start : start + 50]])
+        for start in range(0, len(paths), 50)
+    )
+    kind = "circular" if args.boundary == "circular" else "crop"
+    with _fits(found):
+        result = measure(found.net, batches, evaluations=kind, max_shift=args.max_shift)
+    if args.json:
+        print_json({"network": found.title, "trained": found.trained, "size": found.size, **result.to_dict()})
+        return 0
+    out = console()
+    if not found.trained:
+        out.print(UNTRAINED)
+    out.print(f"{found.title} on {len(paths)} pictures of {args.image}", markup=False)
+    out.print(str(result), markup=False)
+    return 0
+
+
 def _measure(args: Namespace) -> int:
-    if not Path(args.image).is_file():
+    if not Path(args.image).exists():
         raise UserError(f"the picture {args.image} is not there")
+    if args.max_shift < 1:
+        raise UserError(f"--max-shift {args.max_shift}: it must be at least 1 pixel")
     found = subject(args)
+    if Path(args.image).is_dir():
+        return _measure_folder(args, found)
     from stillpoint.core.base.device import pick
     from stillpoint.core.evaluation.measure import measure_image
 
     size = found.size
-    if args.max_shift < 1:
-        raise UserError(f"--max-shift {args.max_shift}: it must be at least 1 pixel")
     if args.boundary == "crop":
         # the windows that move have the network's size, so the picture is larger
         found = Subject(**{**found.__dict__, "size": size + 2 * args.max_shift})
@@ -284,6 +285,7 @@ def _measure(args: Namespace) -> int:
             boundary=args.boundary,
             progress=lambda what, done, total: bars.update(task, completed=done, total=total),
         )
+        others = _others(found, x.to(pick(args.device)), result)
     from stillpoint.core.reporting.figures import shift_map
 
     title = (
@@ -293,22 +295,30 @@ def _measure(args: Namespace) -> int:
     shift_map(result.change, result.same, output, title=title, picture=pixels, prediction=f"class {result.unshifted}")
     if args.json:
         print_json(
-            {"network": found.title, "trained": found.trained, "size": size, "figure": str(output), **result.to_json()}
+            {
+                "network": found.title,
+                "trained": found.trained,
+                "size": size,
+                "figure": str(output),
+                "one_class": bool(others),
+                **result.to_dict(),
+            }
         )
     else:
-        _print_map(found, result, output)
+        _print_map(found, result, output, others)
     return 0
 
 
-def _print_map(found: Subject, result: "ShiftMap", output: Path) -> None:
+def _print_map(found: Subject, result: "ShiftMap", output: Path, others: str) -> None:
     from rich.text import Text
 
     out = console()
     if not found.trained:
-        out.print("no weights were given: this is the network before training (see --weights, or give a run's folder)")
+        out.print(UNTRAINED)
     out.print(
         f"{found.title}: class {result.unshifted} of the unshifted picture; a number is the class it becomes, "
-        "shades are the change of the logits where it stays (· none, █ the largest)"
+        "shades are the change of the logits where it stays (· none, █ the largest)",
+        markup=False,
     )
     largest = float(result.change.max()) or 1.0
     width = max(2, len(str(int(result.prediction.max()))) + 1)
@@ -326,12 +336,35 @@ def _print_map(found: Subject, result: "ShiftMap", output: Path) -> None:
         f"the class changes at {changed} of {shifts} shifts (consistency {result.consistency:.2%}); "
         f"largest relative logit change {float(result.change.max()):.1e}"
     )
-    out.print(f"written: {output}")
+    if others:
+        out.print(f"the network gives {others}: its consistency says little", markup=False)
+    out.print(f"written: {output}", markup=False)
+
+
+def _others(found: Subject, x: "Tensor", result: "ShiftMap") -> str:
+    """Pictures of quite another kind that are given the picture's class too, where all of them are."""
+    import torch
+
+    from stillpoint.core.base.randomness import generator
+    from stillpoint.core.evaluation.engine import Predictor
+
+    noise = torch.randn(6, *x.shape, generator=generator("measure")).to(x)
+    strange = torch.cat([torch.zeros_like(x)[None], -x[None], x.flip(1)[None], noise])
+    same = (Predictor(found.net)(strange).argmax(1) == result.unshifted).all()
+    return "that class to a grey picture, to noise, to its negative and to it upside down too" if same else ""
 
 
 def _explain_options(form: ArgumentParser) -> None:
     _subject_options(form)
     form.add_argument("--image", metavar="FILE", help="a picture to try (default: random images)")
+    form.add_argument(
+        "--boundary",
+        choices=("interior", "whole"),
+        default="interior",
+        help="interior: paddings go round, so that borders are not blamed; whole: the network as it is "
+        "(default: interior)",
+    )
+    form.add_argument("--output", type=Path, metavar="PNG", help="draw errors and shares of the modules")
     form.add_argument(
         "--all", action="store_true", help="show every module, not only those up to the first broken ones"
     )
@@ -352,45 +385,65 @@ def _explain(args: Namespace) -> int:
     else:
         x = torch.randn(4, found.channels, found.size, found.size, generator=generator("explain"))
     with _fits(found):
-        result = explain(found.net, x.to(pick(args.device)))
+        result = explain(found.net, x.to(pick(args.device)), boundary=args.boundary)
+    title = f"{found.title} at {found.size}x{found.size}, {'trained' if found.trained else 'untrained'} weights"
+    if args.output:
+        from stillpoint.core.reporting.explanation import explanation_chart
+
+        explanation_chart(result, args.output, title=title)
     if args.json:
-        print_json({"network": found.title, "trained": found.trained, "size": found.size, **result.to_json()})
+        print_json({"network": found.title, "trained": found.trained, "size": found.size, **result.to_dict()})
     else:
-        _print_explanation(found, result, args.all)
+        _print_explanation(title, result, args.all)
+        if args.output:
+            console().print(f"written: {args.output}", markup=False)
     return 0
 
 
-def _print_explanation(found: Subject, result: "Explanation", every: bool) -> None:
+def _print_explanation(title: str, result: "Explanation", every: bool) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     out = console()
     first = result.first_broken
-    title = f"{found.title} at {found.size}x{found.size}, {'trained' if found.trained else 'untrained'} weights"
-    grid = Table("module", "type", "output", "stride", "error", title=title, title_justify="left", title_style="bold")
+    grid = Table(
+        "module", "type", "output", "stride", "error", "share", title=Text(title, "bold"), title_justify="left"
+    )
     broken = 0
     for row in result.rows:
         bad = not row.error <= result.threshold
         broken += bad
         whole = row.name == "(network)"
-        if every or whole or broken <= 3:
+        if every or whole or broken <= 3 or row is result.worst:
             stride = "" if row.stride is None else f"{row.stride:g}"
             style = "bold red" if row is first else "red" if bad else None
-            grid.add_row(row.name, row.type, "x".join(map(str, row.shape)), stride, f"{row.error:.1e}", style=style)
+            share = f"{row.share:.1%}" if row.share else ""
+            cells = (row.name, row.type, "x".join(map(str, row.shape)), stride, f"{row.error:.1e}", share)
+            grid.add_row(*map(Text, cells), style=style)
         elif broken == 4 and bad:
-            grid.add_row("...", "", "", "", "")
+            grid.add_row("...", "", "", "", "", "")
     out.print(grid)
     moves = ", ".join(f"({r}, {c})" for r, c in result.shifts)
+    where = "away from the borders, " if result.boundary == "interior" else ""
     if first is None:
         out.print(
-            f"every module moves with its input under the circular shifts {moves} (errors below {result.threshold:g})"
+            f"{where}every module moves with its input under the circular shifts {moves} (errors below "
+            f"{result.threshold:g})"
         )
     else:
         out.print(
-            f"shift equivariance first breaks in {first.name} ({first.type}): relative error {first.error:.1e} "
-            f"under the circular shifts {moves}; {broken} of {len(result.rows)} modules are above {result.threshold:g}"
+            f"{where}shift equivariance first breaks in {first.name} ({first.type}): relative error {first.error:.1e} "
+            f"under the circular shifts {moves}; {broken} of {len(result.rows)} modules are above {result.threshold:g}",
+            markup=False,
         )
+        if result.worst is not None:
+            worst = result.worst
+            out.print(
+                f"{worst.share:.0%} of what the modules add is added by {worst.name} ({worst.type})", markup=False
+            )
+        out.print(result.remedy, markup=False)
     if result.left_out:
-        out.print(f"left out: {', '.join(f'{count} {why}' for why, count in result.left_out.items())}")
+        out.print(f"left out: {', '.join(f'{count} {why}' for why, count in result.left_out.items())}", markup=False)
 
 
 COMMANDS = {
@@ -403,6 +456,7 @@ COMMANDS = {
             "stillpoint measure results/aps/digits/resnet20/seed0 --image five.png --max-shift 4",
             "stillpoint measure --torchvision resnet18 --weights resnet18.pth --image photo.jpg --boundary crop",
             "stillpoint measure --model mynets.small:build --dataset cifar10 --image photo.jpg --json",
+            "stillpoint measure --timm resnet50 --weights resnet50.safetensors --image photographs --boundary zeros",
         ),
         takes_pairs=True,
     ),
@@ -413,7 +467,7 @@ COMMANDS = {
         (
             "stillpoint explain aps/resnet18_lpf3 --size 32",
             "stillpoint explain results/aps/digits/resnet20_aps1/seed0 --all",
-            "stillpoint explain --torchvision mobilenet_v2 --size 224 --json",
+            "stillpoint explain --torchvision mobilenet_v2 --size 224 --output mobilenet.png",
         ),
         takes_pairs=True,
     ),

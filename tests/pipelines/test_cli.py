@@ -219,14 +219,14 @@ def test_measure_takes_no_network_that_gives_maps_or_several_outputs(
 
         class Two(nn.Module):
             def forward(self, x):
-                return {"out": x, "aux": x}
+                return {"first": x, "aux": x}
 
         two, maps = Two(), nn.Identity()
     """
     (tmp_path / "twooutputs.py").write_text(textwrap.dedent(text))
     monkeypatch.chdir(tmp_path)
     words = ("--image", photo, "--size", "16", "--max-shift", "1")
-    assert "of type dict (out, aux), not a tensor" in told(
+    assert "of type dict (first, aux), and none of its entries is a tensor called logits or out" in told(
         capsys, "measure", "--model", "twooutputs:two", *words, code=2
     )
     assert "the network gives maps" in told(capsys, "measure", "--model", "twooutputs:maps", *words, code=2)

@@ -1,0 +1,87 @@
+"""Networks that this house did not build: of torchvision, of timm, and a user's own."""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module, util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stillpoint.core.base.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def of_torchvision(name: str) -> "nn.Module":
+    """A network of torchvision with random weights; a `UserError` with the nearest names for one that is not there."""
+    from inspect import signature
+
+    from torchvision.models import get_model, get_model_builder, list_models
+
+    if name not in list_models():
+        raise UserError(f"torchvision has no network {name!r}{nearest(name, list_models())}")
+    # this keeps it from fetching the weights of a detector's or segmenter's backbone
+    backbone = "weights_backbone" in signature(get_model_builder(name)).parameters
+    return get_model(name, weights=None, **({"weights_backbone": None} if backbone else {}))
+
+
+def of_timm(name: str) -> "nn.Module":
+    """A network of timm with random weights; a `UserError` where there is none of that name, or no timm."""
+    try:
+        import timm
+    except ImportError:
+        raise UserError("--timm needs timm: pip install timm") from None
+    known = timm.list_models()
+    if name.partition(".")[0] not in known:
+        raise UserError(f"timm has no network {name!r}{nearest(name, known)}")
+    return timm.create_model(name, pretrained=False)
+
+
+def of_user(words: str) -> Any:
+    """What ``MODULE:FUNCTION`` or ``FILE.py:FUNCTION`` names: a network, or what a function without arguments returns.
+
+    Modules are looked for in this folder first, then where Python looks; packages may have any name. A `UserError`
+    where there is none, and where it is no network.
+    """
+    from torch import nn
+
+    place, colon, name = words.rpartition(":")
+    if not colon or not place or not name:
+        raise UserError(f"--model is MODULE:FUNCTION, such as mynets.small:build, not {words!r}")
+    here = str(Path.cwd())
+    if sys.path[:1] != [here]:
+        sys.path.insert(0, here)
+    try:
+        module = _file(Path(place)) if place.endswith(".py") else import_module(place)
+        made = getattr(module, name)
+    except (ImportError, AttributeError, SyntaxError, OSError) as error:
+        raise UserError(f"--model {words}: {error}") from None
+    if isinstance(made, nn.Module):
+        return made
+    if not callable(made):
+        raise UserError(f"--model {words} is a {type(made).__name__}, not an nn.Module or a function that returns one")
+    return _called(words, made)
+
+
+def _file(path: Path) -> Any:
+    """The module that a file is; it finds those beside it."""
+    form = util.spec_from_file_location(path.stem, path)
+    if not path.is_file() or form is None or form.loader is None:
+        raise ImportError(f"there is no file {path}")
+    sys.path.insert(0, str(path.resolve().parent))
+    module = util.module_from_spec(form)
+    sys.modules[form.name] = module
+    form.loader.exec_module(module)
+    return module
+
+
+def _called(words: str, make: Callable[[], Any]) -> Any:
+    from torch import nn
+
+    try:
+        net = make()
+    except Exception as error:
+        raise UserError(f"--model {words} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(net, nn.Module):
+        raise UserError(f"--model {words} returned a {type(net).__name__}, not an nn.Module")
+    return net
