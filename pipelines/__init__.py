@@ -105,11 +105,11 @@ def recipe_path(paper: str, recipe: str) -> Path:
 
 def configure(name: str, recipe: str = "digits", pairs: list[str] | None = None, seed: int = 0) -> RunConfig:
     """The resolved configuration of a network under a recipe, with `pairs` (``KEY VALUE ...``) laid over it."""
-    from stillpoint.core.config.schema import merge, read_yaml
+    from stillpoint.core.config.merge import merge, read_recipe
 
     paper, model = entry(name)
     form = schema(paper)
-    given = read_yaml(recipe_path(paper, recipe), form)
+    given = read_recipe(recipe_path(paper, recipe), form)
     own = {"PIPELINE": paper, "RECIPE": recipe, "SEED": seed, "MODEL": {"NAME": model.name, **model.settings}}
     for key, value in zip((pairs or [])[0::2], (pairs or [])[1::2], strict=False):
         fixed = {"PIPELINE": paper, "RECIPE": recipe, "MODEL.NAME": model.name}.get(key.upper(), value)
@@ -191,7 +191,7 @@ def pretrained(name: str) -> nn.Module:
 def without_recipe(name: str, dataset: str, pairs: list[str] | None = None, seed: int = 0) -> RunConfig:
     """The configuration of a network in the form it has for a data set, without a recipe: to build, not to train."""
     paper, model = entry(name)
-    from stillpoint.core.config.schema import merge
+    from stillpoint.core.config.merge import merge
 
     if dataset not in DATASETS:
         raise UserError(f"unknown data set {dataset!r}: one of {', '.join(DATASETS)}")

@@ -13,7 +13,8 @@ from torch import nn
 
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.config.schema import RunConfig, merge, read_yaml
+from stillpoint.core.config.merge import merge, read_recipe
+from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.runs.layout import Run
 from stillpoint.core.runs.records import Row, read_history
 from stillpoint.core.runs.statuses import fill_at, kept_epoch
@@ -94,7 +95,7 @@ def load_run(
     if not run.config.is_file():
         raise UserError(f"{run.folder} holds no run{_others(run)}: train it with stillpoint train {name}")
     form = pipelines.schema(paper)
-    config = merge(form, [read_yaml(run.config, form)])
+    config = merge(form, [read_recipe(run.config, form)])
     net = pipelines.build(config)
     epoch = fill_at(net, run, config, status)
     return LoadedRun(run, config, net.eval(), epoch, status)

@@ -24,7 +24,8 @@ from typing import Any
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.catalogue import info
-from stillpoint.core.config.schema import RunConfig, deciding, differences, read_settings, shared
+from stillpoint.core.config.merge import differences, read_settings, shared
+from stillpoint.core.config.schema import RunConfig, deciding
 from stillpoint.core.reporting import tables
 from stillpoint.core.runs.layout import Run
 

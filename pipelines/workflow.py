@@ -22,7 +22,8 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest, digest_of
 from stillpoint.core.config import evaluations
 from stillpoint.core.config.catalogue import data_root
-from stillpoint.core.config.schema import RunConfig, merge, read_yaml
+from stillpoint.core.config.merge import merge, read_recipe
+from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.runs import layout
 from stillpoint.pipelines import results
 
@@ -85,7 +86,7 @@ def choose_recipe(paper: str, dataset: str, scale: str = "") -> str:
 def recipe_config(paper: str, recipe: str, pairs: list[str] | None = None) -> RunConfig:
     """A recipe without a network: its grid, title, data and schedules."""
     form = pipelines.schema(paper)
-    given = read_yaml(pipelines.recipe_path(paper, recipe), form)
+    given = read_recipe(pipelines.recipe_path(paper, recipe), form)
     return merge(form, [given, {"PIPELINE": paper, "RECIPE": recipe}], pairs)
 
 

@@ -12,7 +12,8 @@ from stillpoint.core.base.device import pick, settings
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path, sweep, write_json
 from stillpoint.core.base.interrupt import locked
-from stillpoint.core.config.schema import RunConfig, deciding, differences, read_settings, shared
+from stillpoint.core.config.merge import differences, read_settings, shared
+from stillpoint.core.config.schema import RunConfig, deciding
 from stillpoint.core.data.build import loader
 from stillpoint.core.data.streaming import told_of_readers
 from stillpoint.core.evaluation.engine import Evaluations, Predictor, Progress, one_pass

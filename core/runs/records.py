@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path, sweep, write_atomic, write_json
 from stillpoint.core.base.interrupt import locked
-from stillpoint.core.config.schema import RunConfig, deciding, differences, read_settings
+from stillpoint.core.config.merge import differences, read_settings
+from stillpoint.core.config.schema import RunConfig, deciding
 from stillpoint.core.runs.checkpoint import load_state, previous, read_tensors, save_weights
 from stillpoint.core.runs.layout import Run
 from stillpoint.core.runs.provenance import provenance

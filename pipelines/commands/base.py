@@ -98,9 +98,9 @@ def configured(name: str, args: Namespace, seed: int = 0) -> "RunConfig":
 def run_config(run: Run, pairs: list[str]) -> "RunConfig":
     """The configuration that a run was made with, `pairs` laid over it; a `UserError` where there is none."""
     from stillpoint import pipelines
-    from stillpoint.core.config.schema import merge, read_yaml
+    from stillpoint.core.config.merge import merge, read_recipe
 
     if not run.config.is_file():
         raise UserError(f"{run.folder} is not there or holds no config.yaml: train the run first")
     schema = pipelines.schema(run.pipeline)
-    return merge(schema, [read_yaml(run.config, schema)], pairs)
+    return merge(schema, [read_recipe(run.config, schema)], pairs)

@@ -41,7 +41,7 @@ def measured(
 
 def shortened(config: "RunConfig") -> "RunConfig":
     """The settings by which a card's numbers on digits are measured."""
-    from stillpoint.core.config.schema import merge
+    from stillpoint.core.config.merge import merge
 
     # a network that does not classify is measured by its own evaluations
     chosen = ["accuracy", "circular"] if "accuracy" in config.evaluate.metrics else list(config.evaluate.metrics)

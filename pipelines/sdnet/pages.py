@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stillpoint.core.base.files import write_atomic
-from stillpoint.core.config.schema import read_settings
+from stillpoint.core.config.merge import read_settings
 from stillpoint.core.reporting.tables import found_runs, percent, published_cell, read_maps, read_metrics, read_training
 from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines.results import Results

@@ -33,11 +33,11 @@ STORED = (
 def trained(run: "Run") -> "nn.Module":
     """The trained network of a run, in evaluation mode."""
     from stillpoint import pipelines
-    from stillpoint.core.config.schema import merge, read_yaml
+    from stillpoint.core.config.merge import merge, read_recipe
     from stillpoint.core.runs.checkpoint import load_weights
 
     schema = pipelines.schema(run.pipeline)
-    net = pipelines.build(merge(schema, [read_yaml(run.config, schema)]))
+    net = pipelines.build(merge(schema, [read_recipe(run.config, schema)]))
     load_weights(net, run.weights, model=f"{run.pipeline}/{run.model}")
     return net.eval()
 

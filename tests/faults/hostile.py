@@ -18,7 +18,7 @@ from PIL import Image
 
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.config.schema import read_yaml
+from stillpoint.core.config.merge import read_recipe
 from stillpoint.core.data.datasets import load, prepare
 from stillpoint.core.data.formats import decode_image, read_pickled_batch
 from stillpoint.core.runs.checkpoint import load_state, read_tensors, save_state
@@ -99,7 +99,7 @@ def attempts(place: Path, trap: Path) -> Iterator[tuple[str, Callable[[], object
     for name, text in (("settings", told), ("key", f"TRAIN: {told}"), ("value", f"TRAIN: {{LR: {told}}}")):
         recipe = place / f"{name}.yaml"
         recipe.write_text(f"{text}\n")
-        yield f"YAML that calls, as {name}", lambda recipe=recipe: read_yaml(recipe, pipelines.schema("aps"))
+        yield f"YAML that calls, as {name}", lambda recipe=recipe: read_recipe(recipe, pipelines.schema("aps"))
     run = Run("aps", "digits", "resnet20", 0, place / "results")
     run.folder.mkdir(parents=True)
     run.config.write_text(f"TITLE: {told}\n")
