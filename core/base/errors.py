@@ -25,7 +25,7 @@ def shortened(text: str, length: int = 60) -> str:
 
 def listed(names: Iterable[str], count: int = 5) -> str:
     """``a, b and 3 more``: at most `count` names, shortened, and how many there are besides."""
-    every = [name if len(name) <= 60 else f"{name[:57]}..." for name in names]
+    every = [name if len(name) <= 120 else f"{name[:117]}..." for name in names]
     return ", ".join(every[:count]) + (f" and {len(every) - count} more" if len(every) > count else "")
 
 

@@ -30,6 +30,11 @@ def _options(form: ArgumentParser) -> None:
         "(default: the tensors under the names they have)",
     )
     convert.add_argument("--dataset", default="imagenet", metavar="NAME", help="whose form it has (default: imagenet)")
+    convert.add_argument(
+        "--part",
+        metavar="KEY",
+        help="which part of the checkpoint, where it holds several networks: state_dict_ema, ...",
+    )
     convert.set_defaults(work=_convert)
     fetch = inner.add_parser("fetch", help="a checkpoint that a paper published, checked by its hash")
     fetch.add_argument("name", metavar="NAME", help="such as blurpool/resnet50_lpf4_finetune")
@@ -54,7 +59,7 @@ def _convert(args: Namespace) -> int:
     from stillpoint.core.runs.records import model_name
 
     model = model_name(config)  # settings may make another network of the one that was named
-    tensors, found = read_tensors(args.source)
+    tensors, found = read_tensors(args.source, args.part)
     if found.get("model") not in (None, model):
         raise UserError(f"{args.source} holds the weights of {found['model']}, not of {model}")
     with bad_input():
@@ -73,7 +78,7 @@ def _convert(args: Namespace) -> int:
 
 
 def _strip(args: Namespace) -> int:
-    """The tensors of a network alone, without what else a checkpoint holds and the names that wrappers add."""
+    """The tensors of a network alone, without what else a checkpoint holds."""
     if args.pairs:
         raise UserError(f"settings such as {args.pairs[0]} are of a network: say which by --model")
     from safetensors.torch import save
@@ -81,7 +86,7 @@ def _strip(args: Namespace) -> int:
     from stillpoint.core.base.files import write_atomic
     from stillpoint.core.runs.checkpoint import read_tensors
 
-    tensors, _ = read_tensors(args.source)
+    tensors, _ = read_tensors(args.source, args.part)
     origin = hashlib.sha256(args.source.read_bytes()).hexdigest()
     # cloned, because safetensors refuses tensors that share memory
     whole = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
@@ -92,11 +97,17 @@ def _strip(args: Namespace) -> int:
 
 
 def ours(paper: str, tensors: "dict[str, Tensor]", net: "nn.Module") -> "dict[str, Tensor]":
-    """`tensors` under the names of `net`: as they are where they fit, else through the paper's ``weights.py``."""
-    if tensors.keys() == net.state_dict().keys() or not (pipelines.HERE / paper / "weights.py").is_file():
+    """`tensors` under the names of `net`: as they are where they fit, else without the prefixes of wrappers or through
+    the paper's ``weights.py``."""
+    names = net.state_dict().keys()
+    if tensors.keys() == names:
         return tensors
-    own = import_module(f"stillpoint.pipelines.{paper}.weights")
-    return getattr(own, "recognised", own.from_authors)(tensors, net)
+    if (pipelines.HERE / paper / "weights.py").is_file():
+        own = import_module(f"stillpoint.pipelines.{paper}.weights")
+        return getattr(own, "recognised", own.from_authors)(tensors, net)
+    from stillpoint.core.runs.foreign import fitted, translate
+
+    return fitted(tensors, names, lambda given: translate(given, {name: name for name in names}))
 
 
 def published(name: str) -> tuple[str, str, str]:
