@@ -143,6 +143,20 @@ class TrainConfig(Section):
         False, description="measure the test images before training and after each epoch too (nothing is chosen on it)"
     )
     finetune: str | None = Field(None, description="weights to start from (file)")
+    finetune_head: Literal["same", "new"] = Field(
+        "same", description="new: the last layer begins anew, so that FINETUNE may be of other classes"
+    )
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether the rates of the first epochs stay the same when epochs are added."""
+        return self.schedule in ("constant", "step", "multistep")
+
+    @model_validator(mode="after")
+    def _begins(self) -> "TrainConfig":
+        if self.finetune_head == "new" and self.finetune is None:
+            raise ValueError("TRAIN.FINETUNE_HEAD new is for weights to start from: set TRAIN.FINETUNE")
+        return self
 
 
 class EvaluateConfig(Section):

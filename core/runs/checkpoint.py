@@ -9,9 +9,9 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -183,9 +183,9 @@ def fill(
     net.load_state_dict(state_dict, strict=head is None)
 
 
-def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+def not_finite(tensors: Mapping[str, Any]) -> list[str]:
     """The names of the tensors that hold an infinity or what is no number."""
-    names = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.is_meta]
+    names = [name for name, one in tensors.items() if isinstance(one, Tensor) and one.is_floating_point()]
     whole = torch.stack([tensors[name].isfinite().all() for name in names]).tolist() if names else []
     return [name for name, good in zip(names, whole, strict=True) if not good]
 
@@ -204,6 +204,32 @@ def load_weights(net: nn.Module, path: str | os.PathLike[str], *, model: str | N
     told = {"origin": f"{path}{f' ({saved})' if saved else ''}", "model": model or "this network"}
     fitted(tensors, net.state_dict().keys(), lambda given: fill(net, given, **told))
     return metadata
+
+
+def start_from(
+    net: nn.Module,
+    path: str,
+    model: str,
+    head: Literal["same", "new"] = "same",
+    translate: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None = None,
+) -> None:
+    """Fills `net` from weights that training is to start from; of whatever network they are, its names must fit.
+
+    `translate` puts the tensors of a file under the names of `net`, where others may have written them. With the head
+    "new", the last layer (see `head_of`) stays as it is, and the file may have any number of classes.
+    """
+    tensors, _ = read_tensors(path)
+    kept = head_of(net) if head == "new" else None
+    told = {"origin": path, "model": model}
+    if translate is not None:
+        fill(net, translate(tensors, net), head=kept, **told)
+    else:
+        fitted(tensors, net.state_dict().keys(), lambda given: fill(net, given, head=kept, **told))
+
+
+def head_of(net: nn.Module) -> str:
+    """The name of the last layer of `net`: of its modules with parameters of their own, the last in their order."""
+    return [name for name, module in net.named_modules() if [*module.parameters(recurse=False)]][-1]
 
 
 def load_own(net: nn.Module, path: Path, *, model: str) -> int:

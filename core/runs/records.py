@@ -17,6 +17,7 @@ import yaml
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from stillpoint.core.base.documents import read_numbers
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path, sweep, write_atomic, write_json
 from stillpoint.core.base.interrupt import locked
@@ -79,13 +80,16 @@ def resumable(
         return None
     sweep(run.folder)
     if run.config.exists():
-        _same_settings(run, read_settings(run.config), config.dump())
+        _same_settings(run, read_settings(run.config), config, longer=True)
     state, sentence = load_state(run.state)
     if sentence:
         note(run, progress, sentence)
     if state is not None:
-        _same_settings(run, state["settings"], config.dump())
+        _same_settings(run, state["settings"], config, longer=True)
+        _lengthen(run, state, config, progress)
     elif run.weights.exists() and run.training.exists() and run.config.exists():
+        # to go on for more epochs takes a state
+        _same_settings(run, read_settings(run.config), config)
         # results that came without their state (dvc pull) are as good as one's own
         return {"epoch": config.train.epochs, "history": read_history(run.history)}
     return state
@@ -105,7 +109,7 @@ def rewind(config: RunConfig, run: Run, epoch: int, progress: Progress) -> None:
             raise UserError(f"{run.folder} has no snapshot of epoch {epoch} to go on from: {there}")
         state, _ = load_state(run.snapshot_state(epoch))
         assert state is not None
-        _same_settings(run, state["settings"], config.dump())
+        _same_settings(run, state["settings"], config)
         # what says that training ended goes first: a crash on the way leaves a run that goes on, from here or later
         results = run.training, run.metrics, run.maps, run.scores, run.weights, run.record
         for path in (*results, *run.folder.glob("measured/*")):
@@ -136,19 +140,54 @@ def write_tables(run: Run, rows: Mapping[str, list[Row]]) -> None:
 
 def read_history(path: Path) -> list[Row]:
     """The rows of a history.csv; an empty cell is None. Raises `UserError` when there is none, or it is damaged."""
-    try:
-        with path.open(newline="") as file:
-            rows = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read as the history of a run ({error})") from None
-    return [{**row, "epoch": int(row["epoch"] or 0)} for row in rows]
+    remedy = "remove the run's folder and train it anew"
+    rows = read_numbers(path, HISTORY, remedy=remedy)
+    for number, row in enumerate(rows, 1):
+        if row["epoch"] != number:
+            raise UserError(f"{path} is no history of a run (its row {number} is of epoch {row['epoch']}): {remedy}")
+    return [{**row, "epoch": number} for number, row in enumerate(rows, 1)]
 
 
-def _same_settings(run: Run, there: dict[str, Any], asked: dict[str, Any]) -> None:
-    if found := differences(deciding(there), deciding(asked)):
+def _same_settings(run: Run, there: dict[str, Any], config: RunConfig, *, longer: bool = False) -> None:
+    """A `UserError` where what decides a training is not as it was `there`; `longer`: epochs may have been added."""
+    found = differences(deciding(there), deciding(config.dump()))
+    epochs, asked = epochs_of(there), config.train.epochs
+    if epochs is not None and 0 < epochs < asked:
+        said = f"TRAIN.EPOCHS: {epochs} -> {asked}"
+        if found == [said] and not config.train.open_ended:
+            raise UserError(
+                f"{run.folder} holds a run of {epochs} epochs, and the {config.train.schedule} schedule of {asked} has "
+                "other rates from its first epoch on: begin it anew (--anew), or train elsewhere"
+            )
+        if found == [said] and not longer:
+            raise UserError(
+                f"{run.folder} holds a run of {epochs} epochs without the state that more would go on from: begin it "
+                "anew (--anew), or train elsewhere"
+            )
+        found = [line for line in found if line != said or not longer]
+    if found:
         raise UserError(
             f"{run.folder} holds a run of other settings ({'; '.join(found)}): remove it (--anew), or train elsewhere"
         )
+
+
+def epochs_of(settings: dict[str, Any]) -> int | None:
+    """TRAIN.EPOCHS of a dumped configuration; None where it does not say."""
+    train = settings.get("TRAIN")
+    found = train.get("EPOCHS") if isinstance(train, dict) else None
+    return found if isinstance(found, int) else None
+
+
+def _lengthen(run: Run, state: dict[str, Any], config: RunConfig, progress: Progress) -> None:
+    """Removes the results of a training that goes on for more epochs than it was to have."""
+    before = epochs_of(state["settings"])
+    if before is None or before >= config.train.epochs:
+        return
+    # the proof that it is finished goes first
+    results = run.metrics, run.maps, run.training, run.weights, run.scores, run.record
+    for path in (*results, *run.folder.glob("measured/*")):
+        path.unlink(missing_ok=True)
+    note(run, progress, f"training is lengthened from {before} to {config.train.epochs} epochs")
 
 
 def write_config(config: RunConfig, run: Run) -> None:

@@ -20,14 +20,14 @@ from torch.nn import functional
 from stillpoint.core.base.device import pick, settings
 from stillpoint.core.base.device import seed as seed_generators
 from stillpoint.core.base.distributed import Group, group, share_statistics
-from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.errors import UserError, listed
 from stillpoint.core.base.interrupt import Interrupted, StopRequest, locked
 from stillpoint.core.base.randomness import seed_for
 from stillpoint.core.config.schema import RunConfig, TrainConfig
 from stillpoint.core.data.build import Loader, Loaders, Part
 from stillpoint.core.data.build import loaders as build_loaders
 from stillpoint.core.data.streaming import told_of_readers
-from stillpoint.core.runs.checkpoint import fill, read_tensors, save_state
+from stillpoint.core.runs.checkpoint import fill, not_finite, save_state, start_from
 from stillpoint.core.runs.layout import Run
 from stillpoint.core.runs.records import (
     HISTORY,
@@ -222,16 +222,14 @@ class _Training:
         self.criterion = _criterion(recipe)
         net = build(config)
         if recipe.finetune and state is None:
-            start, _ = read_tensors(recipe.finetune)
-            if hooks.translate is not None:
-                start = hooks.translate(start, net)
-            fill(net, start, origin=recipe.finetune, model=model_name(config))
+            start_from(net, recipe.finetune, model_name(config), recipe.finetune_head, hooks.translate)
         if together.world_size > 1:
             net = share_statistics(net, device)
         net = net.to(device)
         if recipe.channels_last:
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net, self.optimizer = net, optimizer(recipe, net)
+        self.infinite = set(not_finite(net.state_dict()))  # as the network makes them, such as a mask
         self.parameters = [p for p in net.parameters() if p.requires_grad]
         self.validated: nn.Module = torch.compile(net) if recipe.compile else net  # type: ignore[assignment]
         self.model = together.wrap(self.validated)
@@ -358,7 +356,9 @@ class _Training:
                 self._look(losses, speed)
             if self.together.largest(stop.number):
                 self._look(losses, 0.0)
+                self._check_state()
                 return False
+        self._check_state()
         return True
 
     def _optimize(self, batches: Iterator[Any]) -> Tensor:
@@ -399,15 +399,26 @@ class _Training:
         values = self.together.sum(torch.stack(losses)).tolist()
         for number, value in enumerate(values, self.step - len(losses) + 1):
             if not math.isfinite(value):
-                sentence = (
-                    f"the loss became {value} in epoch {self.epoch + 1} at step {number} of {self.steps}: training "
-                    f"stopped, and the last good state is kept; a smaller TRAIN.LR or a warm-up may help"
-                )
-                self._tell(sentence)
-                raise UserError(sentence)
+                self._blown_up(f"the loss became {value}", number)
         losses.clear()
         if self.together.main:
             self.progress.on_step(self.epoch + 1, self.step, self.steps, values[-1], images_per_second)
+
+    def _check_state(self) -> None:
+        """Stops at a network or an optimiser that is not finite: the last step's loss was taken before the step."""
+        tensors = dict(self.net.state_dict())
+        for number, own in enumerate(self.optimizer.state.values()):
+            tensors |= {f"the optimiser's {key} of parameter {number}": value for key, value in own.items()}
+        broken = [name for name in not_finite(tensors) if name not in self.infinite]
+        if self.together.largest(len(broken)):
+            self._blown_up(f"{len(broken)} of {len(tensors)} tensors ({listed(broken)}) became infinite", self.step)
+
+    def _blown_up(self, what: str, step: int) -> NoReturn:
+        where = f"in epoch {self.epoch + 1} at step {step} of {self.steps}"
+        kept = "training stopped, and the last good state is kept; a smaller TRAIN.LR or a warm-up may help"
+        sentence = f"{what} {where}: {kept}"
+        self._tell(sentence)
+        raise UserError(sentence)
 
     def _validate(self, stop: StopRequest) -> tuple[float | None, float | None] | None:
         """(loss, accuracy) on the validation images, (None, None) without any; None if it was stopped."""
@@ -452,6 +463,8 @@ class _Training:
 
     def _end_epoch(self, val_loss: float | None, val_accuracy: float | None) -> None:
         recipe, number = self.config.train, self.epoch + 1
+        if val_loss is not None and not math.isfinite(val_loss):
+            self._blown_up(f"the validation loss became {val_loss}", self.step)
         lr = rate(recipe, self.epoch, self.steps - 1, self.steps)
         images = self.sums.all(self.together)[2]
         values = (number, lr, *self.sums.means(self.together, recipe), val_loss, val_accuracy)
