@@ -6,6 +6,7 @@ name ends in .py as a program and reads YAML of any size and depth.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -137,16 +138,17 @@ def _set(node: CfgNode, key: str, text: str) -> None:
     layer: Any = None
     for part in reversed(key.split(".")):
         layer = {part: layer}
-    _forget(node, layer)
-    try:
-        node.merge_from_list([key, text])
-        if text.startswith("[") and _at(node, key) == text:  # no list of Python's
-            _forget(node, layer)
-            node.merge_from_list([key, parse_yaml(text, key)])
-    except UserError as error:
-        raise UserError(f"{error} (given: {shortened(text)})") from None
-    except _YACS:
-        raise UserError(_fault(node, layer) or f"{key} takes no such value (given: {shortened(text)})") from None
+    value: Any = text
+    for _ in range(2):
+        _forget(node, layer)
+        try:
+            node.merge_from_list([key, value])
+        except _YACS:
+            raise UserError(_fault(node, layer) or f"{key} takes no such value (given: {shortened(text)})") from None
+        if not text.startswith("[") or _at(node, key) != text:
+            return
+        with suppress(UserError):  # a text, which the schema takes or refuses
+            value = parse_yaml(text, key)
 
 
 def _at(node: CfgNode, dotted: str) -> Any:

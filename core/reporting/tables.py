@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import write_atomic, write_json
 from stillpoint.core.runs.layout import Run
@@ -115,12 +116,17 @@ def found_runs(pipeline: str, recipe: str, root: Path, seeds: int | None = None)
 
 def read_metrics(run: Run) -> dict[str, Any]:
     """A run's ``metrics.json``; a `UserError` when it is not one."""
-    try:
-        found = json.loads(run.metrics.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{run.metrics} cannot be read ({error}): evaluate the run again") from None
-    if not isinstance(found, dict) or not isinstance(found.get("trained", found.get("untrained")), dict):
-        raise UserError(f"{run.metrics} is not a run's metrics: evaluate the run again")
+    remedy = "evaluate the run again"
+    found = read_json(run.metrics, remedy=remedy, of=dict)
+    states = [found[state] for state in STATES if found.get(state) is not None]
+    if not states or not all(isinstance(state, dict) for state in states):
+        raise UserError(f"{run.metrics} is not a run's metrics: {remedy}")
+    for key, value in (pair for state in states for pair in state.items()):
+        if not isinstance(value, int | float):
+            raise UserError(f"{run.metrics} is not a run's metrics ({key} is {value!r:.40}, no number): {remedy}")
+    for key, kind in (("dataset", str | dict), ("evaluate", dict), ("provenance", dict), ("images", int)):
+        if key in found and not isinstance(found[key], kind):
+            raise UserError(f"{run.metrics} is not a run's metrics ({key} is {found[key]!r:.40}): {remedy}")
     return found
 
 
@@ -137,16 +143,10 @@ def read_maps(path: Path) -> dict[str, "np.ndarray"]:
 
 def read_training(run: Run) -> dict[str, Any]:
     """A run's ``train.json``; a `UserError` when it is not one."""
-    try:
-        found = json.loads(run.training.read_text())
-    except (OSError, ValueError) as error:
-        found = error
-    if not isinstance(found, dict) or not {"device", "peak_memory_bytes"} <= set(found):
-        reason = f" ({found})" if isinstance(found, Exception) else ""
-        raise UserError(
-            f"{run.training} does not say how the run was trained{reason}: remove it, and give the command that "
-            "trained the run once more"
-        )
+    remedy = "remove it, and give the command that trained the run once more"
+    found = read_json(run.training, remedy=remedy, of=dict)
+    if not isinstance(found.get("device"), str) or not isinstance(found.get("peak_memory_bytes"), int):
+        raise UserError(f"{run.training} does not say how the run was trained: {remedy}")
     return found
 
 

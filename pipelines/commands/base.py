@@ -13,6 +13,7 @@ from stillpoint.core.runs.layout import RESULTS, Run
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
 
     from stillpoint.core.config.schema import RunConfig
 
@@ -68,11 +69,28 @@ def recipe_of(args: Namespace) -> str:
 
 
 def console() -> "Console":
-    """Where tables and messages for people go; as wide as they need when the output is not a terminal."""
+    """Where tables and messages for people go; as wide as they need when the output is not a terminal.
+
+    Text is printed as it is: nothing in a name or a title is taken for markup.
+    """
     from rich.console import Console
 
-    plain = Console(highlight=False)
-    return plain if plain.is_terminal else Console(highlight=False, width=200)
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    out = Console(**plain)
+    return out if out.is_terminal else Console(**plain, width=200)
+
+
+def tell(sentence: str) -> None:
+    """A message for people. The terminal breaks it where it ends, so that a path can be copied."""
+    console().print(sentence, soft_wrap=True)
+
+
+def bars(*more: "ProgressColumn", shown: bool = True) -> "Progress":
+    """Bars over pieces of work, gone when they are done; `more` columns stand behind the usual ones."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    return Progress(*columns, *more, console=console(), transient=True, disable=not shown)
 
 
 def print_json(value: Any) -> None:

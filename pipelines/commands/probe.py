@@ -12,7 +12,17 @@ from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.catalogue import DATASETS, info
 from stillpoint.core.runs.layout import Run
-from stillpoint.pipelines.commands.base import Command, add_device, add_json, bad_input, console, print_json, run_config
+from stillpoint.pipelines.commands.base import (
+    Command,
+    add_device,
+    add_json,
+    bad_input,
+    bars,
+    console,
+    print_json,
+    run_config,
+    tell,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -261,17 +271,14 @@ def _measure(args: Namespace) -> int:
         # the windows that move have the network's size, so the picture is larger
         found = Subject(**{**found.__dict__, "size": size + 2 * args.max_shift})
     x, pixels = picture(args.image, found)
-    from rich.progress import Progress
-
-    out = console()
-    with Progress(console=out, transient=True, disable=args.json or not out.is_terminal) as bars, _fits(found):
-        task = bars.add_task("shifts")
+    with bars(shown=console().is_terminal and not args.json) as shown, _fits(found):
+        task = shown.add_task("shifts")
         result = measure_image(
             found.net,
             x.to(pick(args.device)),
             max_shift=args.max_shift,
             boundary=args.boundary,
-            progress=lambda what, done, total: bars.update(task, completed=done, total=total),
+            progress=lambda what, done, total: shown.update(task, completed=done, total=total),
         )
     from stillpoint.core.reporting.figures import shift_map
 
@@ -294,8 +301,8 @@ def _print_map(found: Subject, result: "ShiftMap", output: Path) -> None:
 
     out = console()
     if not found.trained:
-        out.print("no weights were given: this is the network before training (see --weights, or give a run's folder)")
-    out.print(
+        tell("no weights were given: this is the network before training (see --weights, or give a run's folder)")
+    tell(
         f"{found.title}: class {result.unshifted} of the unshifted picture; a number is the class it becomes, "
         "shades are the change of the logits where it stays (· none, █ the largest)"
     )
@@ -311,11 +318,11 @@ def _print_map(found: Subject, result: "ShiftMap", output: Path) -> None:
         out.print(line)
     shifts = result.same.size - 1
     changed = shifts - (int(result.same.sum()) - 1)
-    out.print(
+    tell(
         f"the class changes at {changed} of {shifts} shifts (consistency {result.consistency:.2%}); "
         f"largest relative logit change {float(result.change.max()):.1e}"
     )
-    out.print(f"written: {output}")
+    tell(f"written: {output}")
 
 
 def _explain_options(form: ArgumentParser) -> None:
@@ -355,7 +362,9 @@ def _print_explanation(found: Subject, result: "Explanation", every: bool) -> No
     out = console()
     first = result.first_broken
     title = f"{found.title} at {found.size}x{found.size}, {'trained' if found.trained else 'untrained'} weights"
-    grid = Table("module", "type", "output", "stride", "error", title=title, title_justify="left", title_style="bold")
+    grid = Table(title=title, title_justify="left", title_style="bold")
+    for name in ("module", "type", "output", "stride", "error"):
+        grid.add_column(name, overflow="fold")
     broken = 0
     for row in result.rows:
         bad = not row.error <= result.threshold
@@ -370,16 +379,14 @@ def _print_explanation(found: Subject, result: "Explanation", every: bool) -> No
     out.print(grid)
     moves = ", ".join(f"({r}, {c})" for r, c in result.shifts)
     if first is None:
-        out.print(
-            f"every module moves with its input under the circular shifts {moves} (errors below {result.threshold:g})"
-        )
+        tell(f"every module moves with its input under the circular shifts {moves} (errors below {result.threshold:g})")
     else:
-        out.print(
+        tell(
             f"shift equivariance first breaks in {first.name} ({first.type}): relative error {first.error:.1e} "
             f"under the circular shifts {moves}; {broken} of {len(result.rows)} modules are above {result.threshold:g}"
         )
     if result.left_out:
-        out.print(f"left out: {', '.join(f'{count} {why}' for why, count in result.left_out.items())}")
+        tell(f"left out: {', '.join(f'{count} {why}' for why, count in result.left_out.items())}")
 
 
 COMMANDS = {

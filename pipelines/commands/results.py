@@ -18,6 +18,7 @@ from stillpoint.pipelines.commands.base import (
     console,
     print_json,
     recipe_of,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def print_table(table: "Table") -> None:
     head, lines = layout(table)
     grid = Grid(title=table.title, title_justify="left", title_style="bold", header_style="bold", show_lines=False)
     for number, name in enumerate(head):
-        grid.add_column(name, justify="left" if number < 2 else "right", overflow="fold")
+        grid.add_column(name, justify="left" if number < 2 else "right", overflow="fold", no_wrap=number == 1)
     before = None
     for line in lines:
         network = line[0].removesuffix(" *")
@@ -56,7 +57,7 @@ def print_table(table: "Table") -> None:
     out = console()
     out.print(grid)
     for remark in remarks(table):
-        out.print(remark, style="dim")
+        out.print(remark, style="dim", soft_wrap=True)
 
 
 def _table(args: Namespace) -> int:
@@ -71,7 +72,7 @@ def _table(args: Namespace) -> int:
         print_json(tables.as_dict(found.table))
         return 0
     print_table(found.table)
-    console().print("written: " + ", ".join(str(path) for path in paths))
+    tell("written: " + ", ".join(str(path) for path in paths))
     return 0
 
 
@@ -81,7 +82,7 @@ def _figures(args: Namespace) -> int:
     found = _gathered(args)
     shown = form(args.pipeline, found.config)
     paths = _made(found, shown.figures, lambda name: layout.figure(found.paper, found.recipe, name, found.root))
-    console().print("written: " + ", ".join(str(path) for path in paths))
+    tell("written: " + ", ".join(str(path) for path in paths))
     return 0
 
 
@@ -134,7 +135,6 @@ def _workflow(args: Namespace) -> int:
     for run in plan.runs:
         plan.begins_from(run.model, run.seed)
     command, epochs = workflow.snakemake(plan, args.jobs), plan.config.train.epochs
-    tell = console().print
     # snakemake inherits the lock, which so is held until it has ended too, however either of them ends
     with locked(plan.folder / ".lock", wait=tell) as held:
         for run in plan.runs:
@@ -149,7 +149,7 @@ def _workflow(args: Namespace) -> int:
         )
     print_table(results.gather(args.pipeline, plan.recipe, args.results, args.seeds, plan.pairs).table)
     files = [*plan.tables().values(), *plan.pages().values(), *plan.figures().values()]
-    console().print("written: " + ", ".join(files))
+    tell("written: " + ", ".join(files))
     return 0
 
 

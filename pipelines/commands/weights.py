@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillpoint import pipelines
+from stillpoint.core.base.documents import read_yaml
 from stillpoint.core.base.errors import UserError, nearest
-from stillpoint.pipelines.commands.base import Command, bad_input, console
+from stillpoint.pipelines.commands.base import Command, bad_input, bars, tell
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -73,7 +74,7 @@ def _convert(args: Namespace) -> int:
     save_weights(
         args.target, net.state_dict(), model=model, config_digest=config.digest(), epoch=0, converted_from=origin
     )
-    console().print(f"written: {args.target} ({len(state)} tensors of {model})", soft_wrap=True)
+    tell(f"written: {args.target} ({len(state)} tensors of {model})")
     return 0
 
 
@@ -92,7 +93,7 @@ def _strip(args: Namespace) -> int:
     whole = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     write_atomic(args.target, save(whole, {"converted_from": origin}))
     note = "under the names they had; --model NAME checks them"
-    console().print(f"written: {args.target} ({len(whole)} tensors, {note})", soft_wrap=True)
+    tell(f"written: {args.target} ({len(whole)} tensors, {note})")
     return 0
 
 
@@ -112,12 +113,10 @@ def ours(paper: str, tensors: "dict[str, Tensor]", net: "nn.Module") -> "dict[st
 
 def published(name: str) -> tuple[str, str, str]:
     """(address of the folder, name of the file, first digits of its SHA-256) of ``paper/checkpoint``."""
-    import yaml
-
     paper, _, checkpoint = name.partition("/")
     pipelines.models(paper)
     path = pipelines.HERE / paper / "published.yaml"
-    found: dict[str, Any] = ((yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}).get("weights") or {}
+    found: dict[str, Any] = ((read_yaml(path) or {}) if path.is_file() else {}).get("weights") or {}
     if not found:
         raise UserError(f"{paper} has no published weights that can be fetched")
     files = found["files"]
@@ -138,10 +137,10 @@ def _fetch(args: Namespace) -> int:
         with target.open("rb") as content:
             whole = hashlib.file_digest(content, "sha256").hexdigest().startswith(digits)
         if whole:
-            console().print(f"already there: {target}", soft_wrap=True)
+            tell(f"already there: {target}")
             return 0
     download((args.address or address).rstrip("/") + "/" + file, target, digits)
-    console().print(f"written: {target}; next: stillpoint weights convert {target} ...", soft_wrap=True)
+    tell(f"written: {target}; next: stillpoint weights convert {target} ...")
     return 0
 
 
@@ -155,7 +154,7 @@ def download(address: str, target: Path, digits: str) -> None:
     from urllib.error import HTTPError, URLError
     from urllib.request import urlopen
 
-    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+    from rich.progress import DownloadColumn, TransferSpeedColumn
 
     from stillpoint.core.base.files import atomic_path
 
@@ -168,16 +167,15 @@ def download(address: str, target: Path, digits: str) -> None:
                 raise UserError(
                     f"{address} announces {length:,} bytes, more than the {LARGEST:,} that weights may have"
                 )
-            columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
-            with Progress(*columns, console=console(), transient=True) as bars, temporary.open("wb") as file:
-                task = bars.add_task(target.name, total=length or None)
+            with bars(DownloadColumn(), TransferSpeedColumn()) as shown, temporary.open("wb") as file:
+                task = shown.add_task(target.name, total=length or None)
                 while block := answer.read(1 << 20):
                     done += len(block)
                     if done > most:
                         raise UserError(f"{address} sends more than {most:,} bytes: nothing was kept")
                     file.write(block)
                     state.update(block)
-                    bars.update(task, completed=done)
+                    shown.update(task, completed=done)
             if length and done != length:
                 raise UserError(f"{address} broke off after {done} of {length} bytes: try again")
             if not state.hexdigest().startswith(digits):

@@ -126,7 +126,7 @@ def test_odd_keys_and_values_in_a_file_are_told_in_one_sentence(layer: dict, sai
 @pytest.mark.parametrize(
     ("pairs", "said"),
     [
-        (["TRAIN.MILESTONES", "[" * 5000 + "]" * 5000], "nested more than 50 levels deep"),
+        (["TRAIN.MILESTONES", "[" * 5000 + "]" * 5000], r"TRAIN\.MILESTONES: .*\(given: "),
         (["TRAIN.LR", "-" * 50_000 + "1"], r"TRAIN\.LR"),
         (["TRAIN.LR", "(" * 3000], r"TRAIN\.LR"),
         (["TRAIN.MILESTONES", "[1, " * 40 + "]" * 40], r"TRAIN\.MILESTONES"),
@@ -150,6 +150,11 @@ def test_hostile_pairs_are_told_in_one_short_sentence(pairs: list[str], said: st
 def test_text_in_a_file_stays_the_text_that_it_is() -> None:
     for text in ("1", "None", "[a]", "'quoted'", "a\\nb", "(1, 2)"):
         assert merge(RunConfig, [{"TITLE": text}]).title == text
+
+
+@pytest.mark.parametrize("text", ["[red]a[/red]", "[a] of [b]", "[", "[[[[" * 50])
+def test_a_text_may_begin_as_a_list_does(text: str) -> None:
+    assert merge(RunConfig, [], ["TITLE", text]).title == text
 
 
 def test_a_whole_number_takes_the_place_of_a_fraction_and_back() -> None:
