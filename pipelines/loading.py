@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from stillpoint import pipelines
+from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.merge import merge, read_recipe
 from stillpoint.core.config.schema import RunConfig
@@ -72,10 +73,12 @@ class LoadedRun:
 
         Of a paper that keeps dated scores (wavelet_twins): data set / split / mode / metric -> value, date and commit.
         """
-        import json
-
         if self.measured and self.measured.scores.is_file():
-            return json.loads(self.measured.scores.read_text())["scores"]
+            remedy = "remove it and evaluate the run again"
+            found = read_json(self.measured.scores, remedy=remedy, of=dict).get("scores")
+            if not isinstance(found, dict):
+                raise UserError(f"{self.measured.scores} holds no scores: {remedy}")
+            return found
         return {self.config.data.name: {"test": self.metrics}} if self.metrics else {}
 
 

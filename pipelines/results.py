@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from stillpoint import pipelines
+from stillpoint.core.base.documents import read_yaml
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.catalogue import info
 from stillpoint.core.config.merge import differences, read_settings, shared
@@ -121,8 +122,6 @@ def _can(figure: str, needs: Needs, config: RunConfig) -> bool:
 
 def gather(paper: str, recipe: str, root: Path, seeds: int | None, pairs: list[str]) -> Results:
     """What was evaluated under a recipe; its table is titled with the data set's own title and the recipe's."""
-    import yaml
-
     from stillpoint.pipelines import workflow
 
     config = workflow.recipe_config(paper, recipe, pairs)
@@ -133,7 +132,7 @@ def gather(paper: str, recipe: str, root: Path, seeds: int | None, pairs: list[s
             "or stillpoint train and stillpoint evaluate"
         )
     path = workflow.published_path(paper)
-    published: dict[str, Any] = (yaml.safe_load(path.read_text()) if path.is_file() else {}) or {}
+    published: dict[str, Any] = (read_yaml(path) if path.is_file() else {}) or {}
     data = tables.dataset_title(tables.read_metrics(runs[0]))
     title = f"{data}: {config.title}" if config.title else data
     shown = form(paper, config)

@@ -127,14 +127,16 @@ def read_rows(path: Path, *, remedy: str = "", delimiter: str = ",") -> list[dic
     return [dict(zip(head, line, strict=True)) for line in lines[1:]]
 
 
-def read_numbers(path: Path, columns: Sequence[str], *, remedy: str = "") -> list[dict[str, float | None]]:
-    """The rows of a CSV file of finite numbers that has at least `columns`; an empty cell is None."""
+def read_numbers(path: Path, columns: Sequence[str], *, remedy: str = "") -> list[dict[str, Any]]:
+    """The rows of a CSV file of finite numbers, with one in each of `columns`; an empty cell elsewhere is None."""
     rows = read_rows(path, remedy=remedy)
     after = f": {remedy}" if remedy else ""
     if rows and (absent := [name for name in columns if name not in rows[0]]):
         raise UserError(f"{path} cannot be read (it has no column {absent[0]}){after}")
     try:
-        return [{name: _finite(cell) if cell else None for name, cell in row.items()} for row in rows]
+        return [
+            {name: _finite(cell) if cell or name in columns else None for name, cell in row.items()} for row in rows
+        ]
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error}){after}") from None
 

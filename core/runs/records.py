@@ -141,11 +141,11 @@ def write_tables(run: Run, rows: Mapping[str, list[Row]]) -> None:
 def read_history(path: Path) -> list[Row]:
     """The rows of a history.csv; an empty cell is None. Raises `UserError` when there is none, or it is damaged."""
     remedy = "remove the run's folder and train it anew"
-    rows = read_numbers(path, HISTORY, remedy=remedy)
-    for number, row in enumerate(rows, 1):
-        if row["epoch"] != number:
-            raise UserError(f"{path} is no history of a run (its row {number} is of epoch {row['epoch']}): {remedy}")
-    return [{**row, "epoch": number} for number, row in enumerate(rows, 1)]
+    rows = read_numbers(path, ("epoch",), remedy=remedy)
+    for row in rows:
+        if row["epoch"] != int(row["epoch"]):
+            raise UserError(f"{path} cannot be read (a row is of epoch {row['epoch']}): {remedy}")
+    return [{**row, "epoch": int(row["epoch"])} for row in rows]
 
 
 def _same_settings(run: Run, there: dict[str, Any], config: RunConfig, *, longer: bool = False) -> None:

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from stillpoint.core.base.documents import read_yaml
 from stillpoint.core.base.files import write_atomic
 from stillpoint.core.reporting.tables import found_runs, pareto_front, percent, published_cell, read_metrics
 from stillpoint.pipelines.results import Results
@@ -44,9 +45,7 @@ class Pair:
 
 @cache
 def published() -> dict[str, Any]:
-    import yaml
-
-    return yaml.safe_load((HERE / "published.yaml").read_text())
+    return read_yaml(HERE / "published.yaml")
 
 
 def theirs(model: str, recipe: str) -> Pair:

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from stillpoint.core.base.documents import read_numbers, read_yaml
 from stillpoint.core.base.files import write_atomic
 from stillpoint.core.config.merge import read_settings
 from stillpoint.core.reporting.tables import found_runs, percent, published_cell, read_maps, read_metrics, read_training
@@ -39,9 +40,7 @@ WAYS = {
 
 @cache
 def published() -> dict[str, Any]:
-    import yaml
-
-    return yaml.safe_load((HERE / "published.yaml").read_text())
+    return read_yaml(HERE / "published.yaml")
 
 
 def theirs(recipe: str, model: str, key: str) -> float | None:
@@ -257,8 +256,8 @@ def speed(results: Results, path: Path) -> None:
         rates, peaks = [], []
         for run in runs:
             if run.timing.is_file() and run.training.is_file():
-                with run.timing.open(newline="") as file:
-                    own = [float(row["images_per_second"]) for row in csv.DictReader(file)]
+                told = read_numbers(run.timing, ("images_per_second",), remedy="train the run again")
+                own = [row["images_per_second"] for row in told]
                 if not own:  # weights that are only measured
                     continue
                 rates.append(statistics.median(own))

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from stillpoint.core.base.documents import read_numbers, read_yaml
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import write_atomic
 from stillpoint.core.config.schema import RunConfig
@@ -73,9 +74,7 @@ def mean_passes(runs: list[Run]) -> list[Pass]:
 
 def published_passes(recipe: str, model: str, path: Path = HERE / "published.yaml") -> dict[int, Pass]:
     """The notebook's test passes by epoch, where it printed any for this network and recipe."""
-    import yaml
-
-    for entry in yaml.safe_load(path.read_text())["passes"]:
+    for entry in read_yaml(path)["passes"]:
         named = any(fnmatchcase(model, pattern) for pattern in entry["models"])
         if named and any(fnmatchcase(recipe, pattern) for pattern in entry["recipes"]):
             images = entry["images"]
@@ -182,9 +181,9 @@ def _markdown(head: list[str], lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in ruled) + "\n"
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def _rows(path: Path) -> list[dict[str, Any]]:
+    columns = ("epoch", "seconds") if "timing" in path.name else ("epoch", "test_loss", "correct", "images")
+    return read_numbers(path, columns, remedy="train the run again")
 
 
 def shown_run(results: Results, model: str = "TwoFullNet") -> Run:

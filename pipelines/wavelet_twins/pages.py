@@ -2,11 +2,11 @@
 
 import csv
 import io
-import json
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stillpoint.core.base.documents import read_json, read_yaml
 from stillpoint.core.base.files import write_atomic
 from stillpoint.core.reporting.tables import Cell, Metric, read_metrics, show, show_cell
 from stillpoint.pipelines.wavelet_twins.catalogue import CLASSIFIERS
@@ -44,9 +44,7 @@ def trained(run: "Run") -> "nn.Module":
 
 def published() -> dict[str, dict[str, Any]]:
     """{short name: its stored scores, in the table's units}."""
-    import yaml
-
-    entries = yaml.safe_load((HERE / "published.yaml").read_text())["entries"]
+    entries = read_yaml(HERE / "published.yaml")["entries"]
     return {row["models"][0]: row for entry in entries for row in entry["rows"]}
 
 
@@ -131,7 +129,7 @@ def costs() -> list[dict[str, Any]]:
     """A row for each variant at ImageNet's size; milliseconds are empty where the benchmark has not been run."""
     from stillpoint.pipelines.wavelet_twins.cost import VARIANTS, cost
 
-    times = json.loads(TIMES.read_text())["milliseconds"] if TIMES.is_file() else {}
+    times = read_json(TIMES, of=dict)["milliseconds"] if TIMES.is_file() else {}
     rows = []
     for name in VARIANTS:
         found = cost(*CLASSIFIERS[name])
@@ -195,7 +193,7 @@ def cost_markdown(results: "Results", path: Path) -> None:
         "fewer multiplications than stage by stage, but for the real parts at AlexNet's depth of 3. "
     )
     if TIMES.is_file():
-        text += f"Milliseconds: medians on {json.loads(TIMES.read_text())['device']}.\n"
+        text += f"Milliseconds: medians on {read_json(TIMES, of=dict)['device']}.\n"
     else:
         text += "Milliseconds: run benchmarks/wavelet_twins.py.\n"
     write_atomic(path, text)

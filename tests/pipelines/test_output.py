@@ -14,6 +14,7 @@ from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines.cli import main
 
 TITLE = "[/b] [red]short[/red] :boom: ± × $x$ é"
+SMALL = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "24", "TRAIN.BATCH_SIZE", "8", "TITLE", TITLE]
 
 
 class Terminal(io.TextIOWrapper):
@@ -35,8 +36,7 @@ class Terminal(io.TextIOWrapper):
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with everything in it that a table, figures and an evaluation need, under a title that is all markup."""
     root = tmp_path_factory.mktemp("[b]results é")
-    small = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "24", "TRAIN.BATCH_SIZE", "8", "TITLE", TITLE]
-    words = ["train", "aps/resnet20_aps1", "--results", str(root), "--data", str(root / "data"), *small]
+    words = ["train", "aps/resnet20_aps1", "--results", str(root), "--data", str(root / "data"), *SMALL]
     assert main(words) == 0
     run = Run("aps", "digits", "resnet20_aps1", 0, root)
     measured = ["EVALUATE.METRICS", "[accuracy, circular]", "EVALUATE.REPEATS", "1"]
@@ -52,8 +52,7 @@ def commands(root: Path) -> dict[str, list[str]]:
         "list": ["list", "aps/resnet20*"],
         "show-config": ["show-config", "aps/resnet20", "TITLE", TITLE],
         "prepare": ["prepare", "digits", *data],
-        "train": ["train", "aps/resnet20_aps1", "--results", str(root), *data, "TRAIN.EPOCHS", "1", "DATA.LIMIT", "24"]
-        + ["TRAIN.BATCH_SIZE", "8", "TITLE", TITLE],
+        "train": ["train", "aps/resnet20_aps1", "--results", str(root), *data, *SMALL],
         "evaluate": ["evaluate", run, *data, "EVALUATE.METRICS", "[accuracy, circular]", "EVALUATE.REPEATS", "1"],
         "table": ["table", "aps", "--results", str(root), "TITLE", TITLE],
         "figures": ["figures", "aps", "--results", str(root), "TITLE", TITLE],
