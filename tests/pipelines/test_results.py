@@ -55,9 +55,8 @@ def test_a_damaged_file_of_a_run_is_named_by_what_reads_it(tmp_path: Path, paper
     for path in (run.maps, run.training):
         path.write_bytes(b"\x08torn")
     made = form(paper, recipe)
-    with pytest.raises(
-        UserError, match=r"(maps\.safetensors is truncated or damaged|train\.json (does not say|cannot be read))"
-    ):
+    said = r"(maps\.safetensors is truncated or damaged|train\.json (does not say|cannot be read))"
+    with pytest.raises(UserError, match=said):
         {**made.figures, **made.pages}[shown](gather(paper, "digits", tmp_path, None, []), tmp_path / "shown.png")
 
 
