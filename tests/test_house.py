@@ -113,6 +113,8 @@ def test_yaml_json_and_csv_are_read_within_bounds() -> None:
     """By core.base.documents alone: PyYAML, json and csv read files of any size and depth."""
     reading = re.compile(r"\b(yaml\.(safe_|full_|unsafe_)?load\w*|json\.loads?|csv\.(Dict)?[rR]eader|torch\.load)\(")
     allowed = {"core/base/documents.py": "", "core/runs/checkpoint.py": "torch.load("}
+    # whose size is looked at before
+    allowed["core/data/imagenet_validation.py"] = "csv.DictReader("
     found = {
         f"{path}:{number}: {line.strip()}"
         for path in SOURCES

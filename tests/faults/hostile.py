@@ -115,7 +115,6 @@ def attempts(place: Path, trap: Path) -> Iterator[tuple[str, Callable[[], object
                 lambda key=key, text=text: pipelines.configure("aps/resnet20", "digits", [key, text]),
             )
 
-    yield from endless(place)
     inside = "train/cat/0.png"
     for name in (f"../../{inside}", f"/{trap}/{inside}", f"train/../../../{trap.name}/{inside}"):
         root = place / f"archive{abs(hash(name))}"
@@ -227,10 +226,7 @@ def hostile() -> Count:
     place = Path(tempfile.mkdtemp(prefix="faults-hostile-"))
     trap, count = place / "sprung", Count("hostile files")
     try:
-        for what, read in chain(attempts(place, trap), absurd(place)):
-
-
-        for what, read in attempts(place, trap):
+        for what, read in chain(attempts(place, trap), absurd(place), endless(place)):
             began = time.monotonic()
             try:
                 read()
