@@ -10,10 +10,9 @@ import json
 import math
 import stat
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from stillpoint.core.base.errors import UserError
 
@@ -27,25 +26,33 @@ JSON_BYTES = 256 << 20
 CSV_BYTES = 256 << 20
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+@cache
+def _loader() -> type:
     """PyYAML's safe loader, which also refuses a key that is there twice: one of the two values would win unseen."""
+    import yaml
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
-                continue
-            if (key.tag, key.value) in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value} is there twice", problem_mark=key.start_mark)
-            seen.add((key.tag, key.value))
-        return super().construct_mapping(node, deep)
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                    continue
+                if (key.tag, key.value) in seen:
+                    said = f"the key {key.value} is there twice"
+                    raise yaml.MarkedYAMLError(problem=said, problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+            return super().construct_mapping(node, deep)
+
+    return Loader
 
 
 def parse_yaml(text: str, what: str) -> Any:
     """The value of a YAML text that is called `what` in a refusal; plain data alone, nothing is run."""
+    import yaml  # here, because most commands read none
+
     try:
         _within_bounds(text)
-        return yaml.load(text, _Loader)
+        return yaml.load(text, _loader())
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{what} is not valid YAML: {_problem(error)}") from None
 
@@ -57,10 +64,12 @@ def read_yaml(path: Path) -> Any:
 
 def _within_bounds(text: str) -> None:
     """Follows the events of a YAML text, which costs no more than its length, and counts what it would become."""
+    import yaml
+
     open_nodes: list[tuple[str | None, int]] = []  # of the collections that are not closed: anchor, values before
     sizes: dict[str, int] = {}
     values = 0
-    for event in yaml.parse(text, _Loader):
+    for event in yaml.parse(text, _loader()):
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in open_nodes):
                 raise ValueError(f"the alias *{event.anchor} holds itself")

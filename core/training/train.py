@@ -414,9 +414,8 @@ class _Training:
             self._blown_up(f"{len(broken)} of {len(tensors)} tensors ({listed(broken)}) became infinite", self.step)
 
     def _blown_up(self, what: str, step: int) -> NoReturn:
-        where = f"in epoch {self.epoch + 1} at step {step} of {self.steps}"
-        kept = "training stopped, and the last good state is kept; a smaller TRAIN.LR or a warm-up may help"
-        sentence = f"{what} {where}: {kept}"
+        sentence = f"{what} in epoch {self.epoch + 1} at step {step} of {self.steps}: training stopped, and the last "
+        sentence += "good state is kept; a smaller TRAIN.LR or a warm-up may help"
         self._tell(sentence)
         raise UserError(sentence)
 
