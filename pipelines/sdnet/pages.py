@@ -256,8 +256,8 @@ def speed(results: Results, path: Path) -> None:
         rates, peaks = [], []
         for run in runs:
             if run.timing.is_file() and run.training.is_file():
-                told = read_numbers(run.timing, ("images_per_second",), remedy="train the run again")
-                own = [row["images_per_second"] for row in told]
+                timed = read_numbers(run.timing, ("images_per_second",), remedy="train the run again")
+                own = [row["images_per_second"] for row in timed]
                 if not own:  # weights that are only measured
                     continue
                 rates.append(statistics.median(own))
