@@ -1,10 +1,11 @@
 # make demo: environment, then the APS pipeline on real handwritten digits, to a table and figures.
 # make check-demo: that table against the committed one; EXACT=1: not a byte may differ. SEEDS=1: for both, one seed of three.
-# make test: environment, then the whole test suite.
+# make test: environment, then the whole test suite on both of two cores. make lint: format, lint and types.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CODE := core pipelines stillpoint/__init__.py stillpoint/__main__.py tests benchmarks setup.py hubconf.py
 
 .PHONY: demo check-demo test lint format lock clean
 
@@ -15,16 +16,16 @@ check-demo: $(STAMP)
 	$(BIN)/python -m tests.demo $(if $(SEEDS),--seeds $(SEEDS)) $(if $(EXACT),--exact)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)
-	$(BIN)/ruff format --check core pipelines stillpoint/__init__.py stillpoint/__main__.py tests hubconf.py
-	$(BIN)/ruff check core pipelines stillpoint/__init__.py stillpoint/__main__.py tests hubconf.py
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 
 format: $(STAMP)
-	$(BIN)/ruff format core pipelines stillpoint/__init__.py stillpoint/__main__.py tests hubconf.py
-	$(BIN)/ruff check --fix core pipelines stillpoint/__init__.py stillpoint/__main__.py tests hubconf.py
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
 
 # the lock names versions and no address; torch comes in the build that torchvision asks for
 $(STAMP): requirements.lock pyproject.toml

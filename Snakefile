@@ -6,7 +6,7 @@ configfile: f"{workflow.basedir}/config.yaml"
 
 flow.read(config)  # a wrong key or value is told here, in one sentence
 # every job runs the command line of the Python that runs snakemake, also where `stillpoint` is not on the PATH
-shell.prefix(f'set -euo pipefail; stillpoint() {{{{ {flow.STILLPOINT} "$@"; }}}}; ')
+shell.prefix("{flow.SHELL}")
 
 include: "core/data/prepare.smk"
 

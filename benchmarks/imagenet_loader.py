@@ -12,7 +12,6 @@ transforms in a DataLoader. The archive holds files named <class>_<anything>.JPE
 
 import argparse
 import statistics
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable
@@ -37,23 +36,22 @@ def place(name: str, data: bytes, root: Path) -> None:
 def invent(count: int, root: Path) -> int:
     """`count` files of noise where photographs would be."""
     from benchmarks.pictures import photographs
+    from stillpoint.core.data.imagenet_validation import classes
 
     for number, data in enumerate(photographs(count)):
-        place(f"n{number % 8:08}_{number}.JPEG", data, root)
+        place(f"{classes()[number % 8]}_{number}.JPEG", data, root)
     return count
 
 
 def unpack(archive: Path, root: Path) -> int:
     """The photographs of an archive put in their places; how many there are."""
+    from stillpoint.core.data.archives import archive_files
+
     count = 0
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            name = Path(member.name).name
-            if not member.isfile() or not name.lower().endswith((".jpeg", ".jpg")):
-                continue
-            content = tar.extractfile(member)
-            assert content is not None, "a plain file has content"
-            place(name, content.read(), root)
+    for path, content in archive_files(archive, most=16 << 30, largest=64 << 20):
+        name = Path(path).name
+        if name.lower().endswith((".jpeg", ".jpg")):
+            place(name, content, root)
             count += 1
     return count
 

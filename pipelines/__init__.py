@@ -97,8 +97,9 @@ def schema(paper: str) -> type[RunConfig]:
 def recipe_path(paper: str, recipe: str) -> Path:
     """The yaml of a recipe; a `UserError` that lists those there are when there is none of that name."""
     path = HERE / paper / "configs" / f"{recipe}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+    known = sorted(p.stem for p in (HERE / paper / "configs").glob("*.yaml"))
+    # a name that leads out of the folder is a file there too
+    if recipe not in known:
         raise UserError(f"{paper} has no recipe {recipe!r}: one of {', '.join(known)}")
     return path
 
@@ -117,7 +118,8 @@ def configure(name: str, recipe: str = "digits", pairs: list[str] | None = None,
             raise UserError(f"{key} is {fixed} and follows from what the command names: name another network or recipe")
     config = merge(form, [given, own], pairs)
     if not takes(model.datasets, config.data.name):
-        raise UserError(f"{name} has no form for {config.data.name}: it is made for {', '.join(model.datasets)}")
+        made_for = ", ".join(model.datasets) or "classes"
+        raise UserError(f"{name} has no form for {config.data.name}: it is made for {made_for}")
     return config
 
 
@@ -167,7 +169,7 @@ def create(name: str, *, dataset: str | None = None, seed: int = 0, **settings: 
     made_for = entry(name)[1].datasets
     dataset = dataset or ("imagenet" if not made_for or "imagenet" in made_for else made_for[0])
     if dataset in DATASETS and not takes(made_for, dataset):
-        raise UserError(f"{name} has no form for {dataset}: it is made for {', '.join(made_for)}")
+        raise UserError(f"{name} has no form for {dataset}: it is made for {', '.join(made_for) or 'classes'}")
     pairs = [text for key, value in settings.items() for text in (f"MODEL.{key.upper()}", str(value))]
     return build(without_recipe(name, dataset, pairs, seed))
 

@@ -1,5 +1,8 @@
 # The rules of one paper under one recipe. Data come from core/data/prepare.smk.
-# `decides` is a digest of the code and settings behind a result, so that what no longer follows from them is made again.
+# `decides` is a digest of the code, settings and raw data behind a result: where it has changed, the command is called
+# once more. Whether anything is then made anew is decided by the command, which holds the run's lock; so `update` keeps
+# snakemake from removing results beforehand. A marker that is only younger calls the commands, which find nothing to do.
+# (With `ancient`, snakemake would not look at what follows a job that it runs, however it has changed.)
 from stillpoint.pipelines import workflow as flow
 
 plan = flow.plan(PAPER, config)
@@ -13,11 +16,11 @@ wildcard_constraints:
 
 rule train:
     input:
-        lambda w: plan.begins_from(w.model, int(w.seed)),
+        lambda w: plan.begins_from(w.model, int(w.seed), alone=workflow.is_main_process and not workflow.dryrun),
     output:
-        config=f"{run}/config.yaml",
-        history=f"{run}/history.csv",
-        weights=f"{run}/weights.safetensors",
+        config=update(f"{run}/config.yaml"),
+        history=update(f"{run}/history.csv"),
+        weights=update(f"{run}/weights.safetensors"),
     params:
         decides=lambda w: plan.decides("train", w.model, int(w.seed)),
         name=lambda w: f"{PAPER}/{w.model}",
@@ -31,8 +34,8 @@ rule train:
     resources:
         gpu=plan.gpus,
     shell:
-        "stillpoint train {params.name} {params.options} --seed {wildcards.seed} --threads {threads}"
-        " --code {params.decides} {params.settings} > {log} 2>&1"
+        "logged {log:q} train {params.name:q} {params.options} --seed {wildcards.seed:q} --threads {threads}"
+        " --workflow {params.settings}"
 
 
 rule evaluate:
@@ -41,8 +44,8 @@ rule evaluate:
         weights=rules.train.output.weights,
         config=rules.train.output.config,
     output:
-        metrics=f"{run}/metrics.json",
-        maps=f"{run}/maps.safetensors",
+        metrics=update(f"{run}/metrics.json"),
+        maps=update(f"{run}/maps.safetensors"),
     params:
         decides=lambda w: plan.decides("evaluate", w.model, int(w.seed)),
         folder=lambda w, output: output.metrics.removesuffix("/metrics.json"),
@@ -56,7 +59,7 @@ rule evaluate:
     resources:
         gpu=plan.gpus,
     shell:
-        "stillpoint evaluate {params.folder} {params.options} --threads {threads} {params.settings} > {log} 2>&1"
+        "logged {log:q} evaluate {params.folder:q} {params.options} --threads {threads} --workflow {params.settings}"
 
 
 rule table:
@@ -86,7 +89,7 @@ rule table:
         f"{plan.folder}/logs/table.tsv"
     threads: 1
     shell:
-        "stillpoint table {params.paper} {params.options} {params.settings} > {log} 2>&1"
+        "logged {log:q} table {params.paper:q} {params.options} {params.settings}"
 
 
 rule figures:
@@ -116,7 +119,7 @@ rule figures:
         f"{plan.folder}/logs/figures.tsv"
     threads: 1
     shell:
-        "stillpoint figures {params.paper} {params.options} {params.settings} > {log} 2>&1"
+        "logged {log:q} figures {params.paper:q} {params.options} {params.settings}"
 
 
 rule all:

@@ -25,9 +25,9 @@ from stillpoint import pipelines
 from stillpoint.core.base.documents import read_yaml
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.catalogue import info
-from stillpoint.core.config.merge import differences, read_settings, shared
-from stillpoint.core.config.schema import RunConfig, deciding
+from stillpoint.core.config.schema import RunConfig, deciding, differences
 from stillpoint.core.reporting import tables
+from stillpoint.core.runs import claim
 from stillpoint.core.runs.layout import Run
 
 #: no column of top-5 accuracy for data sets of so many classes or fewer
@@ -152,10 +152,7 @@ def departures(run: Run, pairs: list[str]) -> list[str]:
     """What in a run's folder was trained otherwise than its recipe and `pairs` say, as ``KEY: there -> asked``."""
     if not run.config.is_file() or run.model not in pipelines.models(run.pipeline):
         return []
-    asked = pipelines.configure(f"{run.pipeline}/{run.model}", run.recipe, pairs, run.seed).dump()
-    stored = read_settings(run.config)
-    # a setting that is younger than the run decided nothing in it
-    return differences(deciding(stored), shared(deciding(asked), stored))
+    return claim.departures(run, pipelines.configure(f"{run.pipeline}/{run.model}", run.recipe, pairs, run.seed))
 
 
 def _departures(runs: list[Run], pairs: list[str]) -> list[str]:

@@ -1,42 +1,70 @@
 """What the Snakefiles ask: which recipe, which runs, which files, which commands. Torch-free, for speed.
 
-A rule sees only the files and parameters that it names. So each rule carries as a parameter a digest of the code that
-decides its result: the modules that it imports, found by following their imports, without comments and docstrings.
-An edit of a blur trains again what uses it; an edit of a docstring or of a figure trains nothing again.
+A rule sees only the files and parameters that it names. So each rule carries as a parameter a digest of the code, the
+settings and the raw data that decide its result. Where one has changed, Snakemake calls the command once more, and the
+command, which holds the run's lock, decides what is really made anew (stillpoint.core.runs.claim).
 """
 
-import ast
-import hashlib
+import atexit
+import os
 import shlex
 import sys
-from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.base.files import digest, digest_of
+from stillpoint.core.base.files import digest, digest_of, write_json
+from stillpoint.core.base.interrupt import locked
 from stillpoint.core.config import evaluations
-from stillpoint.core.config.catalogue import data_root
+from stillpoint.core.config.catalogue import data_root, dataset
 from stillpoint.core.config.merge import merge, read_recipe
 from stillpoint.core.config.schema import RunConfig
-from stillpoint.core.runs import layout
+from stillpoint.core.runs import claim, layout
 from stillpoint.pipelines import results
+from stillpoint.pipelines.code_digest import ROOT, code_digest
 
-ROOT = Path(__file__).resolve().parents[1]
 #: The command line of this very Python, whether or not its folder is on the PATH.
 STILLPOINT = f"{shlex.quote(sys.executable)} -m stillpoint"
-#: What decides a result, beside the pipeline's own files; the imports of these are followed.
-ENTRIES = {
-    "train": ["core/training/train.py"],
-    "evaluate": ["core/evaluation/run.py", *(f"core/evaluation/{name}.py" for name in evaluations.FILES)],
-    "table": ["core/reporting/tables.py", "pipelines/commands/results.py"],
-    "figures": ["core/reporting/tables.py", "core/reporting/figures.py", "pipelines/commands/results.py"],
+#: What the shell of every job knows: `logged LOG WORDS...` runs a command of ours and shows its last lines if it fails.
+SHELL = (
+    f'set -euo pipefail; logged() {{ local log=$1; shift; {STILLPOINT} "$@" > "$log" 2>&1 || '
+    '{ local code=$?; tail -n 20 "$log" >&2; exit "$code"; }; }; '
+)
+#: Set for the snakemake that `stillpoint run` calls: the folder that it holds the lock of.
+HOLDS = "STILLPOINT_HOLDS"
+#: What decides a result: core's and the commands' files, and a paper's; the imports of these are followed. Catalogue
+#: and schema act through the configuration alone, and a paper without one of these files trains or measures by core.
+ENTRIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "train": (("core/training/train.py",), ("models.py", "training.py")),
+    "evaluate": (
+        ("core/evaluation/run.py", *(f"core/evaluation/{name}.py" for name in evaluations.FILES)),
+        ("models.py", "evaluate.py"),
+    ),
+    "table": (("core/reporting/tables.py", "pipelines/commands/results.py"), ("results.py",)),
+    "figures": (
+        ("core/reporting/tables.py", "core/reporting/figures.py", "pipelines/commands/results.py"),
+        ("results.py",),
+    ),
 }
+
+
+def entries(stage: str, paper: str, data: str = "") -> tuple[str, ...]:
+    """The files, relative to the repository's root, whose code decides a stage of a paper on the data set `data`."""
+    shared, own = ENTRIES[stage]
+    # the catalogue imports a data set's module by its name, which no import statement shows
+    read = (f"core/data/sources/{data}.py",) if data else ()
+    return (*shared, *(f"pipelines/{paper}/{name}" for name in own), *read)
+
+
+def stage_code(stage: str, paper: str, data: str = "") -> str:
+    """Digest of the code that decides a stage of a paper on the data set `data`."""
+    return code_digest(entries(stage, paper, data))
 
 
 class WorkflowConfig(BaseModel):
@@ -47,7 +75,7 @@ class WorkflowConfig(BaseModel):
     dataset: str = Field("digits", description="a data set, or the name of a recipe such as cifar10_crop")
     scale: str = Field("demo", description="the recipe is <dataset>_<scale> where there is one, otherwise <dataset>")
     seeds: int | None = Field(None, ge=1, description="seeds 0..seeds-1 of every network; none: what the recipe says")
-    results: str = Field("results", description="folder of all results")
+    results: str = Field("results", min_length=1, description="folder of all results")
     data: str = Field("", description="folder of the data; empty: the environment's STILLPOINT_DATA, or data")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     threads: int = Field(1, ge=1, description="threads of one training or evaluation")
@@ -58,14 +86,19 @@ class WorkflowConfig(BaseModel):
 def read(config: dict[str, Any]) -> WorkflowConfig:
     """A validated workflow configuration; a `UserError` that names the first wrong key."""
     try:
-        # snakemake's --config reads numbers as numbers: settings=5 is then an int that should be text
-        return WorkflowConfig.model_validate({k: v for k, v in config.items() if v is not None})
+        found = WorkflowConfig.model_validate({k: v for k, v in config.items() if v is not None})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         known = ", ".join(WorkflowConfig.model_fields)
         extra = f": one of {known}" if first["type"] == "extra_forbidden" else f" (given: {first['input']!r})"
         raise UserError(f"--config {key}: {first['msg']}{extra}") from None
+    for key, path in (("results", found.results), ("data", found.data)):
+        if wrong := [letter for letter in path if letter in "{}" or not letter.isprintable()]:
+            raise UserError(
+                f"--config {key}: {path!r} holds {wrong[0]!r}, which snakemake keeps for itself: choose another folder"
+            )
+    return found
 
 
 def recipes(paper: str) -> list[str]:
@@ -172,33 +205,46 @@ class Plan:
     def resolved(self, model: str, seed: int) -> RunConfig:
         return pipelines.configure(f"{self.paper}/{model}", self.recipe, self.pairs, seed)
 
-    def begins_from(self, model: str, seed: int) -> str:
-        """The input of a training; a `UserError` where its folder holds one by hand, of other settings.
+    def begins_from(self, model: str, seed: int, *, alone: bool = False) -> str:
+        """The input of a training; a `UserError` where its folder holds a run that no workflow may replace.
 
-        Snakemake knows nothing of such a run and would take it for its own. One that a workflow made has ``code.txt``,
-        and is made again where `decides` has changed.
+        With `alone` also where another workflow is at work among these results.
         """
-        run = layout.Run(self.paper, self.recipe, model, seed, self.root)
-        if not run.code.is_file() and (changed := results.departures(run, self.pairs)):
-            raise UserError(
-                f"{run.folder} holds a run that was trained by hand with other settings ({'; '.join(changed[:4])}): "
-                "remove that folder, or keep these results in another one (--results)"
-            )
+        if alone:
+            self.hold()
+        self.refuse(layout.Run(self.paper, self.recipe, model, seed, self.root))
         return str(self.marker)
 
+    def refuse(self, run: layout.Run) -> None:
+        """A `UserError` where the folder of `run` holds one of other settings."""
+        if error := claim.refusal(run, self.resolved(run.model, run.seed)):
+            raise error
+
+    def hold(self) -> None:
+        """Holds the folder of this plan for as long as this process lives; a `UserError` where another one does."""
+        folder = self.folder.resolve()
+        if folder not in _held and os.environ.get(HOLDS) != str(folder):
+            _until_exit.enter_context(locked(folder / ".lock"))
+        _held.add(folder)
+
+    def outdated(self) -> list[layout.Run]:
+        """The runs that a workflow made with other code than that which is here."""
+        code = stage_code("train", self.paper, self.config.data.name)
+        return [run for run in self.runs if claim.outdated(run, code)]
+
     def decides(self, stage: str, model: str = "", seed: int = 0) -> str:
-        """Digest of what decides a stage's result beside its input files: its code and its settings."""
+        """Digest of what decides a stage's result beside its input files: its code, its settings and the raw data."""
+        code = stage_code(stage, self.paper, self.config.data.name)
         if stage in ("table", "figures"):
             content: Any = [self.config.title, list(self.config.grid), digest(published_path(self.paper))]
-            code = code_digest((*ENTRIES[stage], f"pipelines/{self.paper}/results.py"))
             return digest_of([content, self.seeds, code])
         config = self.resolved(model, seed)
         measured = config.dump()["EVALUATE"] if stage == "evaluate" else None
-        # the catalogue and the schema act through the configuration alone
-        own = [f"pipelines/{self.paper}/models.py"]
-        # a paper without this module trains and is measured by core alone
-        own.append(f"pipelines/{self.paper}/{'training' if stage == 'train' else 'evaluate'}.py")
-        return digest_of([config.digest(), measured, code_digest((*ENTRIES[stage], *own))])
+        return digest_of([config.digest(), measured, code, self.raw])
+
+    @cached_property
+    def raw(self) -> str:
+        return raw_data(self.config.data.name, self.data)
 
     def options(self, *names: str) -> str:
         """Options of the command line that every job of this plan shares."""
@@ -216,6 +262,12 @@ class Plan:
     def tail(self) -> str:
         """The KEY VALUE pairs, quoted for a shell."""
         return shlex.join(self.pairs)
+
+
+#: folders that are held until this process ends
+_held: set[Path] = set()
+_until_exit = ExitStack()
+atexit.register(_until_exit.close)
 
 
 def plan(paper: str, config: dict[str, Any]) -> Plan:
@@ -239,92 +291,32 @@ def published_path(paper: str) -> Path:
     return pipelines.HERE / paper / "published.yaml"
 
 
-@cache
-def code_digest(entries: tuple[str, ...]) -> str:
-    """Digest of some modules and what they import of this repository, without comments and docstrings."""
-    return digest_of([[str(path), _module(ROOT / path).program] for path in imported(entries)])
+def raw_data(name: str, root: Path) -> str:
+    """Digest of where the raw files of a data set lie, their sizes and when they were last changed.
 
-
-class _Module(NamedTuple):
-    program: str  # digest of its code without comments and docstrings
-    imports: frozenset[str]
-    imports_at_top: frozenset[str]  # those outside functions, classes and conditions
-
-
-@cache
-def _module(path: Path) -> _Module:
-    tree = ast.parse(path.read_text())
-    nodes = list(ast.walk(tree))
-    imports, at_top = _imports(nodes), _imports(tree.body)
-    for node in nodes:
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            del body[0]
-    return _Module(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imports, at_top)
-
-
-def _imports(nodes: Iterable[ast.AST]) -> frozenset[str]:
-    names: set[str] = set()
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return frozenset(name for name in names if name.split(".")[0] == "stillpoint")
-
-
-@cache
-def imported(entries: tuple[str, ...]) -> tuple[Path, ...]:
-    """The repository's files that `entries` import, directly or not, themselves included; relative to the root."""
-    waiting, found = [Path(entry) for entry in entries], set()
-    while waiting:
-        path = waiting.pop()
-        if path in found or not (ROOT / path).is_file():
-            continue
-        found.add(path)
-        # a package runs what it imports at its top; what its functions would import is for those who call them
-        package = path.name == "__init__.py" and path not in map(Path, entries)
-        waiting += [file for name in imports_of(ROOT / path, top=package) for file in module_files(name)]
-    return tuple(sorted(found))
-
-
-def imports_of(path: Path, *, top: bool = False) -> frozenset[str]:
-    """Dotted names that a file imports from this repository; ``from a import b`` gives a and a.b.
-
-    Wherever in the file, or only outside functions, classes and conditions with `top`.
+    It says when to look again; whether the images have changed is decided by their own digests. Empty without files.
     """
-    return _module(path).imports_at_top if top else _module(path).imports
-
-
-@cache
-def module_files(name: str) -> tuple[Path, ...]:
-    """Files of the repository that the import of a dotted name runs: the module and its parents' ``__init__``."""
-    package, *parts = name.split(".")
-    if package != "stillpoint" or not parts:
-        return ()
-    # the files lie in core/ and pipelines/, whatever link leads there
-    candidates = [Path(*parts[:depth]) / "__init__.py" for depth in range(1, len(parts) + 1)]
-    candidates.append(Path(*parts).with_suffix(".py"))
-    return tuple(path for path in candidates if (ROOT / path).is_file())
+    found = dataset(name).signature(root)
+    return digest_of(found) if found else ""
 
 
 def snakemake(plan: Plan, jobs: int | None = None) -> list[str]:
-    """The call of snakemake that does a plan: what ``snakemake -j4 pipelines/aps/all`` does, as a list of words."""
+    """The call of snakemake that does a plan: what ``snakemake -j4 pipelines/aps/all`` does, as a list of words.
+
+    What the plan is asked to do goes through a file beside its logs, because snakemake guesses at the type of what
+    stands behind --config, and takes quotes from its ends.
+    """
     cores = str(jobs) if jobs else "all"
-    given = {key: str(value) for key, value in plan.settings.model_dump().items() if value not in ("", None)}
-    # snakemake strips quotes from both ends of a value, and would leave an open one behind
-    given = {key: f"{value} " if value.endswith(("'", '"')) else value for key, value in given.items()}
-    # the target comes first: --config would swallow it
+    given = {key: value for key, value in plan.settings.model_dump().items() if value not in ("", None)}
+    asked = plan.folder / "logs" / "workflow.json"
+    write_json(asked, given)
     words = [sys.executable, "-m", "snakemake", f"pipelines/{plan.paper}/all", "--cores", cores]
     words += ["--snakefile", str(ROOT / "Snakefile")]
     # snakemake's own lock outlives a snakemake that is killed; `stillpoint run` holds one that does not
     words.append("--nolock")
     if plan.gpus:
         words += ["--resources", "gpu=1"]
-    return [*words, "--config", *(f"{key}={value}" for key, value in given.items())]
+    # snakemake remembers what it made in the folder it was called in: what it made elsewhere is told by the runs
+    if outdated := plan.outdated():
+        words += ["--forcerun", *(str(run.weights) for run in outdated)]
+    return [*words, "--configfile", str(asked)]

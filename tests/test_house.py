@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stillpoint.pipelines import papers
-from stillpoint.pipelines.workflow import imports_of, module_files
+from stillpoint.pipelines.code_digest import imports_of, module_files
 
 ROOT = Path(__file__).parent.parent
 #: each room of core imports from those before it

@@ -34,7 +34,7 @@ class DoubleConv(nn.Sequential):
 
 
 class Down(nn.Module):
-    """Max-pool and subsampling, then `DoubleConv`: (B, inputs, H, W) -> (B, outputs, H/2, W/2) and the grid sampled at, or None.
+    """Max-pool and subsampling, then `DoubleConv`: (B, inputs, H, W) -> (B, outputs, H/2, W/2) and the grid, or None.
 
     With no Downsample it is a max-pool of 2x2; otherwise a dense max-pool of 2x2, one row and column appended at the
     bottom and the right, and then the Downsample.
@@ -57,9 +57,9 @@ class Down(nn.Module):
 class Up(nn.Module):
     """(B, inputs, h, w) and the skipped map (B, inputs/2, 2h, 2w) -> (B, outputs, 2h, 2w).
 
-    With an upsample factory: upsampling on the grid of the way down, then a 2x2 convolution that wraps round at the bottom and
-    the right whatever the padding of the others. Without: a transposed 2x2 convolution and, if there is a Downsample,
-    its filter at stride 1. Then the skipped map is put in front, and `DoubleConv` follows.
+    With an upsample factory: upsampling on the grid of the way down, then a 2x2 convolution that wraps round at the
+    bottom and the right whatever the padding of the others. Without: a transposed 2x2 convolution and, if there is a
+    Downsample, its filter at stride 1. Then the skipped map is put in front, and `DoubleConv` follows.
     """
 
     def __init__(

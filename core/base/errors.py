@@ -1,6 +1,13 @@
 """What goes wrong because of what the user asked for, told in one sentence."""
 
-from collections.abc import Iterable
+import dis
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+#: where checks of ours are
+_OURS = tuple(Path(__file__).resolve().parents[2] / part for part in ("core", "pipelines"))
+_RAISE = dis.opmap["RAISE_VARARGS"]
 
 
 class UserError(Exception):
@@ -27,6 +34,37 @@ def listed(names: Iterable[str], count: int = 5) -> str:
     """``a, b and 3 more``: at most `count` names, shortened, and how many there are besides."""
     every = [name if len(name) <= 120 else f"{name[:117]}..." for name in names]
     return ", ".join(every[:count]) + (f" and {len(every) - count} more" if len(every) > count else "")
+
+
+class Unfit(UserError):
+    """A setting or an input that a check of ours refuses, such as a filter of no taps."""
+
+
+@contextmanager
+def checked() -> Iterator[None]:
+    """Where a network is built from a user's settings, or first sees a user's picture: what is checked there.
+
+    Layers and backbones refuse a value by ``raise ValueError``, which becomes an `Unfit`. A `ValueError` that Python or
+    a library raises is a fault of ours and passes, with its traceback. Not for whole trainings or measurements.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if _is_a_check(error):
+            raise Unfit(str(error)) from error
+        raise
+
+
+def _is_a_check(error: BaseException) -> bool:
+    """Whether a `raise` statement of this house raised it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return False
+    code = trace.tb_frame.f_code
+    file = Path(code.co_filename).resolve()
+    return code.co_code[trace.tb_lasti] == _RAISE and any(file.is_relative_to(folder) for folder in _OURS)
 
 
 def closest(name: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -70,9 +70,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
-    """Removes what a killed process was writing below `folder`, which nobody else may be writing to now."""
-    for part in folder.rglob(".*.????????.tmp*"):
+def sweep(folder: Path, *, below: bool = True) -> None:
+    """Removes what a killed process was writing in `folder` and `below` it; nobody else may be writing there now."""
+    for part in (folder.rglob if below else folder.glob)(".*.????????.tmp*"):
         part.unlink()
 
 

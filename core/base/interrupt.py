@@ -1,5 +1,6 @@
 """What may end or forbid a run from outside: signals that ask it to stop, and another process at work in its folder."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -53,6 +54,8 @@ class StopRequest:
         self._restore()
 
 
+#: what a system says of a lock that another process holds
+_TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 #: lock files that this process holds
 _held: set[TextIO] = set()
 
@@ -70,14 +73,20 @@ os.register_at_fork(after_in_child=_forget_locks)
 def locked(path: Path, *, wait: Callable[[str], object] | None = None) -> Iterator[int]:
     """Holds the lock file `path`, which the system frees however a process ends; yields its descriptor.
 
-    A `UserError` if another process holds it; `wait` is given the sentence instead, and then the other's end is waited
-    for. A process that inherits the descriptor holds the lock as well.
+    A `UserError` if another process holds it, or where the file system has no locks; `wait` is given the sentence of
+    the former instead, and then the other's end is waited for. A process that inherits the descriptor holds the lock
+    as well.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise UserError(
+                    f"{path.parent} lies on a file system that has no locks ({error.strerror}), and without one two "
+                    "processes could write there at once: choose a folder on another"
+                ) from error
             file.seek(0)
             holder = file.read().strip()
             said = f"{path.parent} is in use by another process{f' ({holder})' if holder else ''}"

@@ -101,8 +101,11 @@ def info(name: str) -> DatasetInfo:
 
 
 def takes(made_for: tuple[str, ...], name: str) -> bool:
-    """Whether a network made for these data sets (none: for all) takes the one called `name`."""
-    return not made_for or name in made_for or bool(set(info(name).like) & set(made_for))
+    """Whether a network made for these data sets takes the one called `name`; none: for all that have classes."""
+    entry = info(name)
+    if not made_for:
+        return not (entry.pairs or entry.label_maps)
+    return name in made_for or bool(set(entry.like) & set(made_for))
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:

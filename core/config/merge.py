@@ -43,7 +43,9 @@ def merge(schema: type[Config], layers: list[dict[str, Any]], pairs: list[str] |
         raise UserError(f"settings come as KEY VALUE pairs; {pairs[-1]!r} has no value")
     for key, text in zip(pairs[0::2], pairs[1::2], strict=True):
         _set(node, key, text)
-    return validate(schema, _plain(node))
+    config = validate(schema, _plain(node))
+    config.check_effect(pairs[0::2])
+    return config
 
 
 def read_recipe(path: Path, schema: type[RunConfig]) -> dict[str, Any]:
@@ -87,27 +89,6 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise UserError(f"{path} is damaged and holds no settings{reason}: remove the run's folder and train it anew")
     return settings
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """``["TRAIN.LR: 0.1 -> 0.05", ...]`` for two dumped configurations."""
-    found = []
-    for key in sorted(set(old) | set(new)):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += [f"{key}.{line}" for line in differences(a, b)]
-        elif a != b:
-            found.append(f"{key}: {a} -> {b}")
-    return found
-
-
-def shared(settings: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
-    """`settings` without what `keys` does not hold, such as a setting that is younger than a run."""
-    return {
-        key: shared(value, keys[key]) if isinstance(value, dict) and isinstance(keys[key], dict) else value
-        for key, value in settings.items()
-        if key in keys
-    }
 
 
 def _plain(node: Any) -> Any:

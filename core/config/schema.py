@@ -5,6 +5,7 @@ pydantic validates and freezes; `core.config.merge` puts a configuration togethe
 from `RunConfig` by giving `model` a type.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
@@ -182,6 +183,10 @@ class EvaluateConfig(Section):
     untrained: bool = Field(True, description="measure the network before training as well")
 
 
+#: fields of EVALUATE that act whatever is measured
+ALWAYS_READ = ("batch_size", "protocol", "metrics", "untrained")
+
+
 class RunConfig(Section):
     """Everything that decides the result of a run, and nothing else (device, threads and folders are not here)."""
 
@@ -207,6 +212,22 @@ class RunConfig(Section):
     def known_metrics(self) -> dict[str, tuple[str, ...]]:
         """What EVALUATE.METRICS may name, each with the fields of EVALUATE that it reads; said without torch."""
         return dict(evaluations.READS)
+
+    def check_effect(self, keys: Iterable[str]) -> None:
+        """A `UserError` for a key of EVALUATE that none of EVALUATE.METRICS reads: setting it would change nothing."""
+        known = self.known_metrics()
+        for key in keys:
+            section, _, name = key.lower().partition(".")
+            if section != "evaluate" or name not in type(self.evaluate).model_fields or name in ALWAYS_READ:
+                continue
+            readers = [metric for metric, reads in known.items() if name in reads]
+            if not set(readers) & set(self.evaluate.metrics):
+                by = (
+                    f"only {', '.join(readers)} would read it" if readers else f"{self.pipeline} has none that reads it"
+                )
+                raise UserError(
+                    f"{key} changes nothing of what EVALUATE.METRICS [{', '.join(self.evaluate.metrics)}] measures: {by}"
+                )
 
     def known_protocols(self) -> tuple[str, ...]:
         """What EVALUATE.PROTOCOL may be: a paper whose code measures otherwise than ours adds "authors"."""
@@ -250,9 +271,11 @@ class RunConfig(Section):
         return self.model_dump(mode="json", by_alias=True)
 
     def digest(self) -> str:
-        """SHA-256 of what decides the trained weights; the grid, the title and how results are measured do not."""
-        settings = self.dump()
-        return digest_of(deciding(settings))
+        """SHA-256 of what decides the trained weights; the grid, the title and how results are measured do not.
+
+        Of that, only what differs from the defaults: a setting that is added with a default changes no digest.
+        """
+        return digest_of(beside(deciding(self.dump()), deciding(type(self)().dump())))
 
 
 #: Keys that say how results are measured and shown, not which weights training gives.
@@ -284,6 +307,58 @@ def _leaves(settings: dict[str, Any], prefix: str = "") -> list[str]:
     found = []
     for key, value in settings.items():
         found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+    return found
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """``["TRAIN.LR: 0.1 -> 0.05", ...]`` for two dumped configurations."""
+    found = []
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += [f"{key}.{line}" for line in differences(a, b)]
+        elif a != b:
+            found.append(f"{key}: {a} -> {b}")
+    return found
+
+
+def shared(settings: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
+    """`settings` without what `keys` does not hold, such as a setting that is younger than a run."""
+    return {
+        key: shared(value, keys[key]) if isinstance(value, dict) and isinstance(keys[key], dict) else value
+        for key, value in settings.items()
+        if key in keys
+    }
+
+
+def changed(stored: dict[str, Any], config: RunConfig) -> list[str]:
+    """What decides a training and is not as it was ``stored`` with a run, as ``KEY: there -> asked``.
+
+    A setting that is younger than the run had its default there.
+    """
+    return differences(_filled(deciding(stored), deciding(type(config)().dump())), deciding(config.dump()))
+
+
+def _filled(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """`settings`, with those of `defaults` for what it does not hold."""
+    inner = {key: value for key, value in settings.items() if isinstance(value, dict)}
+    return {
+        **defaults,
+        **settings,
+        **{k: _filled(v, defaults[k]) for k, v in inner.items() if isinstance(defaults.get(k), dict)},
+    }
+
+
+def beside(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Of dumped settings, those that differ from `defaults`; a section without any is left out."""
+    found = {}
+    for key, value in settings.items():
+        other = defaults.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            if inner := beside(value, other):
+                found[key] = inner
+        elif key not in defaults or value != other:
+            found[key] = value
     return found
 
 

@@ -54,6 +54,13 @@ class Dataset(ABC):
     def load(self, root: Path, split: str, held_out: HeldOut) -> "AnySet":
         """One split, prepared first where that has not been done; `UserError` as `prepare`, or for an unknown split."""
 
+    def signature(self, root: Path) -> list[list[Any]] | None:
+        """What would change if the raw files did, as far as it can be told without reading them; None where none are.
+
+        Default: of the folder of its name, and the two levels of folders in it. Snakemake asks it on every call.
+        """
+        return signature_of(root, root / self.info.name)
+
     def named(self, split: str, held_out: HeldOut) -> None:
         """A `UserError` unless `split` is one of train, val and test, and not empty."""
         name = self.info.name
@@ -61,6 +68,14 @@ class Dataset(ABC):
             raise UserError(f"unknown split {split!r} of {name}: choose train, val or test")
         if split == "val" and not held_out.size and not self.info.streaming:
             raise UserError(f"{name} has no validation images, because val_size is 0")
+
+
+def signature_of(root: Path, *places: Path) -> list[list[Any]] | None:
+    """Path, size and time of files, and of folders with what lies in them and the folders in those."""
+    inside = {path for place in places for path in (place, *place.glob("*"))}
+    inside |= {path for place in places for path in place.glob("*/*") if path.is_dir()}
+    stats = [(path, path.stat()) for path in sorted(inside) if path.exists()]
+    return [[str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns] for path, stat in stats] or None
 
 
 @dataclass(frozen=True, slots=True)

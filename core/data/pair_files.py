@@ -7,7 +7,7 @@ from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest
 from stillpoint.core.config.catalogue import DatasetInfo, missing
-from stillpoint.core.data.contract import Dataset, HeldOut, Progress
+from stillpoint.core.data.contract import Dataset, HeldOut, Progress, signature_of
 
 if TYPE_CHECKING:
     from stillpoint.core.data.pairs import PairSet
@@ -43,6 +43,9 @@ class PairFiles(Dataset):
         about = self.describe(root, (part,))
         whole = PairSet(*mapped(self.path(root, part)), about["title"], about["digests"][part])
         return whole if part == "test" or not held_out.size else whole.held_out(held_out, split == "val")
+
+    def signature(self, root: Path) -> list[list[Any]] | None:
+        return signature_of(root, *(self.path(root, part) for part in PARTS))
 
     def path(self, root: Path, part: str) -> Path:
         return root / self.info.name / f"{part}.safetensors"

@@ -1,7 +1,8 @@
 # Decodes a data set once. The marker says what was found (title, images, digest of each part) and is written last,
 # so it is what a rule that trains or evaluates takes as its input. config["data"] is the data root; without it, the
-# environment's STILLPOINT_DATA, or data.
+# environment's STILLPOINT_DATA, or data. Where raw files have changed since, they are looked at again.
 from stillpoint.core.config.catalogue import data_root
+from stillpoint.pipelines.workflow import raw_data
 
 
 DATA_ROOT = data_root(config.get("data") or None)
@@ -14,8 +15,11 @@ rule prepare:
         "logs/prepare/{dataset}.log",
     benchmark:
         "logs/prepare/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=r"\w+",
     threads: 1
     params:
-        root=DATA_ROOT,
+        root=str(DATA_ROOT),
+        raw=lambda w: raw_data(w.dataset, DATA_ROOT),
     shell:
-        "stillpoint prepare {wildcards.dataset} --root {params.root:q} > {log} 2>&1"
+        "logged {log:q} prepare {wildcards.dataset:q} --root {params.root:q}"

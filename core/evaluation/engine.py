@@ -19,8 +19,10 @@ from stillpoint.core.base.modes import evaluating
 from stillpoint.core.config.schema import EvaluateConfig
 from stillpoint.core.data.loading import Batch, DeviceLoader
 from stillpoint.core.data.sets import ImageSet
+from stillpoint.core.evaluation.networks import callable_of
 from stillpoint.core.evaluation.registry import EVALUATIONS
 from stillpoint.core.evaluation.view import Evaluation, View
+from stillpoint.core.metrics.outputs import Output, logits_of
 
 #: name -> factory (config, seed) -> Evaluation
 Evaluations = Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]
@@ -39,35 +41,45 @@ class Loader(Protocol):
 class Predictor:
     """Images (B, C, H, W) -> float32 logits (B, K), without gradients; remembers whether all were finite.
 
-    Raises ValueError for a network that gives no logits, or those of a single class. `maps` says that it should give
-    images, as where the targets are images. `labels` (N,) are those that its logits must reach.
+    net           an nn.Module, scripted, exported (`torch.export`) or not, or any other function of images
+    maps          it should give images, as where the targets are images
+    labels        (N,) that its logits must reach
+    output        the part of what it gives that the logits are (`stillpoint.core.metrics.outputs.logits_of`)
+    preprocess    what becomes of images before `net` sees them, if anything
+
+    Raises ValueError for a network that gives no logits, or those of a single class.
     """
 
     def __init__(
         self,
-        net: nn.Module,
+        net: nn.Module | Callable[..., Any],
         *,
         precision: str = "float32",
         channels_last: bool = False,
         maps: bool = False,
         labels: Tensor | None = None,
+        output: Output | None = None,
+        preprocess: Callable[[Tensor], Any] | None = None,
     ) -> None:
         if precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision must be float32 or bfloat16, not {precision!r}")
-        self.net, self.precision = net, precision
+        self.net, self.precision, self.output, self.preprocess = net, precision, output, preprocess
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         # strides alone, no values; torch would otherwise convert the filters in every forward
-        if channels_last:
+        if channels_last and isinstance(net, nn.Module):
             net.to(memory_format=torch.channels_last)
         self.maps, self.highest = maps, -1 if labels is None or not len(labels) else int(labels.max())
         self.images = 0
+        self._call = callable_of(net)
         self._finite: Tensor | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         device = images.device.type
         autocast = torch.autocast(device, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
         with torch.inference_mode(), autocast:
-            logits = self._checked(self.net(images.contiguous(memory_format=self.memory_format)), len(images)).float()
+            seen = images.contiguous(memory_format=self.memory_format)
+            output = self._call(seen if self.preprocess is None else self.preprocess(seen))
+            logits = self._checked(logits_of(output, self.output), len(images)).float()
             finite = logits.isfinite().all()
             self._finite = finite if self._finite is None else self._finite & finite
         self.images += len(images)
@@ -77,20 +89,14 @@ class Predictor:
     def finite(self) -> bool:
         return self._finite is None or bool(self._finite)
 
-    def _checked(self, output: Any, count: int) -> Tensor:
-        if not isinstance(output, Tensor):
-            held = f" ({', '.join(map(str, output))})" if isinstance(output, Mapping) else ""
-            raise ValueError(
-                f"the network's output is of type {type(output).__name__}{held}, not a tensor of logits (B, K): wrap "
-                "the network in a module that returns its logits alone"
-            )
+    def _checked(self, output: Tensor, count: int) -> Tensor:
         if self.maps:
             return output
         shape = tuple(output.shape)
         if output.ndim > 2:
             raise ValueError(
                 f"the network gives maps {shape[1:]}, not a logit for each class, so no prediction can be followed; "
-                "stillpoint explain measures how its modules move"
+                "measure_maps compares maps, and stillpoint explain how its modules move"
             )
         if output.ndim < 2 or shape[0] != count:
             raise ValueError(f"the network gives {shape} for {count} images, not logits ({count}, K)")

@@ -1,18 +1,24 @@
 """Where a network stops moving with its input: the equivariance error of every module, in the order they run."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from stillpoint.core.base.modes import evaluating
-from stillpoint.core.data.shifts import roll
-from stillpoint.core.metrics import equivariance_error
+from stillpoint.core.data.shifts import fourier_shift, roll
+from stillpoint.core.evaluation.interior import Interior
+from stillpoint.core.metrics.equivariance import equivariance_error
+from stillpoint.core.surgery.antialias import POLICIES, antialias
 
 #: Above what float32 rounding makes of an equivariant network (about 1e-6), far below one wrong phase (1e-3 and more).
 THRESHOLD = 1e-4
+#: interior: every padding goes round, so that borders are not blamed; whole: the network as it is.
+Boundary = Literal["interior", "whole"]
 
 #: Why a module's output is not compared.
 NO_MAP = "outputs that are no map (B, C, h, w) or vector (B, K), such as tokens (B, N, C)"
@@ -24,10 +30,13 @@ PADDING = "outputs of padding"
 class Row:
     """One run of one module.
 
-    shape     of its output for one image: (C, h, w), or (K,)
+    shape     of its output for one image: (C, h, w), or (K,); maps (h, w, C) are read as such
     stride    rows of the input over rows of the output (1.0 at full resolution); none without rows
-    error     relative, see `stillpoint.core.metrics.equivariance_error`; the largest over the images and the shifts
+    error     relative, see `equivariance_error`; the largest over the images and the shifts
     leaf      it contains no other module
+    own       the error that this module adds to a map that has moved as it should; 0 where `error` is rounding, and for
+              what contains other modules
+    share     of the sum of all modules' own errors
     """
 
     name: str
@@ -36,6 +45,8 @@ class Row:
     stride: float | None
     error: float
     leaf: bool
+    own: float = 0.0
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -43,93 +54,215 @@ class Explanation:
     """Rows in the order in which modules finish, so that a block comes after its parts; the network itself is last.
 
     left_out    how many runs of modules have no row, by the reason
+    remedy      the call that mends the first broken module, or why there is none; empty where nothing is broken
     """
 
     rows: tuple[Row, ...]
     shifts: tuple[tuple[int, int], ...]
     threshold: float
     left_out: dict[str, int]
+    boundary: Boundary = "interior"
+    remedy: str = ""
 
     @property
     def first_broken(self) -> Row | None:
         """The first module whose output does not move with the input; none when all do."""
         return next((row for row in self.rows if not row.error <= self.threshold), None)
 
-    def to_json(self) -> dict[str, Any]:
-        first = self.first_broken
+    @property
+    def worst(self) -> Row | None:
+        """The module with the largest share of what the modules add; none when none adds anything."""
+        guilty = [row for row in self.rows if row.own > 0]
+        return max(guilty, key=lambda row: row.own) if guilty else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists."""
+        first, worst = self.first_broken, self.worst
         return {
             "shifts": [list(shift) for shift in self.shifts],
+            "boundary": self.boundary,
             "threshold": self.threshold,
             "first_broken": None if first is None else asdict(first),
+            "largest_share": None if worst is None else asdict(worst),
+            "remedy": self.remedy,
             "rows": [asdict(row) for row in self.rows],
             "left_out": self.left_out,
         }
+
+    def __str__(self) -> str:
+        first, worst = self.first_broken, self.worst
+        if first is None:
+            return "every module moves with its input"
+        lines = [f"shift equivariance first breaks in {first.name} ({first.type}): relative error {first.error:.1e}"]
+        if worst is not None:
+            lines.append(
+                f"the largest share of what modules add, {worst.share:.0%}, is that of {worst.name} ({worst.type})"
+            )
+        return "\n".join([*lines, self.remedy])
 
 
 def explain(
     net: nn.Module,
     x: Tensor,
     *,
+    boundary: Boundary = "interior",
     shifts: Sequence[tuple[int, int]] | None = None,
     threshold: float = THRESHOLD,
 ) -> Explanation:
     """Runs `net` once on `x` (B, C, H, W) and its circular shifts, and compares every module's outputs.
 
-    One forward pass of (1 + len(shifts)) * B images: modules must treat the images of a batch apart, which those of a
-    network in eval mode do (it is put in eval mode, and back afterwards). Left out, and counted, are outputs that are
-    no maps (B, C, h, w) or vectors (B, K), such as tokens, and those of padding, where a shift is of the map inside.
+    A map of stride t is compared with that of the unshifted image moved by s/t: by a fraction of its pixels where that
+    is one, so that sampling a band-limited map is no fault and aliasing is; or by s/t rounded, as of layers that choose
+    their grid. With `boundary` "interior" all paddings go round (`stillpoint.core.evaluation.interior`), because near
+    a padded border no convolution commutes with shifts; "whole" measures the network as it is.
 
-    Raises ValueError for an `x` of another rank, and for no shift.
+    One forward pass of (1 + len(shifts)) * B images, and every module without parts runs once more: modules must treat
+    the images of a batch apart, which those of a network in eval mode do (it is put in eval mode, and back
+    afterwards). Maps (B, h, w, C) are told from (B, C, h, w) by the image's shape. Left out, and counted, are outputs
+    that are no maps or vectors (B, K), such as tokens, and those of padding, where a shift is of the map inside.
+
+    Raises ValueError for an `x` of another rank, an unknown boundary, and for no shift.
     """
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"explain looks into the modules of a network, and a {type(net).__name__} has none")
     if x.ndim != 4:
         raise ValueError(f"images must be (B, C, H, W), not of shape {tuple(x.shape)}")
-    count, size = len(x), (x.shape[2], x.shape[3])
+    if boundary not in get_args(Boundary):
+        raise ValueError(f"boundary must be one of {', '.join(get_args(Boundary))}, not {boundary!r}")
+    size = (x.shape[2], x.shape[3])
     if shifts is None:
         # one pixel each way, and far enough to move the coarsest map too, where an odd size would show
         shifts = ((1, 0), (0, 1), (size[0] // 2 + 1, size[1] // 2 - 1))
     if not shifts:
         raise ValueError("at least one shift is needed")
     moves = tuple((int(row), int(column)) for row, column in shifts)
-    rows: list[Row] = []
-    left_out: dict[str, int] = {}
-
-    def record(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        result = output[0] if isinstance(output, tuple | list) and output else output
-        why = None
-        if not isinstance(result, Tensor) or result.ndim not in (2, 4):
-            why = NO_MAP
-        elif len(result) != count * (1 + len(moves)):
-            why = NO_BATCH
-        elif _pads(inputs, result):
-            why = PADDING
-        if why is not None:
-            left_out[why] = left_out.get(why, 0) + 1
-            return
-        still, *moved = result.split(count)
-        errors = [equivariance_error(still, y, shift=s, size=size) for s, y in zip(moves, moved, strict=True)]
-        stride = size[0] / result.shape[2] if result.ndim == 4 else None
-        # amax, not Python's max, which would lose a NaN
-        worst = float(torch.stack(errors).amax())
-        leaf = next(module.children(), None) is None
-        rows.append(Row(name or "(network)", type(module).__name__, tuple(result.shape[1:]), stride, worst, leaf))
-
-    handles = [
-        module.register_forward_hook(lambda m, i, o, name=name: record(name, m, i, o))
-        for name, module in net.named_modules()
-    ]
+    watch = _Watch(len(x), size, moves, threshold)
+    handles = [handle for name, module in net.named_modules() for handle in watch.on(name, module)]
     try:
-        with evaluating(net), torch.inference_mode():
+        with evaluating(net), torch.inference_mode(), Interior() if boundary == "interior" else nullcontext():
             net(torch.cat([x, *(roll(x, shift) for shift in moves)]))
     finally:
         for handle in handles:
             handle.remove()
-    return Explanation(tuple(rows), moves, threshold, left_out)
+    total = sum(row.own for row in watch.rows)
+    rows = tuple(replace(row, share=row.own / total) if row.own > 0 else row for row in watch.rows)
+    found = Explanation(rows, moves, threshold, watch.left_out, boundary)
+    return replace(found, remedy=_remedy(net, found))
 
 
-def _pads(inputs: Any, result: Tensor) -> bool:
+class _Watch:
+    """Hooks of all modules, and the rows that they make."""
+
+    def __init__(self, count: int, size: tuple[int, int], moves: tuple[tuple[int, int], ...], threshold: float) -> None:
+        self.count, self.size, self.moves, self.threshold = count, size, moves, threshold
+        self.rows: list[Row] = []
+        self.left_out: dict[str, int] = {}
+        self.inputs: dict[nn.Module, Tensor] = {}
+        self.again = False
+
+    def on(self, name: str, module: nn.Module) -> list[Any]:
+        handles = [module.register_forward_hook(lambda m, i, o: self._after(name, m, i, o))]
+        if next(module.children(), None) is None:
+            handles.append(module.register_forward_pre_hook(self._before))
+        return handles
+
+    def _before(self, module: nn.Module, inputs: Any) -> None:
+        if not self.again and len(inputs) == 1 and isinstance(inputs[0], Tensor) and inputs[0].ndim == 4:
+            still = inputs[0][: self.count]
+            # what works in place leaves nothing of its input
+            self.inputs[module] = still.clone() if getattr(module, "inplace", False) else still
+
+    def _after(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if self.again:
+            return
+        before = self.inputs.pop(module, None)
+        result = output[0] if isinstance(output, tuple | list) and output else output
+        why = None
+        if not isinstance(result, Tensor) or result.ndim not in (2, 4):
+            why = NO_MAP
+        elif len(result) != self.count * (1 + len(self.moves)):
+            why = NO_BATCH
+        elif _pads(inputs, result, self.size):
+            why = PADDING
+        if why is not None:
+            self.left_out[why] = self.left_out.get(why, 0) + 1
+            return
+        error, result = min(((self._error(one), one) for one in self._readings(result)), key=lambda pair: pair[0])
+        stride = self.size[0] / result.shape[2] if result.ndim == 4 else None
+        leaf = next(module.children(), None) is None
+        own = 0.0
+        if leaf and before is not None and result.ndim == 4 and not error <= self.threshold:
+            own = min(self._own(module, before, result[: self.count]), error)
+        shape = tuple(result.shape[1:])
+        self.rows.append(Row(name or "(network)", type(module).__name__, shape, stride, error, leaf, own))
+
+    def _readings(self, result: Tensor) -> list[Tensor]:
+        """The output as (B, C, h, w), or as (B, h, w, C) where only that, or that too, has the image's shape."""
+        if result.ndim == 2:
+            return [result]
+        readings = [one for one in (result, result.permute(0, 3, 1, 2)) if _shaped(one.shape[2:], self.size)]
+        return readings or [result]
+
+    def _error(self, result: Tensor) -> float:
+        still, *moved = result.split(self.count)
+        options: dict[str, Any] = {"size": self.size, "fractional": True}
+        errors = [equivariance_error(still, y, shift=s, **options) for s, y in zip(self.moves, moved, strict=True)]
+        # amax, not Python's max, which would lose a NaN
+        return float(torch.stack(errors).amax())
+
+    def _own(self, module: nn.Module, before: Tensor, after: Tensor) -> float:
+        """The error of the module's output for its own unshifted input, moved by hand."""
+        inputs = [one for one in (before, before.permute(0, 3, 1, 2)) if _shaped(one.shape[2:], self.size)]
+        if not inputs:
+            return 0.0
+        last = inputs[0].shape != before.shape
+        worst = 0.0
+        self.again = True
+        try:
+            for shift in self.moves:
+                way = [s * h / full for s, h, full in zip(shift, inputs[0].shape[2:], self.size, strict=True)]
+                whole = all(float(step).is_integer() for step in way)
+                moved = roll(inputs[0], [int(s) for s in way]) if whole else fourier_shift(inputs[0], way)
+                output = module(moved.permute(0, 2, 3, 1) if last else moved)
+                output = output[0] if isinstance(output, tuple | list) else output
+                output = output if output.shape == after.shape else output.permute(0, 3, 1, 2)
+                found = equivariance_error(after, output, shift=shift, size=self.size, fractional=True)
+                worst = max(worst, float(found.amax()))
+        finally:
+            self.again = False
+        return worst
+
+
+def _shaped(places: Sequence[int], size: tuple[int, int]) -> bool:
+    """Whether h x w places may be those of an image of H x W pixels: one stride for both axes, rounded up or down."""
+    (h, w), (height, width) = places, size
+    return abs(h * width - w * height) <= max(height, width)
+
+
+def _pads(inputs: Any, result: Tensor, image: tuple[int, int]) -> bool:
     """Whether a module only surrounds its map: larger than before, and not by a whole factor."""
     before = inputs[0] if inputs else None
-    if result.ndim != 4 or not isinstance(before, Tensor) or before.ndim != 4:
+    if not isinstance(before, Tensor) or any(x.ndim != 4 or not _shaped(x.shape[2:], image) for x in (before, result)):
         return False
     pairs = zip(result.shape[2:], before.shape[2:], strict=True)
     return any(after > size and after % size for after, size in pairs)
+
+
+def _remedy(net: nn.Module, found: Explanation) -> str:
+    """The call of `antialias` that treats the first module which breaks, tried on a copy of the network."""
+    first = found.first_broken
+    if first is None:
+        return ""
+    names = [row.name for row in found.rows if row.own > found.threshold]
+    default = tuple(policy for policy in POLICIES if policy != "stem")
+    for words, policy in (("", default), (f", policy={POLICIES}", POLICIES)):
+        try:
+            changed = [change.name for change in antialias(deepcopy(net), policy, verbose=False).changes]
+        except (ValueError, TypeError, RuntimeError):
+            continue
+        if first.name in changed or (policy == POLICIES and set(changed) & set(names)):
+            mended = len([name for name in names if name in changed])
+            return f"stillpoint.antialias(net{words}) filters {first.name if first.name in changed else changed[0]}" + (
+                f" and {mended - 1} more of the modules that break" if mended > 1 else ""
+            )
+    return f"stillpoint.antialias treats strides, and has no place for {first.name} ({first.type})"

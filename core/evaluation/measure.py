@@ -1,21 +1,28 @@
 """Measures any network on one picture, or on a batch of images in memory, without a data set or a configuration."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from stillpoint.core.base.errors import UserError, nearest
 from stillpoint.core.base.modes import evaluating
 from stillpoint.core.config.schema import EvaluateConfig, validate
 from stillpoint.core.data.loading import Batch
 from stillpoint.core.data.shifts import crop_window, roll, shift_zeros
-from stillpoint.core.evaluation.engine import Predictor, one_pass
+from stillpoint.core.evaluation.boxes import is_boxes, measure_boxes
+from stillpoint.core.evaluation.dense import measure_maps
+from stillpoint.core.evaluation.engine import Predictor, chosen, one_pass
+from stillpoint.core.evaluation.networks import batches, callable_of, device_of
 from stillpoint.core.evaluation.registry import EVALUATIONS
+from stillpoint.core.evaluation.view import Result, View
 from stillpoint.core.metrics import relative_logit_change
+from stillpoint.core.metrics.outputs import Output, as_tensor, logits_of
 
 Boundary = Literal["circular", "zeros", "crop"]
 
@@ -51,7 +58,7 @@ class ShiftMap:
         """Fraction of the shifts, the one by nothing left out, that keep the class."""
         return (int(self.same.sum()) - 1) / (self.same.size - 1)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, the summary first."""
         return {
             "boundary": self.boundary,
@@ -68,15 +75,17 @@ class ShiftMap:
 
 
 def measure_image(
-    net: nn.Module,
-    image: Tensor,
+    net: nn.Module | Callable[..., Any],
+    image: Tensor | np.ndarray,
     *,
     max_shift: int = 8,
     boundary: Boundary = "circular",
     batch_size: int = 64,
+    output: Output | None = None,
+    preprocess: Callable[[Tensor], Any] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ShiftMap:
-    """The `ShiftMap` of one normalised picture, (C, H, W), on the device of `net`.
+    """The `ShiftMap` of one picture, (C, H, W), on the device of `net`: normalised, or uint8 with `preprocess`.
 
     boundary    "circular": what leaves one edge enters at the other. "zeros": zeros enter, the mean colour after
                 normalisation. "crop": the picture's own pixels enter; the network sees windows of
@@ -85,7 +94,8 @@ def measure_image(
     `net` is put in eval mode, and back afterwards. Raises ValueError for a picture of another rank or dtype or too
     small for the shifts, for a network that gives no logits, and for logits that are not finite.
     """
-    _check_images(image, 3, "a picture is", "(C, H, W)")
+    image = as_tensor(image) if isinstance(image, np.ndarray) else image
+    _check_images(image, (3,), "a picture is", "(C, H, W),")
     if boundary not in ("circular", "zeros", "crop"):
         raise ValueError(f"boundary must be circular, zeros or crop, not {boundary!r}")
     if max_shift < 1:
@@ -98,7 +108,7 @@ def measure_image(
     axis = torch.arange(-max_shift, max_shift + 1)
     shifts = torch.cartesian_prod(axis, axis).to(image.device)  # (S, 2)
     middle = len(shifts) // 2
-    predict = Predictor(net)
+    predict = Predictor(net, output=output, preprocess=preprocess)
     logits = []
     with evaluating(net):
         for start in range(0, len(shifts), batch_size):
@@ -143,58 +153,165 @@ class InMemory:
             yield Batch(step, self.images[part], self.labels[part], indices)
 
 
+class Measured(dict[str, float | Tensor]):
+    """What `measure` found: names and numbers, fractions in [0, 1], and tensors for maps over shifts."""
+
+    @property
+    def one_class(self) -> bool:
+        """Whether the network gave all images one class, which makes any consistency 1 and worth nothing."""
+        return self.get("classes_given") == 1 and self.get("images", 0) > 1  # type: ignore[operator]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists."""
+        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in self.items()}
+
+    def __str__(self) -> str:
+        lines = [f"{name}: {value:.6g}" for name, value in self.items() if not isinstance(value, Tensor)]
+        if self.one_class:
+            lines.append("the network gives one class to all images: its consistency says nothing")
+        return "\n".join(lines)
+
+
+class _Given:
+    """How many images there were, and how many classes they were given."""
+
+    def __init__(self) -> None:
+        self.images, self.classes = 0, set[int]()
+
+    def update(self, view: View) -> None:
+        self.images += len(view.images)
+        self.classes |= set(view.logits.argmax(1).tolist())
+
+    def compute(self) -> Result:
+        return {"images": float(self.images), "classes_given": float(len(self.classes))}
+
+
+class _Stream:
+    """The loader of an evaluation, out of any data; what has no labels is labelled by the network itself."""
+
+    def __init__(self, data: Iterable[tuple[Tensor, Tensor | None]], steps: int, predict: Predictor) -> None:
+        self.data, self.steps, self.predict = data, steps, predict
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        first = 0
+        for step, (images, labels) in enumerate(self.data):
+            if labels is None:
+                labels = self.predict(images).argmax(1)
+            else:
+                _check_labels(labels, len(images))
+                self.predict.highest = int(labels.max()) if len(labels) else -1
+            numbers = torch.arange(first, first + len(images))
+            yield Batch(step, images, labels.to(images.device, torch.int64), numbers)
+            first += len(images)
+
+
 def measure(
-    net: nn.Module,
-    images: Tensor,
-    labels: Tensor | None = None,
+    net: nn.Module | Callable[..., Any],
+    data: Any,
+    labels: Any = None,
     *,
     evaluations: str | Sequence[str] = ("accuracy", "circular"),
+    output: Output | None = None,
+    preprocess: Callable[[Tensor], Any] | None = None,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
     **settings: Any,
-) -> dict[str, float | Tensor]:
-    """Runs evaluations of `stillpoint.core.evaluation.registry` on a network of your own.
+) -> Measured:
+    """Runs evaluations of `evaluation.registry` on a network of your own.
 
-    net         images (B, C, H, W) -> logits (B, K); put in eval mode, and back afterwards
-    images      (N, C, H, W), normalised as `net` wants them, on its device
-    labels      (N,) class numbers; without them the network's own class of each unshifted image counts as right, and
-                its accuracy is left out
-    settings    those of `config.schema.EvaluateConfig` in small letters: ``max_shift=8, repeats=2, batch_size=64``
+    net          images -> logits (B, K): a module, scripted or exported too, or a function; a module is put in eval
+                 mode, and back afterwards. One that gives maps (B, K, H, W) is measured by `measure_maps`, a detector
+                 by `measure_boxes`
+    data         images (N, C, H, W), normalised as `net` wants them, or uint8 where `net` or `preprocess` does that;
+                 signals (N, C, L), which move along L alone; a NumPy array of either; a Dataset; or a DataLoader, whose
+                 batches are images, (images, labels) or dictionaries. They are moved to the network's device
+    labels       (N,) class numbers; without them the network's own class of each unshifted image counts as right, and
+                 its accuracy is left out
+    output       which part of what `net` gives the logits are, where that is not plain: a key, a place, or a function
+    preprocess   what becomes of images (of shifted ones too) before `net` sees them
+    settings     those of `stillpoint.core.config.schema.EvaluateConfig` in small letters: ``max_shift=8, repeats=2``
 
-    Returns names and numbers as `evaluation.engine.evaluate` does. Raises ValueError for images, labels or a network of
-    another form, and `UserError` for evaluations and settings that are unknown or out of range.
+    Returns what `evaluation.engine.evaluate` does, with the number of images and of the classes that they were given.
+    Raises ValueError for images, labels or a network of another form, and `UserError` for evaluations and settings that
+    are unknown or out of range.
     """
-    _check_images(images, 4, "images must be", "(N, C, H, W)")
-    if labels is not None:
-        _check_labels(labels, len(images))
+    config = _config(evaluations, settings)
+    device = device_of(net)
+    batched = iter(batches(data, labels, config.batch_size))
+    first = next(batched, None)
+    if first is None or not len(first[0]):
+        raise UserError("there is no image to measure on")
+    _check_images(first[0], (3, 4), "images must be", "(N, C, H, W), or signals (N, C, L),")
+    signals, known = first[0].ndim == 3, first[1]
+    stream = _images(chain([first], batched), device)
+    if signals:
+        # an axis of one row, along which nothing moves, is taken off again before the network
+        given_back = preprocess or (lambda x: x)
+        preprocess = lambda x: given_back(x.squeeze(2))  # noqa: E731
+    tried = _tried(net, first[0][:1], preprocess, device, signals)
+    if is_boxes(tried):
+        return Measured(measure_boxes(net, (images for images, _ in stream), preprocess=preprocess, seed=seed))
+    if logits_of(tried, output).ndim == 4:
+        return Measured(measure_maps(net, stream, output=output, preprocess=preprocess, seed=seed))
+    if first[0].dtype == torch.uint8 and "fractional" in config.metrics:
+        raise ValueError("shifts by fractions of a pixel need floating images: leave fractional out for uint8")
+    asked = config.metrics if known is not None else tuple(name for name in config.metrics if name != "accuracy")
+    given = _Given()
+    factories = {**EVALUATIONS, "given": lambda config, seed: given}
+    config = config.model_copy(update={"metrics": (*asked, "given")})
+    predict = Predictor(net, output=output, preprocess=preprocess)
+    loader = _Stream(stream, _steps(data, config.batch_size), predict)
+    return Measured(one_pass(predict, loader, config, seed, factories, progress))
+
+
+def _tried(net: Any, images: Tensor, preprocess: Callable[[Tensor], Any] | None, device: Any, signals: bool) -> Any:
+    """What a network gives for its first image."""
+    one = (images.unsqueeze(2) if signals else images).to(device)
+    with evaluating(net), torch.inference_mode():
+        return callable_of(net)(one if preprocess is None else preprocess(one))
+
+
+def _steps(data: Any, batch_size: int) -> int:
+    """Batches of the data; 0 where nobody knows."""
+    count = len(data) if hasattr(data, "__len__") else 0
+    return -(-count // batch_size) if isinstance(data, Tensor | np.ndarray | Dataset) else count
+
+
+def _images(
+    data: Iterable[tuple[Tensor, Tensor | None]], device: torch.device
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Batches of images (B, C, H, W) on the device; signals (B, C, L) as images of one row."""
+    for images, labels in data:
+        _check_images(images, (3, 4), "images must be", "(N, C, H, W), or signals (N, C, L),")
+        yield (images.unsqueeze(2) if images.ndim == 3 else images).to(device), labels
+
+
+def _config(evaluations: str | Sequence[str], settings: dict[str, Any]) -> EvaluateConfig:
+    known = [key for key in EvaluateConfig.model_fields if key != "metrics"]
     for name in settings:
-        known = [key for key in EvaluateConfig.model_fields if key != "metrics"]
         if name not in known:
             raise UserError(f"unknown setting {name!r}: one of {', '.join(known)}{nearest(name, known)}")
     names = (evaluations,) if isinstance(evaluations, str) else evaluations
     config = validate(EvaluateConfig, {"metrics": names, **settings})
     if config.protocol != "stillpoint":
         raise ValueError(f"protocol={config.protocol!r} is a paper's and known to its pipeline: stillpoint evaluate")
-    if labels is None:
-        labels = _classes(net, images, config.batch_size)
-        config = config.model_copy(update={"metrics": tuple(name for name in config.metrics if name != "accuracy")})
-    loader = InMemory(images, labels.to(images.device, torch.int64), config.batch_size)
-    return one_pass(Predictor(net, labels=labels), loader, config, seed, EVALUATIONS, progress)
+    chosen(config.metrics, EVALUATIONS)
+    return config
 
 
-def _classes(net: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    predict = Predictor(net)
-    with evaluating(net):
-        return torch.cat([predict(part).argmax(1) for part in images.split(batch_size)])
-
-
-def _check_images(images: Any, ndim: int, what: str, form: str) -> None:
+def _check_images(images: Any, ndims: tuple[int, ...], what: str, form: str) -> None:
     if not isinstance(images, Tensor):
         raise ValueError(f"{what} a tensor {form}, not {type(images).__name__}")
-    if images.ndim != ndim:
-        raise ValueError(f"{what} {form}, not of shape {tuple(images.shape)}")
-    if not images.is_floating_point():
-        raise ValueError(f"{what} of floating numbers, normalised as the network wants them, not {images.dtype}")
+    if images.ndim not in ndims:
+        raise ValueError(f"{what} {form} not of shape {tuple(images.shape)}")
+    if not images.is_floating_point() and images.dtype != torch.uint8:
+        raise ValueError(
+            f"{what} floating numbers, normalised as the network wants them, or uint8 where it takes stored pixels, "
+            f"not {images.dtype}"
+        )
 
 
 def _check_labels(labels: Any, count: int) -> None:

@@ -12,14 +12,15 @@ from stillpoint.core.base.device import pick, settings
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path, sweep, write_json
 from stillpoint.core.base.interrupt import locked
-from stillpoint.core.config.merge import differences, read_settings, shared
-from stillpoint.core.config.schema import RunConfig, deciding
+from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.data.build import loader
 from stillpoint.core.data.streaming import told_of_readers
 from stillpoint.core.evaluation.engine import Evaluations, Predictor, Progress, one_pass
 from stillpoint.core.evaluation.registry import EVALUATIONS
+from stillpoint.core.runs import claim
 from stillpoint.core.runs.layout import Run
-from stillpoint.core.runs.provenance import provenance
+from stillpoint.core.runs.provenance import provenance, tensors_digest
+from stillpoint.core.runs.records import crash_in_log
 from stillpoint.core.runs.statuses import fill_at
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -37,6 +38,9 @@ def evaluate_run(
     workers: int = 0,
     progress: Progress | None = None,
     status: str = "weights",
+    code: str = "",
+    workflow: bool = False,
+    after: Callable[[Run], object] | None = None,
 ) -> dict[str, Any]:
     """Measures a trained run, and the same network before training; writes metrics.json and maps.safetensors.
 
@@ -45,6 +49,9 @@ def evaluate_run(
     evaluations    the pipeline's, by name; none: core's, which know no protocol but our own
     status         which weights of the run, as `runs.statuses.fill_at` takes it; what is measured of others than those
                    that it kept goes to the files of ``run.at(status)``, with "status" and "epoch"
+    code           digest of the code that measures, which is recorded
+    workflow       what is measured already is not measured again (see `stillpoint.core.runs.claim.measured`)
+    after          called with the run that was measured (``run.at(status)``) while the folder's lock is still held
     device         as `stillpoint.core.base.device.pick` takes it
 
     Returns what metrics.json holds: "untrained" (unless EVALUATE.UNTRAINED is false) and "trained", each a flat
@@ -61,8 +68,10 @@ def evaluate_run(
         evaluations = EVALUATIONS
     where = pick(device)
     start = time.perf_counter()
-    with locked(run.lock), settings(where, threads), told_of_readers():
+    with locked(run.lock), crash_in_log(run), settings(where, threads), told_of_readers():
         sweep(run.folder)
+        if status in ("weights", "best") and run.state.is_file() and not run.training.is_file():
+            raise UserError(f"{run.folder} holds a training that has not ended: go on with it before it is measured")
         measured = config.evaluate
         options = {"batch_size": measured.batch_size, "workers": workers, "margin": measured.margin}
         batches = loader(config, "test", data_root, where, **options)
@@ -72,6 +81,10 @@ def evaluate_run(
         # first of all: what is not there is not waited for
         trained = build(config)
         epoch = fill_at(trained, run, config, status)
+        weights = tensors_digest(trained.state_dict())
+        asked = config.dump()["EVALUATE"]
+        if workflow and (held := claim.measured(run.at(status), asked, weights, images.digest, code)):
+            return held
         found: dict[str, Any] = {}
         maps: dict[str, Tensor] = {}
         rate: dict[str, float] = {}
@@ -88,6 +101,7 @@ def evaluate_run(
         origin = provenance(config, images.digest, where, time.perf_counter() - start, images.order)
         # a shifted view counts as an image
         origin["images_per_second"] = rate
+        origin |= {"weights_digest": weights, "code_digest": code}
         skipped = sorted(getattr(batches, "skipped", ()))
         metrics = {
             "dataset": images.title,
@@ -96,7 +110,7 @@ def evaluate_run(
             "parameters": parameters,
             **found,
             "config_digest": config.digest(),
-            "evaluate": config.dump()["EVALUATE"],
+            "evaluate": asked,
             "provenance": origin,
         }
         place = run.at(status)
@@ -106,6 +120,8 @@ def evaluate_run(
         with atomic_path(place.maps) as temporary:
             save_file({name: value.contiguous() for name, value in maps.items()}, temporary)
         write_json(place.metrics, metrics)
+        if after is not None:
+            after(place)
     return metrics
 
 
@@ -117,7 +133,5 @@ def _check(run: Run, config: RunConfig) -> None:
     """A `UserError` unless the run in the folder was trained with the settings of `config`."""
     if not run.config.is_file():
         raise UserError(f"{run.folder} holds no run: there is no {run.config.name} in it")
-    asked, trained = config.dump(), deciding(read_settings(run.config))
-    changed = differences(trained, shared(asked, trained))
-    if changed:
-        raise UserError(f"only EVALUATE.* can be set for a run that is trained, not {'; '.join(changed[:3])}")
+    if departures := claim.departures(run, config):
+        raise UserError(f"only EVALUATE.* can be set for a run that is trained, not {'; '.join(departures[:3])}")

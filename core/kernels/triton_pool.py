@@ -80,6 +80,7 @@ def _apply(
 def _measure(
     x,
     pixels,
+    ways,
     row_from,
     row_weight,
     column_from,
@@ -91,10 +92,12 @@ def _measure(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     CRITERION: tl.constexpr,
+    SCALED: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    # All channels of a block of pixels of one image of the blurred map, which is never written.
+    # All channels of a block of pixels of one image of the blurred map, which is never written. SCALED: once more, for
+    # the images alone whose squares over- or underflow, times a power of two: up (1), down (-1) or not at all (0).
     image = tl.program_id(0)
     pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
     row, column, inside = pixel // width, pixel % width, pixel < height * width
@@ -107,7 +110,14 @@ def _measure(
     total = tl.zeros([PIXELS, CHANNELS], tl.float32)
     if CRITERION == "max":
         total -= float("inf")
-    for first in range(0, channels, CHANNELS):
+    looked_at = channels
+    if SCALED:
+        way = tl.load(ways + image)
+        inside = inside & (way + tl.zeros_like(pixel) != 0)
+        looked_at = tl.where(way != 0, channels, 0)
+        # 2**80 and 2**-80
+        scale = tl.where(way > 0, 1208925819614629174706176.0, 8.271806125530277e-25)
+    for first in range(0, looked_at, CHANNELS):
         channel = first + lane
         blurred = tl.zeros([PIXELS, CHANNELS], tl.float32)
         for j in tl.static_range(COLUMNS):
@@ -122,6 +132,8 @@ def _measure(
                 value = tl.load(source + place, mask=meets, other=0.0)
                 down += tap[:, None] * value.to(tl.float32)
             blurred += weight[:, None] * down
+        if SCALED:
+            blurred = blurred * scale
         if CRITERION == "l2":
             total += blurred * blurred
         elif CRITERION == "l1":
@@ -223,21 +235,26 @@ def _choose(x: Tensor, size: int, stride: list[int], padding: str, criterion: st
     tables = [t for n in (height, width) for t in _table(n, n, 1, size, padding, 0, 1, False, x.device)]
     lanes = min(64, triton.next_power_of_2(channels)) if last else 1
     block = min(max(1, 256 // lanes), triton.next_power_of_2(height * width))
-    _measure[(batch, triton.cdiv(height * width, block))](
-        x,
-        pixels,
-        *tables,
-        channels,
-        height,
-        width,
-        LAST=last,
-        ROWS=tables[0].shape[-1],
-        COLUMNS=tables[2].shape[-1],
-        CRITERION=kind,
-        PIXELS=block,
-        CHANNELS=lanes,
-        enable_fp_fusion=False,
-    )
+    for again in (False, True) if kind in ("l1", "l2") else (False,):
+        # asked of the numbers on the GPU: an ordinary image is not read a second time, and nothing is waited for
+        ways = _ways(pixels.amax((1, 2))) if again else pixels
+        _measure[(batch, triton.cdiv(height * width, block))](
+            x,
+            pixels,
+            ways,
+            *tables,
+            channels,
+            height,
+            width,
+            LAST=last,
+            ROWS=tables[0].shape[-1],
+            COLUMNS=tables[2].shape[-1],
+            CRITERION=kind,
+            SCALED=again,
+            PIXELS=block,
+            CHANNELS=lanes,
+            enable_fp_fusion=False,
+        )
     s, t = stride
     # The pixels of a phase are few: PyTorch adds them up, in float64.
     rows, columns = (
@@ -247,6 +264,12 @@ def _choose(x: Tensor, size: int, stride: list[int], padding: str, criterion: st
     scores = grids.sum((1, 3)) if kind in ("l1", "l2") else grids.amax((1, 3))
     scores = scores.transpose(1, 2).flatten(1)  # (B, s * t)
     return scores.argmin(1) if criterion.endswith("_min") else scores.argmax(1)
+
+
+def _ways(largest: Tensor) -> Tensor:
+    """1 for images whose sums of squares, of which `largest` are the largest, underflow in float32, -1 where they
+    overflow, else 0."""
+    return (largest < 2.0**-80).int() - (largest > 2.0**90).int()
 
 
 def _channels_last(x: Tensor) -> bool:

@@ -29,6 +29,7 @@ from stillpoint.core.layers.downsample import (
     sample_at,
 )
 from stillpoint.core.layers.lowpass import IdealLowPass2d, ideal_lowpass2d
+from stillpoint.core.layers.packet_halves import PacketHalves2d
 from stillpoint.core.layers.padding import PADDINGS, PaddedConv2d, pad
 from stillpoint.core.layers.phases import (
     CRITERIA,
@@ -47,7 +48,7 @@ from stillpoint.core.layers.polyphase import (
 )
 from stillpoint.core.layers.scattering import Scattering2d, scattering2d
 from stillpoint.core.layers.sparse_coding import SparseCoding1d, SparseCoding2d, sparse_coding1d, sparse_coding2d
-from stillpoint.core.layers.wavelet_packets import PacketHalves2d, WaveletPackets2d, wavelet_packets2d
+from stillpoint.core.layers.wavelet_packets import WaveletPackets2d, wavelet_packets2d
 from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d
 
 __all__ = [

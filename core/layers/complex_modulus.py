@@ -8,6 +8,8 @@ hardly moves when the image moves by less than the filter's wavelength, so that 
 import torch
 from torch import Tensor, nn
 
+from stillpoint.core.layers.norms import l2_norm
+
 # torch.fx, which cannot follow its checks, takes this as one step
 torch.fx.wrap("complex_modulus")
 
@@ -15,11 +17,12 @@ torch.fx.wrap("complex_modulus")
 def complex_modulus(x: Tensor) -> Tensor:
     """Modulus of (B, C, 2, H, W), real and imaginary parts along the third axis: (B, C, H, W).
 
-    Its gradient is zero, not NaN, where the modulus is zero. Law: invariant to a rotation of every complex number.
+    Its gradient is zero, not NaN, where the modulus is zero, and neither over- nor underflows where the modulus does
+    not. Law: invariant to a rotation of every complex number.
     """
     if x.ndim != 5 or x.shape[2] != 2:
         raise ValueError(f"complex maps are (B, C, 2, H, W), got shape {tuple(x.shape)}")
-    return torch.linalg.vector_norm(x, dim=2)
+    return l2_norm(x, 2)
 
 
 class ComplexModulus(nn.Module):

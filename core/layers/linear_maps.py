@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stillpoint.core.layers.norms import l2_norm
+
 
 def check_sizes(**sizes: int) -> None:
     """Raises ValueError for a size below 1, or a padding below 0."""
@@ -24,7 +26,7 @@ def repeated(x: Tensor, channels: int, axis: int) -> Tensor:
 
 def unit_atoms(weight: Tensor) -> Tensor:
     """`weight` (K, ...) with every atom ``weight[k]`` divided by its l2 norm, which is a constant to autograd."""
-    norm = weight.detach().flatten(1).norm(dim=1).clamp_min(1e-12)
+    norm = l2_norm(weight.detach().flatten(1), 1).clamp_min(1e-12)
     return weight / norm.view(-1, *[1] * (weight.ndim - 1))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stillpoint.core import kernels
 from stillpoint.core.kernels.pool import plain_only
+from stillpoint.core.layers.norms import exact_scale
 from stillpoint.core.layers.padding import pad
 
 CRITERIA = ("l2", "l1", "l_infty", "max", "l2_min", "l1_min")
@@ -72,7 +73,9 @@ def choose_phase(x: Tensor, *, stride: Stride = 2, criterion: str = "l2") -> Ten
     their norm, as much as single precision loses when it adds the same numbers in another order. So the channels of one
     pixel are summed in float32 or better, in an order no shift changes, and the pixels of a phase in float64. Rounding
     chooses after all where the norms are equal by construction: "l1" and "l1_min" of a blurred map without negative
-    values, because the even taps of a binomial filter add to what the odd ones do.
+    values, because the even taps of a binomial filter add to what the odd ones do. An image whose squares would over-
+    or underflow (in float32, magnitudes above 1e19 or below 1e-19) is measured on the scale of its largest number, by a
+    power of two; the choice of all others has the bits of plain sums.
     """
     check_criterion(criterion)
     s, t = stride_pair(stride)
@@ -82,6 +85,8 @@ def choose_phase(x: Tensor, *, stride: Stride = 2, criterion: str = "l2") -> Ten
     if kernels.fused(x):
         return kernels.choose_phase(x, stride=(s, t), criterion=criterion)
     x = x.to(torch.promote_types(x.dtype, torch.float32))
+    if criterion not in ("l_infty", "max") and x.shape[1]:
+        x = x * exact_scale(x.abs().amax((1, 2, 3), keepdim=True))
     if criterion in ("l_infty", "max"):
         pixels = x.amax(1) if criterion == "max" else x.abs().amax(1)  # (B, H, W)
         scores = _split(extend(pixels[:, None], (s, t)), s, t).amax((1, 2, 4))  # (B, s, t)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stillpoint.core.kernels.proximal import fused, proximal_step
 from stillpoint.core.layers.linear_maps import LinearMap
+from stillpoint.core.layers.norms import l2_norm
 
 Scheme = Literal["sdnet", "fista", "ista"]
 
@@ -71,7 +72,7 @@ def iterate(x: Tensor, update: ProximalStep, *, iterations: int, squared: bool, 
             code, previous = extrapolated(code, previous, momentum), None
         residual = x - update.a.synthesise(code)
         if not squared:
-            norm = residual.detach().flatten(1).norm(dim=1).clamp_min(1e-12)
+            norm = l2_norm(residual.detach().flatten(1), 1).clamp_min(1e-12)
             residual = residual * (0.5 / norm).view(-1, *[1] * (residual.ndim - 1))
         code, previous = update(residual, code, previous, momentum), latest
     return code

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from stillpoint.core.layers.blur import BlurPool2d
+from stillpoint.core.layers.built_once import built_once
+from stillpoint.core.layers.norms import l2_norm
 from stillpoint.core.layers.wavelet_packets import WaveletPackets2d
 
 # taps of each low-pass filter; every one halves the resolution
@@ -35,7 +37,7 @@ def scattering2d(x: Tensor, *, depth: int = 2, stride: int = 4) -> Tensor:
     Laws: borders are circular, so f(roll(x, (s i, s j))) is roll(f(x), (i, j)) with s the stride; order 1 does not
     change with the sign of x and does not see a constant added to it; f(a x) = a f(x) for a >= 0.
     """
-    return Scattering2d(depth, stride, device=x.device, dtype=x.dtype)(x)
+    return _ready(depth, stride, device=x.device, dtype=x.dtype)(x)
 
 
 class Scattering2d(nn.Module):
@@ -78,7 +80,7 @@ class Scattering2d(nn.Module):
         for n in x.shape[-2:]:
             self.output_size(n)
         packets = self.packets(x)  # (B, C, M, 2, H / 2, W / 2)
-        modulus = torch.linalg.vector_norm(packets, dim=3)  # (B, C, M, H / 2, W / 2)
+        modulus = l2_norm(packets, 3)  # (B, C, M, H / 2, W / 2)
         order1 = self.smooth(modulus.flatten(1, 2)).unflatten(
             1, modulus.shape[1:3]
         )  # (B, C, M, H / stride, W / stride)
@@ -87,6 +89,9 @@ class Scattering2d(nn.Module):
 
     def extra_repr(self) -> str:
         return f"depth={self.depth}, stride={self.stride}"
+
+
+_ready = built_once(Scattering2d)
 
 
 def _halve(**build: Any) -> nn.Module:

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stillpoint.core.layers.wavelet_packets import PacketHalves2d, Part
+from stillpoint.core.layers.packet_halves import PacketHalves2d
+from stillpoint.core.layers.wavelet_packets import Part
 from stillpoint.core.layers.wavelet_packings import Packing
 
 

@@ -107,7 +107,7 @@ class Tally(Exact):
         if self._each not in (None, each) or not each:
             raise ValueError(f"{each} trials of each image after {self._each or 'none'}: all images must have as many")
         self._each = each
-        counts = self.here(successes).to(torch.int64).reshape(len(successes), -1).sum(1)
+        counts = self.here(successes).to(torch.int64).reshape(len(successes), each).sum(1)
         # numbers are added as numbers: they are on the states' device at once
         self.successes = self.successes + counts.sum()
         self.squares = self.squares + (counts * counts).sum()

@@ -7,7 +7,7 @@ import torch
 from stillpoint.core.metrics.accumulate import Tally
 from stillpoint.core.metrics.accuracy import topk_correct
 from stillpoint.core.metrics.outputs import Output, as_tensor, is_network
-from stillpoint.core.metrics.views import every_shift, predictor
+from stillpoint.core.metrics.views import every_shift, prepared
 
 
 class Accuracy(Tally):
@@ -23,7 +23,8 @@ class Accuracy(Tally):
 
     def update(self, first: Any, second: Any, labels: Any = None) -> None:
         if is_network(first):
-            logits, labels = predictor(first, self.output)(as_tensor(second)), needed(labels)
+            predict, images, _ = prepared(first, second, output=self.output)
+            logits, labels = predict(images), needed(labels)
         else:
             logits, labels = as_tensor(first), second
         self.count(topk_correct(logits, as_tensor(labels).to(logits.device), (self.top_k,))[:, 0])
@@ -42,7 +43,7 @@ class WorstShiftAccuracy(Tally):
 
     def update(self, first: Any, second: Any, labels: Any = None) -> None:
         if is_network(first):
-            images, predict = as_tensor(second), predictor(first, self.output)
+            predict, images, _ = prepared(first, second, output=self.output)
             classes = as_tensor(needed(labels)).to(images.device)
             right = [
                 topk_correct(predict(moved), classes[image])[:, 0]

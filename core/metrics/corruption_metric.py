@@ -12,7 +12,7 @@ from stillpoint.core.metrics.accuracy import topk_correct
 from stillpoint.core.metrics.accuracy_metrics import needed
 from stillpoint.core.metrics.corruption import mean_corruption_error
 from stillpoint.core.metrics.outputs import Output, as_tensor, is_network
-from stillpoint.core.metrics.views import numbered, predictor
+from stillpoint.core.metrics.views import prepared
 
 
 class CorruptionError(Exact):
@@ -68,10 +68,10 @@ class CorruptionError(Exact):
                 )
             self._count(as_tensor(first), as_tensor(second), corruption, severity)
             return
-        images, numbers = numbered(second, self.drawn, indices)
+        predict, images, numbers = prepared(first, second, self.drawn, indices, self.output)
         if images.dtype != torch.uint8:
             raise ValueError(f"a corruption is of stored pixels: images must be uint8 (B, 3, S, S), not {images.dtype}")
-        predict, classes = predictor(first, self.output), as_tensor(needed(labels))
+        classes = as_tensor(needed(labels))
         pixels = images.permute(0, 2, 3, 1).cpu().contiguous().numpy()
         for name in self.corruptions:
             for level in SEVERITIES:

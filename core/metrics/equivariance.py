@@ -7,15 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stillpoint.core.data.shifts import fourier_shift
 from stillpoint.core.metrics.logit_change import relative_logit_change
 
 
-def equivariance_error(features: Tensor, shifted: Tensor, *, shift: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def equivariance_error(
+    features: Tensor, shifted: Tensor, *, shift: tuple[int, int], size: tuple[int, int], fractional: bool = False
+) -> Tensor:
     """Smallest relative change between roll(F(x), r) and F(roll(x, s)) over the rolls r that a shift by s may cause.
 
     features, shifted   (B, C, h, w), or (B, K) where nothing may move: F(x) and F(roll(x, s))
     shift               s = (rows, columns) of the input
     size                (H, W) of the input
+    fractional          try s/t itself too, by trigonometric interpolation: so moves a band-limited map that is sampled
+                        on a fixed grid
     Returns (B,): max |difference| / max |F(x)|, the maxima over channels and places.
 
     With the cumulative stride t = H/h the map moves by s/t where that is whole. Elsewhere a map that samples where
@@ -34,6 +39,9 @@ def equivariance_error(features: Tensor, shifted: Tensor, *, shift: tuple[int, i
         # s * h / H, not s / (H / h): exact for whole results
         moves.append(sorted({floor(s * h / full) % h, ceil(s * h / full) % h}))
     errors = [relative_logit_change(features.roll(roll, (-2, -1)), shifted) for roll in product(*moves)]
+    if fractional and len(errors) > 1:
+        way = [s * h / full for s, full, h in zip(shift, size, features.shape[-2:], strict=True)]
+        errors.append(relative_logit_change(fourier_shift(features, way), shifted))
     return torch.stack(errors).amin(0)
 
 

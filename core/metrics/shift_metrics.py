@@ -19,7 +19,7 @@ from stillpoint.core.metrics.divergence import kl_divergence
 from stillpoint.core.metrics.flip_rate import flips
 from stillpoint.core.metrics.logit_change import relative_logit_change
 from stillpoint.core.metrics.outputs import Output, as_tensor, is_network
-from stillpoint.core.metrics.views import Boundary, check_boundary, numbered, predictor, shifted_pairs
+from stillpoint.core.metrics.views import Boundary, check_boundary, prepared, shifted_pairs
 
 Direction = Literal["horizontal", "vertical", "diagonal"]
 #: (rows, columns) of one step
@@ -78,8 +78,7 @@ class ShiftConsistency(Tally):
         if not is_network(first):
             self.count(agreement(as_tensor(first), as_tensor(second)))
             return
-        predict = predictor(first, self.output)
-        images, numbers = numbered(second, self.drawn, indices)
+        predict, images, numbers = prepared(first, second, self.drawn, indices, self.output)
         same = [agreement(predict(one), predict(other)) for one, other in self.pairs.of(images, numbers)]
         self.count(torch.stack(same, 1))
         self.drawn += len(images)
@@ -110,8 +109,7 @@ class FromUnshifted(Values):
 
     def update(self, first: Any, second: Any, indices: Any = None) -> None:
         if is_network(first):
-            predict = predictor(first, self.output)
-            images, numbers = numbered(second, self.drawn, indices)
+            predict, images, numbers = prepared(first, second, self.drawn, indices, self.output)
             reference = predict(images)
             for pair in self.pairs.of(images, numbers):
                 for view in pair:
@@ -180,14 +178,15 @@ class FlipRate(Tally):
 
     def update(self, first: Any, second: Any = None) -> None:
         if is_network(first):
-            self._flipped(self._views(first, as_tensor(second)))
+            self._flipped(self._views(first, second))
         elif second is None:
             self._flipped(as_tensor(first))
         else:
             self.count(~agreement(as_tensor(first), as_tensor(second)))
 
-    def _views(self, net: Callable[..., Any], images: Tensor) -> Tensor:
-        predict, (row, column) = predictor(net, self.output), _STEPS[self.direction]
+    def _views(self, net: Callable[..., Any], images: Any) -> Tensor:
+        predict, images, _ = prepared(net, images, output=self.output)
+        row, column = _STEPS[self.direction]
         views = [predict(roll(images, (k * row, k * column))) for k in range(self.max_shift + 1)]
         return torch.stack(views, 1)
 
@@ -225,7 +224,7 @@ class FractionalConsistency(Exact):
 
     def update(self, first: Any, second: Any) -> None:
         if is_network(first):
-            predict, images = predictor(first, self.output), as_tensor(second)
+            predict, images, _ = prepared(first, second, output=self.output)
             first = predict(images)
             second = torch.stack([predict(fourier_shift(images, (s, s))) for s in self.shifts()], 1)
         first, second = as_tensor(first), as_tensor(second)

@@ -43,6 +43,8 @@ def shifted_pairs(
     padded = F.pad(images, (max_shift,) * 4) if boundary == "zeros" else images
     for repeat in range(repeats):
         drawn = uniform_integers(indices, -max_shift, max_shift, 4, name, seed, repeat).to(images.device)
+        if images.shape[2] == 1:
+            drawn[:, 0::2] = 0  # a signal has no rows to move along
         yield tuple(_moved(padded, drawn[:, k : k + 2], images, max_shift) for k in (0, 2))  # type: ignore[misc]
 
 
@@ -66,22 +68,22 @@ def every_shift(images: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tenso
         yield image, roll(images[image], shifts[pair // count])
 
 
-def predictor(net: Callable[..., Any], output: Output | None = None) -> Callable[[Tensor], Tensor]:
-    """`net` as a function from images to float32 logits, in eval mode for the time of a call."""
+def prepared(
+    net: Callable[..., Any], images: Any, first: int = 0, indices: Any = None, output: Output | None = None
+) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
+    """(`net` as a function from images to float32 logits, images (B, C, H, W), their numbers (B,) in the set).
 
-    def predict(images: Tensor) -> Tensor:
-        if isinstance(net, torch.nn.Module):
-            with evaluating(net):
-                return logits_of(net(images), output).float()
-        return logits_of(net(images), output).float()
-
-    return predict
-
-
-def numbered(images: Any, first: int, indices: Any) -> tuple[Tensor, Tensor]:
-    """Images as a tensor, and their numbers in the set: those that are given, or from `first` on."""
+    A module is in eval mode for the time of a call. Signals (B, C, L) become images of one row, which the network does
+    not see. Numbers are those that are given, or follow from `first` on.
+    """
     images = as_tensor(images)
     numbers = torch.arange(first, first + len(images)) if indices is None else as_tensor(indices).cpu()
     if numbers.shape != (len(images),):
         raise ValueError(f"there are {len(images)} images and indices of shape {tuple(numbers.shape)}; each has one")
-    return images, numbers
+    signals = images.ndim == 3
+
+    def predict(views: Tensor) -> Tensor:
+        with evaluating(net):
+            return logits_of(net(views.squeeze(2) if signals else views), output).float()
+
+    return predict, images.unsqueeze(2) if signals else images, numbers

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import write_atomic, write_json
+from stillpoint.core.reporting import comparable
 from stillpoint.core.runs.layout import Run
 from stillpoint.core.runs.layout import table as table_path
 
@@ -178,6 +179,7 @@ def collect(
     if len(shown) > 1:
         raise UserError(f"these runs saw different data sets and cannot share a table: {', '.join(sorted(shown))}")
     _check_settings(metrics)
+    differing = comparable.check(metrics)
     order = list(grid)
     models = sorted({run.model for run in runs}, key=lambda m: (order.index(m) if m in order else len(order), m))
     pipeline, recipe = runs[0].pipeline, runs[0].recipe
@@ -197,7 +199,7 @@ def collect(
     best = pareto_front([_axes(row, axes, columns) for row in rows])
     rows = [Row(row.model, row.seeds, row.cells, mark) for row, mark in zip(rows, best, strict=True)]
     used = {cell.source for row in rows for cells in row.cells.values() for cell in cells.values() if cell.source}
-    notes = tuple(f"Paper's numbers: {source}" for source in sorted(used))
+    notes = (*(f"Paper's numbers: {source}" for source in sorted(used)), *differing)
     missing = tuple(m for m in order if m not in models)
     return Table(pipeline, recipe, title, tuple(rows), missing, notes, columns, axes)
 

@@ -11,17 +11,27 @@ from pathlib import Path
 from stillpoint.core.base.errors import UserError
 
 RESULTS = Path("results")
+_SEED = re.compile(r"seed(\d+)")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training with one seed; `root` is the folder that holds all results."""
+    """One training with one seed; `root` is the folder that holds all results.
+
+    A `UserError` for a pipeline, a recipe or a model whose name is not that of one folder.
+    """
 
     pipeline: str
     recipe: str
     model: str
     seed: int
     root: Path = RESULTS
+
+    def __post_init__(self) -> None:
+        for what in ("pipeline", "recipe", "model"):
+            name = getattr(self, what)
+            if name in ("", ".", "..") or "/" in name or "\0" in name:
+                raise UserError(f"{name!r} is no name of a {what}: those are names of folders, without any /")
 
     @property
     def folder(self) -> Path:
@@ -73,8 +83,18 @@ class Run:
 
     @property
     def code(self) -> Path:
-        """Digest of the code and settings that a workflow trains with; a state made by others is not gone on from."""
+        """Digest of the code that a workflow began this run with; a run by hand has no such file (see `claim`)."""
         return self.folder / "code.txt"
+
+    @property
+    def kept(self) -> Path:
+        """Where this file is, the run is kept: no workflow makes it anew, whatever has changed."""
+        return self.folder / "kept.txt"
+
+    @property
+    def verified(self) -> Path:
+        """Later code that gives the same bits in the first epoch (json); see ``stillpoint verify``."""
+        return self.folder / "verified.json"
 
     @property
     def metrics(self) -> Path:
@@ -122,13 +142,21 @@ class Run:
 
     @classmethod
     def of(cls, folder: str | Path) -> "Run":
-        """The run that owns `folder`; a `UserError` when the path is not that of a run."""
-        path = Path(folder)
-        match = re.fullmatch(r"seed(\d+)", path.name)
-        if not match or len(path.parts) < 4:
+        """The run that owns `folder`, which may be named from inside or by a link; a `UserError` if none does."""
+        path = Path(folder).absolute()
+        linked = ".." in path.parts or any(part.is_symlink() for part in (path, *path.parents[:3]))
+        if linked or not _SEED.fullmatch(path.name):
+            path = path.resolve()
+        match = _SEED.fullmatch(path.name)
+        named_whole = len(Path(folder).parts) >= 4 or path.is_dir()
+        if not match or len(path.parts) < 5 or not named_whole:
             raise UserError(f"{folder} is not a run's folder: those are <results>/<pipeline>/<recipe>/<model>/seed<k>")
         pipeline, recipe, model = path.parts[-4:-1]
-        return cls(pipeline, recipe, model, int(match[1]), Path(*path.parts[:-4]) if len(path.parts) > 4 else Path())
+        root = path.parents[3]
+        # shown as it was typed: from here where it lies here
+        if not Path(folder).is_absolute() and root.is_relative_to(Path.cwd()):
+            root = root.relative_to(Path.cwd())
+        return cls(pipeline, recipe, model, int(match[1]), root)
 
 
 @dataclass(frozen=True)

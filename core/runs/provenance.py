@@ -1,5 +1,6 @@
 """Where a result comes from: enough to tell whether two files were made by the same code from the same data."""
 
+import hashlib
 import platform
 import resource
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.kernels.arithmetic import arithmetic
@@ -55,6 +57,15 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def tensors_digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and bits of tensors, in the order of their names."""
+    state = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
 
 
 def provenance(

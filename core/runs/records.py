@@ -5,8 +5,9 @@ All files are written in whole. history.csv holds only what every repetition of 
 
 import csv
 import io
-from collections.abc import Mapping
-from contextlib import suppress
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from shutil import copyfile
@@ -17,12 +18,12 @@ import yaml
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from stillpoint.core.base.documents import read_numbers
+from stillpoint.core.base.documents import read_json, read_numbers
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path, sweep, write_atomic, write_json
 from stillpoint.core.base.interrupt import locked
-from stillpoint.core.config.merge import differences, read_settings
-from stillpoint.core.config.schema import RunConfig, deciding
+from stillpoint.core.config.merge import read_settings
+from stillpoint.core.config.schema import RunConfig, changed
 from stillpoint.core.runs.checkpoint import load_state, previous, read_tensors, save_weights
 from stillpoint.core.runs.layout import Run
 from stillpoint.core.runs.provenance import provenance
@@ -64,20 +65,8 @@ class Record(Protocol):
         """Goes on from a `state`."""
 
 
-def resumable(
-    config: RunConfig, run: Run, resume: bool, progress: Progress, fault: UserError | None
-) -> dict[str, Any] | None:
+def resumable(config: RunConfig, run: Run, progress: Progress) -> dict[str, Any] | None:
     """The state to go on from, None to begin; a `UserError` where the folder belongs to something else."""
-    if fault:
-        raise fault
-    if not resume:
-        # the proof that it is finished goes first, and what it all belongs to last
-        results = run.metrics, run.maps, run.training, run.weights, *_tables(run)
-        snapshots = [*run.snapshot(0).parent.glob("*.safetensors"), *run.snapshot_state(0).parent.glob("*.pt")]
-        results = *results, run.scores, run.record, *run.folder.glob("measured/*")
-        for path in (*results, *snapshots, run.state, previous(run.state), run.config):
-            path.unlink(missing_ok=True)
-        return None
     sweep(run.folder)
     if run.config.exists():
         _same_settings(run, read_settings(run.config), config, longer=True)
@@ -91,8 +80,25 @@ def resumable(
         # to go on for more epochs takes a state
         _same_settings(run, read_settings(run.config), config)
         # results that came without their state (dvc pull) are as good as one's own
-        return {"epoch": config.train.epochs, "history": read_history(run.history)}
+        return {"epoch": config.train.epochs, "history": read_history(run.history), "data": _trained_on(run)}
     return state
+
+
+def _trained_on(run: Run) -> str | None:
+    """The digest of a finished run's images; None where train.json does not say."""
+    with suppress(UserError):
+        return read_json(run.training, of=dict).get("data_digest")
+    return None
+
+
+def clear(run: Run) -> None:
+    """Removes all that a run left in its folder but for its log; the caller holds its lock."""
+    # the proof that it is finished goes first, and what it all belongs to last
+    results = run.metrics, run.maps, run.training, run.weights, *_tables(run)
+    snapshots = [*run.snapshot(0).parent.glob("*.safetensors"), *run.snapshot_state(0).parent.glob("*.pt")]
+    results = *results, run.scores, run.record, run.verified, *run.folder.glob("measured/*")
+    for path in (*results, *snapshots, run.state, previous(run.state), run.kept, run.code, run.config):
+        path.unlink(missing_ok=True)
 
 
 def rewind(config: RunConfig, run: Run, epoch: int, progress: Progress) -> None:
@@ -150,7 +156,7 @@ def read_history(path: Path) -> list[Row]:
 
 def _same_settings(run: Run, there: dict[str, Any], config: RunConfig, *, longer: bool = False) -> None:
     """A `UserError` where what decides a training is not as it was `there`; `longer`: epochs may have been added."""
-    found = differences(deciding(there), deciding(config.dump()))
+    found = changed(there, config)
     epochs, asked = epochs_of(there), config.train.epochs
     if epochs is not None and 0 < epochs < asked:
         said = f"TRAIN.EPOCHS: {epochs} -> {asked}"
@@ -205,6 +211,19 @@ def note(run: Run, progress: Progress, sentence: str) -> None:
     progress.on_note(sentence)
 
 
+@contextmanager
+def crash_in_log(run: Run) -> Iterator[None]:
+    """Keeps the traceback of a fault of ours in the run's log too, because a terminal forgets."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception:
+        with suppress(OSError), run.log.open("a") as log:
+            log.write(f"{datetime.now().isoformat(timespec='seconds')} {traceback.format_exc()}")
+        raise
+
+
 def write_rows(path: Path, columns: tuple[str, ...], rows: list[Row]) -> None:
     """Rows as csv; numbers in the shortest form that reads back as the same, None as an empty cell."""
     text = io.StringIO()
@@ -246,6 +265,7 @@ def finish(config: RunConfig, run: Run, state: dict[str, Any], device: torch.dev
     save_net(config, run.weights, weights, kept)
     seconds = sum(row["seconds"] for row in state["timing"])
     about = {"model": model_name(config), "epochs": epochs, "kept_epoch": kept}
+    about |= {"first_epoch": state.get("first_epoch"), "codes": state.get("codes", [])}
     origin = provenance(config, state["data"], device, seconds, state.get("data_order", ""))
     write_json(run.training, {**about, **origin})
     note(

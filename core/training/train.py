@@ -6,29 +6,27 @@ is the parameters, the optimiser's buffers, the sums of the epoch under way, and
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from stillpoint.core.base.device import pick, settings
 from stillpoint.core.base.device import seed as seed_generators
-from stillpoint.core.base.distributed import Group, group, share_statistics
-from stillpoint.core.base.errors import UserError, listed
+from stillpoint.core.base.distributed import Group, group
+from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.interrupt import Interrupted, StopRequest, locked
 from stillpoint.core.base.randomness import seed_for
-from stillpoint.core.config.schema import RunConfig, TrainConfig
-from stillpoint.core.data.build import Loader, Loaders, Part
+from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.data.build import Loaders, Part
 from stillpoint.core.data.build import loaders as build_loaders
 from stillpoint.core.data.streaming import told_of_readers
-from stillpoint.core.runs.checkpoint import fill, not_finite, save_state, start_from
+from stillpoint.core.runs.checkpoint import save_state
 from stillpoint.core.runs.layout import Run
+from stillpoint.core.runs.provenance import tensors_digest
 from stillpoint.core.runs.records import (
     HISTORY,
     TEST_HISTORY,
@@ -36,17 +34,19 @@ from stillpoint.core.runs.records import (
     TIMING,
     TOLD,
     Progress,
-    Record,
     Row,
+    crash_in_log,
     finish,
     model_name,
     note,
-    resumable,
     save_net,
     write_config,
     write_tables,
 )
-from stillpoint.core.training.optim import optimizer
+from stillpoint.core.training.begin import begin, on_these_images
+from stillpoint.core.training.hooks import TrainHooks
+from stillpoint.core.training.learner import Learner
+from stillpoint.core.training.loss import Sums
 from stillpoint.core.training.schedule import rate
 
 __all__ = ["Progress", "TrainHooks", "train"]
@@ -55,22 +55,6 @@ Config = TypeVar("Config", bound=RunConfig)
 
 #: Steps between two looks at the loss where a look must wait for a GPU or for other processes.
 _LOOK_EVERY = 50
-
-
-@dataclass(frozen=True)
-class TrainHooks:
-    """What a paper's training does besides.
-
-    before_forward(net)  called before every forward, in training and in validation (without gradient)
-    penalty(net)         a scalar that is added to the loss of each mini-batch; not part of the history's losses
-    record               told of every update between backward and the optimiser's step; see `Record`
-    translate(state, net)  the tensors of TRAIN.FINETUNE under the names of `net`, where others may have written them
-    """
-
-    before_forward: Callable[[nn.Module], None] | None = None
-    penalty: Callable[[nn.Module], Tensor] | None = None
-    record: Record | None = None
-    translate: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None = None
 
 
 def train(
@@ -86,6 +70,9 @@ def train(
     progress: Progress | None = None,
     hooks: TrainHooks | None = None,
     loaders: Callable[[torch.device, int, int], Loaders] | None = None,
+    code: str = "",
+    workflow: bool = False,
+    until: int | None = None,
 ) -> list[Row]:
     """Trains the network that `build` makes from `config` and leaves its results in the folder of `run`.
 
@@ -93,6 +80,9 @@ def train(
     finished is not repeated; ``resume=False`` removes what is there and starts anew. SIGINT and SIGTERM end the current
     step, save the state and raise `Interrupted`. Under torchrun the processes share each batch. `loaders`, called with
     (device, rank, world_size), replaces the data of the configuration; `workers` read those of a data set that streams.
+    `code` is the digest of the code that decides the run, which is recorded; with `workflow`, a workflow's run of other
+    code or other images is begun anew, and what is no workflow's is refused (stillpoint.core.runs.claim). After
+    `until` epochs the state is saved and training ends without results.
 
     Raises `UserError`: another process is at work in the folder, it holds a run of other settings or of other data, its
     states are damaged, the loss is not finite (the last good state is kept), no GPU where one was asked for.
@@ -107,23 +97,39 @@ def train(
             fault = _attempt(lambda: stack.enter_context(locked(run.lock)))
         else:
             fault = None
-        state = together.agree(lambda: resumable(config, run, resume, progress, fault))
-        if state is None or state["epoch"] < config.train.epochs:
-            if loaders is None:
-                # weights that are only measured need no images to train on
-                parts: tuple[Part, ...] = ("train", "validation") if config.train.epochs else ("test",)
-                if config.train.epochs and config.train.test_each_epoch:
-                    parts = (*parts, "test")
-                found = build_loaders(config, data_root, where, *together.place, parts=parts, workers=workers)
-            else:
-                found = loaders(where, *together.place)
-            training = _Training(config, run, together, where, build, found, progress, hooks, state)
+        asked: dict[str, Any] = {"code": code, "workflow": workflow}
+        state = together.agree(lambda: _begin(fault, config, run, progress, resume=resume, **asked))
+        stack.enter_context(crash_in_log(run))
+        ended = config.train.epochs if until is None else min(until, config.train.epochs)
+        # a finished run needs no images, unless a workflow asks whether they are still the same
+        if state is None or state["epoch"] < ended or workflow:
+            found = _loaders(config, data_root, where, together, workers) if loaders is None else None
+            found = found or loaders(where, *together.place)  # type: ignore[misc]
+            begun = state
+            state = together.agree(lambda: on_these_images(run, begun, found.digest, progress, **asked))
+        if state is None or state["epoch"] < ended:
+            training = _Training(config, run, together, where, build, found, progress, hooks, state, code)
             together.agree(lambda: write_config(config, run))
             with StopRequest() as stop, told_of_readers():
-                training.go(stop)
+                training.go(stop, ended)
             state = training.state()
-        together.agree(lambda: finish(config, run, state, where, progress))
+        if state["epoch"] == config.train.epochs:
+            together.agree(lambda: finish(config, run, state, where, progress))
         return state["history"]
+
+
+def _begin(fault: UserError | None, *where: Any, **asked: Any) -> dict[str, Any] | None:
+    if fault:
+        raise fault
+    return begin(*where, **asked)
+
+
+def _loaders(config: RunConfig, root: Path | str | None, where: torch.device, together: Group, workers: int) -> Loaders:
+    # weights that are only measured need no images to train on
+    parts: tuple[Part, ...] = ("train", "validation") if config.train.epochs else ("test",)
+    if config.train.epochs and config.train.test_each_epoch:
+        parts = (*parts, "test")
+    return build_loaders(config, root, where, *together.place, parts=parts, workers=workers)
 
 
 def _attempt(work: Callable[[], object]) -> UserError | None:
@@ -132,61 +138,6 @@ def _attempt(work: Callable[[], object]) -> UserError | None:
     except UserError as error:
         return error
     return None
-
-
-def _criterion(train: TrainConfig) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of a batch as a sum over its images, in float32."""
-    if train.label_smoothing and train.loss != "cross_entropy":
-        raise UserError(f"TRAIN.LABEL_SMOOTHING belongs to the loss cross_entropy, not to {train.loss}")
-    if train.clamp is not None and train.loss != "mse":
-        raise UserError(f"TRAIN.CLAMP belongs to the loss mse, not to {train.loss}")
-    if train.loss == "nll":
-        return lambda output, labels: functional.nll_loss(output.float(), labels, reduction="sum")
-    if train.loss == "mse":
-        return partial(_squared_error, clamp=train.clamp)
-    smoothing = train.label_smoothing
-    return lambda output, labels: functional.cross_entropy(
-        output.float(), labels, reduction="sum", label_smoothing=smoothing
-    )
-
-
-def _squared_error(output: Tensor, target: Tensor, *, clamp: float | None = None) -> Tensor:
-    """Mean over an image's pixels, summed over images; `output` is first clamped to -clamp..clamp."""
-    if output.shape != target.shape:
-        raise UserError(
-            f"TRAIN.LOSS mse needs targets of shape {tuple(output.shape[1:])}, not {tuple(target.shape[1:])}"
-        )
-    output = output.float()
-    if clamp is not None:
-        output = output.clamp(-clamp, clamp)
-    return (output - target).square().flatten(1).mean(1).sum()
-
-
-class _Sums:
-    """Loss, hits and images of an epoch so far; the first two stay on the device."""
-
-    def __init__(self, device: torch.device) -> None:
-        # Apple's GPUs have no float64
-        self.loss = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
-        self.correct = torch.zeros((), dtype=torch.int64, device=device)
-        self.images = 0
-
-    def add(self, loss: Tensor, output: Tensor, labels: Tensor) -> None:
-        self.loss += loss.detach()
-        if labels.dim() == 1:
-            self.correct += (output.detach().argmax(1) == labels).sum()
-        self.images += len(labels)
-
-    def all(self, together: Group) -> tuple[float, int, int]:
-        """(loss, correct, images) over all processes."""
-        counts = torch.stack([self.correct, self.correct.new_tensor(self.images)])
-        correct, images = together.sum(counts).tolist()
-        return float(together.sum(self.loss)), correct, images
-
-    def means(self, together: Group, train: TrainConfig) -> tuple[float, float | None]:
-        """(loss, accuracy) over all processes; there is no accuracy where images are compared with images."""
-        loss, correct, images = self.all(together)
-        return loss / images, None if train.loss == "mse" else correct / images
 
 
 class _Training:
@@ -201,10 +152,11 @@ class _Training:
         progress: Progress,
         hooks: TrainHooks,
         state: dict[str, Any] | None,
+        code: str,
     ) -> None:
         recipe = config.train
         self.config, self.run, self.together, self.device = config, run, together, device
-        self.loaders, self.progress, self.hooks = loaders, progress, hooks
+        self.loaders, self.progress = loaders, progress
         self.steps = 0
         if recipe.epochs:
             if loaders.train is None:
@@ -219,45 +171,29 @@ class _Training:
             raise ValueError("loaders without a test loader: TRAIN.TEST_EACH_EPOCH needs one")
         if recipe.keep == "best" and recipe.epochs and loaders.validation is None:
             raise UserError("TRAIN.KEEP best needs images to choose on: set DATA.VALIDATION, or TRAIN.KEEP last")
-        self.criterion = _criterion(recipe)
-        net = build(config)
-        if recipe.finetune and state is None:
-            start_from(net, recipe.finetune, model_name(config), recipe.finetune_head, hooks.translate)
-        if together.world_size > 1:
-            net = share_statistics(net, device)
-        net = net.to(device)
-        if recipe.channels_last:
-            net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.net, self.optimizer = net, optimizer(recipe, net)
-        self.infinite = set(not_finite(net.state_dict()))  # as the network makes them, such as a mask
-        self.parameters = [p for p in net.parameters() if p.requires_grad]
-        self.validated: nn.Module = torch.compile(net) if recipe.compile else net  # type: ignore[assignment]
-        self.model = together.wrap(self.validated)
-        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+        self.learner = Learner(config, build, hooks, together, device, fresh=state is None)
         self.epoch = self.step = 0
-        self.sums, self.before = _Sums(device), 0.0
+        self.sums, self.before = Sums(device), 0.0
         self.history: list[Row] = []
         self.timing: list[Row] = []
         self.tests: list[Row] = []
         self.test_timing: list[Row] = []
         self.best: dict[str, Any] | None = None
         self.told: set[str] = set()
+        self.first_epoch: str | None = None
+        self.codes: list[str] = []
         self.look_every = 1 if device.type == "cpu" and together.world_size == 1 else _LOOK_EVERY
         if state is not None:
             self._restore(state)
+        if code and self.codes[-1:] != [code]:
+            self.codes.append(code)
 
     def _restore(self, state: dict[str, Any]) -> None:
         if state["data"] != self.loaders.digest:
             raise UserError(
                 f"{self.run.folder} was begun on other images than those found now: remove it to start anew"
             )
-        fill(self.net, state["model"], origin=str(self.run.state), model=model_name(self.config))
-        for name, buffer in state["buffers"].items():
-            owner, _, leaf = name.rpartition(".")
-            setattr(self.net.get_submodule(owner), leaf, buffer.to(self.device))
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.hooks.record is not None:
-            self.hooks.record.restore(state.get("record", {}))
+        self.learner.restore(state, origin=str(self.run.state))
         self.epoch, self.step, self.before = state["epoch"], state["step"], state["seconds"]
         if self.together.main:
             loss, correct, self.sums.images = state["sums"]
@@ -265,6 +201,7 @@ class _Training:
             self.sums.correct.fill_(correct)
         self.history, self.timing, self.best = state["history"], state["timing"], state["best"]
         self.tests, self.test_timing = state["tests"], state["test_timing"]
+        self.first_epoch, self.codes = state.get("first_epoch"), list(state.get("codes", []))
         done = f"epoch {self.epoch + 1}, step {self.step} of {self.steps}" if self.step else f"after epoch {self.epoch}"
         self._tell(f"training goes on ({done})")
 
@@ -280,16 +217,10 @@ class _Training:
             "sums": list(self.sums.all(self.together)),
             **self._rows(),
             "best": self.best,
-            "model": dict(self.net.state_dict()),
-            "buffers": self._hidden(),
-            "optimizer": self.optimizer.state_dict(),
-            "record": {} if self.hooks.record is None else self.hooks.record.state(),
+            "first_epoch": self.first_epoch,
+            "codes": self.codes,
+            **self.learner.state(),
         }
-
-    def _hidden(self) -> dict[str, Tensor]:
-        """Buffers that weights leave out but the next step starts from, such as a power iteration's vector."""
-        saved = self.net.state_dict()
-        return {name: buffer for name, buffer in self.net.named_buffers() if name not in saved}
 
     def _tell(self, sentence: str) -> None:
         if self.together.main:
@@ -309,14 +240,14 @@ class _Training:
             self._tell(f"photographs left out so far: {len(found)}")
         self.told = found
 
-    def go(self, stop: StopRequest) -> None:
-        """Trains to the last epoch, or until `stop` is set."""
+    def go(self, stop: StopRequest, until: int) -> None:
+        """Trains to the end of epoch `until`, or until `stop` is set."""
         if self.epoch == 0 and self.step == 0:
             self._tell(f"training {model_name(self.config)} on {self.loaders.title or self.config.data.name} begins")
         self.began = time.perf_counter()
         if not self.tests and not self._test(0, stop):
             self._interrupted(stop)
-        while self.epoch < self.config.train.epochs:
+        while self.epoch < until:
             validated = None
             if self._train_epoch(stop):
                 validated = self._validate(stop)
@@ -325,6 +256,8 @@ class _Training:
             else:
                 self._end_epoch(*validated)
         if not self.config.train.epochs:
+            self.first_epoch = tensors_digest(self.learner.net.state_dict())
+        if not self.config.train.epochs or until < self.config.train.epochs:
             self._save()
 
     def _interrupted(self, stop: StopRequest) -> NoReturn:
@@ -341,15 +274,14 @@ class _Training:
         """The steps of the epoch that are left; False if it was stopped (the state is then at a whole step)."""
         recipe, seed, rank = self.config.train, self.config.seed, self.together.rank
         batches = iter(self.source.epoch(self.epoch, self.step * recipe.accumulate))
-        self.model.train()
+        self.learner.model.train()
         losses: list[Tensor] = []
         began, seen = time.perf_counter(), self.sums.images
         while self.step < self.steps:
-            for settings_of_group in self.optimizer.param_groups:
-                settings_of_group["lr"] = rate(recipe, self.epoch, self.step, self.steps)
+            self.learner.set_rate(rate(recipe, self.epoch, self.step, self.steps))
             # dropout and its like draw from torch's own generator; each process has a part of the batch of its own
             seed_generators(self.device, seed_for("step", seed, self.epoch, self.step, rank))
-            losses.append(self._optimize(batches))
+            losses.append(self.learner.step(batches, self.source, self.sums))
             self.step += 1
             if self.step % self.look_every == 0 or self.step == self.steps:
                 speed = (self.sums.images - seen) * self.together.world_size / (time.perf_counter() - began)
@@ -361,36 +293,10 @@ class _Training:
         self._check_state()
         return True
 
-    def _optimize(self, batches: Iterator[Any]) -> Tensor:
-        """One step of the optimiser; returns its loss, penalty included, on the device."""
-        recipe, together = self.config.train, self.together
-        shared = 1.0 if recipe.accumulate_like_authors else 1.0 / recipe.accumulate
-        whole = torch.zeros((), device=self.device)
-        for part in range(recipe.accumulate):
-            number, images, labels, _ = next(batches)
-            # a process's loss counts by its share of the global batch; the average over processes undoes world_size
-            size = len(labels) if together.world_size == 1 else self.source.global_size(number)
-            last = part + 1 == recipe.accumulate
-            if self.hooks.before_forward is not None:
-                with torch.no_grad():
-                    self.hooks.before_forward(self.net)
-            with torch.enable_grad() if last else together.without_sync(self.model):
-                with self.autocast():
-                    output = self.model(images)
-                loss = self.criterion(output, labels)
-                objective = loss * (shared * together.world_size / max(size, 1))
-                if self.hooks.penalty is not None:
-                    objective = objective + shared * self.hooks.penalty(self.net)
-                objective.backward()
-            self.sums.add(loss, output, labels)
-            whole += objective.detach() / together.world_size
-        if self.hooks.record is not None:
-            self.hooks.record.update(self.net)
-        if recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, recipe.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return whole
+    def _check_state(self) -> None:
+        """Stops where the last step blew up, whose own loss was taken before it."""
+        if what := self.learner.broken():
+            self._blown_up(what, self.step)
 
     def _look(self, losses: list[Tensor], images_per_second: float) -> None:
         """Tells the progress, and stops at a loss that is not finite, before anything of it is saved."""
@@ -404,18 +310,11 @@ class _Training:
         if self.together.main:
             self.progress.on_step(self.epoch + 1, self.step, self.steps, values[-1], images_per_second)
 
-    def _check_state(self) -> None:
-        """Stops at a network or an optimiser that is not finite: the last step's loss was taken before the step."""
-        tensors = dict(self.net.state_dict())
-        for number, own in enumerate(self.optimizer.state.values()):
-            tensors |= {f"the optimiser's {key} of parameter {number}": value for key, value in own.items()}
-        broken = [name for name in not_finite(tensors) if name not in self.infinite]
-        if self.together.largest(len(broken)):
-            self._blown_up(f"{len(broken)} of {len(tensors)} tensors ({listed(broken)}) became infinite", self.step)
-
     def _blown_up(self, what: str, step: int) -> NoReturn:
-        sentence = f"{what} in epoch {self.epoch + 1} at step {step} of {self.steps}: training stopped, and the last "
-        sentence += "good state is kept; a smaller TRAIN.LR or a warm-up may help"
+        sentence = (
+            f"{what} in epoch {self.epoch + 1} at step {step} of {self.steps}: training stopped, and the last good "
+            "state is kept; a smaller TRAIN.LR or a warm-up may help"
+        )
         self._tell(sentence)
         raise UserError(sentence)
 
@@ -424,7 +323,7 @@ class _Training:
         if self.loaders.validation is None:
             return None, None
         seed_generators(self.device, seed_for("validate", self.config.seed, self.epoch, self.together.rank))
-        sums = self._pass(self.loaders.validation, 0, stop)
+        sums = self.learner.measure(self.loaders.validation, 0, stop)
         return None if sums is None else sums.means(self.together, self.config.train)
 
     def _test(self, number: int, stop: StopRequest) -> bool:
@@ -435,7 +334,7 @@ class _Training:
         # its seconds are its own: the epoch's clock stands still meanwhile
         began = time.perf_counter()
         seed_generators(self.device, seed_for("test", self.config.seed, number, self.together.rank))
-        sums = self._pass(self.loaders.test, number, stop)
+        sums = self.learner.measure(self.loaders.test, number, stop)
         if sums is None:
             return False
         loss, correct, images = sums.all(self.together)
@@ -445,20 +344,6 @@ class _Training:
         self.tests.append(dict(zip(TEST_HISTORY, values, strict=True)))
         self.test_timing.append(dict(zip(TEST_TIMING, (number, round(seconds, 3)), strict=True)))
         return True
-
-    def _pass(self, loader: Loader, epoch: int, stop: StopRequest) -> _Sums | None:
-        """Loss and hits over a loader's images, nothing learned; None if it was stopped."""
-        self.model.eval()
-        sums = _Sums(self.device)
-        with torch.no_grad(), self.autocast():
-            for _, images, labels, _ in loader.epoch(epoch):
-                if self.together.largest(stop.number):
-                    return None
-                if self.hooks.before_forward is not None:
-                    self.hooks.before_forward(self.net)
-                output = self.validated(images)
-                sums.add(self.criterion(output, labels), output, labels)
-        return sums
 
     def _end_epoch(self, val_loss: float | None, val_accuracy: float | None) -> None:
         recipe, number = self.config.train, self.epoch + 1
@@ -475,13 +360,17 @@ class _Training:
             score = -val_loss if val_accuracy is None else val_accuracy
             # strictly better: of equal epochs the earlier one is kept
             if self.best is None or score > self.best["score"]:
-                weights = {name: tensor.detach().cpu().clone() for name, tensor in self.net.state_dict().items()}
+                weights = {
+                    name: tensor.detach().cpu().clone() for name, tensor in self.learner.net.state_dict().items()
+                }
                 self.best = {"epoch": number, "score": score, "model": weights}
-        self.epoch, self.step, self.before, self.sums = number, 0, 0.0, _Sums(self.device)
+        self.epoch, self.step, self.before, self.sums = number, 0, 0.0, Sums(self.device)
         self.began = time.perf_counter()
+        if number == 1:
+            self.first_epoch = tensors_digest(self.learner.net.state_dict())
         if recipe.snapshots and number % recipe.snapshots == 0:
             # before the state: a run that goes on from the state never comes back to make it
-            weights, state = self.net.state_dict(), self.state()
+            weights, state = self.learner.net.state_dict(), self.state()
             self.together.agree(lambda: save_state(self.run.snapshot_state(number), state))
             self.together.agree(lambda: save_net(self.config, self.run.snapshot(number), weights, number))
         if number % recipe.checkpoint_epochs == 0 or number == recipe.epochs:

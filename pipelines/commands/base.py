@@ -2,18 +2,18 @@
 
 import json
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.errors import UserError, checked
 from stillpoint.core.runs.layout import RESULTS, Run
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn
+    from torch import nn
 
     from stillpoint.core.config.schema import RunConfig
 
@@ -97,13 +97,12 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, allow_nan=False))
 
 
-@contextmanager
-def bad_input() -> Iterator[None]:
-    """Layers and backbones refuse a setting by `ValueError`; here that setting came from the user."""
-    try:
-        yield
-    except ValueError as error:
-        raise UserError(str(error)) from error
+def build(config: "RunConfig") -> "nn.Module":
+    """The network of a configuration that a user gave; what its layers refuse is told in a sentence."""
+    from stillpoint import pipelines
+
+    with checked():
+        return pipelines.build(config)
 
 
 def configured(name: str, args: Namespace, seed: int = 0) -> "RunConfig":

@@ -12,8 +12,8 @@ from stillpoint.pipelines.commands.base import (
     add_json,
     add_places,
     add_recipe,
-    bad_input,
     bars,
+    build,
     configured,
     console,
     print_json,
@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 def _add_workers(form: ArgumentParser) -> None:
     form.add_argument(
         "--workers", type=int, default=0, metavar="N", help="processes that read photographs (default: this one does)"
+    )
+
+
+def _add_workflow(form: ArgumentParser) -> None:
+    form.add_argument(
+        "--workflow",
+        action="store_true",
+        help="replace only what a workflow made under these settings with other code or data (used by Snakemake)",
     )
 
 
@@ -51,47 +59,36 @@ def _train_options(form: ArgumentParser) -> None:
         metavar="N",
         help="go back to the snapshot of epoch N (see TRAIN.SNAPSHOTS) and train again from there",
     )
-    form.add_argument(
-        "--code",
-        metavar="DIGEST",
-        help="start anew unless the folder's state was made by this code (used by Snakemake)",
-    )
+    _add_workflow(form)
 
 
 def _train(args: Namespace) -> int:
     config = configured(args.network, args, args.seed)
-    from stillpoint.core.base.files import write_atomic
     from stillpoint.core.runs.records import rewind
     from stillpoint.core.training.train import train
+    from stillpoint.pipelines.workflow import stage_code
 
-    if args.from_epoch is not None and args.anew:
-        raise UserError("--anew begins at epoch 0: leave out --from-epoch")
+    if args.anew and args.workflow:
+        raise UserError("--anew is for a run by hand: stillpoint run has its own")
+    if args.from_epoch is not None and (args.anew or args.workflow):
+        raise UserError(f"--{'anew' if args.anew else 'workflow'} decides where to begin: leave out --from-epoch")
     run = Run(config.pipeline, recipe_of(args), config.model.name, config.seed, args.results)
-    resume = not args.anew
-    if args.code is not None:
-        resume = resume and run.code.is_file() and run.code.read_text() == args.code
-    if args.anew and args.code is None:
-        # what a workflow trained here is gone with it
-        run.code.unlink(missing_ok=True)
-    with _training_display(config.train.epochs) as progress, bad_input():
-        if args.code is not None and not resume:
-            # removed first: a crash between the two leaves a state without a digest, which is begun anew
-            run.code.unlink(missing_ok=True)
-            run.state.unlink(missing_ok=True)
-            write_atomic(run.code, args.code)
+    with _training_display(config.train.epochs) as progress:
         if args.from_epoch is not None:
             rewind(config, run, args.from_epoch, progress)
         rows = train(
             config,
             run,
-            build=pipelines.build,
+            build=build,
             data_root=args.data,
             device=args.device,
             threads=args.threads,
             workers=args.workers,
-            resume=resume,
+            resume=not args.anew,
             progress=progress,
             hooks=pipelines.hooks(config),
+            code=stage_code("train", config.pipeline, config.data.name),
+            workflow=args.workflow,
         )
     if rows:
         last = rows[-1]
@@ -171,6 +168,7 @@ def _evaluate_options(form: ArgumentParser) -> None:
     form.add_argument("--data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)")
     add_device(form)
     _add_workers(form)
+    _add_workflow(form)
     add_json(form)
 
 
@@ -193,9 +191,10 @@ def _evaluate(args: Namespace) -> int:
         else run_config(run, args.pairs)
     )
     from stillpoint.core.evaluation.run import evaluate_run
+    from stillpoint.pipelines.workflow import stage_code
 
     out = console()
-    with bars(shown=out.is_terminal and not args.json) as shown, bad_input():
+    with bars(shown=out.is_terminal and not args.json) as shown:
         tasks: dict[str, Any] = {}
 
         def progress(what: str, done: int, total: int) -> None:
@@ -206,7 +205,7 @@ def _evaluate(args: Namespace) -> int:
         found = evaluate_run(
             run,
             config=config,
-            build=pipelines.build,
+            build=build,
             evaluations=pipelines.evaluations(config),
             data_root=args.data,
             device=args.device,
@@ -214,9 +213,11 @@ def _evaluate(args: Namespace) -> int:
             workers=args.workers,
             progress=progress,
             status=args.status,
+            code=stage_code("evaluate", config.pipeline, config.data.name),
+            workflow=args.workflow,
+            after=lambda measured: pipelines.evaluated(config, measured),
         )
         run = run.at(args.status)
-        pipelines.evaluated(config, run)
     if args.json:
         print_json(found)
         return 0

@@ -128,6 +128,10 @@ COMMANDS = {
         "check and decode a data set, once",
         _prepare_options,
         _prepare,
-        ("stillpoint prepare digits", "stillpoint prepare cifar10 --root /big/disk/data"),
+        (
+            "stillpoint prepare digits",
+            "stillpoint prepare cifar10 --root /big/disk/data",
+            "stillpoint prepare imagenet --links",
+        ),
     ),
 }

@@ -4,10 +4,9 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.runs.layout import Run
-from stillpoint.pipelines.commands.base import Command, add_device, add_json, bad_input, print_json, run_config, tell
+from stillpoint.pipelines.commands.base import Command, add_device, add_json, build, print_json, run_config, tell
 
 
 def _options(form: ArgumentParser) -> None:
@@ -40,8 +39,8 @@ def _maximise(args: Namespace) -> int:
     size = config.data.image_size or data.size
     told: dict[str, Any] = {}
     shape, name = (data.channels, size, size), f"{run.pipeline}/{run.model}"
-    with settings(where, args.threads), bad_input():
-        net = pipelines.build(config)
+    with settings(where, args.threads):
+        net = build(config)
         load_weights(net, run.weights, model=name)
         net.to(where)
         if args.label is not None:

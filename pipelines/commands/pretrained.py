@@ -11,7 +11,7 @@ from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.runs import cards
 from stillpoint.core.runs.layout import Run
-from stillpoint.pipelines.commands.base import Command, add_device, bad_input, console, print_json, run_config, tell
+from stillpoint.pipelines.commands.base import Command, add_device, build, console, print_json, run_config, tell
 
 if TYPE_CHECKING:
     from stillpoint.core.config.schema import RunConfig
@@ -35,8 +35,7 @@ def measured(
         run.weights.symlink_to(weights.resolve())
         options: dict[str, Any] = {"data_root": data, "device": device, "threads": threads, "workers": workers}
         own = pipelines.evaluations(config)
-        with bad_input():
-            return evaluate_run(run, config=config, build=pipelines.build, evaluations=own, **options)
+        return evaluate_run(run, config=config, build=build, evaluations=own, **options)
 
 
 def shortened(config: "RunConfig") -> "RunConfig":

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillpoint import pipelines
-from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.errors import UserError, checked
 from stillpoint.core.config.catalogue import DATASETS, info
 from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines.commands.base import (
     Command,
     add_device,
     add_json,
-    bad_input,
     bars,
+    build,
     console,
     print_json,
     run_config,
@@ -42,6 +42,7 @@ class Subject:
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    foreign: bool = False  # not built by this house
 
 
 def _subject_options(form: ArgumentParser) -> None:
@@ -109,8 +110,7 @@ def _by_name(args: Namespace) -> Subject:
     size = args.size or dataset.size
     config = pipelines.without_recipe(name, dataset.name, [*args.pairs, "DATA.IMAGE_SIZE", str(size)])
     _threads(args)
-    with bad_input():
-        net = pipelines.build(config)
+    net = build(config)
     if args.weights:
         from stillpoint.core.runs.checkpoint import load_weights
 
@@ -122,8 +122,7 @@ def _from_run(args: Namespace) -> Subject:
     run = Run.of(args.network)
     config = run_config(run, args.pairs)
     _threads(args)
-    with bad_input():
-        net = pipelines.build(config)
+    net = build(config)
     from stillpoint.core.runs.checkpoint import load_weights
 
     weights = Path(args.weights) if args.weights else run.weights
@@ -182,9 +181,8 @@ def _own(args: Namespace) -> Subject:
 
         load_weights(net, args.weights)
     title = args.torchvision or args.model
-    return Subject(
-        net, title, bool(args.weights), dataset.channels, args.size or dataset.size, dataset.mean, dataset.std
-    )
+    size = args.size or dataset.size
+    return Subject(net, title, bool(args.weights), dataset.channels, size, dataset.mean, dataset.std, foreign=True)
 
 
 def _no_backbone(name: str) -> dict[str, None]:
@@ -202,16 +200,29 @@ def _no_backbone(name: str) -> dict[str, None]:
 
 @contextmanager
 def _fits(found: Subject) -> Iterator[None]:
-    """A network that breaks on a picture says so in PyTorch's words, which are told as one sentence."""
+    """A network that breaks on a picture says so in PyTorch's words, which are told as one sentence.
+
+    One of the house is first given a blank picture: where it takes that, any later error is a fault of ours.
+    """
+    import torch
+
     try:
-        with bad_input():
-            yield
+        with checked():
+            if found.foreign:
+                yield
+            else:
+                blank = torch.zeros(1, found.channels, found.size, found.size)
+                with torch.no_grad():
+                    found.net(blank.to(next(found.net.parameters()).device))
     except (RuntimeError, AssertionError, AttributeError) as error:
         said = str(error).strip().splitlines()[:1]
         raise UserError(
             f"{found.title} cannot take pictures of {found.channels}x{found.size}x{found.size}, or gives no logits: "
             f"{said[0] if said else type(error).__name__}"
         ) from error
+    if not found.foreign:
+        with checked():
+            yield
 
 
 def _threads(args: Namespace) -> None:

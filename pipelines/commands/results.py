@@ -1,12 +1,16 @@
 """Commands that gather what runs left behind: table, figures, and run, which does a paper's whole workflow."""
 
+import os
 import shlex
+import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.files import sweep
 from stillpoint.core.base.interrupt import locked
 from stillpoint.core.runs import layout
 from stillpoint.pipelines.commands.base import (
@@ -64,10 +68,11 @@ def _table(args: Namespace) -> int:
     from stillpoint.core.reporting import tables
     from stillpoint.pipelines.results import form
 
-    found = _gathered(args)
-    shown = form(args.pipeline, found.config)
-    paths = tables.write(found.table, args.results)
-    paths += _made(found, shown.pages, lambda name: layout.page(found.paper, found.recipe, name, found.root))
+    with _writing(args):
+        found = _gathered(args)
+        shown = form(args.pipeline, found.config)
+        paths = tables.write(found.table, args.results)
+        paths += _made(found, shown.pages, lambda name: layout.page(found.paper, found.recipe, name, found.root))
     if args.json:
         print_json(tables.as_dict(found.table))
         return 0
@@ -79,11 +84,28 @@ def _table(args: Namespace) -> int:
 def _figures(args: Namespace) -> int:
     from stillpoint.pipelines.results import form
 
-    found = _gathered(args)
-    shown = form(args.pipeline, found.config)
-    paths = _made(found, shown.figures, lambda name: layout.figure(found.paper, found.recipe, name, found.root))
+    with _writing(args):
+        found = _gathered(args)
+        shown = form(args.pipeline, found.config)
+        paths = _made(found, shown.figures, lambda name: layout.figure(found.paper, found.recipe, name, found.root))
     tell("written: " + ", ".join(str(path) for path in paths))
     return 0
+
+
+@contextmanager
+def _writing(args: Namespace) -> Iterator[None]:
+    """Holds the tables and figures of a recipe, and removes what a killed command was drawing."""
+    from stillpoint.pipelines import workflow
+
+    workflow.recipe_config(args.pipeline, recipe_of(args))  # a wrong name makes no folder
+    folder = layout.table(args.pipeline, recipe_of(args), "md", args.results).parent
+    if not folder.is_dir():
+        yield  # there is nothing to show, which is told
+        return
+    with locked(folder / ".tables.lock", wait=lambda sentence: print(sentence, file=sys.stderr)):
+        sweep(folder, below=False)
+        sweep(folder / "figures")
+        yield
 
 
 def _gathered(args: Namespace) -> "Results":
@@ -111,12 +133,18 @@ def _workflow_options(form: ArgumentParser) -> None:
         "--seeds", type=int, metavar="N", help="seeds 0..N-1 of each network (default: what the recipe says)"
     )
     form.add_argument("-j", "--jobs", type=int, metavar="N", help="jobs at once (default: one for each core)")
+    form.add_argument(
+        "--anew",
+        action="store_true",
+        help="remove the runs that are there and begin them all anew, however they were made and whether or not kept",
+    )
     add_places(form)
     add_device(form)
 
 
 def _workflow(args: Namespace) -> int:
     from stillpoint.core.reporting.progress import follow
+    from stillpoint.core.runs.records import clear
     from stillpoint.pipelines import results, workflow
 
     given = {
@@ -132,17 +160,22 @@ def _workflow(args: Namespace) -> int:
     plan = workflow.plan(args.pipeline, given)
     for model in plan.config.grid:
         plan.resolved(model, 0)  # a wrong setting is told now, not by the first job
-    for run in plan.runs:
-        plan.begins_from(run.model, run.seed)
-    command, epochs = workflow.snakemake(plan, args.jobs), plan.config.train.epochs
+    for run in () if args.anew else plan.runs:
+        plan.refuse(run)
     # snakemake inherits the lock, which so is held until it has ended too, however either of them ends
     with locked(plan.folder / ".lock", wait=tell) as held:
         for run in plan.runs:
             # what a killed workflow was training or measuring goes on without it, and is then there to be used
             if run.lock.exists():
                 with locked(run.lock, wait=tell):
-                    pass
-        code = follow(command, plan.runs, epochs, plan.folder, console(), keep=(held,))
+                    if args.anew:
+                        clear(run)
+        command, epochs = workflow.snakemake(plan, args.jobs), plan.config.train.epochs
+        os.environ[workflow.HOLDS] = str(plan.folder.resolve())
+        try:
+            code = follow(command, plan.runs, epochs, plan.folder, console(), keep=(held,))
+        finally:
+            del os.environ[workflow.HOLDS]
     if code:
         raise UserError(
             f"the workflow stopped (exit code {code}); its output is in {plan.folder / 'logs' / 'workflow.txt'}"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from stillpoint import pipelines
 from stillpoint.core.base.documents import read_yaml
-from stillpoint.core.base.errors import UserError, nearest
-from stillpoint.pipelines.commands.base import Command, bad_input, bars, tell
+from stillpoint.core.base.errors import UserError, checked, nearest
+from stillpoint.pipelines.commands.base import Command, bars, build, tell
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -63,12 +63,12 @@ def _convert(args: Namespace) -> int:
     tensors, found = read_tensors(args.source, args.part)
     if found.get("model") not in (None, model):
         raise UserError(f"{args.source} holds the weights of {found['model']}, not of {model}")
-    with bad_input():
-        net = pipelines.build(config)
-        try:
+    net = build(config)
+    try:
+        with checked():
             state = ours(config.pipeline, tensors, net)
-        except UserError as error:
-            raise UserError(f"{args.source} does not fit {model}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{args.source} does not fit {model}: {error}") from None
     fill(net, state, origin=str(args.source), model=model)
     origin = hashlib.sha256(args.source.read_bytes()).hexdigest()
     save_weights(

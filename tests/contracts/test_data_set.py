@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from stillpoint.core.config.catalogue import DATASETS, DatasetInfo, dataset
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.catalogue import DATASETS, DatasetInfo, dataset, takes
 from stillpoint.core.data.contract import Dataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,6 +122,13 @@ def test_what_a_toy_lacks_is_told_as_of_any_other(copy: Path) -> None:
         command = [sys.executable, "-m", "stillpoint", *words]
         done = subprocess.run(command, cwd=copy, env={**os.environ, **own}, capture_output=True, text=True)
         assert done.returncode == 2 and said in " ".join(done.stderr.split())
+
+
+def test_a_network_takes_what_it_is_made_for_and_what_is_like_that() -> None:
+    assert takes(("cifar10",), "cifar10") and takes(("cifar10",), "tiny_imagenet") and not takes(("digits",), "cifar10")
+    assert takes((), "imagenet") and not takes((), "voc2012") and not takes((), "fastmri")
+    with pytest.raises(UserError, match="has no form for digits_segmentation: it is made for classes"):
+        pipelines.create("sdnet/resnet18", dataset="digits_segmentation")
 
 
 def test_every_file_is_a_data_set_of_its_name() -> None:

@@ -84,6 +84,18 @@ def _workflow(args: argparse.Namespace) -> list[object]:
     return [workflow(args.times, seed=args.seed)]
 
 
+def _paths(args: argparse.Namespace) -> list[object]:
+    from tests.faults.replacing import paths
+
+    return [paths(args.times)]
+
+
+def _replacing(args: argparse.Namespace) -> list[object]:
+    from tests.faults.replacing import KINDS
+
+    return [KINDS[kind]() for kind in (KINDS if args.kind == "all" else [args.kind])]
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     inner = top.add_subparsers(dest="fault", required=True)
@@ -110,6 +122,9 @@ def parser() -> argparse.ArgumentParser:
     add("worker", "kill a process that reads photographs", _worker, 2)
     add("hostile", "offer files that would run something", _hostile, paper=False)
     add("workflow", "kill snakemake and what it started, and type the one command again", _workflow, 3, paper=False)
+    add("paths", "give folders names that a shell would run, and recipes that lead elsewhere", _paths, 8, paper=False)
+    form = add("replacing", "let a workflow meet running, changed, hand-made and kept runs", _replacing, paper=False)
+    form.add_argument("--kind", choices=["order", "images", "hands", "all"], default="all", help="(default: all)")
     add("short", "a few of each that needs neither root nor minutes: what the suite runs", _short)
     return top
 

@@ -9,6 +9,7 @@ import torch
 
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.schema import ALWAYS_READ
 from stillpoint.core.evaluation.engine import chosen
 from stillpoint.pipelines import workflow
 
@@ -29,6 +30,48 @@ def test_an_evaluation_that_is_not_known_is_refused_before_anything_is_trained()
         pipelines.configure("aps/resnet20", "digits", ["EVALUATE.METRICS", "[windows]"])
     with pytest.raises(UserError, match="unknown evaluation 'accuracy'; choose from reconstruction, "):
         pipelines.configure("aps/UNet_3down", "digits_undersampled", ["EVALUATE.METRICS", "[accuracy]"])
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs", "words"),
+    [
+        ("aps/resnet20", ["EVALUATE.MARGIN", "8"], r"EVALUATE.MARGIN changes nothing .*: aps has none that reads it"),
+        ("aps/resnet20", ["EVALUATE.ERASE", "[3]"], "only erase would read it"),
+        (
+            "aps/resnet20",
+            ["EVALUATE.PROTOCOL", "authors", "EVALUATE.REPEATS", "2", "EVALUATE.METRICS", "[circular]"],
+            r"EVALUATE.REPEATS changes nothing of what EVALUATE.METRICS \[circular\] measures",
+        ),
+        (
+            "blurpool/resnet18",
+            ["EVALUATE.METRICS", "[accuracy]", "EVALUATE.MAX_SHIFT", "4"],
+            "only circular, .*windows",
+        ),
+        ("wavelet_twins/R18C", ["EVALUATE.IMAGENET_P", "videos"], "only perturbations would read it"),
+        ("sdnet/sdnet18", ["EVALUATE.METRICS", "[accuracy]", "EVALUATE.TENSORBOARD", "True"], "only reconstructions"),
+        ("wavelet_twins/R18C", ["EVALUATE.PROTOCOL", "authors"], "wavelet_twins measures by its own protocol alone"),
+    ],
+)
+def test_a_setting_of_evaluation_without_effect_is_refused_when_it_is_read(name, pairs, words) -> None:
+    with pytest.raises(UserError, match=words):
+        pipelines.configure(name, "digits", pairs)
+
+
+def test_a_setting_of_evaluation_with_effect_is_taken() -> None:
+    pairs = ["EVALUATE.METRICS", "[accuracy, windows]", "EVALUATE.REPEATS", "2", "EVALUATE.PROTOCOL", "authors"]
+    assert pipelines.configure("blurpool/resnet18", "digits", pairs).evaluate.repeats == 2
+    # a recipe may state what a narrower measurement of it does not read
+    assert pipelines.configure("blurpool/resnet18", "digits", ["EVALUATE.METRICS", "[accuracy]"]).evaluate.repeats
+
+
+def test_every_setting_that_an_evaluation_reads_is_one() -> None:
+    for paper, recipe in RECIPES:
+        config = workflow.recipe_config(paper, recipe)
+        read = {name for reads in config.known_metrics().values() for name in reads}
+        fields = set(type(config.evaluate).model_fields)
+        assert read <= fields
+        # what nothing of this paper reads can only be refused
+        assert fields - read - set(ALWAYS_READ) <= {"margin", "erase", "fractions", "limit_all_shifts", "max_shift"}
 
 
 def test_reading_a_configuration_imports_no_torch() -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.interrupt import locked
 from stillpoint.core.data.build import loader
 from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines import workflow
@@ -21,8 +22,12 @@ TINY = "TRAIN.EPOCHS 1 DATA.LIMIT 64 MODEL.WIDTH 4 EVALUATE.REPEATS 1 EVALUATE.L
 MODELS = ("resnet20", "resnet20_aps1")
 
 
+#: what a shell, Snakemake or a careless join would do something with
+ODD = """my  results; touch INJECTED; $(touch INJECTED) `touch INJECTED` 'q" & ü *"""
+
+
 def snakemake(tmp_path: Path, *words: str, folder: Path = ROOT) -> str:
-    given = [f"results={tmp_path / 'results'}", f"data={tmp_path / 'data'}", "seeds=1", "device=cpu"]
+    given = [f"results={tmp_path / ODD}", f"data={tmp_path / f'data {ODD}'}", "seeds=1", "device=cpu"]
     settings = f'settings=GRID "{list(MODELS)}" {TINY}'
     command = [sys.executable, "-m", "snakemake", "pipelines/aps/all", "--cores", "2", *words]
     command += ["--snakefile", str(ROOT / "Snakefile"), "--config", *given, settings]
@@ -33,23 +38,63 @@ def snakemake(tmp_path: Path, *words: str, folder: Path = ROOT) -> str:
 
 def test_the_whole_workflow_ends_in_a_table_and_is_then_up_to_date(tmp_path: Path) -> None:
     snakemake(tmp_path)
-    folder = tmp_path / "results" / "aps" / "digits"
+    folder = tmp_path / ODD / "aps" / "digits"
     rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
     assert {row["network"] for row in rows} == set(MODELS)
     exact = [r for r in rows if r["network"] == "resnet20_aps1" and r["metric"] == "circular_consistency"]
     assert {row["state"] for row in exact} == {"untrained", "trained"}
     assert all(float(row["mean"]) == 100 and float(row["paper"]) == 100 for row in exact)
-    metrics = json.loads(Run("aps", "digits", "resnet20", 0, tmp_path / "results").metrics.read_text())
+    metrics = json.loads(Run("aps", "digits", "resnet20", 0, tmp_path / ODD).metrics.read_text())
     shown = next(r for r in rows if (r["network"], r["state"], r["metric"]) == ("resnet20", "trained", "accuracy"))
     assert float(shown["mean"]) == pytest.approx(100 * metrics["trained"]["accuracy"])
     for name in ("consistency_accuracy", "shift_maps", "learning_curves"):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 10_000
     assert (folder / "table.md").is_file() and (folder / "table.tex").is_file()
+    assert not list(ROOT.glob("INJECTED")) and sorted(path.name for path in tmp_path.iterdir()) == [f"data {ODD}", ODD]
     assert "Nothing to be done" in snakemake(tmp_path, "--dry-run")
+    # a time stamp trains and measures nothing again
+    run = Run("aps", "digits", "resnet20", 0, tmp_path / ODD)
+    made = run.weights, run.training, run.metrics, run.maps
+    before = [path.read_bytes() for path in made]
+    (tmp_path / f"data {ODD}" / "prepared" / "digits.json").touch()
+    assert "is finished (1 epochs): nothing is trained again" not in run.log.read_text()
+    snakemake(tmp_path, "--until", "aps_train", "aps_evaluate")
+    assert "is finished (1 epochs): nothing is trained again" in run.log.read_text()
+    assert [path.read_bytes() for path in made] == before
 
 
 def test_the_workflow_runs_in_another_folder(tmp_path: Path) -> None:
     assert "pipelines/aps/all" in snakemake(tmp_path, "--dry-run", folder=tmp_path)
+
+
+def test_snakemake_beside_a_workflow_at_work_is_told_so_and_touches_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "aps" / "digits"
+    command = [sys.executable, "-m", "snakemake", "pipelines/aps/all", "--cores", "1", "--nolock"]
+    command += ["--snakefile", str(ROOT / "Snakefile")]
+    given = ["--config", f"results={tmp_path / 'results'}", f"data={tmp_path / 'data'}", "seeds=1"]
+    with locked(folder / ".lock"):
+        done = subprocess.run([*command, *given], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode
+        assert "digits is in use by another process (process " in done.stdout + done.stderr
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+        # to look is always allowed
+        done = subprocess.run([*command, "--dry-run", *given], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0
+
+
+def test_figures_that_a_killed_command_was_drawing_are_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "aps" / "digits"
+    left = [folder / ".table.0123abcd.tmp.md", folder / "figures" / ".shift_maps.0123abcd.tmp.png"]
+    # a training may be writing there
+    others = folder / "resnet20" / "seed0" / ".state.0123abcd.tmp.pt"
+    for path in (*left, others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert main(["figures", "aps", "--results", str(tmp_path)]) == 2
+    assert "nothing was evaluated" in capsys.readouterr().err
+    assert not any(path.exists() for path in left) and others.exists()
 
 
 def test_a_recipe_is_that_of_the_scale_where_there_is_one() -> None:
@@ -69,46 +114,6 @@ def test_a_wrong_workflow_setting_is_named(given: dict[str, object], said: str) 
         workflow.read(given)
 
 
-def test_what_decides_training_is_what_it_imports() -> None:
-    files = {str(path) for path in workflow.imported(("core/training/train.py", "pipelines/aps/models.py"))}
-    assert {
-        "core/layers/polyphase.py",
-        "core/backbones/resnet.py",
-        "core/data/loading.py",
-        "core/base/files.py",
-    } <= files
-    assert not files & {
-        "core/reporting/tables.py",
-        "core/reporting/figures.py",
-        "pipelines/cli.py",
-        "pipelines/aps/weights.py",
-    }
-
-
-def test_comments_and_docstrings_do_not_decide_but_code_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workflow, "ROOT", tmp_path)
-    (tmp_path / "core").mkdir()
-    file, other = tmp_path / "core" / "one.py", tmp_path / "core" / "two.py"
-    other.write_text("y = 1\n")
-    digests = []
-
-    def forget() -> None:
-        for kept in (workflow.code_digest, workflow.imported, workflow.module_files, workflow._module):
-            kept.cache_clear()
-
-    for text, two in (
-        ('"""A."""\nfrom stillpoint.core import two\n', "y = 1\n"),
-        ('"""B."""\n\n# a reason\nfrom stillpoint.core import two\n', "y = 1\n"),
-        ('"""B."""\nfrom stillpoint.core import two\n', "y = 2\n"),
-    ):
-        file.write_text(text)
-        other.write_text(two)
-        forget()
-        digests.append(workflow.code_digest(("core/one.py",)))
-    assert digests[0] == digests[1] != digests[2]
-    forget()
-
-
 def test_measuring_and_titles_do_not_decide_training() -> None:
     def decides(stage: str, settings: str) -> str:
         return workflow.plan("aps", {"settings": settings}).decides(stage, "resnet20", 0)
@@ -119,60 +124,22 @@ def test_measuring_and_titles_do_not_decide_training() -> None:
     assert decides("table", "TITLE other") != decides("table", "")
 
 
-def test_a_state_of_other_code_is_begun_anew_and_one_of_the_same_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["train", "aps/resnet20", "--results", str(tmp_path), "--data", str(tmp_path / "data"), "--threads", "1"]
-    pairs = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "32", "MODEL.WIDTH", "4"]
-    run = Run("aps", "digits", "resnet20", 0, tmp_path)
-
-    def train(code: str, *more: str) -> str:
-        assert main([*words, "--code", code, *pairs, *more]) == 0
-        return capsys.readouterr().out
-
-    assert "begins" in train("first")
-    # Snakemake removes what a rule declares before it runs the rule again; the state is not declared
-    run.weights.unlink()
-    assert "begins" not in train("first") and run.weights.is_file()
-    assert "begins" in train("second") and run.code.read_text() == "second"
-    assert "begins" in train("third", "TRAIN.LR", "0.05")
+@pytest.mark.parametrize("key", ["results", "data"])
+@pytest.mark.parametrize("folder", ["a{x}b", "{", "two\nlines"])
+def test_a_folder_that_snakemake_cannot_name_is_refused(key: str, folder: str) -> None:
+    with pytest.raises(UserError, match="which snakemake keeps for itself"):
+        workflow.read({key: folder})
 
 
-def test_a_run_by_hand_of_other_settings_is_not_taken_for_the_workflows_own(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["train", "aps/resnet20", "--results", str(tmp_path / "results"), "--data", str(tmp_path / "data")]
-    pairs = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "32", "MODEL.WIDTH", "4"]
-    run = Run("aps", "digits", "resnet20", 0, tmp_path / "results")
-
-    def begun(settings: str) -> str:
-        given = {"results": str(tmp_path / "results"), "data": str(tmp_path / "data"), "settings": settings}
-        return workflow.plan("aps", given).begins_from("resnet20", 0)
-
-    marker = begun("")
-    assert main([*words, "--code", "a workflow's", *pairs]) == 0
-    # Snakemake knows what it made, and makes it again where its settings have changed
-    assert begun("") == marker
-    assert main([*words, "--anew", *pairs]) == 0 and not run.code.exists()
-    assert begun(" ".join(pairs)) == marker
-    told = "seed0 holds a run that was trained by hand with other settings (DATA.LIMIT: 32 -> None; MODEL.WIDTH: "
-    with pytest.raises(UserError) as error:
-        begun("")
-    assert told in str(error.value) and "\n" not in str(error.value)
-    capsys.readouterr()
-    assert main(["run", "aps", "--results", str(tmp_path / "results"), "--data", str(tmp_path / "data")]) == 2
-    assert told in capsys.readouterr().err
-    command = [sys.executable, "-m", "snakemake", "pipelines/aps/all", "--dry-run", "--config"]
-    given = [f"results={tmp_path / 'results'}", f"data={tmp_path / 'data'}"]
-    done = subprocess.run([*command, *given], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode and told in done.stdout + done.stderr
-
-
-def test_a_setting_that_is_left_to_the_recipe_is_not_passed_on() -> None:
-    words = workflow.snakemake(workflow.plan("aps", {"dataset": "digits"}))
-    assert "dataset=digits" in words
-    assert not [word for word in words if word.startswith(("seeds=", "data_root=")) or "None" in word]
-    assert "seeds=2" in workflow.snakemake(workflow.plan("aps", {"seeds": 2}))
+def test_what_a_plan_is_asked_goes_to_snakemake_as_it_is(tmp_path: Path) -> None:
+    odd = {"results": str(tmp_path / "1e5"), "data": "'007'", "settings": 'TITLE "it\'s"', "dataset": "digits"}
+    words = workflow.snakemake(workflow.plan("aps", odd))
+    asked = json.loads(Path(words[words.index("--configfile") + 1]).read_text())
+    assert {key: asked[key] for key in odd} == odd
+    # what is left to the recipe is not passed on
+    assert "seeds" not in asked
+    words = workflow.snakemake(workflow.plan("aps", {"results": str(tmp_path), "seeds": 2}))
+    assert json.loads(Path(words[words.index("--configfile") + 1]).read_text())["seeds"] == 2
 
 
 def test_readers_of_photographs_are_passed_on_where_there_are_any() -> None:

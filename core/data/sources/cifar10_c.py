@@ -14,7 +14,7 @@ from stillpoint.core.base.errors import UserError, nearest
 from stillpoint.core.base.files import digest
 from stillpoint.core.config.catalogue import DatasetInfo, missing
 from stillpoint.core.data.cifar import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD
-from stillpoint.core.data.contract import Dataset, HeldOut, Progress
+from stillpoint.core.data.contract import Dataset, HeldOut, Progress, signature_of
 from stillpoint.core.data.formats import read_npy
 from stillpoint.core.data.judging import content_digest
 from stillpoint.core.data.sources.cifar10 import DATASET as CIFAR10
@@ -68,6 +68,10 @@ class Cifar10C(Dataset):
             "digests": {name: digest(folder / f"{name}.npy") for name in (*names, "labels")},
             **({"incomplete": f"it has {few:,} of {_IMAGES:,} images"} if few < _IMAGES else {}),
         }
+
+    def signature(self, root: Path) -> list[list[Any]] | None:
+        # made from CIFAR-10 it is no source of itself
+        return CIFAR10.signature(root) or signature_of(root, root / FOLDER)
 
     def load(self, root: Path, split: str, held_out: HeldOut) -> "ImageSet":
         import torch

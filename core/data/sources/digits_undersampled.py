@@ -32,6 +32,9 @@ class UndersampledDigits(Dataset):
         digests = {part: found.digest for part, found in made.items()}
         return {"title": self.info.title, "classes": 0, "images": counts, "digests": digests}
 
+    def signature(self, root: Path) -> list[list[Any]]:
+        return DIGITS.signature(root)
+
     def load(self, root: Path, split: str, held_out: HeldOut) -> "PairSet":
         self.named(split, held_out)
         whole = self._made(root, "test" if split == "test" else "train")

@@ -7,10 +7,11 @@ Read where ``tiny-imagenet-200.zip`` was unpacked: ``train/<class>/images/``, an
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.catalogue import DatasetInfo, missing
+from stillpoint.core.data.contract import signature_of
 from stillpoint.core.data.imagenet_validation import classes as imagenet_classes
 from stillpoint.core.data.photographs import Photographs, is_hidden, pictures_in
 
@@ -36,6 +37,9 @@ class TinyImageNet(Photographs):
         like=("cifar10", "imagenet"),
     )
     counts: ClassVar[dict[str, int]] = {"train": 100_000, "val": 10_000}
+
+    def signature(self, root: Path) -> list[list[Any]] | None:
+        return signature_of(root, root / FOLDER)
 
     def folder(self, root: Path, part: str) -> Path:
         return root / FOLDER / part

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.catalogue import DatasetInfo, missing
-from stillpoint.core.data.contract import Dataset, HeldOut, Progress
+from stillpoint.core.data.contract import Dataset, HeldOut, Progress, signature_of
 
 if TYPE_CHECKING:
     from stillpoint.core.data.sets import LabelMapFiles
@@ -64,6 +64,9 @@ class Voc2012(Dataset):
         few = len(found["val"]) != COUNTS["val"]
         lacking = f"validation has {len(found['val']):,} of {COUNTS['val']:,} images"
         return {**told, **({"incomplete": lacking} if few else {})}
+
+    def signature(self, root: Path) -> list[list[Any]] | None:
+        return signature_of(root, self._home(root))
 
     def load(self, root: Path, split: str, held_out: HeldOut) -> "LabelMapFiles":
         self.named(split, held_out)

@@ -69,31 +69,56 @@ void measure_row(const From* values, A* pixels, int64_t n, int64_t channels, boo
 #undef CASE
 }
 
+// Sums of squares that are sound, and the powers of two that bring others there: exact, but for what is lost beside an
+// image's largest number anyway.
+template <class A>
+struct Range;
+template <>
+struct Range<float> {
+  static constexpr float least = 0x1p-80f, most = 0x1p90f, up = 0x1p80f, down = 0x1p-80f;
+};
+template <>
+struct Range<double> {
+  static constexpr double least = 0x1p-800, most = 0x1p900, up = 0x1p700, down = 0x1p-700;
+};
+
+// What is to be measured of every pixel, all its channels, of the image times `scale`.
+template <class T, class A>
+void measure_image(const T* image, const Pass<A>& blur, int64_t criterion, A scale, A* scratch, A* row, A* pixels) {
+  const int64_t height = blur.height_out(), width = blur.width_out(), lanes = blur.lanes();
+  const auto scaled = [&](const auto* values, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) row[i] = scale * A(get(values[i]));
+  };
+  std::fill_n(pixels, height * width, criterion == kMax ? A(-INFINITY) : A(0));
+  for (int64_t c = 0; c < (blur.last ? 1 : blur.channels); ++c, image += blur.height() * blur.width()) {
+    if (blur.taps.size == 1 && scale == 1) {
+      measure_row(image, pixels, height * width, blur.channels, blur.last, criterion);
+      continue;
+    }
+    for (int64_t y = 0; y < height; y += blur.block()) {
+      const int64_t end = std::min(height, y + blur.block()), n = (end - y) * width;
+      if (blur.taps.size == 1) {
+        scaled(image + y * width * lanes, n * lanes);
+      } else {
+        blur(image, row, y, end, 0, 0, scratch);
+        if (scale != 1) scaled(row, n * lanes);
+      }
+      measure_row(row, pixels + y * width, n, blur.channels, blur.last, criterion);
+    }
+  }
+}
+
 // The phase of one image. `blur` is of stride one, `grid` has the strides; the pixels are added in double.
 template <class T, class A>
 int64_t choose(const T* image, const Pass<A>& blur, const Axis& down, const Axis& right, int64_t criterion, A* scratch, A* row, A* pixels) {
-  const int64_t height = blur.height_out(), width = blur.width_out(), channels = blur.channels;
+  const int64_t height = blur.height_out(), width = blur.width_out();
   const bool extreme = criterion == kLInfty || criterion == kMax;
-  if (!blur.last) {
-    std::fill_n(pixels, height * width, criterion == kMax ? A(-INFINITY) : A(0));
-    for (int64_t c = 0; c < channels; ++c, image += blur.height() * blur.width()) {
-      if (blur.taps.size == 1) {
-        measure_row(image, pixels, height * width, 1, false, criterion);
-        continue;
-      }
-      for (int64_t y = 0; y < height; y += blur.block()) {
-        const int64_t end = std::min(height, y + blur.block());
-        blur(image, row, y, end, 0, 0, scratch);
-        measure_row(row, pixels + y * width, (end - y) * width, 1, false, criterion);
-      }
-    }
-  } else if (blur.taps.size == 1) {
-    measure_row(image, pixels, height * width, channels, true, criterion);
-  } else {
-    for (int64_t y = 0; y < height; ++y) {
-      blur(image, row, y, y + 1, 0, 0, scratch);
-      measure_row(row, pixels + y * width, width, channels, true, criterion);
-    }
+  measure_image<T, A>(image, blur, criterion, 1, scratch, row, pixels);
+  if (!extreme && height * width) {
+    A largest = 0;
+    for (int64_t i = 0; i < height * width; ++i) largest = std::max(largest, pixels[i]);  // a NaN is passed over
+    if (largest > Range<A>::most) measure_image<T, A>(image, blur, criterion, Range<A>::down, scratch, row, pixels);
+    if (largest < Range<A>::least) measure_image<T, A>(image, blur, criterion, Range<A>::up, scratch, row, pixels);
   }
   std::vector<double> sums(width);
   double best = 0;

@@ -1,5 +1,6 @@
 """Signals that ask to stop, and locks."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -68,3 +69,13 @@ def test_a_lock_is_held_by_one_process_and_freed_by_its_death(tmp_path):
         pass
     with locked(path):
         pass
+
+
+def test_a_file_system_without_locks_says_so(tmp_path, monkeypatch):
+    def refuse(file, kind):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(UserError, match="has no locks") as error, locked(tmp_path / ".lock"):
+        pass
+    assert "another process)" not in str(error.value) and "in use" not in str(error.value)

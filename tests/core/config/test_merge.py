@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.config.merge import differences, merge, read_recipe, read_settings
-from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.config.merge import merge, read_recipe, read_settings
+from stillpoint.core.config.schema import RunConfig, differences
 
 
 def test_later_layers_win_and_pairs_win_over_all() -> None:

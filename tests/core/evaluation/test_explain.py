@@ -2,10 +2,13 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from stillpoint.core.evaluation.explain import NO_BATCH, NO_MAP, PADDING, explain
+from stillpoint.core.evaluation.interior import Interior
 from stillpoint.core.layers.downsample import Subsample
+from stillpoint.core.layers.lowpass import IdealLowPass2d
 from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
 
 
@@ -60,10 +63,95 @@ def test_an_odd_map_breaks_adaptive_sampling_where_it_is_sampled(size):
     assert found.first_broken.name == str(odd)
 
 
-def test_zero_padding_breaks_at_the_convolution_that_has_it():
-    found = explain(net(PolyphaseDownsample2d(4, 2), "zeros"), noise(2, 3, 8, 8))
+def test_zero_padding_breaks_at_the_convolution_that_has_it_where_the_border_counts():
+    found = explain(net(PolyphaseDownsample2d(4, 2), "zeros"), noise(2, 3, 8, 8), boundary="whole")
     assert found.first_broken is not None
     assert found.first_broken.name == "0"
+    assert "no place for 0 (Conv2d)" in found.remedy
+
+
+@pytest.mark.parametrize("padding", ["zeros", "reflect", "replicate", "circular"])
+def test_away_from_its_border_a_padded_network_is_broken_by_its_first_stride(padding):
+    torch.manual_seed(0)
+    strided = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding="same", padding_mode=padding),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3, stride=2, padding=1, padding_mode=padding),
+        nn.MaxPool2d(3, 2, 1),
+        nn.AdaptiveAvgPool2d(1),
+    )
+    found = explain(strided, noise(2, 3, 16, 16))
+    assert found.first_broken is not None and found.first_broken.name == "2"
+    assert found.rows[1].error < 1e-5 < found.first_broken.error
+    whole = explain(strided, noise(2, 3, 16, 16), boundary="whole").first_broken
+    assert whole is not None and whole.name == ("2" if padding == "circular" else "0")
+
+
+def test_aliasing_is_told_from_motion_by_half_a_pixel():
+    """A band-limited map that is sampled moves by half a pixel; what is not band-limited has no such motion."""
+    smooth, sharp = nn.Sequential(IdealLowPass2d(stride=2)), nn.Sequential(nn.Conv2d(3, 3, 1, stride=2))
+    found = explain(smooth, noise(2, 3, 16, 16))
+    assert found.first_broken is None and max(row.error for row in found.rows) < 1e-6
+    assert found.remedy == "" and str(found) == "every module moves with its input"
+    broken = explain(sharp, noise(2, 3, 16, 16))
+    assert broken.first_broken is not None and broken.first_broken.error > 0.1
+    # a nonlinearity makes frequencies that the coarse grid cannot hold
+    curved = explain(nn.Sequential(IdealLowPass2d(stride=2), nn.ReLU()), noise(2, 3, 16, 16))
+    assert curved.first_broken is not None and curved.first_broken.name == "1"
+
+
+def test_shares_are_of_what_each_module_adds_and_the_call_that_mends_it_is_named():
+    torch.manual_seed(0)
+    strided = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.Conv2d(4, 4, 3, stride=2, padding=1),
+        nn.Conv2d(4, 4, 3, padding=1),
+        nn.Conv2d(4, 4, 3, stride=2, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+    )
+    found = explain(strided, noise(2, 3, 16, 16))
+    added = {row.name: row.share for row in found.rows}
+    assert sum(added.values()) == pytest.approx(1)
+    # between the strides a linear map adds nothing, though what it is given is broken
+    assert added["1"] > 0.2 and added["3"] > 0.2 and added["2"] < 1e-3 and found.rows[2].error > 0.1
+    assert found.worst is not None and found.worst.name in ("1", "3")
+    assert found.remedy.startswith("stillpoint.antialias(net) filters 1")
+    stem = explain(nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU()), noise(2, 3, 16, 16))
+    assert stem.remedy.startswith("stillpoint.antialias(net, policy=(") and "'stem'" in stem.remedy
+    assert "filters 0" in stem.remedy and stem.remedy in str(stem)
+
+
+def test_maps_with_their_channels_last_are_read_as_such():
+    class Last(nn.Module):
+        def forward(self, x):
+            return x.permute(0, 2, 3, 1)
+
+    torch.manual_seed(0)
+    swin = nn.Sequential(nn.Conv2d(3, 12, 1), Last(), nn.LayerNorm(12), nn.Linear(12, 20), nn.GELU())
+    found = explain(swin, noise(2, 3, 16, 16))
+    assert [row.shape for row in found.rows] == [(12, 16, 16)] * 3 + [(20, 16, 16)] * 3
+    assert {row.stride for row in found.rows} == {1.0} and found.first_broken is None
+    patches = nn.Sequential(nn.Conv2d(3, 12, 4, stride=4), Last(), nn.LayerNorm(12))
+    coarse = explain(patches, noise(2, 3, 16, 16))
+    assert coarse.rows[1].stride == 4 and coarse.rows[1].share == 0
+    assert coarse.first_broken is not None and coarse.first_broken.name == "0" and coarse.worst is coarse.rows[0]
+
+
+def test_a_padding_goes_round_for_as_long_as_it_is_asked():
+    torch.manual_seed(0)
+    x = noise(2, 3, 8, 8)
+    wrapped = F.pad(x, (1, 2, 1, 2), mode="circular")
+    conv = nn.Conv2d(3, 4, 4, padding="same")
+    plain = conv(x)
+    with Interior():
+        assert torch.equal(F.pad(x, (1, 2, 1, 2)), wrapped)
+        assert torch.equal(F.max_pool2d(x, 3, 2, padding=1), F.max_pool2d(wrapped[..., :-1, :-1], 3, 2))
+        assert torch.equal(nn.AvgPool2d(3, 1, 1)(x), F.avg_pool2d(wrapped[..., :-1, :-1], 3, 1))
+        round_ = conv(x)
+        # a channel that is added is no border
+        assert torch.equal(F.pad(x, (0, 0, 0, 0, 1, 0))[:, 0], torch.zeros(2, 8, 8))
+    assert torch.allclose(round_, F.conv2d(wrapped, conv.weight, conv.bias), atol=1e-6)
+    assert torch.equal(conv(x), plain) and not torch.equal(plain, round_)
 
 
 def test_shifts_by_the_whole_stride_are_kept_by_a_fixed_grid():
@@ -113,13 +201,17 @@ def test_the_network_and_its_hooks_are_left_as_they_were():
 
 
 def test_the_explanation_becomes_json():
-    found = explain(net(Subsample(4, 2)), noise(2, 3, 8, 8)).to_json()
+    found = explain(net(Subsample(4, 2)), noise(2, 3, 8, 8)).to_dict()
     assert json.loads(json.dumps(found))["first_broken"]["name"] == "3"
 
 
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"\(3, 8, 8\)"):
         explain(net(Subsample(4, 2)), noise(3, 8, 8))
+    with pytest.raises(ValueError, match="interior, whole, not 'crop'"):
+        explain(net(Subsample(4, 2)), noise(2, 3, 8, 8), boundary="crop")
+    with pytest.raises(ValueError, match="a function has none"):
+        explain(lambda x: x, noise(2, 3, 8, 8))
     with pytest.raises(ValueError, match="at least one shift"):
         explain(net(Subsample(4, 2)), noise(2, 3, 8, 8), shifts=[])
 
@@ -140,5 +232,5 @@ def test_what_is_left_out_is_counted_with_its_reason():
     found = explain(Tokens(), noise(2, 3, 8, 8))
     assert [row.name for row in found.rows] == ["head", "(network)"]
     assert found.left_out == {NO_MAP: 2, NO_BATCH: 1}
-    assert found.to_json()["left_out"] == found.left_out
+    assert found.to_dict()["left_out"] == found.left_out
     assert explain(net(Subsample(4, 2)), noise(2, 3, 8, 8)).left_out == {}

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.evaluation.measure import measure, measure_image
+from stillpoint.core.metrics import ShiftConsistency
 
 
 class Corner(nn.Module):
@@ -63,9 +65,9 @@ def test_each_entry_is_the_network_on_the_picture_shifted_so(boundary, batch):
     assert got.consistency == same / 24
 
 
-def test_the_map_becomes_json():
+def test_the_map_becomes_a_dictionary_of_plain_values():
     found = measure_image(Corner(), picture(), max_shift=1)
-    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["prediction"] == found.prediction.tolist()
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["prediction"] == found.prediction.tolist()
 
 
 @pytest.mark.parametrize(
@@ -135,13 +137,15 @@ class Gives(nn.Module):
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (lambda x: x, r"gives maps \(2, 8, 9\), not a logit for each class"),
         (lambda x: x.flatten(1)[:, :1], r"logits \((6|4|25), 1\).* at least 2 for an image"),
         (lambda x: x.flatten(1)[:, :0], "at least 2 for an image"),
         (lambda x: x[:, 0, 0, 0], "not logits"),
         (lambda x: x.flatten(2).flatten(0, 1), "not logits"),
-        (lambda x: {"out": x, "aux": x}, r"of type dict \(out, aux\), not a tensor of logits"),
-        (lambda x: (x, x), "of type tuple, not a tensor of logits"),
+        (
+            lambda x: {"first": x, "aux": x},
+            r"of type dict \(first, aux\).*called logits or out: say which with output=",
+        ),
+        (lambda x: (x, x), "a tuple that holds 2 tensors: say which are the logits with output="),
     ],
 )
 def test_a_network_without_logits_is_refused_in_a_sentence(function, words):
@@ -156,7 +160,8 @@ def test_a_network_without_logits_is_refused_in_a_sentence(function, words):
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        ([0] * 6, "a tensor .* not list"),
+        ("cat", "a tensor or an array .* not str"),
+        ([0] * 5, r"one for each of 6 images, not of shape \(5,\)"),
         (torch.zeros(6), "integers, not torch.float32"),
         (torch.zeros(6, dtype=torch.bool), "integers, not torch.bool"),
         (torch.zeros(6, 1, dtype=torch.int64), r"not of shape \(6, 1\)"),
@@ -177,8 +182,7 @@ def test_labels_may_be_integers_of_any_size():
 @pytest.mark.parametrize(
     ("images", "words"),
     [
-        (torch.zeros(6, 2, 8, 8, dtype=torch.uint8), "normalised as the network wants them, not torch.uint8"),
-        (np.zeros((6, 2, 8, 8), np.float32), "not ndarray"),
+        (torch.zeros(6, 2, 8, 8, dtype=torch.int64), "or uint8 where it takes stored pixels, not torch.int64"),
         (torch.zeros(2, 8, 8, 8, 1), "not of shape"),
     ],
 )
@@ -187,6 +191,104 @@ def test_images_of_another_form_are_refused(images, words):
         measure(Corner(), images)
     with pytest.raises(ValueError, match=words):
         measure_image(Corner(), images[0])
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("pictures", "a Dataset, or a DataLoader, not str"),
+        (nn.Flatten(), "not Flatten"),
+        ([{"picture": torch.zeros(2, 2, 8, 8)}], "holds picture, and none of these is called pixel_values, images"),
+        ([3], "a dictionary of them, not int"),
+    ],
+)
+def test_data_of_another_kind_is_refused(data, words):
+    with pytest.raises(ValueError, match=words):
+        measure(Corner(), data)
+    with pytest.raises(ValueError, match="gives its own"):
+        measure(Corner(), [torch.zeros(2, 2, 8, 8)], torch.zeros(2))
+
+
+def kinds(net, images, labels):
+    """One network, its images and labels in every form that is taken."""
+    pairs = TensorDataset(images, labels)
+    named = [{"pixel_values": image, "labels": label} for image, label in pairs]
+    example = images[:3].contiguous()
+    half = torch.export.Dim("half", min=1, max=64)
+    return {
+        "plain": (net, images, labels, {}),
+        "arrays": (net, images.numpy(), labels.numpy(), {}),
+        "a Dataset": (net, pairs, None, {}),
+        "a DataLoader": (net, DataLoader(pairs, batch_size=4), None, {}),
+        "dictionaries": (net, DataLoader(named, batch_size=5), None, {}),
+        "a function": (lambda x: net(x), images, labels, {}),
+        "a scripted module": (torch.jit.script(net), images, labels, {}),
+        "a traced module": (torch.jit.trace(net, example), images, labels, {}),
+        "an exported program": (torch.export.export(net, (example,)), images, labels, {}),
+        "an exported module": (
+            torch.export.export(net, (example,), dynamic_shapes=({0: half},)).module(),
+            images,
+            labels,
+            {},
+        ),
+        "a dictionary": (Gives(lambda x: {"logits": net(x), "hidden": x}), images, labels, {}),
+        "a tuple": (Gives(lambda x: (x, net(x))), images, labels, {"output": 1}),
+        "a function of the output": (Gives(lambda x: [[net(x)]]), images, labels, {"output": lambda y: y[0][0]}),
+    }
+
+
+def test_every_kind_of_network_and_data_is_measured_alike():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 4)).eval()
+    random = torch.Generator().manual_seed(1)
+    images, labels = torch.randn(11, 2, 8, 8, generator=random), torch.randint(0, 4, (11,), generator=random)
+    found = {
+        kind: measure(of, data, right, evaluations=("accuracy", "circular", "all_shifts"), batch_size=4, **options)
+        for kind, (of, data, right, options) in kinds(net, images, labels).items()
+    }
+    plain = found.pop("plain")
+    assert 0 < plain["circular_consistency"] < 1 and plain["images"] == 11 and 1 < plain["classes_given"] <= 4
+    for kind, other in found.items():
+        assert {k: v for k, v in other.to_dict().items() if "logit_change" not in k} == {
+            k: v for k, v in plain.to_dict().items() if "logit_change" not in k
+        }, kind
+        assert other["circular_max_logit_change"] == pytest.approx(plain["circular_max_logit_change"], rel=1e-4), kind
+
+
+def test_stored_pixels_are_shifted_before_they_are_prepared():
+    stored = torch.randint(0, 256, (6, 2, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    inside = measure(Gives(lambda x: Corner()(x.float() / 255)), stored)
+    beside = measure(Corner(), stored, preprocess=lambda x: x.float() / 255)
+    assert inside == beside == measure(Corner(), stored.float() / 255)
+    with pytest.raises(ValueError, match="leave fractional out for uint8"):
+        measure(Corner(), stored, evaluations="fractional", preprocess=lambda x: x.float())
+    one = measure_image(Corner(), stored[0], max_shift=1, preprocess=lambda x: x.float() / 255)
+    assert np.array_equal(one.prediction, measure_image(Corner(), stored[0].float() / 255, max_shift=1).prediction)
+
+
+def test_signals_move_along_their_one_axis():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(28, 4))
+    signals = torch.randn(9, 3, 16)
+    found = measure(net, signals, evaluations=("circular", "crop", "all_shifts", "fractional"), limit_all_shifts=9)
+    with torch.no_grad():
+        plain = net(signals).argmax(1)
+        rolled = torch.stack([net(signals.roll(s, 2)).argmax(1) == plain for s in range(16)])
+    assert found["all_shifts_consistency"] == float(rolled.double().mean())
+    assert found["all_shifts_consistency_map"].shape == (1, 16)
+    # zeros enter at the ends alone: a signal of ones keeps a one wherever it is shown
+    edge = Gives(lambda x: torch.stack([x.sum((1, 2)), 40 * torch.ones(len(x))], 1))
+    assert measure(edge, torch.ones(3, 4, 16), evaluations="crop", max_shift=3)["crop_consistency"] == 1
+    alone = ShiftConsistency()
+    alone.update(net, signals)
+    assert float(alone.compute()) == found["circular_consistency"]
+
+
+def test_a_network_that_gives_one_class_to_everything_is_said_to():
+    constant = measure(Gives(lambda x: torch.tensor([[0.0, 1.0]]).expand(len(x), 2)), torch.randn(6, 2, 8, 8))
+    assert constant["circular_consistency"] == 1 and constant.one_class
+    assert str(constant).endswith("gives one class to all images: its consistency says nothing")
+    assert not measure(Corner(), torch.randn(6, 2, 8, 8)).one_class
 
 
 def test_the_size_of_a_batch_is_at_least_one():

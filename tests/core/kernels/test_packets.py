@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stillpoint.core.kernels import native, packets
-from stillpoint.core.layers.wavelet_packets import PacketHalves2d, WaveletPackets2d
+from stillpoint.core.layers.packet_halves import PacketHalves2d
+from stillpoint.core.layers.wavelet_packets import WaveletPackets2d
 
 KINDS = (WaveletPackets2d, PacketHalves2d)
 

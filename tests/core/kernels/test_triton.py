@@ -29,7 +29,7 @@ def interpreted():
 
 
 @pytest.mark.parametrize(
-    "law", ["blurs", "frames", "precisions", "choices", "shifts", "edges", "correlations", "steps"]
+    "law", ["blurs", "frames", "precisions", "choices", "shifts", "edges", "magnitudes", "correlations", "steps"]
 )
 def test_the_gpu_kernels_give_what_the_cpu_kernels_give(interpreted, law):
     assert f"{law} pass" in interpreted.stdout.splitlines(), interpreted.stderr
@@ -38,7 +38,7 @@ def test_the_gpu_kernels_give_what_the_cpu_kernels_give(interpreted, law):
 NUMBERS = ("channels", "height", "width", "height_out", "width_out", "extent", "count", "across", "taps", "filters")
 KINDS = dict.fromkeys((*NUMBERS, "stride", "before", "size"), "i32") | {"momentum": "fp32", "phase": "*i64"}
 KINDS |= {"row_from": "*i32", "column_from": "*i32", "row_weight": "*fp32", "column_weight": "*fp32"}
-KINDS |= {"pixels": "*fp32", "shrink": "*fp32", "threshold": "*fp32"}
+KINDS |= {"pixels": "*fp32", "ways": "*i32", "shrink": "*fp32", "threshold": "*fp32"}
 
 
 def compiled(kernel, constants, dtype):
@@ -53,9 +53,10 @@ def compiled(kernel, constants, dtype):
 def test_the_gpu_kernels_compile_to_machine_code_without_a_gpu(last, dtype):
     taps = {"LAST": last, "ROWS": 3, "COLUMNS": 3}
     pixels, channels = (4, 64) if last else (256, 1)
+    measure = {**taps, "CRITERION": "l2", "PIXELS": pixels, "CHANNELS": channels}
     for kernel, constants in (
         (triton_pool._apply, {**taps, "HAS_PHASE": True, "BLOCK": 256}),
-        (triton_pool._measure, {**taps, "CRITERION": "l2", "PIXELS": pixels, "CHANNELS": channels}),
+        *((triton_pool._measure, {**measure, "SCALED": again}) for again in (False, True)),
     ):
         assert compiled(kernel, constants, dtype)
 

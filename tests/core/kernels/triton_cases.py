@@ -95,6 +95,21 @@ def edges():
         assert torch.equal(triton_pool.choose_phase(x, [2, 2], criterion), pool._choose_phase(x, [2, 2], criterion))
 
 
+def magnitudes():
+    """Images whose squares over- or underflow beside ordinary ones: chosen and sampled as on an ordinary scale."""
+    for layout, criterion, after_blur in itertools.product(LAYOUTS, ("l2", "l1_min"), (False, True)):
+        x = torch.rand(4, 3, 4, 6).to(memory_format=layout)
+        scales = torch.tensor([2.0**100, 1.0, 2.0**-100, 0.0]).view(4, 1, 1, 1)
+        options = (3, [2, 3], "circular", criterion, after_blur)
+        y, phase = triton_pool.polyphase_pool(x, *options)
+        big, same_phase = triton_pool.polyphase_pool(x * scales, *options)
+        assert torch.equal(same_phase[:3], phase[:3]) and same_phase[3] == 0
+        assert torch.equal(big[:3], (y * scales)[:3])
+        assert torch.equal(pool._polyphase_pool(x * scales, *options)[1], same_phase)
+    x[:, :, 1, 1] = float("inf")
+    assert torch.equal(triton_pool.choose_phase(x, [2, 2], "l2"), torch.full((4,), 3))
+
+
 def correlations():
     cases = ((1, 2, 5, 2, 3), (2, 5, 6, 2, 1), (2, 17, 3, 1, 0), (1, 3, 4, 3, 0), (2, 1, 7, 4, 6))
     for (inputs, filters, taps, stride, before), axis in itertools.product(cases, (2, 3)):
@@ -131,6 +146,6 @@ def steps():
         assert triton_proximal.step(moved, code, None, shrink, threshold, 0.0, nonnegative).isnan().sum() == 1
 
 
-for check in (blurs, frames, precisions, choices, shifts, edges, correlations, steps):
+for check in (blurs, frames, precisions, choices, shifts, edges, magnitudes, correlations, steps):
     check()
     print(check.__name__, "pass")

@@ -14,6 +14,9 @@ def _twin() -> nn.Module:
     return layers.WaveletTwin2d(nn.Conv2d(3, 4, 7, stride=2, padding=3), mixing)
 
 
+#: what layers are made of: Modules, but no layers themselves
+PARTS = {"FusedFilters", "HalfPasses", "LearntDictionary", "MapPasses"}
+
 #: a layer, and the shapes of what it takes
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {
     "AdaptiveBlur2d": (lambda: layers.AdaptiveBlur2d(8), ((2, 8, 9, 8),)),

@@ -60,6 +60,15 @@ def test_a_circular_shift_by_a_multiple_of_the_stride_rolls_the_result(h, w, s, 
     torch.testing.assert_close(f(x.roll((i * s, j * s), (2, 3))), f(x).roll((i, j), (2, 3)))
 
 
+@pytest.mark.parametrize("large", [1e20, 3e38])
+def test_filters_of_logits_of_any_size_are_filters(large):
+    logits = torch.zeros(1, 9, 4, 4)
+    logits[:, 4] = large
+    x = torch.randn(1, 2, 4, 4)
+    assert torch.equal(adaptive_blur2d(x, logits, size=3), x)
+    assert torch.equal(adaptive_blur2d(x * 2.0**120, logits, size=3), x * 2.0**120)
+
+
 def test_parameters_have_the_published_names_and_shapes():
     shapes = {name: tuple(value.shape) for name, value in AdaptiveBlur2d(16).state_dict().items()}
     assert shapes["conv.weight"] == (72, 16, 3, 3)

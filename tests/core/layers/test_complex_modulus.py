@@ -42,6 +42,21 @@ def test_the_gradient_at_zero_is_zero() -> None:
     assert torch.equal(x.grad, torch.zeros_like(x))
 
 
+@pytest.mark.parametrize("scale", [2.0**120, 1.0, 2.0**-120])
+def test_the_modulus_and_its_gradient_neither_over_nor_underflow(scale: float) -> None:
+    x = torch.randn(2, 3, 2, 4, 5)
+    want = complex_modulus(x)
+    assert torch.equal(want, torch.linalg.vector_norm(x, dim=2))  # the very bits of plain squares
+    scaled = (x * scale).requires_grad_()
+    y = complex_modulus(scaled)
+    assert torch.equal(y, want * scale)
+    y.backward(torch.ones_like(y))
+    torch.testing.assert_close(scaled.grad, x / want[:, :, None])
+    # one number beside another, each on a scale of its own
+    both = torch.stack([x, x * scale], -1).flatten(3)[..., None]
+    assert torch.equal(complex_modulus(both), torch.stack([want, want * scale], -1).flatten(2)[..., None])
+
+
 def test_other_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"complex maps are \(B, C, 2, H, W\), got shape \(1, 4, 3, 3\)"):
         complex_modulus(normal(1, 4, 3, 3))

@@ -10,7 +10,7 @@ from torch import nn
 
 from stillpoint import pipelines
 from stillpoint.core import layers
-from tests.core.layers.cases import CASES
+from tests.core.layers.cases import CASES, PARTS
 
 FILES = [import_module(f"stillpoint.core.layers.{file.name}") for file in pkgutil.iter_modules(layers.__path__)]
 MODULES = {
@@ -19,7 +19,7 @@ MODULES = {
     for name, thing in vars(file).items()
     if inspect.isclass(thing) and issubclass(thing, nn.Module) and thing.__module__ == file.__name__
     # the base of the fillings of the slot is no layer by itself
-    if not name.startswith("_") and thing is not layers.Downsample
+    if not name.startswith("_") and thing is not layers.Downsample and name not in PARTS
 }
 
 

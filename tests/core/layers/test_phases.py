@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,14 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from stillpoint.core import kernels
-from stillpoint.core.layers import CRITERIA, choose_phase, place_phase, polyphase_components, take_phase
+from stillpoint.core.layers import (
+    CRITERIA,
+    choose_phase,
+    place_phase,
+    polyphase_components,
+    polyphase_downsample2d,
+    take_phase,
+)
 from tests.core.layers.definitions import phases
 
 STRIDES = [1, 2, 3, (1, 2), (3, 2)]
@@ -89,6 +98,39 @@ def test_half_precision_maps_are_measured_in_single():
     large = torch.full((1, 1, 4, 4), 300.0).half()  # whose squares are beyond half precision
     large[0, 0, 1, 1] = 301
     assert choose_phase(large).item() == 3
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("criterion", ["l2", "l1", "l2_min", "l1_min"])
+@pytest.mark.parametrize(
+    ("dtype", "large", "small"),
+    [
+        (torch.float32, 2.0**120, 2.0**-110),
+        (torch.bfloat16, 2.0**120, 2.0**-110),
+        (torch.float64, 2.0**1000, 2.0**-1000),
+    ],
+)
+def test_the_choice_and_its_law_hold_where_squares_over_or_underflow(
+    monkeypatch, dtype, large, small, criterion, fused, layout
+):
+    monkeypatch.setattr(kernels, "fused", (lambda *_, **__: False) if not fused else kernels.fused)
+    # whole numbers, so that no power of two rounds them; ordinary images stand beside the others
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randint(-100, 101, (4, 80, 6, 8), generator=draws).to(dtype)
+    scales = torch.tensor([large, 1.0, small, 0.0], dtype=torch.float64).to(dtype).view(4, 1, 1, 1)
+    choose = partial(choose_phase, stride=(2, 2), criterion=criterion)
+    want, scaled = choose(x), (x * scales).to(memory_format=layout)
+    assert torch.equal(choose(scaled)[:3], want[:3]) and choose(scaled)[3] == 0
+    assert len(set(want[:3].tolist())) > 1
+    for i, j in ((1, 0), (3, 5)):
+        moved = choose(scaled.roll((i, j), (2, 3)))[:3]
+        assert torch.equal(moved, (want[:3] % 2 + i) % 2 + 2 * ((want[:3] // 2 + j) % 2))
+    for select in ("before_blur", "after_blur"):
+        options = {"size": 3, "select": select, "criterion": criterion, "return_phase": True}
+        y, phase = polyphase_downsample2d(x, **options)
+        z, same = polyphase_downsample2d(scaled, **options)
+        assert torch.equal(same[:3], phase[:3]) and torch.equal(z[:3], (y * scales)[:3])
 
 
 @pytest.mark.parametrize("stride", STRIDES)

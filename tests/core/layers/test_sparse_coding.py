@@ -416,6 +416,26 @@ def test_a_layer_made_in_inference_mode_measures_its_step():
         assert torch.allclose(after, sparse_coding2d(x, layer.weight, padding=1)) and not torch.allclose(after, before)
 
 
+def test_atoms_whose_squares_overflow_become_unit_atoms():
+    layer = SparseCoding2d(2, 3, 3).eval()
+    want = layer.dictionary().detach().clone()
+    with torch.no_grad():
+        layer.weight.mul_(2.0**100)
+    assert torch.equal(layer.dictionary(), want)
+
+
+@pytest.mark.parametrize("scale", [2.0**90, 2.0**-35])
+def test_the_unsquared_data_term_is_that_of_residuals_on_every_scale(scale):
+    # codes of scaled vectors are scaled codes where the penalty, and the step after the first, are
+    x, w, step = images(3, 6), images(4, 6, seed=1), 0.01
+    want = sparse_coding1d(x, w, iterations=1, penalty=0.1, step=torch.tensor(step))
+    residual = x - want @ w
+    norm = residual.norm(dim=1, keepdim=True)
+    moved = (want + step * (0.5 * residual / norm) @ w.T / scale - step * 0.1).clamp_min(0)
+    got = sparse_coding1d(x * scale, w, iterations=2, penalty=0.1 * scale, step=torch.tensor(step), squared=False)
+    torch.testing.assert_close(got / scale, moved)
+
+
 def test_a_loaded_dictionary_with_a_zero_atom_is_refused():
     layer = SparseCoding2d(2, 3, 3)
     state = layer.state_dict()

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from stillpoint.core.layers.packet_halves import PacketHalves2d
 from stillpoint.core.layers.wavelet_filters import (
     computing_order,
     group_maps,
@@ -19,7 +21,7 @@ from stillpoint.core.layers.wavelet_filters import (
     tree_filters,
     zero_padding,
 )
-from stillpoint.core.layers.wavelet_packets import PacketHalves2d, WaveletPackets2d, wavelet_packets2d
+from stillpoint.core.layers.wavelet_packets import WaveletPackets2d, wavelet_packets2d
 
 DEPTHS = (1, 2, 3)
 
@@ -341,3 +343,25 @@ def test_what_cannot_be_is_refused(options: dict, sentence: str) -> None:
 def test_a_single_image_without_a_batch_is_refused() -> None:
     with pytest.raises(ValueError, match=r"images are \(B, C, H, W\), got shape \(1, 8, 8\)"):
         wavelet_packets2d(image(1, 8, 8))
+
+
+def test_a_function_makes_its_filters_once_and_they_serve_derivatives(monkeypatch) -> None:
+    from stillpoint.core.layers import wavelet_packets as module
+
+    made: list[int] = []
+    original = module.tree_filters
+    monkeypatch.setattr(module, "tree_filters", lambda depth: made.append(depth) or original(depth))
+    x = torch.randn(1, 1, 20, 22)
+    options = {"maps": iter((3, 1)), "padding": "circular"}
+    with torch.inference_mode():
+        first = wavelet_packets2d(x, **options)
+    for _ in range(2):
+        x.requires_grad_()
+        again = wavelet_packets2d(x, **{**options, "maps": [3, 1]})
+        assert torch.equal(again, first)
+        again.sum().backward()
+    assert made == [2]
+    # what is made without numbers is not kept for those with
+    with FakeTensorMode() as mode:
+        wavelet_packets2d(mode.from_tensor(x.detach()), depth=1, stride=1)
+    assert wavelet_packets2d(x, depth=1, stride=1).isfinite().all()

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from stillpoint.core.layers.wavelet_packets import PacketHalves2d, WaveletPackets2d, wavelet_packets2d
+from stillpoint.core.layers.packet_halves import PacketHalves2d
+from stillpoint.core.layers.wavelet_packets import WaveletPackets2d, wavelet_packets2d
 from stillpoint.core.layers.wavelet_packings import ALEXNET, RESNET, RESNET_EXCLUDING, Packing
 from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d, centre_crop
 

@@ -1,0 +1,29 @@
+"""Euclidean norms of numbers whose squares over- or underflow; the bits of all others are those of the plain norm."""
+
+import torch
+from torch import Tensor
+
+
+def exact_scale(peak: Tensor) -> Tensor:
+    """The power of two by which numbers of at most `peak` in magnitude are to be multiplied before they are squared.
+
+    It is 1 for ordinary numbers. Scaling by it is exact but for what is lost beside the largest anyway.
+    """
+    if peak.dtype == torch.float64:
+        large, small, factor = 2.0**400, 2.0**-400, 2.0**700
+    else:
+        large, small, factor = 2.0**40, 2.0**-40, 2.0**80
+    one = torch.ones_like(peak)
+    return torch.where(peak > large, one / factor, torch.where(peak < small, one * factor, one))
+
+
+def l2_norm(x: Tensor, dim: int, *, keepdim: bool = False) -> Tensor:
+    """``torch.linalg.vector_norm(x, dim=dim)``, whatever the size of the numbers.
+
+    Its gradient is zero, not NaN, where the norm is zero.
+    """
+    if x.dtype == torch.float16:  # whose squares are ordinary in float32, in which they are added
+        return torch.linalg.vector_norm(x, dim=dim, keepdim=keepdim)
+    scale = exact_scale(x.detach().abs().amax(dim, keepdim=True))
+    norm = torch.linalg.vector_norm(x * scale, dim=dim, keepdim=True) / scale
+    return norm if keepdim else norm.squeeze(dim)

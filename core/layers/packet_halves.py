@@ -1,0 +1,51 @@
+"""Half sums and half differences of the two maps of each wavelet packet: half the multiplications of the maps."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from stillpoint.core.layers.packet_passes import FusedFilters, HalfPasses
+from stillpoint.core.layers.wavelet_filters import computing_order, group_maps, half_filters, tree_filters
+from stillpoint.core.layers.wavelet_packets import Part, WaveletPackets2d
+
+
+class PacketHalves2d(WaveletPackets2d):
+    """(A + B) / 2 of each packet, then (B - A) / 2 of each: (B, C, H, W) -> (B, C, 2 N, P, H', W').
+
+    For whoever combines maps linearly anyway. Of analytic maps A and B the half sum is a vertical filter of tree a
+    alone and the half difference one of tree b, each times one horizontal filter: half the multiplications of the maps.
+
+    `maps` says whose packets; the attribute `maps` is then A of all N packets and B of all, in the order of the output.
+    """
+
+    def __init__(
+        self,
+        depth: int = 2,
+        stride: int = 2,
+        *,
+        maps: Iterable[int] | None = None,
+        part: Part = "complex",
+        padding: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        count = 4**depth
+        packets = range(count) if maps is None else sorted({q % count for q in maps})
+        groups = group_maps([*packets, *(count + packet for packet in packets)], depth)
+        dtype = dtype or torch.get_default_dtype()
+        first = [(needs[: len(needs) // 2], rows) for needs, rows in groups]
+        order = computing_order(first, depth)
+        super().__init__(depth, stride, maps=order, part=part, padding=padding, device=device, dtype=dtype)
+        self.maps = (*order, *(count + packet for packet in order))
+        self.order = None
+        trees = tree_filters(depth)
+        self.passes = nn.ModuleList(
+            HalfPasses(
+                trees[:, rows].to(device, dtype),
+                half_filters(trees, [path for bank, path in needs if bank == 0], depth, part).to(device, dtype),
+            )
+            for needs, rows in groups
+        )
+        pairs = [(packet, count + packet) for packet in order]
+        self.fused = FusedFilters(depth, part, self.maps, pairs, combined=False).to(device, dtype)

@@ -1,0 +1,108 @@
+"""Whether runs may share a mean: same images, settings, arithmetic and code; else which of them differ, in a sentence.
+
+Code may differ where it was shown to give the same bits in the first epoch (``stillpoint verify``); the table then
+names the commits.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from stillpoint.core.base.documents import read_json
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.merge import read_settings
+from stillpoint.core.config.schema import deciding, differences, shared
+from stillpoint.core.runs.layout import Run
+
+#: of many different settings, so many are named
+NAMED = 4
+
+
+def check(metrics: Mapping[Run, dict[str, Any]]) -> list[str]:
+    """Sentences that a table of these runs must say; `metrics` are what their metrics.json hold.
+
+    Raises `UserError` where runs of one network differ in what a mean over seeds takes to be the same, or where any two
+    were measured on different images. What a file does not say (it may be older) is not compared.
+    """
+    about = {run: _training(run) for run in metrics}
+    measured = {run: found.get("provenance") or {} for run, found in metrics.items()}
+    _same(list(metrics), "were measured on different images", lambda run: measured[run].get("data_digest"))
+    notes = []
+    for model in sorted({run.model for run in metrics}):
+        own = [run for run in metrics if run.model == model]
+        _same_settings(own)
+        _same(own, "were trained on different images", lambda run: about[run].get("data_digest"))
+        _same(own, "were trained by different arithmetic (kernels on and off)", lambda run: about[run].get("kernels"))
+        _same(own, "were measured by different arithmetic (kernels on and off)", lambda r: measured[r].get("kernels"))
+        remedy = "stillpoint evaluate measures one of them again"
+        _same(own, "were measured by different code", lambda run: measured[run].get("code_digest") or None, remedy)
+        notes += _same_code(model, {run: about[run] for run in own})
+    return notes
+
+
+def _training(run: Run) -> dict[str, Any]:
+    """What train.json says; nothing where there is none, or a damaged one, which other commands tell."""
+    return _read(run.training)
+
+
+def _read(path: Any) -> dict[str, Any]:
+    try:
+        return read_json(path, of=dict)
+    except UserError:
+        return {}
+
+
+def _same(runs: list[Run], what: str, value: Callable[[Run], Any], remedy: str = "") -> None:
+    said = [(run, value(run)) for run in runs if value(run) is not None]
+    for run, found in said[1:]:
+        if found != said[0][1]:
+            raise _apart(said[0][0], run, what, remedy)
+
+
+def _apart(first: Run, second: Run, what: str, remedy: str) -> UserError:
+    end = f": {remedy}" if remedy else ""
+    return UserError(f"{first.folder} and {second.folder} {what} and cannot share a mean{end}")
+
+
+def _same_settings(runs: list[Run]) -> None:
+    known = [(run, deciding(read_settings(run.config))) for run in runs if run.config.is_file()]
+    for run, settings in known[1:]:
+        first, own = known[0]
+        # a setting that is younger than one of them decided nothing in it; seeds are what the mean is over
+        found = differences({**shared(own, settings), "SEED": 0}, {**shared(settings, own), "SEED": 0})
+        if found:
+            raise _apart(first, run, f"were trained by different settings ({'; '.join(found[:NAMED])})", "")
+
+
+def _same_code(model: str, about: dict[Run, dict[str, Any]]) -> list[str]:
+    """The sentence on runs of different code that give the same bits; a `UserError` where that was not shown."""
+    known = {run: codes for run, found in about.items() if (codes := _codes(run, found))}
+    if not known:
+        return []
+    # runs are alike where a chain of codes joins them
+    joined, rest = set(next(iter(known.values()))), dict(known)
+    while found := [run for run, codes in rest.items() if codes & joined]:
+        for run in found:
+            joined |= rest.pop(run)
+    if rest:
+        first, other = next(run for run in known if run not in rest), next(iter(rest))
+        commits = f" (commits {_commit(about[first])} and {_commit(about[other])})"
+        remedy = f"stillpoint verify {first.folder} and {other.folder} begin them again under this code, and compare"
+        raise _apart(first, other, f"were trained by different code{commits}", remedy)
+    commits = sorted({_commit(about[run]) for run in known})
+    if len({_trained_with(about[run]) for run in known}) == 1 or len(commits) == 1:
+        return []
+    return [f"{model} was trained at commits {' and '.join(commits)}, whose first epochs give the same bits"]
+
+
+def _trained_with(found: dict[str, Any]) -> str:
+    return "+".join(map(str, found.get("codes") or []))
+
+
+def _codes(run: Run, found: dict[str, Any]) -> set[str]:
+    """The codes that give the first epoch of a run: that which trained it, and those that were compared with it."""
+    own = _trained_with(found)
+    return {own, *_read(run.verified)} if own else set()
+
+
+def _commit(found: dict[str, Any]) -> str:
+    return f"{str(found.get('commit') or 'unknown')[:10]}{'' if found.get('clean') in (True, None) else ', edited'}"

@@ -1,0 +1,140 @@
+"""What learns: the network, its loss and its optimiser; one step, one pass without learning, and their state."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from stillpoint.core.base.distributed import Group, share_statistics
+from stillpoint.core.base.errors import listed
+from stillpoint.core.base.interrupt import StopRequest
+from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.data.build import Loader
+from stillpoint.core.runs.checkpoint import fill, not_finite, start_from
+from stillpoint.core.runs.records import model_name
+from stillpoint.core.training.hooks import TrainHooks
+from stillpoint.core.training.loss import Sums, criterion
+from stillpoint.core.training.optim import optimizer
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+class Learner:
+    """The network that `build` makes of a configuration, ready to learn on `device`; with `fresh`, from TRAIN.FINETUNE.
+
+    net        the network itself, whose weights are kept
+    model      what is called in training: `net`, compiled and shared between processes where that was asked for
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        build: Callable[[Config], nn.Module],
+        hooks: TrainHooks,
+        together: Group,
+        device: torch.device,
+        *,
+        fresh: bool,
+    ) -> None:
+        recipe = config.train
+        self.recipe, self.hooks, self.together, self.device = recipe, hooks, together, device
+        self.name = model_name(config)
+        self.criterion = criterion(recipe)
+        net = build(config)
+        if recipe.finetune and fresh:
+            start_from(net, recipe.finetune, self.name, recipe.finetune_head, hooks.translate)
+        if together.world_size > 1:
+            net = share_statistics(net, device)
+        net = net.to(device)
+        if recipe.channels_last:
+            net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net, self.optimizer = net, optimizer(recipe, net)
+        self.infinite = set(not_finite(net.state_dict()))  # as the network makes them, such as a mask
+        self.parameters = [p for p in net.parameters() if p.requires_grad]
+        self.unshared: nn.Module = torch.compile(net) if recipe.compile else net  # type: ignore[assignment]
+        self.model = together.wrap(self.unshared)
+        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+
+    def set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def step(self, batches: Iterator[Any], source: Loader, sums: Sums) -> Tensor:
+        """One step of the optimiser on the next of `batches`, added to `sums`; its loss with penalty, on the device."""
+        recipe, together = self.recipe, self.together
+        shared = 1.0 if recipe.accumulate_like_authors else 1.0 / recipe.accumulate
+        whole = torch.zeros((), device=self.device)
+        for part in range(recipe.accumulate):
+            number, images, labels, _ = next(batches)
+            # a process's loss counts by its share of the global batch; the average over processes undoes world_size
+            size = len(labels) if together.world_size == 1 else source.global_size(number)
+            last = part + 1 == recipe.accumulate
+            if self.hooks.before_forward is not None:
+                with torch.no_grad():
+                    self.hooks.before_forward(self.net)
+            with torch.enable_grad() if last else together.without_sync(self.model):
+                with self.autocast():
+                    output = self.model(images)
+                loss = self.criterion(output, labels)
+                objective = loss * (shared * together.world_size / max(size, 1))
+                if self.hooks.penalty is not None:
+                    objective = objective + shared * self.hooks.penalty(self.net)
+                objective.backward()
+            sums.add(loss, output, labels)
+            whole += objective.detach() / together.world_size
+        if self.hooks.record is not None:
+            self.hooks.record.update(self.net)
+        if recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, recipe.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return whole
+
+    def measure(self, loader: Loader, epoch: int, stop: StopRequest) -> Sums | None:
+        """Loss and hits over a loader's images, nothing learned; None if it was stopped."""
+        self.model.eval()
+        sums = Sums(self.device)
+        with torch.no_grad(), self.autocast():
+            for _, images, labels, _ in loader.epoch(epoch):
+                if self.together.largest(stop.number):
+                    return None
+                if self.hooks.before_forward is not None:
+                    self.hooks.before_forward(self.net)
+                output = self.unshared(images)
+                sums.add(self.criterion(output, labels), output, labels)
+        return sums
+
+    def broken(self) -> str | None:
+        """Which tensors of the network and of its optimiser have become infinite, in a clause; None where none has."""
+        tensors = dict(self.net.state_dict())
+        for number, own in enumerate(self.optimizer.state.values()):
+            tensors |= {f"the optimiser's {key} of parameter {number}": value for key, value in own.items()}
+        found = [name for name in not_finite(tensors) if name not in self.infinite]
+        count = self.together.largest(len(found))
+        return f"{count} of {len(tensors)} tensors ({listed(found)}) became infinite" if count else None
+
+    def state(self) -> dict[str, Any]:
+        """Weights, buffers that weights leave out, the optimiser's buffers, and what a paper recorded."""
+        return {
+            "model": dict(self.net.state_dict()),
+            "buffers": self._hidden(),
+            "optimizer": self.optimizer.state_dict(),
+            "record": {} if self.hooks.record is None else self.hooks.record.state(),
+        }
+
+    def restore(self, state: dict[str, Any], *, origin: str) -> None:
+        """Goes on from a `state`, which was read from `origin`."""
+        fill(self.net, state["model"], origin=origin, model=self.name)
+        for name, buffer in state["buffers"].items():
+            owner, _, leaf = name.rpartition(".")
+            setattr(self.net.get_submodule(owner), leaf, buffer.to(self.device))
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.hooks.record is not None:
+            self.hooks.record.restore(state.get("record", {}))
+
+    def _hidden(self) -> dict[str, Tensor]:
+        """Buffers that weights leave out but the next step starts from, such as a power iteration's vector."""
+        saved = self.net.state_dict()
+        return {name: buffer for name, buffer in self.net.named_buffers() if name not in saved}

@@ -1,0 +1,246 @@
+"""Digests of the code that decides a result: equal digests, equal bits; a comment or a sentence changes nothing.
+
+A digest covers
+
+  modules    of this repository that some files import, directly or not, without what decides no number: comments,
+             docstrings, error texts, help, and the fields of settings classes, which act through the configuration
+  C++        of the kernels, where a module that compiles them is among those, without comments
+  libraries  that those modules import, by their versions
+"""
+
+import ast
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from stillpoint.core.base.files import digest_of
+
+#: The folder that holds core/ and pipelines/; links that lead there are resolved.
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "stillpoint"
+#: Libraries that carry, check and show values but compute none.
+CARRIERS = frozenset({"dvc", "pydantic", "rich", "safetensors", "snakemake", "yacs", "yaml"})
+#: Distributions that are called otherwise than what they are imported as.
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "pywt": "PyWavelets"}
+#: Folders of C++ that a package beside them compiles.
+COMPILED = "csrc"
+#: Calls whose text is for people alone, where nothing is done with what they return.
+TELLS = frozenset({"print", "warn", "wait", "note", "tell", "_tell", "on_note"})
+#: Arguments of any call that are texts for people.
+TEXTS = frozenset({"description", "help", "metavar"})
+
+
+@cache
+def code_digest(entries: tuple[str, ...]) -> str:
+    """Digest of `entries`, files relative to `ROOT`, of what they import of this repository, and of the libraries."""
+    files = imported(entries)
+    programs = [[str(path), _module(ROOT / path).program] for path in files]
+    sources = [[str(path), _without_comments((ROOT / path).read_text())] for path in compiled(files)]
+    return digest_of([programs, sources, libraries(files)])
+
+
+@cache
+def imported(entries: tuple[str, ...]) -> tuple[Path, ...]:
+    """The repository's files that `entries` import, directly or not, themselves included; relative to `ROOT`."""
+    waiting, found = [Path(entry) for entry in entries], set()
+    while waiting:
+        path = waiting.pop()
+        if path in found or not (ROOT / path).is_file():
+            continue
+        found.add(path)
+        # a package runs what it imports at its top; what its functions would import is for those who call them
+        package = path.name == "__init__.py" and path not in map(Path, entries)
+        waiting += [file for name in imports_of(ROOT / path, top=package) for file in module_files(name)]
+    return tuple(sorted(found))
+
+
+def compiled(files: Iterable[Path]) -> list[Path]:
+    """The C++ that lies in a folder `csrc` beside some of `files`; relative to `ROOT`."""
+    folders = {path.parent / COMPILED for path in files}
+    return sorted(
+        path.relative_to(ROOT)
+        for folder in folders
+        for path in (ROOT / folder).glob("*")
+        if path.suffix in (".cpp", ".hpp", ".h", ".cu", ".cuh")
+    )
+
+
+def libraries(files: Iterable[Path]) -> dict[str, str]:
+    """Versions of the libraries that `files` import and that compute: ``{"numpy": "2.1.0", ...}``."""
+    names = {name for path in files for name in _module(ROOT / path).libraries} - CARRIERS
+    return {name: version for name in sorted(names) if (version := _version(name))}
+
+
+@cache
+def _version(name: str) -> str | None:
+    """The version of what is imported as `name`; None for a part of Python, and for what is not installed."""
+    try:
+        return metadata.version(DISTRIBUTIONS.get(name, name))
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def imports_of(path: Path, *, top: bool = False) -> frozenset[str]:
+    """Dotted names that a file imports from this repository; ``from a import b`` gives a and a.b.
+
+    Wherever in the file, or only outside functions, classes and conditions with `top`.
+    """
+    return _module(path).imports_at_top if top else _module(path).imports
+
+
+@cache
+def module_files(name: str) -> tuple[Path, ...]:
+    """Files that the import of a dotted name runs, relative to `ROOT`: the module and its parents' ``__init__``."""
+    parts = name.split(".")
+    if parts[0] == PACKAGE:
+        # the package's folders are links to those at the top
+        first = [Path(PACKAGE, "__init__.py")]
+        parts = parts[1:]
+    else:
+        first = []
+    candidates = [*first, *(Path(*parts[:depth]) / "__init__.py" for depth in range(1, len(parts) + 1))]
+    if parts:
+        candidates.append(Path(*parts).with_suffix(".py"))
+    return tuple(path for path in candidates if (ROOT / path).is_file())
+
+
+class _Module(NamedTuple):
+    program: str  # digest of what its code decides
+    imports: frozenset[str]
+    imports_at_top: frozenset[str]  # those outside functions, classes and conditions
+    libraries: frozenset[str]
+
+
+@cache
+def _module(path: Path) -> _Module:
+    return _read(path.read_text())
+
+
+@cache
+def _read(text: str) -> _Module:
+    tree = ast.parse(text)
+    names, at_top = _imports(ast.walk(tree)), _imports(tree.body)
+    own = frozenset(name for name in names if name.split(".")[0] == PACKAGE)
+    own_at_top = frozenset(name for name in at_top if name.split(".")[0] == PACKAGE)
+    others = frozenset(name.split(".")[0] for name in names - own)
+    return _Module(program(tree), own, own_at_top, others)
+
+
+def _imports(nodes: Iterable[ast.AST]) -> frozenset[str]:
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(names)
+
+
+def program(tree: ast.Module) -> str:
+    """Digest of a module without what decides no number; changes `tree`."""
+    for node in ast.walk(tree):
+        _drop_docstring(node)
+        if isinstance(node, ast.ClassDef) and _holds_settings(node):
+            _drop_fields(node)
+        if isinstance(node, ast.Call):
+            for keyword in node.keywords:
+                if keyword.arg in TEXTS:
+                    _blank(keyword.value)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            _blank_sentences(node)
+        for sentence in _told(node):
+            _blank(sentence)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _drop_docstring(node: ast.AST) -> None:
+    body = getattr(node, "body", None)
+    if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        del body[0]
+
+
+def _holds_settings(node: ast.ClassDef) -> bool:
+    """Whether a class is a section of the configuration: one of its bases is, by its name."""
+    named = [base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "") for base in node.bases]
+    return any(name.endswith(("Section", "Config")) for name in named)
+
+
+def _drop_fields(node: ast.ClassDef) -> None:
+    """Leaves out fields and validators: what they decide stands in the configuration, which has its own digest."""
+    node.body = [part for part in node.body if not isinstance(part, ast.AnnAssign) and not _validates(part)]
+
+
+def _validates(node: ast.stmt) -> bool:
+    calls = [getattr(one, "func", one) for one in getattr(node, "decorator_list", ())]
+    return any(getattr(call, "id", "").endswith("_validator") for call in calls)
+
+
+def _told(node: ast.AST) -> Iterator[ast.AST]:
+    """The parts of a statement that only people read."""
+    if isinstance(node, ast.Raise) and node.exc is not None:
+        yield node.exc
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        function = node.value.func
+        if getattr(function, "attr", getattr(function, "id", "")) in TELLS:
+            yield from node.value.args
+
+
+def _blank_sentences(function: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+    """Blanks texts that are put into a variable of which nothing is made but sentences."""
+    nodes = list(ast.walk(function))
+    assigned = [
+        (node.targets[0].id, node.value)
+        for node in nodes
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
+    ]
+    texts: dict[str, list[ast.expr]] = {}
+    for name, value in assigned:
+        texts.setdefault(name, []).append(value)
+    sentences = {name for name, values in texts.items() if all(map(_is_text, values))}
+    read = [(node.id, node) for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
+    while sentences:
+        inside = {
+            id(part)
+            for node in nodes
+            for place in (*_told(node), *(value for name in sentences for value in texts[name]))
+            for part in ast.walk(place)
+        }
+        others = {name for name, node in read if name in sentences and id(node) not in inside}
+        if not others:
+            break
+        sentences -= others
+    for name in sentences:
+        for value in texts[name]:
+            _blank(value)
+
+
+def _is_text(value: ast.expr) -> bool:
+    if isinstance(value, ast.IfExp):
+        return _is_text(value.body) and _is_text(value.orelse)
+    if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add):
+        return _is_text(value.left) and _is_text(value.right)
+    return isinstance(value, ast.JoinedStr) or (isinstance(value, ast.Constant) and isinstance(value.value, str))
+
+
+def _blank(place: ast.AST) -> None:
+    """Takes all texts out of an expression; what its f-strings show stays, in alphabetical order."""
+    for node in ast.walk(place):
+        if isinstance(node, ast.JoinedStr):
+            shown = [part for part in node.values if isinstance(part, ast.FormattedValue)]
+            node.values = sorted({ast.dump(part): part for part in shown}.values(), key=ast.dump)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = ""
+
+
+_CPP = re.compile(r'(?P<text>"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\')|//[^\n]*|/\*.*?\*/', re.DOTALL)
+
+
+def _without_comments(source: str) -> str:
+    """C++ without comments and without what they leave behind: empty lines and blanks at a line's end."""
+    bare = _CPP.sub(lambda match: match["text"] or " ", source)
+    return "\n".join(line.rstrip() for line in bare.splitlines() if line.strip())
