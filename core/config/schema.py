@@ -222,12 +222,10 @@ class RunConfig(Section):
                 continue
             readers = [metric for metric, reads in known.items() if name in reads]
             if not set(readers) & set(self.evaluate.metrics):
-                by = (
-                    f"only {', '.join(readers)} would read it" if readers else f"{self.pipeline} has none that reads it"
-                )
-                raise UserError(
-                    f"{key} changes nothing of what EVALUATE.METRICS [{', '.join(self.evaluate.metrics)}] measures: {by}"
-                )
+                none = f"{self.pipeline} has none that reads it"
+                by = f"only {', '.join(readers)} would read it" if readers else none
+                shown = ", ".join(self.evaluate.metrics)
+                raise UserError(f"{key} changes nothing of what EVALUATE.METRICS [{shown}] measures: {by}")
 
     def known_protocols(self) -> tuple[str, ...]:
         """What EVALUATE.PROTOCOL may be: a paper whose code measures otherwise than ours adds "authors"."""
