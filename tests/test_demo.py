@@ -16,7 +16,7 @@ PROGRAM = """
 import sys
 from stillpoint.pipelines.cli import main
 where = ["--results", sys.argv[1], "--data", sys.argv[2]]
-pairs = ["TRAIN.EPOCHS", "2", "DATA.LIMIT", "64", "MODEL.WIDTH", "4", "EVALUATE.REPEATS", "1"]
+pairs = ["TRAIN.EPOCHS", "2", "DATA.LIMIT", "64", "MODEL.WIDTH", "0.25", "EVALUATE.REPEATS", "1"]
 pairs += ["EVALUATE.LIMIT_ALL_SHIFTS", "1"]
 main(["train", "aps/resnet20_aps3", *where, "--threads", "1", "--device", "cpu", *pairs])
 folder = f"{sys.argv[1]}/aps/digits/resnet20_aps3/seed0"

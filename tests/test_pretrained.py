@@ -121,7 +121,7 @@ def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
     data = str(tmp_path / "data")
     monkeypatch.setenv("STILLPOINT_DATA", data)
     monkeypatch.setattr(pipelines, "PRETRAINED", tmp_path / "pretrained")
-    pairs = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "64", "MODEL.WIDTH", "4", "EVALUATE.METRICS", "['accuracy']"]
+    pairs = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "64", "MODEL.WIDTH", "0.25", "EVALUATE.METRICS", "['accuracy']"]
     where = ["--results", str(tmp_path), "--threads", "1"]
     assert main(["train", "aps/resnet20_aps3", *where, *pairs]) == 0
     run = tmp_path / "aps" / "digits" / "resnet20_aps3" / "seed0"

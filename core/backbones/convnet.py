@@ -3,15 +3,17 @@ time.
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stillpoint.core.backbones.backbone import Backbone, Feature, Parts, scaled
 from stillpoint.core.backbones.stem import DenseMaxPool2d
-from stillpoint.core.layers.downsample import DownsampleFactory
+from stillpoint.core.layers.downsample import DownsampleFactory, at
 from stillpoint.core.layers.padding import PaddedConv2d
+from stillpoint.core.layers.slots import ModuleFactory, no_norm, relu
 
 
 class Front(Protocol):
@@ -23,7 +25,7 @@ class Front(Protocol):
     def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
 
 
-class ConvNet(nn.Module):
+class ConvNet(Backbone):
     """conv - ReLU - pool, repeated, then two linear layers: (B, C, S, S) -> logarithms of class probabilities.
 
     image_size   S; needed because a flattening head depends on it.
@@ -35,6 +37,8 @@ class ConvNet(nn.Module):
     front        a module before the first convolution, (B, C, S, S) -> (B, C * front.maps, s, s) with
                  s = front.output_size(S), such as `Scattering2d`.
     dropout      of whole channels after the last convolution and of the hidden units.
+    activation   factory (channels) of what follows a convolution or the first linear layer.
+    norm         factory (channels) of what follows a convolution; none at all where it is not given.
 
     Parameters conv1, conv2, ... and fc1, fc2.
     """
@@ -54,15 +58,17 @@ class ConvNet(nn.Module):
         head: Literal["flatten", "average"] = "flatten",
         front: Front | None = None,
         dropout: float = 0.5,
+        activation: ModuleFactory = relu,
+        norm: ModuleFactory = no_norm,
     ):
         super().__init__()
-        self.front = front
-        self.depth = len(channels)
-        self.head = head
-        self.dropout = dropout
-        before, size = in_channels, image_size
+        self.front, self.in_channels, self.dropout = front, in_channels, dropout
+        self.depth, self.flattens = len(channels), head == "flatten"
+        self._features: list[Feature] = []
+        before, size, stride = in_channels, image_size, 1
         if front is not None:
             before, size = in_channels * front.maps, front.output_size(image_size)
+            stride = round(image_size / size)
         for i, (width, kernel, group) in enumerate(zip(channels, kernels, groups, strict=True), start=1):
             padding = kernel // 2 if circular else 0
             mode: Literal["circular", "zeros"] = "circular" if circular else "zeros"
@@ -70,7 +76,12 @@ class ConvNet(nn.Module):
             self.add_module(f"conv{i}", conv)
             # the mean over positions needs no pooling before it
             pooled = head == "flatten" or i < self.depth
-            self.add_module(f"pool{i}", self._pool(width, downsample, circular) if pooled else nn.Identity())
+            self.add_module(f"norm{i}", norm(width))
+            self.add_module(f"act{i}", activation(width))
+            slot = at(downsample, f"pool{i}.1")
+            self.add_module(f"pool{i}", self._pool(width, slot, circular) if pooled else nn.Identity())
+            stride = stride * 2 if pooled else stride
+            self._features.append(Feature(f"pool{i}", width, stride))
             size += 2 * padding - kernel + 1
             if pooled:
                 size = -(-size // 2) if downsample is not None and circular else size // 2
@@ -78,6 +89,7 @@ class ConvNet(nn.Module):
         if size < 1:
             raise ValueError(f"images of {image_size} pixels vanish in {self.depth} convolutions and pools")
         self.fc1 = nn.Linear(before * (size * size if head == "flatten" else 1), hidden)
+        self.act = activation(hidden)
         self.fc2 = nn.Linear(hidden, num_classes)
 
     @staticmethod
@@ -86,14 +98,37 @@ class ConvNet(nn.Module):
             return nn.MaxPool2d(2)
         return nn.Sequential(DenseMaxPool2d(2, margin="circular" if circular else "none"), downsample(channels, 2))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def parts(self) -> Parts:
+        steps = [(f"conv{i}", f"norm{i}", f"act{i}", f"pool{i}") for i in range(1, self.depth + 1)]
+        stem = (*(("front",) if isinstance(self.front, nn.Module) else ()), *steps[0])
+        pools = tuple(step[-1] for step in steps)
+        return Parts(stem, pools[1:], ("fc1", "act", "fc2"), tuple(name for step in steps for name in step))
+
+    @property
+    def feature_info(self) -> tuple[Feature, ...]:  # type: ignore[override]
+        """The stages; an unpadded convolution takes a border and strides by one pixel all the same."""
+        return tuple(self._features)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         if self.front is not None:
             x = self.front(x)
         for i in range(1, self.depth + 1):
-            x = self.get_submodule(f"conv{i}")(x)
+            x = self.part(f"norm{i}")(self.part(f"conv{i}")(x))
             if i == self.depth:
                 x = F.dropout2d(x, self.dropout, self.training)
-            x = self.get_submodule(f"pool{i}")(F.relu(x))  # (B, channels[i-1], ...)
-        x = x.flatten(1) if self.head == "flatten" else x.mean((2, 3))
-        x = F.dropout(F.relu(self.fc1(x)), self.dropout, self.training)  # (B, hidden)
+            x = self.part(f"pool{i}")(self.part(f"act{i}")(x))  # (B, channels[i-1], ...)
+        return x
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.forward_features(x)
+        x = x.flatten(1) if self.flattens else x.mean((2, 3))
+        x = F.dropout(self.act(self.fc1(x)), self.dropout, self.training)  # (B, hidden)
         return F.log_softmax(self.fc2(x), 1)
+
+
+def convnet(name: str, *, image_size: int, width: float = 1.0, **options: Any) -> ConvNet:
+    """The network for square images of `image_size` pixels; `width` multiplies the channels, in six groups, and the
+    hidden units."""
+    channels = 6 * max(1, round(5 * width))
+    form = {"channels": (channels, channels), "hidden": scaled(100, width)}
+    return ConvNet(image_size=image_size, **{**form, **options})

@@ -5,12 +5,14 @@ Source: Huang, Liu, van der Maaten and Weinberger, CVPR 2017, table 1; the fille
 """
 
 from collections import OrderedDict
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from stillpoint.core.layers.downsample import DownsampleFactory
+from stillpoint.core.backbones.backbone import SMALL, Backbone, Parts, scaled
+from stillpoint.core.layers.downsample import DownsampleFactory, at
+from stillpoint.core.layers.slots import ModuleFactory, batch_norm, relu
 
 # depth: (channels of the stem, growth rate, layers of the four dense blocks)
 FORMS = {
@@ -24,13 +26,20 @@ FORMS = {
 class DenseLayer(nn.Module):
     """norm-relu-conv1x1-norm-relu-conv3x3; its `growth` channels are appended to its input."""
 
-    def __init__(self, channels: int, growth: int, bottleneck: int = 4):
+    def __init__(
+        self,
+        channels: int,
+        growth: int,
+        bottleneck: int = 4,
+        activation: ModuleFactory = relu,
+        norm: ModuleFactory = batch_norm,
+    ):
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(channels)
-        self.relu1 = nn.ReLU(inplace=True)
+        self.norm1 = norm(channels)
+        self.relu1 = activation(channels)
         self.conv1 = nn.Conv2d(channels, bottleneck * growth, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(bottleneck * growth)
-        self.relu2 = nn.ReLU(inplace=True)
+        self.norm2 = norm(bottleneck * growth)
+        self.relu2 = activation(bottleneck * growth)
         self.conv2 = nn.Conv2d(bottleneck * growth, growth, 3, padding=1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -38,13 +47,15 @@ class DenseLayer(nn.Module):
         return torch.cat([x, new], 1)  # (B, C + growth, H, W)
 
 
-class DenseNet(nn.Module):
+class DenseNet(Backbone):
     """DenseNet: (B, in_channels, H, W) -> (B, num_classes).
 
     depth       121, 161, 169 or 201.
     downsample  what replaces the stride of the stem's max-pool and the average pools of the transitions.
     stem        "pool_only": the 7x7 convolution keeps its stride; "full": it slides densely and a slot follows it;
                 "cifar": a 3x3 convolution of stride 1 and no pooling.
+    width       multiplier of the stem's channels and of the growth rate.
+    activation, norm  factories (channels) of what stands before a convolution.
     """
 
     def __init__(
@@ -55,50 +66,76 @@ class DenseNet(nn.Module):
         in_channels: int = 3,
         downsample: DownsampleFactory | None = None,
         stem: Literal["pool_only", "full", "cifar"] = "pool_only",
+        width: float = 1.0,
+        activation: ModuleFactory = relu,
+        norm: ModuleFactory = batch_norm,
     ):
         super().__init__()
+        self.in_channels = in_channels
         if depth not in FORMS:
             raise ValueError(f"DenseNet of depth {depth}: one of {', '.join(map(str, FORMS))}")
         if stem not in ("pool_only", "full", "cifar"):
             raise ValueError(f"stem must be 'pool_only', 'full' or 'cifar', not {stem!r}")
         channels, growth, blocks = FORMS[depth]
+        channels, growth = (scaled(n, width) for n in (channels, growth))
         full = stem == "full" and downsample is not None
         features: OrderedDict[str, nn.Module] = OrderedDict()
         if stem == "cifar":
             features["conv0"] = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
         else:
             features["conv0"] = nn.Conv2d(in_channels, channels, 7, 1 if full else 2, 3, bias=False)
-        features["norm0"] = nn.BatchNorm2d(channels)
-        features["relu0"] = nn.ReLU(inplace=True)
+        features["norm0"] = norm(channels)
+        features["relu0"] = activation(channels)
         if stem != "cifar":
             if downsample is None:
                 features["pool0"] = nn.MaxPool2d(3, 2, 1)
             else:
-                before = [downsample(channels, 2)] if full else []
-                features["pool0"] = nn.Sequential(*before, nn.MaxPool2d(3, 1, 1), downsample(channels, 2))
+                slots = [at(downsample, f"features.pool0.{place}") for place in ((0, 2) if full else (1,))]
+                made = [slot(channels, 2) for slot in slots if slot is not None]
+                features["pool0"] = nn.Sequential(*made[:-1], nn.MaxPool2d(3, 1, 1), made[-1])
         for number, layers in enumerate(blocks, start=1):
             features[f"denseblock{number}"] = nn.Sequential(
-                OrderedDict((f"denselayer{i + 1}", DenseLayer(channels + i * growth, growth)) for i in range(layers))
+                OrderedDict(
+                    (f"denselayer{i + 1}", DenseLayer(channels + i * growth, growth, activation=activation, norm=norm))
+                    for i in range(layers)
+                )
             )
             channels += layers * growth
             if number < len(blocks):
+                slot = at(downsample, f"features.transition{number}.pool")
                 features[f"transition{number}"] = nn.Sequential(
                     OrderedDict(
-                        norm=nn.BatchNorm2d(channels),
-                        relu=nn.ReLU(inplace=True),
+                        norm=norm(channels),
+                        relu=activation(channels),
                         conv=nn.Conv2d(channels, channels // 2, 1, bias=False),
-                        pool=nn.AvgPool2d(2, 2) if downsample is None else downsample(channels // 2, 2),
+                        pool=nn.AvgPool2d(2, 2) if slot is None else slot(channels // 2, 2),
                     )
                 )
                 channels //= 2
-        features["norm5"] = nn.BatchNorm2d(channels)
+        features["norm5"] = norm(channels)
         self.features = nn.Sequential(features)
+        self.act5 = activation(channels)
         self.classifier = nn.Linear(channels, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
         nn.init.zeros_(self.classifier.bias)
 
+    def parts(self) -> Parts:
+        names = [name for name, _ in self.features.named_children()]
+        layers = tuple(f"features.{name}" for name in names)
+        first = names.index("denseblock1")
+        stages = [f"features.transition{i}" for i in range(1, 4)]
+        return Parts(layers[:first], (*stages, "features.norm5"), ("classifier",), layers)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act5(self.features(x))  # (B, C, h, w)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.features(x))
-        return self.classifier(x.mean((2, 3)))
+        return self.classifier(self.forward_features(x).mean((2, 3)))
+
+
+def densenet(name: str, *, image_size: int, **options: Any) -> DenseNet:
+    """``densenet121``, ... for square images of `image_size` pixels, with `DenseNet`'s options."""
+    form = {"stem": "cifar"} if image_size <= SMALL else {}
+    return DenseNet(int(name.removeprefix("densenet")), **{**options, **form})

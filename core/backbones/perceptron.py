@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stillpoint.core.backbones.backbone import Backbone, Feature, Parts
 
-class Perceptron(nn.Module):
+
+class Perceptron(Backbone):
     """(B, C, H, W) -> logarithms of class probabilities (B, num_classes), of images with C*H*W = `features`.
 
     Parameters fc1 (hidden, features) and fc2 (num_classes, hidden), with biases.
@@ -15,6 +17,14 @@ class Perceptron(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(features, hidden)
         self.fc2 = nn.Linear(hidden, num_classes)
+
+    def parts(self) -> Parts:
+        return Parts((), (), ("fc1", "fc2"), ())
+
+    @property
+    def feature_info(self) -> tuple[Feature, ...]:  # type: ignore[override]
+        """No stages: it has no map."""
+        return ()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = F.relu(self.fc1(x.flatten(1)))  # (B, hidden)

@@ -49,7 +49,9 @@ def record_grids(net: nn.Module, *, force: Sequence[Grid] | None = None) -> Iter
     """
     found: list[Selection] = []
     given = None if force is None else iter(force)
-    names = {m: name for name, m in net.named_modules() if isinstance(m, Downsample) and m.chooses}
+    names: dict[nn.Module, str] = {
+        m: name for name, m in net.named_modules() if isinstance(m, Downsample) and m.chooses
+    }
     asked: dict[nn.Module, bool] = {}
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -66,9 +68,10 @@ def record_grids(net: nn.Module, *, force: Sequence[Grid] | None = None) -> Iter
             kwargs["grid"] = _moved(grid, args[0].device)
         return args, kwargs
 
-    def after(module: Downsample, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if module not in asked:
             return None
+        assert isinstance(module, Downsample)
         y, grid = output
         with torch.no_grad():
             found.append(Selection(names[module], grid, module.scores(args[0])))

@@ -11,10 +11,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from stillpoint.core.backbones.backbone import SMALL, Backbone, Parts, scaled
 from stillpoint.core.backbones.stem import DenseMaxPool2d
-from stillpoint.core.layers.downsample import Downsample, DownsampleFactory, Grid
+from stillpoint.core.layers.downsample import Downsample, DownsampleFactory, Grid, at
 from stillpoint.core.layers.padding import PaddedConv2d
 from stillpoint.core.layers.pointwise import PointwiseConv2d
+from stillpoint.core.layers.slots import ModuleFactory, batch_norm, relu
 
 #: (in_channels, out_channels, kernel_size, *, stride, padding) -> module; also groups and dilation where they are not 1
 ConvFactory = Callable[..., nn.Module]
@@ -28,12 +30,14 @@ STEMS = ("imagenet", "cifar")
 class Shortcut(nn.Module):
     """Projection of a block's input: [Downsample,] 1x1 convolution "0", batch norm "1" (torchvision's names)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, main: Downsample | None) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, main: Downsample | None, norm: ModuleFactory = batch_norm
+    ) -> None:
         super().__init__()
         self.pool = None if main is None else main.follower(inputs)
         stride = stride if main is None else 1
         self.add_module("0", PointwiseConv2d(inputs, outputs, stride=stride, bias=False))
-        self.add_module("1", nn.BatchNorm2d(outputs))
+        self.add_module("1", norm(outputs))
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         if self.pool is not None:
@@ -52,14 +56,24 @@ class _Block(nn.Module):
     def __init__(self, inner_activation: bool, shortcut: bool) -> None:
         super().__init__()
         self.inner_activation, self.shortcut = inner_activation, shortcut
-        self.relu = nn.ReLU(inplace=True)
 
-    def _project(self, inputs: int, outputs: int, stride: int) -> None:
+    def _activate(self, activation: ModuleFactory, outputs: int, *inner: int) -> None:
+        """`relu` after the sum, and before it where one module without state serves all places; else one each."""
+        self.relu = activation(outputs)
+        one = not self.relu.state_dict()
+        self.acts = () if one else tuple(f"act{i + 1}" for i in range(len(inner)))
+        for name, channels in zip(self.acts, inner, strict=False):
+            self.add_module(name, activation(channels))
+
+    def _act(self, place: int, x: Tensor) -> Tensor:
+        return self.get_submodule(self.acts[place])(x) if self.acts else self.relu(x)
+
+    def _project(self, inputs: int, outputs: int, stride: int, norm: ModuleFactory) -> None:
         needed = self.shortcut and (stride != 1 or inputs != outputs)
-        self.downsample = Shortcut(inputs, outputs, stride, self.pool) if needed else None
+        self.downsample = Shortcut(inputs, outputs, stride, self.pool, norm) if needed else None
 
-    def _inner(self, x: Tensor) -> Tensor:
-        return self.relu(x) if self.inner_activation else x
+    def _inner(self, place: int, x: Tensor) -> Tensor:
+        return self._act(place, x) if self.inner_activation else x
 
     def _pooled(self, x: Tensor) -> tuple[Tensor, Grid | None]:
         return (x, None) if self.pool is None else self.pool(x, return_grid=True)
@@ -95,6 +109,8 @@ class BasicBlock(_Block):
         groups: int = 1,
         width_per_group: int = 64,
         dilation: int = 1,
+        activation: ModuleFactory = relu,
+        norm: ModuleFactory = batch_norm,
     ) -> None:
         super().__init__(inner_activation, shortcut)
         if groups != 1 or width_per_group != 64 or dilation != 1:
@@ -102,14 +118,15 @@ class BasicBlock(_Block):
             raise ValueError(f"a BasicBlock has groups=1, width_per_group=64 and dilation=1 only, got {given}")
         pool, conv_stride = _slot(width, stride, downsample)
         self.conv1 = conv(inputs, width, 3, stride=conv_stride, padding=1)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = norm(width)
         self.pool = pool
         self.conv2 = conv(width, width, 3, stride=1, padding=1)
-        self.bn2 = nn.BatchNorm2d(width)
-        self._project(inputs, width, stride)
+        self.bn2 = norm(width)
+        self._project(inputs, width, stride, norm)
+        self._activate(activation, width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self._inner(self.bn1(self.conv1(x)))
+        y = self._inner(0, self.bn1(self.conv1(x)))
         y, grid = self._pooled(y)
         return self._joined(self.bn2(self.conv2(y)), x, grid)
 
@@ -136,6 +153,8 @@ class Bottleneck(_Block):
         groups: int = 1,
         width_per_group: int = 64,
         dilation: int = 1,
+        activation: ModuleFactory = relu,
+        norm: ModuleFactory = batch_norm,
     ) -> None:
         super().__init__(inner_activation, shortcut)
         inner, outputs = int(width * width_per_group / 64) * groups, width * self.expansion
@@ -145,17 +164,18 @@ class Bottleneck(_Block):
         # only what a factory that is no nn.Conv2d must know about
         extra = {name: n for name, n in {"groups": groups, "dilation": dilation}.items() if n != 1}
         self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(inner)
+        self.bn1 = norm(inner)
         self.conv2 = conv(inner, inner, 3, stride=conv_stride, padding=dilation, **extra)
-        self.bn2 = nn.BatchNorm2d(inner)
+        self.bn2 = norm(inner)
         self.pool = pool
         self.conv3 = nn.Conv2d(inner, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
-        self._project(inputs, outputs, stride)
+        self.bn3 = norm(outputs)
+        self._project(inputs, outputs, stride, norm)
+        self._activate(activation, outputs, inner, inner)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self._inner(self.bn2(self.conv2(y)))
+        y = self._act(0, self.bn1(self.conv1(x)))
+        y = self._inner(1, self.bn2(self.conv2(y)))
         y, grid = self._pooled(y)
         return self._joined(self.bn3(self.conv3(y)), x, grid)
 
@@ -176,7 +196,7 @@ FAMILY: dict[str, dict[str, Any]] = {
 }
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """A residual classifier, (B, in_channels, H, W) -> logits (B, num_classes); every other stage halves the map.
 
     Args:
@@ -185,7 +205,8 @@ class ResNet(nn.Module):
         widths: channels of each stage, before a Bottleneck's factor of 4; the stem gives widths[0] channels.
         num_classes, in_channels: of the last layer and of the image.
         stem: "imagenet" (7x7 convolution of stride 2, BN, ReLU, max-pool), "cifar" (3x3 convolution, BN, ReLU), or a
-            module (B, in_channels, H, W) -> (B, widths[0], H', W') in place of all that, which is then called `stem`.
+            module (B, in_channels, H, W) -> (B, stem_width, H', W') in place of all that, under the name `stem`.
+        stem_width: channels that a stem module gives; none: widths[0].
         downsample: factory (channels, stride) of what stands wherever the network would stride; none: torchvision's
             strided convolutions and max-pool.
         pool_only: with a Downsample, True leaves the stride of the first 7x7 convolution alone; False gives it stride 1
@@ -200,6 +221,7 @@ class ResNet(nn.Module):
         groups, width_per_group: of the Bottleneck's 3x3 convolution (ResNeXt, Wide ResNet).
         replace_stride_with_dilation: for each stage from the second on, dilate instead of subsampling.
         zero_init_residual: start each block's last batch norm at 0.
+        activation, norm: factories (channels) of what stands after a norm, and after a convolution.
 
     Raises:
         ValueError: an option outside its set, or options that exclude each other.
@@ -221,6 +243,7 @@ class ResNet(nn.Module):
         num_classes: int = 1000,
         in_channels: int = 3,
         stem: str | nn.Module = "imagenet",
+        stem_width: int | None = None,
         downsample: DownsampleFactory | None = None,
         pool_only: bool = True,
         max_pool: nn.Module | None = None,
@@ -232,6 +255,8 @@ class ResNet(nn.Module):
         width_per_group: int = 64,
         replace_stride_with_dilation: Sequence[bool] | None = None,
         zero_init_residual: bool = False,
+        activation: ModuleFactory = relu,
+        norm: ModuleFactory = batch_norm,
     ) -> None:
         super().__init__()
         dilate = tuple(replace_stride_with_dilation or (False,) * (len(layers) - 1))
@@ -245,44 +270,51 @@ class ResNet(nn.Module):
             raise ValueError("pool_only=False and max_pool need a downsample, got downsample=None")
         padded: ConvFactory = partial(PaddedConv2d, bias=False, padding_mode=conv_padding)  # type: ignore[arg-type]
 
+        self.in_channels = in_channels
         if isinstance(stem, nn.Module):
-            self.stem: nn.Module | None = stem
+            # `stem` is a property, whatever the stem is made of
+            self._modules["stem"] = stem
         elif stem in STEMS:
-            self.stem = None
-            self._make_stem(stem, padded, in_channels, widths[0], downsample, pool_only, max_pool)
+            self._make_stem(stem, padded, norm, activation, in_channels, widths[0], downsample, pool_only, max_pool)
         else:
             raise ValueError(f"stem must be a module or one of {', '.join(STEMS)}, got {stem!r}")
 
         options: dict[str, Any] = {
-            "downsample": downsample,
             "conv": conv or padded,
+            "activation": activation,
+            "norm": norm,
             "inner_activation": inner_activation,
             "shortcut": shortcuts,
             "groups": groups,
             "width_per_group": width_per_group,
         }
-        inputs, dilation = widths[0], 1
+        given = stem_width if isinstance(stem, nn.Module) else None
+        inputs, dilation = given or widths[0], 1
         self.stages = tuple(f"layer{i + 1}" for i in range(len(layers)))
         for name, width, depth, dilated in zip(self.stages, widths, layers, (False, *dilate), strict=True):
             stride, before = (1 if name == "layer1" else 2), dilation
             if dilated:
                 stride, dilation = 1, dilation * stride
-            blocks: list[nn.Module] = [block(inputs, width, stride=stride, dilation=before, **options)]
+            slot = at(downsample, f"{name}.0.pool")
+            blocks: list[nn.Module] = [block(inputs, width, stride=stride, dilation=before, downsample=slot, **options)]
             inputs = width * block.expansion
             blocks += [block(inputs, width, dilation=dilation, **options) for _ in range(depth - 1)]
             self.add_module(name, nn.Sequential(*blocks))
+        self.trunk = (*self.parts().stem, *self.stages)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(inputs, num_classes)
         self._initialise(zero_init_residual)
 
+    def parts(self) -> Parts:
+        own = "stem" in self._modules
+        stem = ("stem",) if own else ("conv1", "bn1", "relu", "maxpool")
+        looked_at = ("conv1", "relu", "maxpool") if not own else stem
+        return Parts(stem, self.stages, ("avgpool", "fc"), (*looked_at, *self.stages))
+
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature map, (B, C, h, w)."""
-        if self.stem is not None:
-            x = self.stem(x)
-        else:
-            x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for name in self.stages:
-            x = self.get_submodule(name)(x)
+        for name in self.trunk:
+            x = self.part(name)(x)
         return x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -292,6 +324,8 @@ class ResNet(nn.Module):
         self,
         stem: str,
         conv: ConvFactory,
+        norm: ModuleFactory,
+        activation: ModuleFactory,
         inputs: int,
         width: int,
         downsample: DownsampleFactory | None,
@@ -304,15 +338,17 @@ class ResNet(nn.Module):
             if imagenet
             else conv(inputs, width, 3, stride=1, padding=1)
         )
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
+        self.bn1 = norm(width)
+        self.relu = activation(width)
         if not imagenet:
             self.maxpool: nn.Module = nn.Identity()
         elif downsample is None:
             self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         else:
-            first = [] if pool_only else [downsample(width, 2)]
-            self.maxpool = nn.Sequential(*first, max_pool or DenseMaxPool2d(2), downsample(width, 2))
+            slots = [at(downsample, f"maxpool.{place}") for place in ((1,) if pool_only else (0, 2))]
+            first = [slot(width, 2) for slot in slots[:-1] if slot]
+            last = [slot(width, 2) for slot in slots[-1:] if slot]
+            self.maxpool = nn.Sequential(*first, max_pool or DenseMaxPool2d(2), *last)
 
     def _initialise(self, zero_init_residual: bool) -> None:
         for name, module in self.named_modules():
@@ -321,9 +357,9 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif zero_init_residual and isinstance(module, Bottleneck):
-                nn.init.zeros_(module.bn3.weight)
+                _zero(module.bn3)
             elif zero_init_residual and isinstance(module, BasicBlock):
-                nn.init.zeros_(module.bn2.weight)
+                _zero(module.bn2)
 
 
 def resnet(name: str, **options: Any) -> ResNet:
@@ -333,8 +369,25 @@ def resnet(name: str, **options: Any) -> ResNet:
     return ResNet(**{**FAMILY[name], **options})
 
 
+def _zero(norm: nn.Module) -> None:
+    weight = getattr(norm, "weight", None)
+    if isinstance(weight, Tensor):
+        nn.init.zeros_(weight)
+
+
 def _slot(channels: int, stride: int, downsample: DownsampleFactory | None) -> tuple[Downsample | None, int]:
     """(the Downsample, or none; the stride that is left for the convolution)."""
     if downsample is None or stride == 1:
         return None, stride
     return downsample(channels, stride), 1
+
+
+def resnet_for(name: str, *, image_size: int, width: float = 1.0, pool_only: bool = True, **options: Any) -> ResNet:
+    """The network of `FAMILY` called `name` for square images of `image_size` pixels; `width` multiplies the channels.
+    A stem that does not stride, and a plain one, take no notice of `pool_only`."""
+    widths = [scaled(n, width) for n in FAMILY.get(name, {}).get("widths", (64, 128, 256, 512))]
+    small = image_size <= SMALL or len(widths) == 3
+    dense = small or options.get("downsample") is None
+    return resnet(
+        name, **{"stem": "cifar" if small else "imagenet", "widths": widths, "pool_only": pool_only or dense, **options}
+    )

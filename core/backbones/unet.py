@@ -5,31 +5,37 @@ padded convolutions. Its shift-equivariant form: Chaman and Dokmanic, "Truly shi
 networks with adaptive polyphase upsampling", 2021.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from stillpoint.core.backbones.backbone import Backbone, Parts
 from stillpoint.core.backbones.stem import DenseMaxPool2d
-from stillpoint.core.layers.downsample import DownsampleFactory, Grid
+from stillpoint.core.layers.downsample import Downsample, DownsampleFactory, Grid, at
 from stillpoint.core.layers.padding import PaddedConv2d, pad
-
-#: (channels) -> a module (y, grid) -> map of twice the size, on the grid that the way down sampled
-UpsampleFactory = Callable[[int], nn.Module]
+from stillpoint.core.layers.slots import ModuleFactory, batch_norm, relu
 
 CONV_PADDINGS = ("zeros", "circular")
-NORMS: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}
 
 
 class DoubleConv(nn.Sequential):
-    """Twice: 3x3 convolution with bias, norm, ReLU. (B, inputs, H, W) -> (B, outputs, H, W)."""
+    """Twice: 3x3 convolution with bias, norm, activation. (B, inputs, H, W) -> (B, outputs, H, W)."""
 
-    def __init__(self, inputs: int, outputs: int, *, conv_padding: str = "zeros", norm: str = "batch") -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        conv_padding: str = "zeros",
+        norm: ModuleFactory = batch_norm,
+        activation: ModuleFactory = relu,
+    ) -> None:
         layers: list[nn.Module] = []
         for channels in (inputs, outputs):
             conv = PaddedConv2d(channels, outputs, 3, padding=1, padding_mode=conv_padding)  # type: ignore[arg-type]
-            layers += [conv, NORMS[norm](outputs), nn.ReLU(inplace=True)]
+            layers += [conv, norm(outputs), activation(outputs)]
         super().__init__(*layers)
 
 
@@ -40,12 +46,19 @@ class Down(nn.Module):
     bottom and the right, and then the Downsample.
     """
 
-    def __init__(self, inputs: int, outputs: int, downsample: DownsampleFactory | None, conv_padding: str, norm: str):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        downsample: DownsampleFactory | None,
+        conv_padding: str,
+        **layers: ModuleFactory,
+    ) -> None:
         super().__init__()
         plain = downsample is None
         self.maxpool = nn.MaxPool2d(2) if plain else DenseMaxPool2d(2, margin=conv_padding)
         self.pool = None if downsample is None else downsample(inputs, 2)
-        self.conv = DoubleConv(inputs, outputs, conv_padding=conv_padding, norm=norm)
+        self.conv = DoubleConv(inputs, outputs, conv_padding=conv_padding, **layers)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid | None]:
         y, grid = self.maxpool(x), None
@@ -57,28 +70,27 @@ class Down(nn.Module):
 class Up(nn.Module):
     """(B, inputs, h, w) and the skipped map (B, inputs/2, 2h, 2w) -> (B, outputs, 2h, 2w).
 
-    With an upsample factory: upsampling on the grid of the way down, then a 2x2 convolution that wraps round at the
-    bottom and the right whatever the padding of the others. Without: a transposed 2x2 convolution and, if there is a
-    Downsample, its filter at stride 1. Then the skipped map is put in front, and `DoubleConv` follows.
+    Where the filling of the way down has an upsampler: that, on the grid handed on, then a 2x2 convolution that wraps
+    round at the bottom and the right whatever the padding of the others. Otherwise a transposed 2x2 convolution and, if
+    there is a filling, its filter at stride 1. Then the skipped map is put in front, and `DoubleConv` follows.
     """
 
     def __init__(
         self,
         inputs: int,
         outputs: int,
+        pool: Downsample | None,
         downsample: DownsampleFactory | None,
-        upsample: UpsampleFactory | None,
         conv_padding: str,
-        norm: str,
+        **layers: ModuleFactory,
     ) -> None:
         super().__init__()
         half = inputs // 2
-        self.unpool = None if upsample is None else upsample(inputs)
-        self.up: nn.Module = (
-            nn.ConvTranspose2d(inputs, half, 2, stride=2) if upsample is None else nn.Conv2d(inputs, half, 2)
-        )
-        self.smooth = downsample(half, 1) if downsample is not None and upsample is None else nn.Identity()
-        self.conv = DoubleConv(inputs, outputs, conv_padding=conv_padding, norm=norm)
+        self.unpool = None if pool is None else pool.upsampler(inputs)
+        plain = self.unpool is None
+        self.up: nn.Module = nn.ConvTranspose2d(inputs, half, 2, stride=2) if plain else nn.Conv2d(inputs, half, 2)
+        self.smooth = downsample(half, 1) if downsample is not None and plain else nn.Identity()
+        self.conv = DoubleConv(inputs, outputs, conv_padding=conv_padding, **layers)
 
     def forward(self, y: Tensor, skip: Tensor, grid: Grid | None) -> Tensor:
         if self.unpool is None:
@@ -88,7 +100,7 @@ class Up(nn.Module):
         return self.conv(torch.cat([skip, y], dim=1))
 
 
-class UNet(nn.Module):
+class UNet(Backbone):
     """Image to image, (B, in_channels, H, W) -> (B, out_channels, H, W), through len(widths) - 1 halvings and back.
 
     Args:
@@ -96,16 +108,14 @@ class UNet(nn.Module):
         widths: channels at each level, each twice the one before.
         downsample: factory (channels, stride) of what subsamples after a dense max-pool and, at stride 1, smooths after
             a transposed convolution; none: max-pool and transposed convolutions alone.
-        upsample: factory (channels) of a module (y, grid) that undoes the sampling of a polyphase Downsample; none:
-            transposed convolutions.
         conv_padding: "zeros" or "circular", for convolutions and dense max-pools.
-        norm: "batch" or "instance" (without parameters).
+        norm, activation: factories (channels) of what follows a convolution.
 
     Raises:
-        ValueError: an option outside its set, an upsample without downsample, widths that do not double; in the
+        ValueError: an option outside its set, widths that do not double; in the
             forward, H or W that is no multiple of 2 ** (len(widths) - 1).
 
-    Law: with circular padding, polyphase Downsamples and `PolyphaseUpsample2d`, f(roll(x, s)) is roll(f(x), s).
+    Law: with circular padding, polyphase Downsamples, f(roll(x, s)) is roll(f(x), s).
     """
 
     def __init__(
@@ -115,24 +125,42 @@ class UNet(nn.Module):
         *,
         widths: Sequence[int] = (64, 128, 256, 512, 1024),
         downsample: DownsampleFactory | None = None,
-        upsample: UpsampleFactory | None = None,
         conv_padding: str = "zeros",
-        norm: str = "batch",
+        norm: ModuleFactory = batch_norm,
+        activation: ModuleFactory = relu,
     ) -> None:
         super().__init__()
         if conv_padding not in CONV_PADDINGS:
             raise ValueError(f"conv_padding must be one of {', '.join(CONV_PADDINGS)}, got {conv_padding!r}")
-        if norm not in NORMS:
-            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
         if len(widths) < 2 or any(b != 2 * a for a, b in pairwise(widths)):
             raise ValueError(f"widths must be two or more, each twice the one before, got {tuple(widths)}")
-        if upsample is not None and downsample is None:
-            raise ValueError("upsample needs a downsample whose grids it undoes, got downsample=None")
         levels = list(pairwise(widths))
-        self.first = DoubleConv(in_channels, widths[0], conv_padding=conv_padding, norm=norm)
-        self.downs = nn.ModuleList(Down(a, b, downsample, conv_padding, norm) for a, b in levels)
-        self.ups = nn.ModuleList(Up(b, a, downsample, upsample, conv_padding, norm) for a, b in reversed(levels))
+        layers = {"norm": norm, "activation": activation}
+        self.in_channels = in_channels
+        self.first = DoubleConv(in_channels, widths[0], conv_padding=conv_padding, **layers)
+        self.downs = nn.ModuleList(
+            Down(a, b, at(downsample, f"downs.{i}.pool"), conv_padding, **layers) for i, (a, b) in enumerate(levels)
+        )
+        # the deepest first, and of each the filling that it undoes
+        pools = [down.pool for down in self.downs if isinstance(down, Down)]
+        ups = [(b, a, pool) for (a, b), pool in zip(levels, pools, strict=True)]
+        self.ups = nn.ModuleList(
+            Up(b, a, pool, at(downsample, f"ups.{i}.smooth"), conv_padding, **layers)
+            for i, (b, a, pool) in enumerate(reversed(ups))
+        )
         self.last = nn.Conv2d(widths[0], out_channels, 1)
+
+    def parts(self) -> Parts:
+        downs = tuple(f"downs.{i}.conv" for i in range(len(self.downs)))
+        ups = tuple(f"ups.{i}" for i in range(len(self.ups)))
+        return Parts(("first",), downs, ("last",), ("first", *downs, *ups))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The smallest map, (B, widths[-1], h, w)."""
+        x = self.first(x)
+        for down in self.downs:
+            x, _ = down(x)
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         multiple = 2 ** len(self.downs)

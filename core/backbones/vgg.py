@@ -4,26 +4,32 @@ downsample slot.
 Source: Simonyan and Zisserman, ICLR 2015, table 1 (columns A, B, D, E); the filled form: Zhang, ICML 2019.
 """
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from stillpoint.core.layers.downsample import DownsampleFactory
+from stillpoint.core.backbones.backbone import SMALL, Backbone, Parts, scaled
+from stillpoint.core.layers.downsample import DownsampleFactory, at
+from stillpoint.core.layers.slots import ModuleFactory, relu
+from stillpoint.core.layers.slots import batch_norm as _batch_norm
 
 # convolutions per stage; the stages are 64, 128, 256, 512 and 512 channels wide
 DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 WIDTHS = (64, 128, 256, 512, 512)
 
 
-class VGG(nn.Module):
+class VGG(Backbone):
     """VGG: (B, in_channels, H, W) -> (B, num_classes), H and W at least 32.
 
     depth       11, 13, 16 or 19.
     batch_norm  batch normalisation after every convolution.
-    downsample  what replaces the stride of each max-pool (which then slides densely before it); none is the plain
-    network. head        "imagenet": 7x7 average pool and three linear layers; "linear": global average and one
-    linear layer.
+    downsample  what replaces the stride of each max-pool (which then slides densely before it); none: the plain one.
+    head        "imagenet": 7x7 average pool and three linear layers; "linear": global average and one linear layer.
+    widths      channels of the five stages.
+    activation  factory (channels) of what follows a convolution, or its norm.
+    norm        factory (channels) of what follows a convolution; none: batch norms, if `batch_norm`.
     """
 
     def __init__(
@@ -36,25 +42,30 @@ class VGG(nn.Module):
         downsample: DownsampleFactory | None = None,
         dropout: float = 0.5,
         head: Literal["imagenet", "linear"] = "imagenet",
-        widths: tuple[int, ...] = WIDTHS,
+        widths: Sequence[int] = WIDTHS,
+        activation: ModuleFactory = relu,
+        norm: ModuleFactory | None = None,
     ):
         super().__init__()
+        self.in_channels = in_channels
+        normalise = norm or (_batch_norm if batch_norm else None)
         if depth not in DEPTHS:
             raise ValueError(f"VGG of depth {depth}: one of {', '.join(map(str, DEPTHS))}")
         layers: list[nn.Module] = []
+        ends: list[str] = []
         channels = in_channels
         for width, count in zip(widths, DEPTHS[depth], strict=True):
             for _ in range(count):
                 layers.append(nn.Conv2d(channels, width, 3, padding=1))
-                if batch_norm:
-                    layers.append(nn.BatchNorm2d(width))
-                layers.append(nn.ReLU(inplace=True))
+                if normalise is not None:
+                    layers.append(normalise(width))
+                layers.append(activation(width))
                 channels = width
             # one position, as torchvision's max-pool, so that its checkpoints load by name
-            layers.append(
-                nn.MaxPool2d(2, 2) if downsample is None else nn.Sequential(nn.MaxPool2d(2, 1), downsample(width, 2))
-            )
-        self.features = nn.Sequential(*layers)
+            slot = at(downsample, f"features.{len(layers)}.1")
+            layers.append(nn.MaxPool2d(2, 2) if slot is None else nn.Sequential(nn.MaxPool2d(2, 1), slot(width, 2)))
+            ends.append(f"features.{len(layers) - 1}")
+        self.features, self.ends = nn.Sequential(*layers), tuple(ends)
         self.avgpool = nn.AdaptiveAvgPool2d(7 if head == "imagenet" else 1)
         if head == "imagenet":
             self.classifier: nn.Module = nn.Sequential(
@@ -77,6 +88,21 @@ class VGG(nn.Module):
                 nn.init.normal_(module.weight, 0, 0.01)
                 nn.init.zeros_(module.bias)
 
+    def parts(self) -> Parts:
+        layers = tuple(f"features.{i}" for i in range(len(self.features)))
+        stem = layers[: layers.index(self.ends[0]) + 1]
+        return Parts(stem, self.ends[1:], ("avgpool", "classifier"), layers)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.features(x)  # (B, 512, h, w)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.avgpool(self.features(x))  # (B, 512, 7, 7)
-        return self.classifier(x.flatten(1))
+        return self.classifier(self.avgpool(self.forward_features(x)).flatten(1))
+
+
+def vgg(name: str, *, image_size: int, width: float = 1.0, **options: Any) -> VGG:
+    """``vgg16`` or ``vgg16_bn``, ... for square images of `image_size` pixels, with `VGG`'s options; `width` multiplies
+    the channels of the convolutions."""
+    depth, _, norm = name.removeprefix("vgg").partition("_")
+    form = {"head": "linear" if image_size <= SMALL else "imagenet", "widths": [scaled(n, width) for n in WIDTHS]}
+    return VGG(int(depth), batch_norm=norm == "bn", **{**form, **options})

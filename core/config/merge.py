@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 from stillpoint.core.base.documents import parse_yaml, read_yaml
 from stillpoint.core.base.errors import UserError, nearest, shortened
+from stillpoint.core.config.former import modern
 from stillpoint.core.config.schema import RunConfig, validate
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -56,7 +57,7 @@ def read_recipe(path: Path, schema: type[RunConfig]) -> dict[str, Any]:
     node = CfgNode(schema().dump())
     chain = _based(path, ())
     if len(chain) == 1:
-        return chain[0]
+        return modern(chain[0])
     for settings in chain:
         _overlay(node, settings)
     return _plain(node)
@@ -88,7 +89,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         reason = ""
     if not isinstance(settings, dict):
         raise UserError(f"{path} is damaged and holds no settings{reason}: remove the run's folder and train it anew")
-    return settings
+    return modern(settings)
 
 
 def _plain(node: Any) -> Any:

@@ -14,6 +14,7 @@ from stillpoint.core.base.errors import UserError, nearest
 from stillpoint.core.base.files import digest_of
 from stillpoint.core.config import evaluations
 from stillpoint.core.config.catalogue import DATASETS
+from stillpoint.core.config.former import modern
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Divisor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -334,7 +335,7 @@ def changed(stored: dict[str, Any], config: RunConfig) -> list[str]:
 
     A setting that is younger than the run had its default there.
     """
-    return differences(_filled(deciding(stored), deciding(type(config)().dump())), deciding(config.dump()))
+    return differences(_filled(deciding(modern(stored)), deciding(type(config)().dump())), deciding(config.dump()))
 
 
 def _filled(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""What may stand in the slots of a network, by name, without importing any of it."""
+"""What may stand in the slots of a network, by name, without importing any of it: one line each.
+
+Where a table stands, a user's own ``module:name`` stands too.
+"""
 
 from dataclasses import dataclass
 
@@ -15,13 +18,45 @@ class Filling:
     options: tuple[str, ...] = ()
 
 
-_LAYERS = "stillpoint.core.layers"
+_LAYERS, _BACKBONES = "stillpoint.core.layers", "stillpoint.core.backbones"
 
-#: the fillings of the Downsample slot: one line each
+#: the fillings of the Downsample slot
 FILLINGS: dict[str, Filling] = {
     "subsample": Filling(f"{_LAYERS}.downsample:Subsample"),
     "blur": Filling(f"{_LAYERS}.blur:BlurPool2d", ("size", "padding", "pad_off")),
     "adaptive_blur": Filling(f"{_LAYERS}.adaptive_blur:AdaptiveBlur2d", ("size", "groups", "padding", "normalise")),
     "polyphase": Filling(f"{_LAYERS}.polyphase:PolyphaseDownsample2d", ("size", "padding", "criterion", "select")),
     "ideal_lowpass": Filling(f"{_LAYERS}.lowpass:IdealLowPass2d", ("factor",)),
+}
+
+#: activations: (channels) -> module
+ACTIVATIONS: dict[str, str] = {
+    "relu": f"{_LAYERS}.slots:relu",
+    "relu6": f"{_LAYERS}.slots:relu6",
+    "gelu": f"{_LAYERS}.slots:gelu",
+    "silu": f"{_LAYERS}.slots:silu",
+}
+
+#: norms: (channels) -> module
+NORMS: dict[str, str] = {
+    "batch": f"{_LAYERS}.slots:batch_norm",
+    "instance": f"{_LAYERS}.slots:instance_norm",
+    "group": f"{_LAYERS}.slots:group_norm",
+    "none": f"{_LAYERS}.slots:no_norm",
+}
+
+_RESNETS = (
+    *("resnet18", "resnet20", "resnet34", "resnet50", "resnet56", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"),
+)
+
+#: backbones: (name, *, num_classes, in_channels, image_size, width, downsample, activation, norm, its own options) -> a
+#: network; see stillpoint.core.backbones.backbone
+BACKBONES: dict[str, str] = {
+    "alexnet": f"{_BACKBONES}.alexnet:alexnet",
+    **{f"vgg{depth}{norm}": f"{_BACKBONES}.vgg:vgg" for depth in (11, 13, 16, 19) for norm in ("", "_bn")},
+    **dict.fromkeys(_RESNETS, f"{_BACKBONES}.resnet:resnet_for"),
+    **{f"densenet{depth}": f"{_BACKBONES}.densenet:densenet" for depth in (121, 161, 169, 201)},
+    "mobilenet_v2": f"{_BACKBONES}.mobilenet:mobilenet",
+    "convnet": f"{_BACKBONES}.convnet:convnet",
 }

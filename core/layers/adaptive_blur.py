@@ -1,6 +1,8 @@
 """Adaptive blur: a low-pass filter predicted for every pixel (Zou et al., "Delving deeper into anti-aliasing in
 ConvNets", BMVC 2020)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -125,8 +127,13 @@ class AdaptiveBlur2d(Downsample):
         return y if grid is None else sample_at(y, grid, stride=self.stride)
 
     def follower(self, channels: int) -> Downsample:
-        build = {"device": self.conv.weight.device, "dtype": self.conv.weight.dtype}
-        options = {"size": self.size, "groups": self.groups, "padding": self.padding, "normalise": self.normalise}
+        build: dict[str, Any] = {"device": self.conv.weight.device, "dtype": self.conv.weight.dtype}
+        options: dict[str, Any] = {
+            "size": self.size,
+            "groups": self.groups,
+            "padding": self.padding,
+            "normalise": self.normalise,
+        }
         return AdaptiveBlur2d(channels, self.stride, **options, **build)
 
     def extra_repr(self) -> str:

@@ -3,12 +3,14 @@ ICML 2019)."""
 
 from collections.abc import Sequence
 from math import comb
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from stillpoint.core import kernels
+from stillpoint.core.layers.constants import ConstantBuffers
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
 from stillpoint.core.layers.padding import check_padding, pad
 from stillpoint.core.layers.phases import check_phase, take_phase
@@ -128,8 +130,9 @@ def blur_pool3d(
     return blur_with(x, kernel, stride=stride, padding=padding, pad_off=pad_off)
 
 
-class _BlurPool(nn.Module):
+class _BlurPool(ConstantBuffers):
     dims: int
+    stride: Any
     kernel: Tensor
 
     def __init__(
@@ -147,8 +150,8 @@ class _BlurPool(nn.Module):
         self.channels, self.size, self.pad_off = channels, size, pad_off
         self.stride = _strides(stride, self.dims)
         self.padding = check_padding(padding)
-        kernel = binomial_kernel(size, self.dims, device=device, dtype=dtype)
-        self.register_buffer("kernel", kernel, persistent=False)
+        kernel = binomial_kernel(size, self.dims, device="cpu", dtype=torch.float64)
+        self.register_constant("kernel", kernel, device=device, dtype=dtype)
 
     def _pool(self, x: Tensor, phase: Tensor | None = None) -> Tensor:
         return blur_with(x, self.kernel, stride=self.stride, padding=self.padding, pad_off=self.pad_off, phase=phase)
@@ -185,8 +188,8 @@ class BlurPool2d(_BlurPool, Downsample):
         return self._pool(x, grid)
 
     def follower(self, channels: int) -> Downsample:
-        build = {"device": self.kernel.device, "dtype": self.kernel.dtype}
-        options = {"size": self.size, "padding": self.padding, "pad_off": self.pad_off}
+        build: dict[str, Any] = {"device": self.kernel.device, "dtype": self.kernel.dtype}
+        options: dict[str, Any] = {"size": self.size, "padding": self.padding, "pad_off": self.pad_off}
         return BlurPool2d(channels, self.stride, **options, **build)
 
 

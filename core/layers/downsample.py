@@ -6,6 +6,8 @@ passes it to the shortcut and to the way back up.
 """
 
 import inspect
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -95,6 +97,29 @@ class DownsampleFactory(Protocol):
     """Builds the filling for one place of a backbone."""
 
     def __call__(self, channels: int, stride: Stride = 2) -> Downsample: ...
+
+
+class ByPlace:
+    """A factory that differs by place: the first pattern that the slot's path in the network matches decides.
+
+    Args:
+        usual: what fills the other places.
+        places: shell pattern of a path, such as "maxpool.0" or "layer3.*" -> its factory.
+    """
+
+    def __init__(self, usual: DownsampleFactory, places: Mapping[str, DownsampleFactory]) -> None:
+        self.usual, self.places = usual, dict(places)
+
+    def __call__(self, channels: int, stride: Stride = 2) -> Downsample:
+        return self.usual(channels, stride)
+
+    def at(self, place: str) -> DownsampleFactory:
+        return next((made for pattern, made in self.places.items() if fnmatchcase(place, pattern)), self.usual)
+
+
+def at(factory: DownsampleFactory | None, place: str) -> DownsampleFactory | None:
+    """The factory of one place, called by its path: what a backbone asks before it fills a slot."""
+    return factory.at(place) if isinstance(factory, ByPlace) else factory
 
 
 class Subsample(Downsample):

@@ -1,6 +1,7 @@
 """Half sums and half differences of the two maps of each wavelet packet: half the multiplications of the maps."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,19 +34,20 @@ class PacketHalves2d(WaveletPackets2d):
         count = 4**depth
         packets = range(count) if maps is None else sorted({q % count for q in maps})
         groups = group_maps([*packets, *(count + packet for packet in packets)], depth)
-        dtype = dtype or torch.get_default_dtype()
+        build: dict[str, Any] = {"device": device, "dtype": dtype}
         first = [(needs[: len(needs) // 2], rows) for needs, rows in groups]
         order = computing_order(first, depth)
-        super().__init__(depth, stride, maps=order, part=part, padding=padding, device=device, dtype=dtype)
+        super().__init__(depth, stride, maps=order, part=part, padding=padding, **build)
         self.maps = (*order, *(count + packet for packet in order))
         self.order = None
         trees = tree_filters(depth)
         self.passes = nn.ModuleList(
             HalfPasses(
-                trees[:, rows].to(device, dtype),
-                half_filters(trees, [path for bank, path in needs if bank == 0], depth, part).to(device, dtype),
+                trees[:, rows],
+                half_filters(trees, [path for bank, path in needs if bank == 0], depth, part),
+                **build,
             )
             for needs, rows in groups
         )
         pairs = [(packet, count + packet) for packet in order]
-        self.fused = FusedFilters(depth, part, self.maps, pairs, combined=False).to(device, dtype)
+        self.fused = FusedFilters(depth, part, self.maps, pairs, combined=False, **build)

@@ -7,27 +7,28 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stillpoint.core.kernels import packets as kernel
 from stillpoint.core.kernels.correlation import strided_correlation
 from stillpoint.core.kernels.pool import plain_only
+from stillpoint.core.layers.constants import ConstantBuffers
 from stillpoint.core.layers.padding import pad
 from stillpoint.core.layers.wavelet_filters import half_filters, split_packet, tree_filters
 
 
-class MapPasses(nn.Module):
+class MapPasses(ConstantBuffers):
     """A vertical pass by both trees of R paths (2, R, K), and a horizontal one by S maps of P parts (S, P, 2, K)."""
 
     vertical: Tensor
     horizontal: Tensor
 
-    def __init__(self, vertical: Tensor, horizontal: Tensor) -> None:
+    def __init__(self, vertical: Tensor, horizontal: Tensor, **build: Any) -> None:
         super().__init__()
         self.parts = horizontal.shape[1]
         # three axes at most: Module.to(memory_format=channels_last) reorders what has four
-        self.register_buffer("vertical", vertical.transpose(0, 1).flatten(0, 1), persistent=False)  # (2R, K)
-        self.register_buffer("horizontal", horizontal.flatten(0, 1), persistent=False)  # (S P, 2, K)
+        self.register_constant("vertical", vertical.transpose(0, 1).flatten(0, 1), **build)  # (2R, K)
+        self.register_constant("horizontal", horizontal.flatten(0, 1), **build)  # (S P, 2, K)
 
     def forward(
         self, x: Tensor, stride: int, before: Sequence[int], count: Sequence[int], padding: str
@@ -48,18 +49,18 @@ class MapPasses(nn.Module):
         return (atoms.reshape(-1, self.parts, *atoms.shape[-2:]),)
 
 
-class HalfPasses(nn.Module):
+class HalfPasses(ConstantBuffers):
     """A vertical pass by both trees of R paths (2, R, K), and horizontal ones to half sums and half differences of S
     pairs of maps of P parts (2, S, P, K)."""
 
     vertical: Tensor
     horizontal: Tensor
 
-    def __init__(self, vertical: Tensor, horizontal: Tensor) -> None:
+    def __init__(self, vertical: Tensor, horizontal: Tensor, **build: Any) -> None:
         super().__init__()
         self.parts = horizontal.shape[2]
-        self.register_buffer("vertical", vertical.flatten(0, 1), persistent=False)  # (2R, K), tree a first
-        self.register_buffer("horizontal", horizontal.flatten(1, 2), persistent=False)  # (2, S P, K)
+        self.register_constant("vertical", vertical.flatten(0, 1), **build)  # (2R, K), tree a first
+        self.register_constant("horizontal", horizontal.flatten(1, 2), **build)  # (2, S P, K)
 
     def forward(
         self, x: Tensor, stride: int, before: Sequence[int], count: Sequence[int], padding: str
@@ -81,7 +82,7 @@ class HalfPasses(nn.Module):
         return tuple(own.reshape(-1, self.parts, *own.shape[-2:]) for own in atoms)
 
 
-class FusedFilters(nn.Module):
+class FusedFilters(ConstantBuffers):
     """Filters of all paths for the kernel of both passes, for whoever wants both maps of every packet.
 
     `pairs` are the two maps of each packet, and `maps` those of the output in their order: the maps themselves if they
@@ -93,15 +94,22 @@ class FusedFilters(nn.Module):
     places: Tensor
 
     def __init__(
-        self, depth: int, part: str, maps: Sequence[int], pairs: Sequence[tuple[int, int]], *, combined: bool
+        self,
+        depth: int,
+        part: str,
+        maps: Sequence[int],
+        pairs: Sequence[tuple[int, int]],
+        *,
+        combined: bool,
+        **build: Any,
     ) -> None:
         super().__init__()
         self.combined = combined
         trees, place = tree_filters(depth), {q: n for n, q in enumerate(maps)}
         places = [[*split_packet(first, depth), place[first], place[second]] for first, second in pairs]
-        self.register_buffer("vertical", trees, persistent=False)  # (2, 2**J, K)
-        self.register_buffer("horizontal", half_filters(trees, range(2**depth), depth, part), persistent=False)
-        self.register_buffer("places", torch.tensor(places), persistent=False)  # (N, 4)
+        self.register_constant("vertical", trees, **build)  # (2, 2**J, K)
+        self.register_constant("horizontal", half_filters(trees, range(2**depth), depth, part), **build)
+        self.register_constant("places", torch.tensor(places, device="cpu"), **build)  # (N, 4)
 
     @property
     def packets(self) -> kernel.Packets:

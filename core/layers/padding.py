@@ -57,6 +57,10 @@ def pad(x: Tensor, pads: Sequence[tuple[int, int]], *, padding: str) -> Tensor:
     if padding != "circular":
         mode = "constant" if padding == "zeros" else padding
         return F.pad(x, [n for ends in reversed(amounts) for n in ends], mode=mode)
+    if torch.compiler.is_exporting():  # sizes may be symbols, of which nothing is known
+        for axis, (before, after) in enumerate(amounts, start=first):
+            x = wrapped(x, axis, before, x.shape[axis] + before + after)
+        return x
     ends = set(amounts[0] + amounts[-1])
     if len(pads) == 2 and len(ends) == 1 and fused(x):
         # a blur of one tap, evaluated beyond the border: one pass over memory, as its derivative is
@@ -68,6 +72,12 @@ def pad(x: Tensor, pads: Sequence[tuple[int, int]], *, padding: str) -> Tensor:
             once = max(before, after) <= x.shape[axis] and x.requires_grad and not plain_only()
             x = _Wrap.apply(x, axis, before, after) if once else _wrap(x, axis, before, after)
     return x
+
+
+def wrapped(x: Tensor, axis: int, before: int, extent: int) -> Tensor:
+    """`extent` pixels of a periodic axis, the first one `before` pixels before its first; no branch on a size."""
+    places = torch.arange(extent, device=x.device) - before
+    return x.index_select(axis, places.remainder(x.shape[axis]))
 
 
 class PaddedConv2d(nn.Conv2d):

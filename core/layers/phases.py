@@ -12,7 +12,7 @@ from torch import Tensor
 from stillpoint.core import kernels
 from stillpoint.core.kernels.pool import plain_only
 from stillpoint.core.layers.norms import exact_scale
-from stillpoint.core.layers.padding import pad
+from stillpoint.core.layers.padding import pad, wrapped
 
 CRITERIA = ("l2", "l1", "l_infty", "max", "l2_min", "l1_min")
 
@@ -30,6 +30,9 @@ def stride_pair(stride: Stride) -> tuple[int, int]:
 def extend(x: Tensor, stride: Stride) -> Tensor:
     """Append the first rows and columns of (B, C, H, W) again until both sizes are multiples of the stride."""
     s, t = stride_pair(stride)
+    if torch.compiler.is_exporting():  # sizes may be symbols, of which nothing is known
+        height, width = (-(-n // k) * k for n, k in zip(x.shape[-2:], (s, t), strict=True))
+        return wrapped(wrapped(x, x.ndim - 2, 0, height), x.ndim - 1, 0, width)
     down, right = -x.shape[-2] % s, -x.shape[-1] % t
     return pad(x, [(0, down), (0, right)], padding="circular") if down or right else x
 
@@ -169,8 +172,7 @@ def _check_range(phase: Tensor, count: int) -> None:
 
 
 def _split(x: Tensor, s: int, t: int) -> Tensor:
-    batch, channels, height, width = x.shape
-    return x.reshape(batch, channels, height // s, s, width // t, t)
+    return x.unflatten(3, (-1, t)).unflatten(2, (-1, s))
 
 
 def _check_map(x: Tensor) -> None:

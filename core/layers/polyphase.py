@@ -3,11 +3,14 @@ with the upsampling of their "Truly shift-equivariant convolutional neural netwo
 2021).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from stillpoint.core import kernels
 from stillpoint.core.layers.blur import BlurPool2d, binomial_kernel, blur_with
+from stillpoint.core.layers.constants import ConstantBuffers
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
 from stillpoint.core.layers.padding import check_padding
 from stillpoint.core.layers.phases import (
@@ -118,7 +121,7 @@ def polyphase_upsample2d(
     return _upsample(y, kernel, phase, stride, padding, extend_input)
 
 
-class PolyphaseDownsample2d(Downsample):
+class PolyphaseDownsample2d(ConstantBuffers, Downsample):
     """`polyphase_downsample2d` as a Module, a filling of the Downsample slot that chooses its grid and hands it on.
 
     `channels` is for the slot and the reader only: any number of channels passes. On a shortcut its filter alone
@@ -143,7 +146,8 @@ class PolyphaseDownsample2d(Downsample):
         super().__init__()
         self.channels, self.size, self.criterion = channels, size, check_criterion(criterion)
         self.stride, self.padding, self.select = stride_pair(stride), check_padding(padding), _check_select(select)
-        self.register_buffer("kernel", binomial_kernel(size, 2, device=device, dtype=dtype), persistent=False)
+        kernel = binomial_kernel(size, 2, device="cpu", dtype=torch.float64)
+        self.register_constant("kernel", kernel, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, grid: Grid | None = None, *, return_grid: bool = False):
         if isinstance(grid, SoftGrid):
@@ -173,11 +177,11 @@ class PolyphaseDownsample2d(Downsample):
         return -norms if self.criterion.endswith("_min") else norms
 
     def follower(self, channels: int) -> Downsample:
-        build = {"device": self.kernel.device, "dtype": self.kernel.dtype}
+        build: dict[str, Any] = {"device": self.kernel.device, "dtype": self.kernel.dtype}
         return BlurPool2d(channels, self.stride, size=self.size, padding=self.padding, **build)
 
     def upsampler(self, channels: int) -> nn.Module:
-        build = {"device": self.kernel.device, "dtype": self.kernel.dtype}
+        build: dict[str, Any] = {"device": self.kernel.device, "dtype": self.kernel.dtype}
         return PolyphaseUpsample2d(channels, self.stride, size=self.size, padding=self.padding, **build)
 
     def _at(self, x: Tensor, phase: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -190,7 +194,7 @@ class PolyphaseDownsample2d(Downsample):
         )
 
 
-class PolyphaseUpsample2d(nn.Module):
+class PolyphaseUpsample2d(ConstantBuffers):
     """`polyphase_upsample2d` as a Module: ``forward(y, grid)`` of the grid that the way down sampled, a phase (B,)."""
 
     kernel: Tensor
@@ -209,7 +213,8 @@ class PolyphaseUpsample2d(nn.Module):
         super().__init__()
         self.channels, self.size, self.extend_input = channels, size, extend_input
         self.stride, self.padding = stride_pair(stride), check_padding(padding)
-        self.register_buffer("kernel", binomial_kernel(size, 2, device=device, dtype=dtype), persistent=False)
+        kernel = binomial_kernel(size, 2, device="cpu", dtype=torch.float64)
+        self.register_constant("kernel", kernel, device=device, dtype=dtype)
 
     def forward(self, y: Tensor, grid: Tensor) -> Tensor:
         return _upsample(y, self.kernel, grid, self.stride, self.padding, self.extend_input)

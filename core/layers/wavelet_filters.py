@@ -33,8 +33,9 @@ _FIRST_LENGTH = len(_LOW) + 2
 
 def qshift_filters() -> tuple[Tensor, Tensor]:
     """Low-pass and high-pass filters of trees a and b, each (2, 10) in float64; tree b is tree a reversed in time."""
-    low = torch.tensor(_LOW, dtype=torch.float64)
-    sign = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(len(_LOW) // 2)
+    # with numbers, also where a network is being built without
+    low = torch.tensor(_LOW, dtype=torch.float64, device="cpu")
+    sign = low.new_tensor([-1.0, 1.0]).repeat(len(_LOW) // 2)
     high = sign * low.flip(0)
     return torch.stack([low, low.flip(0)]), torch.stack([high, high.flip(0)])
 

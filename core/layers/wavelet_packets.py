@@ -13,13 +13,14 @@ asked for. On a CPU one kernel makes both, where both maps of every packet are a
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from stillpoint.core.kernels import packets as kernel
 from stillpoint.core.layers.built_once import built_once
+from stillpoint.core.layers.constants import ConstantBuffers
 from stillpoint.core.layers.packet_passes import FusedFilters, MapPasses, joined, reorder
 from stillpoint.core.layers.wavelet_filters import (
     check_geometry,
@@ -75,7 +76,7 @@ def wavelet_packets2d(
     return _ready(depth, stride, maps=chosen, **build)(x).flatten(1, 3)
 
 
-class WaveletPackets2d(nn.Module):
+class WaveletPackets2d(ConstantBuffers):
     """`wavelet_packets2d` as a Module with its filters ready: (B, C, H, W) -> (B, C, M, P, H', W').
 
     Maps that are asked for in the order `computing_order(group_maps(maps, depth), depth)` are computed without a copy.
@@ -105,21 +106,19 @@ class WaveletPackets2d(nn.Module):
         self.maps = tuple(range(2 * 4**depth)) if maps is None else tuple(maps)
         groups = group_maps(self.maps, depth)
         cheapest = computing_order(groups, depth)
-        dtype = dtype or torch.get_default_dtype()
+        build: dict[str, Any] = {"device": device, "dtype": dtype}
         trees = tree_filters(depth)
         self.passes = nn.ModuleList(
-            MapPasses(
-                trees[:, rows].to(device, dtype),
-                horizontal_filters(trees, needs, depth, part, analytic).to(device, dtype),
-            )
+            MapPasses(trees[:, rows], horizontal_filters(trees, needs, depth, part, analytic), **build)
             for needs, rows in groups
         )
-        order = None if cheapest == self.maps else torch.tensor([cheapest.index(q) for q in self.maps], device=device)
-        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("order", None, persistent=False)
+        if cheapest != self.maps:
+            self.register_constant("order", torch.tensor([cheapest.index(q) for q in self.maps], device="cpu"), **build)
         pairs = [(q, q + 4**depth) for q in self.maps if q < 4**depth]
         self.fused: FusedFilters | None = None
         if analytic and {q for pair in pairs for q in pair} == set(self.maps):
-            self.fused = FusedFilters(depth, part, self.maps, pairs, combined=True).to(device, dtype)
+            self.fused = FusedFilters(depth, part, self.maps, pairs, combined=True, **build)
 
     @property
     def before(self) -> int:

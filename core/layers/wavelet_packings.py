@@ -42,7 +42,7 @@ class Packing:
         """For each section, the places in `maps` that its outputs combine: (outputs, inputs / groups) int64."""
         found, start = [], 0
         for n, out, groups in zip(self.inputs, self.outputs, self.groups, strict=True):
-            of_group = start + torch.arange(n).view(groups, n // groups)
+            of_group = start + torch.arange(n, device="cpu").view(groups, n // groups)
             found.append(of_group.repeat_interleave(out // groups, dim=0))
             start += n
         return found

@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stillpoint.core.layers.constants import ConstantBuffers
 from stillpoint.core.layers.packet_halves import PacketHalves2d
 from stillpoint.core.layers.wavelet_packets import Part
 from stillpoint.core.layers.wavelet_packings import Packing
 
 
-class WaveletMixing2d(nn.Module):
+class WaveletMixing2d(ConstantBuffers):
     """Trained combinations of wavelet packets: (B, C, H, W) -> (B, O, P, H', W'), P = 2 (real, imaginary) or 1 (real).
 
     Args:
@@ -71,12 +72,12 @@ class WaveletMixing2d(nn.Module):
         rows = packing.columns()
         self.biases = nn.ParameterList(_uniform((len(r),), r.shape[1], **build) for r in rows) if bias else None
         # where each weight of `mixing` belongs in the dense matrix over the maps in the order of computing
-        column = torch.tensor([order.index(q) for q in packing.maps])
+        column = torch.tensor([order.index(q) for q in packing.maps], device="cpu")
         base, places = 0, []
         for r in rows:
-            places.append((base + torch.arange(len(r)))[:, None] * len(order) + column[r])
+            places.append((base + torch.arange(len(r), device="cpu"))[:, None] * len(order) + column[r])
             base += len(r)
-        self.register_buffer("places", torch.cat([p.flatten() for p in places]).to(device), persistent=False)
+        self.register_constant("places", torch.cat([p.flatten() for p in places]), **build)
 
     def matrix(self) -> Tensor:
         """The combination as a dense matrix over the half sums and half differences of M / 2 packets: (O, C, M), or

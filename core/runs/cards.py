@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError, nearest
 from stillpoint.core.base.files import digest, write_atomic, write_json
+from stillpoint.core.config.former import modern
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,7 @@ def read(folder: Path, name: str) -> dict[str, Any]:
     for key in ("metrics", "before_rounding"):
         if not all(isinstance(value, int | float) for value in card[key].values()):
             raise UserError(f"{path} is no card ({key} holds what is no number): {_REMEDY}")
-    return card
+    return {**card, "config": modern(card["config"])}
 
 
 def weights(folder: Path, name: str) -> Path:

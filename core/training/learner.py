@@ -50,7 +50,7 @@ class Learner:
         net = net.to(device)
         if recipe.channels_last:
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.net, self.optimizer = net, optimizer(recipe, net)
+        self.net, self.optimizer = net, optimizer(recipe, net, hooks.groups(net) if hooks.groups else ())
         self.infinite = set(not_finite(net.state_dict()))  # as the network makes them, such as a mask
         self.parameters = [p for p in net.parameters() if p.requires_grad]
         self.unshared: nn.Module = torch.compile(net) if recipe.compile else net  # type: ignore[assignment]
@@ -59,7 +59,8 @@ class Learner:
 
     def set_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            # states of before have no factor
+            group["lr"] = group.get("lr_factor", 1.0) * rate
 
     def step(self, batches: Iterator[Any], source: Loader, sums: Sums) -> Tensor:
         """One step of the optimiser on the next of `batches`, added to `sums`; its loss with penalty, on the device."""

@@ -1,6 +1,8 @@
 """PyTorch's optimisers without the import of its compiler."""
 
 import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
@@ -28,15 +30,51 @@ SGD = _without_compiler(torch.optim.SGD)
 Adam = _without_compiler(torch.optim.Adam)
 
 
-def optimizer(train: TrainConfig, net: nn.Module) -> torch.optim.Optimizer:
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that train otherwise than the others.
+
+    weight_decay  theirs; none: the recipe's
+    lr_factor     their rate is the recipe's times this
+    """
+
+    parameters: Sequence[nn.Parameter]
+    weight_decay: float | None = None
+    lr_factor: float = 1.0
+
+
+def optimizer(train: TrainConfig, net: nn.Module, groups: Sequence[ParameterGroup] = ()) -> torch.optim.Optimizer:
     """The recipe's optimiser over the trainable parameters of `net`.
 
-    Raises `UserError` for settings that do not go together.
+    What is in none of `groups` forms the first one; so do those of modules with ``decays = False`` the last, as a
+    layer's scorer may be, whatever network it stands in: it has no weight decay. Each group carries its `lr_factor`.
+
+    Raises `UserError` for settings that do not go together, and ValueError for a parameter that is in two groups or not
+    in `net`.
     """
-    parameters = [p for p in net.parameters() if p.requires_grad]
     if train.nesterov and not train.momentum:
         raise UserError("TRAIN.NESTEROV needs a TRAIN.MOMENTUM above 0")
     given: dict[str, Any] = {"lr": train.lr, "weight_decay": train.weight_decay, "fused": True}
-    if train.optimizer == "adam":
-        return Adam(parameters, **given)
-    return SGD(parameters, **given, momentum=train.momentum, nesterov=train.nesterov)
+    kind: Any = Adam if train.optimizer == "adam" else SGD
+    more = {} if kind is Adam else {"momentum": train.momentum, "nesterov": train.nesterov}
+    return kind(_grouped(train, net, groups), **given, **more)
+
+
+def _grouped(train: TrainConfig, net: nn.Module, groups: Sequence[ParameterGroup]) -> list[dict[str, Any]]:
+    own = {id(p): p for p in net.parameters()}
+    listed = [p for group in groups for p in group.parameters]
+    taken = {id(p) for p in listed}
+    if len(taken) < len(listed) or taken - own.keys():
+        raise ValueError("a parameter is in two groups, or is none of the network's")
+    still = {id(p) for module in net.modules() if not getattr(module, "decays", True) for p in module.parameters()}
+    made = [
+        ([p for key, p in own.items() if key not in taken | still], train.weight_decay, 1.0),
+        *((group.parameters, group.weight_decay, group.lr_factor) for group in groups),
+        ([p for key, p in own.items() if key in still - taken], 0.0, 1.0),
+    ]
+    found = []
+    for parameters, decay, factor in made:
+        if learned := [p for p in parameters if p.requires_grad]:
+            decay = train.weight_decay if decay is None else decay
+            found.append({"params": learned, "weight_decay": decay, "lr": train.lr * factor, "lr_factor": factor})
+    return found or [{"params": [], "lr_factor": 1.0}]

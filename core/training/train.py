@@ -44,7 +44,7 @@ from stillpoint.core.runs.records import (
     write_tables,
 )
 from stillpoint.core.training.begin import begin, on_these_images
-from stillpoint.core.training.hooks import TrainHooks
+from stillpoint.core.training.hooks import Moment, TrainHooks
 from stillpoint.core.training.learner import Learner
 from stillpoint.core.training.loss import Sums
 from stillpoint.core.training.schedule import rate
@@ -281,6 +281,11 @@ class _Training:
             self.learner.set_rate(rate(recipe, self.epoch, self.step, self.steps))
             # dropout and its like draw from torch's own generator; each process has a part of the batch of its own
             seed_generators(self.device, seed_for("step", seed, self.epoch, self.step, rank))
+            if self.learner.hooks.before_step is not None:
+                with torch.no_grad():
+                    self.learner.hooks.before_step(
+                        self.learner.net, Moment(self.epoch, self.step, recipe.epochs, self.steps)
+                    )
             losses.append(self.learner.step(batches, self.source, self.sums))
             self.step += 1
             if self.step % self.look_every == 0 or self.step == self.steps:

@@ -14,6 +14,8 @@ RECONSTRUCTION = ("digits_undersampled", "fastmri", "lodopab")
 PAPER = "Chaman and Dokmanic, CVPR 2021"
 UNET_PAPER = "Chaman and Dokmanic, arXiv 2105.04040"
 
+#: the papers' word -> the filling
+KINDS = {"aps": "polyphase", "lpf": "blur"}
 CIFAR_NETS = ("resnet20", "resnet56", "resnet18", "resnet34", "resnet50")
 IMAGENET_NETS = {
     "aps": ("resnet18", "resnet34", "resnet50", "resnet101"),
@@ -44,7 +46,7 @@ def _filtered(arch: str, kind: str, size: int) -> ModelEntry:
     source = f"{PAPER}, {where} networks, {method} with a filter of {size}"
     if kind == "aps" and large and arch in UNEXPOSED:
         source += "; the ImageNet form is not among the authors' constructors"
-    settings = {"ARCH": arch, "DOWNSAMPLE": kind, "FILTER_SIZE": size}
+    settings = {"ARCH": arch, "DOWNSAMPLE": KINDS[kind], "FILTER_SIZE": size}
     return ModelEntry(
         f"{arch}_{kind}{size}", settings, source, (SMALL_IMAGES if small else ()) + (IMAGENET if large else ())
     )
@@ -55,9 +57,9 @@ def _unets() -> list[ModelEntry]:
         "": {"DOWNSAMPLE": "none"},
         "_InstanceNorm": {"DOWNSAMPLE": "none", "NORM": "instance"},
         # one tap would be no filter: then it is the plain network
-        "_lpf": {"DOWNSAMPLE": "lpf", "FILTER_SIZE": 3},
-        "_sinc": {"DOWNSAMPLE": "sinc"},
-        "_aps": {"DOWNSAMPLE": "aps"},
+        "_lpf": {"DOWNSAMPLE": "blur", "FILTER_SIZE": 3},
+        "_sinc": {"DOWNSAMPLE": "ideal_lowpass"},
+        "_aps": {"DOWNSAMPLE": "polyphase"},
     }
     return [
         ModelEntry(f"UNet_{n}down{suffix}", {"ARCH": f"unet{n}", **settings}, f"{UNET_PAPER}, U-Nets", RECONSTRUCTION)

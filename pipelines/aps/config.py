@@ -2,10 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from stillpoint.core.config.catalogue import info
-from stillpoint.core.config.schema import ModelConfig, RunConfig
+from stillpoint.core.config.network import NetworkConfig
+from stillpoint.core.config.schema import RunConfig
 
 Form = Literal["cifar", "imagenet"]
 
@@ -17,14 +18,11 @@ HALVINGS = {
     "unet3": 3,
     "unet4": 4,
 }
-#: the authors' spellings of a criterion -> ours
-SPELLINGS = {"l2min": "l2_min", "l1min": "l1_min", "non_abs_max": "max"}
-
 #: the largest image that gets the CIFAR form when MODEL.FORM is auto
 SMALL = 64
 
 
-class Model(ModelConfig):
+class Model(NetworkConfig):
     """MODEL: the network, and how it subsamples."""
 
     arch: Literal[
@@ -43,69 +41,26 @@ class Model(ModelConfig):
     form: Literal["auto", "cifar", "imagenet"] = Field(
         "auto", description=f"cifar: 3x3 stem without max-pool; auto: cifar for images of up to {SMALL} pixels"
     )
-    downsample: Literal["none", "lpf", "aps", "sinc"] = Field(
-        "none",
-        description="none: strided convolutions; lpf: BlurPool; aps: adaptive polyphase; sinc: ideal low-pass",
-    )
-    filter_size: int = Field(
-        1, description="taps of the binomial filter, 1 to 7", json_schema_extra={"minimum": 1, "maximum": 7}
-    )
-    criterion: Literal["l2", "l1", "l_infty", "max", "l2_min", "l1_min"] = Field(
-        "l2",
-        description="what aps maximises (or minimises) over the phases; l2min, l1min and non_abs_max are read too; "
-        "after a blur l1 and l1_min tie and rounding chooses",
-    )
-    select: Literal["before_blur", "after_blur"] | None = Field(
-        None, description="the map whose phases are compared; none: before_blur in the CIFAR form, after_blur elsewhere"
-    )
     conv_padding: Literal["circular", "zeros", "reflect", "replicate", "replicate_pad"] = Field(
         "circular",
         description="replicate_pad: the authors' replication by 3 pixels, with which maps grow (CIFAR form)",
     )
-    blur_padding: Literal["circular", "zeros", "reflect", "replicate"] | None = Field(
-        None,
-        description="none: circular; reflect in a CIFAR form, zeros in a U-Net, whose convolutions are not circular",
-    )
     pool_only: bool = Field(
         False, description="ImageNet form: leave the stride of the first convolution as it is; not shift invariant then"
     )
-    width: int | None = Field(None, gt=0, description="channels of the first stage; none: 64, or 16 with three stages")
-    norm: Literal["batch", "instance"] = Field("batch", description="U-Nets only")
     out_channels: int | None = Field(None, gt=0, description="U-Nets only; none: as many as the image has")
 
-    @field_validator("criterion", mode="before")
-    @classmethod
-    def _spelling(cls, value: object) -> object:
-        return SPELLINGS.get(value, value) if isinstance(value, str) else value
-
-    @field_validator("filter_size")
-    @classmethod
-    def _known_filter(cls, value: int) -> int:
-        if not 1 <= value <= 7:
-            raise ValueError("binomial filters have 1 to 7 taps")
-        return value
-
     @model_validator(mode="after")
-    def _fits(self) -> "Model":
+    def _of_arch(self) -> "Model":
         unet = self.arch.startswith("unet")
-        if self.downsample == "none" and self.filter_size != 1:
-            raise ValueError(
-                f"a network with MODEL.DOWNSAMPLE none has no filter: MODEL.FILTER_SIZE {self.filter_size}"
-            )
-        if self.downsample == "sinc" and self.filter_size != 1:
-            raise ValueError(
-                f"MODEL.DOWNSAMPLE sinc has no binomial filter: MODEL.FILTER_SIZE {self.filter_size} is of lpf and aps"
-            )
-        if self.downsample != "aps" and (self.criterion != "l2" or self.select is not None):
-            raise ValueError("MODEL.CRITERION and MODEL.SELECT are of MODEL.DOWNSAMPLE aps")
         if unet and (self.form != "auto" or self.pool_only):
             raise ValueError("MODEL.FORM and MODEL.POOL_ONLY are of ResNets, not of U-Nets")
-        if self.downsample == "none" and (self.blur_padding is not None or self.pool_only):
-            raise ValueError("MODEL.BLUR_PADDING and MODEL.POOL_ONLY are of networks with a filling of the slot")
+        if self.downsample == "none" and self.pool_only:
+            raise ValueError("MODEL.POOL_ONLY is of networks with a filling of the slot")
         if unet and self.conv_padding not in ("circular", "zeros"):
             raise ValueError(f"a U-Net has MODEL.CONV_PADDING circular or zeros, not {self.conv_padding}")
-        if not unet and (self.norm != "batch" or self.out_channels is not None):
-            raise ValueError("MODEL.NORM and MODEL.OUT_CHANNELS are of U-Nets, not of ResNets")
+        if not unet and self.out_channels is not None:
+            raise ValueError("MODEL.OUT_CHANNELS is of U-Nets, not of ResNets")
         if self.form == "imagenet" and self.conv_padding == "replicate_pad":
             raise ValueError("MODEL.CONV_PADDING replicate_pad is of the CIFAR form, not of the ImageNet form")
         if HALVINGS[self.arch] == 2 and self.form == "imagenet":
@@ -117,6 +72,7 @@ class Config(RunConfig):
     """A run of this pipeline."""
 
     LOGITS: ClassVar[bool] = True
+    REFUSED: ClassVar[dict[str, str]] = {"MODEL.BLUR_PADDING": "it is MODEL.FILTER_PADDING"}
 
     model: Model = Model()
 

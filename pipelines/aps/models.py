@@ -1,17 +1,15 @@
 """The papers' names -> the shared ResNet and U-Net with their slots filled."""
 
 import warnings
-from functools import partial
 from typing import Any
 
 from torch import nn
 
 from stillpoint.core.backbones.resnet import FAMILY, resnet
+from stillpoint.core.backbones.slots import slots
 from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.backbones.unet import UNet
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.layers.downsample import DownsampleFactory, downsample_factory
-from stillpoint.core.layers.polyphase import PolyphaseUpsample2d
 from stillpoint.pipelines.aps.config import HALVINGS, Model, form, odd_sizes
 from stillpoint.pipelines.aps.growing import BLOCKS, grow_stem, growing_conv
 
@@ -35,7 +33,7 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
     if model.arch.startswith("unet"):
         return _unet(model, in_channels, image_size)
     imagenet, filled = form(model, image_size) == "imagenet", model.downsample != "none"
-    if model.downsample == "aps" and model.conv_padding == "circular" and (odd := odd_sizes(model, image_size)):
+    if model.downsample == "polyphase" and model.conv_padding == "circular" and (odd := odd_sizes(model, image_size)):
         warnings.warn(
             f"{model.name or model.arch} at {image_size}x{image_size} subsamples maps of odd side "
             f"({', '.join(f'{n}x{n}' for n in odd)}): there its shift invariance is no longer exact",
@@ -52,11 +50,11 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
     widths = FAMILY[model.arch].get("widths", (64, 128, 256, 512))
     net = resnet(
         model.arch,
-        widths=[(model.width or widths[0]) * n // widths[0] for n in widths],
+        widths=[model.scaled(n) for n in widths],
         in_channels=in_channels,
         num_classes=num_classes,
         stem="imagenet" if imagenet else "cifar",
-        downsample=_downsample(model, cifar=not imagenet),
+        **slots(model, padding=filter_padding(model, cifar=not imagenet), select=select(cifar=not imagenet)),
         **options,
     )
     if growing:
@@ -68,33 +66,22 @@ def _unet(model: Model, in_channels: int, image_size: int) -> UNet:
     levels = HALVINGS[model.arch]
     if image_size % 2**levels:
         raise UserError(f"{model.arch} needs images whose sides are multiples of {2**levels}, not {image_size} pixels")
-    unpool = partial(PolyphaseUpsample2d, size=model.filter_size, padding=_blur_padding(model, cifar=False))
     return UNet(
         in_channels,
         model.out_channels or in_channels,
-        widths=[(model.width or 64) * 2**level for level in range(levels + 1)],
-        downsample=_downsample(model, cifar=False),
-        upsample=unpool if model.downsample == "aps" else None,
+        widths=[model.scaled(64) * 2**level for level in range(levels + 1)],
         conv_padding=model.conv_padding,
-        norm=model.norm,
+        **slots(model, padding=filter_padding(model, cifar=False), select=select(cifar=False)),
     )
 
 
-def _downsample(model: Model, *, cifar: bool) -> DownsampleFactory | None:
-    blur = {"size": model.filter_size, "padding": _blur_padding(model, cifar=cifar)}
-    if model.downsample == "lpf":
-        return downsample_factory("blur", **blur)
-    if model.downsample == "sinc":
-        return downsample_factory("ideal_lowpass")
-    if model.downsample == "aps":
-        select = model.select or ("before_blur" if cifar else "after_blur")
-        return downsample_factory("polyphase", **blur, criterion=model.criterion, select=select)
-    return None
+def select(*, cifar: bool) -> str:
+    """The map whose phases the papers' networks compare."""
+    return "before_blur" if cifar else "after_blur"
 
 
-def _blur_padding(model: Model, *, cifar: bool) -> str:
-    if model.blur_padding is not None:
-        return model.blur_padding
+def filter_padding(model: Model, *, cifar: bool) -> str:
+    """How the papers' networks pad their filters."""
     if model.arch.startswith("unet"):
         return model.conv_padding
     return "reflect" if cifar and model.conv_padding != "circular" else "circular"

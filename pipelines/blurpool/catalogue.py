@@ -33,11 +33,11 @@ def models() -> dict[str, ModelEntry]:
         table = SCRATCH if arch in FROM_SCRATCH else FINETUNED
         entries.append(ModelEntry(arch, own, f"torchvision; {table}, {arch}, baseline", datasets))
         for size in SIZES:
-            settings = {**own, "DOWNSAMPLE": "lpf", "FILTER_SIZE": size}
+            settings = {**own, "DOWNSAMPLE": "blur", "FILTER_SIZE": size}
             entries.append(ModelEntry(f"{arch}_lpf{size}", settings, _source(arch, size), datasets))
     for arch in RESNETS:
         for size, groups in ((3, 2), (3, 8), (5, 8)):
-            settings = {"ARCH": arch, "DOWNSAMPLE": "pasa", "FILTER_SIZE": size, "GROUPS": groups}
+            settings = {"ARCH": arch, "DOWNSAMPLE": "adaptive_blur", "FILTER_SIZE": size, "GROUPS": groups}
             # the README of the code has a number of ResNet-101 with 8 groups alone
             stated = (arch, groups) == ("resnet101", 8)
             source = f"{ADAPTIVE}, README of the code" if stated else f"{ADAPTIVE}, {UNPUBLISHED}"

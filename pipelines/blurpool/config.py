@@ -1,30 +1,26 @@
 """What only this pipeline can be told."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
+from stillpoint.core.base.lookup import check_name
 from stillpoint.core.config.catalogue import DATASETS
-from stillpoint.core.config.schema import ModelConfig, RunConfig
+from stillpoint.core.config.network import NetworkConfig
+from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.config.slot import BACKBONES
 from stillpoint.pipelines.blurpool.catalogue import ARCHITECTURES
 
-SMALL = 64  # images up to this size get a stem that does not stride and a head of one linear layer
+SMALL = 64  # images up to this size get a stem that does not stride
+RESIDUAL = ("resne", "wide_resnet")
 
 
-class Model(ModelConfig):
+class Model(NetworkConfig):
     """A network of torchvision's and what stands where it would stride."""
 
-    arch: str = Field("resnet18", description="a network of torchvision's by its name there")
-    downsample: Literal["none", "lpf", "pasa"] = Field(
-        "none", description="none: strides; lpf: BlurPool; pasa: adaptive filters"
+    arch: str = Field(
+        "resnet18", description="a network of torchvision's by its name there, or a backbone of one's own, MODULE:NAME"
     )
-    filter_size: int = Field(4, ge=1, le=7, description="taps of the filter along an axis")
-    groups: int = Field(8, ge=1, description="groups of channels that share a predicted filter (pasa)")
-    normalise: Literal["joint", "group"] = Field(
-        "joint",
-        description="softmax of predicted filters over all groups together, as published, or within each (pasa)",
-    )
-    padding: Literal["reflect", "replicate", "zeros", "circular"] = Field("reflect", description="of the filters")
     pool_only: bool = Field(
         True, description="leave the stride of the first convolution alone (False in AlexNet's entries, as published)"
     )
@@ -33,7 +29,6 @@ class Model(ModelConfig):
         (False, False, False), description="ResNets: dilate the stages 2 to 4 instead of subsampling"
     )
     zero_init_residual: bool = Field(False, description="ResNets: start each block's last batch norm at 0")
-    width: float = Field(1.0, gt=0, description="multiplier of the channels (ResNet, VGG and MobileNet)")
     width_divisor: int | None = Field(
         None,
         ge=1,
@@ -42,14 +37,10 @@ class Model(ModelConfig):
 
     @model_validator(mode="after")
     def _possible(self) -> "Model":
-        if self.arch not in ARCHITECTURES:
-            raise ValueError(f"unknown MODEL.ARCH {self.arch!r}: one of {', '.join(ARCHITECTURES)}")
-        filled, residual = self.downsample != "none", self.arch.startswith(("resne", "wide_resnet"))
+        check_name("MODEL.ARCH", self.arch, {**dict.fromkeys(ARCHITECTURES), **BACKBONES})
+        filled, residual = self.downsample != "none", self.arch.startswith(RESIDUAL)
         stem = self.arch == "alexnet" or (filled and (residual or self.arch.startswith("densenet")))
         for name, known, whose in (
-            ("filter_size", filled, "MODEL.DOWNSAMPLE lpf and pasa"),
-            ("groups", self.downsample == "pasa", "MODEL.DOWNSAMPLE pasa"),
-            ("normalise", self.downsample == "pasa", "MODEL.DOWNSAMPLE pasa"),
             ("pool_only", stem, "AlexNet, and of ResNets and DenseNets with a MODEL.DOWNSAMPLE"),
             (
                 "relu_first",
@@ -59,16 +50,12 @@ class Model(ModelConfig):
             ("replace_stride_with_dilation", residual, "ResNets"),
             ("zero_init_residual", residual, "ResNets"),
         ):
-            # those that a recipe states once for all its networks are not here: PADDING, WIDTH_DIVISOR
+            # WIDTH_DIVISOR, which a recipe states once for all its networks, is not here
             if not known and (value := getattr(self, name)) != type(self).model_fields[name].default:
                 raise ValueError(
                     f"MODEL.{name.upper()} {value} changes nothing in {self.arch} with MODEL.DOWNSAMPLE "
                     f"{self.downsample}: it is of {whose}"
                 )
-        if self.downsample == "pasa" and self.filter_size % 2 == 0:
-            raise ValueError(f"MODEL.DOWNSAMPLE pasa needs an odd MODEL.FILTER_SIZE, not {self.filter_size}")
-        if self.width != 1 and self.arch.startswith(("alexnet", "densenet")):
-            raise ValueError(f"MODEL.WIDTH is for ResNets, VGGs and MobileNet; {self.arch} has its own channels only")
         if self.width < 1 and self.arch.startswith("resnext"):
             raise ValueError(f"MODEL.WIDTH {self.width} leaves the {self.arch}'s groups without channels")
         return self
@@ -78,6 +65,7 @@ class Config(RunConfig):
     """A run of the blurpool pipeline."""
 
     LOGITS: ClassVar[bool] = True
+    REFUSED: ClassVar[dict[str, str]] = {"MODEL.PADDING": "it is MODEL.FILTER_PADDING"}
 
     model: Model = Model()
 

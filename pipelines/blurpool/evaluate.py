@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stillpoint.core.backbones.backbone import Backbone
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.modes import evaluating
 from stillpoint.core.base.randomness import uniform_integers
@@ -154,15 +155,16 @@ def feature_distance(predict: Callable[[Tensor], Tensor], images: Tensor, max_sh
     predict       a network, or a callable that holds one as `net`.
     images        (B, C, H, W).
 
-    For each stage and slot of `net`, a map (max_shift + 1, max_shift + 1) over circular shifts
-    (rows, columns) of the mean cosine distance, in [0, 2], between shift(F(x)) and F(shift(x)), both brought to the
-    input's resolution by repeating pixels. A layer of cumulative stride t is 0 at multiples of t at least; 0
-    everywhere is shift equivariance. ValueError without a network; a `UserError` for one with no layer of a known name.
+    For each layer that a backbone names and each slot of `net`, a map (max_shift + 1, max_shift + 1) over circular
+    shifts (rows, columns) of the mean cosine distance, in [0, 2], between shift(F(x)) and F(shift(x)), both brought to
+    the input's resolution by repeating pixels. A layer of cumulative stride t is 0 at multiples of t at least; 0
+    everywhere is shift equivariance. ValueError without a network; a `UserError` for one with neither.
     """
     net = predict if isinstance(predict, nn.Module) else getattr(predict, "net", None)
     if not isinstance(net, nn.Module):
         raise ValueError("feature_distance needs a network or a callable that holds one as `net`")
     kept: dict[str, Tensor] = {}
+    layers = net.parts().layers if isinstance(net, Backbone) else ()
 
     def keep(name: str, output: Tensor | tuple[Tensor, ...]) -> None:
         y = output[0] if isinstance(output, tuple) else output
@@ -173,7 +175,7 @@ def feature_distance(predict: Callable[[Tensor], Tensor], images: Tensor, max_sh
     handles = [
         module.register_forward_hook(lambda m, i, o, name=name: keep(name, o))
         for name, module in net.named_modules()
-        if isinstance(module, Downsample) or name in _STAGES
+        if isinstance(module, Downsample) or name in layers
     ]
     try:
         with evaluating(net):
@@ -259,20 +261,10 @@ class FeatureDistance:
         }
 
 
-#: Modules whose outputs are the stages of a backbone.
-_STAGES = {
-    *("conv1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"),
-    *(f"features.{i}" for i in range(60)),
-    *(f"features.{name}" for name in ("conv0", "norm0", "relu0", "pool0", "norm5")),
-    *(f"features.denseblock{i}" for i in range(1, 5)),
-    *(f"features.transition{i}" for i in range(1, 4)),
-}
-
-
 def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:
     """Core's evaluations and the paper's, under the protocol of a configuration."""
     windows: Callable[[EvaluateConfig, int], Evaluation] = Windows
     if config.evaluate.protocol == "authors":
-        adaptive = isinstance(config.model, Model) and config.model.downsample == "pasa"
+        adaptive = isinstance(config.model, Model) and config.model.downsample == "adaptive_blur"
         windows = partial(AuthorsWindows, start=7) if adaptive else AuthorsWindows
     return {**EVALUATIONS, "windows": windows, "diagonal": Diagonal, "feature_distance": FeatureDistance}

@@ -1,18 +1,19 @@
 """What only this pipeline can be told, under the authors' keys."""
 
 from math import isfinite
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
 from stillpoint.core.base.errors import nearest
-from stillpoint.core.config.schema import EvaluateConfig, ModelConfig, RunConfig
+from stillpoint.core.config.network import NetworkConfig
+from stillpoint.core.config.schema import EvaluateConfig, RunConfig
 from stillpoint.pipelines.sdnet.catalogue import NO_SHORTCUT, models
 
 NAMES = tuple(models())
 
 
-class Model(ModelConfig):
+class Model(NetworkConfig):
     """A sparse-coding network: which one, and the problem that its layers solve."""
 
     name: str = Field("sdnet18", description=f"one of {', '.join(NAMES)}")
@@ -36,16 +37,7 @@ class Model(ModelConfig):
     expansion_factor: int = Field(1, ge=1, description="how often the input of a layer is repeated along its channels")
     wnorm: bool = Field(True, description="dictionaries of unit-norm atoms")
     pooling: bool = Field(False, description="*_all: 2x2 max-pool after a layer of stride 1 where a block has stride 2")
-    downsample: Literal["none", "lpf", "aps"] = Field(
-        "none",
-        description="what stands wherever the network would stride, which no paper has: lpf is BlurPool, aps adaptive "
-        "polyphase sampling; none: the strides",
-    )
-    filter_size: int = Field(3, ge=1, le=7, description="taps of the blur of DOWNSAMPLE lpf and aps")
     square_noise: bool = Field(True, description="squared data term; False: its norm")
-    width: float = Field(
-        1.0, gt=0, le=4, description="factor of all channels; below 1 it is a small network for demonstrations"
-    )
     recompute: bool = Field(False, description="keep no inner iteration for backward; costs a second forward")
 
     @field_validator("lambda_", mode="before")
@@ -86,8 +78,6 @@ class Model(ModelConfig):
             )
         if self.pooling and self.downsample != "none":
             raise ValueError(f"MODEL.POOLING stands where MODEL.DOWNSAMPLE {self.downsample} would: choose one of them")
-        if self.downsample == "none" and self.filter_size != 3:
-            raise ValueError(f"MODEL.FILTER_SIZE {self.filter_size} is of MODEL.DOWNSAMPLE lpf and aps, not of none")
         return self
 
     @property

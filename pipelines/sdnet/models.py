@@ -6,9 +6,10 @@ from typing import Any
 from torch import nn
 
 from stillpoint.core.backbones.resnet import ResNet, resnet
+from stillpoint.core.backbones.slots import downsample, slots
 from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.layers.downsample import DownsampleFactory, downsample_factory
+from stillpoint.core.layers.downsample import at
 from stillpoint.core.layers.sparse_coding import SparseCoding2d
 from stillpoint.pipelines.sdnet.config import Model
 
@@ -31,13 +32,13 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
     """
     small = image_size <= SMALL
     name = model.architecture.removesuffix("_all").replace("sdnet", "resnet")
-    widths = [max(1, round(channels * model.width)) for channels in WIDTHS]
-    slot = filling(model)
+    widths = [model.scaled(channels) for channels in WIDTHS]
+    slot = downsample(model)
     common: dict[str, Any] = {
         "in_channels": in_channels,
         "num_classes": num_classes,
         "widths": widths,
-        "downsample": slot,
+        **slots(model),
     }
     if model.architecture.startswith("resnet"):
         return resnet(name, stem="cifar" if small else "imagenet", **common)
@@ -50,7 +51,8 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
     if not small:
         if slot is not None:
             dense = layer(first, first, 3, padding=1) if model.dense else DenseMaxPool2d(2)
-            stem.append(nn.Sequential(dense, slot(first, 2)))
+            make = at(slot, "stem.2.1")
+            stem.append(nn.Sequential(dense, *([make(first, 2)] if make else [])))
         else:
             stem.append(
                 layer(first, first, 3, stride=2, padding=1) if model.dense else nn.MaxPool2d(3, stride=2, padding=1)
@@ -70,15 +72,6 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
     ):
         module.penalty = penalty
     return net
-
-
-def filling(model: Model) -> DownsampleFactory | None:
-    """What a MODEL section puts where its network would stride."""
-    if model.downsample == "none":
-        return None
-    if model.downsample == "lpf":
-        return downsample_factory("blur", size=model.filter_size)
-    return downsample_factory("polyphase", size=model.filter_size)
 
 
 def _layer(

@@ -12,10 +12,10 @@ def models() -> dict[str, ModelEntry]:
     """Entries by name; the last six have the convolutional network's number of parameters within 5 %."""
     variants: dict[str, dict[str, Any]] = {
         "cnn": {},
-        "cnn_blur": {"DOWNSAMPLE": "blur"},
-        "cnn_aps": {"DOWNSAMPLE": "aps", "CIRCULAR": True},
+        "cnn_blur": {"DOWNSAMPLE": "blur", "FILTER_SIZE": 3},
+        "cnn_aps": {"DOWNSAMPLE": "polyphase", "FILTER_SIZE": 3, "CIRCULAR": True},
         "cnn_average": {"HEAD": "average"},
-        "cnn_average_aps": {"HEAD": "average", "DOWNSAMPLE": "aps", "CIRCULAR": True},
+        "cnn_average_aps": {"HEAD": "average", "DOWNSAMPLE": "polyphase", "FILTER_SIZE": 3, "CIRCULAR": True},
         "scattering": {"FRONT": "scattering", "HEAD": "average"},
     }
     entries = [

@@ -4,18 +4,17 @@ from typing import Literal
 
 from pydantic import Field
 
-from stillpoint.core.config.schema import ModelConfig, RunConfig
+from stillpoint.core.config.network import NetworkConfig
+from stillpoint.core.config.schema import RunConfig
 
 
-class Model(ModelConfig):
+class Model(NetworkConfig):
     """A small classifier of one-channel images."""
 
     arch: Literal["perceptron", "convnet"] = "perceptron"
     hidden: int = Field(
         100, ge=1, description="neurons between the two linear layers (perceptron, and unmatched convnet)"
     )
-    downsample: Literal["none", "blur", "aps"] = Field("none", description="what subsamples after each 2x2 max-pool")
-    filter_size: int = Field(3, ge=1, le=7, description="taps of the blur of DOWNSAMPLE blur and aps")
     circular: bool = Field(False, description="convolutions and pools wrap around the border")
     head: Literal["flatten", "average"] = Field(
         "flatten", description="what the linear layers see: positions, or their mean"

@@ -7,7 +7,7 @@ from torch import nn
 
 from stillpoint.core.backbones.convnet import ConvNet
 from stillpoint.core.backbones.perceptron import Perceptron
-from stillpoint.core.layers import downsample_factory
+from stillpoint.core.backbones.slots import slots
 from stillpoint.pipelines.translations.config import Model
 
 
@@ -15,12 +15,12 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
     """The network of a MODEL section; (B, in_channels, S, S) -> logarithms of class probabilities (B, num_classes)."""
     if model.arch == "perceptron":
         features = in_channels * image_size * image_size
-        return Perceptron(features, hidden=model.hidden, num_classes=num_classes)
+        return Perceptron(features, hidden=model.scaled(model.hidden), num_classes=num_classes)
     make = partial(ConvNet, image_size=image_size, in_channels=in_channels, num_classes=num_classes)
     if not model.match:
-        return _variant(make, model, model.hidden)
+        return _variant(make, model, model.scaled(model.hidden))
     with torch.device("meta"):
-        target = parameters(make(hidden=100))
+        target = parameters(make(channels=(_channels(model),) * 2, hidden=model.scaled(100)))
         width = _closest_width(lambda width: parameters(_variant(make, model, width)), target)
     return _variant(make, model, width)
 
@@ -32,18 +32,20 @@ def parameters(net: nn.Module) -> int:
 
 def _variant(make: partial, model: Model, width: int) -> ConvNet:
     """The ConvNet of `model`; `width` is what it can be scaled by: hidden neurons, or channels before an average."""
-    kinds = {"none": None, "blur": ("blur", {}), "aps": ("polyphase", {"padding": "circular"})}
-    kind = kinds[model.downsample]
-    options: dict = {"circular": model.circular, "head": model.head, "dropout": model.dropout}
-    if kind is not None:
-        options["downsample"] = downsample_factory(kind[0], size=model.filter_size, **kind[1])
+    channels = _channels(model)
+    options: dict = {"circular": model.circular, "head": model.head, "dropout": model.dropout, **slots(model)}
     if model.front == "scattering":
         from stillpoint.core.layers.scattering import Scattering2d
 
         return make(front=Scattering2d(), channels=(width, width), kernels=(3, 3), groups=(1, 1), **options)
     if model.head == "average":
-        return make(channels=(30, 30, width, width), kernels=(5, 5, 3, 3), groups=(1, 6, 1, 1), **options)
-    return make(hidden=width, **options)
+        return make(channels=(channels, channels, width, width), kernels=(5, 5, 3, 3), groups=(1, 6, 1, 1), **options)
+    return make(channels=(channels, channels), hidden=width, **options)
+
+
+def _channels(model: Model) -> int:
+    """Of the first two convolutions: 30 times MODEL.WIDTH, in the six groups of the second one."""
+    return 6 * max(1, round(5 * model.width))
 
 
 def _closest_width(count, target: int) -> int:

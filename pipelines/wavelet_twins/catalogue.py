@@ -6,7 +6,6 @@ A configuration is read from left to right: `Ft40` freely trained channels, `Y` 
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
 from stillpoint.core.base.errors import nearest
 from stillpoint.pipelines import ModelEntry
@@ -18,15 +17,15 @@ BLURS = tuple(range(2, 8))
 #: configurations of AlexNet without wavelets that are named in the authors' code and described nowhere
 NAMED_ONLY = ("Str4", "Ks20")
 
-Pooling = Literal["none", "blur", "adaptive", "polyphase"]
+#: "none", or the filling of the slot
+Pooling = str
 _ALEXNETS: dict[str, Pooling] = {"": "none", "Zhang": "blur"}
-_RESNETS: dict[str, Pooling] = {"": "none", "zhang_": "blur", "zou_": "adaptive"}
+_RESNETS: dict[str, Pooling] = {"": "none", "zhang_": "blur", "zou_": "adaptive_blur"}
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """family: "alexnet" or "resnet18", ...; pooling: how the network is antialiased, where polyphase is none of the
-    paper's; twin: it begins with wavelets."""
+    """family: "alexnet" or "resnet18", ...; pooling: what antialiases the network; twin: it begins with wavelets."""
 
     family: str
     pooling: Pooling
@@ -82,7 +81,7 @@ def configs(arch: str) -> list[str]:
     """Names of the configurations of an architecture; the default first where there is one (without wavelets)."""
     kind = architecture(arch)
     # filters that are predicted have a centre, so an odd size
-    blurs = [f"Bf{size}" for size in BLURS if kind.pooling != "adaptive" or size % 2]
+    blurs = [f"Bf{size}" for size in BLURS if kind.pooling != "adaptive_blur" or size % 2]
     if not kind.twin:
         return ["Std", *blurs, "Frozen", *(["StdK2", "Bf3K2", "Bf5K2"] if kind.resnet else [])]
     if not kind.resnet:

@@ -4,11 +4,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from stillpoint.core.config.schema import EvaluateConfig, ModelConfig, RunConfig
+from stillpoint.core.config.network import NetworkConfig
+from stillpoint.core.config.schema import EvaluateConfig, RunConfig
 from stillpoint.pipelines.wavelet_twins.catalogue import architecture, form, sections
 
 
-class Model(ModelConfig):
+class Model(NetworkConfig):
     """An architecture of the paper and its configuration, and what training does to its wavelet channels."""
 
     arch: str = Field(
@@ -17,12 +18,13 @@ class Model(ModelConfig):
     config: str = Field(
         "", description="configuration: Ft40YEx_mod, Bf3, ...; empty is Std, which wavelet networks do not have"
     )
-    downsample: Literal["auto", "aps"] = Field(
+    UNFILLED: ClassVar[tuple[str, ...]] = ("auto",)
+
+    downsample: str = Field(
         "auto",
-        description="what stands where the network would stride: auto what ARCH says, nothing, a blur (Zhang) or an "
-        "adaptive one (Zou); aps adaptive polyphase sampling, which the paper does not have",
+        description="what stands where the network would stride: auto what ARCH and CONFIG say, nothing, a blur "
+        "(Zhang) or an adaptive one (Zou); or another filling, which the paper does not have",
     )
-    filter_size: int = Field(3, ge=1, le=7, description="taps of the blur of DOWNSAMPLE aps; other blurs follow CONFIG")
     penalty: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         (),
         description="factor of the penalty on each section of packets (the authors' --lambda-params); empty: none",
@@ -32,7 +34,7 @@ class Model(ModelConfig):
     )
 
     @model_validator(mode="after")
-    def _known(self) -> "Model":
+    def _of_arch(self) -> "Model":
         if not self.config and "dtcwpt" in self.arch.lower():
             return self
         options = form(self.arch, self.config)
@@ -44,13 +46,10 @@ class Model(ModelConfig):
             )
         if self.record_gradients and not count:
             raise ValueError(f"MODEL.RECORD_GRADIENTS is for networks with wavelets; {self.arch} has none")
-        if self.downsample == "aps" and (architecture(self.arch).pooling != "none" or options.ablation):
+        if self.downsample != "auto" and (architecture(self.arch).pooling != "none" or options.ablation):
             raise ValueError(
-                f"MODEL.DOWNSAMPLE aps is for networks without a blur; {self.arch} {self.config or 'Std'} has one"
-            )
-        if self.downsample == "auto" and self.filter_size != 3:
-            raise ValueError(
-                f"MODEL.FILTER_SIZE {self.filter_size} is of MODEL.DOWNSAMPLE aps; the blur of an ARCH is of its CONFIG"
+                f"MODEL.DOWNSAMPLE {self.downsample} is for networks without a blur; {self.arch} "
+                f"{self.config or 'Std'} has one"
             )
         return self
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from stillpoint.core.backbones.resnet import ResNet
 from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletTwin2d
 from stillpoint.pipelines.wavelet_twins.catalogue import CLASSIFIERS
 from stillpoint.pipelines.wavelet_twins.models import network
@@ -34,18 +33,6 @@ class Cost:
     macs: int
     parameters: int
     stem_saved: int
-
-
-def stem(net: nn.Module) -> nn.Module:
-    """All up to the first pooling, that included, as a module."""
-    if isinstance(net, ResNet):
-        if net.stem is not None:
-            return net.stem
-        return nn.Sequential(*(net.get_submodule(name) for name in ("conv1", "bn1", "relu", "maxpool")))
-    features = net.get_submodule("features")
-    assert isinstance(features, nn.Sequential)
-    second = next(i for i, part in enumerate(features) if i and isinstance(part, nn.Conv2d))
-    return features[:second]
 
 
 def multiply_accumulates(net: nn.Module, x: Tensor) -> int:
@@ -123,7 +110,7 @@ def cost(arch: str, config: str, *, size: int = 224, num_classes: int = 1000) ->
     with FakeTensorMode():
         net = network(arch, config, num_classes=num_classes)
         one, two = torch.empty(1, 3, size, size), torch.empty(2, 3, size, size)
-        head = stem(net)
+        head = net.stem
         macs = multiply_accumulates(head, one)
         return Cost(
             stem_macs=macs,

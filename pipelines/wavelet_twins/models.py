@@ -2,15 +2,18 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
 from stillpoint.core.backbones.alexnet import AlexNet
 from stillpoint.core.backbones.resnet import resnet
+from stillpoint.core.backbones.slots import slots
 from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.complex_modulus import ComplexModulus, ModulusBatchNorm2d, ModulusBias2d
-from stillpoint.core.layers.downsample import DownsampleFactory, downsample_factory
+from stillpoint.core.layers.downsample import DownsampleFactory, at, downsample_factory
+from stillpoint.core.layers.slots import ModuleFactory
 from stillpoint.core.layers.wavelet_packings import ALEXNET, RESNET, RESNET_EXCLUDING
 from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d
 from stillpoint.pipelines.wavelet_twins.catalogue import Architecture, Form, Pooling, architecture, form
@@ -45,8 +48,9 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
         raise UserError(
             f"{model.arch} {model.config or 'Std'} needs images of at least {least} pixels, not {image_size}"
         )
-    aps = model.filter_size if model.downsample == "aps" else None
-    return network(model.arch, model.config, in_channels=in_channels, num_classes=num_classes, aps=aps)
+    return network(
+        model.arch, model.config, in_channels=in_channels, num_classes=num_classes, width=model.width, **slots(model)
+    )
 
 
 def smallest(kind: Architecture, options: Form) -> int:
@@ -69,18 +73,26 @@ def smallest(kind: Architecture, options: Form) -> int:
 
 
 def network(
-    arch: str, config: str = "", *, in_channels: int = 3, num_classes: int = 1000, aps: int | None = None
+    arch: str,
+    config: str = "",
+    *,
+    in_channels: int = 3,
+    num_classes: int = 1000,
+    downsample: DownsampleFactory | None = None,
+    width: float = 1.0,
+    **layers: ModuleFactory,
 ) -> nn.Module:
     """An architecture in one of its configurations; ValueError with the nearest names for one that does not exist.
 
-    `aps` are the taps of adaptive polyphase sampling in place of all strides that an architecture without a blur pools
-    at; of a modulus stem the free channels alone are sampled so.
+    `downsample` stands in place of all strides that an architecture without a blur pools at; of a modulus stem the free
+    channels alone are sampled so. `width` multiplies the channels but for those of a twin's stem, which its packets
+    decide; `layers` are a backbone's `activation` and `norm`, the stem's being the paper's.
     """
     kind, options = architecture(arch), form(arch, config)
-    if aps is not None:
-        kind, options = replace(kind, pooling="polyphase"), replace(options, blur=aps)
+    if downsample is not None:
+        kind = replace(kind, pooling="given")
     make = _resnet if kind.resnet else _alexnet
-    net = make(kind, options, in_channels, num_classes)
+    net = make(kind, options, downsample, width, in_channels=in_channels, num_classes=num_classes, **layers)
     if options.frozen:
         net.get_submodule("conv1" if kind.resnet else "features.0").requires_grad_(False)
     return net
@@ -93,7 +105,7 @@ def first_layer(arch: str, config: str, *, in_channels: int = 3) -> WaveletTwin2
 
 def twin_stem(arch: str, config: str, *, in_channels: int = 3) -> TwinStem:
     """The first layer of an architecture with wavelets, its activation and its pooling; ValueError for one without."""
-    return _stem(_with_wavelets(arch), form(arch, config), in_channels)
+    return _stem(_with_wavelets(arch), form(arch, config), in_channels, None)
 
 
 def twin(net: nn.Module) -> WaveletTwin2d | None:
@@ -115,18 +127,22 @@ def resulting_kernel(first: WaveletTwin2d, image_size: int = 224, *, framed: boo
     return first.resulting_kernel(image_size, size=FRAMES[family] + 4 * composed if framed else None)
 
 
-def normalised_pool(channels: int, pooling: Pooling, size: int = BODY_BLUR) -> nn.Sequential:
-    """A ResNet's stem after its convolution: batch norm, ReLU, pooling to ceil(H/2) x ceil(W/2)."""
+def normalised_pool(
+    channels: int, pooling: Pooling, size: int = BODY_BLUR, given: DownsampleFactory | None = None
+) -> nn.Sequential:
+    """A ResNet's stem after its convolution: batch norm, ReLU, pooling to a half, by `given` or by name."""
     head = [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
-    slot = _slot(pooling, size, groups=channels // STEM_GROUP)
+    slot = given or _slot(pooling, size, groups=channels // STEM_GROUP)
     if slot is None:
         return nn.Sequential(*head, nn.MaxPool2d(3, stride=2, padding=1))
     return nn.Sequential(*head, DenseMaxPool2d(3, margin="same"), slot(channels))
 
 
-def rectified_pool(channels: int, pooling: Pooling, size: int = BODY_BLUR) -> nn.Sequential:
-    """AlexNet's stem after its convolution: ReLU and pooling, to a half of the size, or to a quarter with a blur."""
-    slot = _slot(pooling, size)
+def rectified_pool(
+    channels: int, pooling: Pooling, size: int = BODY_BLUR, given: DownsampleFactory | None = None
+) -> nn.Sequential:
+    """AlexNet's stem after its convolution: ReLU and pooling, to a half of the size, or to a quarter with a filling."""
+    slot = given or _slot(pooling, size)
     if slot is None:
         return nn.Sequential(nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2))
     return nn.Sequential(nn.ReLU(inplace=True), slot(channels), nn.MaxPool2d(3, stride=1), slot(channels))
@@ -139,20 +155,21 @@ def modulus_activation(channels: int, norm: bool) -> nn.Sequential:
 
 
 def _slot(pooling: Pooling, size: int, groups: int = 8) -> DownsampleFactory | None:
-    if pooling == "adaptive":
-        return downsample_factory("adaptive_blur", size=size, groups=groups)
-    if pooling == "polyphase":
-        return downsample_factory("polyphase", size=size)
-    return downsample_factory("blur", size=size) if pooling == "blur" else None
+    if pooling == "none":
+        return None
+    return downsample_factory(pooling, size=size, **({"groups": groups} if pooling == "adaptive_blur" else {}))
 
 
-def _resnet(kind: Architecture, options: Form, in_channels: int, num_classes: int) -> nn.Module:
-    slot = _slot(kind.pooling, options.blur or BODY_BLUR)
-    make = partial(resnet, kind.family, in_channels=in_channels, num_classes=num_classes, downsample=slot)
+def _resnet(
+    kind: Architecture, options: Form, given: DownsampleFactory | None, width: float, *, in_channels: int, **more: Any
+) -> nn.Module:
+    slot = given or _slot(kind.pooling, options.blur or BODY_BLUR)
+    widths = [max(1, round(n * width)) for n in (64, 128, 256, 512)]
+    make = partial(resnet, kind.family, in_channels=in_channels, downsample=slot, widths=widths, **more)
     if not kind.twin:
         dense = DenseMaxPool2d(2) if options.small_pool else DenseMaxPool2d(3, margin="same")
         return make(max_pool=None if slot is None else dense)
-    return make(stem=_stem(kind, options, in_channels))
+    return make(stem=_stem(kind, options, in_channels, at(given, "stem")), stem_width=64)
 
 
 def _with_wavelets(arch: str) -> Architecture:
@@ -184,22 +201,25 @@ def _first(kind: Architecture, options: Form, in_channels: int) -> WaveletTwin2d
     return WaveletTwin2d(free, wavelet, subsample=subsample if options.modulus else 1)
 
 
-def _stem(kind: Architecture, options: Form, in_channels: int) -> TwinStem:
+def _stem(kind: Architecture, options: Form, in_channels: int, given: DownsampleFactory | None) -> TwinStem:
     first = _first(kind, options, in_channels)
     pool = normalised_pool if kind.resnet else rectified_pool
     size = options.blur or (TWIN_STEM_BLUR if kind.pooling == "blur" else BODY_BLUR)
     free, wavelets = first.free.out_channels, first.wavelet.out_channels
     if options.modulus:
-        return TwinStem(first, low=pool(free, kind.pooling, size), high=modulus_activation(wavelets, norm=kind.resnet))
+        low = pool(free, kind.pooling, size, given)
+        return TwinStem(first, low=low, high=modulus_activation(wavelets, norm=kind.resnet))
     if options.ablation == "abl2":
         return TwinStem(first, low=pool(free, kind.pooling, size), high=pool(wavelets, "none"))
     if options.ablation:
-        only: Pooling = "adaptive" if options.ablation == "abl1ada" else "blur"
+        only: Pooling = "adaptive_blur" if options.ablation == "abl1ada" else "blur"
         return TwinStem(first, low=pool(free, "none"), high=pool(wavelets, only, size))
-    return TwinStem(first, joint=pool(free + wavelets, kind.pooling, size))
+    return TwinStem(first, joint=pool(free + wavelets, kind.pooling, size, given))
 
 
-def _alexnet(kind: Architecture, options: Form, in_channels: int, num_classes: int) -> nn.Module:
-    slot = _slot(kind.pooling, options.blur or BODY_BLUR)
-    make = partial(AlexNet, in_channels=in_channels, num_classes=num_classes, downsample=slot)
-    return make(stem=_stem(kind, options, in_channels)) if kind.twin else make()
+def _alexnet(
+    kind: Architecture, options: Form, given: DownsampleFactory | None, width: float, *, in_channels: int, **more: Any
+) -> nn.Module:
+    slot = given or _slot(kind.pooling, options.blur or BODY_BLUR)
+    make = partial(AlexNet, in_channels=in_channels, downsample=slot, width=width, **more)
+    return make(stem=_stem(kind, options, in_channels, at(given, "features.0"))) if kind.twin else make()

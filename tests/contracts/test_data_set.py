@@ -58,7 +58,7 @@ RECIPE = """
 # Run:    stillpoint train aps/resnet20 --recipe stripes
 TITLE: "a toy, 2 epochs"
 GRID: [resnet20]
-MODEL: {WIDTH: 4}
+MODEL: {WIDTH: 0.25}
 DATA: {NAME: stripes, VALIDATION: 8}
 TRAIN: {EPOCHS: 2, BATCH_SIZE: 8, LR: 0.05, SCHEDULE: constant, KEEP: best}
 EVALUATE: {METRICS: [accuracy, circular], REPEATS: 1}

@@ -21,7 +21,7 @@ from tests.faults.children import Count
 from tests.faults.workflow import GRID, SMALL
 
 ROOT = Path(__file__).parent.parent.parent
-PAIRS = ("TRAIN.EPOCHS", "3", "DATA.LIMIT", "64", "MODEL.WIDTH", "4")
+PAIRS = ("TRAIN.EPOCHS", "3", "DATA.LIMIT", "64", "MODEL.WIDTH", "0.25")
 #: folders that a shell, Snakemake's formats or a careless join would do something with
 NAMES = (
     "two words",

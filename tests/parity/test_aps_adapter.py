@@ -34,9 +34,9 @@ def test_scores_are_such_that_the_largest_is_chosen_also_of_the_least_norm() -> 
             {"apspool_criterion": "l1min", "conv_pad_type": "reflect"},
             ("resnet50", "cifar", 4, "l1_min"),
         ),
-        ("resnext50_32x4d_lpf5", {"pool_only": True}, ("resnext50_32x4d", "imagenet", 5, "l2")),
+        ("resnext50_32x4d_lpf5", {"pool_only": True}, ("resnext50_32x4d", "imagenet", 5, None)),
         ("resnet18_aps7", {"apspool_criterion": "non_abs_max"}, ("resnet18", "imagenet", 7, "max")),
-        ("UNet_3down_lpf", {"in_channels": 1, "inner_channels_list": [4, 8, 16, 32]}, ("unet3", "auto", 3, "l2")),
+        ("UNet_3down_lpf", {"in_channels": 1, "inner_channels_list": [4, 8, 16, 32]}, ("unet3", "auto", 3, None)),
     ],
 )
 def test_names_and_keywords_of_the_authors(name: str, kwargs: dict, settings: tuple) -> None:

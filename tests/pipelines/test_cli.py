@@ -83,7 +83,7 @@ BAD = [
     (["show-config", "aps/resnet18", "TRAIN.EPOCHS"], "has no value"),
     (["show-config", "aps/resnet18", "TRAIN.EPOCHS", "many"], "TRAIN.EPOCHS"),
     (["show-config", "aps/resnet18", "--dataset", "cifar11"], "no recipe 'cifar11'"),
-    (["show-config", "aps/resnet18_aps3", *CIFAR, "MODEL.FILTER_SIZE", "9"], "1 to 7 taps"),
+    (["show-config", "aps/resnet18_aps3", *CIFAR, "MODEL.FILTER_SIZE", "9"], "less than or equal to 7"),
     (["show-config", "aps/resnet18", "MODEL", "5"], "is a section"),
     (["show-config", "aps/resnet18", "--frob"], "'--frob' is not known here"),
     (["list", "nets/*"], "no network matches"),
@@ -100,7 +100,7 @@ BAD = [
     (["explain", "aps/resnet18_aps3", "--size", "0"], "--size"),
     (["table", "aps", "--dataset", "cifar100"], "nothing was evaluated"),
     (["run", "aps", "--dataset", "cifar11"], "no recipe for 'cifar11'"),
-    (["run", "aps", "MODEL.FILTER_SIZE", "9"], "1 to 7 taps"),
+    (["run", "aps", "MODEL.FILTER_SIZE", "9"], "less than or equal to 7"),
     (["train", "aps/resnet20_aps1", "--device", "gpu7"], "gpu7"),
     (["train", "aps/resnet20_aps1", "--dataset", "cifar10"], "is not in"),
 ]

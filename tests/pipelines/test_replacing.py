@@ -21,7 +21,7 @@ from stillpoint.pipelines import workflow
 from stillpoint.pipelines.cli import main
 
 ROOT = Path(__file__).parent.parent.parent
-PAIRS = ["TRAIN.EPOCHS", "2", "DATA.LIMIT", "32", "MODEL.WIDTH", "4"]
+PAIRS = ["TRAIN.EPOCHS", "2", "DATA.LIMIT", "32", "MODEL.WIDTH", "0.25"]
 Command = Callable[..., tuple[int, str]]
 
 
@@ -172,7 +172,7 @@ def test_other_images_make_a_workflows_run_anew_and_refuse_one_by_hand(
 ) -> None:
     data, own = tmp_path / "data", ["--workflow"] if whose == "a workflow" else []
     words = ["train", "aps/resnet20", "--recipe", "cifar10_demo", "--results", str(tmp_path), "--data", str(data)]
-    pairs = ["TRAIN.EPOCHS", "1", "TRAIN.BATCH_SIZE", "16", "DATA.VALIDATION", "10", "MODEL.WIDTH", "4"]
+    pairs = ["TRAIN.EPOCHS", "1", "TRAIN.BATCH_SIZE", "16", "DATA.VALIDATION", "10", "MODEL.WIDTH", "0.25"]
     run = Run("aps", "cifar10_demo", "resnet20", 0, tmp_path)
     pictures(data, 0)
     raw = workflow.raw_data("cifar10", data)

@@ -127,7 +127,7 @@ def lines(out: str) -> list[str]:
 
 
 def test_a_run_that_was_trained_by_other_settings_is_told_of(tmp_path: Path) -> None:
-    small = ["TRAIN.EPOCHS", "1", "MODEL.WIDTH", "4"]
+    small = ["TRAIN.EPOCHS", "1", "MODEL.WIDTH", "0.25"]
     for model, seed, pairs in (("resnet20", 0, []), ("resnet20_aps1", 1, small)):
         run = Run("aps", "digits", model, seed, tmp_path)
         run.folder.mkdir(parents=True)
@@ -137,13 +137,14 @@ def test_a_run_that_was_trained_by_other_settings_is_told_of(tmp_path: Path) -> 
     (told,) = (note for note in gather("aps", "digits", tmp_path, None, []).table.notes if "trained by" in note)
     assert told == (
         "resnet20_aps1, seed 1, was trained by other settings than this table's: "
-        "MODEL.WIDTH: 4 -> None, TRAIN.EPOCHS: 1 -> 5"
+        "MODEL.WIDTH: 0.25 -> 1.0, TRAIN.EPOCHS: 1 -> 5"
     )
     assert "resnet20, seed 0" in gather("aps", "digits", tmp_path, None, small).table.notes[-1]
 
 
 @pytest.mark.parametrize(
-    ("name", "filling"), [("sdnet/sdnet18_all", "lpf"), ("sdnet/sdnet18", "aps"), ("wavelet_twins/R18wyC", "aps")]
+    ("name", "filling"),
+    [("sdnet/sdnet18_all", "blur"), ("sdnet/sdnet18", "polyphase"), ("wavelet_twins/R18wyC", "polyphase")],
 )
 def test_a_filling_that_the_paper_does_not_have_is_told_of_in_its_table(
     tmp_path: Path, name: str, filling: str
@@ -215,5 +216,7 @@ def test_what_is_not_measured_or_has_no_network_is_not_drawn() -> None:
 
     assert figures("EVALUATE.METRICS", "[accuracy]") == {"learning_curves"}
     assert "attack" not in figures("EVALUATE.METRICS", "[accuracy, robustness]")
-    assert figures("MODEL.DOWNSAMPLE", "aps") == {name for name in figures() if not name.startswith("reconstructions")}
+    assert figures("MODEL.DOWNSAMPLE", "polyphase") == {
+        name for name in figures() if not name.startswith("reconstructions")
+    }
     assert figures("GRID", "[resnet18]") == {"learning_curves", "robustness_accuracy", "corruptions"}

@@ -18,7 +18,7 @@ from stillpoint.pipelines import workflow
 from stillpoint.pipelines.cli import main
 
 ROOT = Path(__file__).parent.parent.parent
-TINY = "TRAIN.EPOCHS 1 DATA.LIMIT 64 MODEL.WIDTH 4 EVALUATE.REPEATS 1 EVALUATE.LIMIT_ALL_SHIFTS 1"
+TINY = "TRAIN.EPOCHS 1 DATA.LIMIT 64 MODEL.WIDTH 0.25 EVALUATE.REPEATS 1 EVALUATE.LIMIT_ALL_SHIFTS 1"
 MODELS = ("resnet20", "resnet20_aps1")
 
 

@@ -239,6 +239,13 @@ def test_an_absurd_idx_header_is_refused_in_a_sentence(tmp_path: Path, what: str
         read_idx(path, 8000)
 
 
+def test_an_idx_header_that_announces_too_much_is_told_with_both_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(ABSURD["more than there may be"])
+    with pytest.raises(UserError, match=r"its header announces 16,777,216 bytes, and at most 8,000 may be there"):
+        read_idx(path, 8000)
+
+
 def test_a_packed_idx_file_takes_no_more_memory_than_its_data_set(tmp_path: Path) -> None:
     path = tmp_path / "bomb.gz"
     # 128 MB of zeros in 125 kB

@@ -15,7 +15,7 @@ def _twin() -> nn.Module:
 
 
 #: what layers are made of: Modules, but no layers themselves
-PARTS = {"FusedFilters", "HalfPasses", "LearntDictionary", "MapPasses"}
+PARTS = {"ConstantBuffers", "FusedFilters", "HalfPasses", "LearntDictionary", "MapPasses"}
 
 #: a layer, and the shapes of what it takes
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {

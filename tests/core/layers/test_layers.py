@@ -10,30 +10,34 @@ from torch import nn
 
 from stillpoint.core import layers
 from stillpoint.core.layers.wavelet_packings import RESNET
+from tests.core.layers.cases import PARTS
 
 FILES = [import_module(f"stillpoint.core.layers.{found.name}") for found in pkgutil.iter_modules(layers.__path__)]
 PUBLIC = {
     name: thing
     for file in FILES
     for name, thing in vars(file).items()
-    if not name.startswith("_") and getattr(thing, "__module__", "") == file.__name__ and "._" not in file.__name__
+    if not name.startswith("_") and getattr(thing, "__module__", "") == file.__name__ and name not in PARTS
 }
 #: a module of PyTorch that pads by other means, whose arguments are PyTorch's
 AS_PYTORCHS = {"PaddedConv2d"}
 MODULES = {
     name: thing
     for name, thing in PUBLIC.items()
-    if inspect.isclass(thing) and issubclass(thing, nn.Module) and name not in AS_PYTORCHS
+    # the base of the fillings of the slot is no layer by itself
+    if inspect.isclass(thing) and issubclass(thing, nn.Module) and name not in AS_PYTORCHS | {"Downsample"}
 }
 FUNCTIONS = {name: thing for name, thing in PUBLIC.items() if inspect.isfunction(thing)}
 #: made of modules that are there already, or of none at all and no filling of the slot
 WITHOUT_TENSORS = {"ComplexModulus", "TwinStem", "WaveletTwin2d"}
+#: what the slot is described by
+SLOT = {"Downsample", "DownsampleFactory", "Grid", "SoftGrid"}
 #: what a layer is of or works on; everything else is an option
 GIVEN = {
     *("channels", "in_channels", "out_channels", "dictionary_size", "kernel_size", "stride", "depth", "packing"),
     *("free", "wavelet", "first"),
 }
-WORKED_ON = {"x", "y", "phase", "logits", "weight", "kernel", "bias", "running_energy"}
+WORKED_ON = {"x", "y", "phase", "grid", "logits", "weight", "weights", "kernel", "bias", "running_energy"}
 VALUES = {"channels": 8, "in_channels": 3, "out_channels": 4, "dictionary_size": 4, "stride": 2, "packing": RESNET}
 
 
@@ -48,7 +52,7 @@ def built(kind: type[nn.Module], **build: object) -> nn.Module:
 
 
 def test_all_that_the_package_offers_is_looked_at() -> None:
-    offered = {name for name in layers.__all__ if callable(getattr(layers, name))} - {"DownsampleFactory"}
+    offered = {name for name in layers.__all__ if callable(getattr(layers, name))} - SLOT
     assert offered <= set(MODULES) | set(FUNCTIONS) | AS_PYTORCHS and len(MODULES) > len(WITHOUT_TENSORS)
 
 

@@ -60,3 +60,26 @@ def test_a_step_leaves_no_graph_and_the_gradient_mode_as_it_was() -> None:
 def test_nesterov_without_momentum_is_refused() -> None:
     with pytest.raises(UserError, match=r"NESTEROV needs a TRAIN\.MOMENTUM"):
         optim.optimizer(TrainConfig(lr=0.1, momentum=0.0, nesterov=True), _net())
+
+
+class _Scored(nn.Module):
+    """A layer, and a scorer that is not to be drawn towards zero, as some layers have inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.scorer, self.frozen = nn.Linear(3, 2), nn.Linear(2, 1), nn.Linear(1, 1)
+        self.scorer.decays = False
+        self.frozen.requires_grad_(False)
+
+
+def test_parameters_may_have_a_rate_and_a_decay_of_their_own() -> None:
+    net = _Scored()
+    usual = optim.optimizer(TrainConfig(lr=0.5, weight_decay=0.1), net).param_groups
+    assert [(len(g["params"]), g["weight_decay"], g["lr_factor"]) for g in usual] == [(2, 0.1, 1.0), (2, 0.0, 1.0)]
+    group = optim.ParameterGroup(list(net.scorer.parameters()), weight_decay=0.3, lr_factor=0.1)
+    ours = optim.optimizer(TrainConfig(lr=0.5, weight_decay=0.1), net, [group]).param_groups
+    assert [(g["weight_decay"], g["lr"]) for g in ours] == [(0.1, 0.5), (0.3, pytest.approx(0.05))]
+    assert ours[1]["params"] == list(net.scorer.parameters())
+    for wrong in ([group, group], [optim.ParameterGroup(list(nn.Linear(1, 1).parameters()))]):
+        with pytest.raises(ValueError, match="in two groups, or is none of the network's"):
+            optim.optimizer(TrainConfig(lr=0.5), net, wrong)

@@ -10,7 +10,8 @@ from torch import nn
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.runs.checkpoint import load_state, load_weights, read_tensors, save_weights
 from stillpoint.core.runs.records import read_history
-from stillpoint.core.training.train import TrainHooks
+from stillpoint.core.training.hooks import Moment, TrainHooks
+from stillpoint.core.training.optim import ParameterGroup
 from tests.core.tiny import Net, Notes, build, configuration, image_set, loaders_of, plain, run_in, trained
 
 STEPS = 4
@@ -234,6 +235,32 @@ def test_the_weights_load_into_the_network(tmp_path):
         output = net((held_out.images / 255 - 0.3) / 0.2)
     best = max(row["val_accuracy"] for row in read_history(run_in(tmp_path).history))
     assert (output.argmax(1) == held_out.labels).float().mean().item() == pytest.approx(best)
+
+
+def test_the_hook_before_a_step_knows_where_training_stands_and_may_draw(tmp_path):
+    moments, draws = [], []
+
+    def before_step(net: nn.Module, at: Moment) -> None:
+        assert net.training and not torch.is_grad_enabled()
+        moments.append(at)
+        draws.append(torch.rand(()).item())
+
+    hooks = TrainHooks(before_step=before_step)
+    trained(tmp_path / "a", "TRAIN.EPOCHS", "2", hooks=hooks)
+    assert moments == [Moment(epoch, step, 2, STEPS) for epoch in range(2) for step in range(STEPS)]
+    assert len(set(draws)) == len(draws)
+    first, draws[:] = list(draws), []
+    trained(tmp_path / "b", "TRAIN.EPOCHS", "2", hooks=hooks)
+    assert draws == first
+
+
+def test_the_hook_of_groups_gives_parameters_a_rate_of_their_own(tmp_path):
+    hooks = TrainHooks(groups=lambda net: [ParameterGroup(list(net.fc.parameters()), lr_factor=0.0)])
+    config = configuration("TRAIN.EPOCHS", "1")
+    trained(tmp_path, "TRAIN.EPOCHS", "1", hooks=hooks)
+    before, after = build(config).state_dict(), weights_of(tmp_path)
+    assert torch.equal(after["fc.weight"], before["fc.weight"])
+    assert not torch.equal(after["conv.weight"], before["conv.weight"])
 
 
 def test_fine_tuning_with_a_new_head_takes_weights_of_other_classes(tmp_path):

@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillpoint.core.backbones.phase_control import record_grids
+from stillpoint.core.backbones.resnet import FAMILY
+from stillpoint.core.config.former import SPELLINGS
+from stillpoint.pipelines.aps.catalogue import KINDS
 from stillpoint.pipelines.aps.config import HALVINGS, Model
 from stillpoint.pipelines.aps.models import build
 from stillpoint.pipelines.aps.weights import authors_names, from_authors
@@ -60,21 +63,21 @@ def model(case: dict[str, Any]) -> Model:
     settings: dict[str, Any] = {}
     if match := re.fullmatch(r"UNet_([34])down(_lpf|_aps|_InstanceNorm)?", name):
         settings["arch"], kind = f"unet{match[1]}", match[2]
-        settings["filter_size"] = 3 if kind in ("_lpf", "_aps") else 1
-        settings["downsample"] = kind[1:] if kind in ("_lpf", "_aps") else "none"
-        settings["norm"] = "instance" if kind == "_InstanceNorm" else "batch"
+        settings["downsample"] = KINDS.get((kind or "")[1:], "none")
+        settings["filter_size"] = 3 if settings["downsample"] != "none" else None
+        settings["norm"] = "instance" if kind == "_InstanceNorm" else None
         settings["conv_padding"] = "zeros"
         kwargs.pop("in_channels")
         if kwargs.pop("bilinear", False):
             raise KeyError("bilinear")
         _widths(settings, kwargs.pop("inner_channels_list"))
         if kwargs.pop("sinc_mode", False):
-            settings["downsample"] = "sinc"
-            kwargs["filter_size"] = 1
+            settings |= {"downsample": "ideal_lowpass", "filter_size": None}
+            kwargs.pop("filter_size", None)
     elif match := re.fullmatch(r"([a-z]+\d+(?:_\d+x\d+d)?)(?:_(lpf|aps)(\d)?)?", name):
-        settings["arch"], settings["downsample"] = match[1], match[2] or "none"
+        settings["arch"], settings["downsample"] = match[1], KINDS.get(match[2] or "", "none")
         settings["form"] = "imagenet" if match[3] else "cifar"
-        settings["filter_size"] = int(match[3] or 4) if match[2] else 1
+        settings["filter_size"] = int(match[3] or 4) if match[2] else None
         for own in ("block", "layers"):
             kwargs.pop(own, None)
         if "layer_channels" in kwargs:
@@ -85,7 +88,7 @@ def model(case: dict[str, Any]) -> Model:
     for key, value in kwargs.items():
         if settings["downsample"] == "none" and KEYWORDS[key] == "filter_size":
             continue
-        settings[KEYWORDS[key]] = value
+        settings[KEYWORDS[key]] = SPELLINGS["CRITERION"].get(value, value)
     return Model(**settings)
 
 
@@ -158,4 +161,4 @@ def _number(name: str) -> int:
 def _widths(settings: dict[str, Any], widths: list[int]) -> None:
     if any(b != 2 * a for a, b in pairwise(widths)):
         raise KeyError(f"widths {widths}")
-    settings["width"] = widths[0]
+    settings["width"] = widths[0] / FAMILY.get(settings["arch"], {}).get("widths", (64,))[0]

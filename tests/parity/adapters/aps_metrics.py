@@ -6,10 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stillpoint.core.backbones.resnet import FAMILY
+from stillpoint.core.config.former import SPELLINGS
 from stillpoint.core.config.schema import EvaluateConfig
 from stillpoint.core.evaluation.engine import evaluate
 from stillpoint.core.evaluation.measure import InMemory
 from stillpoint.core.metrics import agreement
+from stillpoint.pipelines.aps.catalogue import KINDS
 from stillpoint.pipelines.aps.config import Model
 from stillpoint.pipelines.aps.evaluate import AUTHORS, AuthorsPairs, batch_mean, torch_topk_correct
 from stillpoint.pipelines.aps.models import build
@@ -34,13 +37,16 @@ def run_metric(case: dict[str, Any]) -> dict[str, Tensor]:
 def _section(case: dict[str, Any]) -> Model:
     arch, _, kind = case["model"].partition("_")
     options = dict(case["kwargs"])
-    settings = {"arch": arch, "downsample": kind or "none", "filter_size": options.pop("filter_size", 1) if kind else 1}
+    settings = {"arch": arch, "downsample": KINDS.get(kind, "none")}
+    if kind:
+        settings["filter_size"] = options.pop("filter_size", 1)
     widths = options.pop("layer_channels", None)
     if widths:
-        settings["width"] = widths[0]
+        settings["width"] = widths[0] / FAMILY[arch].get("widths", (64,))[0]
     settings["conv_padding"] = options.pop("conv_pad_type", "circular").removesuffix("_pad")
     if kind == "aps":
-        settings["criterion"] = options.pop("apspool_criterion", "l2")
+        criterion = options.pop("apspool_criterion", "l2")
+        settings["criterion"] = SPELLINGS["CRITERION"].get(criterion, criterion)
     for name in ("filter_size", "apspool_criterion", "num_classes"):
         options.pop(name, None)
     if options:

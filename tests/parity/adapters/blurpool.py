@@ -13,7 +13,7 @@ from stillpoint.pipelines.blurpool.weights import authors_paths, from_authors
 from tests.parity.adapters import blur_layers, blurpool_protocol
 
 #: keyword of the authors -> key of our MODEL section
-KEYWORDS = {"pasa_group": "groups"}
+KEYWORDS = {"pasa_group": "groups", "padding": "filter_padding"}
 #: what a network without filters cannot be told
 OF_FILTERS = ("filter_size", "groups", "pool_only", "relu_first")
 #: what the authors' VGG and MobileNet, and their DenseNet, take and do not use; ours refuse it
@@ -39,7 +39,7 @@ def network(case: dict[str, Any], plain: bool = False) -> nn.Module:
         settings.setdefault("pool_only", False)  # the authors' default for this network alone
     if "width_mult" in settings:
         settings["width"] = settings.pop("width_mult")
-    downsample = "none" if plain else "pasa" if adaptive else "lpf"
+    downsample = "none" if plain else "adaptive_blur" if adaptive else "blur"
     if plain:
         settings = {key: value for key, value in settings.items() if key not in OF_FILTERS}
     unused = next((keys for family, keys in UNUSED.items() if arch.startswith(family)), ())

@@ -201,7 +201,7 @@ def resnet_pool(case: Case) -> Outputs:
     if kwargs["which"] == "mod":
         module = loaded(modulus_activation(kwargs["n_channels"], norm=True), case, MODULUS)
         return {"y": module(complex_maps(x, 2))}
-    kind = {("max", False): "none", ("maxblur", False): "blur", ("maxblur", True): "adaptive"}
+    kind = {("max", False): "none", ("maxblur", False): "blur", ("maxblur", True): "adaptive_blur"}
     pooling = kind[kwargs["which"], kwargs.get("use_adaptive_blurpool", False)]
     module = normalised_pool(kwargs["n_channels"], pooling, kwargs.get("blurfilt_size") or 3)  # type: ignore[arg-type]
     return {"y": loaded(module, case)(x)}

@@ -114,7 +114,7 @@ def test_a_square_that_leaves_no_place_is_refused():
 @pytest.mark.parametrize("size", [1, 3])
 def test_an_untrained_aps_network_is_exactly_consistent_and_its_logits_do_not_move(size):
     torch.manual_seed(0)
-    section = Model(arch="resnet20", downsample="aps", filter_size=size, width=8)
+    section = Model(arch="resnet20", downsample="polyphase", filter_size=size, width=0.5)
     net = build(section, in_channels=1, num_classes=10, image_size=16)
     x = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     config = EvaluateConfig(metrics=("circular", "all_shifts"), max_shift=8, repeats=3, limit_all_shifts=1)
@@ -126,7 +126,7 @@ def test_an_untrained_aps_network_is_exactly_consistent_and_its_logits_do_not_mo
 
 def test_the_plain_network_moves_its_logits_where_aps_does_not():
     torch.manual_seed(0)
-    net = build(Model(arch="resnet20", width=8), in_channels=1, num_classes=10, image_size=16)
+    net = build(Model(arch="resnet20", width=0.5), in_channels=1, num_classes=10, image_size=16)
     x = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     got = evaluate(net, InMemory(x, torch.arange(4), 4), EvaluateConfig(metrics=("circular",)))
     assert got["circular_max_logit_change"] > 1e-3

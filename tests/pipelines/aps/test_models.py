@@ -8,19 +8,21 @@ from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.merge import merge
 from stillpoint.core.layers.blur import BlurPool2d
-from stillpoint.core.layers.downsample import FILLINGS
+from stillpoint.core.layers.downsample import Downsample
 from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
 from stillpoint.pipelines.aps import catalogue
 from stillpoint.pipelines.aps.config import Config, Model, form, odd_sizes, subsampled_sizes
 from stillpoint.pipelines.aps.models import build
 
 MODELS = catalogue.models()
+#: channels of the first stage, where they are not 64
+FIRST = {"resnet20": 16, "resnet56": 16}
 
 
 def net_of(name: str, image_size: int, *, width: int | None = None, in_channels: int = 3, classes: int = 10, **more):
     entry = MODELS[name]
     settings = {key.lower(): value for key, value in entry.settings.items()} | more
-    model = Model(name=name, width=width, **settings)
+    model = Model(name=name, width=width / FIRST.get(settings["arch"], 64) if width else 1.0, **settings)
     return build(model, in_channels=in_channels, num_classes=classes, image_size=image_size)
 
 
@@ -68,10 +70,15 @@ def test_every_name_of_the_catalogue_builds_in_every_form_it_has(name: str) -> N
     for size in sizes:
         with torch.device("meta"):
             net = net_of(name, size, width=64 if "next" in name else 8)
-        pools = {type(m) for m in net.modules() if isinstance(m, tuple(FILLINGS.values()))}
-        kind = {"aps": {PolyphaseDownsample2d}, "lpf": {BlurPool2d}, "none": set()}
+        # a filter alone follows a choice on the shortcut
+        pools = {
+            type(m)
+            for path, m in net.named_modules()
+            if isinstance(m, Downsample) and not path.endswith("downsample.pool")
+        }
+        kind = {"polyphase": {PolyphaseDownsample2d}, "blur": {BlurPool2d}, "none": set()}
         downsample = MODELS[name].settings["DOWNSAMPLE"]
-        assert downsample == "sinc" or pools == kind[downsample]
+        assert downsample == "ideal_lowpass" or pools == kind[downsample]
 
 
 def test_the_catalogue_holds_the_papers_grid() -> None:
@@ -84,7 +91,7 @@ def test_the_catalogue_holds_the_papers_grid() -> None:
 
 
 def test_the_door_makes_them_by_name() -> None:
-    net = pipelines.create("aps/resnet20_aps3", dataset="digits", width=4)
+    net = pipelines.create("aps/resnet20_aps3", dataset="digits", width=0.25)
     assert net(images(2, 1, 32, 32)).shape == (2, 10)
 
 
@@ -164,7 +171,7 @@ def test_sizes_of_the_maps_that_are_subsampled(name: str, image_size: int, sizes
 
 
 def test_pool_only_leaves_one_subsampling_to_the_first_convolution() -> None:
-    assert subsampled_sizes(Model(downsample="aps", pool_only=True), 224) == [112, 56, 28, 14]
+    assert subsampled_sizes(Model(downsample="polyphase", pool_only=True), 224) == [112, 56, 28, 14]
 
 
 def test_a_size_at_which_exactness_is_lost_is_warned_of_when_building() -> None:
@@ -200,48 +207,55 @@ def test_the_form_follows_the_size_of_the_images() -> None:
         ({}, 224, "after_blur", "circular"),
         ({"conv_padding": "zeros"}, 224, "after_blur", "circular"),
         ({"arch": "unet4", "conv_padding": "zeros"}, 32, "after_blur", "zeros"),
-        ({"select": "after_blur", "blur_padding": "replicate"}, 32, "after_blur", "replicate"),
+        ({"select": "after_blur", "filter_padding": "replicate"}, 32, "after_blur", "replicate"),
     ],
 )
 def test_selection_and_padding_of_the_filter_follow_the_form(
     settings, image_size: int, select: str, padding: str
 ) -> None:
-    model = Model(downsample="aps", filter_size=3, criterion="l1", width=2, **settings)
+    model = Model(downsample="polyphase", filter_size=3, criterion="l1", width=0.05, **settings)
     net = build(model, in_channels=1, num_classes=2, image_size=image_size)
     pools = [m for m in net.modules() if isinstance(m, PolyphaseDownsample2d)]
     assert {(m.select, m.padding, m.size, m.criterion) for m in pools} == {(select, padding, 3, "l1")}
+    assert {(m.padding, m.size) for m in net.modules() if isinstance(m, Downsample)} == {(padding, 3)}
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [("l2", "l2"), ("l2min", "l2_min"), ("l2_min", "l2_min"), ("l1min", "l1_min"), ("non_abs_max", "max")],
+    ("key", "theirs", "ours"),
+    [
+        ("CRITERION", "l2min", "l2_min"),
+        ("CRITERION", "non_abs_max", "max"),
+        ("DOWNSAMPLE", "aps", "polyphase"),
+        ("DOWNSAMPLE", "lpf", "blur"),
+        ("DOWNSAMPLE", "sinc", "ideal_lowpass"),
+    ],
 )
-def test_both_spellings_of_a_criterion_are_one(theirs: str, ours: str) -> None:
-    assert (
-        merge(
-            Config, [{"TRAIN": {"KEEP": "last"}}], ["MODEL.DOWNSAMPLE", "aps", "MODEL.CRITERION", theirs]
-        ).model.criterion
-        == ours
-    )
+def test_a_spelling_of_the_papers_is_refused_with_ours(key: str, theirs: str, ours: str) -> None:
+    with pytest.raises(UserError, match=f"MODEL.{key} {theirs} is spelt {ours} here"):
+        merge(Config, [{"TRAIN": {"KEEP": "last"}}], [f"MODEL.{key}", theirs])
 
 
 @pytest.mark.parametrize(
     ("pairs", "words"),
     [
         (
-            ["MODEL.DOWNSAMPLE", "aps", "MODEL.FILTER_SIZE", "9"],
-            r"MODEL\.FILTER_SIZE: binomial filters have 1 to 7 taps \(given: 9\)",
+            ["MODEL.DOWNSAMPLE", "polyphase", "MODEL.FILTER_SIZE", "9"],
+            r"MODEL\.FILTER_SIZE: .* less than or equal to 7 \(given: 9\)",
         ),
-        (["MODEL.DOWNSAMPLE", "aps", "MODEL.FILTER_SIZE", "0"], "1 to 7 taps"),
-        (["MODEL.FILTER_SIZE", "3"], "MODEL.DOWNSAMPLE none has no filter"),
-        (["MODEL.DOWNSAMPLE", "sinc", "MODEL.FILTER_SIZE", "5"], "sinc has no binomial filter"),
-        (["MODEL.DOWNSAMPLE", "lpf", "MODEL.CRITERION", "l1"], "are of MODEL.DOWNSAMPLE aps"),
-        (["MODEL.BLUR_PADDING", "zeros"], "are of networks with a filling of the slot"),
+        (["MODEL.DOWNSAMPLE", "polyphase", "MODEL.FILTER_SIZE", "0"], "greater than or equal to 1"),
+        (["MODEL.FILTER_SIZE", "3"], "FILTER_SIZE 3 changes nothing with MODEL.DOWNSAMPLE none: it is of a filling"),
+        (
+            ["MODEL.DOWNSAMPLE", "ideal_lowpass", "MODEL.FILTER_SIZE", "5"],
+            "SIZE 5 changes nothing with MODEL.DOWNSAMPLE ideal_lowpass: it is of blur, adaptive_blur, polyphase",
+        ),
+        (["MODEL.DOWNSAMPLE", "blur", "MODEL.CRITERION", "l1"], "it is of polyphase"),
+        (["MODEL.BLUR_PADDING", "zeros"], "there is no MODEL.BLUR_PADDING: it is MODEL.FILTER_PADDING"),
+        (["MODEL.WIDTH", "16"], "MODEL.WIDTH multiplies the channels, by 2 at most; it is no number of channels"),
         (["MODEL.CRITERION", "l3"], r"MODEL\.CRITERION"),
         (["MODEL.ARCH", "resnet20", "MODEL.FORM", "imagenet"], "resnet20 has no ImageNet form"),
         (["MODEL.ARCH", "unet4", "MODEL.POOL_ONLY", "True"], "not of U-Nets"),
         (["MODEL.ARCH", "unet4", "MODEL.CONV_PADDING", "reflect"], "circular or zeros, not reflect"),
-        (["MODEL.NORM", "instance"], "of U-Nets, not of ResNets"),
+        (["MODEL.NORM", "bach"], "MODEL.NORM must be one of batch, .*; nearest: batch"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(pairs: list[str], words: str) -> None:

@@ -100,7 +100,7 @@ def test_u_nets_are_trained_and_measured_by_the_command_line(tmp_path, capsys):
         "DATA.LIMIT",
         "32",
         "MODEL.WIDTH",
-        "2",
+        "0.03125",
         "TRAIN.BATCH_SIZE",
         "16",
         "EVALUATE.REPEATS",

@@ -13,12 +13,17 @@ from stillpoint.pipelines.aps.weights import from_authors, read_authors
 
 
 def make(**settings):
-    return build(Model(width=4, **settings), in_channels=3, num_classes=10, image_size=32)
+    return build(
+        Model(width=0.25 if settings["arch"] == "resnet20" else 0.0625, **settings),
+        in_channels=3,
+        num_classes=10,
+        image_size=32,
+    )
 
 
 @pytest.fixture(scope="module")
 def net():
-    return make(arch="resnet20", downsample="aps", filter_size=3)
+    return make(arch="resnet20", downsample="polyphase", filter_size=3)
 
 
 def filt(channels: int, size: int = 3) -> torch.Tensor:
@@ -145,7 +150,9 @@ def test_weights_of_a_network_without_filters_do_not_pass_for_one_with(net, auth
         from_authors(bare, net)
 
 
-@pytest.mark.parametrize(("theirs", "downsample", "said"), [("aps_down", "lpf", "APS"), ("conv2.0", "aps", "BlurPool")])
+@pytest.mark.parametrize(
+    ("theirs", "downsample", "said"), [("aps_down", "blur", "APS"), ("conv2.0", "polyphase", "BlurPool")]
+)
 def test_in_the_imagenet_form_aps_and_blurpool_are_told_apart(theirs: str, downsample: str, said: str) -> None:
     net = make(arch="resnet18", form="imagenet", downsample=downsample, filter_size=3)
     stored = {f"{layer}.0.{place}.filt": filt(4, 3) for layer in ("layer2", "layer3", "layer4") for place in (theirs,)}

@@ -22,7 +22,7 @@ from stillpoint.pipelines.blurpool import weights
 from stillpoint.pipelines.cli import main
 from stillpoint.pipelines.commands import weights as commands
 
-SMALL = {"dataset": "digits", "width": 0.125, "width_divisor": 8, "padding": "replicate"}
+SMALL = {"dataset": "digits", "width": 0.125, "width_divisor": 8, "filter_padding": "replicate"}
 
 
 def authors(net: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -121,7 +121,7 @@ def test_a_fine_tune_starts_from_each_of_the_three_kinds_of_file(tmp_path: Path,
 
 
 def convert(source: Path, target: Path, model: str) -> int:
-    pairs = ["MODEL.WIDTH", "0.125", "MODEL.PADDING", "replicate"]
+    pairs = ["MODEL.WIDTH", "0.125", "MODEL.FILTER_PADDING", "replicate"]
     return main(["weights", "convert", str(source), str(target), "--model", model, "--dataset", "cifar10", *pairs])
 
 

@@ -8,7 +8,7 @@ from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.merge import merge
 from stillpoint.core.config.schema import known_keys
-from stillpoint.core.layers import BlurPool2d, PolyphaseDownsample2d, SparseCoding2d
+from stillpoint.core.layers import BlurPool2d, Downsample, PolyphaseDownsample2d, SparseCoding2d
 from stillpoint.pipelines.sdnet.config import Config, Model
 from stillpoint.pipelines.sdnet.models import build, sparse_layers
 from stillpoint.pipelines.sdnet.reconstruction import reconstruct
@@ -105,15 +105,16 @@ def test_pooling_codes_at_full_resolution_and_keeps_the_sizes():
         assert net.forward_features(torch.zeros(1, 3, 16, 16)).shape == (1, 512, 2, 2)
 
 
-@pytest.mark.parametrize(("downsample", "kind"), [("lpf", BlurPool2d), ("aps", PolyphaseDownsample2d)])
+@pytest.mark.parametrize(("downsample", "kind"), [("blur", BlurPool2d), ("polyphase", PolyphaseDownsample2d)])
 @pytest.mark.parametrize(("size", "slots", "strides"), [(32, 3, 0), (96, 4, 1)])
 @pytest.mark.parametrize("name", ["resnet18", "sdnet18", "sdnet18_all", "sdnet18_all_noshortcut"])
 def test_a_filling_stands_wherever_a_sparse_network_would_stride(name, size, slots, strides, downsample, kind):
     settings = {"NAME": name, "SHORTCUT": not name.endswith("_noshortcut")}
     net = make(size, **settings, WIDTH=0.125, DOWNSAMPLE=downsample, FILTER_SIZE=4).eval()
-    held = {key: module for key, module in net.named_modules() if isinstance(module, kind)}
+    held = {key: module for key, module in net.named_modules() if isinstance(module, Downsample)}
     shortcuts = 0 if name.endswith("_noshortcut") else 3
     assert len(held) == slots + shortcuts and all(module.size == 4 for module in held.values())
+    assert all(isinstance(module, kind) for key, module in held.items() if not key.endswith("downsample.pool"))
     layers = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.MaxPool2d, SparseCoding2d))]
     left = [m for m in layers if m.stride not in (1, (1, 1))]
     assert len(left) == strides
@@ -127,12 +128,12 @@ def test_a_filling_stands_wherever_a_sparse_network_would_stride(name, size, slo
 
 def test_what_a_filling_cannot_be_beside_is_refused():
     for settings, said in (
-        ({"NAME": "sdnet18_all", "DOWNSAMPLE": "lpf", "POOLING": True}, "choose one of them"),
-        ({"FILTER_SIZE": 5}, "MODEL.FILTER_SIZE 5 is of MODEL.DOWNSAMPLE lpf and aps"),
+        ({"NAME": "sdnet18_all", "DOWNSAMPLE": "blur", "POOLING": True}, "choose one of them"),
+        ({"FILTER_SIZE": 5}, "MODEL.FILTER_SIZE 5 changes nothing with MODEL.DOWNSAMPLE none"),
     ):
         with pytest.raises(ValueError, match=said):
             make(**settings)
-    net = make(NAME="sdnet18_all_noshortcut", SHORTCUT=False, WIDTH=0.125, DOWNSAMPLE="aps").eval()
+    net = make(NAME="sdnet18_all_noshortcut", SHORTCUT=False, WIDTH=0.125, DOWNSAMPLE="polyphase").eval()
     with pytest.raises(UserError, match="DOWNSAMPLE puts in place of a stride has no inverse"):
         reconstruct(net, torch.rand(1, 3, 16, 16), 2, 1)
 

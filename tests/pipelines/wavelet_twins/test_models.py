@@ -10,7 +10,7 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.complex_modulus import ModulusBatchNorm2d
-from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
+from stillpoint.core.layers.downsample import Downsample
 from stillpoint.pipelines.wavelet_twins.catalogue import ARCHITECTURES, CLASSIFIERS, configs, form
 from stillpoint.pipelines.wavelet_twins.models import (
     first_layer,
@@ -200,12 +200,13 @@ def test_the_smallest_image_is_seen_and_no_smaller_one(arch: str, config: str) -
 def test_a_network_without_a_blur_takes_adaptive_polyphase_sampling(
     arch: str, config: str, size: int, slots: int
 ) -> None:
-    pairs = ["MODEL.CONFIG", config or "Std", "MODEL.DOWNSAMPLE", "aps", "MODEL.FILTER_SIZE", "2"]
+    pairs = ["MODEL.CONFIG", config or "Std", "MODEL.DOWNSAMPLE", "polyphase", "MODEL.FILTER_SIZE", "2"]
     dataset = "digits" if "resnet" in arch else "imagenet"
     made = pipelines.without_recipe(f"wavelet_twins/{arch}", dataset, [*pairs, "DATA.IMAGE_SIZE", str(size)])
     net = pipelines.build(made).eval()
-    held = [module for module in net.modules() if isinstance(module, PolyphaseDownsample2d)]
-    assert len(held) == slots and {module.size for module in held} == {2} and not blurs(net)
+    held = [module for module in net.modules() if isinstance(module, Downsample)]
+    assert len(held) == slots and {module.size for module in held} == {2}
+    assert sum(module.chooses for module in held) == (slots - 3 if "resnet" in arch else slots)
     assert (twin(net) is not None) == ("cwpt" in arch.lower())
     x = torch.rand(2, 1 if dataset == "digits" else 3, size, size)
     with torch.no_grad():
@@ -219,8 +220,8 @@ def test_a_network_without_a_blur_takes_adaptive_polyphase_sampling(
     [("zhang_resnet18", "Bf3"), ("dtcwpt_zou_resnet18", "Ft40YBf3Ex"), ("dtcwpt_resnet18", "Ft40YBf3Ex_abl1")],
 )
 def test_a_network_with_a_blur_takes_no_other_filling(arch: str, config: str) -> None:
-    pairs = ["MODEL.CONFIG", config, "MODEL.DOWNSAMPLE", "aps"]
-    with pytest.raises(UserError, match=f"aps is for networks without a blur; {arch} {config} has one"):
+    pairs = ["MODEL.CONFIG", config, "MODEL.DOWNSAMPLE", "polyphase"]
+    with pytest.raises(UserError, match=f"polyphase is for networks without a blur; {arch} {config} has one"):
         pipelines.without_recipe(f"wavelet_twins/{arch}", "digits", pairs)
-    with pytest.raises(UserError, match=r"MODEL\.FILTER_SIZE 5 is of MODEL\.DOWNSAMPLE aps"):
+    with pytest.raises(UserError, match=r"MODEL\.FILTER_SIZE 5 changes nothing with MODEL\.DOWNSAMPLE auto"):
         pipelines.without_recipe(f"wavelet_twins/{arch}", "digits", [*pairs[:2], "MODEL.FILTER_SIZE", "5"])

@@ -1,0 +1,185 @@
+"""The part of the MODEL section that every paper's networks share: what stands in their slots, and how wide they are.
+
+A setting that is not given is the filling's own. What several fillings have is a key; an option of one alone, or of one
+place, is an item of MODEL.FILLING.
+"""
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from stillpoint.core.base.lookup import check_name
+from stillpoint.core.config.former import SPELLINGS
+from stillpoint.core.config.schema import ModelConfig
+from stillpoint.core.config.slot import ACTIVATIONS, FILLINGS, NORMS
+
+Padding = Literal["reflect", "replicate", "zeros", "circular"]
+
+
+@dataclass(frozen=True)
+class Fill:
+    """What fills one place: its kind ("none": the place strides) and the options that were given."""
+
+    kind: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class NetworkConfig(ModelConfig):
+    """MODEL: what stands in the slots of a network, and its width; a paper adds what its networks have besides."""
+
+    #: key of the section -> option of a filling
+    OPTIONS: ClassVar[dict[str, str]] = {
+        "filter_size": "size",
+        "filter_padding": "padding",
+        "criterion": "criterion",
+        "select": "select",
+        "groups": "groups",
+        "normalise": "normalise",
+    }
+    #: values of DOWNSAMPLE that name no filling
+    UNFILLED: ClassVar[tuple[str, ...]] = ("none",)
+
+    downsample: str = Field(
+        "none",
+        description=f"what stands wherever the network would stride: {', '.join(FILLINGS)}, or MODULE:CLASS of one's "
+        "own; none: the strides",
+    )
+    filter_size: int | None = Field(
+        None,
+        ge=1,
+        le=7,
+        description="taps of the filter along an axis; none: the filling's own (blur 4, adaptive_blur 3, polyphase 1)",
+    )
+    filter_padding: Padding | None = Field(
+        None, description="of the filter; none: the filling's own (polyphase circular, the others reflect)"
+    )
+    criterion: Literal["l2", "l1", "l_infty", "max", "l2_min", "l1_min"] | None = Field(
+        None,
+        description="what polyphase maximises (or minimises) over the phases; none: l2; after a blur l1 and l1_min tie "
+        "and rounding chooses",
+    )
+    select: Literal["before_blur", "after_blur"] | None = Field(
+        None, description="the map whose phases are compared; none: the filling's own (polyphase before_blur)"
+    )
+    groups: int | None = Field(
+        None, ge=1, description="groups of channels that share a predicted filter (adaptive_blur); none: 8"
+    )
+    normalise: Literal["joint", "group"] | None = Field(
+        None, description="softmax of predicted filters over all groups together, as published (none), or within each"
+    )
+    filling: tuple[str, ...] = Field(
+        (),
+        description="further options of the filling as OPTION=VALUE; at one place alone as PLACE:OPTION=VALUE, where "
+        "PLACE is the slot's path in the network (a shell pattern) and DOWNSAMPLE an option too",
+    )
+    activation: str | None = Field(
+        None,
+        description=f"{', '.join(ACTIVATIONS)}, or MODULE:NAME of one's own, called with the channels; none: the "
+        "network's own",
+    )
+    norm: str | None = Field(
+        None,
+        description=f"{', '.join(NORMS)}, or MODULE:NAME of one's own, called with the channels; none: the "
+        "network's own",
+    )
+    width: float = Field(1.0, gt=0, le=2, description="multiplier of all channels")
+
+    @field_validator("downsample", "criterion", mode="before")
+    @classmethod
+    def _spelling(cls, value: Any, info: Any) -> Any:
+        new = SPELLINGS[info.field_name.upper()].get(value) if isinstance(value, str) else None
+        if new is not None:
+            raise ValueError(f"MODEL.{info.field_name.upper()} {value} is spelt {new} here")
+        return value
+
+    @field_validator("downsample", "activation", "norm")
+    @classmethod
+    def _known(cls, value: str | None, info: Any) -> str | None:
+        tables = {"activation": ACTIVATIONS, "norm": NORMS}
+        known = tables.get(info.field_name) or dict.fromkeys((*cls.UNFILLED, *FILLINGS))
+        return value if value is None else check_name(f"MODEL.{info.field_name.upper()}", value, known)
+
+    @field_validator("width", mode="before")
+    @classmethod
+    def _multiplier(cls, value: Any) -> Any:
+        if isinstance(value, int | float) and value > 2:
+            raise ValueError("MODEL.WIDTH multiplies the channels, by 2 at most; it is no number of channels")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> "NetworkConfig":
+        if self.downsample in self.UNFILLED:
+            # a recipe states its padding once, for plain networks too
+            own = [name for name in (*self.OPTIONS, "filling") if name != "filter_padding"]
+            given = [name for name in own if getattr(self, name) not in (None, ())]
+            if given:
+                raise ValueError(
+                    f"MODEL.{given[0].upper()} {_shown(getattr(self, given[0]))} changes nothing with "
+                    f"MODEL.DOWNSAMPLE {self.downsample}: it is of a filling"
+                )
+            return self
+        for name, option in self.OPTIONS.items():
+            value = getattr(self, name)
+            if value is not None and self.downsample in FILLINGS and option not in FILLINGS[self.downsample].options:
+                whose = ", ".join(kind for kind, entry in FILLINGS.items() if option in entry.options)
+                raise ValueError(
+                    f"MODEL.{name.upper()} {value} changes nothing with MODEL.DOWNSAMPLE {self.downsample}: it is of "
+                    f"{whose}"
+                )
+        if self.downsample == "adaptive_blur" and self.filter_size is not None and self.filter_size % 2 == 0:
+            raise ValueError(f"MODEL.DOWNSAMPLE adaptive_blur needs an odd MODEL.FILTER_SIZE, not {self.filter_size}")
+        for item in self.filling:
+            self.fill(_parsed(item)[0])
+        return self
+
+    def places(self) -> list[str]:
+        """The patterns of MODEL.FILLING that stand for some places only, the most particular (longest) first."""
+        found = dict.fromkeys(pattern for pattern, _, _ in map(_parsed, self.filling) if pattern != "*")
+        return sorted(found, key=len, reverse=True)
+
+    def fill(self, place: str = "", **defaults: Any) -> Fill:
+        """What fills the slot of that path in the network; `defaults` are the options of a paper's own, where the
+        section says nothing and the filling has them. ValueError for an item of MODEL.FILLING that is none."""
+        kind, options = self.downsample, {}
+        for name, option in self.OPTIONS.items():
+            if getattr(self, name) is not None:
+                options[option] = getattr(self, name)
+        for item in self.filling:
+            pattern, key, value = _parsed(item)
+            if not fnmatchcase(place, pattern) and place != pattern:
+                continue
+            if key == "downsample":
+                # the options of another kind are not its own
+                kind, options = check_name(f"MODEL.FILLING {item}: downsample", str(value), FILLINGS), {}
+            elif kind in FILLINGS and key not in FILLINGS[kind].options:
+                allowed = ", ".join(FILLINGS[kind].options) or "no options"
+                raise ValueError(f"MODEL.FILLING {item}: {kind} has {allowed}, not {key}")
+            else:
+                options[key] = value
+        if kind in FILLINGS:
+            options = {**{k: v for k, v in defaults.items() if k in FILLINGS[kind].options}, **options}
+        return Fill(kind, options)
+
+    def scaled(self, channels: int) -> int:
+        """`channels` times MODEL.WIDTH, at least 1."""
+        return max(1, round(channels * self.width))
+
+
+def _parsed(item: str) -> tuple[str, str, Any]:
+    """(pattern, option, value) of an item of MODEL.FILLING."""
+    left, equals, text = item.partition("=")
+    place, colon, option = left.rpartition(":")
+    if not equals or not option.isidentifier() or not text:
+        raise ValueError(f"MODEL.FILLING holds OPTION=VALUE or PLACE:OPTION=VALUE, not {item!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    return place if colon else "*", option, value
+
+
+def _shown(value: Any) -> str:
+    return f"[{', '.join(value)}]" if isinstance(value, tuple) else str(value)
