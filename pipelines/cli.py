@@ -4,6 +4,7 @@ What the user can mend ends with one sentence and exit code 2; anything else is 
 """
 
 import argparse
+import codecs
 import gc
 import os
 import sys
@@ -11,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.errors import UserError, printable
 from stillpoint.core.base.interrupt import Interrupted
 from stillpoint.pipelines.commands import COMMANDS
 
@@ -24,11 +25,28 @@ DESCRIPTION = """Shift invariance of image classifiers: reproducible pipelines, 
 """
 
 
+#: how a terminal that is not UTF-8 shows what its encoding lacks; "?" for the rest
+_SPELLED = str.maketrans(
+    {**dict(zip("·░▒▓█–—−×‘’“”", ".:+*#---x''\"\"", strict=True)), **{"±": "+-", "…": "...", "→": "->", "≤": "<="}}
+)
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """Error handler of a stream: what it cannot carry in plain letters."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(_SPELLED)
+    return "".join(c if c.isascii() else "?" for c in text), error.end
+
+
+codecs.register_error("stillpoint.spelled", _spell)
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse whose errors are one sentence, without the usage in front of it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see: {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {printable(message)} (see: {self.prog} --help)\n")
 
 
 class _Version(argparse.Action):
@@ -42,7 +60,7 @@ class _Version(argparse.Action):
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-    print(f"stillpoint: warning: {message}", file=sys.stderr)
+    print(f"stillpoint: warning: {printable(str(message))}", file=sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,6 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code is 0, 2 for what the user can mend, 130 when interrupted."""
     # Importing PyTorch makes 300,000 objects that stay; passing over them 400 times takes a fifth of the import.
     gc.set_threshold(20_000)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="stillpoint.spelled")
     args = parse(arguments)
     warnings.showwarning = _warn
     try:
@@ -113,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # a folder that is a file, a place where nothing may be written: a path of the user's
         if error.filename is None:
             raise
-        print(f"stillpoint: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"stillpoint: {printable(str(error.filename))}: {error.strerror}", file=sys.stderr)
         return 2
 
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from torch import nn
 
+from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.config.schema import RunConfig, merge, read_yaml
+from stillpoint.core.config.merge import merge, read_recipe
+from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.runs.layout import Run
 from stillpoint.core.runs.records import Row, read_history
 from stillpoint.core.runs.statuses import fill_at, kept_epoch
@@ -71,10 +73,12 @@ class LoadedRun:
 
         Of a paper that keeps dated scores (wavelet_twins): data set / split / mode / metric -> value, date and commit.
         """
-        import json
-
         if self.measured and self.measured.scores.is_file():
-            return json.loads(self.measured.scores.read_text())["scores"]
+            remedy = "remove it and evaluate the run again"
+            found = read_json(self.measured.scores, remedy=remedy, of=dict).get("scores")
+            if not isinstance(found, dict):
+                raise UserError(f"{self.measured.scores} holds no scores: {remedy}")
+            return found
         return {self.config.data.name: {"test": self.metrics}} if self.metrics else {}
 
 
@@ -96,7 +100,7 @@ def load_run(
         raise UserError(f"{run.folder} holds no run{_others(run)}: train it with stillpoint train {name}")
     own = paper(pipeline)
     schema = own.schema()
-    config = merge(schema, [read_yaml(run.config, schema)])
+    config = merge(schema, [read_recipe(run.config, schema)])
     net = own.network(config)
     epoch = fill_at(net, run, config, status)
     return LoadedRun(run, config, net.eval(), epoch, status)

@@ -71,11 +71,11 @@ def _full_names(model: str) -> str:
 
 def configure(name: str, recipe: str = "digits", pairs: list[str] | None = None, seed: int = 0) -> RunConfig:
     """The resolved configuration of a network under a recipe, with `pairs` (``KEY VALUE ...``) laid over it."""
-    from stillpoint.core.config.schema import merge, read_yaml
+    from stillpoint.core.config.merge import merge, read_recipe
 
     own, model = entry(name)
     schema = paper(own).schema()
-    given = read_yaml(paper(own).recipe_file(recipe), schema)
+    given = read_recipe(paper(own).recipe_file(recipe), schema)
     named = {"PIPELINE": own, "RECIPE": recipe, "SEED": seed, "MODEL": {"NAME": model.name, **model.settings}}
     for key, value in zip((pairs or [])[0::2], (pairs or [])[1::2], strict=False):
         fixed = {"PIPELINE": own, "RECIPE": recipe, "MODEL.NAME": model.name}.get(key.upper(), value)
@@ -90,17 +90,17 @@ def configure(name: str, recipe: str = "digits", pairs: list[str] | None = None,
 
 def recipe_config(name: str, recipe: str, pairs: list[str] | None = None) -> RunConfig:
     """A paper's recipe without a network: its grid, title, data and schedules."""
-    from stillpoint.core.config.schema import merge, read_yaml
+    from stillpoint.core.config.merge import merge, read_recipe
 
     schema = paper(name).schema()
-    given = read_yaml(paper(name).recipe_file(recipe), schema)
+    given = read_recipe(paper(name).recipe_file(recipe), schema)
     return merge(schema, [given, {"PIPELINE": name, "RECIPE": recipe}], pairs)
 
 
 def without_recipe(name: str, dataset: str, pairs: list[str] | None = None, seed: int = 0) -> RunConfig:
     """The configuration of a network in the form it has for a data set, without a recipe: to build, not to train."""
     own, model = entry(name)
-    from stillpoint.core.config.schema import merge
+    from stillpoint.core.config.merge import merge
 
     if dataset not in DATASETS:
         raise UserError(f"unknown data set {dataset!r}: one of {', '.join(DATASETS)}")

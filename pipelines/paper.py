@@ -158,10 +158,10 @@ class Paper:
 
     def trained(self, run: "Run") -> "nn.Module":
         """The network of a run with the weights that it kept, in evaluation mode."""
-        from stillpoint.core.config.schema import merge, read_yaml
+        from stillpoint.core.config.merge import merge, read_recipe
         from stillpoint.core.runs.checkpoint import load_weights
 
         schema = self.schema()
-        net = self.network(merge(schema, [read_yaml(run.config, schema)]))
+        net = self.network(merge(schema, [read_recipe(run.config, schema)]))
         load_weights(net, run.weights, model=f"{run.pipeline}/{run.model}")
         return net.eval()

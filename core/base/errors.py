@@ -11,7 +11,29 @@ _RAISE = dis.opmap["RAISE_VARARGS"]
 
 
 class UserError(Exception):
-    """The user can mend this: the command line prints the sentence and exits with 2, without a traceback."""
+    """The user can mend this: the command line prints the sentence and exits with 2, without a traceback.
+
+    The sentence is one line without terminal codes, whatever the names are that it quotes from a file.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(printable(sentence))
+
+
+def printable(text: str) -> str:
+    """`text` with what would move the cursor, colour the terminal or begin a line written out (``\\x1b``)."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """`text` in quotes, its end left out where it is longer than `length`."""
+    return repr(text if len(text) <= length else f"{text[: length - 3]}...")
+
+
+def listed(names: Iterable[str], count: int = 5) -> str:
+    """``a, b and 3 more``: at most `count` names, shortened, and how many there are besides."""
+    every = [name if len(name) <= 120 else f"{name[:117]}..." for name in names]
+    return ", ".join(every[:count]) + (f" and {len(every) - count} more" if len(every) > count else "")
 
 
 class Unfit(UserError):

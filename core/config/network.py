@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
+from stillpoint.core.base.documents import parse_yaml
+from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.lookup import check_name
 from stillpoint.core.config.former import SPELLINGS
 from stillpoint.core.config.schema import ModelConfig
@@ -175,8 +176,8 @@ def _parsed(item: str) -> tuple[str, str, Any]:
     if not equals or not option.isidentifier() or not text:
         raise ValueError(f"MODEL.FILLING holds OPTION=VALUE or PLACE:OPTION=VALUE, not {item!r}")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text, "an item of MODEL.FILLING")
+    except UserError:
         value = text
     return place if colon else "*", option, value
 

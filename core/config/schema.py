@@ -1,16 +1,13 @@
 """What a run will do, as one frozen and typed value.
 
-Schema defaults <- a recipe's yaml <- the model's entry <- `KEY VALUE` pairs. Keys are written in capitals
-(``TRAIN.BATCH_SIZE``), attributes in small letters (``config.train.batch_size``). yacs merges, pydantic validates;
-nothing is evaluated as code. Each pipeline derives its own schema from `RunConfig` by giving `model` a type.
+Keys are written in capitals (``TRAIN.BATCH_SIZE``), attributes in small letters (``config.train.batch_size``). Here
+pydantic validates and freezes; `core.config.merge` puts a configuration together. Each pipeline derives its own schema
+from `RunConfig` by giving `model` a type.
 """
 
-import contextlib
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -21,7 +18,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from yacs.config import CfgNode
 
 from stillpoint.core.base.errors import UserError, nearest
 from stillpoint.core.base.files import digest_of
@@ -42,6 +38,8 @@ class Section(BaseModel):
         alias_generator=str.upper,
         populate_by_name=True,
         validate_default=True,
+        # an infinite rate is no rate, and what is not a number passes every bound
+        allow_inf_nan=False,
         # a field called `model` is natural here; pydantic otherwise reserves the prefix
         protected_namespaces=(),
     )
@@ -156,6 +154,20 @@ class TrainConfig(Section):
         False, description="measure the test images before training and after each epoch too (nothing is chosen on it)"
     )
     finetune: str | None = Field(None, description="weights to start from (file)")
+    finetune_head: Literal["same", "new"] = Field(
+        "same", description="new: the last layer begins anew, so that FINETUNE may be of other classes"
+    )
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether the rates of the first epochs stay the same when epochs are added."""
+        return self.schedule in ("constant", "step", "multistep")
+
+    @model_validator(mode="after")
+    def _begins(self) -> "TrainConfig":
+        if self.finetune_head == "new" and self.finetune is None:
+            raise ValueError("TRAIN.FINETUNE_HEAD new is for weights to start from: set TRAIN.FINETUNE")
+        return self
 
 
 class EvaluateConfig(Section):
@@ -234,11 +246,10 @@ class RunConfig(Section):
                 continue
             readers = [metric for metric, reads in known.items() if name in reads]
             if not set(readers) & set(self.evaluate.metrics):
-                by = (
-                    f"only {', '.join(readers)} would read it" if readers else f"{self.pipeline} has none that reads it"
-                )
-                asked = ", ".join(self.evaluate.metrics)
-                raise UserError(f"{key} changes nothing of what EVALUATE.METRICS [{asked}] measures: {by}")
+                none = f"{self.pipeline} has none that reads it"
+                by = f"only {', '.join(readers)} would read it" if readers else none
+                shown = ", ".join(self.evaluate.metrics)
+                raise UserError(f"{key} changes nothing of what EVALUATE.METRICS [{shown}] measures: {by}")
 
     def known_protocols(self) -> tuple[str, ...]:
         """What EVALUATE.PROTOCOL may be: a paper whose code measures otherwise than ours adds "authors"."""
@@ -292,41 +303,7 @@ class RunConfig(Section):
 #: Keys that say how results are measured and shown, not which weights training gives.
 UNDECIDING = ("EVALUATE", "GRID", "SEEDS", "TITLE")
 
-Config = TypeVar("Config", bound=RunConfig)
 AnySection = TypeVar("AnySection", bound=Section)
-
-
-def merge(schema: type[Config], layers: list[dict[str, Any]], pairs: list[str] | None = None) -> Config:
-    """Defaults of `schema`, overlaid by `layers` and `pairs`, validated.
-
-    `layers` are nested with keys in capitals, `pairs` are ``["TRAIN.LR", "0.05", ...]``.
-
-    Raises `UserError` with one sentence for an unknown key (with the nearest known ones), a value of the wrong type or
-    range, and a combination that makes no sense.
-    """
-    node = CfgNode(_mutable(schema().dump()), new_allowed=False)
-    pairs = pairs or []
-    for key in [*(key for layer in layers for key in _dotted(layer)), *pairs[0::2]]:
-        if key in schema.REFUSED:
-            raise UserError(f"there is no {key}: {schema.REFUSED[key]}")
-    for layer in layers:
-        _overlay(node, layer, "")
-    if len(pairs) % 2:
-        raise UserError(f"settings come as KEY VALUE pairs; {pairs[-1]!r} has no value")
-    for key, text in zip(pairs[0::2], pairs[1::2], strict=True):
-        _set(node, key, _value(text))
-    config = validate(schema, _plain(node))
-    config.check_effect(pairs[0::2])
-    return config
-
-
-def _value(text: str) -> Any:
-    """What yacs reads; a list of words may be written without quotes, as in a recipe: ``[accuracy, flips]``."""
-    value = CfgNode._decode_cfg_value(text)
-    if isinstance(value, str) and text.startswith("["):
-        with contextlib.suppress(yaml.YAMLError):
-            return yaml.safe_load(text)
-    return value
 
 
 def validate(schema: type[AnySection], settings: dict[str, Any]) -> AnySection:
@@ -337,44 +314,22 @@ def validate(schema: type[AnySection], settings: dict[str, Any]) -> AnySection:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
-        shown = "" if isinstance(first["input"], dict) or not where else f" (given: {first['input']!r})"
+        given = repr(first["input"])
+        given = given if len(given) <= 100 else f"{given[:97]}..."
+        shown = "" if isinstance(first["input"], dict) or not where else f" (given: {given})"
         raise UserError(f"{where + ': ' if where else ''}{reason}{shown}") from None
-
-
-def read_yaml(path: Path, schema: type[RunConfig]) -> dict[str, Any]:
-    """A recipe's settings; with ``BASE: other.yaml`` it states the differences from one in the same folder."""
-    try:
-        settings = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(settings, dict):
-        raise UserError(f"{path} must hold KEY: value settings")
-    base = settings.pop("BASE", None)
-    if base is None:
-        return modern(settings)
-    node = CfgNode(_mutable(schema().dump()))
-    _overlay(node, read_yaml(path.with_name(base), schema), "")
-    _overlay(node, settings, "")
-    return _plain(node)
 
 
 def known_keys(schema: type[RunConfig]) -> list[str]:
     """All keys of a schema, dotted: ``["PIPELINE", ..., "TRAIN.LR", ...]``."""
-    keys = []
-    for key, value in schema().dump().items():
-        keys += [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key]
-    return keys
+    return _leaves(schema().dump())
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a run's ``config.yaml``, as they were dumped; a `UserError` where the file is damaged."""
-    try:
-        settings = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
-        settings = None
-    if not isinstance(settings, dict):
-        raise UserError(f"{path} is damaged and holds no settings: remove the run's folder and train it anew")
-    return modern(settings)
+def _leaves(settings: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key, value in settings.items():
+        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+    return found
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -387,6 +342,15 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         elif a != b:
             found.append(f"{key}: {a} -> {b}")
     return found
+
+
+def shared(settings: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
+    """`settings` without what `keys` does not hold, such as a setting that is younger than a run."""
+    return {
+        key: shared(value, keys[key]) if isinstance(value, dict) and isinstance(keys[key], dict) else value
+        for key, value in settings.items()
+        if key in keys
+    }
 
 
 def changed(stored: dict[str, Any], config: RunConfig) -> list[str]:
@@ -425,64 +389,6 @@ def deciding(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in UNDECIDING}
 
 
-def shared(settings: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
-    """`settings` without what `keys` does not hold, such as a setting that is younger than a run."""
-    return {
-        key: shared(value, keys[key]) if isinstance(value, dict) and isinstance(keys[key], dict) else value
-        for key, value in settings.items()
-        if key in keys
-    }
-
-
 def json_schema(schema: type[RunConfig]) -> dict[str, Any]:
     """JSON schema of a pipeline's configuration, in the dialect that Snakemake's `validate` reads."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema.model_json_schema(by_alias=True)}
-
-
-def _mutable(value: Any) -> Any:
-    # yacs knows lists and scalars, not tuples of pydantic's JSON; None is a valid leaf for it
-    return {k: _mutable(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-
-def _plain(node: Any) -> Any:
-    return {k: _plain(v) for k, v in node.items()} if isinstance(node, dict) else node
-
-
-def _dotted(layer: dict[str, Any], prefix: str = "") -> list[str]:
-    keys = []
-    for key, value in layer.items():
-        keys += [prefix + key, *(_dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else [])]
-    return keys
-
-
-def _overlay(node: CfgNode, layer: dict[str, Any], prefix: str) -> None:
-    for key, value in layer.items():
-        if isinstance(value, dict) and isinstance(node.get(key), CfgNode):
-            _overlay(node[key], value, f"{prefix}{key}.")
-        else:
-            _assign(node, key, value, f"{prefix}{key}")
-
-
-def _set(node: CfgNode, dotted: str, value: Any) -> None:
-    *sections, leaf = dotted.split(".")
-    inner: Any = node
-    for section in sections:
-        inner = inner.get(section) if isinstance(inner, CfgNode) else None
-    if not isinstance(inner, CfgNode):
-        _unknown(node, dotted)
-    _assign(inner, leaf, value, dotted, node)
-
-
-def _assign(node: CfgNode, key: str, value: Any, dotted: str, top: CfgNode | None = None) -> None:
-    if key not in node:
-        _unknown(top if top is not None else node, dotted)
-    if isinstance(node[key], CfgNode):
-        raise UserError(f"{dotted} is a section: set one of {', '.join(f'{dotted}.{inner}' for inner in node[key])}")
-    node[key] = value
-
-
-def _unknown(node: CfgNode, dotted: str) -> None:
-    known = []
-    for key, value in node.items():
-        known += [f"{key}.{inner}" for inner in value] if isinstance(value, CfgNode) else [key]
-    raise UserError(f"unknown configuration key {dotted}{nearest(dotted, known)}")

@@ -1,9 +1,9 @@
 """Data sets of image pairs that others prepared: ``<root>/<name>/{train,test}.safetensors``, input and target."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest
 from stillpoint.core.config.catalogue import DatasetInfo, missing
@@ -83,9 +83,9 @@ _VERSION = 2
 def _known(marker: Path) -> dict[str, tuple[list[int], str]]:
     """Part -> (size and time, digest) of the files that a marker tells of."""
     try:
-        found = json.loads(marker.read_text())
+        found = read_json(marker, of=dict)
         if found["version"] != _VERSION:
             return {}
         return {part: (found["sources"][part], found["digests"][part]) for part in found["digests"]}
-    except (OSError, ValueError, TypeError, KeyError):
+    except (UserError, TypeError, KeyError):
         return {}

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stillpoint.core.base.documents import parse_json
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path
 from stillpoint.core.data.contract import Dataset, Decoded, HeldOut, Progress
@@ -140,11 +141,11 @@ def _about(name: str, root: Path) -> dict[str, Any] | None:
         return None
     try:
         with safe_open(path, framework="np") as file:
-            about = json.loads((file.metadata() or {})["about"])
+            about = parse_json((file.metadata() or {})["about"], str(path), of=dict)
             held = set(file.keys())
-    except (SafetensorError, OSError, KeyError, ValueError):
+    except (SafetensorError, OSError, KeyError, ValueError, UserError):
         return None  # it is made again
-    if not isinstance(about, dict) or not about.keys() >= _KEYS:
+    if not about.keys() >= _KEYS:
         return None
     whole = isinstance(about["images"], dict) and isinstance(about["digests"], dict)
     if not whole or held != {f"{part}_{kind}" for part in about["digests"] for kind in ("images", "labels")}:

@@ -4,12 +4,13 @@ Code may differ where it was shown to give the same bits in the first epoch (``s
 names the commits.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.config.schema import deciding, differences, read_settings, shared
+from stillpoint.core.config.merge import read_settings
+from stillpoint.core.config.schema import deciding, differences, shared
 from stillpoint.core.runs.layout import Run
 
 #: of many different settings, so many are named
@@ -45,10 +46,9 @@ def _training(run: Run) -> dict[str, Any]:
 
 def _read(path: Any) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return read_json(path, of=dict)
+    except UserError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _same(runs: list[Run], what: str, value: Callable[[Run], Any], remedy: str = "") -> None:

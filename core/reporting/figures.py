@@ -3,7 +3,6 @@
 Colours are told apart by colour-blind readers too, and networks by markers as well: a print in grey can be read.
 """
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 
+from stillpoint.core.base.documents import read_numbers
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path
 from stillpoint.core.reporting.reading import read_maps
@@ -113,8 +113,11 @@ def _paler(colour: str, share: float) -> str:
 
 
 def wrapped(title: str, width: int) -> str:
-    """A title in lines of at most `width` characters, so that none is cut off at the edge of a picture."""
-    return "\n".join(fill(line, width) for line in title.splitlines())
+    """A title in lines of at most `width` characters, so that none is cut off at the edge of a picture.
+
+    A dollar sign is one: Matplotlib would otherwise read what stands between two as a formula.
+    """
+    return "\n".join(fill(line, width) for line in title.splitlines()).replace("$", r"\$")
 
 
 def entitle(figure: "Figure", title: str) -> None:
@@ -268,11 +271,10 @@ def read_shift_maps(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray] | No
 
 
 def read_history(path: Path) -> dict[str, np.ndarray]:
-    """Columns of a run's ``history.csv``; a value that is not there is NaN."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    """Columns of a run's ``history.csv``; a value that is not there is NaN. `UserError` for a damaged file."""
+    rows = read_numbers(path, ("epoch",), remedy="train the run again")
     names = rows[0].keys() if rows else []
-    return {name: np.array([float(row[name]) if row[name] else np.nan for row in rows]) for name in names}
+    return {name: np.array([np.nan if row[name] is None else row[name] for row in rows]) for name in names}
 
 
 @styled

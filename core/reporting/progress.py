@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from stillpoint.core.runs.layout import Run
 
@@ -71,7 +72,7 @@ def overview(found: dict[Run, Status]) -> Table:
     for run, state in found.items():
         by_model.setdefault(run.model, {})[run.seed] = state
     for model, own in by_model.items():
-        cells = [f"[{styles[own[s].stage]}]{own[s]}[/]" if s in own else "" for s in seeds]
+        cells = [Text(str(own[s]), styles[own[s].stage]) if s in own else "" for s in seeds]
         grid.add_row(model, *cells)
     return grid
 
@@ -94,7 +95,11 @@ def follow(
     log = folder / "logs" / "workflow.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=console
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=console,
     )
     task = bar.add_task("starting", total=1.0)
     start, told = time.monotonic(), ""

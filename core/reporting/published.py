@@ -4,9 +4,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
+from stillpoint.core.base.documents import read_yaml
 from stillpoint.core.base.errors import UserError
 
 
@@ -69,10 +69,7 @@ class Published(BaseModel):
 
 def read_published(path: Path) -> Published:
     """What a paper states; nothing where there is no such file, and a `UserError` for one of another form."""
-    try:
-        found = yaml.safe_load(path.read_text()) if path.is_file() else None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    found = read_yaml(path) if path.is_file() else None
     try:
         return Published.model_validate(found or {})
     except ValidationError as error:

@@ -1,11 +1,11 @@
 """What a table reads of a run that was evaluated; a file that is not what it should be is told in one sentence."""
 
-import json
 import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.runs.layout import Run
 
@@ -28,16 +28,15 @@ def read_metrics(run: Run) -> dict[str, Any]:
     "untrained" and "trained" hold finite numbers by name, and "trained" or "untrained" is there; "dataset" is text or
     an object, "evaluate" an object and "parameters" a number, where they are there.
     """
-    try:
-        found = json.loads(run.metrics.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{run.metrics} cannot be read ({error}): evaluate the run again") from None
-    if not isinstance(found, dict) or not isinstance(found.get("trained", found.get("untrained")), dict):
+    found = read_json(run.metrics, remedy="evaluate the run again", of=dict)
+    if not isinstance(found.get("trained", found.get("untrained")), dict):
         raise UserError(f"{run.metrics} is not a run's metrics: evaluate the run again")
     forms: dict[str, tuple[tuple[type, ...], str]] = {
         **dict.fromkeys(STATES, ((dict, type(None)), "an object")),
         "dataset": ((str, dict), "text or an object"),
         "evaluate": ((dict, type(None)), "an object"),
+        "provenance": ((dict,), "an object"),
+        "images": ((int,), "a whole number"),
         "parameters": ((int,), "a whole number"),
     }
     for key, (types, form) in forms.items():
@@ -71,16 +70,10 @@ def read_maps(path: Path) -> dict[str, "np.ndarray"]:
 
 def read_training(run: Run) -> dict[str, Any]:
     """A run's ``train.json``; a `UserError` when it is not one."""
-    try:
-        found = json.loads(run.training.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        found = error
-    if not isinstance(found, dict) or not {"device", "peak_memory_bytes"} <= set(found):
-        reason = f" ({found})" if isinstance(found, Exception) else ""
-        raise UserError(
-            f"{run.training} does not say how the run was trained{reason}: remove it, and give the command that "
-            "trained the run once more"
-        )
+    remedy = "remove it, and give the command that trained the run once more"
+    found = read_json(run.training, remedy=remedy, of=dict)
+    if not isinstance(found.get("device"), str) or not isinstance(found.get("peak_memory_bytes"), int):
+        raise UserError(f"{run.training} does not say how the run was trained: {remedy}")
     return found
 
 

@@ -4,11 +4,11 @@
 and ``<model>.md`` says the same to people.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError, nearest
 from stillpoint.core.base.files import digest, write_atomic, write_json
 from stillpoint.core.config.former import modern
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 #: accuracies and consistencies that are measured anew, perhaps on another machine, may differ by this
 TOLERANCE = 0.002
+_REMEDY = "git checkout brings it back"
+#: what a card must hold to be read, measured again and shown
+_HELD: dict[str, Any] = {
+    **dict.fromkeys(("model", "source", "dataset", "data_digest", "recipe", "precision", "sha256"), str),
+    **dict.fromkeys(("seed", "epoch", "parameters", "images", "bytes"), int),
+    **dict.fromkeys(("metrics", "before_rounding", "training", "config"), dict),
+}
 
 
 def weights_path(folder: Path, name: str) -> Path:
@@ -33,15 +40,18 @@ def names(folder: Path) -> list[str]:
 def read(folder: Path, name: str) -> dict[str, Any]:
     """The card of a network; a `UserError` that names those there are when it has none."""
     path = weights_path(folder, name).with_suffix(".json")
-    try:
-        card = json.loads(path.read_text())
-        return {**card, "config": modern(card["config"])}
-    except FileNotFoundError:
+    if not path.exists():
         known = names(folder)
         said = f": there are {', '.join(known)}" if known else ""
-        raise UserError(f"no pretrained weights are kept of {name}{nearest(name, known)}{said}") from None
-    except (ValueError, KeyError):
-        raise UserError(f"{path} is damaged: git checkout brings it back") from None
+        raise UserError(f"no pretrained weights are kept of {name}{nearest(name, known)}{said}")
+    card = read_json(path, remedy=_REMEDY, of=dict)
+    for key, kind in _HELD.items():
+        if not isinstance(card.get(key), kind) or isinstance(card[key], bool):
+            raise UserError(f"{path} is no card ({key} is not there, or of another type): {_REMEDY}")
+    for key in ("metrics", "before_rounding"):
+        if not all(isinstance(value, int | float) for value in card[key].values()):
+            raise UserError(f"{path} is no card ({key} holds what is no number): {_REMEDY}")
+    return {**card, "config": modern(card["config"])}
 
 
 def weights(folder: Path, name: str) -> Path:

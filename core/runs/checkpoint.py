@@ -7,24 +7,29 @@ state is a torch file with its SHA-256 behind it, and the one before it is kept 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.documents import parse_json
+from stillpoint.core.base.errors import UserError, listed, printable
 from stillpoint.core.base.files import atomic_path, write_atomic
-from stillpoint.core.runs.foreign import unwrapped
+from stillpoint.core.runs.foreign import INERT, fitted, tensors_of
 
 #: Key of the metadata; there is only one, because safetensors writes several in random order.
 _METADATA = "stillpoint"
 _FORMAT = 1
 _TRAILER = b"\nstillpoint state, sha256 "
 _TRAILER_LENGTH = len(_TRAILER) + 64
+#: what torch puts into some of its sentences for terminals
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def _content_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
@@ -61,17 +66,21 @@ def save_weights(
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    remedy = "fetch or train it again"
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_METADATA)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        metadata = json.loads(text) if text else {}
-    except (SafetensorError, OSError, ValueError, RuntimeError, AttributeError) as error:
-        raise UserError(f"{path} is truncated or damaged ({_first_line(error)}): fetch or train it again") from None
-    if metadata:
-        digest = metadata.pop("digest", None)
-        if digest != _content_digest(tensors, metadata):
-            raise UserError(f"{path} is damaged (its digest is wrong): fetch or train it again")
+    except (SafetensorError, OSError, ValueError, RuntimeError, AttributeError, MemoryError) as error:
+        raise UserError(f"{path} is truncated or damaged ({_first_line(error)}): {remedy}") from None
+    if text is None:
+        return tensors, {}
+    metadata = parse_json(text, f"what {path} says of its weights", remedy=remedy, of=dict)
+    digest = metadata.pop("digest", None)
+    if digest != _content_digest(tensors, metadata):
+        raise UserError(f"{path} is damaged (its digest is wrong): {remedy}")
+    if not isinstance(metadata.get("model"), str) or not isinstance(metadata.get("epoch"), int):
+        raise UserError(f"{path} does not say which network's weights it holds, of which epoch: {remedy}")
     return tensors, metadata
 
 
@@ -80,23 +89,37 @@ def _first_line(error: BaseException) -> str:
 
 
 def read_torch(path: Path) -> Any:
-    """What a torch file from elsewhere holds, on the CPU; only tensors and plain containers, nothing is executed.
+    """What a torch file from elsewhere holds, on the CPU: tensors in plain containers, and nothing is executed.
 
-    Raises `UserError` when it is truncated, damaged, no torch file, or wants to run something.
+    Objects of the plain classes in `foreign.INERT` are left out; something stands in their place. Raises `UserError`
+    when the file is truncated, damaged, no torch file, or asks for any other class or function.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(INERT), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of protocols that are then refused or read
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile or torn file may raise anything at all
-        raise UserError(
-            f"{path} was refused: it is no whole torch file of plain tensors ({_first_line(error)})"
-        ) from None
+        raise UserError(f"{path} was refused: {_cause(error)}") from None
 
 
-def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(state_dict, metadata) of a file of weights: ours or other safetensors, or a torch checkpoint.
+def _cause(error: Exception) -> str:
+    said = str(error)
+    if asked := re.search(r"(?:Unsupported global: GLOBAL|unsupported GLOBAL) (\S+)", said):
+        return (
+            f"it asks for {printable(asked[1])[:100]}, and only tensors in plain containers are read; nothing of it "
+            "was run (where you trust the file, save its state_dict alone)"
+        )
+    if "TorchScript" in said:
+        return "it is a TorchScript program: save the state_dict of the network that it was made of"
+    return f"it is no whole torch file of plain tensors ({_COLOURS.sub('', _first_line(error))[:200]})"
 
-    A torch checkpoint is unwrapped (see runs.foreign), and its metadata is empty. Raises `UserError` when the file is
-    missing, truncated, damaged or foreign.
+
+def read_tensors(path: str | os.PathLike[str], part: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors by the names they have, metadata) of a file of weights: ours, other safetensors, or a torch checkpoint.
+
+    A torch checkpoint is looked into for its network (see `core.runs.foreign.tensors_of`, also for `part`), and a
+    warning says which was taken of several; its metadata is empty. Raises `UserError` when the file is missing,
+    truncated, damaged or foreign.
     """
     path = Path(path)
     if not path.is_file():
@@ -107,50 +130,114 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     if start[:2] not in (b"PK", b"\x80\x02"):
         if start[8:9] != b"{":
             raise UserError(f"{path} is neither a safetensors file nor a torch checkpoint")
+        if part is not None:
+            raise UserError(f"{path} has no part {part!r}: a safetensors file holds one network")
         return _read_safetensors(path)
     content = read_torch(path)
     try:
-        return unwrapped(content), {}
+        tensors, taken = tensors_of(content, part)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    if taken is not None and part is None:
+        warnings.warn(
+            f"{path} holds several networks: {taken} is taken (stillpoint weights convert --part takes another)",
+            stacklevel=2,
+        )
+    return tensors, {}
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def fill(net: nn.Module, state_dict: Mapping[str, Tensor], *, origin: str, model: str = "this network") -> None:
-    """Loads `state_dict` strictly, or nothing: a `UserError` names what is missing, unexpected or of another shape."""
+def fill(
+    net: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    *,
+    origin: str,
+    model: str = "this network",
+    head: str | None = None,
+) -> None:
+    """Loads `state_dict` strictly, or nothing: a `UserError` names what is missing, unexpected, of another shape or not
+    finite. The module `head` stays as it is, whatever `state_dict` has in its place.
+    """
     own = net.state_dict()
+    if head is not None:
+        own = {name: tensor for name, tensor in own.items() if not name.startswith(f"{head}.")}
+        state_dict = {name: tensor for name, tensor in state_dict.items() if not name.startswith(f"{head}.")}
     faults = []
     if missing := [name for name in own if name not in state_dict]:
-        faults.append(f"missing {_some(missing)}")
+        faults.append(f"missing {listed(missing)}")
     if unexpected := [name for name in state_dict if name not in own]:
-        faults.append(f"unexpected {_some(unexpected)}")
+        faults.append(f"unexpected {listed(unexpected)}")
     shapes = [
         f"{name} {tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
         for name, tensor in state_dict.items()
         if name in own and tensor.shape != own[name].shape
     ]
     if shapes:
-        faults.append(f"of another shape {_some(shapes)}")
+        faults.append(f"of another shape {listed(shapes)}")
     if faults:
         raise UserError(f"{origin} does not fit {model}: {'; '.join(faults)}")
-    net.load_state_dict(state_dict)
+    # a buffer that the network makes so itself may be infinite
+    if broken := sorted({*not_finite(state_dict)} - {*not_finite(own)}):
+        raise UserError(
+            f"{origin} holds numbers that are not finite, in {listed(broken)}: no network can be made of it"
+        )
+    net.load_state_dict(state_dict, strict=head is None)
+
+
+def not_finite(tensors: Mapping[str, Any]) -> list[str]:
+    """The names of the tensors that hold an infinity or what is no number."""
+    names = [name for name, one in tensors.items() if isinstance(one, Tensor) and one.is_floating_point()]
+    whole = torch.stack([tensors[name].isfinite().all() for name in names]).tolist() if names else []
+    return [name for name, good in zip(names, whole, strict=True) if not good]
 
 
 def load_weights(net: nn.Module, path: str | os.PathLike[str], *, model: str | None = None) -> dict[str, Any]:
     """Fills `net` from a file (see `read_tensors`) and returns its metadata.
 
-    With `model` (full name), weights that were saved for another network are refused even where every name and shape
-    fits: networks that differ only in their blur have the same parameters. Raises `UserError`.
+    Names are tried as they are, then without the prefixes of wrappers. With `model` (full name), weights that were
+    saved for another network are refused even where every name and shape fits: networks that differ only in their blur
+    have the same parameters. Raises `UserError`.
     """
     tensors, metadata = read_tensors(path)
     saved = metadata.get("model")
     if model and saved and saved != model:
         raise UserError(f"{path} holds the weights of {saved}, not of {model}")
-    fill(net, tensors, origin=f"{path}{f' ({saved})' if saved else ''}", model=model or "this network")
+    told = {"origin": f"{path}{f' ({saved})' if saved else ''}", "model": model or "this network"}
+    fitted(tensors, net.state_dict().keys(), lambda given: fill(net, given, **told))
     return metadata
+
+
+def start_from(
+    net: nn.Module,
+    path: str,
+    model: str,
+    head: Literal["same", "new"] = "same",
+    translate: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None = None,
+) -> None:
+    """Fills `net` from weights that training is to start from; of whatever network they are, its names must fit.
+
+    `translate` puts the tensors of a file under the names of `net`, where others may have written them. With the head
+    "new", the last layer (see `head_of`) stays as it is, and the file may have any number of classes.
+    """
+    tensors, _ = read_tensors(path)
+    kept = head_of(net) if head == "new" else None
+    told = {"origin": path, "model": model}
+    if translate is not None:
+        fill(net, translate(tensors, net), head=kept, **told)
+    else:
+        fitted(tensors, net.state_dict().keys(), lambda given: fill(net, given, head=kept, **told))
+
+
+def head_of(net: nn.Module) -> str:
+    """The name of the last layer of `net`: of its modules with parameters of their own, the last in their order."""
+    return [name for name, module in net.named_modules() if [*module.parameters(recurse=False)]][-1]
+
+
+def load_own(net: nn.Module, path: Path, *, model: str) -> int:
+    """Fills `net` from weights that a run of `model` left, and returns the epoch; a `UserError` for any other file."""
+    metadata = load_weights(net, path, model=model)
+    if "epoch" not in metadata:
+        raise UserError(f"{path} does not say of which epoch it is, so it was not left by a run: train it again")
+    return metadata["epoch"]
 
 
 def previous(path: Path) -> Path:

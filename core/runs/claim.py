@@ -5,11 +5,12 @@ decide it have changed. A run made by hand, one of other settings and a kept one
 are used as they stand, gone on with, or refused in a sentence. All of this is asked while the run's lock is held.
 """
 
-import json
 from typing import Any
 
+from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.config.schema import RunConfig, changed, differences, read_settings, shared
+from stillpoint.core.config.merge import read_settings
+from stillpoint.core.config.schema import RunConfig, changed, differences, shared
 from stillpoint.core.runs.layout import Run
 
 #: of many changed settings, so many are named
@@ -59,13 +60,13 @@ def measured(run: Run, evaluate: dict[str, Any], weights: str, images: str, code
     other settings: such numbers are not overwritten unasked.
     """
     try:
-        found = json.loads(run.metrics.read_text())
+        found = read_json(run.metrics, of=dict)
         origin = found["provenance"]
         if origin["weights_digest"] != weights or origin["data_digest"] != images:
             return None
         stored = found["evaluate"]
         measured_with = origin["code_digest"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, KeyError, TypeError):
         return None
     if other := differences(stored, shared(evaluate, stored)):
         raise UserError(

@@ -1,39 +1,199 @@
-"""Checkpoints that other people's code wrote: their wrappers, their names, their fixed filters."""
+"""Checkpoints that other people's code wrote: their wrappers, their names, their fixed filters.
 
-from collections.abc import Mapping
-from typing import Any
+A checkpoint is read in three steps, none of which runs anything of it: `INERT` lets the plain classes of training
+scripts stand in a torch file without being built, `tensors_of` finds the named tensors among what else it holds, and
+`fitted` tries their names as they are before any prefix goes.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
-from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.errors import UserError, listed, shortened
 
-WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
-PREFIXES = ("module.", "_orig_mod.")
+Found = TypeVar("Found")
+
+#: where scripts put averaged weights (EMA): these are what they measure and publish, so they come first
+AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema")
+WRAPPERS = (
+    *("state_dict", "model", "model_state_dict", "net", "network"),
+    *("module", "state", "weights", "params", "model_state"),
+)
+#: wrappers in wrappers, such as {"state": {"model": ...}}
+DEPTH = 4
+#: what wrappers put in front of every name
+PREFIXES = (
+    *("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.", "encoder_q."),
+    *("_forward_module.", "_fsdp_wrapped_module."),
+)
+#: what training keeps beside the network that a prefix marks: counters of averages, MoCo's queue, losses, metrics
+BESIDE = ("n_averaged", "encoder_k.", "queue", "queue_ptr", "criterion.", "loss.", "loss_fn.")
+_BESIDE = tuple(name for name in BESIDE if name.endswith("."))
 
 
-def unwrapped(state: Any) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint by name, without the dictionary around them and the prefixes that wrappers add.
+class _Blank:
+    """Stands for an object that is not built; it keeps nothing of what the file says of it."""
 
-    Knows ``{"state_dict" | "model" | "net" | "model_state_dict": ...}`` and ``module.`` of DataParallel, also when
-    only a part of the network was wrapped. A `UserError` when there are no named tensors inside.
+    def __new__(cls, *_: Any) -> "_Blank":
+        return object.__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _Dictionary:
+    """Stands for a class of dictionaries: torch fills plain ones alone."""
+
+    def __new__(cls, *_: Any) -> dict[Any, Any]:  # type: ignore[misc]
+        return {}
+
+
+class _List:
+    """Stands for a class of lists: torch fills plain ones alone."""
+
+    def __new__(cls, *_: Any) -> list[Any]:  # type: ignore[misc]
+        return []
+
+
+def _each(modules: str, names: str) -> list[str]:
+    return [f"{module}.{name}" for module in modules.split() for name in names.split()]
+
+
+_STANDS: dict[Any, list[str]] = {
+    _Dictionary: [
+        *_each("collections", "defaultdict"),
+        *_each("lightning.fabric.utilities.data lightning_fabric.utilities.data", "AttributeDict"),
+        *_each("lightning.pytorch.utilities.parsing pytorch_lightning.utilities.parsing", "AttributeDict"),
+        *("builtins.dict", "yacs.config.CfgNode", "addict.addict.Dict", "easydict.EasyDict"),
+        *("mmengine.config.config.ConfigDict", "mmcv.utils.config.ConfigDict"),
+    ],
+    _List: ["builtins.list", "collections.deque"],
+    _Blank: [
+        *("argparse.Namespace", "types.SimpleNamespace", "uuid.UUID", "decimal.Decimal", "fractions.Fraction"),
+        *_each("datetime", "datetime date time timedelta timezone"),
+        *_each("builtins", "int float str bool bytes tuple frozenset range slice"),
+        *_each("pathlib pathlib._local", "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"),
+        *_each("numpy.core.multiarray numpy._core.multiarray", "scalar _reconstruct"),
+        *("numpy.dtype", "numpy.ndarray", "torch.torch_version.TorchVersion"),
+    ],
+}
+#: (what stands for it, name) of the plain classes that training scripts leave in torch files, as torch's
+#: `safe_globals` takes them: the name is allowed, and the class itself is neither imported nor built
+INERT: list[Any] = [(stand, name) for stand, names in _STANDS.items() for name in names]
+
+
+def tensors_of(content: Any, part: str | None = None) -> tuple[dict[str, Tensor], str | None]:
+    """(The named tensors of a checkpoint under the names they have, where in it they are if others were there too).
+
+    Knows the dictionaries of `WRAPPERS` around a network, also in one another, and averaged weights, which are taken
+    before those that they average. `part` is the key of another choice. `UserError` when there are no named tensors
+    inside, or several networks and no saying which.
     """
-    while isinstance(state, Mapping):
-        inner = next((key for key in WRAPPERS if isinstance(state.get(key), Mapping)), None)
-        if inner is None:
-            break
-        state = state[inner]
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise UserError("the file holds no named tensors: it is not the checkpoint of a network")
-    return {_plain(name): tensor for name, tensor in state.items()}
+    if part is not None:
+        if not isinstance(content, Mapping) or not isinstance(content.get(part), Mapping):
+            raise UserError(f"the file has no part {part!r}: {_description(content)}")
+        content = content[part]
+    found = {id(state): (path, state) for path, state in _states(content, (), (id(content),))}
+    averaged = [one for one in found.values() if set(one[0]) & set(AVERAGED)]
+    choice = averaged if len(averaged) == 1 else list(found.values())
+    if not choice:
+        raise UserError(f"the file holds no named tensors of a network: {_description(content)}")
+    if len(choice) > 1:
+        raise UserError(f"the file holds several networks ({listed('.'.join(path) for path, _ in choice)}): say which")
+    path, state = choice[0]
+    return dict(state), ".".join(path) if len(found) > 1 else None
 
 
-def _plain(name: str) -> str:
-    return ".".join(part for part in name.split(".") if f"{part}." not in PREFIXES)
+def _states(
+    content: Any, path: tuple[str, ...], above: tuple[int, ...]
+) -> Iterator[tuple[tuple[str, ...], Mapping[str, Tensor]]]:
+    if not isinstance(content, Mapping) or not content:
+        return
+    if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
+        yield path, content
+        return
+    for key in (*AVERAGED, *WRAPPERS):
+        inner = content.get(key)
+        if id(inner) in above:
+            raise UserError(f"the file holds itself, under {'.'.join((*path, key))}")
+        if isinstance(inner, Mapping) and len(path) < DEPTH:
+            yield from _states(inner, (*path, key), (*above, id(inner)))
+
+
+def _description(content: Any) -> str:
+    """What a file holds that is no network's tensors, in a clause."""
+    if isinstance(content, _Blank) or not isinstance(content, Mapping):
+        return f"it is {_kind(content)}, no dictionary of tensors"
+    if not content:
+        return "it is empty"
+    for key in (*AVERAGED, *WRAPPERS):
+        if isinstance(content.get(key), Mapping):
+            return f"under {key}, {_description(content[key])}"
+    if any(isinstance(value, Tensor) for value in content.values()):
+        for name, value in content.items():
+            if not isinstance(name, str):
+                return f"the name {name!r} is a {type(name).__name__}, no text"
+            if not isinstance(value, Tensor):
+                return f"{shortened(name)} is {_kind(value)}, no tensor"
+    return f"its keys are {listed(map(str, content))}"
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__.strip('_').lower()}"
+
+
+def readings(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """`state` under the names it has, then without the prefixes that wrappers add, one after the other.
+
+    A prefix goes from the front of all names at once, or from the front of a part that was wrapped alone
+    (``features.module.0.weight``), so that two names never become one.
+    """
+    current: dict[str, Tensor] | None = dict(state)
+    for _ in range(2 * DEPTH):
+        if current is None:
+            return
+        yield current
+        current = _without_prefix(current) or _without_inner(current)
+
+
+def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    for prefix in PREFIXES:
+        inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        rest = [name for name in state if not name.startswith(prefix)]
+        if inside and all(name in BESIDE or name.startswith(_BESIDE) for name in rest) and not inside.keys() & rest:
+            return inside
+    return None
+
+
+def _without_inner(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    for part in dict.fromkeys(name.partition(".")[0] for name in state):
+        inner = f"{part}.module."
+        own = [name for name in state if name.startswith(f"{part}.")]
+        if own and all(name.startswith(inner) for name in own):
+            return {f"{part}.{n.removeprefix(inner)}" if n.startswith(inner) else n: v for n, v in state.items()}
+    return None
+
+
+def fitted(state: Mapping[str, Tensor], names: Collection[str], fit: Callable[[dict[str, Tensor]], Found]) -> Found:
+    """What `fit` makes of the first reading of `state` that it takes (see `readings`).
+
+    `fit` refuses by `UserError`. Where it takes none, its refusal of the reading that has most of `names`, those that
+    are looked for, is raised.
+    """
+    refusals = []
+    for reading in readings(state):
+        try:
+            return fit(reading)
+        except UserError as error:
+            refusals.append((len(reading.keys() & set(names)), error))
+    raise max(refusals, key=lambda refusal: refusal[0])[1]
 
 
 def translate(
-    state: Mapping[str, torch.Tensor], names: Mapping[str, str], *, filters: Mapping[str, torch.Tensor] | None = None
-) -> dict[str, torch.Tensor]:
+    state: Mapping[str, Tensor], names: Mapping[str, str], *, filters: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """`state` under our names, where `names` says what each of our names is called there.
 
     `filters` are fixed tensors that they store and we do not: checked when present (each of their channels must hold
@@ -48,9 +208,7 @@ def translate(
         raise UserError(
             "the checkpoint is of another network: "
             + "; ".join(
-                f"{what} {', '.join(keys[:5])}{f' and {len(keys) - 5} more' if len(keys) > 5 else ''}"
-                for what, keys in (("missing", missing), ("unexpected", unexpected))
-                if keys
+                f"{what} {listed(keys)}" for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys
             )
         )
     for name, ours in filters.items():
@@ -59,7 +217,7 @@ def translate(
     return {ours: state[theirs] for ours, theirs in names.items()}
 
 
-def _same_filter(theirs: torch.Tensor, ours: torch.Tensor) -> bool:
+def _same_filter(theirs: Tensor, ours: Tensor) -> bool:
     if theirs.shape[-ours.ndim :] != ours.shape:
         return False
     return torch.allclose(theirs.float(), ours.float().expand_as(theirs), atol=1e-6)

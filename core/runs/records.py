@@ -5,7 +5,6 @@ All files are written in whole. history.csv holds only what every repetition of 
 
 import csv
 import io
-import json
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,10 +18,12 @@ import yaml
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from stillpoint.core.base.documents import read_json, read_numbers
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path, sweep, write_atomic, write_json
 from stillpoint.core.base.interrupt import locked
-from stillpoint.core.config.schema import RunConfig, changed, read_settings
+from stillpoint.core.config.merge import read_settings
+from stillpoint.core.config.schema import RunConfig, changed
 from stillpoint.core.runs.checkpoint import load_state, previous, read_tensors, save_weights
 from stillpoint.core.runs.layout import Run
 from stillpoint.core.runs.provenance import provenance
@@ -68,13 +69,16 @@ def resumable(config: RunConfig, run: Run, progress: Progress) -> dict[str, Any]
     """The state to go on from, None to begin; a `UserError` where the folder belongs to something else."""
     sweep(run.folder)
     if run.config.exists():
-        _same_settings(run, read_settings(run.config), config)
+        _same_settings(run, read_settings(run.config), config, longer=True)
     state, sentence = load_state(run.state)
     if sentence:
         note(run, progress, sentence)
     if state is not None:
-        _same_settings(run, state["settings"], config)
+        _same_settings(run, state["settings"], config, longer=True)
+        _lengthen(run, state, config, progress)
     elif run.weights.exists() and run.training.exists() and run.config.exists():
+        # to go on for more epochs takes a state
+        _same_settings(run, read_settings(run.config), config)
         # results that came without their state (dvc pull) are as good as one's own
         return {"epoch": config.train.epochs, "history": read_history(run.history), "data": _trained_on(run)}
     return state
@@ -82,8 +86,8 @@ def resumable(config: RunConfig, run: Run, progress: Progress) -> dict[str, Any]
 
 def _trained_on(run: Run) -> str | None:
     """The digest of a finished run's images; None where train.json does not say."""
-    with suppress(ValueError, AttributeError):
-        return json.loads(run.training.read_text()).get("data_digest")
+    with suppress(UserError):
+        return read_json(run.training, of=dict).get("data_digest")
     return None
 
 
@@ -142,19 +146,54 @@ def write_tables(run: Run, rows: Mapping[str, list[Row]]) -> None:
 
 def read_history(path: Path) -> list[Row]:
     """The rows of a history.csv; an empty cell is None. Raises `UserError` when there is none, or it is damaged."""
-    try:
-        with path.open(newline="") as file:
-            rows = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read as the history of a run ({error})") from None
-    return [{**row, "epoch": int(row["epoch"] or 0)} for row in rows]
+    remedy = "remove the run's folder and train it anew"
+    rows = read_numbers(path, ("epoch",), remedy=remedy)
+    for row in rows:
+        if row["epoch"] != int(row["epoch"]):
+            raise UserError(f"{path} cannot be read (a row is of epoch {row['epoch']}): {remedy}")
+    return [{**row, "epoch": int(row["epoch"])} for row in rows]
 
 
-def _same_settings(run: Run, there: dict[str, Any], config: RunConfig) -> None:
-    if found := changed(there, config):
+def _same_settings(run: Run, there: dict[str, Any], config: RunConfig, *, longer: bool = False) -> None:
+    """A `UserError` where what decides a training is not as it was `there`; `longer`: epochs may have been added."""
+    found = changed(there, config)
+    epochs, asked = epochs_of(there), config.train.epochs
+    if epochs is not None and 0 < epochs < asked:
+        said = f"TRAIN.EPOCHS: {epochs} -> {asked}"
+        if found == [said] and not config.train.open_ended:
+            raise UserError(
+                f"{run.folder} holds a run of {epochs} epochs, and the {config.train.schedule} schedule of {asked} has "
+                "other rates from its first epoch on: begin it anew (--anew), or train elsewhere"
+            )
+        if found == [said] and not longer:
+            raise UserError(
+                f"{run.folder} holds a run of {epochs} epochs without the state that more would go on from: begin it "
+                "anew (--anew), or train elsewhere"
+            )
+        found = [line for line in found if line != said or not longer]
+    if found:
         raise UserError(
             f"{run.folder} holds a run of other settings ({'; '.join(found)}): remove it (--anew), or train elsewhere"
         )
+
+
+def epochs_of(settings: dict[str, Any]) -> int | None:
+    """TRAIN.EPOCHS of a dumped configuration; None where it does not say."""
+    train = settings.get("TRAIN")
+    found = train.get("EPOCHS") if isinstance(train, dict) else None
+    return found if isinstance(found, int) else None
+
+
+def _lengthen(run: Run, state: dict[str, Any], config: RunConfig, progress: Progress) -> None:
+    """Removes the results of a training that goes on for more epochs than it was to have."""
+    before = epochs_of(state["settings"])
+    if before is None or before >= config.train.epochs:
+        return
+    # the proof that it is finished goes first
+    results = run.metrics, run.maps, run.training, run.weights, run.scores, run.record
+    for path in (*results, *run.folder.glob("measured/*")):
+        path.unlink(missing_ok=True)
+    note(run, progress, f"training is lengthened from {before} to {config.train.epochs} epochs")
 
 
 def write_config(config: RunConfig, run: Run) -> None:

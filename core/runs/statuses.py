@@ -6,7 +6,7 @@ from torch import nn
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.schema import RunConfig
-from stillpoint.core.runs.checkpoint import fill, load_state, load_weights, read_tensors
+from stillpoint.core.runs.checkpoint import fill, load_own, load_state, read_tensors
 from stillpoint.core.runs.layout import Run
 
 
@@ -25,7 +25,7 @@ def fill_at(net: nn.Module, run: Run, config: RunConfig, status: str) -> int:
     if status in ("weights", "best"):
         if not run.weights.is_file():
             raise UserError(f"{run.folder} holds no weights of a finished training: it has {statuses(run)}")
-        return int(load_weights(net, run.weights, model=model)["epoch"])
+        return load_own(net, run.weights, model=model)
     kept = kept_epoch(run)
     if status == "checkpoint":
         state, _ = load_state(run.state)
@@ -34,7 +34,7 @@ def fill_at(net: nn.Module, run: Run, config: RunConfig, status: str) -> int:
             return int(state["epoch"])
         # results that came without their state
         if kept == config.train.epochs:
-            return int(load_weights(net, run.weights, model=model)["epoch"])
+            return load_own(net, run.weights, model=model)
         raise UserError(f"{run.folder} has no checkpoint: it has {statuses(run)}")
     match = re.fullmatch(r"e(\d+)", status)
     if match is None:
@@ -43,15 +43,15 @@ def fill_at(net: nn.Module, run: Run, config: RunConfig, status: str) -> int:
         )
     epoch = int(match[1])
     if epoch in run.snapshots():
-        return int(load_weights(net, run.snapshot(epoch), model=model)["epoch"])
+        return load_own(net, run.snapshot(epoch), model=model)
     if epoch == kept:
-        return int(load_weights(net, run.weights, model=model)["epoch"])
+        return load_own(net, run.weights, model=model)
     raise UserError(f"{run.folder} has no snapshot {status}: it has {statuses(run)}")
 
 
 def kept_epoch(run: Run) -> int | None:
-    """The epoch of the weights that a finished run kept."""
-    return int(read_tensors(run.weights)[1].get("epoch", -1)) if run.weights.is_file() else None
+    """The epoch of the weights that a finished run kept; None where they do not say it."""
+    return read_tensors(run.weights)[1].get("epoch") if run.weights.is_file() else None
 
 
 def statuses(run: Run) -> str:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from stillpoint.core.base.distributed import Group, share_statistics
+from stillpoint.core.base.errors import listed
 from stillpoint.core.base.interrupt import StopRequest
 from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.data.build import Loader
-from stillpoint.core.runs.checkpoint import fill, read_tensors
+from stillpoint.core.runs.checkpoint import fill, not_finite, start_from
 from stillpoint.core.runs.records import model_name
 from stillpoint.core.training.hooks import TrainHooks
 from stillpoint.core.training.loss import Sums, criterion
@@ -43,16 +44,14 @@ class Learner:
         self.criterion = criterion(recipe)
         net = build(config)
         if recipe.finetune and fresh:
-            start, _ = read_tensors(recipe.finetune)
-            if hooks.translate is not None:
-                start = hooks.translate(start, net)
-            fill(net, start, origin=recipe.finetune, model=self.name)
+            start_from(net, recipe.finetune, self.name, recipe.finetune_head, hooks.translate)
         if together.world_size > 1:
             net = share_statistics(net, device)
         net = net.to(device)
         if recipe.channels_last:
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net, self.optimizer = net, optimizer(recipe, net, hooks.groups(net) if hooks.groups else ())
+        self.infinite = set(not_finite(net.state_dict()))  # as the network makes them, such as a mask
         self.parameters = [p for p in net.parameters() if p.requires_grad]
         self.unshared: nn.Module = torch.compile(net) if recipe.compile else net  # type: ignore[assignment]
         self.model = together.wrap(self.unshared)
@@ -108,9 +107,14 @@ class Learner:
                 sums.add(self.criterion(output, labels), output, labels)
         return sums
 
-    def finite(self) -> bool:
-        """Whether all that is learned is finite."""
-        return all(bool(parameter.isfinite().all()) for parameter in self.parameters)
+    def broken(self) -> str | None:
+        """Which tensors of the network and of its optimiser have become infinite, in a clause; None where none has."""
+        tensors = dict(self.net.state_dict())
+        for number, own in enumerate(self.optimizer.state.values()):
+            tensors |= {f"the optimiser's {key} of parameter {number}": value for key, value in own.items()}
+        found = [name for name in not_finite(tensors) if name not in self.infinite]
+        count = self.together.largest(len(found))
+        return f"{count} of {len(tensors)} tensors ({listed(found)}) became infinite" if count else None
 
     def state(self) -> dict[str, Any]:
         """Weights, buffers that weights leave out, the optimiser's buffers, and what a paper recorded."""

@@ -293,8 +293,15 @@ class _Training:
                 self._look(losses, speed)
             if self.together.largest(stop.number):
                 self._look(losses, 0.0)
+                self._check_state()
                 return False
+        self._check_state()
         return True
+
+    def _check_state(self) -> None:
+        """Stops where the last step blew up, whose own loss was taken before it."""
+        if what := self.learner.broken():
+            self._blown_up(what, self.step)
 
     def _look(self, losses: list[Tensor], images_per_second: float) -> None:
         """Tells the progress, and stops at a loss that is not finite, before anything of it is saved."""
@@ -303,15 +310,15 @@ class _Training:
         values = self.together.sum(torch.stack(losses)).tolist()
         for number, value in enumerate(values, self.step - len(losses) + 1):
             if not math.isfinite(value):
-                self._blown_up(f"loss became {value}", f"in epoch {self.epoch + 1} at step {number} of {self.steps}")
+                self._blown_up(f"the loss became {value}", number)
         losses.clear()
         if self.together.main:
             self.progress.on_step(self.epoch + 1, self.step, self.steps, values[-1], images_per_second)
 
-    def _blown_up(self, what: str, when: str) -> NoReturn:
+    def _blown_up(self, what: str, step: int) -> NoReturn:
         sentence = (
-            f"the {what} {when}: training stopped, and the last good state is kept; a smaller TRAIN.LR or a warm-up "
-            "may help"
+            f"{what} in epoch {self.epoch + 1} at step {step} of {self.steps}: training stopped, and the last good "
+            "state is kept; a smaller TRAIN.LR or a warm-up may help"
         )
         self._tell(sentence)
         raise UserError(sentence)
@@ -345,6 +352,8 @@ class _Training:
 
     def _end_epoch(self, val_loss: float | None, val_accuracy: float | None) -> None:
         recipe, number = self.config.train, self.epoch + 1
+        if val_loss is not None and not math.isfinite(val_loss):
+            self._blown_up(f"the validation loss became {val_loss}", self.step)
         lr = rate(recipe, self.epoch, self.steps - 1, self.steps)
         images = self.sums.all(self.together)[2]
         values = (number, lr, *self.sums.means(self.together, recipe), val_loss, val_accuracy)
@@ -362,9 +371,6 @@ class _Training:
                 self.best = {"epoch": number, "score": score, "model": weights}
         self.epoch, self.step, self.before, self.sums = number, 0, 0.0, Sums(self.device)
         self.began = time.perf_counter()
-        # a last step may blow the weights up although every loss was finite
-        if not self.learner.finite():
-            self._blown_up("weights are not finite", f"after epoch {number}")
         if number == 1:
             self.first_epoch = tensors_digest(self.learner.net.state_dict())
         if recipe.snapshots and number % recipe.snapshots == 0:

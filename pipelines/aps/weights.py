@@ -15,7 +15,7 @@ from stillpoint.core.backbones.unet import UNet
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.downsample import Downsample
 from stillpoint.core.runs.checkpoint import read_tensors
-from stillpoint.core.runs.foreign import translate, unwrapped
+from stillpoint.core.runs.foreign import fitted, tensors_of, translate
 
 #: places in the authors' double convolution with explicit padding -> in ours
 _PADDED = {"1": "0", "2": "1", "5": "3", "6": "4"}
@@ -24,7 +24,7 @@ _STEM = {"0": "0", "2": "1", "3": "2"}
 
 
 def read_authors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a file that the authors' code wrote, by their names, without wrappers and ``module.`` prefixes.
+    """The tensors of a file that the authors' code wrote, by their names, without the dictionaries around them.
 
     Nothing in the file is executed. Raises `UserError` for one that is absent, torn, or no checkpoint of tensors.
     """
@@ -40,28 +40,26 @@ def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Ten
         net: ours, of the same architecture.
 
     Returns:
-        A state_dict with exactly the names and shapes of `net`.
+        A state_dict with exactly the names of `net`.
 
     Raises:
-        UserError: tensors that `net` has no place for or that it misses, another shape, or filters that are not those
-            `net` has at their places: the weights of networks with and without filters have the same names.
+        UserError: tensors that `net` has no place for or that it misses, or filters that are not those `net` has at
+            their places: the weights of networks with and without filters have the same names.
     """
-    given, wanted = unwrapped(state_dict), net.state_dict()
+    return fitted(tensors_of(state_dict)[0], net.state_dict().keys(), lambda given: _from_authors(given, net))
+
+
+def _from_authors(given: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     _check_filters(given, net)
     theirs = {ours: key for key, ours in authors_names(given, net).items()}
     # a name of ours that they do not have is reported as missing under our own
-    names = {name: theirs.get(name, name) for name in wanted}
+    names = {name: theirs.get(name, name) for name in net.state_dict()}
     filters = {
         key: kernel
         for key in given
         if key.endswith(".filt") and (kernel := _kernel(net, _place(key.removesuffix(".filt")))) is not None
     }
-    found = translate(given, names, filters=filters)
-    for name, tensor in found.items():
-        if tensor.shape != wanted[name].shape:
-            shapes = f"{tuple(tensor.shape)}, the network's {tuple(wanted[name].shape)}"
-            raise UserError(f"the checkpoint is of another network: {names[name]} has shape {shapes}")
-    return found
+    return translate(given, names, filters=filters)
 
 
 def _check_filters(given: Mapping[str, Tensor], net: nn.Module) -> None:

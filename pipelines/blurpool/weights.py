@@ -6,6 +6,7 @@ Their networks insert a module wherever they blur, which shifts the numbers of i
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,39 +18,45 @@ from stillpoint.core.backbones.resnet import BasicBlock, ResNet
 from stillpoint.core.backbones.vgg import VGG
 from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
 from stillpoint.core.layers.blur import BlurPool2d
-from stillpoint.core.runs.foreign import translate, unwrapped
+from stillpoint.core.runs.foreign import fitted, tensors_of, translate
 
 FILLINGS = (BlurPool2d, AdaptiveBlur2d)
 COUNTER = ".num_batches_tracked"
 
 
-def from_authors(state: dict[str, torch.Tensor], net: nn.Module) -> dict[str, torch.Tensor]:
+def from_authors(state: Mapping[str, Any], net: nn.Module) -> dict[str, torch.Tensor]:
     """The authors' state of the same network under our names, strictly: `UserError` names missing and unexpected keys.
 
     `state` may be wrapped (``{"state_dict": ...}``, ``module.`` prefixes, old DenseNet names). Stored `filt` buffers
     are compared with our filters and dropped; they may be absent.
     """
-    old = {_modern(name): tensor for name, tensor in unwrapped(state).items()}
+    return fitted(tensors_of(state)[0], net.state_dict().keys(), lambda given: _from_authors(_modern(given), net))
+
+
+def recognised(state: Mapping[str, Any], net: nn.Module) -> dict[str, torch.Tensor]:
+    """A checkpoint of torchvision's, of ours or of the authors' under our names; `UserError` where it is none of them.
+
+    Checkpoints from before torch 0.4 lack the counters of the batch norms, which then start at 0.
+    """
+    return fitted(tensors_of(state)[0], net.state_dict().keys(), lambda given: _recognised(_modern(given), net))
+
+
+def _from_authors(given: dict[str, torch.Tensor], net: nn.Module) -> dict[str, torch.Tensor]:
     paths = dict(authors_paths(net))
     names = {key: _renamed(key, paths) for key in net.state_dict()}
     filters = {
         f"{paths[path]}.filt": module.kernel for path, module in net.named_modules() if isinstance(module, BlurPool2d)
     }
-    return translate(old, names, filters=filters)
+    return translate(given, names, filters=filters)
 
 
-def recognised(state: Mapping[str, torch.Tensor], net: nn.Module) -> dict[str, torch.Tensor]:
-    """A checkpoint of torchvision's, of ours or of the authors' under our names; `UserError` where it is none of them.
-
-    Checkpoints from before torch 0.4 lack the counters of the batch norms, which then start at 0.
-    """
-    given = {_modern(name): tensor for name, tensor in unwrapped(state).items()}
+def _recognised(given: dict[str, torch.Tensor], net: nn.Module) -> dict[str, torch.Tensor]:
     own = net.state_dict()
     if not any(name.endswith(COUNTER) for name in given):
         counters = {name: torch.zeros_like(tensor) for name, tensor in own.items() if name.endswith(COUNTER)}
         if given.keys() == own.keys() - counters.keys():
             return given | counters
-    return given if given.keys() == own.keys() else from_authors(given, net)
+    return given if given.keys() == own.keys() else _from_authors(given, net)
 
 
 def authors_paths(net: nn.Module) -> Iterator[tuple[str, str]]:
@@ -66,9 +73,10 @@ def authors_paths(net: nn.Module) -> Iterator[tuple[str, str]]:
         raise ValueError(f"the authors have no {type(net).__name__}")
 
 
-def _modern(name: str) -> str:
+def _modern(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     # DenseNets saved before torchvision 0.2 have norm.1 where there is norm1 now
-    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", name)
+    old = r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\."
+    return {re.sub(old, r"\1\2.", name): tensor for name, tensor in state.items()}
 
 
 def _renamed(key: str, paths: dict[str, str]) -> str:

@@ -12,6 +12,7 @@ from stillpoint.core.runs.layout import RESULTS, Run
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
     from torch import nn
 
     from stillpoint.core.config.schema import RunConfig
@@ -75,12 +76,28 @@ def recipe_of(args: Namespace) -> str:
 
 
 def console() -> "Console":
-    """Where tables and messages for people go; as wide as they need when the output is not a terminal."""
+    """Where tables and messages for people go; as wide as they need when the output is not a terminal.
+
+    Text is printed as it is: nothing in a name or a title is taken for markup.
+    """
     from rich.console import Console
 
-    # a network may be called mynets:cat, which is no emoji
-    plain = Console(highlight=False, emoji=False)
-    return plain if plain.is_terminal else Console(highlight=False, emoji=False, width=200)
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    out = Console(**plain)
+    return out if out.is_terminal else Console(**plain, width=200)
+
+
+def tell(sentence: str) -> None:
+    """A message for people. The terminal breaks it where it ends, so that a path can be copied."""
+    console().print(sentence, soft_wrap=True)
+
+
+def bars(*more: "ProgressColumn", shown: bool = True) -> "Progress":
+    """Bars over pieces of work, gone when they are done; `more` columns stand behind the usual ones."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    return Progress(*columns, *more, console=console(), transient=True, disable=not shown)
 
 
 def print_json(value: Any) -> None:
@@ -105,9 +122,9 @@ def configured(name: str, args: Namespace, seed: int = 0) -> "RunConfig":
 def run_config(run: Run, pairs: list[str]) -> "RunConfig":
     """The configuration that a run was made with, `pairs` laid over it; a `UserError` where there is none."""
     from stillpoint import pipelines
-    from stillpoint.core.config.schema import merge, read_yaml
+    from stillpoint.core.config.merge import merge, read_recipe
 
     if not run.config.is_file():
         raise UserError(f"{run.folder} is not there or holds no config.yaml: train the run first")
     schema = pipelines.paper(run.pipeline).schema()
-    return merge(schema, [read_yaml(run.config, schema)], pairs)
+    return merge(schema, [read_recipe(run.config, schema)], pairs)

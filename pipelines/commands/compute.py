@@ -12,12 +12,14 @@ from stillpoint.pipelines.commands.base import (
     add_json,
     add_places,
     add_recipe,
+    bars,
     build,
     configured,
     console,
     print_json,
     recipe_of,
     run_config,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -93,8 +95,8 @@ def _train(args: Namespace) -> int:
         told = f"training {_reached(last, 'train')}"
         if last.get("val_loss") not in (None, ""):
             told += f", validation {_reached(last, 'val')}"
-        console().print(f"{args.network}, seed {config.seed}: {len(rows)} epochs, {told}")
-    console().print(f"next: stillpoint evaluate {run.folder}")
+        tell(f"{args.network}, seed {config.seed}: {len(rows)} epochs, {told}")
+    tell(f"next: stillpoint evaluate {run.folder}")
     return 0
 
 
@@ -118,11 +120,11 @@ class _training_display:
 
         out, epochs = console(), self.epochs
         columns = (
-            TextColumn("epoch"),
+            TextColumn("epoch", markup=False),
             MofNCompleteColumn(),
             BarColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
         )
         bars = self.bars = Bars(*columns, console=out, disable=not out.is_terminal)
         bars.start()
@@ -130,7 +132,7 @@ class _training_display:
 
         class Display(Progress):
             def on_note(self, sentence: str) -> None:
-                out.print(sentence, markup=False)
+                out.print(sentence, soft_wrap=True)
 
             def on_step(self, epoch: int, step: int, steps: int, loss: float, images_per_second: float) -> None:
                 shown = f"loss {loss:.3f}, {images_per_second:.0f} images/s"
@@ -139,8 +141,7 @@ class _training_display:
             def on_epoch(self, row: dict[str, float | None]) -> None:
                 out.print(
                     f"epoch {row['epoch']:.0f}/{epochs}: loss {row['train_loss']:.4f}"
-                    + ("" if row["train_accuracy"] is None else f", accuracy {row['train_accuracy']:.2%}"),
-                    markup=False,
+                    + ("" if row["train_accuracy"] is None else f", accuracy {row['train_accuracy']:.2%}")
                 )
 
         return Display()
@@ -193,15 +194,13 @@ def _evaluate(args: Namespace) -> int:
     from stillpoint.pipelines.workflow import stage_code
 
     out = console()
-    from rich.progress import Progress as Bars
-
-    with Bars(console=out, transient=True, disable=args.json or not out.is_terminal) as bars:
+    with bars(shown=out.is_terminal and not args.json) as shown:
         tasks: dict[str, Any] = {}
 
         def progress(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what)
-            bars.update(tasks[what], completed=done, total=total or None)
+                tasks[what] = shown.add_task(what)
+            shown.update(tasks[what], completed=done, total=total or None)
 
         found = evaluate_run(
             run,
@@ -227,7 +226,7 @@ def _evaluate(args: Namespace) -> int:
 
 
 def _print_metrics(run: Run, config: "RunConfig", found: dict[str, Any]) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from stillpoint.core.reporting.columns import described, show, show_plain
     from stillpoint.core.reporting.reading import STATES
@@ -235,8 +234,7 @@ def _print_metrics(run: Run, config: "RunConfig", found: dict[str, Any]) -> None
 
     states = [state for state in STATES if found.get(state)]
     grid = Table(
-        "metric",
-        *states,
+        *(Column(name, overflow="fold") for name in ("metric", *states)),
         title=f"{run.pipeline}/{run.model}, seed {run.seed}" + (f", {found['status']}" if "status" in found else ""),
         title_justify="left",
         title_style="bold",
@@ -255,10 +253,10 @@ def _print_metrics(run: Run, config: "RunConfig", found: dict[str, Any]) -> None
     out.print(grid)
     skipped = found.get("skipped", ())
     for sentence in skipped[:TOLD]:
-        out.print(f"left out: {sentence}")
+        tell(f"left out: {sentence}")
     if len(skipped) > TOLD:
-        out.print(f"left out in all: {len(skipped)} photographs, each named in {run.metrics}")
-    out.print(f"written: {run.metrics}, {run.maps}")
+        tell(f"left out in all: {len(skipped)} photographs, each named in {run.metrics}")
+    tell(f"written: {run.metrics}, {run.maps}")
 
 
 COMMANDS = {

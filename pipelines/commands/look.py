@@ -3,7 +3,16 @@
 from argparse import ArgumentParser, Namespace
 
 from stillpoint import pipelines
-from stillpoint.pipelines.commands.base import Command, add_json, add_recipe, configured, console, print_json
+from stillpoint.pipelines.commands.base import (
+    Command,
+    add_json,
+    add_recipe,
+    bars,
+    configured,
+    console,
+    print_json,
+    tell,
+)
 
 
 def _list_options(form: ArgumentParser) -> None:
@@ -29,7 +38,9 @@ def _list(args: Namespace) -> int:
         return 0
     from rich.table import Table
 
-    table = Table("network", "settings", "data sets", "source", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for name in ("network", "settings", "data sets", "source"):
+        table.add_column(name, overflow="fold")
     for name, model in rows:
         settings = " ".join(f"{key} {value}" for key, value in model.settings.items())
         table.add_row(name, settings, ", ".join(model.datasets) or "all", model.source)
@@ -72,29 +83,26 @@ def _prepare_options(form: ArgumentParser) -> None:
 
 
 def _prepare(args: Namespace) -> int:
-    import json
-
     from stillpoint.core.config.catalogue import info
 
     info(args.dataset)  # a wrong name is told before torch is imported
-    from rich.progress import Progress
-
+    from stillpoint.core.base.documents import read_json
     from stillpoint.core.data.datasets import prepare
 
-    with Progress(console=console(), transient=True) as bars:
+    with bars() as shown:
         tasks = {}
 
         def progress(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what)
-            bars.update(tasks[what], completed=done, total=total or None)
+                tasks[what] = shown.add_task(what)
+            shown.update(tasks[what], completed=done, total=total or None)
 
         marker = prepare(args.dataset, args.data, progress=progress, links=args.links)
-    found = json.loads(marker.read_text())
+    found = read_json(marker, remedy="prepare the data set again", of=dict)
     counts = ", ".join(f"{count} {part}" for part, count in found.get("images", {}).items())
-    console().print(f"{found['title']} is ready ({counts}): {marker}")
+    tell(f"{found['title']} is ready ({counts}): {marker}")
     if "incomplete" in found:
-        console().print(f"but {found['incomplete']}")
+        tell(f"but {found['incomplete']}")
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.runs.layout import Run
-from stillpoint.pipelines.commands.base import Command, add_device, add_json, build, console, print_json, run_config
+from stillpoint.pipelines.commands.base import Command, add_device, add_json, build, print_json, run_config, tell
 
 
 def _options(form: ArgumentParser) -> None:
@@ -57,12 +57,11 @@ def _maximise(args: Namespace) -> int:
     if args.json:
         print_json({"run": str(run.folder), "image": str(output), **told})
         return 0
-    out = console()
     if "loss" in told:
         chances = ", ".join(f"{100 * chance:.1f}" for chance in told["probabilities"])
-        out.print(f"{what}: loss {told['loss']:.2e}, probabilities of all classes (%): {chances}")
-    out.print(f"share of spectral energy in the strongest pair of frequencies: {told['strongest_pair_share']:.1%}")
-    out.print(f"written: {output}")
+        tell(f"{what}: loss {told['loss']:.2e}, probabilities of all classes (%): {chances}")
+    tell(f"share of spectral energy in the strongest pair of frequencies: {told['strongest_pair_share']:.1%}")
+    tell(f"written: {output}")
     return 0
 
 

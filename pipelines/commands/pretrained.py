@@ -11,7 +11,7 @@ from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.runs import cards
 from stillpoint.core.runs.layout import Run
-from stillpoint.pipelines.commands.base import Command, add_device, build, console, print_json, run_config
+from stillpoint.pipelines.commands.base import Command, add_device, build, console, print_json, run_config, tell
 
 if TYPE_CHECKING:
     from stillpoint.core.config.schema import RunConfig
@@ -40,7 +40,7 @@ def measured(
 
 def shortened(config: "RunConfig") -> "RunConfig":
     """The settings by which a card's numbers on digits are measured."""
-    from stillpoint.core.config.schema import merge
+    from stillpoint.core.config.merge import merge
 
     # a network that does not classify is measured by its own evaluations
     chosen = ["accuracy", "circular"] if "accuracy" in config.evaluate.metrics else list(config.evaluate.metrics)
@@ -132,7 +132,10 @@ def _publish(args: Namespace) -> int:
     before = measured(config, run.weights, **options)
     path = cards.weights_path(args.to, name)
     stored = tensors if args.full else cards.halved(tensors)
-    kept = {key: about[key] for key in ("config_digest", "epoch", "dataset", "seed")}
+    keys = "config_digest", "epoch", "dataset", "seed"
+    if absent := [key for key in keys if key not in about]:
+        raise UserError(f"{run.weights} does not say its {absent[0]}, so it was not left by a training: train it again")
+    kept = {key: about[key] for key in keys}
     precision = "float32" if args.full else "float16 (kernels and matrices), float32 (the rest)"
     save_weights(path, stored, model=name, precision=precision, **kept)
     after = before if args.full else measured(config, path, **options)
@@ -158,7 +161,7 @@ def _publish(args: Namespace) -> int:
         "config": config.dump(),
     }
     cards.write(args.to, card)
-    console().print(f"written: {path} ({path.stat().st_size:,} bytes) and its card; next: dvc add {path}")
+    tell(f"written: {path} ({path.stat().st_size:,} bytes) and its card; next: dvc add {path}")
     return 0
 
 
@@ -189,7 +192,7 @@ def evaluate_pretrained(args: Namespace) -> int:
         for key, value in card["metrics"].items():
             grid.add_row(key.replace("_", " "), f"{value:.6g}", f"{found['trained'].get(key, math.nan):.6g}")
         console().print(grid)
-        console().print("; ".join(differing) if differing else "the card's numbers came out again", markup=False)
+        tell("; ".join(differing) if differing else "the card's numbers came out again")
     return int(bool(differing))
 
 

@@ -12,7 +12,17 @@ from stillpoint.core.base.errors import UserError, checked
 from stillpoint.core.config.catalogue import DATASETS, info
 from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines.commands import foreign
-from stillpoint.pipelines.commands.base import Command, add_device, add_json, build, console, print_json, run_config
+from stillpoint.pipelines.commands.base import (
+    Command,
+    add_device,
+    add_json,
+    bars,
+    build,
+    console,
+    print_json,
+    run_config,
+    tell,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -273,17 +283,14 @@ def _measure(args: Namespace) -> int:
         # the windows that move have the network's size, so the picture is larger
         found = Subject(**{**found.__dict__, "size": size + 2 * args.max_shift})
     x, pixels = picture(args.image, found)
-    from rich.progress import Progress
-
-    out = console()
-    with Progress(console=out, transient=True, disable=args.json or not out.is_terminal) as bars, _fits(found):
-        task = bars.add_task("shifts")
+    with bars(shown=console().is_terminal and not args.json) as shown, _fits(found):
+        task = shown.add_task("shifts")
         result = measure_image(
             found.net,
             x.to(pick(args.device)),
             max_shift=args.max_shift,
             boundary=args.boundary,
-            progress=lambda what, done, total: bars.update(task, completed=done, total=total),
+            progress=lambda what, done, total: shown.update(task, completed=done, total=total),
         )
         others = _others(found, x.to(pick(args.device)), result)
     from stillpoint.core.reporting.figures import shift_map
@@ -314,8 +321,8 @@ def _print_map(found: Subject, result: "ShiftMap", output: Path, others: str) ->
 
     out = console()
     if not found.trained:
-        out.print(UNTRAINED)
-    out.print(
+        tell(UNTRAINED)
+    tell(
         f"{found.title}: class {result.unshifted} of the unshifted picture; a number is the class it becomes, "
         "shades are the change of the logits where it stays (· none, █ the largest)",
         markup=False,
@@ -332,13 +339,13 @@ def _print_map(found: Subject, result: "ShiftMap", output: Path, others: str) ->
         out.print(line)
     shifts = result.same.size - 1
     changed = shifts - (int(result.same.sum()) - 1)
-    out.print(
+    tell(
         f"the class changes at {changed} of {shifts} shifts (consistency {result.consistency:.2%}); "
         f"largest relative logit change {float(result.change.max()):.1e}"
     )
     if others:
-        out.print(f"the network gives {others}: its consistency says little", markup=False)
-    out.print(f"written: {output}", markup=False)
+        tell(f"the network gives {others}: its consistency says little")
+    tell(f"written: {output}")
 
 
 def _others(found: Subject, x: "Tensor", result: "ShiftMap") -> str:
@@ -406,9 +413,9 @@ def _print_explanation(title: str, result: "Explanation", every: bool) -> None:
 
     out = console()
     first = result.first_broken
-    grid = Table(
-        "module", "type", "output", "stride", "error", "share", title=Text(title, "bold"), title_justify="left"
-    )
+    grid = Table(title=Text(title, "bold"), title_justify="left")
+    for name in ("module", "type", "output", "stride", "error", "share"):
+        grid.add_column(name, overflow="fold")
     broken = 0
     for row in result.rows:
         bad = not row.error <= result.threshold
@@ -426,15 +433,14 @@ def _print_explanation(title: str, result: "Explanation", every: bool) -> None:
     moves = ", ".join(f"({r}, {c})" for r, c in result.shifts)
     where = "away from the borders, " if result.boundary == "interior" else ""
     if first is None:
-        out.print(
+        tell(
             f"{where}every module moves with its input under the circular shifts {moves} (errors below "
             f"{result.threshold:g})"
         )
     else:
-        out.print(
+        tell(
             f"{where}shift equivariance first breaks in {first.name} ({first.type}): relative error {first.error:.1e} "
-            f"under the circular shifts {moves}; {broken} of {len(result.rows)} modules are above {result.threshold:g}",
-            markup=False,
+            f"under the circular shifts {moves}; {broken} of {len(result.rows)} modules are above {result.threshold:g}"
         )
         if result.worst is not None:
             worst = result.worst
@@ -443,7 +449,7 @@ def _print_explanation(title: str, result: "Explanation", every: bool) -> None:
             )
         out.print(result.remedy, markup=False)
     if result.left_out:
-        out.print(f"left out: {', '.join(f'{count} {why}' for why, count in result.left_out.items())}", markup=False)
+        tell(f"left out: {', '.join(f'{count} {why}' for why, count in result.left_out.items())}")
 
 
 COMMANDS = {

@@ -21,6 +21,7 @@ from stillpoint.pipelines.commands.base import (
     console,
     print_json,
     recipe_of,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def print_table(table: "Table") -> None:
         show_lines=False,
     )
     for number, name in enumerate(head):
-        grid.add_column(name, justify="left" if number < 2 else "right", overflow="fold")
+        grid.add_column(name, justify="left" if number < 2 else "right", overflow="fold", no_wrap=number == 1)
     before = None
     for line in lines:
         network = line[0].removesuffix(" *")
@@ -67,7 +68,7 @@ def print_table(table: "Table") -> None:
     out = console()
     out.print(grid)
     for remark in remarks(table):
-        out.print(one_line(remark), style="dim", markup=False)
+        out.print(one_line(remark), style="dim", soft_wrap=True)
 
 
 def _table(args: Namespace) -> int:
@@ -81,7 +82,7 @@ def _table(args: Namespace) -> int:
         print_json(tables.as_dict(found.table))
         return 0
     print_table(found.table)
-    console().print("written: " + ", ".join(str(path) for path in paths), markup=False)
+    tell("written: " + ", ".join(str(path) for path in paths))
     return 0
 
 
@@ -91,7 +92,7 @@ def _figures(args: Namespace) -> int:
     with _writing(args):
         found = _gathered(args)
         paths = gathering.draw_figures(found, gathering.shown_by(found.paper, found.config))
-    console().print("written: " + ", ".join(str(path) for path in paths), markup=False)
+    tell("written: " + ", ".join(str(path) for path in paths))
     return 0
 
 
@@ -153,7 +154,6 @@ def _workflow(args: Namespace) -> int:
         plan.resolved(model, 0)  # a wrong setting is told now, not by the first job
     for run in () if args.anew else plan.runs:
         plan.refuse(run)
-    tell = console().print
     # snakemake inherits the lock, which so is held until it has ended too, however either of them ends
     with locked(plan.folder / ".lock", wait=tell) as held:
         for run in plan.runs:
@@ -174,7 +174,7 @@ def _workflow(args: Namespace) -> int:
         )
     print_table(gathering.gather(args.pipeline, plan.recipe, args.results, args.seeds, plan.pairs).table)
     files = [*plan.tables().values(), *plan.pages().values(), *plan.figures().values()]
-    console().print("written: " + ", ".join(files), markup=False)
+    tell("written: " + ", ".join(files))
     return 0
 
 

@@ -1,15 +1,15 @@
 """``verify``: whether the code that is here gives the bits of a run that other code trained."""
 
-import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from stillpoint import pipelines
+from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.runs.layout import Run
-from stillpoint.pipelines.commands.base import Command, add_device, build, console, run_config
+from stillpoint.pipelines.commands.base import Command, add_device, build, run_config, tell
 
 
 def _options(form: ArgumentParser) -> None:
@@ -37,22 +37,22 @@ def _verify(args: Namespace) -> int:
         hooks = pipelines.paper(config.pipeline).hooks(config)
         train(config, again, build=build, hooks=hooks, code=code, until=1, **options)
         if first_epoch(again) != about["first_epoch"]:
-            console().print(f"{name}: this code gives other weights after the first epoch; the run stays apart")
+            tell(f"{name}: this code gives other weights after the first epoch; the run stays apart")
             return 1
         revision, clean = commit()
-        found = json.loads(run.verified.read_text()) if run.verified.is_file() else {}
+        found = read_json(run.verified, remedy="remove it", of=dict) if run.verified.is_file() else {}
         write_json(run.verified, {**found, code: {"commit": revision, "clean": clean}})
-    console().print(f"{name}: this code gives the same bits after the first epoch; written: {run.verified}")
+    tell(f"{name}: this code gives the same bits after the first epoch; written: {run.verified}")
     return 0
 
 
 def _first_epoch(run: Run) -> dict[str, Any]:
     """What train.json says of a run; a `UserError` where it says nothing of the first epoch."""
     try:
-        found = json.loads(run.training.read_text())
+        found = read_json(run.training, of=dict)
         if found["first_epoch"]:
             return found
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, KeyError):
         pass
     raise UserError(
         f"{run.folder} is not finished, or was trained before first epochs were recorded: there is nothing to compare"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError, checked, nearest
-from stillpoint.pipelines.commands.base import Command, build, console
+from stillpoint.pipelines.commands.base import Command, bars, build, tell
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,6 +29,11 @@ def _options(form: ArgumentParser) -> None:
         "(default: the tensors under the names they have)",
     )
     convert.add_argument("--dataset", default="imagenet", metavar="NAME", help="whose form it has (default: imagenet)")
+    convert.add_argument(
+        "--part",
+        metavar="KEY",
+        help="which part of the checkpoint, where it holds several networks: state_dict_ema, ...",
+    )
     convert.set_defaults(work=_convert)
     fetch = inner.add_parser("fetch", help="a checkpoint that a paper published, checked by its hash")
     fetch.add_argument("name", metavar="NAME", help="such as blurpool/resnet50_lpf4_finetune")
@@ -53,7 +58,7 @@ def _convert(args: Namespace) -> int:
     from stillpoint.core.runs.records import model_name
 
     model = model_name(config)  # settings may make another network of the one that was named
-    tensors, found = read_tensors(args.source)
+    tensors, found = read_tensors(args.source, args.part)
     if found.get("model") not in (None, model):
         raise UserError(f"{args.source} holds the weights of {found['model']}, not of {model}")
     net = build(config)
@@ -67,12 +72,12 @@ def _convert(args: Namespace) -> int:
     save_weights(
         args.target, net.state_dict(), model=model, config_digest=config.digest(), epoch=0, converted_from=origin
     )
-    console().print(f"written: {args.target} ({len(state)} tensors of {model})", soft_wrap=True)
+    tell(f"written: {args.target} ({len(state)} tensors of {model})")
     return 0
 
 
 def _strip(args: Namespace) -> int:
-    """The tensors of a network alone, without what else a checkpoint holds and the names that wrappers add."""
+    """The tensors of a network alone, without what else a checkpoint holds."""
     if args.pairs:
         raise UserError(f"settings such as {args.pairs[0]} are of a network: say which by --model")
     from safetensors.torch import save
@@ -80,13 +85,13 @@ def _strip(args: Namespace) -> int:
     from stillpoint.core.base.files import write_atomic
     from stillpoint.core.runs.checkpoint import read_tensors
 
-    tensors, _ = read_tensors(args.source)
+    tensors, _ = read_tensors(args.source, args.part)
     origin = hashlib.sha256(args.source.read_bytes()).hexdigest()
     # cloned, because safetensors refuses tensors that share memory
     whole = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     write_atomic(args.target, save(whole, {"converted_from": origin}))
     note = "under the names they had; --model NAME checks them"
-    console().print(f"written: {args.target} ({len(whole)} tensors, {note})", soft_wrap=True)
+    tell(f"written: {args.target} ({len(whole)} tensors, {note})")
     return 0
 
 
@@ -124,10 +129,10 @@ def _fetch(args: Namespace) -> int:
         with target.open("rb") as content:
             whole = hashlib.file_digest(content, "sha256").hexdigest().startswith(digits)
         if whole:
-            console().print(f"already there: {target}", soft_wrap=True)
+            tell(f"already there: {target}")
             return 0
     download((args.address or address).rstrip("/") + "/" + file, target, digits)
-    console().print(f"written: {target}; next: stillpoint weights convert {target} ...", soft_wrap=True)
+    tell(f"written: {target}; next: stillpoint weights convert {target} ...")
     return 0
 
 
@@ -141,7 +146,7 @@ def download(address: str, target: Path, digits: str) -> None:
     from urllib.error import HTTPError, URLError
     from urllib.request import urlopen
 
-    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+    from rich.progress import DownloadColumn, TransferSpeedColumn
 
     from stillpoint.core.base.files import atomic_path
 
@@ -154,16 +159,15 @@ def download(address: str, target: Path, digits: str) -> None:
                 raise UserError(
                     f"{address} announces {length:,} bytes, more than the {LARGEST:,} that weights may have"
                 )
-            columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
-            with Progress(*columns, console=console(), transient=True) as bars, temporary.open("wb") as file:
-                task = bars.add_task(target.name, total=length or None)
+            with bars(DownloadColumn(), TransferSpeedColumn()) as shown, temporary.open("wb") as file:
+                task = shown.add_task(target.name, total=length or None)
                 while block := answer.read(1 << 20):
                     done += len(block)
                     if done > most:
                         raise UserError(f"{address} sends more than {most:,} bytes: nothing was kept")
                     file.write(block)
                     state.update(block)
-                    bars.update(task, completed=done)
+                    shown.update(task, completed=done)
             if length and done != length:
                 raise UserError(f"{address} broke off after {done} of {length} bytes: try again")
             if not state.hexdigest().startswith(digits):

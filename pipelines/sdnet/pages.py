@@ -3,12 +3,12 @@
 A cell without a run of ours or a number of theirs behind it stays blank.
 """
 
-import csv
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from stillpoint.core.config.schema import read_settings
+from stillpoint.core.base.documents import read_numbers
+from stillpoint.core.config.merge import read_settings
 from stillpoint.core.reporting.columns import Column, show
 from stillpoint.core.reporting.reading import found_runs, read_maps, read_metrics, read_training
 from stillpoint.core.reporting.tables import over_seeds, show_cell
@@ -230,8 +230,8 @@ def speed(results: Results) -> str:
         rates, peaks = [], []
         for run in runs:
             if run.timing.is_file() and run.training.is_file():
-                with run.timing.open(newline="") as file:
-                    own = [float(row["images_per_second"]) for row in csv.DictReader(file)]
+                timed = read_numbers(run.timing, ("images_per_second",), remedy="train the run again")
+                own = [row["images_per_second"] for row in timed]
                 if not own:  # weights that are only measured
                     continue
                 rates.append(statistics.median(own))

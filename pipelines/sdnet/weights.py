@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.sparse_coding import SparseCoding2d
-from stillpoint.core.runs.foreign import translate, unwrapped
+from stillpoint.core.runs.foreign import fitted, tensors_of, translate
 from stillpoint.pipelines.sdnet.models import sparse_layers
 
 
@@ -42,23 +42,24 @@ def names(net: nn.Module) -> dict[str, str]:
 def from_authors(checkpoint: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
     """A state_dict for `net` from a checkpoint of the authors' network of the same kind.
 
-    UserError that names them: entries that are missing or unexpected, a shape that differs, an atom that is zero, a
-    step size that is none.
+    UserError that names them: entries that are missing or unexpected, an atom that is zero, a step size that is none.
     """
-    state, own = translate(unwrapped(checkpoint), names(net)), net.state_dict()
-    for name, value in state.items():
-        if value.shape != own[name].shape:
-            shapes = f"{tuple(value.shape)} in the checkpoint, {tuple(own[name].shape)} in the network"
-            raise UserError(f"{name} has shape {shapes}")
-    for name, layer in sparse_layers(net).items():
-        _check(name, layer, state)
-    return state
+    return fitted(tensors_of(checkpoint)[0], net.state_dict().keys(), lambda given: _from_authors(given, net))
 
 
 def recognised(checkpoint: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
     """A checkpoint of ours or of the authors' under our names; `UserError` where it is neither."""
-    given = unwrapped(checkpoint)
-    return given if given.keys() == net.state_dict().keys() else from_authors(given, net)
+    own = net.state_dict().keys()
+    return fitted(
+        tensors_of(checkpoint)[0], own, lambda given: given if given.keys() == own else _from_authors(given, net)
+    )
+
+
+def _from_authors(given: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    state = translate(given, names(net))
+    for name, layer in sparse_layers(net).items():
+        _check(name, layer, state)
+    return state
 
 
 def _check(name: str, layer: SparseCoding2d, state: Mapping[str, Tensor]) -> None:

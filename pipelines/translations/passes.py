@@ -1,11 +1,12 @@
 """The test passes of a run, and the notebook's."""
 
-import csv
 import statistics
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
+from stillpoint.core.base.documents import read_numbers
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.reporting.published import Published
 from stillpoint.core.runs.layout import Run
@@ -68,6 +69,6 @@ def seconds_per_epoch(runs: list[Run]) -> float | None:
     return statistics.fmean(map(statistics.median, seconds)) if all(seconds) else None
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def _rows(path: Path) -> list[dict[str, Any]]:
+    columns = ("epoch", "seconds") if "timing" in path.name else ("epoch", "test_loss", "correct", "images")
+    return read_numbers(path, columns, remedy="train the run again")

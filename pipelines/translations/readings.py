@@ -8,13 +8,13 @@ half an hour on one core. Writes readings.json and readings.md.
 """
 
 import argparse
-import json
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.files import write_atomic, write_json
 from stillpoint.core.reporting.columns import Column, show
 from stillpoint.core.reporting.writing import markdown_table
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = form.parse_args(arguments)
     options = ["--threads", str(args.threads), *(["--data", args.data] if args.data else [])]
     kept = args.results / "readings.json"
-    rows = json.loads(kept.read_text()) if args.only and kept.is_file() else {}
+    rows = read_json(kept, of=dict) if args.only and kept.is_file() else {}
     for reading in READINGS:
         if args.only and reading.name not in args.only:
             continue

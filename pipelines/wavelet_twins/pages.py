@@ -1,10 +1,10 @@
 """Pages beside the table: every stored classifier, all scores over shifts, and what the variants cost."""
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from stillpoint.core.base.documents import read_json
 from stillpoint.core.reporting.columns import Column, show
 from stillpoint.core.reporting.published import Published
 from stillpoint.core.reporting.reading import read_metrics
@@ -94,7 +94,7 @@ def costs() -> list[dict[str, Any]]:
     """A row for each variant at ImageNet's size; milliseconds are empty where the benchmark has not been run."""
     from stillpoint.pipelines.wavelet_twins.cost import VARIANTS, cost
 
-    times = json.loads(TIMES.read_text())["milliseconds"] if TIMES.is_file() else {}
+    times = read_json(TIMES, of=dict)["milliseconds"] if TIMES.is_file() else {}
     rows = []
     for name in VARIANTS:
         found = cost(*CLASSIFIERS[name])
@@ -153,7 +153,7 @@ def cost_markdown(results: Results) -> str:
         "fewer multiplications than stage by stage, but for the real parts at AlexNet's depth of 3. "
     )
     if TIMES.is_file():
-        text += f"Milliseconds: medians on {escaped(json.loads(TIMES.read_text())['device'])}."
+        text += f"Milliseconds: medians on {escaped(read_json(TIMES, of=dict)['device'])}."
     else:
         text += "Milliseconds: run benchmarks/wavelet_twins.py."
     return markdown_page("What a photograph of 224x224 pixels costs", markdown_table(head, lines), text)

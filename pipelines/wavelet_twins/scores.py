@@ -5,14 +5,14 @@ with the number of test images.
 the same weights at different times.
 """
 
-import json
 from datetime import UTC, datetime
 from typing import Any
 
+from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest, write_json
 from stillpoint.core.config.schema import RunConfig
-from stillpoint.core.reporting.reading import read_maps
+from stillpoint.core.reporting.reading import read_maps, read_metrics
 from stillpoint.core.runs.layout import Run
 
 Scores = dict[str, dict[str, dict[str, dict[str, dict[str, Any]]]]]
@@ -50,7 +50,7 @@ def nested(metrics: dict[str, Any], maps: dict[str, Any], dataset: str) -> dict[
 
 def write_scores(config: RunConfig, run: Run) -> None:
     """Adds the run's present metrics to its scores.json; scores of other weights are dropped from it."""
-    metrics = json.loads(run.metrics.read_text())
+    metrics = read_metrics(run)
     weights = digest(run.weights)
     kept = read(run)
     scores: Scores = kept["scores"] if kept.get("weights") == weights else {}
@@ -77,8 +77,11 @@ def read(run: Run) -> dict[str, Any]:
     """What scores.json holds, ``{}`` where there is none; a `UserError` for a damaged one."""
     if not run.scores.is_file():
         return {}
-    try:
-        found = json.loads(run.scores.read_text())
-    except ValueError as error:
-        raise UserError(f"{run.scores} cannot be read ({error}): remove it and evaluate the run again") from None
-    return found if isinstance(found, dict) and "scores" in found else {}
+    remedy = "remove it and evaluate the run again"
+    found = read_json(run.scores, remedy=remedy, of=dict)
+    level = [found.get("scores")]
+    for _ in ("data sets", "splits", "modes", "metrics", "a score"):
+        if not all(isinstance(one, dict) for one in level):
+            raise UserError(f"{run.scores} holds no scores of data set, split, mode and metric: {remedy}")
+        level = [inner for one in level for inner in one.values()]
+    return found

@@ -13,12 +13,11 @@ from torch import nn
 
 from stillpoint.core.backbones.alexnet import AlexNet
 from stillpoint.core.backbones.resnet import BasicBlock, ResNet
-from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.complex_modulus import ModulusBatchNorm2d, ModulusBias2d
 from stillpoint.core.layers.wavelet_filters import qshift_filters
 from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d
-from stillpoint.core.runs.foreign import translate, unwrapped
+from stillpoint.core.runs.foreign import fitted, tensors_of, translate
 
 
 def from_authors(state: Mapping, net: nn.Module) -> dict[str, torch.Tensor]:
@@ -29,9 +28,15 @@ def from_authors(state: Mapping, net: nn.Module) -> dict[str, torch.Tensor]:
     weights of 1 beside a bias) is compared with ours and dropped; so is, unread, the running mean that CMod's norm
     never uses.
     """
-    old = unwrapped(state)
     paths = authors_paths(net)
     names = {key: _renamed(key, paths) for key in net.state_dict()}
+    return fitted(tensors_of(state)[0], names.values(), lambda given: _from_authors(given, net, paths, names))
+
+
+def _from_authors(
+    given: dict[str, torch.Tensor], net: nn.Module, paths: Mapping[str, str], names: Mapping[str, str]
+) -> dict[str, torch.Tensor]:
+    given = dict(given)
     filters: dict[str, torch.Tensor] = {}
     for path, module in net.named_modules():
         theirs = f"{_renamed(path, paths)}." if path else ""
@@ -43,8 +48,8 @@ def from_authors(state: Mapping, net: nn.Module) -> dict[str, torch.Tensor]:
         elif isinstance(module, ModulusBias2d):
             filters[f"{theirs}weight"] = torch.ones(1, 1, 1)
         elif isinstance(module, ModulusBatchNorm2d):
-            old.pop(f"{theirs}running_mean", None)
-    found = translate(old, names, filters=filters)
+            given.pop(f"{theirs}running_mean", None)
+    found = translate(given, names, filters=filters)
     return {key: _shaped(found[key], own, names[key]) for key, own in net.state_dict().items()}
 
 
@@ -103,9 +108,7 @@ def _shaped(theirs: torch.Tensor, own: torch.Tensor, name: str) -> torch.Tensor:
         return theirs
     if re.search(r"(^|\.)(featmapmix\.\d+|colormix)\.weight$", name) and theirs.numel() == own.numel():
         return theirs.reshape(own.shape)
-    raise UserError(
-        f"the checkpoint is of another network: {name} has shape {tuple(theirs.shape)}, ours {tuple(own.shape)}"
-    )
+    return theirs
 
 
 def _resnet(net: ResNet) -> dict[str, str]:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from stillpoint.core.base.randomness import generator
-from stillpoint.core.config.schema import RunConfig, merge
+from stillpoint.core.config.merge import merge
+from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.data.build import Loaders
 from stillpoint.core.data.loading import DeviceLoader
 from stillpoint.core.data.sets import ImageSet

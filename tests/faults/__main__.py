@@ -23,6 +23,12 @@ def _truncate(args: argparse.Namespace) -> list[object]:
     return [c for paper in args.papers for c in truncate(paper, args.times, seed=args.seed, model=args.model)]
 
 
+def _wrong(args: argparse.Namespace) -> list[object]:
+    from tests.faults.damage import wrong
+
+    return [count for paper in args.papers for count in wrong(paper, args.model)]
+
+
 def _disk(args: argparse.Namespace) -> list[object]:
     from tests.faults.disk import disk
 
@@ -61,14 +67,14 @@ def _hostile(args: argparse.Namespace) -> list[object]:
 
 
 def _short(args: argparse.Namespace) -> list[object]:
-    from tests.faults.damage import truncate
+    from tests.faults.damage import truncate, wrong
     from tests.faults.disk import disk
     from tests.faults.hostile import hostile
     from tests.faults.kill import kill
     from tests.faults.stop import measuring, stop, together
 
     (paper,) = args.papers
-    found = [hostile(), kill(paper, 3), *truncate(paper, 5, goes_on=0), *disk(paper, 1, full=False)]
+    found = [hostile(), kill(paper, 3), *truncate(paper, 5, goes_on=0), *disk(paper, 1, full=False), *wrong(paper)]
     return [*found, stop(paper, 2), measuring(paper, 2), together(paper, 1)]
 
 
@@ -108,6 +114,7 @@ def parser() -> argparse.ArgumentParser:
 
     add("kill", "kill trainings, go on, and compare every bit with a training that was left alone", _kill, 20)
     add("truncate", "cut off and change states, weights and decoded images", _truncate, 50)
+    add("wrong", "put what is no number, name or section into the files of a measured run", _wrong)
     form = add("disk", "fill the disk in training, in the table and while images are corrupted", _disk, 10)
     form.add_argument("--limit", action="store_true", help="limit the size of files instead, which needs no root")
     add("stop", "ask trainings, and measurements, to stop by SIGINT and SIGTERM", _stop, 10)

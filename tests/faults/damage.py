@@ -1,14 +1,22 @@
 """Files cut off and bytes changed: what is read afterwards is what was written, an earlier state, or refused."""
 
+import json
 import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.data.datasets import load
+from stillpoint.core.reporting.tables import as_dict, read_training
 from stillpoint.core.runs.checkpoint import load_state, previous, read_tensors
+from stillpoint.core.runs.records import read_history
+from stillpoint.pipelines.commands.base import run_config
+from stillpoint.pipelines.results import gather
 from tests.faults.children import Count, child, last_line
 from tests.faults.kill import differing, result
 from tests.faults.setting import Setting, bits, setting
@@ -73,6 +81,74 @@ def truncate(paper: str, times: int, *, goes_on: int = 4, seed: int = 0, model: 
     finally:
         shutil.rmtree(place)
     return counts
+
+
+#: what may stand where a number, a name or a section was
+WRONG: tuple[Any, ...] = (float("nan"), float("inf"), "text", [], {}, None, True, [{}], -1, "[/b]\x1b[31m")
+
+
+def wrong_values(value: Any) -> Iterator[tuple[str, Any]]:
+    """`value` with each part of it replaced by each of `WRONG`, and where."""
+    for wrong in WRONG:
+        yield f"{wrong!r}", wrong
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            for where, changed in wrong_values(inner):
+                yield f"{key}: {where}", {**value, key: changed}
+            yield f"no {key}", {k: v for k, v in value.items() if k != key}
+
+
+def wrong(paper: str, model: str | None = None) -> list[Count]:
+    """Puts what is no number, no name and no section into the files of a measured run; every reader of them says so in
+    a sentence, or needs no such value."""
+    place = Path(tempfile.mkdtemp(prefix=f"faults-{paper}-"))
+    one, log = setting(paper, place / "data", model), place / "log.txt"
+    counts = []
+    try:
+        if child(lambda: (one.train(place / "whole"), one.evaluate(place / "whole")), log):
+            raise RuntimeError(last_line(log))
+        run = one.run(place / "whole")
+        recipe = run.recipe
+        table = lambda: as_dict(gather(paper, recipe, place / "whole", None, []).table)  # noqa: E731
+        settings = yaml.safe_load(run.config.read_text())
+        readers: list[tuple[Path, Any, Callable[[Any], str], Callable[[], object]]] = [
+            (run.metrics, json.loads(run.metrics.read_text()), json.dumps, table),
+            (run.training, json.loads(run.training.read_text()), json.dumps, lambda: read_training(run)),
+            (run.config, settings, yaml.safe_dump, lambda: (run_config(run, []), table())),
+            (run.history, _rows(run.history), _csv, lambda: read_history(run.history)),
+        ]
+        for path, content, write, read in readers:
+            count, before = Count(f"wrong values in {path.name}"), path.read_bytes()
+            path.write_text(write(content))
+            read()  # which is well as long as nothing is wrong
+            for where, changed in wrong_values(content):
+                path.write_text(write(changed))
+                try:
+                    json.dumps(read(), default=str)
+                    problem = None
+                except UserError as error:
+                    said = str(error)
+                    problem = f"the refusal is no sentence: {said!r}" if "\n" in said or len(said) > 900 else None
+                except Exception as error:
+                    problem = f"{type(error).__name__}: {error}"
+                count.add(where, problem)
+            path.write_bytes(before)
+            counts.append(count)
+    finally:
+        shutil.rmtree(place)
+    return counts
+
+
+def _rows(path: Path) -> dict[str, Any]:
+    head, *lines = path.read_text().splitlines()
+    return {str(number): dict(zip(head.split(","), line.split(","), strict=True)) for number, line in enumerate(lines)}
+
+
+def _csv(rows: Any) -> str:
+    lines = list(rows.values()) if isinstance(rows, dict) else [rows]
+    head = list(lines[0]) if lines and isinstance(lines[0], dict) else ["epoch"]
+    cells = [list(map(str, line.values())) if isinstance(line, dict) else [str(line)] for line in lines]
+    return "\n".join(",".join(line) for line in [head, *cells]) + "\n"
 
 
 def _damaged(

@@ -8,6 +8,7 @@ import shutil
 import struct
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -15,14 +16,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.config.schema import read_yaml
+from stillpoint.core.config.merge import merge, read_recipe
 from stillpoint.core.data.datasets import load, prepare
 from stillpoint.core.data.formats import decode_image, read_pickled_batch
-from stillpoint.core.runs.checkpoint import load_state, read_tensors, save_state
+from stillpoint.core.reporting.tables import read_metrics, read_training
+from stillpoint.core.runs.checkpoint import load_state, load_weights, read_tensors, save_state
 from stillpoint.core.runs.layout import Run
+from stillpoint.core.runs.records import read_history
 from stillpoint.pipelines.commands.base import run_config
 from tests.faults.children import Count
 
@@ -99,7 +103,7 @@ def attempts(place: Path, trap: Path) -> Iterator[tuple[str, Callable[[], object
     for name, text in (("settings", told), ("key", f"TRAIN: {told}"), ("value", f"TRAIN: {{LR: {told}}}")):
         recipe = place / f"{name}.yaml"
         recipe.write_text(f"{text}\n")
-        yield f"YAML that calls, as {name}", lambda recipe=recipe: read_yaml(recipe, pipelines.paper("aps").schema())
+        yield f"YAML that calls, as {name}", lambda recipe=recipe: read_recipe(recipe, pipelines.paper("aps").schema())
     run = Run("aps", "digits", "resnet20", 0, place / "results")
     run.folder.mkdir(parents=True)
     run.config.write_text(f"TITLE: {told}\n")
@@ -156,12 +160,74 @@ def absurd(place: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     yield ".npy that claims petabytes", lambda: load("cifar10_c", place, "fog/1")
 
 
+def endless(place: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Files that would take minutes or for ever, and those that mean two things at once."""
+    itself: dict[str, object] = {"epoch": 1}
+    itself["state_dict"] = {"model": itself}
+    torch.save(itself, place / "itself.pth")
+    yield "a checkpoint that holds itself", lambda: read_tensors(place / "itself.pth")
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    twice = {**net.state_dict(), "module.0.weight": torch.zeros(2, 2)}
+    torch.save(twice, place / "twice.pth")
+    save_file(twice, place / "twice.safetensors")
+    for name in ("twice.pth", "twice.safetensors"):
+        yield f"two names that would become one, {name}", lambda name=name: load_weights(net, place / name)
+    torch.save({0: torch.ones(1)}, place / "numbers.pth")
+    yield "names that are numbers", lambda: read_tensors(place / "numbers.pth")
+    for number, about in enumerate(("[]", "[" * 100_000, '{"epoch": 1e999}')):
+        path = place / f"about{number}.safetensors"
+        save_file(net.state_dict(), path, {"stillpoint": about})
+        yield f"metadata {about[:20]}", lambda path=path: read_tensors(path)
+    infinite = {name: tensor / 0 for name, tensor in net.state_dict().items()}
+    save_file(infinite, place / "infinite.safetensors")
+    yield "weights that are not finite", lambda: load_weights(net, place / "infinite.safetensors")
+
+    laughs = "A0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"A{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)
+    )
+    texts = {
+        "aliases of aliases": laughs,
+        "an alias that holds itself": "TRAIN: &a {LR: *a}\n",
+        "depth": "TITLE: " + "[" * 5000 + "]" * 5000,
+        "a number of a million digits to the base 60": "SEED: 1" + ":1" * 1_000_000,
+        "a key twice": "TITLE: a\nTITLE: b\n",
+        "keys that are numbers": "1: 2\nTRAIN: {3: 4}\n",
+        "a section that is a list": "TRAIN: [1]\n",
+        "an infinite rate": "TRAIN: {LR: .inf}\n",
+    }
+    schema = pipelines.schema("aps")
+    for number, (what, text) in enumerate(texts.items()):
+        run = Run("aps", "digits", "resnet20", number, place / "endless")
+        run.folder.mkdir(parents=True)
+        run.config.write_text(text)
+        yield f"{what}, as a recipe", lambda run=run: merge(schema, [read_recipe(run.config, schema)])
+        yield f"{what}, as a run's configuration", lambda run=run: run_config(run, [])
+    for text in ("[" * 5000 + "]" * 5000, "-" * 50_000 + "1", "1e999", "nan", "9" * 6000):
+        pair = ["TRAIN.LR", text]
+        yield f"KEY VALUE pair {text[:8]}...", lambda pair=pair: pipelines.configure("aps/resnet20", "digits", pair)
+    run = Run("aps", "digits", "resnet20", 0, place / "numbers")
+    run.folder.mkdir(parents=True)
+    for text in ('{"trained": {"accuracy": NaN}}', '{"trained": {"accuracy": "1"}}', '{"trained": []}', "[" * 100_000):
+        for path, read in ((run.metrics, read_metrics), (run.training, read_training)):
+            yield (
+                f"{text[:30]} as {path.name}",
+                lambda path=path, text=text, read=read: (path.write_text(text), read(run)),
+            )
+    for text in ("epoch,lr\nnan,1\n", "epoch,lr\n1\n", "epoch,lr\n1,1e999\n", "epoch,epoch\n1,1\n", "lr\n1\n"):
+        yield f"{text!r} as a history", lambda text=text: (run.history.write_text(text), read_history(run.history))
+
+
+#: seconds that the refusal of any file may take
+AT_ONCE = 5.0
+
+
 def hostile() -> Count:
     """Every attempt once: survived where nothing ran, nothing was written outside, and a sentence refused it."""
     place = Path(tempfile.mkdtemp(prefix="faults-hostile-"))
     trap, count = place / "sprung", Count("hostile files")
     try:
-        for what, read in chain(attempts(place, trap), absurd(place)):
+        for what, read in chain(attempts(place, trap), absurd(place), endless(place)):
+            began = time.monotonic()
             try:
                 read()
                 problem: str | None = "it was accepted"
@@ -169,6 +235,8 @@ def hostile() -> Count:
                 problem = "the refusal has several lines" if "\n" in str(error) else None
             except Exception as error:
                 problem = f"{type(error).__name__}: {error}"
+            if problem is None and time.monotonic() - began > AT_ONCE:
+                problem = f"it took {time.monotonic() - began:.0f} s to refuse"
             if trap.exists():
                 problem = "it was executed"
                 trap.rmdir()

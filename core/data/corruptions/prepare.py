@@ -1,7 +1,6 @@
 """CIFAR-10-C made anew: one array per corruption in the published layout, in parallel, restartable, with digests."""
 
 import hashlib
-import json
 import multiprocessing
 import os
 import threading
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path, digest, digest_of, write_json
 from stillpoint.core.data.corruptions import NAMES, SEVERITIES, check, corrupt
@@ -147,13 +147,10 @@ class _Manifest:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
 
         self.folder, self.settings, self.path = folder, settings, folder / MANIFEST
-        try:
-            found = json.loads(self.path.read_text()) if self.path.is_file() else {}
-        except ValueError:
-            found = None
-        if not isinstance(found, dict) or not all(_is_entry(entry) for entry in found.values()):
-            raise UserError(f"{self.path} is damaged; delete it and the arrays that were made here")
-        self.entries: dict[str, Any] = found
+        remedy = "delete it and the arrays that were made here"
+        self.entries: dict[str, Any] = read_json(self.path, remedy=remedy, of=dict) if self.path.is_file() else {}
+        if not all(_is_entry(entry) for entry in self.entries.values()):
+            raise UserError(f"{self.path} is damaged: {remedy}")
 
     def _of(self, name: str, frost_folder: Path | None) -> dict[str, Any]:
         settings = {"version": VERSIONS[name], **self.settings}

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.config.schema import RunConfig, merge
+from stillpoint.core.config.merge import merge
+from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.data.augment import Crop, Erase, Flip, ResizedCrop, Roll
 from stillpoint.core.data.build import augmentation, images, loader, loaders
 

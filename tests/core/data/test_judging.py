@@ -16,7 +16,8 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.config.schema import RunConfig, merge
+from stillpoint.core.config.merge import merge
+from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.data import cifar, stored
 from stillpoint.core.data.datasets import content_digest, load, prepare
 from stillpoint.core.data.judging import set_digest

@@ -6,7 +6,8 @@ from safetensors.torch import save_file
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.randomness import generator
-from stillpoint.core.config.schema import RunConfig, merge
+from stillpoint.core.config.merge import merge
+from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.data.build import loader, loaders
 from stillpoint.core.data.datasets import load, prepare
 from stillpoint.core.data.pairs import PairLoader, PairSet, line_mask, undersampled

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.config.schema import RunConfig, merge
+from stillpoint.core.config.merge import merge
+from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.data.build import loader
 from stillpoint.core.data.datasets import load, prepare
 from stillpoint.core.data.imagenet_validation import classes

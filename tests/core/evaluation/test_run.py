@@ -8,7 +8,8 @@ from torch import nn
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.randomness import seed_for
-from stillpoint.core.config.schema import RunConfig, merge
+from stillpoint.core.config.merge import merge
+from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.data.build import loader
 from stillpoint.core.evaluation.run import evaluate_run
 from stillpoint.core.runs.checkpoint import save_weights

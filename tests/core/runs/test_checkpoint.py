@@ -10,7 +10,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.runs.checkpoint import load_state, load_weights, previous, read_tensors, save_state, save_weights
+from stillpoint.core.runs.layout import Run
+from stillpoint.core.runs.statuses import fill_at, kept_epoch, statuses
 
 
 def net() -> nn.Module:
@@ -130,6 +133,36 @@ def test_safetensors_of_others_load(tmp_path):
     save_file(original.state_dict(), tmp_path / "w.safetensors")
     assert load_weights(read, tmp_path / "w.safetensors", model="aps/resnet20_aps1") == {}
     assert torch.equal(original[0].weight, read[0].weight)
+
+
+@pytest.mark.parametrize(
+    "about", ["[]", "null", "3", '"text"', "{", "[" * 100_000, '{"epoch": NaN}', '{"epoch": "7"}', "{}"]
+)
+def test_metadata_of_another_kind_is_refused_in_a_sentence(tmp_path, about):
+    """Of ours they are a dictionary with a digest; anything else under the same name was a traceback."""
+    save_file(net().state_dict(), tmp_path / "w.safetensors", {"stillpoint": about})
+    with pytest.raises(UserError, match=r"w\.safetensors") as caught:
+        load_weights(net(), tmp_path / "w.safetensors")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "names", [{0: "conv"}, {(1, 2): "a"}, {None: "b"}, {b"conv": "c"}, {0: "a", "conv.weight": "b"}], ids=str
+)
+def test_names_that_are_no_text_are_refused_in_a_sentence(tmp_path, names):
+    torch.save(dict.fromkeys(names, torch.ones(1)), tmp_path / "w.pth")
+    with pytest.raises(UserError, match="no text") as caught:
+        load_weights(net(), tmp_path / "w.pth")
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_no_run_left_have_no_epoch(tmp_path):
+    run = Run("aps", "digits", "resnet20_aps1", 0, tmp_path)
+    run.folder.mkdir(parents=True)
+    save_file(net().state_dict(), run.weights)
+    with pytest.raises(UserError, match="does not say of which epoch it is, so it was not left by a run"):
+        fill_at(net(), run, RunConfig(), "weights")
+    assert kept_epoch(run) is None and "e" not in statuses(run).split(", ")
 
 
 @pytest.mark.parametrize("legacy", [False, True])

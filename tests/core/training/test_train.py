@@ -261,3 +261,26 @@ def test_the_hook_of_groups_gives_parameters_a_rate_of_their_own(tmp_path):
     before, after = build(config).state_dict(), weights_of(tmp_path)
     assert torch.equal(after["fc.weight"], before["fc.weight"])
     assert not torch.equal(after["conv.weight"], before["conv.weight"])
+
+
+def test_fine_tuning_with_a_new_head_takes_weights_of_other_classes(tmp_path):
+    config = configuration("TRAIN.EPOCHS", "0")
+    other = Net()
+    other.fc = nn.Linear(4 * 16, 7)
+    path = tmp_path / "other.pth"
+    torch.save({"state_dict": {f"module.{name}": value for name, value in other.state_dict().items()}}, path)
+    pairs = ("TRAIN.EPOCHS", "0", "TRAIN.FINETUNE", str(path))
+    with pytest.raises(UserError, match=r"of another shape fc\.weight \(7, 64\) instead of \(3, 64\)"):
+        trained(tmp_path / "same", *pairs)
+    trained(tmp_path / "new", *pairs, "TRAIN.FINETUNE_HEAD", "new")
+    found = weights_of(tmp_path / "new")
+    assert torch.equal(found["conv.weight"], other.conv.weight)
+    assert torch.equal(found["fc.weight"], build(config).fc.weight)
+    # a file without any head, and one whose head has another form
+    for name in ("fc.weight", "fc.bias"):
+        state = other.state_dict()
+        state["fc.0.weight"] = state.pop(name)
+        torch.save(state, path)
+        trained(tmp_path / name, *pairs, "TRAIN.FINETUNE_HEAD", "new")
+    with pytest.raises(UserError, match=r"set TRAIN\.FINETUNE"):
+        configuration("TRAIN.FINETUNE_HEAD", "new")

@@ -6,7 +6,7 @@ from torch import nn
 
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.config.schema import merge
+from stillpoint.core.config.merge import merge
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.downsample import Downsample
 from stillpoint.core.layers.polyphase import PolyphaseDownsample2d

@@ -6,7 +6,8 @@ from torch import nn
 
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.config.schema import known_keys, merge
+from stillpoint.core.config.merge import merge
+from stillpoint.core.config.schema import known_keys
 from stillpoint.core.layers import BlurPool2d, Downsample, PolyphaseDownsample2d, SparseCoding2d
 from stillpoint.pipelines.sdnet.config import Config, Model
 from stillpoint.pipelines.sdnet.models import build, sparse_layers

@@ -5,7 +5,7 @@ import torch
 
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.runs.checkpoint import read_tensors
+from stillpoint.core.runs.checkpoint import fill, read_tensors
 from stillpoint.core.runs.layout import Run
 from stillpoint.core.training.train import train
 from stillpoint.pipelines.cli import main
@@ -63,8 +63,8 @@ def test_what_does_not_fit_is_named():
         from_authors(without, net)
     with pytest.raises(UserError, match="unexpected extra"):
         from_authors({**good, "extra": torch.zeros(1)}, net)
-    with pytest.raises(UserError, match=r"fc\.weight has shape \(100, 512\)"):
-        from_authors({**good, "linear.weight": torch.zeros(100, 512)}, net)
+    with pytest.raises(UserError, match=r"of another shape fc\.weight \(100, 512\) instead of \(10, 512\)"):
+        fill(net, from_authors({**good, "linear.weight": torch.zeros(100, 512)}, net), origin="theirs")
     with pytest.raises(UserError, match=r"stem\.0\.weight has an atom of zeros"):
         from_authors({**good, "layer0.0.dn.weight": torch.zeros(64, 3, 3, 3)}, net)
     with pytest.raises(UserError, match="a step size is a positive number"):

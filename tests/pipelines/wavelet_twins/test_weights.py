@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.runs.checkpoint import fill
 from stillpoint.pipelines.wavelet_twins.models import first_layer, network
 from stillpoint.pipelines.wavelet_twins.weights import authors_paths, from_authors
 from tests.parity import parity
@@ -33,13 +34,17 @@ def test_wrappers_are_taken_off(case: dict, layer) -> None:
         ({"wptblock.featmapmix.0.weight": None}, "missing wptblock.featmapmix.0.weight"),
         ({"wptblock.extra": torch.zeros(1)}, "unexpected wptblock.extra"),
         ({"wptblock.wpt._hfilters": torch.zeros(2, 10)}, "wptblock.wpt._hfilters holds another filter"),
-        ({"freeconv.weight": torch.zeros(32, 3, 7, 7)}, r"freeconv.weight has shape \(32, 3, 7, 7\), ours \(40, 3"),
+        (
+            {"freeconv.weight": torch.zeros(32, 3, 7, 7)},
+            r"of another shape free.weight \(32, 3, 7, 7\) instead of \(40, 3",
+        ),
     ],
 )
 def test_another_networks_state_is_refused(case: dict, layer, change: dict, sentence: str) -> None:
     state = {**case["state"], **change}
     with pytest.raises(UserError, match=sentence):
-        from_authors({name: tensor for name, tensor in state.items() if tensor is not None}, layer)
+        found = from_authors({name: tensor for name, tensor in state.items() if tensor is not None}, layer)
+        fill(layer, found, origin="theirs")
 
 
 def test_filters_need_not_be_stored(case: dict, layer) -> None:

@@ -1,0 +1,199 @@
+"""Text files that are read: YAML, JSON and CSV within bounds, so that a damaged or hostile one ends in a sentence.
+
+What is too large, nested too deep, repeats itself for ever or holds what the format has no number for is refused
+before it can cost minutes; every refusal is a `UserError` that names the file.
+"""
+
+import csv
+import io
+import json
+import math
+import stat
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from stillpoint.core.base.errors import UserError
+
+#: levels of lists and mappings; our own files have six
+DEPTH = 50
+#: bytes of a YAML file, and values in it where every alias is written out
+YAML_BYTES, YAML_VALUES = 4 << 20, 200_000
+#: characters of a word without quotes: numbers of sixty digits to the base 60 take minutes from a million on
+PLAIN = 10_000
+JSON_BYTES = 256 << 20
+CSV_BYTES = 256 << 20
+
+
+@cache
+def _loader() -> type:
+    """PyYAML's safe loader, which also refuses a key that is there twice: one of the two values would win unseen."""
+    import yaml
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                    continue
+                if (key.tag, key.value) in seen:
+                    said = f"the key {key.value} is there twice"
+                    raise yaml.MarkedYAMLError(problem=said, problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+            return super().construct_mapping(node, deep)
+
+    return Loader
+
+
+def parse_yaml(text: str, what: str) -> Any:
+    """The value of a YAML text that is called `what` in a refusal; plain data alone, nothing is run."""
+    import yaml  # here, because most commands read none
+
+    try:
+        _within_bounds(text)
+        return yaml.load(text, _loader())
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{what} is not valid YAML: {_problem(error)}") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """The value of a YAML file; None where it is empty."""
+    return parse_yaml(_text(path, YAML_BYTES), str(path))
+
+
+def _within_bounds(text: str) -> None:
+    """Follows the events of a YAML text, which costs no more than its length, and counts what it would become."""
+    import yaml
+
+    open_nodes: list[tuple[str | None, int]] = []  # of the collections that are not closed: anchor, values before
+    sizes: dict[str, int] = {}
+    values = 0
+    for event in yaml.parse(text, _loader()):
+        if isinstance(event, yaml.AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in open_nodes):
+                raise ValueError(f"the alias *{event.anchor} holds itself")
+            values += sizes.get(event.anchor or "", 1)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, values))
+            values += 1
+            if len(open_nodes) > DEPTH:
+                raise ValueError(f"it is nested more than {DEPTH} levels deep")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_nodes.pop()
+            if anchor is not None:
+                sizes[anchor] = values - before
+        elif isinstance(event, yaml.ScalarEvent):
+            values += 1
+            if event.implicit[0] and len(event.value) > PLAIN:
+                raise ValueError(f"a word of {len(event.value)} characters is too long")
+        if values > YAML_VALUES:
+            raise ValueError(f"it has more than {YAML_VALUES} values, aliases written out")
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    mark = getattr(error, "problem_mark", None)
+    said = getattr(error, "problem", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"{said} (line {mark.line + 1})" if mark is not None else said
+
+
+def parse_json(text: str | bytes, what: str, *, remedy: str = "", of: type = object) -> Any:
+    """The value of a JSON text; NaN and infinities, which JSON does not have, are refused.
+
+    `remedy` ends the sentence of a refusal; `of` is the type that the value must have.
+    """
+    after = f": {remedy}" if remedy else ""
+    try:
+        value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        _shallow(value)
+    except (ValueError, RecursionError) as error:
+        said = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise UserError(f"{what} cannot be read ({said}){after}") from None
+    if not isinstance(value, of):
+        raise UserError(f"{what} cannot be read (it holds {_kind(value)}, not {_kind(of())}){after}")
+    return value
+
+
+def read_json(path: Path, *, remedy: str = "", of: type = object) -> Any:
+    """The value of a JSON file (see `parse_json`)."""
+    return parse_json(_text(path, JSON_BYTES, remedy), str(path), remedy=remedy, of=of)
+
+
+def read_rows(path: Path, *, remedy: str = "", delimiter: str = ",") -> list[dict[str, str]]:
+    """The rows of a CSV file by the names in its first line; every row has a cell for each name."""
+    try:
+        lines = list(csv.reader(io.StringIO(_text(path, CSV_BYTES, remedy), newline=""), delimiter=delimiter))
+        head = lines[0] if lines else []
+        if len(set(head)) < len(head):
+            raise ValueError("a column is there twice")
+        for number, line in enumerate(lines[1:], 2):
+            if len(line) != len(head):
+                raise ValueError(f"line {number} has {len(line)} cells, the first has {len(head)}")
+    except (csv.Error, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}){f': {remedy}' if remedy else ''}") from None
+    return [dict(zip(head, line, strict=True)) for line in lines[1:]]
+
+
+def read_numbers(path: Path, columns: Sequence[str], *, remedy: str = "") -> list[dict[str, Any]]:
+    """The rows of a CSV file of finite numbers, with one in each of `columns`; an empty cell elsewhere is None."""
+    rows = read_rows(path, remedy=remedy)
+    after = f": {remedy}" if remedy else ""
+    if rows and (absent := [name for name in columns if name not in rows[0]]):
+        raise UserError(f"{path} cannot be read (it has no column {absent[0]}){after}")
+    try:
+        return [
+            {name: _finite(cell) if cell or name in columns else None for name, cell in row.items()} for row in rows
+        ]
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error}){after}") from None
+
+
+def _text(path: Path, limit: int, remedy: str = "") -> str:
+    """A file's text, UTF-8 with or without a mark in front."""
+    after = f": {remedy}" if remedy else ""
+    try:
+        # looked at before it is opened: opening a pipe waits for who writes into it
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"{path} cannot be read (it is no file){after}")
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            raise UserError(f"{path} cannot be read (it is larger than {limit >> 20} MiB){after}")
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}){after}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} cannot be read (it is no text in UTF-8){after}") from None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return value
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def _shallow(value: Any) -> None:
+    level: Iterable[Any] = [value]
+    for _ in range(DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {DEPTH} levels deep")
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "names with values", list: "a list", str: "text", bool: "a truth value", type(None): "nothing"}
+    return kinds.get(type(value), "a number")

@@ -1,0 +1,118 @@
+"""What commands print: as it is, whatever it holds, on terminals of every encoding, and 80 columns wide."""
+
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines.cli import main
+
+TITLE = "[/b] [red]short[/red] :boom: ± × $x$ é"
+SMALL = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "24", "TRAIN.BATCH_SIZE", "8", "TITLE", TITLE]
+
+
+class Terminal(io.TextIOWrapper):
+    """A stream of an encoding that refuses what it lacks, as Python's own do."""
+
+    def __init__(self, encoding: str, *, terminal: bool) -> None:
+        super().__init__(io.BytesIO(), encoding=encoding, errors="strict", newline="\n")
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def shown(self) -> str:
+        self.flush()
+        return self.buffer.getvalue().decode(self.encoding)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with everything in it that a table, figures and an evaluation need, under a title that is all markup."""
+    root = tmp_path_factory.mktemp("[b]results é")
+    words = ["train", "aps/resnet20_aps1", "--results", str(root), "--data", str(root / "data"), *SMALL]
+    assert main(words) == 0
+    run = Run("aps", "digits", "resnet20_aps1", 0, root)
+    measured = ["EVALUATE.METRICS", "[accuracy, circular]", "EVALUATE.REPEATS", "1"]
+    assert main(["evaluate", str(run.folder), "--data", str(root / "data"), *measured]) == 0
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 48, 3), np.uint8)).save(root / "[x] é.png")
+    return root
+
+
+def commands(root: Path) -> dict[str, list[str]]:
+    run, data = str(Run("aps", "digits", "resnet20_aps1", 0, root).folder), ["--data", str(root / "data")]
+    picture = str(root / "[x] é.png")
+    return {
+        "list": ["list", "aps/resnet20*"],
+        "show-config": ["show-config", "aps/resnet20", "TITLE", TITLE],
+        "prepare": ["prepare", "digits", *data],
+        "train": ["train", "aps/resnet20_aps1", "--results", str(root), *data, *SMALL],
+        "evaluate": ["evaluate", run, *data, "EVALUATE.METRICS", "[accuracy, circular]", "EVALUATE.REPEATS", "1"],
+        "table": ["table", "aps", "--results", str(root), "TITLE", TITLE],
+        "figures": ["figures", "aps", "--results", str(root), "TITLE", TITLE],
+        "measure": ["measure", run, "--image", picture, "--max-shift", "1", "--output", str(root / "[m] é.png")],
+        "explain": ["explain", run],
+        "maximise": ["maximise", run, "--label", "1", "--output", str(root / "[n] é.png")],
+        "weights": ["weights", "convert", f"{run}/weights.safetensors", str(root / "[w] é.safetensors")],
+        "pretrained": ["evaluate", "aps/nothing [/b] é", "--pretrained"],
+        "help": ["measure", "--help"],
+    }
+
+
+@pytest.mark.parametrize(("encoding", "terminal"), [("ascii", True), ("ascii", False), ("cp1252", True)])
+def test_every_command_writes_in_every_encoding(results: Path, monkeypatch, encoding: str, terminal: bool) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    for name, words in commands(results).items():
+        out, err = Terminal(encoding, terminal=terminal), Terminal(encoding, terminal=terminal)
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+        try:
+            code = main(words)
+        except SystemExit as stop:
+            code = stop.code
+        said = out.shown() + err.shown()
+        assert code == (2 if name in ("pretrained", "figures") else 0), said
+        assert said.strip() and "Traceback" not in said, name
+        if name == "table":
+            assert "[/b] [red]short[/red] :boom: " + ("+- x" if encoding == "ascii" else "± ×") in said
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_an_encoding_lacks_is_spelled(results: Path, monkeypatch, encoding: str) -> None:
+    out = Terminal(encoding, terminal=False)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(commands(results)["measure"]) == 0
+    shown = out.shown()
+    assert ("(. none, # the largest)" if encoding == "ascii" else "(· none, # the largest)") in shown
+
+
+def test_tables_of_80_columns_lose_no_name(results: Path, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("list", "explain", "table", "evaluate"):
+        out = Terminal("utf-8", terminal=True)
+        monkeypatch.setattr(sys, "stdout", out)
+        assert main(commands(results)[name]) == 0
+        lines = out.shown().splitlines()
+        assert "…" not in out.shown(), name
+        codes = re.compile(r"\x1b\[[0-9;]*m")
+        tables = [codes.sub("", line) for line in lines if any(edge in line for edge in "│┃┏└")]
+        assert name == "list" or tables
+        assert all(len(line) <= 80 for line in tables)
+
+
+def test_json_is_the_same_in_every_encoding(results: Path, monkeypatch) -> None:
+    found = []
+    for encoding in ("ascii", "cp1252", "utf-8"):
+        out = Terminal(encoding, terminal=False)
+        monkeypatch.setattr(sys, "stdout", out)
+        assert main([*commands(results)["measure"], "--json"]) == 0
+        found.append(json.loads(out.shown()))
+    assert found[0] == found[1] == found[2] and "é" in found[0]["figure"]
