@@ -119,12 +119,15 @@ class TrainConfig(Section):
 
     epochs: int = Field(10, ge=0)
     batch_size: int = Field(256, ge=1, description="images per optimiser step over all processes, before ACCUMULATE")
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = Field(0.1, gt=0)
     lr_min: float = Field(0.0, ge=0, description="the rate at which the cosine schedule ends")
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(5e-4, ge=0)
+    decay: Literal["all", "matrices"] = Field(
+        "all", description="what is decayed: all, or matrices and kernels alone: no bias, scale or norm"
+    )
     loss: Literal["cross_entropy", "nll", "mse"] = "cross_entropy"
     clamp: float | None = Field(None, gt=0, description="loss mse: outputs are first clamped to -CLAMP..CLAMP")
     label_smoothing: Fraction = 0.0
@@ -137,6 +140,11 @@ class TrainConfig(Section):
         0, ge=0, le=1, description="1: epoch e uses the cosine of e + 1, so that the last epoch has rate 0"
     )
     warmup_epochs: float = Field(0.0, ge=0, description="linear rise of the rate per step, from 1/steps to 1")
+    warmup: Literal["times", "before"] = Field(
+        "times",
+        description="times: the rise multiplies the schedule's rate; before: it goes from 0 to LR, both ends included, "
+        "and a cosine over steps begins after it",
+    )
     accumulate: int = Field(1, ge=1, description="mini-batches per optimiser step; their losses are averaged")
     accumulate_like_authors: bool = Field(False, description="sum the losses of accumulated mini-batches instead")
     clip_norm: float | None = Field(None, gt=0)

@@ -26,7 +26,7 @@ FILLINGS: dict[str, Filling] = {
     "blur": Filling(f"{_LAYERS}.blur:BlurPool2d", ("size", "padding", "pad_off")),
     "adaptive_blur": Filling(f"{_LAYERS}.adaptive_blur:AdaptiveBlur2d", ("size", "groups", "padding", "normalise")),
     "polyphase": Filling(f"{_LAYERS}.polyphase:PolyphaseDownsample2d", ("size", "padding", "criterion", "select")),
-    "ideal_lowpass": Filling(f"{_LAYERS}.lowpass:IdealLowPass2d", ("factor",)),
+    "ideal_lowpass": Filling(f"{_LAYERS}.lowpass:IdealLowPass2d", ("factor", "rule", "keep_norm")),
 }
 
 #: activations: (channels) -> module
@@ -35,6 +35,8 @@ ACTIVATIONS: dict[str, str] = {
     "relu6": f"{_LAYERS}.slots:relu6",
     "gelu": f"{_LAYERS}.slots:gelu",
     "silu": f"{_LAYERS}.slots:silu",
+    "polynomial": f"{_LAYERS}.polynomial:PolynomialActivation2d",
+    "polynomial_pointwise": f"{_LAYERS}.polynomial:pointwise_polynomial",
 }
 
 #: norms: (channels) -> module
@@ -42,6 +44,8 @@ NORMS: dict[str, str] = {
     "batch": f"{_LAYERS}.slots:batch_norm",
     "instance": f"{_LAYERS}.slots:instance_norm",
     "group": f"{_LAYERS}.slots:group_norm",
+    "alias_free": f"{_LAYERS}.channel_norm:ChannelNorm2d",
+    "pixel": f"{_LAYERS}.channel_norm:pixel_norm",
     "none": f"{_LAYERS}.slots:no_norm",
 }
 
@@ -59,4 +63,5 @@ BACKBONES: dict[str, str] = {
     **{f"densenet{depth}": f"{_BACKBONES}.densenet:densenet" for depth in (121, 161, 169, 201)},
     "mobilenet_v2": f"{_BACKBONES}.mobilenet:mobilenet",
     "convnet": f"{_BACKBONES}.convnet:convnet",
+    **{f"convnext_{size}": f"{_BACKBONES}.convnext:convnext_for" for size in ("tiny", "small", "base", "mini", "nano")},
 }

@@ -12,6 +12,7 @@ from stillpoint.core.layers.blur import (
     blur_pool2d,
     blur_pool3d,
 )
+from stillpoint.core.layers.channel_norm import ChannelNorm2d, channel_norm2d
 from stillpoint.core.layers.complex_modulus import (
     ComplexModulus,
     ModulusBatchNorm2d,
@@ -40,12 +41,14 @@ from stillpoint.core.layers.phases import (
     take_phase,
 )
 from stillpoint.core.layers.pointwise import PointwiseConv2d
+from stillpoint.core.layers.polynomial import PolynomialActivation2d, polynomial2d
 from stillpoint.core.layers.polyphase import (
     PolyphaseDownsample2d,
     PolyphaseUpsample2d,
     polyphase_downsample2d,
     polyphase_upsample2d,
 )
+from stillpoint.core.layers.resampling import band_limit2d, ideal_upsample2d
 from stillpoint.core.layers.scattering import Scattering2d, scattering2d
 from stillpoint.core.layers.sparse_coding import SparseCoding1d, SparseCoding2d, sparse_coding1d, sparse_coding2d
 from stillpoint.core.layers.wavelet_packets import WaveletPackets2d, wavelet_packets2d
@@ -58,6 +61,7 @@ __all__ = [
     "BlurPool1d",
     "BlurPool2d",
     "BlurPool3d",
+    "ChannelNorm2d",
     "ComplexModulus",
     "Downsample",
     "DownsampleFactory",
@@ -69,6 +73,7 @@ __all__ = [
     "PacketHalves2d",
     "PaddedConv2d",
     "PointwiseConv2d",
+    "PolynomialActivation2d",
     "PolyphaseDownsample2d",
     "PolyphaseUpsample2d",
     "Scattering2d",
@@ -81,19 +86,23 @@ __all__ = [
     "WaveletPackets2d",
     "WaveletTwin2d",
     "adaptive_blur2d",
+    "band_limit2d",
     "binomial_kernel",
     "binomial_taps",
     "blur_pool1d",
     "blur_pool2d",
     "blur_pool3d",
+    "channel_norm2d",
     "choose_phase",
     "complex_modulus",
     "downsample_factory",
     "ideal_lowpass2d",
+    "ideal_upsample2d",
     "mix_phases",
     "modulus_batch_norm2d",
     "pad",
     "place_phase",
+    "polynomial2d",
     "polyphase_components",
     "polyphase_downsample2d",
     "polyphase_upsample2d",

@@ -28,6 +28,7 @@ def _without_compiler(kind: type[Kind]) -> type[Kind]:
 
 SGD = _without_compiler(torch.optim.SGD)
 Adam = _without_compiler(torch.optim.Adam)
+AdamW = _without_compiler(torch.optim.AdamW)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def optimizer(train: TrainConfig, net: nn.Module, groups: Sequence[ParameterGrou
     """The recipe's optimiser over the trainable parameters of `net`.
 
     What is in none of `groups` forms the first one; so do those of modules with ``decays = False`` the last, as a
-    layer's scorer may be, whatever network it stands in: it has no weight decay. Each group carries its `lr_factor`.
+    layer's scorer may be, whatever network it stands in: it has no weight decay. With TRAIN.DECAY matrices, what has
+    one axis is there too: biases, scales and norms. Each group carries its `lr_factor`.
 
     Raises `UserError` for settings that do not go together, and ValueError for a parameter that is in two groups or not
     in `net`.
@@ -55,8 +57,8 @@ def optimizer(train: TrainConfig, net: nn.Module, groups: Sequence[ParameterGrou
     if train.nesterov and not train.momentum:
         raise UserError("TRAIN.NESTEROV needs a TRAIN.MOMENTUM above 0")
     given: dict[str, Any] = {"lr": train.lr, "weight_decay": train.weight_decay, "fused": True}
-    kind: Any = Adam if train.optimizer == "adam" else SGD
-    more = {} if kind is Adam else {"momentum": train.momentum, "nesterov": train.nesterov}
+    kind: Any = {"adam": Adam, "adamw": AdamW, "sgd": SGD}[train.optimizer]
+    more = {"momentum": train.momentum, "nesterov": train.nesterov} if kind is SGD else {}
     return kind(_grouped(train, net, groups), **given, **more)
 
 
@@ -67,6 +69,8 @@ def _grouped(train: TrainConfig, net: nn.Module, groups: Sequence[ParameterGroup
     if len(taken) < len(listed) or taken - own.keys():
         raise ValueError("a parameter is in two groups, or is none of the network's")
     still = {id(p) for module in net.modules() if not getattr(module, "decays", True) for p in module.parameters()}
+    if train.decay == "matrices":
+        still |= {key for key, p in own.items() if p.ndim < 2}
     made = [
         ([p for key, p in own.items() if key not in taken | still], train.weight_decay, 1.0),
         *((group.parameters, group.weight_decay, group.lr_factor) for group in groups),

@@ -26,11 +26,15 @@ def rate(train: TrainConfig, epoch: int, step: int, steps_per_epoch: int) -> flo
     With SCHEDULE_PER epoch the rate stands still during an epoch; with step it moves at every step. The cosine goes
     from LR to LR_MIN over all moves of the run, COSINE_OFFSET moves ahead: 0 starts at LR itself (CosineAnnealingLR
     stepped after its epoch), 1 ends at LR_MIN (stepped before it). The step and multistep schedules decay at whole
-    epochs either way. A warm-up multiplies the schedule's rate by a linear rise from 1/n to 1 over its n steps.
+    epochs either way. A warm-up of n steps multiplies the schedule's rate by a linear rise from 1/n to 1; with WARMUP
+    before it rises from 0 to 1, and a cosine per step begins after it.
     """
     per_step = train.schedule_per == "step"
     position = epoch * steps_per_epoch + step if per_step else epoch
     moves = train.epochs * (steps_per_epoch if per_step else 1)
+    warmup, done = round(train.warmup_epochs * steps_per_epoch), epoch * steps_per_epoch + step
+    if train.warmup == "before" and per_step and train.schedule == "cosine":
+        position, moves = max(position - warmup, 0), max(moves - warmup, 1)
     if train.schedule == "step":
         value = train.lr * train.gamma ** (epoch // train.step_epochs)
     elif train.schedule == "multistep":
@@ -41,5 +45,6 @@ def rate(train: TrainConfig, epoch: int, step: int, steps_per_epoch: int) -> flo
         value = train.lr * _one_cycle(position, moves)
     else:
         value = train.lr
-    warmup = round(train.warmup_epochs * steps_per_epoch)
-    return value * min((epoch * steps_per_epoch + step + 1) / warmup, 1.0) if warmup else value
+    if train.warmup == "before":
+        return value * min(done / (warmup - 1), 1.0) if warmup > 1 else value
+    return value * min((done + 1) / warmup, 1.0) if warmup else value

@@ -1,0 +1,68 @@
+"""Layer norms of feature maps over their channels, with a divisor for each pixel or one for each image."""
+
+import torch
+from torch import Tensor, nn
+
+DIVISORS = ("pixel", "image")
+
+# torch.fx, which cannot follow its checks, takes this as one step
+torch.fx.wrap("channel_norm2d")
+
+
+def channel_norm2d(x: Tensor, weight: Tensor, bias: Tensor, *, divisor: str = "image", eps: float = 1e-6) -> Tensor:
+    """(x - mean over channels) / sqrt(variance + eps) * weight + bias.
+
+    Args:
+        x: (B, C, H, W), any floating dtype; computed in float32 or better.
+        weight, bias: (C,).
+        divisor: the variance, biased, is that of each "pixel" over its channels, as in ConvNeXt (Liu et al., CVPR
+            2022), or of each "image" over channels, rows and columns, as in alias-free convnets (Michaeli, Michaeli
+            and Soudry, CVPR 2023, where it is called CHW2).
+
+    Raises:
+        ValueError: an unknown divisor, or a map of another kind.
+
+    Law: with the divisor of the image it commutes with every circular shift, also by a fraction of a pixel: what
+    varies over the pixels is linear in the map. With that of the pixel, with whole pixels only.
+    """
+    if divisor not in DIVISORS:
+        raise ValueError(f"divisor must be one of {', '.join(DIVISORS)}, got {divisor!r}")
+    if x.ndim != 4:
+        raise ValueError(f"a map (B, C, H, W) is needed, got shape {tuple(x.shape)}")
+    real = x.to(torch.promote_types(x.dtype, torch.float32))
+    centred = real - real.mean(1, keepdim=True)
+    over = [1] if divisor == "pixel" else [1, 2, 3]
+    # two passes: the mean of squares of what is centred already cannot lose its digits
+    scale = torch.rsqrt(centred.square().mean(over, keepdim=True) + eps)
+    return (centred * (scale * weight[:, None, None]) + bias[:, None, None]).to(x.dtype)
+
+
+class ChannelNorm2d(nn.Module):
+    """`channel_norm2d` as a Module; weight 1 and bias 0 at first."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        divisor: str = "image",
+        eps: float = 1e-6,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if divisor not in DIVISORS:
+            raise ValueError(f"divisor must be one of {', '.join(DIVISORS)}, got {divisor!r}")
+        self.divisor, self.eps = divisor, eps
+        self.weight = nn.Parameter(torch.ones(channels, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(channels, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return channel_norm2d(x, self.weight, self.bias, divisor=self.divisor, eps=self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, divisor={self.divisor!r}, eps={self.eps}"
+
+
+def pixel_norm(channels: int) -> ChannelNorm2d:
+    """ConvNeXt's: a divisor for each pixel, which aliases."""
+    return ChannelNorm2d(channels, divisor="pixel")

@@ -1,0 +1,145 @@
+"""Polynomial activations: nonlinear, yet of a spectrum that is known, so that they can be kept from aliasing.
+
+The square of a map of band n/2 has band n, which is what a map twice as fine can hold: computed there and filtered
+back, a polynomial of degree two commutes with every shift of its map, by any fraction of a pixel (Michaeli, Michaeli
+and Soudry, "Alias-free convnets", CVPR 2023).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from stillpoint.core.layers.resampling import (
+    RULES,
+    apply_to_axes,
+    band_limit2d,
+    filtering,
+    highest_bin,
+    upsampling,
+)
+
+FORMS = ("upsampled", "filtered", "pointwise")
+#: a0 + a1 x + a2 x^2 fitted to GELU, where the authors begin
+GELU_FIT = (0.0169394634313126, 0.5, 0.3078363963999393)
+
+# torch.fx, which cannot follow its checks, takes this as one step
+torch.fx.wrap("polynomial2d")
+
+
+def polynomial2d(
+    x: Tensor,
+    coefficients: Tensor,
+    *,
+    form: str = "upsampled",
+    in_scale: Tensor | float = 1.0,
+    out_scale: Tensor | float = 1.0,
+    cutoff: float = 0.75,
+    fixed_size: int = 0,
+    rule: str = "exact",
+) -> Tensor:
+    """t * (a0 + a1 u + a2 u^2) with u = s x, where it does not alias.
+
+    Args:
+        x: (B, C, H, W), any floating dtype; taken as periodic unless `form` is "pointwise".
+        coefficients: (C, 3) or (3,), a0, a1, a2 of each channel or of all.
+        form: "upsampled" computes it on a map twice as fine and filters back; "filtered" replaces u^2 by u * L(u), L a
+            low-pass at `cutoff`, for maps that are filtered by what follows; "pointwise" does neither, and aliases.
+        in_scale, out_scale: s and t, numbers or tensors of one element.
+        cutoff, fixed_size, rule: of `band_limit2d`, for the form "filtered".
+
+    Returns:
+        (B, C, H, W) in the dtype of `x`. Where a size is even, "upsampled" leaves no highest frequency.
+
+    Raises:
+        ValueError: an unknown form, coefficients of another shape, and what `band_limit2d` refuses.
+
+    Law: "upsampled" commutes with every circular shift, also by a fraction of a pixel; "filtered" does so up to the
+    frequencies above 2 - `cutoff`, which a filter that keeps less than 1 - `cutoff` removes; "pointwise" with whole
+    pixels only.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    if x.ndim != 4 or coefficients.shape not in ((3,), (x.shape[1], 3)):
+        raise ValueError(
+            "coefficients (3,) or (channels, 3) of maps (B, channels, H, W) are needed, "
+            f"got {tuple(coefficients.shape)} for a map {tuple(x.shape)}"
+        )
+    a0, a1, a2 = coefficients[..., None, None].unbind(-3)  # (C, 1, 1) each
+    # t p(s x) = t a0 + (t s a1) x + (t s^2 a2) x^2: three numbers a channel instead of two more passes over the map
+    constant, slope, curve = out_scale * a0, out_scale * in_scale * a1, out_scale * in_scale * in_scale * a2
+    if form == "filtered":
+        partner = band_limit2d(x, cutoff=cutoff, fixed_size=fixed_size, rule=rule)
+        return (constant + x * (slope + curve * partner)).to(x.dtype)
+    if form == "pointwise":
+        return (constant + x * (slope + curve * x)).to(x.dtype)
+    h, w = x.shape[-2], x.shape[-1]
+    fine = apply_to_axes(x, upsampling(h, 2, False, x), upsampling(w, 2, False, x))
+    fine = constant + fine * (slope + curve * fine)
+    rows = filtering(2 * h, highest_bin(2 * h, 0.5), 2, x)
+    return apply_to_axes(fine, rows, filtering(2 * w, highest_bin(2 * w, 0.5), 2, x)).to(x.dtype)
+
+
+class PolynomialActivation2d(nn.Module):
+    """`polynomial2d` with trained coefficients and scales, as an activation.
+
+    Args:
+        channels: of the map; None: one polynomial for all of them.
+        form, cutoff, fixed_size, rule: as in `polynomial2d`.
+        scale: both scales at first, or (in_scale, out_scale); the authors begin at 7, which makes large branches for a
+            layer scale of 1e-6 to tame. 1 suits an activation without one.
+        train_scale: the scales are trained; otherwise they are fixed.
+        train: the coefficients are trained.
+
+    The coefficients (C, 3) begin as a fit of GELU. They have two axes, and are decayed where weights are.
+    """
+
+    def __init__(
+        self,
+        channels: int | None = None,
+        *,
+        form: str = "upsampled",
+        scale: float | tuple[float, float] = 1.0,
+        train_scale: bool = True,
+        train: bool = True,
+        cutoff: float = 0.75,
+        fixed_size: int = 0,
+        rule: str = "exact",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if form not in FORMS:
+            raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+        if rule not in RULES:
+            raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+        self.channels, self.form, self.cutoff, self.fixed_size, self.rule = channels, form, cutoff, fixed_size, rule
+        begin = torch.tensor(GELU_FIT, device=device, dtype=dtype)
+        begin = begin if channels is None else begin.repeat(channels, 1)
+        self.coefficients = nn.Parameter(begin, requires_grad=train)
+        scales = (scale, scale) if isinstance(scale, int | float) else scale
+        for name, value in zip(("in_scale", "out_scale"), scales, strict=True):
+            made = torch.full((1,), float(value), device=device, dtype=dtype)
+            if train_scale:
+                self.register_parameter(name, nn.Parameter(made))
+            else:
+                self.register_buffer(name, made, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return polynomial2d(
+            x,
+            self.coefficients,
+            form=self.form,
+            in_scale=self.in_scale,
+            out_scale=self.out_scale,
+            cutoff=self.cutoff,
+            fixed_size=self.fixed_size,
+            rule=self.rule,
+        )
+
+    def extra_repr(self) -> str:
+        more = f", cutoff={self.cutoff}" if self.form == "filtered" else ""
+        return f"{self.channels}, form={self.form!r}{more}"
+
+
+def pointwise_polynomial(channels: int) -> PolynomialActivation2d:
+    """The same polynomial where it aliases, to compare with."""
+    return PolynomialActivation2d(channels, form="pointwise")

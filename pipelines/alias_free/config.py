@@ -1,0 +1,129 @@
+"""What the networks of alias-free convnets can be told, and which shifts their evaluations try."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from stillpoint.core.config.network import NetworkConfig
+from stillpoint.core.config.schema import EvaluateConfig, RunConfig
+
+#: total stride of the networks beside their stem's
+LATER_STRIDES = {"convnext_mini": 4, "convnext_nano": 4}
+
+
+class Model(NetworkConfig):
+    """MODEL: a ConvNeXt, and what fills its slots."""
+
+    arch: Literal[
+        "convnext_tiny", "convnext_small", "convnext_base", "convnext_large", "convnext_xlarge", "convnext_mini",
+        "convnext_nano",
+    ] = "convnext_tiny"  # fmt: skip
+    conv_padding: Literal["zeros", "circular"] = Field("circular", description="of the 7x7 convolutions")
+    stem_kernel: int | None = Field(None, ge=1, description="of the first convolution; none: 4, or 3 for small images")
+    stem_stride: Literal[1, 2, 4] | None = Field(None, description="none: 4, or 1 for small images")
+    stem_steps: Literal[1, 2] = Field(1, description="2: a stem's stride of 4 is taken by 2 twice in a row")
+    stem_activation: Literal["none", "residual", "plain"] = Field(
+        "none",
+        description="a polynomial between the stem's convolution and its filter: added with a trained gain of 0 at "
+        "first, or in its place",
+    )
+    stem_cutoff: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="low-pass of one factor of the stem's square, of the highest frequency; none: 1 - 1/STEM_STRIDE, "
+        "the most that its filter bears. No shift by whole pixels tells a larger one from it",
+    )
+    scale: float = Field(
+        7.0,
+        gt=0,
+        description="of a polynomial's input and output at first; trained. The authors' 7 counts on LAYER_SCALE",
+    )
+    layer_scale: float = Field(1e-6, gt=0, description="of each block's branch, per channel, at first; trained")
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="rate of branches left out of the last block; the first's is 0"
+    )
+    resample: Literal["activation", "block"] = Field(
+        "activation",
+        description="where a block's map is twice as fine: around the polynomial, or around both 1x1 convolutions too, "
+        "as in the authors' code: the same function at 3.4 times the multiplications (17.678 G for 5.193 G at 224)",
+    )
+    filter_rule: Literal["exact", "authors"] = Field(
+        "exact",
+        description="authors: their filters drop one more bin where a size is a multiple of 4 that is none of 8",
+    )
+    any_size: bool = Field(
+        False, description="take images whose sides are no multiples of the total stride: no shift is then exact"
+    )
+
+    @model_validator(mode="after")
+    def _together(self) -> "Model":
+        if self.resample == "block" and self.activation != "polynomial":
+            raise ValueError("MODEL.RESAMPLE block is of MODEL.ACTIVATION polynomial: nothing else needs a finer map")
+        if self.stem_steps == 2 and (self.stem_stride or 4) != 4:
+            raise ValueError(f"MODEL.STEM_STEPS 2 is of a MODEL.STEM_STRIDE of 4, not of {self.stem_stride}")
+        if self.stem_cutoff is not None and self.stem_activation == "none":
+            raise ValueError("MODEL.STEM_CUTOFF is of a stem with a MODEL.STEM_ACTIVATION")
+        return self
+
+    @property
+    def small(self) -> bool:
+        """Whether it is one of ours for images of 32 pixels."""
+        return self.arch in LATER_STRIDES
+
+    @property
+    def first_stride(self) -> int:
+        """The stem's stride."""
+        return self.stem_stride or (1 if self.small else 4)
+
+    @property
+    def total_stride(self) -> int:
+        return self.first_stride * LATER_STRIDES.get(self.arch, 8)
+
+
+class Evaluate(EvaluateConfig):
+    """EVALUATE: the grids of shifts."""
+
+    grid_shift: int = Field(
+        8, ge=2, description="integer_grid, half_grid: shifts of 1..GRID_SHIFT-1 on both axes (paper: 32)"
+    )
+    grid_factor: int = Field(4, ge=2, description="fraction_grid: fractions with denominators up to this")
+    crop_shift: int = Field(
+        3,
+        ge=1,
+        description="crop_grid: windows up to so many pixels from the middle; needs an EVALUATE.MARGIN of twice that",
+    )
+    translation: float = Field(8.0, gt=0, description="translation_grid: the largest, in 280ths of the image's side")
+    translation_steps: int = Field(4, ge=2, description="translation_grid: translations tried on each axis")
+    limit_grids: int = Field(200, ge=1, description="images that the grids are tried on")
+
+
+class Config(RunConfig):
+    """A run of this pipeline."""
+
+    LOGITS: ClassVar[bool] = True
+
+    model: Model = Model()
+    evaluate: Evaluate = Evaluate()
+
+    def known_metrics(self) -> dict[str, tuple[str, ...]]:
+        return {
+            **super().known_metrics(),
+            "integer_grid": ("grid_shift", "limit_grids"),
+            "half_grid": ("grid_shift", "limit_grids"),
+            "fraction_grid": ("grid_factor", "limit_grids"),
+            "crop_grid": ("crop_shift", "margin", "limit_grids"),
+            "translation_grid": ("translation", "translation_steps", "limit_grids"),
+        }
+
+    def known_protocols(self) -> tuple[str, ...]:
+        return ("stillpoint", "authors")
+
+    @model_validator(mode="after")
+    def _grids(self) -> "Config":
+        if "crop_grid" in self.evaluate.metrics and self.evaluate.margin < 2 * self.evaluate.crop_shift:
+            raise ValueError(
+                f"EVALUATE.METRICS crop_grid cuts windows up to {self.evaluate.crop_shift} pixels from the middle: set "
+                f"EVALUATE.MARGIN to {2 * self.evaluate.crop_shift} at least"
+            )
+        return self

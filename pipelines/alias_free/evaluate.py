@@ -1,0 +1,118 @@
+"""Who stands every shift of a set: the adversarial grids of the paper, as evaluations.
+
+By ``EVALUATE.PROTOCOL authors`` the crop windows leave out offset 0 and the translations are sampled as in their code;
+shifts that they draw anew for a batch are not: our grids are whole.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from torch import Tensor
+
+from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.data.shifts import crop_window
+from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result, View
+from stillpoint.core.evaluation.view import ALONE
+from stillpoint.core.metrics.accuracy_metrics import WorstShiftAccuracy
+from stillpoint.pipelines.alias_free import grids
+from stillpoint.pipelines.alias_free.config import Evaluate
+
+#: images (n, C, H, W) and their places in the batch -> what they look like after one shift
+Move = Callable[[Tensor, Tensor], Tensor]
+
+
+class Grid:
+    """The fraction of images that are right as they are and after every shift of a set: ``<name>_accuracy``."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        self.name, self.limit = name, limit
+        self.stands = WorstShiftAccuracy(**ALONE)
+        self.images = 0
+
+    def moves(self, view: View) -> Iterable[Move]:
+        raise NotImplementedError
+
+    def begin(self, view: View, rows: Tensor) -> Tensor:
+        """The images that count as unshifted."""
+        return view.images[rows]
+
+    def update(self, view: View) -> None:
+        rows = view.sample(self.limit).to(view.images.device)
+        if not len(rows):
+            return
+        images = self.begin(view, rows)
+        labels = view.labels[rows]
+        right = view.predict(images).argmax(1) == labels
+        for done, move in enumerate(moves := list(self.moves(view))):
+            view.progress(self.name.replace("_", " "), done, len(moves))
+            (left,) = right.nonzero(as_tuple=True)
+            if not len(left):
+                break
+            right[left] = view.predict(move(images[left], rows[left])).argmax(1) == labels[left]
+        view.progress(self.name.replace("_", " "), len(moves), len(moves))
+        self.stands.count(right)
+        self.images += len(rows)
+
+    def compute(self) -> Result:
+        return {f"{self.name}_accuracy": self.stands.mean, f"{self.name}_images": float(self.images)}
+
+
+class ShiftGrid(Grid):
+    """Circular shifts, whole or fractional."""
+
+    def __init__(self, name: str, limit: int, shifts: Iterable[grids.Shift]) -> None:
+        super().__init__(name, limit)
+        self.shifts = list(shifts)
+
+    def moves(self, view: View) -> Iterable[Move]:
+        return [lambda images, rows, shift=shift: grids.shifted(images, shift) for shift in self.shifts]
+
+
+class CropGrid(Grid):
+    """Windows of a larger crop, up to `shift` pixels from its middle on each axis; the middle counts as unshifted."""
+
+    def __init__(self, limit: int, shift: int, *, authors: bool) -> None:
+        super().__init__("crop_grid", limit)
+        self.shift, self.authors = shift, authors
+
+    def moves(self, view: View) -> Iterable[Move]:
+        wide, size = self._wide(view), view.images.shape[2:]
+        top, left = ((w - s) // 2 for w, s in zip(wide.shape[2:], size, strict=True))
+        # theirs count 1..2m from the corner of a crop of 2m more pixels: the first window is missing
+        steps = range(-self.shift + self.authors, self.shift + 1)
+        offsets = [(top + a, left + b) for a in steps for b in steps if (a, b) != (0, 0)]
+        return [lambda images, rows, at=at: crop_window(wide[rows], at, tuple(size)) for at in offsets]
+
+    def _wide(self, view: View) -> Tensor:
+        if view.wide is None:
+            raise ValueError("crop_grid needs images with a margin")
+        return view.wide
+
+
+class TranslationGrid(Grid):
+    """Translations by fractions of the side, zeros coming in, with bilinear interpolation."""
+
+    def __init__(self, limit: int, constraint: float, steps: int, *, authors: bool) -> None:
+        super().__init__("translation_grid", limit)
+        line = grids.translation_grid(constraint, steps)
+        self.translations = [(a, b) for a in line for b in line]
+        self.rule = "authors" if authors else "exact"
+
+    def moves(self, view: View) -> Iterable[Move]:
+        return [
+            lambda images, rows, by=by: grids.translate_bilinear(images, by, rule=self.rule) for by in self.translations
+        ]
+
+
+def evaluations(config: RunConfig) -> Mapping[str, Callable[[Evaluate, int], Evaluation]]:
+    """Core's, and the grids; none draws anything, so no seed matters."""
+    authors = config.evaluate.protocol == "authors"
+    return {
+        **EVALUATIONS,
+        "integer_grid": lambda e, seed: ShiftGrid("integer_grid", e.limit_grids, grids.integer_grid(e.grid_shift)),
+        "half_grid": lambda e, seed: ShiftGrid("half_grid", e.limit_grids, grids.half_grid(e.grid_shift)),
+        "fraction_grid": lambda e, seed: ShiftGrid("fraction_grid", e.limit_grids, grids.fraction_grid(e.grid_factor)),
+        "crop_grid": lambda e, seed: CropGrid(e.limit_grids, e.crop_shift, authors=authors),
+        "translation_grid": lambda e, seed: TranslationGrid(
+            e.limit_grids, e.translation, e.translation_steps, authors=authors
+        ),
+    }

@@ -1,0 +1,92 @@
+"""The shifts that alias-free convnets are attacked with, and who stands all of them.
+
+Michaeli, Michaeli and Soudry, CVPR 2023, and their code: every set is fixed, the same for all images, and an image
+counts only where it is right as it is and after every shift of the set.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stillpoint.core.data.shifts import fourier_shift, roll
+
+#: (rows, columns) in pixels, positive downwards and to the right
+Shift = tuple[float, float]
+
+
+def integer_grid(max_shift: int) -> list[Shift]:
+    """Whole pixels, 1..max_shift-1 on both axes: a shift along one axis alone is not among them."""
+    return [(a, b) for a in range(1, max_shift) for b in range(1, max_shift)]
+
+
+def half_grid(max_shift: int) -> list[Shift]:
+    """(2a-1)/2 and (2b-1)/2 pixels up and left, a and b from 1 to max_shift-1."""
+    return [((1 - 2 * a) / 2, (1 - 2 * b) / 2) for a in range(1, max_shift) for b in range(1, max_shift)]
+
+
+def fraction_grid(max_factor: int) -> list[Shift]:
+    """(a/u, b/u) of a pixel up and left, a and b from 1 to u-1, for the factors u up to `max_factor` that divide no
+    larger one of them: 3 and 4 at 4."""
+    factors = [u for u in range(2, max_factor + 1) if not any(v % u == 0 for v in range(u + 1, max_factor + 1))]
+    return [(-a / u, -b / u) for u in factors for a in range(1, u) for b in range(1, u)]
+
+
+def shifted(images: Tensor, shift: Shift) -> Tensor:
+    """(B, C, H, W) moved circularly: rolled by whole pixels, interpolated by its Fourier series at fractions."""
+    if all(float(s).is_integer() for s in shift):
+        return roll(images, (int(shift[0]), int(shift[1])))
+    return fourier_shift(images, shift)
+
+
+def right_under_all(
+    predict: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, shifts: Iterable[Shift]
+) -> Tensor:
+    """(B,) bool: the class is right for the image as it is and after every one of `shifts`.
+
+    Args:
+        predict: (B, C, H, W) -> logits (B, K).
+        labels: (B,).
+
+    Images that have failed are not shifted again.
+    """
+    right = predict(images).argmax(1) == labels
+    for shift in shifts:
+        (left,) = right.nonzero(as_tuple=True)
+        if not len(left):
+            break
+        right[left] = predict(shifted(images[left], shift)).argmax(1) == labels[left]
+    return right
+
+
+def translate_bilinear(images: Tensor, translation: Shift, *, rule: str = "exact") -> Tensor:
+    """Move the content by a fraction of the image's side, zeros coming in, with bilinear interpolation.
+
+    Args:
+        images: (B, C, H, W), floating.
+        translation: (rows, columns) as fractions of the side; positive moves the content up and left.
+        rule: "exact" moves it by that fraction; "authors" lays the places as if the corners' centres were the borders,
+            then samples as if the corners' edges were, which magnifies the image a little: a translation by nothing
+            blurs it.
+
+    Raises:
+        ValueError: an unknown rule.
+    """
+    if rule not in ("exact", "authors"):
+        raise ValueError(f"rule must be exact or authors, got {rule!r}")
+    places = []
+    for size, by in zip(images.shape[2:], translation, strict=True):
+        if rule == "authors":
+            line = torch.linspace(-1, 1, size, dtype=images.dtype, device=images.device)
+        else:
+            line = (2 * torch.arange(size, dtype=images.dtype, device=images.device) + 1) / size - 1
+        places.append(line + 2 * by)
+    rows, columns = torch.meshgrid(*places, indexing="ij")
+    grid = torch.stack((columns, rows), -1).expand(images.shape[0], -1, -1, -1)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def translation_grid(constraint: float, size: int, *, side: int = 280) -> Sequence[float]:
+    """The fractions of the side tried on each axis, `size` of them from -constraint/side to constraint/side."""
+    return torch.linspace(-constraint / side, constraint / side, size).tolist()
