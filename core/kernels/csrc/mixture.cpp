@@ -127,168 +127,192 @@ struct Mixture {
 };
 
 // Translation invariant polyphase sampling of maps with even sides: psi = relu(depthwise 3x3 convolution, padded with
-// zeros), tau = softmax(scale * means of psi over the quadrants), y = mixture by tau. One channel of one image at a time,
-// padded into a scratch that stays in the caches; where channels come last, sixteen of them are turned at once.
+// zeros), tau = softmax(scale * means of psi over the quadrants), y = mixture by tau. As many channels of one image at a
+// time as a register holds, turned so that they come last, in a scratch with a margin of zeros that stays in the caches.
 template <class T, class A = typename Sum<T>::type>
 struct Translation {
+#ifdef __AVX512F__
+  static constexpr int64_t bytes = 64;
+#else
+  static constexpr int64_t bytes = 32;
+#endif
+  typedef A V __attribute__((vector_size(bytes), aligned(alignof(A)), may_alias));
+  static constexpr int64_t lanes = bytes / sizeof(A);
+
   int64_t batch, channels, height, width;  // of the large map
   bool last;
 
+  struct Buffer {  // of vectors; a standard container would forget what they are
+    std::vector<A> numbers;
+    explicit Buffer(int64_t n) : numbers(n * lanes) {}
+    V* at(int64_t i = 0) { return reinterpret_cast<V*>(numbers.data()) + i; }
+  };
+
   int64_t pitch() const { return width + 2; }
   int64_t padded() const { return (height + 2) * pitch(); }
-  int64_t group() const { return last ? std::min(kLanes, channels) : 1; }
-  int64_t jobs() const { return batch * ((channels + group() - 1) / group()); }
+  int64_t parts() const { return (channels + lanes - 1) / lanes; }
 
-  // `count` channels from `first` of an image into planes with a margin of `edge` zeros, or back.
-  void load(const T* image, int64_t first, int64_t count, int64_t h, int64_t w, int64_t edge, A* planes) const {
-    const int64_t line = w + 2 * edge, plane = (h + 2 * edge) * line;
-    std::fill_n(planes, count * plane, A(0));
-    for (int64_t i = 0; i < h; ++i)
-      for (int64_t j = 0; j < (last ? w : 1); ++j) {
-        A* to = planes + (i + edge) * line + edge;
-        if (last)
-          for (int64_t c = 0; c < count; ++c) to[c * plane + j] = get(image[(i * w + j) * channels + first + c]);
-        else
-          for (int64_t k = 0; k < w; ++k) to[k] = get(image[(first * h + i) * w + k]);
+  // `count` channels from `first` of an image, side by side with a margin of `edge` zeros; and back.
+  void load(const T* image, int64_t first, int64_t count, int64_t h, int64_t w, int64_t edge, V* to) const {
+    const int64_t line = w + 2 * edge;
+    if (edge || count < lanes) std::fill_n(to, (h + 2 * edge) * line, V{});
+    for (int64_t i = 0; i < h; ++i) {
+      A* row = reinterpret_cast<A*>(to + (i + edge) * line + edge);
+      if (last && count == lanes) {
+        const T* from = image + i * w * channels + first;
+        for (int64_t j = 0; j < w; ++j, from += channels, row += lanes)
+          for (int64_t c = 0; c < lanes; ++c) row[c] = get(from[c]);
+      } else {
+        for (int64_t c = 0; c < count; ++c) {
+          const T* from = last ? image + i * w * channels + first + c : image + ((first + c) * h + i) * w;
+          for (int64_t j = 0; j < w; ++j) row[j * lanes + c] = get(from[j * (last ? channels : 1)]);
+        }
       }
+    }
   }
-  void store(const A* planes, int64_t first, int64_t count, int64_t h, int64_t w, int64_t edge, T* image) const {
-    const int64_t line = w + 2 * edge, plane = (h + 2 * edge) * line;
-    for (int64_t i = 0; i < h; ++i)
-      for (int64_t j = 0; j < (last ? w : 1); ++j) {
-        const A* from = planes + (i + edge) * line + edge;
-        if (last)
-          for (int64_t c = 0; c < count; ++c) put(image[(i * w + j) * channels + first + c], from[c * plane + j]);
-        else
-          for (int64_t k = 0; k < w; ++k) put(image[(first * h + i) * w + k], from[k]);
+  void store(const V* from, int64_t first, int64_t count, int64_t h, int64_t w, T* image) const {
+    for (int64_t i = 0; i < h; ++i) {
+      const A* row = reinterpret_cast<const A*>(from + i * w);
+      if (last && count == lanes) {
+        T* to = image + i * w * channels + first;
+        for (int64_t j = 0; j < w; ++j, to += channels, row += lanes)
+          for (int64_t c = 0; c < lanes; ++c) put(to[c], row[c]);
+      } else {
+        for (int64_t c = 0; c < count; ++c) {
+          T* to = last ? image + i * w * channels + first + c : image + ((first + c) * h + i) * w;
+          for (int64_t j = 0; j < w; ++j) put(to[j * (last ? channels : 1)], row[j * lanes + c]);
+        }
       }
+    }
+  }
+  // Numbers that each channel has `step` of.
+  void gather(const A* from, int64_t count, int64_t step, V* to) const {
+    for (int64_t k = 0; k < step; ++k)
+      for (int64_t c = 0; c < lanes; ++c) to[k][c] = c < count ? from[c * step + k] : A(0);
+  }
+  void scatter(const V* from, int64_t count, int64_t step, A* to) const {
+    for (int64_t k = 0; k < step; ++k)
+      for (int64_t c = 0; c < count; ++c) to[c * step + k] = from[k][c];
   }
 
-  // A row of the convolution of a padded plane, before the ReLU.
-  void convolve(const A* x, const A* w, int64_t i, A* __restrict out) const {
-    const A *a = x + i * pitch(), *b = a + pitch(), *c = b + pitch();
-    for (int64_t j = 0; j < width; ++j)
-      out[j] = w[0] * a[j] + w[1] * a[j + 1] + w[2] * a[j + 2] + w[3] * b[j] + w[4] * b[j + 1] + w[5] * b[j + 2] +
-               w[6] * c[j] + w[7] * c[j + 1] + w[8] * c[j + 2];
+  static V convolved(const V* a, const V* b, const V* c, const V* w) {
+    return w[0] * a[0] + w[1] * a[1] + w[2] * a[2] + w[3] * b[0] + w[4] * b[1] + w[5] * b[2] + w[6] * c[0] + w[7] * c[1] + w[8] * c[2];
   }
 
-  static A sum(const A* x, int64_t n) {
-    A lane[kLanes] = {}, total = 0;
-    int64_t j = 0;
-    for (; j + kLanes <= n; j += kLanes)
-      for (int64_t l = 0; l < kLanes; ++l) lane[l] += x[j + l];
-    for (; j < n; ++j) lane[0] += x[j];
-    for (int64_t l = 0; l < kLanes; ++l) total += lane[l];
-    return total;
-  }
-  static A product(const A* x, const A* y, int64_t n) {
-    A lane[kLanes] = {}, total = 0;
-    int64_t j = 0;
-    for (; j + kLanes <= n; j += kLanes)
-      for (int64_t l = 0; l < kLanes; ++l) lane[l] += x[j + l] * y[j + l];
-    for (; j < n; ++j) lane[0] += x[j] * y[j];
-    for (int64_t l = 0; l < kLanes; ++l) total += lane[l];
-    return total;
-  }
-
-  // psi into `psi` (packed, where it is given), the quadrants' means, and tau.
-  void judge(const A* x, const A* w, A scale, A* row, A* psi, A* means, A* tau) const {
-    double total[4] = {};
+  // psi into `psi` where it is given, the quadrants' means, and tau.
+  void judge(const V* x, const V* weight, V scale, V* psi, V* means, V* tau) const {
+    double total[4][lanes] = {};
+    V w[9];
+    std::copy_n(weight, 9, w);
     const int64_t h = height / 2, n = width / 2;
-    for (int64_t i = 0; i < height; ++i) {
-      A* out = psi ? psi + i * width : row;
-      convolve(x, w, i, out);
-      for (int64_t j = 0; j < width; ++j) out[j] = out[j] > 0 ? out[j] : (out[j] != out[j] ? out[j] : A(0));
-      total[i < h ? 0 : 2] += sum(out, n);
-      total[i < h ? 1 : 3] += sum(out + n, n);
-    }
-    A top = -INFINITY, all = 0;
-    for (int k = 0; k < 4; ++k) {
-      means[k] = static_cast<A>(total[k] / (h * n));
-      top = std::max(top, scale * means[k]);
-    }
-    for (int k = 0; k < 4; ++k) all += tau[k] = std::exp(scale * means[k] - top);
-    for (int k = 0; k < 4; ++k) tau[k] /= all;
-  }
-
-  void mix(const A* x, const A* tau, A* y) const {
-    for (int64_t i = 0; i < height / 2; ++i) {
-      const A *above = x + (2 * i + 1) * pitch() + 1, *below = above + pitch();
-      A* __restrict out = y + i * (width / 2);
-      for (int64_t j = 0; j < width / 2; ++j)
-        out[j] = tau[0] * above[2 * j] + tau[1] * below[2 * j] + tau[2] * above[2 * j + 1] + tau[3] * below[2 * j + 1];
+    for (int64_t i = 0; i < height; ++i)
+      for (int side = 0; side < 2; ++side) {
+        const V* a = x + i * pitch() + side * n;
+        V sum{};
+        for (int64_t j = 0; j < n; ++j, ++a) {
+          V v = convolved(a, a + pitch(), a + 2 * pitch(), w);
+          v = v < 0 ? V{} : v;  // a NaN stays one
+          if (psi) psi[i * width + side * n + j] = v;
+          sum += v;
+        }
+        for (int64_t c = 0; c < lanes; ++c) total[(i < h ? 0 : 2) + side][c] += sum[c];
+      }
+    for (int64_t c = 0; c < lanes; ++c) {
+      A top = -INFINITY, all = 0;
+      for (int k = 0; k < 4; ++k) {
+        means[k][c] = static_cast<A>(total[k][c] / (h * n));
+        top = std::max(top, scale[c] * means[k][c]);
+      }
+      for (int k = 0; k < 4; ++k) all += tau[k][c] = std::exp(scale[c] * means[k][c] - top);
+      for (int k = 0; k < 4; ++k) tau[k][c] /= all;
     }
   }
 
   void forward(const T* x, const A* weight, const A* scale, T* y, A* tau, T* psi, int threads) const {
-    const int64_t area = height * width, n = group(), parts = (channels + n - 1) / n;
+    const int64_t area = height * width, half = width / 2;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-      std::vector<A> planes(n * padded()), row(width), seen(psi ? n * area : 0), out(n * area / 4);
-      A means[4];
+      Buffer plane(padded()), seen(psi ? area : 0), out(area / 4);
+      V w[9], s, means[4], t[4];
 #pragma omp for schedule(static)
-      for (int64_t job = 0; job < jobs(); ++job) {
-        const int64_t image = job / parts, first = job % parts * n, count = std::min(n, channels - first);
-        load(x + image * channels * area, first, count, height, width, 1, planes.data());
-        for (int64_t c = 0; c < count; ++c) {
-          A *plane = &planes[c * padded()], *chosen = tau + (image * channels + first + c) * 4;
-          judge(plane, weight + (first + c) * 9, scale[first + c], row.data(), psi ? &seen[c * area] : nullptr, means, chosen);
-          mix(plane, chosen, &out[c * area / 4]);
+      for (int64_t job = 0; job < batch * parts(); ++job) {
+        const int64_t image = job / parts(), first = job % parts() * lanes, count = std::min(lanes, channels - first);
+        load(x + image * channels * area, first, count, height, width, 1, plane.at());
+        gather(weight + first * 9, count, 9, w);
+        gather(scale + first, count, 1, &s);
+        judge(plane.at(), w, s, psi ? seen.at() : nullptr, means, t);
+        for (int64_t i = 0; i < height / 2; ++i) {
+          const V *above = plane.at((2 * i + 1) * pitch() + 1), *below = above + pitch();
+          V* row = out.at(i * half);
+          for (int64_t j = 0; j < half; ++j)
+            row[j] = t[0] * above[2 * j] + t[1] * below[2 * j] + t[2] * above[2 * j + 1] + t[3] * below[2 * j + 1];
         }
-        store(out.data(), first, count, height / 2, width / 2, 0, y + image * channels * area / 4);
-        if (psi) store(seen.data(), first, count, height, width, 0, psi + image * channels * area);
+        scatter(t, count, 4, tau + (image * channels + first) * 4);
+        store(out.at(), first, count, height / 2, half, y + image * channels * area / 4);
+        if (psi) store(seen.at(), first, count, height, width, psi + image * channels * area);
       }
     }
   }
 
-  // `to_tau` and `to_psi` are gradients that may be absent; the weights' are added up by image, (B, C, 10).
+  // `to_tau` and `to_psi` are gradients that may be absent; the weights' are left by image, (B, C, 10).
   void backward(const T* x, const A* weight, const A* scale, const T* to_y, const A* to_tau, const T* to_psi, T* to_x, A* to_weights, int threads) const {
-    const int64_t area = height * width, n = group(), parts = (channels + n - 1) / n, half = width / 2;
+    const int64_t area = height * width, half = width / 2, h = height / 2;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-      std::vector<A> planes(n * padded()), row(width), given(n * area / 4), pulled(to_psi ? n * area : 0), edge(padded()), out(n * area);
+      Buffer plane(padded()), given(area / 4), pulled(to_psi ? area : 0), edge(padded()), out(area);
+      V w[9], s, means[4], t[4], total[4], pull[4], found[10], turned[9];
 #pragma omp for schedule(static)
-      for (int64_t job = 0; job < jobs(); ++job) {
-        const int64_t image = job / parts, first = job % parts * n, count = std::min(n, channels - first);
-        load(x + image * channels * area, first, count, height, width, 1, planes.data());
-        load(to_y + image * channels * area / 4, first, count, height / 2, half, 0, given.data());
-        if (to_psi) load(to_psi + image * channels * area, first, count, height, width, 0, pulled.data());
-        for (int64_t c = 0; c < count; ++c) {
-          const int64_t channel = image * channels + first + c;
-          const A *plane = &planes[c * padded()], *w = weight + (first + c) * 9, *gy = &given[c * area / 4];
-          A means[4], tau[4], pull[4], *found = to_weights + channel * 10, *gx = &out[c * area];
-          judge(plane, w, scale[first + c], row.data(), nullptr, means, tau);
-          double total[4] = {}, mean = 0, slope = 0;
-          for (int64_t i = 0; i < height / 2; ++i) products<A>(plane + (2 * i + 1) * pitch() + 1, pitch(), gy + i * half, half, total);
-          for (int k = 0; k < 4; ++k) mean += tau[k] * (total[k] += to_tau ? to_tau[channel * 4 + k] : A(0));
-          for (int k = 0; k < 4; ++k) {
-            const double step = tau[k] * (total[k] - mean);
-            slope += step * means[k];
-            pull[k] = static_cast<A>(step * scale[first + c] / (height / 2 * half));
+      for (int64_t job = 0; job < batch * parts(); ++job) {
+        const int64_t image = job / parts(), first = job % parts() * lanes, count = std::min(lanes, channels - first);
+        load(x + image * channels * area, first, count, height, width, 1, plane.at());
+        load(to_y + image * channels * area / 4, first, count, h, half, 0, given.at());
+        if (to_psi) load(to_psi + image * channels * area, first, count, height, width, 0, pulled.at());
+        gather(weight + first * 9, count, 9, w);
+        gather(scale + first, count, 1, &s);
+        judge(plane.at(), w, s, nullptr, means, t);
+        std::fill_n(total, 4, V{});
+        if (to_tau) gather(to_tau + (image * channels + first) * 4, count, 4, total);
+        for (int64_t i = 0; i < h; ++i) {
+          const V *above = plane.at((2 * i + 1) * pitch() + 1), *below = above + pitch(), *g = given.at(i * half);
+          V sum[4] = {};
+          for (int64_t j = 0; j < half; ++j) {
+            sum[0] += g[j] * above[2 * j], sum[1] += g[j] * below[2 * j];
+            sum[2] += g[j] * above[2 * j + 1], sum[3] += g[j] * below[2 * j + 1];
           }
-          found[9] = static_cast<A>(slope);
-          // the gradient before the ReLU, with a margin of zeros
-          std::fill(edge.begin(), edge.end(), A(0));
-          double taps[9] = {};
-          for (int64_t i = 0; i < height; ++i) {
-            A* g = &edge[(i + 1) * pitch() + 1];
-            convolve(plane, w, i, row.data());
-            const A left = pull[i < height / 2 ? 0 : 2], right = pull[i < height / 2 ? 1 : 3], *also = to_psi ? &pulled[c * area + i * width] : nullptr;
-            for (int64_t j = 0; j < half; ++j) g[j] = row[j] > 0 ? left + (also ? also[j] : A(0)) : A(0);
-            for (int64_t j = half; j < width; ++j) g[j] = row[j] > 0 ? right + (also ? also[j] : A(0)) : A(0);
-            for (int t = 0; t < 9; ++t) taps[t] += product(plane + (i + t / 3) * pitch() + t % 3, g, width);
-          }
-          for (int t = 0; t < 9; ++t) found[t] = static_cast<A>(taps[t]);
-          A turned[9];
-          for (int t = 0; t < 9; ++t) turned[t] = w[8 - t];
-          for (int64_t i = 0; i < height; ++i) {
-            A* __restrict to = gx + i * width;
-            convolve(edge.data(), turned, i, to);
-            const A *from = gy + i / 2 * half, even = tau[i % 2], odd = tau[2 + i % 2];
-            for (int64_t j = 0; j < half; ++j) to[2 * j] += even * from[j], to[2 * j + 1] += odd * from[j];
-          }
+          for (int k = 0; k < 4; ++k) total[k] += sum[k];
         }
-        store(out.data(), first, count, height, width, 0, to_x + image * channels * area);
+        const V mean = t[0] * total[0] + t[1] * total[1] + t[2] * total[2] + t[3] * total[3];
+        std::fill_n(found, 10, V{});
+        for (int k = 0; k < 4; ++k) {
+          const V step = t[k] * (total[k] - mean);
+          found[9] += step * means[k];
+          pull[k] = step * s / static_cast<A>(h * half);
+        }
+        // the gradient before the ReLU, with a margin of zeros, and what it does to the taps
+        std::fill_n(edge.at(), padded(), V{});
+        for (int64_t i = 0; i < height; ++i)
+          for (int side = 0; side < 2; ++side) {
+            const V *a = plane.at(i * pitch() + side * half), *b = a + pitch(), *c = b + pitch(), from = pull[(i < h ? 0 : 2) + side];
+            const V* also = to_psi ? pulled.at(i * width + side * half) : nullptr;
+            V *to = edge.at((i + 1) * pitch() + 1 + side * half), taps[9] = {};
+            for (int64_t j = 0; j < half; ++j, ++a, ++b, ++c) {
+              const V v = convolved(a, b, c, w), g = v > 0 ? (also ? from + also[j] : from) : V{};
+              to[j] = g;
+              taps[0] += g * a[0], taps[1] += g * a[1], taps[2] += g * a[2];
+              taps[3] += g * b[0], taps[4] += g * b[1], taps[5] += g * b[2];
+              taps[6] += g * c[0], taps[7] += g * c[1], taps[8] += g * c[2];
+            }
+            for (int k = 0; k < 9; ++k) found[k] += taps[k];
+          }
+        for (int k = 0; k < 9; ++k) turned[k] = w[8 - k];
+        for (int64_t i = 0; i < height; ++i) {
+          const V *a = edge.at(i * pitch()), *g = given.at(i / 2 * half), even = t[i % 2], odd = t[2 + i % 2];
+          V* to = out.at(i * width);
+          for (int64_t j = 0; j < width; ++j, ++a)
+            to[j] = convolved(a, a + pitch(), a + 2 * pitch(), turned) + (j % 2 ? odd : even) * g[j / 2];
+        }
+        scatter(found, count, 10, to_weights + (image * channels + first) * 10);
+        store(out.at(), first, count, height, width, to_x + image * channels * area);
       }
     }
   }
