@@ -106,10 +106,11 @@ def _backward(ctx, to_y: Tensor | None, to_tau: Tensor | None, to_psi: Tensor | 
         pairs = [pair for pair in zip(found, (to_y, to_tau, to_psi), strict=True) if pair[1] is not None]
         outputs, grads = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         return *torch.autograd.grad(outputs, (x, weight, scale), grads, create_graph=True, allow_unused=True), None
+    unscaled = to_y is None and to_tau is None
     if to_y is None:
-        to_y = torch.zeros_like(x[..., ::2, ::2])
+        to_y = x.new_zeros((*x.shape[:2], x.shape[2] // 2, x.shape[3] // 2))
     to_x, to_weights = _gradients(x, weight, scale, to_y, to_tau, to_psi)
-    return to_x, to_weights[:, :9], to_weights[:, 9], None
+    return to_x, to_weights[:, :9], None if unscaled else to_weights[:, 9], None
 
 
 torch.library.register_autograd(_sample.overload, _backward, setup_context=_keep)

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
+
+from stillpoint.core.metrics.fidelity import all_agree
 
 Offset = tuple[int, int]
 
@@ -22,15 +23,6 @@ def imagenet_offsets(
     return standard, draw_offsets(random, -largest, largest, samples)
 
 
-def agreement_of(predictions: Sequence[Tensor]) -> Tensor:
-    """(B,) whether all of several predictions (B,) are the same."""
-    first, *others = predictions
-    same = torch.ones_like(first, dtype=torch.bool)
-    for other in others:
-        same &= first == other
-    return same
-
-
 def imagenet_consistency(
     net: Callable[[Tensor], Tensor], images: Tensor, offsets: tuple[Sequence[Offset], Sequence[Offset]], *, patch: int
 ) -> tuple[float, float]:
@@ -41,4 +33,4 @@ def imagenet_consistency(
     standard, circular = offsets
     windows = [net(images[:, :, i : i + patch, j : j + patch]).argmax(1) for i, j in standard]
     rolled = [net(images.roll(shift, (2, 3))).argmax(1) for shift in circular]
-    return tuple(100 * float(agreement_of(found).float().mean()) for found in (windows, rolled))  # type: ignore[return-value]
+    return tuple(100 * float(all_agree(found).float().mean()) for found in (windows, rolled))  # type: ignore[return-value]

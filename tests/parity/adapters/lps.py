@@ -11,7 +11,6 @@ from stillpoint.core.backbones.phase_control import record_grids
 from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d
 from stillpoint.pipelines.lps.models import classifier, sampling, scorer_parameters, set_tau
 from stillpoint.pipelines.lps.weights import from_authors, network_name
-from tests.parity import parity
 from tests.parity.adapters import lps_layers, lps_protocol
 from tests.parity.adapters.lps_layers import PADDINGS, SCORERS, turned
 
@@ -178,4 +177,3 @@ def _number(note: str, word: str) -> float:
     return float(found[1])
 
 
-__all__ = ["is_network", "parity", "run", "tolerance"]
