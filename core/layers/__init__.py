@@ -28,15 +28,19 @@ from stillpoint.core.layers.downsample import (
     downsample_factory,
     sample_at,
 )
+from stillpoint.core.layers.gumbel import phase_weights
+from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d, LearnablePolyphaseUpsample2d
 from stillpoint.core.layers.lowpass import IdealLowPass2d, ideal_lowpass2d
 from stillpoint.core.layers.packet_halves import PacketHalves2d
 from stillpoint.core.layers.padding import PADDINGS, PaddedConv2d, pad
+from stillpoint.core.layers.phase_scorers import SCORERS, phase_scorer
 from stillpoint.core.layers.phases import (
     CRITERIA,
     choose_phase,
     mix_phases,
     place_phase,
     polyphase_components,
+    spread_phases,
     take_phase,
 )
 from stillpoint.core.layers.pointwise import PointwiseConv2d
@@ -49,11 +53,17 @@ from stillpoint.core.layers.polyphase import (
 from stillpoint.core.layers.scattering import Scattering2d, scattering2d
 from stillpoint.core.layers.sparse_coding import SparseCoding1d, SparseCoding2d, sparse_coding1d, sparse_coding2d
 from stillpoint.core.layers.wavelet_packets import WaveletPackets2d, wavelet_packets2d
+from stillpoint.core.layers.translation_invariant import (
+    TranslationInvariantDownsample2d,
+    translation_invariant_downsample2d,
+)
+from stillpoint.core.layers.translation_losses import evenness_penalty, shift_features, undoing_losses
 from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d
 
 __all__ = [
     "CRITERIA",
     "PADDINGS",
+    "SCORERS",
     "AdaptiveBlur2d",
     "BlurPool1d",
     "BlurPool2d",
@@ -63,6 +73,8 @@ __all__ = [
     "DownsampleFactory",
     "Grid",
     "IdealLowPass2d",
+    "LearnablePolyphaseDownsample2d",
+    "LearnablePolyphaseUpsample2d",
     "MaxBlurPool2d",
     "ModulusBatchNorm2d",
     "ModulusBias2d",
@@ -76,6 +88,7 @@ __all__ = [
     "SparseCoding1d",
     "SparseCoding2d",
     "Subsample",
+    "TranslationInvariantDownsample2d",
     "TwinStem",
     "WaveletMixing2d",
     "WaveletPackets2d",
@@ -89,18 +102,25 @@ __all__ = [
     "choose_phase",
     "complex_modulus",
     "downsample_factory",
+    "evenness_penalty",
     "ideal_lowpass2d",
     "mix_phases",
     "modulus_batch_norm2d",
     "pad",
+    "phase_scorer",
+    "phase_weights",
     "place_phase",
     "polyphase_components",
     "polyphase_downsample2d",
     "polyphase_upsample2d",
     "sample_at",
     "scattering2d",
+    "shift_features",
     "sparse_coding1d",
     "sparse_coding2d",
+    "spread_phases",
     "take_phase",
+    "translation_invariant_downsample2d",
+    "undoing_losses",
     "wavelet_packets2d",
 ]

@@ -8,12 +8,12 @@ evaluation each image is sampled at its best phase, as in adaptive polyphase sam
 import torch
 from torch import Tensor, nn
 
-from stillpoint.core.base.randomness import open_uniform, seed_for
 from stillpoint.core.layers._phase_convolution import wide
 from stillpoint.core.layers._precision import without_autocast
 from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
+from stillpoint.core.layers.gumbel import Tempered, phase_weights
 from stillpoint.core.layers.padding import check_padding
 from stillpoint.core.layers.phase_scorers import PhaseScorer, phase_scorer
 from stillpoint.core.layers.phases import Stride, extend, place_phase, spread_phases, stride_pair
@@ -24,22 +24,8 @@ FILTERS = ("binomial", "adaptive")
 SAMPLINGS = ("argmax", "softmax", "gumbel")
 
 
-def phase_weights(scores: Tensor, tau: Tensor | float, noise: Tensor | None = None) -> Tensor:
-    """softmax((scores + noise) / tau) over the phases, (B, K); ValueError for noise of another shape.
-
-    Law: as tau falls to zero it tends to one at the best phase. At zero it is NaN.
-    """
-    if noise is not None:
-        if noise.shape != scores.shape:
-            raise ValueError(f"noise must have the scores' shape {tuple(scores.shape)}, got {tuple(noise.shape)}")
-        scores = scores + noise
-    return (scores / tau).softmax(1)
-
-
-class _Sampler(nn.Module):
+class _Sampler(Tempered):
     """What the two layers share: the filter, the temperature and the noise."""
-
-    tau: Tensor | None
 
     def __init__(
         self,
@@ -60,33 +46,10 @@ class _Sampler(nn.Module):
             raise ValueError("an adaptive filter needs the number of channels")
         made = {"size": size, "padding": padding, "device": device, "dtype": dtype}
         self.filter: nn.Module = (
-            BlurPool2d(channels, 1, **made) if filter == "binomial" else AdaptiveBlur2d(channels, 1, groups=groups, **made)
+            BlurPool2d(channels, 1, **made)
+            if filter == "binomial"
+            else AdaptiveBlur2d(channels, 1, groups=groups, **made)
         )
-        self.noise_key: Tensor | None = None
-
-    def _heat(self, needed: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
-        self.register_buffer("tau", torch.ones((), device=device, dtype=dtype) if needed else None)
-
-    def set_tau(self, tau: float) -> None:
-        """Sets the temperature of a layer that has one; ValueError unless it is positive and finite."""
-        if not 0 < tau < float("inf"):
-            raise ValueError(f"tau must be positive and finite, got {tau}")
-        if self.tau is not None:
-            self.tau.fill_(tau)
-
-    def set_noise(self, *key: int | str) -> None:
-        """Makes the noise of the next passes a function of `key`, of the place in the batch and of the phase.
-
-        Until it is called, noise is drawn from PyTorch's own generator.
-        """
-        if self.tau is not None:
-            self.noise_key = torch.tensor(seed_for("gumbel", *key), device=self.tau.device)
-
-    def _noise(self, scores: Tensor) -> Tensor:
-        if self.noise_key is None:
-            # as torch.nn.functional.gumbel_softmax draws it
-            return -torch.empty_like(scores).exponential_().log()
-        return -(-open_uniform(*scores.shape, self.noise_key).log()).log().to(scores.dtype)
 
 
 class LearnablePolyphaseDownsample2d(_Sampler, Downsample):

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 
-
 def confusion_matrix(predicted: Tensor, labels: Tensor, *, classes: int, ignore: int = 255) -> Tensor:
     """Pixels by (label, predicted class), (classes, classes) int64; pixels labelled `ignore` do not count.
 
@@ -16,7 +15,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, *, classes: int, ignore:
         raise ValueError(f"predicted maps of shape {tuple(predicted.shape)} for labels of shape {tuple(labels.shape)}")
     valid = labels != ignore
     labels, predicted = labels[valid].long(), predicted[valid].long()
-    if labels.numel() and not (0 <= int(labels.min()) and int(labels.max()) < classes):
+    if labels.numel() and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
         raise ValueError(
             f"labels must lie between 0 and {classes - 1}, or be {ignore}, got {int(labels.min())} to {int(labels.max())}"
         )

@@ -1,12 +1,12 @@
 """The paper's networks: the shared ResNet with its slots filled, and what the authors' code has besides."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
-
 
 from torch import Tensor, nn
 
-from stillpoint.core.backbones.resnet import FAMILY, BasicBlock, resnet
+from stillpoint.core.backbones.deeplab import DeepLabV3Plus
+from stillpoint.core.backbones.resnet import FAMILY, BasicBlock, ResNet, resnet
 from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
 from stillpoint.core.layers.blur import BlurPool2d
@@ -32,7 +32,12 @@ class BasicNet(nn.Module):
     """Two convolutions and a sampling, twice, the mean over pixels, a linear layer: (B, 3, H, W) -> logits."""
 
     def __init__(
-        self, *, in_channels: int = 3, num_classes: int = 10, downsample: DownsampleFactory, conv_padding: str = "circular"
+        self,
+        *,
+        in_channels: int = 3,
+        num_classes: int = 10,
+        downsample: DownsampleFactory,
+        conv_padding: str = "circular",
     ) -> None:
         super().__init__()
         widths, inputs = (32, 32, 64, 64), in_channels
@@ -141,16 +146,29 @@ def classifier(
     return net
 
 
+def segmenter(
+    net: ResNet,
+    *,
+    num_classes: int,
+    upsample: Callable[[int], nn.Module] | None,
+    rates: Sequence[int] = (6, 12, 18),
+    conv_padding: str = "circular",
+    last_rate_padding: str | None = None,
+) -> DeepLabV3Plus:
+    """A DeepLabV3+ over a classifier of the paper, whose batch norms move as slowly as the authors let them."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.01
+    return DeepLabV3Plus(
+        net,
+        num_classes,
+        upsample=upsample,
+        rates=rates,
+        conv_padding=conv_padding,
+        last_rate_padding=last_rate_padding,
+    )
+
+
 def scorer_parameters(net: nn.Module) -> list[nn.Parameter]:
     """The parameters of all scorers, which the authors give no weight decay."""
     return [p for name, p in net.named_parameters() if "scorer" in name.split(".")]
-
-
-def set_tau(net: nn.Module, tau: float) -> None:
-    """Sets the temperature of every layer that has one."""
-    for module in net.modules():
-        if hasattr(module, "set_tau"):
-            module.set_tau(tau)
-
-
-

@@ -15,9 +15,7 @@ def draw_offsets(random: np.random.RandomState, low: int, high: int, samples: in
     return [(int(random.randint(low, high)), int(random.randint(low, high))) for _ in range(samples)]
 
 
-def imagenet_offsets(
-    random: np.random.RandomState, *, largest: int, samples: int
-) -> tuple[list[Offset], list[Offset]]:
+def imagenet_offsets(random: np.random.RandomState, *, largest: int, samples: int) -> tuple[list[Offset], list[Offset]]:
     """What one batch is moved by: windows begin at 0 to largest - 1, then rolls by -largest to largest - 1."""
     standard = draw_offsets(random, 0, largest, samples)
     return standard, draw_offsets(random, -largest, largest, samples)

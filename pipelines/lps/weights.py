@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from stillpoint.core.backbones.deeplab import DeepLabV3Plus
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.runs.foreign import translate, unwrapped
@@ -44,7 +45,7 @@ def layer_name(name: str) -> str:
 
 def network_name(name: str, given: Mapping[str, Any]) -> str:
     """The name of a tensor of a network: theirs -> ours. `given` are all of theirs."""
-    name = re.sub(r"^(?:core|model\.backbone)\.", "", name)
+    name = re.sub(r"^core\.", "", name)
     block = r"(layer\d\.\d+)\."
     if match := re.fullmatch(rf"{block}conv\d\.[01]\.((?:{_PARTS}).*)", name):
         return f"{match[1]}.pool.{layer_name(match[2])}"
@@ -60,6 +61,21 @@ def network_name(name: str, given: Mapping[str, Any]) -> str:
     return name
 
 
+def segmenter_name(name: str, given: Mapping[str, Any]) -> str:
+    """The name of a tensor of a DeepLabV3+: theirs -> ours."""
+    name = re.sub(r"^model\.", "", name)
+    if match := re.fullmatch(r"backbone\.(.*)", name):
+        return f"backbone.{network_name(match[1], given)}"
+    if match := re.fullmatch(r"(classifier\.)?unpool\.(\d)\.(.*)", name):
+        return f"{'ups' if match[1] else 'last_ups'}.{match[2]}.{layer_name(match[3])}"
+    parts = {"project": "low", "aspp": "aspp", "classifier": "head"}
+    if match := re.fullmatch(r"classifier\.(project|aspp|classifier)\.(.*)", name):
+        # a mean stands before the convolution of the pyramid's last branch
+        rest = re.sub(r"^(convs\.4)\.([12])\.", lambda m: f"{m[1]}.{int(m[2]) - 1}.", match[2])
+        return f"{parts[match[1]]}.{rest}"
+    return name
+
+
 def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
     """The authors' tensors under the names of `net`, for ``net.load_state_dict``.
 
@@ -67,7 +83,8 @@ def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Ten
     that are not those of `net` at their places.
     """
     given = unwrapped(state_dict)
-    return renamed(given, {name: network_name(name, given) for name in given}, net)
+    rename = segmenter_name if isinstance(net, DeepLabV3Plus) else network_name
+    return renamed(given, {name: rename(name, given) for name in given}, net)
 
 
 def renamed(given: Mapping[str, Tensor], ours: Mapping[str, str], net: nn.Module) -> dict[str, Tensor]:

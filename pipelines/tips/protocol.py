@@ -54,5 +54,3 @@ def evaluate(
         sums["acc5"] += among_five
     means = {name: value / images for name, value in sums.items()}
     return means | {name: 100 * float(np.mean(values)) for name, values in shares.items()}
-
-

@@ -1,6 +1,7 @@
 """Cases of learnable polyphase sampling: layers, networks, training, schedules, losses and metrics."""
 
 import re
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,13 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillpoint.core.backbones.phase_control import record_grids
-from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d
-from stillpoint.pipelines.lps.models import classifier, sampling, scorer_parameters, set_tau
+from stillpoint.core.layers.gumbel import set_tau
+from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d, LearnablePolyphaseUpsample2d
+from stillpoint.pipelines.lps.models import classifier, sampling, scorer_parameters, segmenter
 from stillpoint.pipelines.lps.weights import from_authors, network_name
 from tests.parity.adapters import lps_layers, lps_protocol
 from tests.parity.adapters.lps_layers import PADDINGS, SCORERS, turned
 
-ARCHITECTURES = {"ResNet18Custom": "resnet18", "ResNet50Custom": "resnet50", "ResNet101Custom": "resnet101", "basic": "basic"}
+ARCHITECTURES = {
+    "ResNet18Custom": "resnet18",
+    "ResNet50Custom": "resnet50",
+    "ResNet101Custom": "resnet101",
+    "basic": "basic",
+}
 #: where the authors' table of widths speaks of -> channels that are scored there
 PLACES = {"maxpool": 64, "layer2": 128, "layer3": 256, "layer4": 512}
 METHODS = {
@@ -39,6 +46,8 @@ def run(case: dict[str, Any]) -> dict[str, Tensor]:
         return lps_layers.run_layer(case)
     if lps_protocol.knows(case):
         return lps_protocol.run(case)
+    if "deeplab" in case["model"]:
+        return _segment(case)
     if "loss_step0" in case["outputs"]:
         return _train(case)
     return _forward(case)
@@ -49,8 +58,8 @@ def tolerance(case: dict[str, Any], name: str) -> float | None:
         # nothing but rounding: to be as small as that, in absolute numbers
         return float(1e-6 / case["outputs"][name].abs().max().clamp_min(1e-30))
     if name.startswith("gap"):
-        # the difference of two scores, each of which may be off by 1e-6
-        return 1e-3 if is_network(case) else 1e-4
+        # a difference of two scores, each of which may be off by 1e-6
+        return max(1e-4, float(2e-6 / case["outputs"][name].abs().max()))
     if name.startswith(("after_first8", "loss_step1")):
         return 2e-3
     return lps_protocol.tolerance(case, name)
@@ -115,6 +124,53 @@ def _forward(case: dict[str, Any]) -> dict[str, Tensor]:
     return outputs
 
 
+def _segment(case: dict[str, Any]) -> dict[str, Tensor]:
+    """A DeepLabV3+ over the ImageNet ResNet of its name."""
+    kwargs = case["kwargs"]
+    depth = len({found[1] for name in case["state"] if (found := re.search(r"\.layer3\.(\d+)\.", name))})
+    arch = {2: "resnet18", 6: "resnet50", 23: "resnet101"}[depth]
+    size, width = kwargs.get("filter", kwargs.get("size", 1)), kwargs.get("logits_channels")
+    aa = kwargs.get("aa", "LowPassFilter" if size > 1 else None)
+    options = lps_layers.filter_options({"aa": aa, "size": size, "group": kwargs.get("group", 8)})
+    hidden = {PLACES[place]: h for place, h in width.items()}.__getitem__ if width else None
+    padding = kwargs.get("padding", "circular")
+    backbone = classifier(
+        arch,
+        sampling("lps", hidden=hidden, extension="zeros", **options),
+        imagenet=True,
+        conv_padding=PADDINGS.get(padding, padding),
+    )
+    scale = kwargs.get("unpool_scale", kwargs.get("filter_scale", 1))
+    net = segmenter(
+        backbone,
+        num_classes=kwargs["classes"],
+        upsample=partial(LearnablePolyphaseUpsample2d, gain=scale**2, **options) if "unpool" in case["model"] else None,
+        rates={16: (6, 12, 18), 8: (12, 24, 36)}[kwargs.get("output_stride", 16)],
+        conv_padding=kwargs.get("classifier_padding_mode", "circular"),
+        last_rate_padding="zeros",
+    )
+    net.load_state_dict(from_authors(case["state"], net))
+    return _segmented(net.eval(), case)
+
+
+@torch.no_grad()
+def _segmented(net: nn.Module, case: dict[str, Any]) -> dict[str, Tensor]:
+    (x,) = (value for name, value in case["inputs"].items() if re.fullmatch(r"x\d*", name))
+    with record_grids(net) as found:
+        out = net(x)
+    outputs = {
+        "out": out,
+        "out_every_24": out[:, :, 5::24, 7::24],
+        "out_corner": out[:, :, :6, :6],
+        "out_channel_mean": out.double().mean((2, 3)),
+        "out_channel_std": out.double().std((2, 3)),
+    }
+    for number, selection in enumerate(found):
+        best = selection.scores.topk(2, 1).values
+        outputs |= {f"phase{number}": turned(selection.phase), f"gap{number}": best[:, 0] - best[:, 1]}
+    return outputs
+
+
 def _settled(scores: Tensor, phase: Tensor) -> Tensor:
     """`phase` where its score is a tie with the best one, else the best phase."""
     best, index = scores.max(1)
@@ -175,5 +231,3 @@ def _number(note: str, word: str) -> float:
     if found is None:
         raise KeyError(f"the note does not say {word}")
     return float(found[1])
-
-

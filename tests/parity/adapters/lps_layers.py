@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d, LearnablePolyphaseUpsample2d
 from stillpoint.core.layers.downsample import SoftGrid
+from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d, LearnablePolyphaseUpsample2d
 from stillpoint.core.layers.phase_scorers import PerceptronScorer
 from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
 from stillpoint.pipelines.lps.weights import layer_name, renamed
@@ -141,9 +141,7 @@ def _choice(layer: LearnablePolyphaseDownsample2d, x: Tensor, grid: Tensor | Sof
     return found | {"phase": turned(grid)}
 
 
-def _gradients(
-    layer: LearnablePolyphaseDownsample2d, x: Tensor, w: Tensor, noise: Tensor | None
-) -> dict[str, Tensor]:
+def _gradients(layer: LearnablePolyphaseDownsample2d, x: Tensor, w: Tensor, noise: Tensor | None) -> dict[str, Tensor]:
     x = x.clone().requires_grad_()
     y = layer(x, noise=noise)
     loss = (y * w).sum()

@@ -72,7 +72,10 @@ def _schedule(case: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _loss(case: dict[str, Any]) -> dict[str, Tensor]:
-    ignore, (logits, target) = case["kwargs"].get("ignore_index", 255), (case["inputs"][k] for k in ("logits", "target"))
+    ignore, (logits, target) = (
+        case["kwargs"].get("ignore_index", 255),
+        (case["inputs"][k] for k in ("logits", "target")),
+    )
     outputs: dict[str, Tensor] = {}
     losses = {
         "focal": lambda x: focal_loss(x, target, ignore=ignore),
@@ -130,7 +133,9 @@ def _scores(case: dict[str, Any]) -> dict[str, Tensor]:
     predicted = next(value for name, value in inputs.items() if name.startswith(("pred", "out")))
     classes = case["kwargs"].get("num_classes", case["kwargs"].get("classes", 21))
     matrix = confusion_matrix(predicted.argmax(1) if predicted.ndim == 4 else predicted, labels, classes=classes)
-    found = {name: torch.tensor(v, dtype=torch.float64) for name, v in segmentation_scores(matrix, transposed=True).items()}
+    found = {
+        name: torch.tensor(v, dtype=torch.float64) for name, v in segmentation_scores(matrix, transposed=True).items()
+    }
     return {
         "Acc": found["pixel_accuracy"],
         "Mean_Acc": found["mean_accuracy"],

@@ -114,9 +114,7 @@ def _steps(case: dict[str, Any]) -> dict[str, Tensor]:
         torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP)
         used = rate(recipe, epoch, batch, kwargs["batches"])
         if kwargs.get("cosine_and_warmup"):
-            used = authors_warmup(
-                used, epoch, batch, kwargs["batches"], at_end=rate(recipe, 9, 0, kwargs["batches"])
-            )
+            used = authors_warmup(used, epoch, batch, kwargs["batches"], at_end=rate(recipe, 9, 0, kwargs["batches"]))
         optimizer.param_groups[0]["lr"] = used
         optimizer.step()
         top = 100 * topk_accuracy(logits.detach(), labels, (1, 5))
@@ -168,5 +166,3 @@ def _rates(case: dict[str, Any]) -> dict[str, Tensor]:
                 for n in range(len(case["outputs"][warm]))
             ]
     return {name: torch.tensor(values, dtype=torch.float64) for name, values in outputs.items()}
-
-

@@ -1,0 +1,71 @@
+"""Gumbel softmax over the phases of a map: a choice that training can soften, with a temperature and noise (Jang et al.,
+"Categorical reparameterization with Gumbel-softmax", ICLR 2017).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from stillpoint.core.base.randomness import open_uniform, seed_for
+
+
+def phase_weights(scores: Tensor, tau: Tensor | float, noise: Tensor | None = None) -> Tensor:
+    """softmax((scores + noise) / tau) over the phases, (B, K); ValueError for noise of another shape.
+
+    Law: as tau falls to zero it tends to one at the best phase. At zero it is NaN.
+    """
+    if noise is not None:
+        if noise.shape != scores.shape:
+            raise ValueError(f"noise must have the scores' shape {tuple(scores.shape)}, got {tuple(noise.shape)}")
+        scores = scores + noise
+    return (scores / tau).softmax(1)
+
+
+class Tempered(nn.Module):
+    """A layer with a temperature `tau`, a buffer that starts at 1, and with Gumbel noise.
+
+    A layer that weighs nothing has no temperature, and is passed over by both setters.
+    """
+
+    tau: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise_key: Tensor | None = None
+
+    def set_tau(self, tau: float) -> None:
+        """Sets the temperature; ValueError unless it is positive and finite."""
+        if not 0 < tau < float("inf"):
+            raise ValueError(f"tau must be positive and finite, got {tau}")
+        if self.tau is not None:
+            self.tau.fill_(tau)
+
+    def set_noise(self, *key: int | str) -> None:
+        """Makes the noise of the next passes a function of `key`, of the place in the batch and of the phase.
+
+        Until it is called, noise is drawn from PyTorch's own generator.
+        """
+        if self.tau is not None:
+            self.noise_key = torch.tensor(seed_for("gumbel", *key), device=self.tau.device)
+
+    def _heat(self, needed: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        self.register_buffer("tau", torch.ones((), device=device, dtype=dtype) if needed else None)
+
+    def _noise(self, scores: Tensor) -> Tensor:
+        if self.noise_key is None:
+            # as torch.nn.functional.gumbel_softmax draws it
+            return -torch.empty_like(scores).exponential_().log()
+        return -(-open_uniform(*scores.shape, self.noise_key).log()).log().to(scores.dtype)
+
+
+def set_tau(net: nn.Module, tau: float) -> None:
+    """Sets the temperature of every layer of `net` that has one; ValueError unless it is positive and finite."""
+    for module in net.modules():
+        if isinstance(module, Tempered):
+            module.set_tau(tau)
+
+
+def set_noise(net: nn.Module, *key: int | str) -> None:
+    """Makes the noise of every layer of `net` a function of `key`, which may be (seed, epoch, step), and of its path."""
+    for name, module in net.named_modules():
+        if isinstance(module, Tempered):
+            module.set_noise(*key, name)
