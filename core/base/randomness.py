@@ -4,7 +4,9 @@ A generator that is asked twice for the same key gives the same numbers, on ever
 interrupted run resumes bitwise, and what is drawn for an image does not depend on the batch it came in.
 """
 
+import math
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -53,13 +55,13 @@ def uniform_integers(index: torch.Tensor, low: int, high: int, draws: int, *key:
     return torch.from_numpy((bits % np.uint64(high - low)).astype(np.int64) + low)
 
 
-def open_uniform(rows: int, columns: int, key: torch.Tensor) -> torch.Tensor:
-    """Numbers between 0 and 1, neither included, (rows, columns) in float32: a function of (key, row, column) alone.
+def open_uniform(shape: Sequence[int], key: torch.Tensor) -> torch.Tensor:
+    """Numbers between 0 and 1, neither included, float32 of `shape`: a function of (key, place in the shape) alone.
 
-    `key` is an int64 scalar on the device of the result. Only operations of PyTorch, so that a compiled network can draw
+    `key` is an int64 scalar on the device of the result. Only operations of PyTorch, so that a compiled network draws
     anew at every step.
     """
-    place = torch.arange(rows * columns, device=key.device).view(rows, columns)
+    place = torch.arange(math.prod(shape), device=key.device).view(*shape)
     bits = _splitmix64_of(_splitmix64_of(key) + (place + 1) * _signed(0x9E3779B97F4A7C15))
     # 23 bits and a half fill float32's fraction: nothing rounds to 0 or to 1
     return ((bits >> 41 & 0x7FFFFF).float() + 0.5) / 2**23

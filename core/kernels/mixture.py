@@ -1,7 +1,7 @@
 """Operators of PyTorch for mixtures of the four phases of a map at stride two; on the CPU only.
 
-The three are the derivatives of one trilinear form in the map, the weights and the mixture, each computed from the other
-two, and the derivatives of each are the other two: reverse-mode derivatives of every order with nothing else.
+The three are the derivatives of one trilinear form in the map, the weights and the mixture, each computed from the
+other two, and the derivatives of each are the other two: reverse-mode derivatives of every order with nothing else.
 """
 
 import ctypes

@@ -1,5 +1,5 @@
-"""Translation invariant polyphase sampling as one operator of PyTorch, forward and backward in one pass each; on the CPU
-only.
+"""Translation invariant polyphase sampling as one operator of PyTorch, forward and backward in one pass each; on the
+CPU only.
 
 The convolution is computed again in the backward pass, from a plane that is in the caches then, and never kept.
 """

@@ -33,7 +33,14 @@ from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsam
 from stillpoint.core.layers.lowpass import IdealLowPass2d, ideal_lowpass2d
 from stillpoint.core.layers.packet_halves import PacketHalves2d
 from stillpoint.core.layers.padding import PADDINGS, PaddedConv2d, pad
-from stillpoint.core.layers.phase_scorers import SCORERS, phase_scorer
+from stillpoint.core.layers.phase_scorers import (
+    SCORERS,
+    AttentionScorer,
+    ConvScorer,
+    GraphScorer,
+    PerceptronScorer,
+    phase_scorer,
+)
 from stillpoint.core.layers.phases import (
     CRITERIA,
     choose_phase,
@@ -65,12 +72,15 @@ __all__ = [
     "PADDINGS",
     "SCORERS",
     "AdaptiveBlur2d",
+    "AttentionScorer",
     "BlurPool1d",
     "BlurPool2d",
     "BlurPool3d",
     "ComplexModulus",
+    "ConvScorer",
     "Downsample",
     "DownsampleFactory",
+    "GraphScorer",
     "Grid",
     "IdealLowPass2d",
     "LearnablePolyphaseDownsample2d",
@@ -80,6 +90,7 @@ __all__ = [
     "ModulusBias2d",
     "PacketHalves2d",
     "PaddedConv2d",
+    "PerceptronScorer",
     "PointwiseConv2d",
     "PolyphaseDownsample2d",
     "PolyphaseUpsample2d",

@@ -9,38 +9,29 @@ from torch import Tensor, nn
 from stillpoint.core.layers.padding import pad
 from stillpoint.core.layers.phases import Stride, stride_pair
 
-# torch.fx, which cannot follow its checks, takes this as one step
-torch.fx.wrap("pad")
-
 TAPS = 3  # of every convolution here along an axis
 
 
-class Weights(nn.Module):
+def convolution(
+    inputs: int,
+    outputs: int,
+    *,
+    taps: int = TAPS,
+    bias: bool = True,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.ParameterDict:
     """Weight (outputs, inputs, k, k) and bias (outputs,) of a convolution, initialised as PyTorch does.
 
     Not an `nn.Conv2d`, whose weights a backbone would draw anew by its own rule.
     """
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        *,
-        taps: int = TAPS,
-        bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs, taps, taps, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(outputs, device=device, dtype=dtype)) if bias else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = self.weight[0].numel() ** -0.5
-            nn.init.uniform_(self.bias, -bound, bound)
+    weight = torch.empty(outputs, inputs, taps, taps, device=device, dtype=dtype)
+    nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+    found = {"weight": weight}
+    if bias:
+        bound = (inputs * taps**2) ** -0.5
+        found["bias"] = torch.empty(outputs, device=device, dtype=dtype).uniform_(-bound, bound)
+    return nn.ParameterDict({name: nn.Parameter(tensor) for name, tensor in found.items()})
 
 
 def wide(x: Tensor) -> Tensor:
@@ -54,7 +45,7 @@ def split_phases(x: Tensor, *, stride: Stride = 2) -> Tensor:
     (B * s * t, C, H/s, W/t), in the memory layout of `x`. ValueError where the stride does not divide the sides.
     """
     s, t = _dividing(x, stride)
-    batch, channels, height, width = x.shape
+    channels, height, width = x.shape[1:]
     if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
         grids = x.permute(0, 2, 3, 1).unflatten(2, (-1, t)).unflatten(1, (-1, s))  # (B, h, s, w, t, C)
         grids = grids.permute(0, 4, 2, 1, 3, 5).reshape(-1, height // s, width // t, channels)
@@ -70,7 +61,7 @@ def phase_means(x: Tensor, *, stride: Stride = 2) -> Tensor:
     return grids.mean((2, 4)).permute(0, 3, 2, 1).flatten(1, 2)
 
 
-def convolve_phases(x: Tensor, conv: Weights, *, stride: Stride, padding: str) -> Tensor:
+def convolve_phases(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: Stride, padding: str) -> Tensor:
     """The convolution 3x3 of every phase, padded to its size: (B * s * t, outputs, H/s, W/t)."""
     s, t = _dividing(x, stride)
     if padding in ("circular", "zeros"):
@@ -78,17 +69,17 @@ def convolve_phases(x: Tensor, conv: Weights, *, stride: Stride, padding: str) -
         phases = split_phases(pad(x, [(s, s), (t, t)], padding=padding), stride=stride)
     else:
         phases = pad(split_phases(x, stride=stride), [(1, 1), (1, 1)], padding=padding)
-    return F.conv2d(phases, conv.weight.to(x.dtype), None if conv.bias is None else conv.bias.to(x.dtype))
+    return F.conv2d(phases, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
-def mean_convolution(x: Tensor, conv: Weights, *, padding: str) -> Tensor:
+def mean_convolution(x: Tensor, weight: Tensor, bias: Tensor, *, padding: str) -> Tensor:
     """Mean over all pixels of the convolution 3x3 of (N, C, h, w), padded to its size: (N, outputs), float32 or better.
 
     The mean of a convolution is linear in the means of what its taps see; so nothing is convolved. With circular
     padding every tap sees the whole map.
     """
     height, width = x.shape[2:]
-    weight, bias = wide(conv.weight), wide(conv.bias)
+    weight, bias = wide(weight), wide(bias)
     if padding == "circular":
         return F.linear(_mean(x, (2, 3)).to(weight.dtype), weight.sum((2, 3)), bias)
     x = pad(x, [(1, 1), (1, 1)], padding=padding)

@@ -1,6 +1,5 @@
-"""Gumbel softmax over the phases of a map: a choice that training can soften, with a temperature and noise (Jang et al.,
-"Categorical reparameterization with Gumbel-softmax", ICLR 2017).
-"""
+"""Gumbel softmax over the phases of a map: a choice that training softens, with a temperature and noise (Jang et al.,
+"Categorical reparameterization with Gumbel-softmax", ICLR 2017)."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 from stillpoint.core.base.randomness import open_uniform, seed_for
 
 
-def phase_weights(scores: Tensor, tau: Tensor | float, noise: Tensor | None = None) -> Tensor:
+def phase_weights(scores: Tensor, *, tau: Tensor | float, noise: Tensor | None = None) -> Tensor:
     """softmax((scores + noise) / tau) over the phases, (B, K); ValueError for noise of another shape.
 
     Law: as tau falls to zero it tends to one at the best phase. At zero it is NaN.
@@ -20,17 +19,14 @@ def phase_weights(scores: Tensor, tau: Tensor | float, noise: Tensor | None = No
     return (scores / tau).softmax(1)
 
 
-class Tempered(nn.Module):
-    """A layer with a temperature `tau`, a buffer that starts at 1, and with Gumbel noise.
+class Tempered:
+    """What a Module with a temperature has besides: the buffer `tau`, which starts at 1, and Gumbel noise.
 
-    A layer that weighs nothing has no temperature, and is passed over by both setters.
+    A layer that weighs nothing has no temperature, and both setters pass over it.
     """
 
     tau: Tensor | None
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.noise_key: Tensor | None = None
+    noise_key: Tensor | None = None
 
     def set_tau(self, tau: float) -> None:
         """Sets the temperature; ValueError unless it is positive and finite."""
@@ -47,14 +43,11 @@ class Tempered(nn.Module):
         if self.tau is not None:
             self.noise_key = torch.tensor(seed_for("gumbel", *key), device=self.tau.device)
 
-    def _heat(self, needed: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
-        self.register_buffer("tau", torch.ones((), device=device, dtype=dtype) if needed else None)
-
     def _noise(self, scores: Tensor) -> Tensor:
         if self.noise_key is None:
             # as torch.nn.functional.gumbel_softmax draws it
             return -torch.empty_like(scores).exponential_().log()
-        return -(-open_uniform(*scores.shape, self.noise_key).log()).log().to(scores.dtype)
+        return -(-open_uniform(scores.shape, self.noise_key).log()).log().to(scores.dtype)
 
 
 def set_tau(net: nn.Module, tau: float) -> None:
@@ -65,7 +58,7 @@ def set_tau(net: nn.Module, tau: float) -> None:
 
 
 def set_noise(net: nn.Module, *key: int | str) -> None:
-    """Makes the noise of every layer of `net` a function of `key`, which may be (seed, epoch, step), and of its path."""
+    """Makes the noise of every layer of `net` a function of `key`, (seed, epoch, step) say, and of its path."""
     for name, module in net.named_modules():
         if isinstance(module, Tempered):
             module.set_noise(*key, name)

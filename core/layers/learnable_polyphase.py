@@ -15,16 +15,20 @@ from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
 from stillpoint.core.layers.gumbel import Tempered, phase_weights
 from stillpoint.core.layers.padding import check_padding
-from stillpoint.core.layers.phase_scorers import PhaseScorer, phase_scorer
+from stillpoint.core.layers.phase_scorers import phase_scorer
 from stillpoint.core.layers.phases import Stride, extend, place_phase, spread_phases, stride_pair
 from stillpoint.core.layers.polyphase import SELECTIONS
+
+# torch.fx, which cannot follow their checks, takes each of these as one step
+for _name in ("extend", "place_phase", "spread_phases", "wide"):
+    torch.fx.wrap(_name)
 
 FILTERS = ("binomial", "adaptive")
 #: how scores become a grid: the best phase; softmax(scores / tau); softmax((scores + Gumbel noise) / tau)
 SAMPLINGS = ("argmax", "softmax", "gumbel")
 
 
-class _Sampler(Tempered):
+class _Sampler(Tempered, nn.Module):
     """What the two layers share: the filter, the temperature and the noise."""
 
     def __init__(
@@ -59,7 +63,7 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
         channels: C.
         stride: one integer s or (rows s, columns t).
         scorer: a name of `SCORERS`, or None for a layer that is handed its grid (and else starts at the first pixel).
-        hidden, scorer_padding: width and padding of the scorer, see `PhaseScorer`; C // reduction where not given.
+        hidden, scorer_padding: width and padding of the scorer, see `phase_scorer`; C // reduction where not given.
         reduction: divides C into the scorer's width: 8 gives the authors' small scorers.
         filter, size, padding, groups: "binomial" of `size` taps (1: none), or "adaptive" of `AdaptiveBlur2d`.
         select: score the map "before_blur" or "after_blur", that is the values sampled.
@@ -109,14 +113,14 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
         self.sampling, self.test_sampling = sampling, test_sampling
         self.options = {"filter": filter, "size": size, "padding": padding, "groups": groups, "extension": extension}
         self.made = {"device": device, "dtype": dtype}
-        self.scorer: PhaseScorer | None = None
+        self.scorer: nn.Module | None = None
         if scorer is not None:
             width = max(channels // reduction, 1) if hidden is None else hidden
             self.scorer = phase_scorer(
-                scorer, channels, hidden=width, padding=scorer_padding, device=device, dtype=dtype
+                scorer, channels=channels, hidden=width, padding=scorer_padding, device=device, dtype=dtype
             )
         self.chooses = self.scorer is not None
-        self._heat(self.chooses, device, dtype)
+        self.register_buffer("tau", torch.ones((), device=device, dtype=dtype) if self.chooses else None)
 
     def forward(
         self,
@@ -144,7 +148,7 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
         """(B, s * t) of the scorer, in float32 or better; ValueError for a layer that has none."""
         if self.scorer is None:
             raise ValueError("a layer without a scorer compares nothing")
-        with without_autocast(x.device):
+        with without_autocast(self.tau.device):
             return self.scorer(wide(extend(self._judged(x), self.stride, padding=self.extension)), self.stride)
 
     def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
@@ -164,12 +168,12 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
         x = extend(x, self.stride, padding=self.extension)
         sampling = self.sampling if self.training else self.test_sampling
         if sampling == "argmax":
-            with torch.no_grad(), without_autocast(x.device):
+            with torch.no_grad(), without_autocast(self.tau.device):
                 return self.scorer(wide(x), self.stride).argmax(1)
         scores = wide(self.scorer(x, self.stride))
         if sampling == "gumbel" and noise is None:
             noise = self._noise(scores)
-        return SoftGrid(phase_weights(scores, self.tau, noise if sampling == "gumbel" else None), scores)
+        return SoftGrid(phase_weights(scores, tau=self.tau, noise=noise if sampling == "gumbel" else None), scores)
 
     def _at(self, x: Tensor, grid: Grid | None) -> Tensor:
         # a fixed grid never reaches what is appended
@@ -216,15 +220,18 @@ class LearnablePolyphaseUpsample2d(_Sampler):
     ) -> None:
         super().__init__(channels, stride, filter, size, padding, groups, device, dtype)
         self.gain, self.redraw, self.soften_twice = gain, redraw, soften_twice
-        self._heat(redraw or soften_twice, device, dtype)
+        needed = redraw or soften_twice
+        self.register_buffer("tau", torch.ones((), device=device, dtype=dtype) if needed else None)
 
     def forward(self, y: Tensor, grid: Grid, *, noise: Tensor | None = None) -> Tensor:
         if isinstance(grid, SoftGrid):
             weights = grid.weights
             if self.training and self.redraw:
-                weights = phase_weights(grid.scores, self.tau, self._noise(grid.scores) if noise is None else noise)
+                weights = phase_weights(
+                    grid.scores, tau=self.tau, noise=self._noise(grid.scores) if noise is None else noise
+                )
             elif not self.training and self.soften_twice:
-                weights = phase_weights(weights, self.tau)
+                weights = phase_weights(weights, tau=self.tau)
             placed = spread_phases(y, weights, stride=self.stride)
         else:
             placed = place_phase(y, grid, stride=self.stride)

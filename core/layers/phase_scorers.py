@@ -8,13 +8,14 @@ shift of a map, whose sides are multiples of the stride, permutes the scores as 
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillpoint.core.layers._phase_convolution import (
-    Weights,
+    convolution,
     convolve_phases,
     mean_convolution,
     phase_means,
@@ -23,8 +24,12 @@ from stillpoint.core.layers._phase_convolution import (
 from stillpoint.core.layers.padding import check_padding
 from stillpoint.core.layers.phases import Stride, stride_pair
 
+# torch.fx, which cannot follow their checks, takes each of these as one step
+for _name in ("convolve_phases", "mean_convolution", "phase_means", "wide"):
+    torch.fx.wrap(_name)
 
-class PhaseScorer(nn.Module):
+
+class _Scorer(nn.Module):
     """Scores of all phases: ``forward(x, stride)`` maps (B, C, H, W) to (B, s * t), the row moving first.
 
     Args:
@@ -62,7 +67,7 @@ class PhaseScorer(nn.Module):
         return f"{self.channels}, hidden={self.hidden}, padding={self.padding!r}"
 
 
-class ConvScorer(PhaseScorer):
+class ConvScorer(_Scorer):
     """The mean over channels and pixels of conv2(relu(conv1(X_k))), both 3x3: the paper's scorer.
 
     Args:
@@ -84,16 +89,16 @@ class ConvScorer(PhaseScorer):
         if residual and self.hidden != channels:
             raise ValueError(f"a residual scorer has as many hidden channels as the map, {channels}, got {hidden}")
         self.residual = residual
-        self.conv1 = Weights(channels, self.hidden, **made)
-        self.conv2 = Weights(self.hidden, self.hidden, **made)
+        self.conv1 = convolution(channels, self.hidden, **made)
+        self.conv2 = convolution(self.hidden, self.hidden, **made)
 
     def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:
-        inner = convolve_phases(x, self.conv1, stride=stride, padding=self.padding).relu_()
-        scores = _by_image(mean_convolution(inner, self.conv2, padding=self.padding), stride)  # (B, K, h)
+        inner = convolve_phases(x, *_parts(self.conv1), stride=stride, padding=self.padding).relu_()
+        scores = _by_image(mean_convolution(inner, *_parts(self.conv2), padding=self.padding), stride)  # (B, K, h)
         return (scores + phase_means(x, stride=stride) if self.residual else scores).mean(2)
 
 
-class AttentionScorer(PhaseScorer):
+class AttentionScorer(_Scorer):
     """Attention of phases to phases: scores softmax(phi psi^T) beta, unscaled, with one row for each phase.
 
     phi, psi and beta are the spatial means of conv 3x3 (C to h), ReLU, conv 3x3 (h to h), each of its own weights;
@@ -117,9 +122,9 @@ class AttentionScorer(PhaseScorer):
         made = {"device": device, "dtype": dtype}
         for name in ("phi", "psi", "beta"):
             branch = nn.Module()
-            branch.conv1 = Weights(channels, self.hidden, bias=not batch_norm, **made)
+            branch.conv1 = convolution(channels, self.hidden, bias=not batch_norm, **made)
             branch.bn = nn.BatchNorm2d(self.hidden, device=device, dtype=dtype) if batch_norm else None
-            branch.conv2 = Weights(self.hidden, self.hidden, **made)
+            branch.conv2 = convolution(self.hidden, self.hidden, **made)
             self.add_module(name, branch)
 
     def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:
@@ -128,17 +133,17 @@ class AttentionScorer(PhaseScorer):
         return (weights @ beta.mean(2, keepdim=True)).squeeze(2)
 
     def _branch(self, branch: nn.Module, x: Tensor, stride: Stride) -> Tensor:
-        inner = convolve_phases(x, branch.conv1, stride=stride, padding=self.padding).relu_()
+        inner = convolve_phases(x, *_parts(branch.conv1), stride=stride, padding=self.padding).relu_()
         if branch.bn is not None:
             inner = branch.bn(inner)
-        return _by_image(mean_convolution(inner, branch.conv2, padding=self.padding), stride)  # (B, K, h)
+        return _by_image(mean_convolution(inner, *_parts(branch.conv2), padding=self.padding), stride)  # (B, K, h)
 
 
-class GraphScorer(PhaseScorer):
+class GraphScorer(_Scorer):
     """A message-passing network whose nodes are the phases, each joined to all and to itself.
 
-    Node: spatial mean of relu(conv 3x3). Message: two linear layers, each with a ReLU, of sender and receiver. Score: two
-    linear layers, with a ReLU between, of the mean of the messages received.
+    Node: spatial mean of relu(conv 3x3). Message: two linear layers, each with a ReLU, of sender and receiver. Score:
+    two linear layers, with a ReLU between, of the mean of the messages received.
     """
 
     def __init__(
@@ -153,12 +158,12 @@ class GraphScorer(PhaseScorer):
         super().__init__(channels, hidden=hidden, padding=padding)
         made = {"device": device, "dtype": dtype}
         h = self.hidden
-        self.conv1 = Weights(channels, h, **made)
+        self.conv1 = convolution(channels, h, **made)
         self.edge = nn.ModuleList([nn.Linear(2 * h, h, **made), nn.Linear(h, h, **made)])
         self.node = nn.ModuleList([nn.Linear(h, h, **made), nn.Linear(h, 1, **made)])
 
     def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:
-        inner = convolve_phases(x, self.conv1, stride=stride, padding=self.padding).relu_()
+        inner = convolve_phases(x, *_parts(self.conv1), stride=stride, padding=self.padding).relu_()
         nodes = _by_image(wide(inner).mean((2, 3)), stride)  # (B, K, h)
         senders = nodes.unsqueeze(2).expand(-1, -1, nodes.shape[1], -1)  # (B, sender, receiver, h)
         messages = torch.cat([senders, senders.transpose(1, 2)], 3)
@@ -168,7 +173,7 @@ class GraphScorer(PhaseScorer):
         return _through(last, _through(first, messages.mean(1)).relu()).squeeze(2)
 
 
-class PerceptronScorer(PhaseScorer):
+class PerceptronScorer(_Scorer):
     """A linear form of the means of a phase's channels. There is nothing to pad, and `hidden` has no use."""
 
     def __init__(
@@ -182,11 +187,15 @@ class PerceptronScorer(PhaseScorer):
     ) -> None:
         super().__init__(channels, hidden=hidden, padding=padding)
         made = {"device": device, "dtype": dtype}
-        self.conv = Weights(channels, 1, taps=1, **made)
+        self.conv = convolution(channels, 1, taps=1, **made)
 
     def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:
-        weight, bias = wide(self.conv.weight).flatten(1), wide(self.conv.bias)
-        return F.linear(phase_means(x, stride=stride).to(weight.dtype), weight, bias).squeeze(2)
+        weight, bias = (wide(part) for part in _parts(self.conv))
+        return F.linear(phase_means(x, stride=stride).to(weight.dtype), weight.flatten(1), bias).squeeze(2)
+
+
+def _parts(conv: nn.ParameterDict) -> tuple[Tensor, Tensor | None]:
+    return conv["weight"], conv.get("bias")
 
 
 def _by_image(x: Tensor, stride: Stride) -> Tensor:
@@ -199,7 +208,7 @@ def _through(layer: nn.Module, x: Tensor) -> Tensor:
     return F.linear(x.to(weight.dtype), weight, wide(layer.bias))
 
 
-SCORERS: dict[str, Callable[..., PhaseScorer]] = {
+SCORERS: dict[str, Callable[..., nn.Module]] = {
     "conv": ConvScorer,
     "residual_conv": partial(ConvScorer, residual=True),
     "attention": AttentionScorer,
@@ -209,8 +218,16 @@ SCORERS: dict[str, Callable[..., PhaseScorer]] = {
 }
 
 
-def phase_scorer(kind: str, channels: int, **options: object) -> PhaseScorer:
-    """The scorer called `kind`, a name of `SCORERS`, with its keyword options; ValueError for an unknown name."""
+def phase_scorer(kind: str, *, channels: int, **options: Any) -> nn.Module:
+    """The scorer called `kind`, a name of `SCORERS`: ``forward(x, stride)`` maps (B, C, H, W) to (B, s * t).
+
+    Args:
+        channels: C.
+        options: `hidden`, its width inside (C where not given), `padding` of its convolutions ("circular"; others keep
+            no law), `device`, `dtype`.
+
+    ValueError for an unknown name.
+    """
     if kind not in SCORERS:
         raise ValueError(f"scorer must be one of {', '.join(SCORERS)}, got {kind!r}")
     return SCORERS[kind](channels, **options)

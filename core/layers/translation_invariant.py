@@ -39,7 +39,7 @@ class Response(NamedTuple):
 
 
 def translation_invariant_downsample2d(
-    x: Tensor, weight: Tensor, scale: Tensor, *, extension: str = "reflect", return_response: bool = False
+    x: Tensor, weight: Tensor, *, scale: Tensor, extension: str = "reflect", return_response: bool = False
 ):
     """Halve a map by a convex combination of its four phases.
 
@@ -94,8 +94,8 @@ class TranslationInvariantDownsample2d(Downsample):
         size: k of the depthwise convolution.
         extension: of odd sides, see the function.
 
-    Parameters ``psi.weight`` (C, 1, k, k) and ``scale.weight`` (C, 1, 1, 1), both initialised by the backbone's rule, as
-    the authors' are: Kaiming normal, for which a depthwise kernel fans out to C * k * k.
+    Parameters ``psi.weight`` (C, 1, k, k) and ``scale.weight`` (C, 1, 1, 1), both initialised by the backbone's rule,
+    as the authors' are: Kaiming normal, for which a depthwise kernel fans out to C * k * k.
 
     Raises:
         ValueError: another stride, a size below 1 or an unknown extension.
@@ -135,7 +135,7 @@ class TranslationInvariantDownsample2d(Downsample):
         """The mixture of phases by this layer's own weights, whatever `grid`."""
         seen = self.watched is not None
         y = translation_invariant_downsample2d(
-            x, self.psi.weight, self.scale.weight, extension=self.extension, return_response=seen
+            x, self.psi.weight, scale=self.scale.weight, extension=self.extension, return_response=seen
         )
         if seen:
             y, response = y

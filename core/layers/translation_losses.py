@@ -21,7 +21,7 @@ SHIFTS = ("circular", "standard")
 Shift = tuple[int, int]
 
 
-def shift_features(x: Tensor, shift: Shift, *, kind: str = "standard") -> Tensor:
+def shift_features(x: Tensor, *, shift: Shift, kind: str = "standard") -> Tensor:
     """(..., H, W) moved down and to the right by whole pixels; what leaves is lost, unless `kind` is "circular".
 
     ValueError for another kind than "circular" and "standard".
@@ -44,7 +44,7 @@ def draw_shift(largest: Shift, *key: int | str) -> Shift:
 
 
 def undoing_losses(
-    responses: Sequence[Response], shifts: Sequence[Shift], *, kind: str = "standard", detach: bool = True
+    responses: Sequence[Response], *, shifts: Sequence[Shift], kind: str = "standard", detach: bool = True
 ) -> Tensor:
     """Mean squared distance of psi from the shifted map at every level of a network, (levels,), the largest maps first.
 
@@ -65,7 +65,7 @@ def undoing_losses(
     for (x, psi, _), shift in zip(responses, shifts, strict=True):
         if psi.shape != x.shape:
             raise ValueError(f"psi of shape {tuple(psi.shape)} cannot match a map of shape {tuple(x.shape)}")
-        target = shift_features(x.detach() if detach else x, shift, kind=kind)
+        target = shift_features(x.detach() if detach else x, shift=shift, kind=kind)
         squares = F.mse_loss(wide(psi), wide(target), reduction="sum")
         levels.setdefault((x.shape[2], x.shape[3]), []).append((squares, x.numel()))
     found = [sum(part for part, _ in parts) / sum(count for _, count in parts) for parts in levels.values()]

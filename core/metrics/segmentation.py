@@ -17,7 +17,8 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, *, classes: int, ignore:
     labels, predicted = labels[valid].long(), predicted[valid].long()
     if labels.numel() and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
         raise ValueError(
-            f"labels must lie between 0 and {classes - 1}, or be {ignore}, got {int(labels.min())} to {int(labels.max())}"
+            f"labels must lie between 0 and {classes - 1}, or be {ignore}, "
+            f"got {int(labels.min())} to {int(labels.max())}"
         )
     return torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)
 

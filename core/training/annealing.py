@@ -5,6 +5,7 @@ Before the first step the temperature is `start`.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def step_decay(n: int, *, every: int, gamma: float, least: float = 0.0, start: float = 1.0) -> float:
@@ -35,7 +36,7 @@ def piecewise_linear(n: int, *, milestones: Sequence[int], temperatures: Sequenc
     knots = list(zip(milestones, temperatures, strict=True))
     if milestones[0] > 1:
         knots.insert(0, (1, start))
-    for (before, high), (after, low) in zip(knots, knots[1:], strict=False):
+    for (before, high), (after, low) in pairwise(knots):
         if before <= n < after:
             return high + (low - high) * (n - before) / (after - before)
     return knots[0][1] if n < knots[0][0] else knots[-1][1]

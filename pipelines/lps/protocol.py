@@ -1,4 +1,4 @@
-"""The authors' consistency measures: one draw of shifts for a whole batch, from generators that go on from batch to batch."""
+"""The authors' consistency measures: one draw of shifts for a whole batch, from a generator that goes on."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,7 @@
 """The names in the authors' checkpoints -> ours.
 
-In their blocks a layer of sampling and the convolution after it are one Sequential (``conv2.0``, ``conv2.1``); ours keep
-torchvision's names, and the layer is the block's ``pool``. Their shortcuts keep a temperature that nothing reads.
+In their blocks a layer of sampling and the convolution after it are one Sequential (``conv2.0``, ``conv2.1``); ours
+keep torchvision's names, and the layer is the block's ``pool``. Their shortcuts keep a temperature that nothing reads.
 """
 
 import re

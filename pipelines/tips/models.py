@@ -82,8 +82,8 @@ def classifier(
 ) -> ResNet:
     """A ResNet that halves its map `num_down` times, (B, in_channels, H, W) -> logits.
 
-    A 3x3 convolution of stride 1 begins. Stages 2 to 4 halve in their first block; with 4 halvings stage 1 does too, and
-    with 5 a pool follows the stem.
+    A 3x3 convolution of stride 1 begins. Stages 2 to 4 halve in their first block; with 4 halvings stage 1 does too,
+    and with 5 a pool follows the stem.
 
     Raises:
         ValueError: a number of halvings that the network cannot have: 3 to 5, and 4 or 5 with Bottlenecks, whose first

@@ -1,4 +1,4 @@
-"""The authors' evaluation: two shifts of each kind for a whole batch, from one generator, and unweighted means over batches."""
+"""The authors' evaluation: two shifts of each kind for a whole batch, and unweighted means over batches."""
 
 from collections.abc import Callable, Iterable
 
@@ -44,7 +44,7 @@ def evaluate(
         logits = net(x)
         still = logits.argmax(1)
         for kind, pair in (("standard", drawn[:2]), ("circular", drawn[2:])):
-            first, second = (net(shift_features(x, shift, kind=kind)).argmax(1) for shift in pair)
+            first, second = (net(shift_features(x, shift=shift, kind=kind)).argmax(1) for shift in pair)
             shares[f"{kind[0]}_cons"].append(float(all_agree([first, second]).double().mean()))
             shares[f"{kind[0]}_stab"].append(float(all_agree([still, first, second]).double().mean()))
         images += len(labels)

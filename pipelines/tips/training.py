@@ -22,8 +22,8 @@ def objective(task: Tensor, undoing: Tensor, evenness: Tensor, *, alpha: float, 
 def authors_warmup(rate: float, epoch: int, step: int, steps_per_epoch: int, *, at_end: float) -> float:
     """The rate of a step, both counted from 0, while the code warms up; afterwards `rate`.
 
-    It goes in a straight line from 0.01 to what the schedule has at the tenth epoch, `at_end`: a fall where the recipe's
-    own rate is 0.01.
+    It goes in a straight line from 0.01 to what the schedule has at the tenth epoch, `at_end`: a fall where the
+    recipe's own rate is 0.01.
     """
     if epoch >= _WARMUP_EPOCHS:
         return rate

@@ -79,7 +79,7 @@ def _forward(case: dict[str, Any]) -> dict[str, Tensor]:
         "tau_mean": torch.stack([r.tau.mean(1) for r in seen], 1),
         "tau_std": torch.stack([r.tau.std(1) for r in seen], 1),
         "psi_mean": torch.stack([torch.cat(parts, 1).mean((1, 2, 3)) for parts in levels.values()], 1),
-        "aux": undoing_losses(seen, shifts, kind="circular", detach=False),
+        "aux": undoing_losses(seen, shifts=shifts, kind="circular", detach=False),
         "regulariser": evenness_penalty(seen),
         "shifts": torch.tensor(shifts),
     }
@@ -105,7 +105,7 @@ def _steps(case: dict[str, Any]) -> dict[str, Tensor]:
             logits = net(x)
         shifts = _drawn(random, x.shape[2], len(seen))
         task = F.cross_entropy(logits, labels)
-        aux, evenness = undoing_losses(seen, shifts, kind="circular", detach=False), evenness_penalty(seen)
+        aux, evenness = undoing_losses(seen, shifts=shifts, kind="circular", detach=False), evenness_penalty(seen)
         if not kwargs.get("tau_returned", True):
             evenness = torch.zeros(())
         loss = objective(task, aux, evenness, alpha=ALPHA, awake=kwargs["epoch"] >= kwargs["wake_up_at"])

@@ -62,7 +62,7 @@ def run_tips(case: dict[str, Any]) -> dict[str, Tensor]:
         for suffix in suffixes or {""}:
             roll = [int(part.replace("m", "-")) for part in suffix.split("_")[1:]]
             y, seen = responses(pool, x.roll(roll, (2, 3)) if roll else x)
-            found = {"y": y, "tau": seen.tau, "psi": seen.psi, "x_t": shift_features(seen.x, shift, kind=kind)}
+            found = {"y": y, "tau": seen.tau, "psi": seen.psi, "x_t": shift_features(seen.x, shift=shift, kind=kind)}
             outputs |= {f"{name}{suffix}": value for name, value in found.items()}
     return outputs
 
@@ -79,7 +79,7 @@ def _gradients(
         if "regulariser" in note.partition("Gradients of")[2]:
             loss = evenness_penalty([seen])
         elif "MSE" in note.partition("Gradients of")[2]:
-            loss = undoing_losses([seen], [shift], kind=kind, detach=detach)[0]
+            loss = undoing_losses([seen], shifts=[shift], kind=kind, detach=detach)[0]
         else:
             loss = (y * case["inputs"]["w"]).sum()
         parts = x, pool.psi.weight, pool.scale.weight
@@ -96,7 +96,7 @@ def run_shift(case: dict[str, Any]) -> dict[str, Tensor]:
     for seed in {int(found[1]) for name in case["outputs"] if (found := re.search(r"seed(\d+)$", name))}:
         (shift,) = numpy_shifts(seed, (kwargs["max_shift_h"], kwargs["max_shift_w"]))
         outputs[f"shift_seed{seed}"] = torch.tensor(shift)
-        outputs[f"x_t_seed{seed}"] = shift_features(x, shift, kind=kwargs["transform_type"])
+        outputs[f"x_t_seed{seed}"] = shift_features(x, shift=shift, kind=kwargs["transform_type"])
     return outputs
 
 
