@@ -6,6 +6,9 @@ from torch import Tensor, nn
 
 from stillpoint.core.base.randomness import open_uniform, seed_for
 
+# torch.fx, which cannot follow how it counts, takes this as one step
+torch.fx.wrap("open_uniform")
+
 
 def phase_weights(scores: Tensor, *, tau: Tensor | float, noise: Tensor | None = None) -> Tensor:
     """softmax((scores + noise) / tau) over the phases, (B, K); ValueError for noise of another shape.

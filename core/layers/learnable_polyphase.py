@@ -8,8 +8,8 @@ evaluation each image is sampled at its best phase, as in adaptive polyphase sam
 import torch
 from torch import Tensor, nn
 
-from stillpoint.core.layers._phase_convolution import wide
-from stillpoint.core.layers._precision import without_autocast
+from stillpoint.core.layers.phase_convolution import wide
+from stillpoint.core.layers.precision import without_autocast
 from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
@@ -20,7 +20,7 @@ from stillpoint.core.layers.phases import Stride, extend, place_phase, spread_ph
 from stillpoint.core.layers.polyphase import SELECTIONS
 
 # torch.fx, which cannot follow their checks, takes each of these as one step
-for _name in ("extend", "place_phase", "spread_phases", "wide"):
+for _name in ("extend", "phase_weights", "place_phase", "spread_phases", "wide"):
     torch.fx.wrap(_name)
 
 FILTERS = ("binomial", "adaptive")

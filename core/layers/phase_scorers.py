@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stillpoint.core.layers._phase_convolution import (
+from stillpoint.core.layers.phase_convolution import (
     convolution,
     convolve_phases,
     mean_convolution,

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillpoint.core.kernels import translation
-from stillpoint.core.layers._phase_convolution import wide
+from stillpoint.core.layers.phase_convolution import wide
 from stillpoint.core.layers.downsample import Downsample, Grid
 from stillpoint.core.layers.padding import pad
 from stillpoint.core.layers.phases import Stride, mix_phases, stride_pair

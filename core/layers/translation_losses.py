@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillpoint.core.base.randomness import generator
-from stillpoint.core.layers._phase_convolution import wide
+from stillpoint.core.layers.phase_convolution import wide
 from stillpoint.core.layers.translation_invariant import Response, TranslationInvariantDownsample2d
 
 SHIFTS = ("circular", "standard")

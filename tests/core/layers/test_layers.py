@@ -37,7 +37,10 @@ GIVEN = {
     *("channels", "in_channels", "out_channels", "dictionary_size", "kernel_size", "stride", "depth", "packing"),
     *("free", "wavelet", "first"),
 }
-WORKED_ON = {"x", "y", "phase", "grid", "logits", "weight", "weights", "kernel", "bias", "running_energy"}
+WORKED_ON = {
+    *("x", "y", "phase", "grid", "logits", "weight", "weights", "kernel", "bias", "running_energy"),
+    *("scores", "responses"),
+}
 VALUES = {"channels": 8, "in_channels": 3, "out_channels": 4, "dictionary_size": 4, "stride": 2, "packing": RESNET}
 
 
