@@ -8,16 +8,16 @@ evaluation each image is sampled at its best phase, as in adaptive polyphase sam
 import torch
 from torch import Tensor, nn
 
-from stillpoint.core.layers.phase_convolution import wide
-from stillpoint.core.layers.precision import without_autocast
 from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
 from stillpoint.core.layers.gumbel import Tempered, phase_weights
 from stillpoint.core.layers.padding import check_padding
+from stillpoint.core.layers.phase_convolution import wide
 from stillpoint.core.layers.phase_scorers import phase_scorer
 from stillpoint.core.layers.phases import Stride, extend, place_phase, spread_phases, stride_pair
 from stillpoint.core.layers.polyphase import SELECTIONS
+from stillpoint.core.layers.precision import without_autocast
 
 # torch.fx, which cannot follow their checks, takes each of these as one step
 for _name in ("extend", "phase_weights", "place_phase", "spread_phases", "wide"):

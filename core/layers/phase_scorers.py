@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stillpoint.core.layers.padding import check_padding
 from stillpoint.core.layers.phase_convolution import (
     convolution,
     convolve_phases,
@@ -21,7 +22,6 @@ from stillpoint.core.layers.phase_convolution import (
     phase_means,
     wide,
 )
-from stillpoint.core.layers.padding import check_padding
 from stillpoint.core.layers.phases import Stride, stride_pair
 
 # torch.fx, which cannot follow their checks, takes each of these as one step

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillpoint.core.kernels import translation
-from stillpoint.core.layers.phase_convolution import wide
 from stillpoint.core.layers.downsample import Downsample, Grid
 from stillpoint.core.layers.padding import pad
+from stillpoint.core.layers.phase_convolution import wide
 from stillpoint.core.layers.phases import Stride, mix_phases, stride_pair
 
 #: how odd sides are extended, by one pixel at the top and the left

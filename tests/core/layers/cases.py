@@ -17,6 +17,14 @@ def _twin() -> nn.Module:
 #: what layers are made of: Modules, but no layers themselves
 PARTS = {"ConstantBuffers", "FusedFilters", "HalfPasses", "LearntDictionary", "MapPasses"}
 
+
+def _keyed() -> nn.Module:
+    """Its noise is a function of a key; without one it would be PyTorch's, drawn anew by every forward."""
+    layer = layers.LearnablePolyphaseDownsample2d(8)
+    layer.set_noise(0)
+    return layer
+
+
 #: a layer, and the shapes of what it takes
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {
     "AdaptiveBlur2d": (lambda: layers.AdaptiveBlur2d(8), ((2, 8, 9, 8),)),
@@ -28,7 +36,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = 
     "ConvScorer": (lambda: layers.ConvScorer(8, hidden=3), ((2, 8, 10, 8),)),
     "GraphScorer": (lambda: layers.GraphScorer(8, hidden=3), ((2, 8, 10, 8),)),
     "IdealLowPass2d": (layers.IdealLowPass2d, ((2, 8, 9, 8),)),
-    "LearnablePolyphaseDownsample2d": (lambda: layers.LearnablePolyphaseDownsample2d(8), ((2, 8, 9, 8),)),
+    "LearnablePolyphaseDownsample2d": (_keyed, ((2, 8, 9, 8),)),
     "LearnablePolyphaseUpsample2d": (layers.LearnablePolyphaseUpsample2d, ((2, 8, 9, 8), (2,))),
     "MaxBlurPool2d": (layers.MaxBlurPool2d, ((2, 8, 9, 8),)),
     "ModulusBatchNorm2d": (lambda: layers.ModulusBatchNorm2d(8), ((2, 8, 9, 8),)),

@@ -180,7 +180,10 @@ def test_a_filling_of_one_s_own_is_named_by_its_module(tmp_path, monkeypatch):
 
 
 def test_exceptions_name_the_choice():
-    with pytest.raises(ValueError, match="subsample, blur, adaptive_blur, polyphase, ideal_lowpass, learnable_polyphase, translation_invariant, got 'max'"):
+    with pytest.raises(
+        ValueError,
+        match=f"{', '.join(FILLINGS)}, got 'max'",
+    ):
         downsample_factory("max")
     with pytest.raises(ValueError, match="got 'polyphas'; nearest: polyphase"):
         downsample_factory("polyphas")
