@@ -65,7 +65,9 @@ def test_a_soft_choice_moves_by_whole_strides_only():
     f, x = layer(test_sampling="softmax").eval(), images()
     set_tau(f, 0.01)  # the scores of an untrained scorer are near each other
     y, grid = f(x, return_grid=True)
-    assert isinstance(grid, SoftGrid) and not torch.allclose(grid.weights, torch.full_like(grid.weights, 0.25), atol=0.02)
+    assert isinstance(grid, SoftGrid) and not torch.allclose(
+        grid.weights, torch.full_like(grid.weights, 0.25), atol=0.02
+    )
     torch.testing.assert_close(f(x.roll((2, -4), (2, 3))), y.roll((1, -2), (2, 3)))
     odd = f(x.roll((1, 0), (2, 3)))
     assert min((odd - y.roll(k, 2)).abs().max() for k in (0, 1)) > 1e-2

@@ -110,13 +110,15 @@ def test_parameters_are_as_many_as_the_formula_says_and_no_convolution_of_a_back
 
 
 def test_wrong_use_says_what_is_allowed():
-    with pytest.raises(ValueError, match="conv, residual_conv, attention, normalised_attention, graph, perceptron, got 'x'"):
+    with pytest.raises(
+        ValueError, match="conv, residual_conv, attention, normalised_attention, graph, perceptron, got 'x'"
+    ):
         phase_scorer("x", channels=3)
     with pytest.raises(ValueError, match="as many hidden channels as the map, 4, got 3"):
         phase_scorer("residual_conv", channels=4, hidden=3)
     with pytest.raises(ValueError, match="hidden must be a positive number of channels, got 0"):
         phase_scorer("conv", channels=4, hidden=0)
-    with pytest.raises(ValueError, match="padding must be one of .*, got 'wrap'"):
+    with pytest.raises(ValueError, match=r"padding must be one of .*, got 'wrap'"):
         phase_scorer("conv", channels=4, padding="wrap")
     with pytest.raises(ValueError, match=r"a map of 7x8 has no phases of one size at stride \(2, 2\)"):
         phase_scorer("conv", channels=3)(torch.randn(1, 3, 7, 8))
