@@ -10,7 +10,7 @@ from tests.parity import parity
 from tests.parity.adapters import tips
 
 CASES = Path(__file__).parent / "cases" / "tips"
-SHIFTS = ((1, 0), (0, 1), (1, 1), (-3, 2), (5, 7), (16, 11))
+SHIFTS = ((1, 0), (-3, 2), (16, 11))
 
 
 def built(pool):
@@ -23,7 +23,7 @@ def built(pool):
 
 @torch.no_grad()
 def jump(net, shifts=SHIFTS):
-    x = parity.input_for("x", (2, 3, 32, 32))
+    x = parity.input_for("x", (1, 3, 32, 32))
     still = net(x)
     return max(float((net(x.roll(s, (2, 3))) - still).abs().max() / still.abs().max()) for s in shifts)
 

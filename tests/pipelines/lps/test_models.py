@@ -53,28 +53,29 @@ def test_the_first_pool_of_the_stem_has_no_filter_and_the_others_do():
 
 
 @torch.no_grad()
-def jump(net, side, rolls=((1, 0), (-3, 2), (5, 7))):
-    x = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+def jump(net, side, rolls=((1, 0), (-3, 2))):
+    x = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     still = net(x)
     return max(float((net(x.roll(s, (2, 3))) - still).abs().max() / still.abs().max()) for s in rolls)
 
 
 @pytest.mark.parametrize(
-    ("options", "sure"),
+    ("options", "fill", "sure"),
     [
-        ({}, True),
-        ({"sample_after_convolution": True}, True),
-        ({"imagenet": True}, True),
-        ({"imagenet": True, "max_pool_margin": "zeros"}, False),
-        ({"imagenet": True, "strided_stem": True}, False),
-        ({"conv_padding": "zeros"}, False),
+        ({}, {}, True),
+        ({}, {"size": 3}, True),
+        ({}, {"filter": "adaptive", "size": 3}, True),
+        ({"sample_after_convolution": True}, {}, True),
+        ({"imagenet": True}, {"size": 3}, True),
+        ({"imagenet": True, "max_pool_margin": "zeros"}, {}, False),
+        ({"imagenet": True, "strided_stem": True}, {}, False),
+        ({"conv_padding": "zeros"}, {}, False),
     ],
 )
-@pytest.mark.parametrize("fill", [{}, {"size": 3}, {"filter": "adaptive", "size": 3}], ids=["bare", "blur", "ddac"])
-def test_which_networks_are_invariant(options, sure, fill):
+def test_which_networks_are_invariant(options, fill, sure):
     torch.manual_seed(0)
     net = classifier("resnet18", sampling("lps", hidden=small, **fill), **{"imagenet": False, **options}).eval()
-    found = jump(net, 64 if options.get("imagenet") else 32)
+    found = jump(net, 32)
     assert (found < 1e-5) is sure, found
 
 
@@ -102,8 +103,8 @@ def test_what_a_network_cannot_be_is_refused():
 
 def test_the_weights_of_another_network_are_refused():
     plain, blurred = (classifier("resnet18", sampling("lps", hidden=small, size=n), imagenet=False) for n in (1, 3))
-    state = {name: tensor for name, tensor in plain.state_dict().items()}
-    with pytest.raises(UserError, match="it has no filter for layer2.0.pool.filter"):
+    state = dict(plain.state_dict())
+    with pytest.raises(UserError, match=r"it has no filter for layer2\.0\.pool\.filter"):
         from_authors(state, blurred)
     with pytest.raises(UserError, match="missing"):
         from_authors({name: t for name, t in state.items() if "scorer" not in name}, plain)
@@ -120,8 +121,8 @@ def built(**options):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("side", [64, 96])
-def test_the_segmenter_moves_with_its_image(side):
+def test_the_segmenter_moves_with_its_image():
+    side = 64
     net, x = built(), torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(1))
     y = net(x)
     assert y.shape == (1, 3, side, side)
@@ -132,7 +133,7 @@ def test_the_segmenter_moves_with_its_image(side):
 @torch.no_grad()
 def test_and_neither_without_upsampling_on_the_grids_nor_as_the_authors_pad_their_last_rate():
     """Their zeros are luck up to maps of the rate's size; at 19 pixels and above the luck is over."""
-    x = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     for net in (built(up=False), built(rates=(1, 1, 1), last_rate_padding="zeros")):
         y, moved = net(x), net(x.roll((-1, 3), (2, 3)))
         assert ((moved - y.roll((-1, 3), (2, 3))).abs().max() / y.abs().max()) > 1e-3
