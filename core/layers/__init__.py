@@ -59,12 +59,12 @@ from stillpoint.core.layers.polyphase import (
 )
 from stillpoint.core.layers.scattering import Scattering2d, scattering2d
 from stillpoint.core.layers.sparse_coding import SparseCoding1d, SparseCoding2d, sparse_coding1d, sparse_coding2d
-from stillpoint.core.layers.wavelet_packets import WaveletPackets2d, wavelet_packets2d
 from stillpoint.core.layers.translation_invariant import (
     TranslationInvariantDownsample2d,
     translation_invariant_downsample2d,
 )
 from stillpoint.core.layers.translation_losses import evenness_penalty, shift_features, undoing_losses
+from stillpoint.core.layers.wavelet_packets import WaveletPackets2d, wavelet_packets2d
 from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d
 
 __all__ = [

@@ -29,7 +29,7 @@ class Tempered:
     """
 
     tau: Tensor | None
-    noise_key: Tensor | None = None
+    noise_key: Tensor | None
 
     def set_tau(self, tau: float) -> None:
         """Sets the temperature; ValueError unless it is positive and finite."""

@@ -43,6 +43,7 @@ class _Sampler(Tempered, nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
+        self.register_buffer("noise_key", None, persistent=False)
         self.channels, self.stride = channels, stride_pair(stride)
         if filter not in FILTERS:
             raise ValueError(f"filter must be one of {', '.join(FILTERS)}, got {filter!r}")
