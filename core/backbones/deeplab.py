@@ -93,7 +93,7 @@ class DeepLabV3Plus(nn.Module):
                 raise ValueError(f"conv_padding must be one of {', '.join(CONV_PADDINGS)}, got {padding!r}")
         low, high = _widths(backbone)
         self.backbone = backbone
-        backbone.fc = nn.Identity()
+        backbone.fc = nn.Identity()  # type: ignore[assignment]
         self.low = _convolution(low, 48, 1)
         self.aspp = AtrousPyramid(high, rates=rates, conv_padding=conv_padding, last_padding=last_rate_padding)
         self.head = nn.Sequential(*_convolution(48 + 256, 256, 3, padding=conv_padding), nn.Conv2d(256, num_classes, 1))

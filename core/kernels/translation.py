@@ -21,11 +21,10 @@ def fused(x: Tensor, weight: Tensor) -> bool:
     return weight.shape[-1] == 3 and x.shape[2] % 2 == x.shape[3] % 2 == 0 and _mixed(x)
 
 
-def sample(x: Tensor, weight: Tensor, scale: Tensor, *, keep: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(y, tau, psi) of `stillpoint.core.layers.translation_invariant`; psi only where it is to be kept."""
+def sample(x: Tensor, weight: Tensor, scale: Tensor, *, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, tau, psi) of `stillpoint.core.layers.translation_invariant`; psi is empty where it is not to be kept."""
     dtype = sum_dtype(x.dtype)
-    y, tau, psi = _sample(x, weight.to(dtype).flatten(1), scale.to(dtype).flatten(), keep)
-    return y, tau, psi if keep else None
+    return _sample(x, weight.to(dtype).flatten(1), scale.to(dtype).flatten(), keep)
 
 
 def plain(x: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:

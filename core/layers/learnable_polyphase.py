@@ -5,6 +5,8 @@ In training the phases are mixed by a Gumbel softmax of their scores, whose temp
 evaluation each image is sampled at its best phase, as in adaptive polyphase sampling.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -49,7 +51,7 @@ class _Sampler(Tempered, nn.Module):
             raise ValueError(f"filter must be one of {', '.join(FILTERS)}, got {filter!r}")
         if filter == "adaptive" and channels is None:
             raise ValueError("an adaptive filter needs the number of channels")
-        made = {"size": size, "padding": padding, "device": device, "dtype": dtype}
+        made: dict[str, Any] = {"size": size, "padding": padding, "device": device, "dtype": dtype}
         self.filter: nn.Module = (
             BlurPool2d(channels, 1, **made)
             if filter == "binomial"
@@ -112,8 +114,8 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
             raise ValueError(f"reduction must be a positive integer, got {reduction}")
         self.select, self.extension = select, check_padding(extension)
         self.sampling, self.test_sampling = sampling, test_sampling
-        self.options = {"filter": filter, "size": size, "padding": padding, "groups": groups, "extension": extension}
-        self.made = {"device": device, "dtype": dtype}
+        self.options: dict[str, Any] = {"filter": filter, "size": size, "padding": padding, "groups": groups, "extension": extension}
+        self.made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.scorer: nn.Module | None = None
         if scorer is not None:
             width = max(channels // reduction, 1) if hidden is None else hidden

@@ -85,7 +85,7 @@ class ConvScorer(_Scorer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, hidden=hidden, padding=padding)
-        made = {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         if residual and self.hidden != channels:
             raise ValueError(f"a residual scorer has as many hidden channels as the map, {channels}, got {hidden}")
         self.residual = residual
@@ -119,24 +119,37 @@ class AttentionScorer(_Scorer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, hidden=hidden, padding=padding)
-        made = {"device": device, "dtype": dtype}
-        for name in ("phi", "psi", "beta"):
-            branch = nn.Module()
-            branch.conv1 = convolution(channels, self.hidden, bias=not batch_norm, **made)
-            branch.bn = nn.BatchNorm2d(self.hidden, device=device, dtype=dtype) if batch_norm else None
-            branch.conv2 = convolution(self.hidden, self.hidden, **made)
-            self.add_module(name, branch)
+        self.phi, self.psi, self.beta = (
+            _Branch(channels, self.hidden, batch_norm, device=device, dtype=dtype) for _ in range(3)
+        )
 
     def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:
-        phi, psi, beta = (self._branch(branch, x, stride) for branch in (self.phi, self.psi, self.beta))
+        phi, psi, beta = (self._means(branch, x, stride) for branch in (self.phi, self.psi, self.beta))
         weights = (phi @ psi.transpose(1, 2)).softmax(2)  # (B, K, K)
         return (weights @ beta.mean(2, keepdim=True)).squeeze(2)
 
-    def _branch(self, branch: nn.Module, x: Tensor, stride: Stride) -> Tensor:
+    def _means(self, branch: "_Branch", x: Tensor, stride: Stride) -> Tensor:
         inner = convolve_phases(x, *_parts(branch.conv1), stride=stride, padding=self.padding).relu_()
         if branch.bn is not None:
             inner = branch.bn(inner)
         return _by_image(mean_convolution(inner, *_parts(branch.conv2), padding=self.padding), stride)  # (B, K, h)
+
+
+class _Branch(nn.Module):
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        batch_norm: bool,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.conv1 = convolution(channels, hidden, bias=not batch_norm, **made)
+        self.bn = nn.BatchNorm2d(hidden, **made) if batch_norm else None
+        self.conv2 = convolution(hidden, hidden, **made)
 
 
 class GraphScorer(_Scorer):
@@ -156,7 +169,7 @@ class GraphScorer(_Scorer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, hidden=hidden, padding=padding)
-        made = {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         h = self.hidden
         self.conv1 = convolution(channels, h, **made)
         self.edge = nn.ModuleList([nn.Linear(2 * h, h, **made), nn.Linear(h, h, **made)])
@@ -186,7 +199,7 @@ class PerceptronScorer(_Scorer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, hidden=hidden, padding=padding)
-        made = {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.conv = convolution(channels, 1, taps=1, **made)
 
     def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:
@@ -194,8 +207,9 @@ class PerceptronScorer(_Scorer):
         return F.linear(phase_means(x, stride=stride).to(weight.dtype), weight.flatten(1), bias).squeeze(2)
 
 
-def _parts(conv: nn.ParameterDict) -> tuple[Tensor, Tensor | None]:
-    return conv["weight"], conv.get("bias")
+def _parts(conv: nn.ParameterDict) -> tuple[Tensor, ...]:
+    """The weight, and the bias where there is one."""
+    return (conv["weight"], conv["bias"]) if "bias" in conv else (conv["weight"],)
 
 
 def _by_image(x: Tensor, stride: Stride) -> Tensor:
@@ -204,6 +218,7 @@ def _by_image(x: Tensor, stride: Stride) -> Tensor:
 
 
 def _through(layer: nn.Module, x: Tensor) -> Tensor:
+    assert isinstance(layer, nn.Linear)
     weight = wide(layer.weight)
     return F.linear(x.to(weight.dtype), weight, wide(layer.bias))
 

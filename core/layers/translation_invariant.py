@@ -6,7 +6,7 @@ It is not shift-invariant, for all its name. The weights are read off the quadra
 the quadrants hold; so the output changes by more than that of average pooling does.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -121,7 +121,7 @@ class TranslationInvariantDownsample2d(Downsample):
         if extension not in EXTENSIONS:
             raise ValueError(f"extension must be one of {', '.join(EXTENSIONS)}, got {extension!r}")
         self.channels, self.stride, self.size, self.extension = channels, (2, 2), size, extension
-        made = {"groups": channels, "bias": False, "device": device, "dtype": dtype}
+        made: dict[str, Any] = {"groups": channels, "bias": False, "device": device, "dtype": dtype}
         self.psi = nn.Conv2d(channels, channels, size, padding=(size - 1) // 2, **made)
         self.scale = nn.Conv2d(channels, channels, 1, **made)
         self.reset_parameters()
@@ -133,18 +133,16 @@ class TranslationInvariantDownsample2d(Downsample):
 
     def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         """The mixture of phases by this layer's own weights, whatever `grid`."""
-        seen = self.watched is not None
-        y = translation_invariant_downsample2d(
-            x, self.psi.weight, scale=self.scale.weight, extension=self.extension, return_response=seen
-        )
-        if seen:
-            y, response = y
-            self.watched.append(response)
+        options: dict[str, Any] = {"scale": self.scale.weight, "extension": self.extension}
+        if self.watched is None:
+            return translation_invariant_downsample2d(x, self.psi.weight, **options)
+        y, response = translation_invariant_downsample2d(x, self.psi.weight, **options, return_response=True)
+        self.watched.append(response)
         return y
 
     def follower(self, channels: int) -> Downsample:
         """The layer of a shortcut, with weights of its own."""
-        like = {"device": self.psi.weight.device, "dtype": self.psi.weight.dtype}
+        like: dict[str, Any] = {"device": self.psi.weight.device, "dtype": self.psi.weight.dtype}
         return type(self)(channels, self.stride, size=self.size, extension=self.extension, **like)
 
     def extra_repr(self) -> str:
