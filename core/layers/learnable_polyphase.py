@@ -114,7 +114,13 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
             raise ValueError(f"reduction must be a positive integer, got {reduction}")
         self.select, self.extension = select, check_padding(extension)
         self.sampling, self.test_sampling = sampling, test_sampling
-        self.options: dict[str, Any] = {"filter": filter, "size": size, "padding": padding, "groups": groups, "extension": extension}
+        self.options: dict[str, Any] = {
+            "filter": filter,
+            "size": size,
+            "padding": padding,
+            "groups": groups,
+            "extension": extension,
+        }
         self.made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.scorer: nn.Module | None = None
         if scorer is not None:

@@ -23,7 +23,7 @@ class SampledConvolutionBlock(BasicBlock):
     """A BasicBlock that samples after its second convolution: the scores are those of a signed map."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(self._inner(self.bn1(self.conv1(x))))
+        y = self.conv2(self._inner(0, self.bn1(self.conv1(x))))
         y, grid = self._pooled(y)
         return self._joined(self.bn2(y), x, grid)
 

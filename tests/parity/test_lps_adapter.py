@@ -54,8 +54,9 @@ def test_and_nothing_else_is(case, kwargs, side, least):
     assert jump(built(case, **kwargs), side) > least
 
 
-def test_nor_is_it_in_bfloat16(case):
-    assert jump(built(case), dtype=torch.bfloat16) > 5e-3
+def test_scores_in_float32_keep_the_choice_where_maps_are_in_bfloat16(case):
+    """The reference scores in bfloat16, and its outputs change by 6e-2."""
+    assert jump(built(case), dtype=torch.bfloat16) < 1e-2
 
 
 def test_training_mixes_grids_and_is_invariant_for_whole_strides_alone(case):
