@@ -4,7 +4,9 @@ A generator that is asked twice for the same key gives the same numbers, on ever
 interrupted run resumes bitwise, and what is drawn for an image does not depend on the batch it came in.
 """
 
+import math
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -51,3 +53,26 @@ def uniform_integers(index: torch.Tensor, low: int, high: int, draws: int, *key:
         start = np.uint64(_fold(*key))
         bits = _splitmix64(_splitmix64(start + golden * (image + np.uint64(1))) + golden * (draw + np.uint64(1)))
     return torch.from_numpy((bits % np.uint64(high - low)).astype(np.int64) + low)
+
+
+def open_uniform(shape: Sequence[int], key: torch.Tensor) -> torch.Tensor:
+    """Numbers between 0 and 1, neither included, float32 of `shape`: a function of (key, place in the shape) alone.
+
+    `key` is an int64 scalar on the device of the result. Only operations of PyTorch, so that a compiled network draws
+    anew at every step.
+    """
+    place = torch.arange(math.prod(shape), device=key.device).view(*shape)
+    bits = _splitmix64_of(_splitmix64_of(key) + (place + 1) * _signed(0x9E3779B97F4A7C15))
+    # 23 bits and a half fill float32's fraction: nothing rounds to 0 or to 1
+    return ((bits >> 41 & 0x7FFFFF).float() + 0.5) / 2**23
+
+
+def _splitmix64_of(x: torch.Tensor) -> torch.Tensor:
+    """`_splitmix64` of int64, whose shift to the right drags the sign along."""
+    x = (x ^ (x >> 30 & (1 << 34) - 1)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> 27 & (1 << 37) - 1)) * _signed(0x94D049BB133111EB)
+    return x ^ (x >> 31 & (1 << 33) - 1)
+
+
+def _signed(bits: int) -> int:
+    return bits - (1 << 64) if bits >> 63 else bits

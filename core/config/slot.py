@@ -27,6 +27,16 @@ FILLINGS: dict[str, Filling] = {
     "adaptive_blur": Filling(f"{_LAYERS}.adaptive_blur:AdaptiveBlur2d", ("size", "groups", "padding", "normalise")),
     "polyphase": Filling(f"{_LAYERS}.polyphase:PolyphaseDownsample2d", ("size", "padding", "criterion", "select")),
     "ideal_lowpass": Filling(f"{_LAYERS}.lowpass:IdealLowPass2d", ("factor", "rule", "keep_norm")),
+    "learnable_polyphase": Filling(
+        f"{_LAYERS}.learnable_polyphase:LearnablePolyphaseDownsample2d",
+        (
+            *("scorer", "hidden", "reduction", "scorer_padding", "filter", "size", "padding", "groups"),
+            *("select", "extension", "sampling", "test_sampling"),
+        ),
+    ),
+    "translation_invariant": Filling(
+        f"{_LAYERS}.translation_invariant:TranslationInvariantDownsample2d", ("size", "extension")
+    ),
 }
 
 #: activations: (channels) -> module

@@ -29,15 +29,26 @@ from stillpoint.core.layers.downsample import (
     downsample_factory,
     sample_at,
 )
+from stillpoint.core.layers.gumbel import phase_weights
+from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d, LearnablePolyphaseUpsample2d
 from stillpoint.core.layers.lowpass import IdealLowPass2d, ideal_lowpass2d
 from stillpoint.core.layers.packet_halves import PacketHalves2d
 from stillpoint.core.layers.padding import PADDINGS, PaddedConv2d, pad
+from stillpoint.core.layers.phase_scorers import (
+    SCORERS,
+    AttentionScorer,
+    ConvScorer,
+    GraphScorer,
+    PerceptronScorer,
+    phase_scorer,
+)
 from stillpoint.core.layers.phases import (
     CRITERIA,
     choose_phase,
     mix_phases,
     place_phase,
     polyphase_components,
+    spread_phases,
     take_phase,
 )
 from stillpoint.core.layers.pointwise import PointwiseConv2d
@@ -51,27 +62,39 @@ from stillpoint.core.layers.polyphase import (
 from stillpoint.core.layers.resampling import band_limit2d, ideal_upsample2d
 from stillpoint.core.layers.scattering import Scattering2d, scattering2d
 from stillpoint.core.layers.sparse_coding import SparseCoding1d, SparseCoding2d, sparse_coding1d, sparse_coding2d
+from stillpoint.core.layers.translation_invariant import (
+    TranslationInvariantDownsample2d,
+    translation_invariant_downsample2d,
+)
+from stillpoint.core.layers.translation_losses import evenness_penalty, shift_features, undoing_losses
 from stillpoint.core.layers.wavelet_packets import WaveletPackets2d, wavelet_packets2d
 from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d
 
 __all__ = [
     "CRITERIA",
     "PADDINGS",
+    "SCORERS",
     "AdaptiveBlur2d",
+    "AttentionScorer",
     "BlurPool1d",
     "BlurPool2d",
     "BlurPool3d",
     "ChannelNorm2d",
     "ComplexModulus",
+    "ConvScorer",
     "Downsample",
     "DownsampleFactory",
+    "GraphScorer",
     "Grid",
     "IdealLowPass2d",
+    "LearnablePolyphaseDownsample2d",
+    "LearnablePolyphaseUpsample2d",
     "MaxBlurPool2d",
     "ModulusBatchNorm2d",
     "ModulusBias2d",
     "PacketHalves2d",
     "PaddedConv2d",
+    "PerceptronScorer",
     "PointwiseConv2d",
     "PolynomialActivation2d",
     "PolyphaseDownsample2d",
@@ -81,6 +104,7 @@ __all__ = [
     "SparseCoding1d",
     "SparseCoding2d",
     "Subsample",
+    "TranslationInvariantDownsample2d",
     "TwinStem",
     "WaveletMixing2d",
     "WaveletPackets2d",
@@ -96,11 +120,14 @@ __all__ = [
     "choose_phase",
     "complex_modulus",
     "downsample_factory",
+    "evenness_penalty",
     "ideal_lowpass2d",
     "ideal_upsample2d",
     "mix_phases",
     "modulus_batch_norm2d",
     "pad",
+    "phase_scorer",
+    "phase_weights",
     "place_phase",
     "polynomial2d",
     "polyphase_components",
@@ -108,8 +135,12 @@ __all__ = [
     "polyphase_upsample2d",
     "sample_at",
     "scattering2d",
+    "shift_features",
     "sparse_coding1d",
     "sparse_coding2d",
+    "spread_phases",
     "take_phase",
+    "translation_invariant_downsample2d",
+    "undoing_losses",
     "wavelet_packets2d",
 ]

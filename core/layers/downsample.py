@@ -18,8 +18,9 @@ from stillpoint.core.base.lookup import find
 from stillpoint.core.config.slot import FILLINGS
 from stillpoint.core.layers.phases import Stride, mix_phases, stride_pair, take_phase
 
-# torch.fx, which cannot follow its checks, takes this as one step
+# torch.fx, which cannot follow their checks, takes each of these as one step
 torch.fx.wrap("take_phase")
+torch.fx.wrap("mix_phases")
 
 
 class SoftGrid(NamedTuple):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stillpoint.core import kernels
+from stillpoint.core.kernels import mixture
 from stillpoint.core.kernels.pool import plain_only
 from stillpoint.core.layers.norms import exact_scale
 from stillpoint.core.layers.padding import pad, wrapped
@@ -27,14 +28,17 @@ def stride_pair(stride: Stride) -> tuple[int, int]:
     return pair
 
 
-def extend(x: Tensor, stride: Stride) -> Tensor:
-    """Append the first rows and columns of (B, C, H, W) again until both sizes are multiples of the stride."""
+def extend(x: Tensor, stride: Stride, *, padding: str = "circular") -> Tensor:
+    """Pad (B, C, H, W) at the bottom and the right until both sizes are multiples of the stride.
+
+    "circular" appends the first rows and columns again; the other paddings of `pad` are there too.
+    """
     s, t = stride_pair(stride)
     if torch.compiler.is_exporting():  # sizes may be symbols, of which nothing is known
         height, width = (-(-n // k) * k for n, k in zip(x.shape[-2:], (s, t), strict=True))
         return wrapped(wrapped(x, x.ndim - 2, 0, height), x.ndim - 1, 0, width)
     down, right = -x.shape[-2] % s, -x.shape[-1] % t
-    return pad(x, [(0, down), (0, right)], padding="circular") if down or right else x
+    return pad(x, [(0, down), (0, right)], padding=padding) if down or right else x
 
 
 def polyphase_components(x: Tensor, *, stride: Stride = 2) -> Tensor:
@@ -128,22 +132,30 @@ def mix_phases(x: Tensor, weights: Tensor, *, stride: Stride = 2) -> Tensor:
 
     Law: a one-hot row of weights gives what `take_phase` does.
     """
-    s, t = stride_pair(stride)
-    _check_map(x)
-    if weights.shape not in ((x.shape[0], s * t), (*x.shape[:2], s * t)):
-        raise ValueError(
-            f"weights must be {(x.shape[0], s * t)} or {(*x.shape[:2], s * t)}, one for each phase, "
-            f"got {tuple(weights.shape)}"
-        )
+    s, t = _check_weights(x, weights, stride)
+    x = extend(x, (s, t))
+    if (s, t) == (2, 2) and mixture.fused(x):
+        return mixture.mix(x, weights)
     weights = weights.to(x.dtype).unflatten(-1, (t, s))
     weights = weights[:, None] if weights.ndim == 3 else weights  # (B, 1 or C, t, s)
-    x = extend(x, (s, t))
     y = None
     for r, c in ((r, c) for c in range(t) for r in range(s)):  # one grid at a time: no copy of all of them
         term, weight = x[..., r::s, c::t], weights[:, :, c, r, None, None]
         y = term * weight if y is None else torch.addcmul(y, term, weight)
     assert y is not None
     return y
+
+
+def spread_phases(y: Tensor, weights: Tensor, *, stride: Stride = 2) -> Tensor:
+    """Write (B, C, h, w) on every grid of a map, times the grid's weight, (B, C, s * h, t * w): the adjoint of
+    `mix_phases`, with the same errors."""
+    s, t = _check_weights(y, weights, stride)
+    if (s, t) == (2, 2) and mixture.fused(y):
+        return mixture.spread(y, weights)
+    weights = weights.to(y.dtype).unflatten(-1, (t, s)).transpose(-1, -2)
+    weights = weights[:, None] if weights.ndim == 3 else weights  # (B, 1 or C, s, t)
+    grids = y[:, :, :, None, :, None] * weights[:, :, None, :, None, :]  # (B, C, h, s, w, t)
+    return grids.flatten(4, 5).flatten(2, 3)
 
 
 def place_phase(y: Tensor, phase: Tensor, *, stride: Stride = 2) -> Tensor:
@@ -169,6 +181,18 @@ def _check_range(phase: Tensor, count: int) -> None:
         return
     if ((phase < 0) | (phase >= count)).any():
         raise ValueError(f"phase must lie between 0 and {count - 1}, got {phase.tolist()}")
+
+
+def _check_weights(x: Tensor, weights: Tensor, stride: Stride) -> tuple[int, int]:
+    """The stride; ValueError unless `weights` has one for each phase of (B, C, H, W)."""
+    s, t = stride_pair(stride)
+    _check_map(x)
+    if weights.shape not in ((x.shape[0], s * t), (*x.shape[:2], s * t)):
+        raise ValueError(
+            f"weights must be {(x.shape[0], s * t)} or {(*x.shape[:2], s * t)}, one for each phase, "
+            f"got {tuple(weights.shape)}"
+        )
+    return s, t
 
 
 def _split(x: Tensor, s: int, t: int) -> Tensor:

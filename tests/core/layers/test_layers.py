@@ -38,17 +38,8 @@ GIVEN = {
     *("free", "wavelet", "first"),
 }
 WORKED_ON = {
-    "x",
-    "y",
-    "phase",
-    "grid",
-    "logits",
-    "coefficients",
-    "weight",
-    "weights",
-    "kernel",
-    "bias",
-    "running_energy",
+    *("x", "y", "phase", "grid", "logits", "coefficients", "weight", "weights", "kernel", "bias", "running_energy"),
+    *("scores", "responses"),
 }
 VALUES = {"channels": 8, "in_channels": 3, "out_channels": 4, "dictionary_size": 4, "stride": 2, "packing": RESNET}
 

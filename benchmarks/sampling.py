@@ -1,0 +1,132 @@
+"""Learned sampling beside its textbook form: ``python -m benchmarks.sampling [--rounds 7] [--json]``.
+
+About a minute on one core. LPS: four phases sliced and stacked, two padded convolutions of them, a softmax, a weighted
+sum; the two convolutions alone, on phases that are split and padded already, are timed beside it. `beyond` is what ours
+takes above them, over what the textbook does: below zero where ours is faster than they are, since it never computes
+the second one. TIPS: a depthwise convolution, a pooling, a softmax, four slices and a weighted sum.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Clock, machine, pin
+from benchmarks.layers import measure
+
+RESULTS = Path(__file__).parent / "results"
+BATCH, CHANNELS, SIDE = 32, 64, 32
+
+
+def cases(device: str) -> Iterator[Any]:
+    """Every case of `benchmarks.layers.measure`, LPS first."""
+    import torch
+    import torch.nn.functional as F
+
+    from benchmarks.cases import LAYOUTS, Case
+    from stillpoint.core.layers import LearnablePolyphaseDownsample2d, TranslationInvariantDownsample2d
+
+    def wrapped(x: Any) -> Any:
+        return F.pad(x, (1,) * 4, mode="circular")
+
+    for hidden in (CHANNELS // 8, CHANNELS):
+        for layout, backward in ((layout, backward) for layout in LAYOUTS for backward in (False, True)):
+            torch.manual_seed(0)
+            layer = LearnablePolyphaseDownsample2d(CHANNELS, hidden=hidden, sampling="softmax")
+            layer = layer.to(device, memory_format=LAYOUTS[layout])
+            first, second = layer.scorer.conv1, layer.scorer.conv2
+            x = torch.randn(BATCH, CHANNELS, SIDE, SIDE, device=device).to(memory_format=LAYOUTS[layout])
+
+            def convolved(y: Any, conv: Any) -> Any:
+                return F.conv2d(y, conv["weight"].to(y.dtype), conv["bias"].to(y.dtype))
+
+            def textbook(x: Any, first: Any = first, second: Any = second) -> Any:
+                phases = torch.stack([x[:, :, r::2, c::2] for c in (0, 1) for r in (0, 1)])  # (4, B, C, h, w)
+                inner = F.relu(convolved(wrapped(phases.flatten(0, 1)), first))
+                scores = convolved(wrapped(inner), second).mean((1, 2, 3)).view(4, -1)
+                return (phases * scores.softmax(0)[:, :, None, None, None]).sum(0)
+
+            side = SIDE // 2 + 2
+            inner = torch.randn(4 * BATCH, hidden, side, side, device=device).to(memory_format=LAYOUTS[layout])
+            split = torch.randn(4 * BATCH, CHANNELS, side, side, device=device).to(memory_format=LAYOUTS[layout])
+            split, inner = split.requires_grad_(backward), inner.requires_grad_(backward)
+
+            def alone(x: Any, split: Any = split, inner: Any = inner, first: Any = first, second: Any = second) -> Any:
+                # the gradient of the map flows through both
+                grads = [convolved(split, first).sum(), convolved(inner, second).sum()]
+                return x.sum() * 0 + sum(grads)
+
+            yield Case(
+                "LPS",
+                {"hidden": hidden, "layout": layout, "dtype": "float32"},
+                x,
+                textbook,
+                {"stillpoint": layer, "textbook": textbook},
+                bounds={"convolutions": alone},
+                output=x.numel() // 4,
+                baseline="textbook",
+                tolerance=1e-4,
+                backward=backward,
+            )
+    for layout, backward in ((layout, backward) for layout in LAYOUTS for backward in (False, True)):
+        torch.manual_seed(0)
+        tips = TranslationInvariantDownsample2d(CHANNELS).to(device, memory_format=LAYOUTS[layout])
+
+        def pooled(x: Any, tips: Any = tips) -> Any:
+            psi = F.relu(F.conv2d(x, tips.psi.weight.to(x.dtype), padding=1, groups=CHANNELS))
+            means = F.conv2d(F.adaptive_avg_pool2d(psi, 2), tips.scale.weight.to(x.dtype), groups=CHANNELS)
+            tau = means.flatten(2).softmax(2)
+            phases = torch.stack([x[:, :, r::2, c::2] for c in (0, 1) for r in (0, 1)], 2)
+            return (phases * tau[..., None, None]).sum(2)
+
+        x = torch.randn(BATCH, CHANNELS, SIDE, SIDE, device=device).to(memory_format=LAYOUTS[layout])
+        yield Case(
+            "TIPS",
+            {"layout": layout, "dtype": "float32"},
+            x,
+            pooled,
+            {"stillpoint": tips, "textbook": pooled},
+            output=x.numel() // 4,
+            baseline="textbook",
+            tolerance=1e-4,
+            backward=backward,
+        )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    form = argparse.ArgumentParser(prog="python -m benchmarks.sampling", description=__doc__, allow_abbrev=False)
+    form.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    form.add_argument("--threads", type=int, default=1)
+    form.add_argument("--rounds", type=int, default=7)
+    form.add_argument("--json", action="store_true", help="print the JSON that is written to benchmarks/results/")
+    args = form.parse_args(arguments)
+    pin(args.threads, "benchmarks.sampling")
+    clock = Clock(args.device, args.threads)
+    rate, begun, rows = clock.bandwidth(), time.perf_counter(), []
+    for case in cases(args.device):
+        row = measure(case, clock, rate, args.rounds)
+        found = {name: v["median_ms"] for name, v in row["contenders"].items()}
+        if "convolutions" in row["bounds"]:
+            bound = row["bounds"]["convolutions"]["median_ms"]
+            row["beyond"] = round((found["stillpoint"] - bound) / (found["textbook"] - bound), 3)
+        rows.append(row)
+        if not args.json:
+            peak = {name: round(v["peak_bytes"] / 2**20, 1) for name, v in row["contenders"].items()}
+            about = [str(row[key]) for key in ("job", "hidden", "layout", "mode") if key in row]
+            print(
+                f"{' '.join(about):45} {row['ratio']:6.3f} beyond {row.get('beyond', '-')} | {found} ms, {peak} MiB",
+                flush=True,
+            )
+    about = {**machine(clock), "rounds": args.rounds, "seconds": round(time.perf_counter() - begun, 1)}
+    result = {"machine": about, "cases": rows}
+    from stillpoint.core.base.files import write_json
+
+    write_json(RESULTS / f"sampling-{args.device}.json", result)
+    if args.json:
+        print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""DeepLabV3+, whose decoder can go back up on the grids that its backbone went down on.
+
+Chen et al., "Encoder-decoder with atrous separable convolution for semantic image segmentation", ECCV 2018; with
+learnable polyphase upsampling: Rojas-Gomez et al., NeurIPS 2022.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stillpoint.core.backbones.resnet import CONV_PADDINGS, ResNet
+from stillpoint.core.layers.downsample import Downsample, Grid
+from stillpoint.core.layers.padding import PaddedConv2d
+
+#: (channels) -> a module (y, grid) -> map of twice the size, on the grid that the way down sampled
+UpsampleFactory = Callable[[int], nn.Module]
+
+
+class AtrousPyramid(nn.Module):
+    """ASPP: a 1x1 convolution, dilated 3x3 ones and the image's mean beside each other, and a 1x1 convolution of all.
+
+    (B, inputs, h, w) -> (B, channels, h, w).
+
+    Args:
+        rates: of the dilated convolutions.
+        conv_padding: of them.
+        last_padding: of the last of them, where it differs.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        channels: int = 256,
+        *,
+        rates: Sequence[int] = (6, 12, 18),
+        conv_padding: str = "zeros",
+        last_padding: str | None = None,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        branches: list[nn.Module] = [_convolution(inputs, channels, 1)]
+        for number, rate in enumerate(rates, 1):
+            padding = last_padding if last_padding and number == len(rates) else conv_padding
+            branches.append(_convolution(inputs, channels, 3, padding=padding, dilation=rate))
+        branches.append(_convolution(inputs, channels, 1))
+        self.convs = nn.ModuleList(branches)
+        self.project = nn.Sequential(*_convolution(channels * len(branches), channels, 1), nn.Dropout(dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        *local, whole = self.convs
+        found = [branch(x) for branch in local]
+        found.append(whole(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:]))
+        return self.project(torch.cat(found, 1))
+
+
+class DeepLabV3Plus(nn.Module):
+    """A segmenter: (B, in_channels, H, W) -> class scores (B, num_classes, H, W).
+
+    Args:
+        backbone: a ResNet, whose last layer is dropped. It strides as it does: there is no dilated form of it here.
+        num_classes: K.
+        upsample: what goes back up by two on a grid of the backbone: first the last map to the size of the first
+            stage's, then the class scores to the size of the image. None: bilinear interpolation.
+        rates: dilations of the `AtrousPyramid`, for a stride of 16; (12, 24, 36) are usual for one of 8.
+        conv_padding: of the decoder's convolutions, one of the backbones'.
+        last_rate_padding: of the pyramid's last rate alone. The published code of learnable polyphase sampling pads it
+            with zeros in circular networks too.
+
+    Raises:
+        ValueError: an unknown padding; with an upsample, a backbone that does not choose its grid wherever it strides.
+
+    Law: with circular padding throughout and a backbone and upsamples that keep their grids in register, the result
+    moves with a circular shift of the image, as long as every side is a multiple of the backbone's stride.
+    """
+
+    def __init__(
+        self,
+        backbone: ResNet,
+        num_classes: int,
+        *,
+        upsample: UpsampleFactory | None = None,
+        rates: Sequence[int] = (6, 12, 18),
+        conv_padding: str = "zeros",
+        last_rate_padding: str | None = None,
+    ) -> None:
+        super().__init__()
+        for padding in (conv_padding, last_rate_padding or conv_padding):
+            if padding not in CONV_PADDINGS:
+                raise ValueError(f"conv_padding must be one of {', '.join(CONV_PADDINGS)}, got {padding!r}")
+        low, high = _widths(backbone)
+        self.backbone = backbone
+        backbone.fc = nn.Identity()  # type: ignore[assignment]
+        self.low = _convolution(low, 48, 1)
+        self.aspp = AtrousPyramid(high, rates=rates, conv_padding=conv_padding, last_padding=last_rate_padding)
+        self.head = nn.Sequential(*_convolution(48 + 256, 256, 3, padding=conv_padding), nn.Conv2d(256, num_classes, 1))
+        self._initialise()
+        self.ups = self.last_ups = None
+        if upsample is not None:
+            before, after = _choosers(backbone)
+            self.ups = nn.ModuleList(upsample(256) for _ in after)
+            self.last_ups = nn.ModuleList(upsample(num_classes) for _ in before)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with _kept(self.backbone) as grids:
+            low, high = self._features(x)
+        y = self.aspp(high)
+        if self.ups is None or self.last_ups is None:
+            y = _resized(y, low.shape[2:])
+            return _resized(self._decoded(low, y), x.shape[2:])
+        # the grids in the order of the way up
+        path = [grids[m] for m in reversed(list(grids))]
+        for up, grid in zip(self.ups, path, strict=False):
+            y = up(y, grid)
+        y = self._decoded(low, y)
+        for up, grid in zip(self.last_ups, path[len(self.ups) :], strict=True):
+            y = up(y, grid)
+        return y
+
+    def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The first stage's map and the last one's."""
+        found: list[Tensor] = []
+        first = self.backbone.get_submodule(self.backbone.stages[0])
+        handle = first.register_forward_hook(lambda module, inputs, output: found.append(output))
+        try:
+            high = self.backbone.forward_features(x)
+        finally:
+            handle.remove()
+        return found[0], high
+
+    def _decoded(self, low: Tensor, y: Tensor) -> Tensor:
+        return self.head(torch.cat([self.low(low), y], 1))
+
+    def _initialise(self) -> None:
+        for part in (self.low, self.aspp, self.head):
+            for module in part.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight)
+
+
+def _convolution(inputs: int, outputs: int, size: int, *, padding: str = "zeros", dilation: int = 1) -> nn.Sequential:
+    conv = PaddedConv2d(
+        inputs, outputs, size, padding=size // 2 * dilation, dilation=dilation, bias=False, padding_mode=padding
+    )  # type: ignore[arg-type]
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+def _resized(y: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(y, size, mode="bilinear", align_corners=False)
+
+
+def _widths(backbone: ResNet) -> tuple[int, int]:
+    """Channels of the first and the last stage."""
+    found = []
+    for name in (backbone.stages[0], backbone.stages[-1]):
+        block = backbone.get_submodule(name)[-1]  # type: ignore[index]
+        last = block.bn3 if hasattr(block, "bn3") else block.bn2
+        found.append(last.num_features)
+    return found[0], found[1]
+
+
+def _choosers(net: nn.Module) -> tuple[list[str], list[str]]:
+    """Paths of what chooses a grid before the first stage, and from it on; ValueError where the network strides
+    otherwise."""
+    names = [name for name, m in net.named_modules() if isinstance(m, Downsample) and m.chooses]
+    strided = [
+        name for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d) and m.stride in (2, (2, 2))
+    ]
+    if strided or not names:
+        where = strided[0] if strided else "its strides"
+        raise ValueError(f"upsampling needs the grids that the backbone chose, and at {where} it chooses none")
+    before = [name for name in names if not name.startswith("layer")]
+    return before, names[len(before) :]
+
+
+@contextmanager
+def _kept(net: nn.Module) -> Iterator[dict[nn.Module, Grid]]:
+    """Within the context, the grid of every layer of `net` that chooses one, in the order of execution."""
+    found: dict[nn.Module, Grid] = {}
+    asked: dict[nn.Module, bool] = {}
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        asked[module] = kwargs.get("return_grid", False)
+        return args, {**kwargs, "return_grid": True}
+
+    def after(module: nn.Module, args: Any, output: tuple[Tensor, Grid]) -> Any:
+        found[module] = output[1]
+        return output if asked[module] else output[0]
+
+    layers = [m for m in net.modules() if isinstance(m, Downsample) and m.chooses]
+    handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in layers]
+    handles += [m.register_forward_hook(after, prepend=True) for m in layers]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

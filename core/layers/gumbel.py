@@ -1,0 +1,67 @@
+"""Gumbel softmax over the phases of a map: a choice that training softens, with a temperature and noise (Jang et al.,
+"Categorical reparameterization with Gumbel-softmax", ICLR 2017)."""
+
+import torch
+from torch import Tensor, nn
+
+from stillpoint.core.base.randomness import open_uniform, seed_for
+
+# torch.fx, which cannot follow how it counts, takes this as one step
+torch.fx.wrap("open_uniform")
+
+
+def phase_weights(scores: Tensor, *, tau: Tensor | float, noise: Tensor | None = None) -> Tensor:
+    """softmax((scores + noise) / tau) over the phases, (B, K); ValueError for noise of another shape.
+
+    Law: as tau falls to zero it tends to one at the best phase. At zero it is NaN.
+    """
+    if noise is not None:
+        if noise.shape != scores.shape:
+            raise ValueError(f"noise must have the scores' shape {tuple(scores.shape)}, got {tuple(noise.shape)}")
+        scores = scores + noise
+    return (scores / tau).softmax(1)
+
+
+class Tempered:
+    """What a Module with a temperature has besides: the buffer `tau`, which starts at 1, and Gumbel noise.
+
+    A layer that weighs nothing has no temperature, and both setters pass over it.
+    """
+
+    tau: Tensor | None
+    noise_key: Tensor | None
+
+    def set_tau(self, tau: float) -> None:
+        """Sets the temperature; ValueError unless it is positive and finite."""
+        if not 0 < tau < float("inf"):
+            raise ValueError(f"tau must be positive and finite, got {tau}")
+        if self.tau is not None:
+            self.tau.fill_(tau)
+
+    def set_noise(self, *key: int | str) -> None:
+        """Makes the noise of the next passes a function of `key`, of the place in the batch and of the phase.
+
+        Until it is called, noise is drawn from PyTorch's own generator.
+        """
+        if self.tau is not None:
+            self.noise_key = torch.tensor(seed_for("gumbel", *key), device=self.tau.device)
+
+    def _noise(self, scores: Tensor) -> Tensor:
+        if self.noise_key is None:
+            # as torch.nn.functional.gumbel_softmax draws it
+            return -torch.empty_like(scores).exponential_().log()
+        return -(-open_uniform(scores.shape, self.noise_key).log()).log().to(scores.dtype)
+
+
+def set_tau(net: nn.Module, tau: float) -> None:
+    """Sets the temperature of every layer of `net` that has one; ValueError unless it is positive and finite."""
+    for module in net.modules():
+        if isinstance(module, Tempered):
+            module.set_tau(tau)
+
+
+def set_noise(net: nn.Module, *key: int | str) -> None:
+    """Makes the noise of every layer of `net` a function of `key`, (seed, epoch, step) say, and of its path."""
+    for name, module in net.named_modules():
+        if isinstance(module, Tempered):
+            module.set_noise(*key, name)

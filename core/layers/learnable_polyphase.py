@@ -1,0 +1,251 @@
+"""Learnable polyphase sampling: a small network scores the phases of a map, and the best is kept (Rojas-Gomez et al.,
+"Learnable polyphase sampling for shift invariant and equivariant convolutional networks", NeurIPS 2022).
+
+In training the phases are mixed by a Gumbel softmax of their scores, whose temperature tau a schedule lowers; in
+evaluation each image is sampled at its best phase, as in adaptive polyphase sampling.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
+from stillpoint.core.layers.blur import BlurPool2d
+from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
+from stillpoint.core.layers.gumbel import Tempered, phase_weights
+from stillpoint.core.layers.padding import check_padding
+from stillpoint.core.layers.phase_convolution import wide
+from stillpoint.core.layers.phase_scorers import phase_scorer
+from stillpoint.core.layers.phases import Stride, extend, place_phase, spread_phases, stride_pair
+from stillpoint.core.layers.polyphase import SELECTIONS
+from stillpoint.core.layers.precision import without_autocast
+
+# torch.fx, which cannot follow their checks, takes each of these as one step
+for _name in ("extend", "phase_weights", "place_phase", "spread_phases", "wide"):
+    torch.fx.wrap(_name)
+
+FILTERS = ("binomial", "adaptive")
+#: how scores become a grid: the best phase; softmax(scores / tau); softmax((scores + Gumbel noise) / tau)
+SAMPLINGS = ("argmax", "softmax", "gumbel")
+
+
+class _Sampler(Tempered, nn.Module):
+    """What the two layers share: the filter, the temperature and the noise."""
+
+    def __init__(
+        self,
+        channels: int | None,
+        stride: Stride,
+        filter: str,
+        size: int,
+        padding: str,
+        groups: int,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("noise_key", None, persistent=False)
+        self.channels, self.stride = channels, stride_pair(stride)
+        if filter not in FILTERS:
+            raise ValueError(f"filter must be one of {', '.join(FILTERS)}, got {filter!r}")
+        if filter == "adaptive" and channels is None:
+            raise ValueError("an adaptive filter needs the number of channels")
+        made: dict[str, Any] = {"size": size, "padding": padding, "device": device, "dtype": dtype}
+        self.filter: nn.Module = (
+            BlurPool2d(channels, 1, **made)
+            if filter == "binomial"
+            else AdaptiveBlur2d(channels, 1, groups=groups, **made)
+        )
+
+
+class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
+    """Filter, score the phases, sample: a filling of the Downsample slot, (B, C, H, W) -> (B, C, ceil(H/s), ceil(W/t)).
+
+    Args:
+        channels: C.
+        stride: one integer s or (rows s, columns t).
+        scorer: a name of `SCORERS`, or None for a layer that is handed its grid (and else starts at the first pixel).
+        hidden, scorer_padding: width and padding of the scorer, see `phase_scorer`; C // reduction where not given.
+        reduction: divides C into the scorer's width: 8 gives the authors' small scorers.
+        filter, size, padding, groups: "binomial" of `size` taps (1: none), or "adaptive" of `AdaptiveBlur2d`.
+        select: score the map "before_blur" or "after_blur", that is the values sampled.
+        extension: of sides that are no multiples of the stride, after the filter: "circular", or the authors' "zeros".
+        sampling, test_sampling: in training and in evaluation, a name of `SAMPLINGS`.
+
+    Raises:
+        ValueError: an option outside its set, more channels asked of a scorer than it can have, a map too small.
+
+    Laws: with hard sampling, circular paddings and sides that are multiples of the stride, f(roll(x, any shift)) is a
+    roll of f(x). Soft sampling mixes the grids and commutes with shifts by multiples of the stride only, up to the
+    noise. Neither holds for other paddings or extended sides, nor in bfloat16, whose maps hold many near ties; hard
+    choices are made in float32 or better, also under autocast.
+
+    The buffer `tau` starts at 1. Parameters of scorers, which want no weight decay, have ".scorer." in their names.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        stride: Stride = 2,
+        *,
+        scorer: str | None = "conv",
+        hidden: int | None = None,
+        reduction: int = 1,
+        scorer_padding: str = "circular",
+        filter: str = "binomial",
+        size: int = 1,
+        padding: str = "circular",
+        groups: int = 8,
+        select: str = "after_blur",
+        extension: str = "circular",
+        sampling: str = "gumbel",
+        test_sampling: str = "argmax",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, stride, filter, size, padding, groups, device, dtype)
+        if select not in SELECTIONS:
+            raise ValueError(f"select must be one of {', '.join(SELECTIONS)}, got {select!r}")
+        for name, given in {"sampling": sampling, "test_sampling": test_sampling}.items():
+            if given not in SAMPLINGS:
+                raise ValueError(f"{name} must be one of {', '.join(SAMPLINGS)}, got {given!r}")
+        if reduction < 1:
+            raise ValueError(f"reduction must be a positive integer, got {reduction}")
+        self.select, self.extension = select, check_padding(extension)
+        self.sampling, self.test_sampling = sampling, test_sampling
+        self.options: dict[str, Any] = {
+            "filter": filter,
+            "size": size,
+            "padding": padding,
+            "groups": groups,
+            "extension": extension,
+        }
+        self.made: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.scorer: nn.Module | None = None
+        if scorer is not None:
+            width = max(channels // reduction, 1) if hidden is None else hidden
+            self.scorer = phase_scorer(
+                scorer, channels=channels, hidden=width, padding=scorer_padding, device=device, dtype=dtype
+            )
+        self.chooses = self.scorer is not None
+        self.register_buffer("tau", torch.ones((), device=device, dtype=dtype) if self.chooses else None)
+
+    def forward(
+        self,
+        x: Tensor,
+        grid: Grid | None = None,
+        *,
+        return_grid: bool = False,
+        noise: Tensor | None = None,
+    ):
+        """The samples, or (samples, grid): a phase (B,) int64, or the `SoftGrid` of a soft sampling.
+
+        `noise` (B, s * t) takes the place of the Gumbel noise.
+        """
+        filtered = self.filter(x)
+        if grid is None:
+            grid = self._grid(filtered if self.select == "after_blur" else x, noise)
+        y = self._at(filtered, grid)
+        return (y, grid) if return_grid else y
+
+    def choose(self, x: Tensor) -> Grid | None:
+        """The grid that `forward` would sample at."""
+        return self._grid(self._judged(x), None)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """(B, s * t) of the scorer, in float32 or better; ValueError for a layer that has none."""
+        if self.scorer is None:
+            raise ValueError("a layer without a scorer compares nothing")
+        with without_autocast(self.tau.device):
+            return self.scorer(wide(extend(self._judged(x), self.stride, padding=self.extension)), self.stride)
+
+    def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        """`x` filtered and sampled at `grid`."""
+        return self._at(self.filter(x), grid)
+
+    def follower(self, channels: int) -> Downsample:
+        """The layer of a shortcut: the same filter over its own channels, and no scorer."""
+        return type(self)(channels, self.stride, scorer=None, **self.options, **self.made)
+
+    def _judged(self, x: Tensor) -> Tensor:
+        return self.filter(x) if self.select == "after_blur" else x
+
+    def _grid(self, x: Tensor, noise: Tensor | None) -> Grid | None:
+        if self.scorer is None:
+            return None
+        x = extend(x, self.stride, padding=self.extension)
+        sampling = self.sampling if self.training else self.test_sampling
+        if sampling == "argmax":
+            with torch.no_grad(), without_autocast(self.tau.device):
+                return self.scorer(wide(x), self.stride).argmax(1)
+        scores = wide(self.scorer(x, self.stride))
+        if sampling == "gumbel" and noise is None:
+            noise = self._noise(scores)
+        return SoftGrid(phase_weights(scores, tau=self.tau, noise=noise if sampling == "gumbel" else None), scores)
+
+    def _at(self, x: Tensor, grid: Grid | None) -> Tensor:
+        # a fixed grid never reaches what is appended
+        x = x if grid is None else extend(x, self.stride, padding=self.extension)
+        return sample_at(x, grid, stride=self.stride)
+
+    def extra_repr(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"{self.channels}, stride={self.stride}, {options}, select={self.select!r}, sampling={self.sampling!r}"
+
+
+class LearnablePolyphaseUpsample2d(_Sampler):
+    """Put a map back on the grid that a `LearnablePolyphaseDownsample2d` took, then filter: (B, C, h, w) to s, t times.
+
+    Args:
+        channels, stride, filter, size, padding, groups: as there.
+        gain: times the filter; the authors' decoder has s * t.
+        redraw: in training, weigh by a Gumbel softmax of the scores of its own, instead of by the weights handed over.
+        soften_twice: in evaluation, take softmax(weights / tau) of the weights handed over, as the authors' code does.
+
+    `forward(y, grid)`: at a phase (B,) everything else is zero; a `SoftGrid` fills all phases.
+
+    Raises:
+        ValueError: an option outside its set, or a grid that does not fit.
+
+    Law: with hard sampling and where both obey their laws, upsampling of the downsampling commutes with every
+    circular shift. Odd sides come back one larger.
+    """
+
+    def __init__(
+        self,
+        channels: int | None = None,
+        stride: Stride = 2,
+        *,
+        filter: str = "binomial",
+        size: int = 1,
+        padding: str = "circular",
+        groups: int = 8,
+        gain: float = 1.0,
+        redraw: bool = False,
+        soften_twice: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, stride, filter, size, padding, groups, device, dtype)
+        self.gain, self.redraw, self.soften_twice = gain, redraw, soften_twice
+        needed = redraw or soften_twice
+        self.register_buffer("tau", torch.ones((), device=device, dtype=dtype) if needed else None)
+
+    def forward(self, y: Tensor, grid: Grid, *, noise: Tensor | None = None) -> Tensor:
+        if isinstance(grid, SoftGrid):
+            weights = grid.weights
+            if self.training and self.redraw:
+                weights = phase_weights(
+                    grid.scores, tau=self.tau, noise=self._noise(grid.scores) if noise is None else noise
+                )
+            elif not self.training and self.soften_twice:
+                weights = phase_weights(weights, tau=self.tau)
+            placed = spread_phases(y, weights, stride=self.stride)
+        else:
+            placed = place_phase(y, grid, stride=self.stride)
+        smooth = self.filter(placed)
+        return smooth if self.gain == 1 else smooth * self.gain
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, stride={self.stride}, gain={self.gain}, redraw={self.redraw}"

@@ -1,0 +1,100 @@
+"""Convolutions of all phases of a map at once, and the means of convolutions that need not be computed."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stillpoint.core.layers.padding import pad
+from stillpoint.core.layers.phases import Stride, stride_pair
+
+TAPS = 3  # of every convolution here along an axis
+
+
+def convolution(
+    inputs: int,
+    outputs: int,
+    *,
+    taps: int = TAPS,
+    bias: bool = True,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.ParameterDict:
+    """Weight (outputs, inputs, k, k) and bias (outputs,) of a convolution, initialised as PyTorch does.
+
+    Not an `nn.Conv2d`, whose weights a backbone would draw anew by its own rule.
+    """
+    weight = torch.empty(outputs, inputs, taps, taps, device=device, dtype=dtype)
+    nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+    found = {"weight": weight}
+    if bias:
+        bound = (inputs * taps**2) ** -0.5
+        found["bias"] = torch.empty(outputs, device=device, dtype=dtype).uniform_(-bound, bound)
+    return nn.ParameterDict({name: nn.Parameter(tensor) for name, tensor in found.items()})
+
+
+def wide(x: Tensor) -> Tensor:
+    """`x` in float32 or better."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def split_phases(x: Tensor, *, stride: Stride = 2) -> Tensor:
+    """All phases of (B, C, H, W) along the batch, image by image in the order of `polyphase_components`.
+
+    (B * s * t, C, H/s, W/t), in the memory layout of `x`. ValueError where the stride does not divide the sides.
+    """
+    s, t = _dividing(x, stride)
+    channels, height, width = x.shape[1:]
+    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        grids = x.permute(0, 2, 3, 1).unflatten(2, (-1, t)).unflatten(1, (-1, s))  # (B, h, s, w, t, C)
+        grids = grids.permute(0, 4, 2, 1, 3, 5).reshape(-1, height // s, width // t, channels)
+        return grids.permute(0, 3, 1, 2)
+    grids = x.unflatten(3, (-1, t)).unflatten(2, (-1, s))  # (B, C, h, s, w, t)
+    return grids.permute(0, 5, 3, 1, 2, 4).reshape(-1, channels, height // s, width // t)
+
+
+def phase_means(x: Tensor, *, stride: Stride = 2) -> Tensor:
+    """Mean of every phase and channel of (B, C, H, W), (B, s * t, C) in float32 or better; errors as `split_phases`."""
+    s, t = _dividing(x, stride)
+    grids = wide(x).unflatten(3, (-1, t)).unflatten(2, (-1, s))  # (B, C, h, s, w, t)
+    return grids.mean((2, 4)).permute(0, 3, 2, 1).flatten(1, 2)
+
+
+def convolve_phases(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: Stride, padding: str) -> Tensor:
+    """The convolution 3x3 of every phase, padded to its size: (B * s * t, outputs, H/s, W/t)."""
+    s, t = _dividing(x, stride)
+    if padding in ("circular", "zeros"):
+        # whole pixels of a phase are strides of the map, which is padded faster than its phases are
+        phases = split_phases(pad(x, [(s, s), (t, t)], padding=padding), stride=stride)
+    else:
+        phases = pad(split_phases(x, stride=stride), [(1, 1), (1, 1)], padding=padding)
+    return F.conv2d(phases, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def mean_convolution(x: Tensor, weight: Tensor, bias: Tensor, *, padding: str) -> Tensor:
+    """Mean over all pixels of the convolution 3x3 of (N, C, h, w), padded to its size: (N, outputs), float32 or better.
+
+    The mean of a convolution is linear in the means of what its taps see; so nothing is convolved. With circular
+    padding every tap sees the whole map.
+    """
+    height, width = x.shape[2:]
+    weight, bias = wide(weight), wide(bias)
+    if padding == "circular":
+        return F.linear(_mean(x, (2, 3)).to(weight.dtype), weight.sum((2, 3)), bias)
+    x = pad(x, [(1, 1), (1, 1)], padding=padding)
+    rows = torch.stack([_mean(x[:, :, i : i + height], (2,)) for i in range(TAPS)], 2)  # (N, C, 3, w + 2)
+    means = torch.stack([rows[..., j : j + width].mean(3) for j in range(TAPS)], 3)  # (N, C, 3, 3)
+    return F.linear(means.flatten(1).to(weight.dtype), weight.flatten(1), bias)
+
+
+def _mean(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return x.mean(axes, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def _dividing(x: Tensor, stride: Stride) -> tuple[int, int]:
+    s, t = stride_pair(stride)
+    if x.shape[-2] % s or x.shape[-1] % t:
+        sides = f"{x.shape[-2]}x{x.shape[-1]}"
+        raise ValueError(f"a map of {sides} has no phases of one size at stride {(s, t)}: extend it first")
+    return s, t

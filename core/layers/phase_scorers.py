@@ -1,0 +1,248 @@
+"""What learnable polyphase sampling judges the phases of a map by: one score for each image and phase (Rojas-Gomez et
+al., "Learnable polyphase sampling for shift invariant and equivariant convolutional networks", NeurIPS 2022).
+
+Every scorer applies the same weights to every phase and treats them alike, so that permuted phases have permuted
+scores. Padded circularly, it also gives a phase that is rolled by whole pixels the score it had. Together: a circular
+shift of a map, whose sides are multiples of the stride, permutes the scores as it permutes the phases.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stillpoint.core.layers.padding import check_padding
+from stillpoint.core.layers.phase_convolution import (
+    convolution,
+    convolve_phases,
+    mean_convolution,
+    phase_means,
+    wide,
+)
+from stillpoint.core.layers.phases import Stride, stride_pair
+
+# torch.fx, which cannot follow their checks, takes each of these as one step
+for _name in ("convolve_phases", "mean_convolution", "phase_means", "wide"):
+    torch.fx.wrap(_name)
+
+
+class _Scorer(nn.Module):
+    """Scores of all phases: ``forward(x, stride)`` maps (B, C, H, W) to (B, s * t), the row moving first.
+
+    Args:
+        channels: C.
+        hidden: width h inside; C where not given.
+        padding: of every convolution, "circular", "zeros", "reflect" or "replicate". Only the first keeps the law.
+
+    Raises:
+        ValueError: a width below one or an unknown padding; in `forward`, sides that are no multiples of the stride, or
+            phases too small for their padding.
+
+    Means are taken in float32 or better. Initialisation: PyTorch's usual uniform weights, whatever a backbone does to
+    its own convolutions.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        hidden: int | None = None,
+        padding: str = "circular",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels, self.hidden = channels, channels if hidden is None else hidden
+        self.padding = check_padding(padding)
+        if self.hidden < 1:
+            raise ValueError(f"hidden must be a positive number of channels, got {hidden}")
+
+    def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, hidden={self.hidden}, padding={self.padding!r}"
+
+
+class ConvScorer(_Scorer):
+    """The mean over channels and pixels of conv2(relu(conv1(X_k))), both 3x3: the paper's scorer.
+
+    Args:
+        residual: add X_k to what conv2 gives, before the mean; needs h = C.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        hidden: int | None = None,
+        padding: str = "circular",
+        residual: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, hidden=hidden, padding=padding)
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
+        if residual and self.hidden != channels:
+            raise ValueError(f"a residual scorer has as many hidden channels as the map, {channels}, got {hidden}")
+        self.residual = residual
+        self.conv1 = convolution(channels, self.hidden, **made)
+        self.conv2 = convolution(self.hidden, self.hidden, **made)
+
+    def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:
+        inner = convolve_phases(x, *_parts(self.conv1), stride=stride, padding=self.padding).relu_()
+        scores = _by_image(mean_convolution(inner, *_parts(self.conv2), padding=self.padding), stride)  # (B, K, h)
+        return (scores + phase_means(x, stride=stride) if self.residual else scores).mean(2)
+
+
+class AttentionScorer(_Scorer):
+    """Attention of phases to phases: scores softmax(phi psi^T) beta, unscaled, with one row for each phase.
+
+    phi, psi and beta are the spatial means of conv 3x3 (C to h), ReLU, conv 3x3 (h to h), each of its own weights;
+    beta is averaged over the channels too.
+
+    Args:
+        batch_norm: batch normalisation before the second convolutions, and no bias in the first.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        hidden: int | None = None,
+        padding: str = "circular",
+        batch_norm: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, hidden=hidden, padding=padding)
+        self.phi, self.psi, self.beta = (
+            _Branch(channels, self.hidden, batch_norm, device=device, dtype=dtype) for _ in range(3)
+        )
+
+    def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:
+        phi, psi, beta = (self._means(branch, x, stride) for branch in (self.phi, self.psi, self.beta))
+        weights = (phi @ psi.transpose(1, 2)).softmax(2)  # (B, K, K)
+        return (weights @ beta.mean(2, keepdim=True)).squeeze(2)
+
+    def _means(self, branch: "_Branch", x: Tensor, stride: Stride) -> Tensor:
+        inner = convolve_phases(x, *_parts(branch.conv1), stride=stride, padding=self.padding).relu_()
+        if branch.bn is not None:
+            inner = branch.bn(inner)
+        return _by_image(mean_convolution(inner, *_parts(branch.conv2), padding=self.padding), stride)  # (B, K, h)
+
+
+class _Branch(nn.Module):
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        batch_norm: bool,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.conv1 = convolution(channels, hidden, bias=not batch_norm, **made)
+        self.bn = nn.BatchNorm2d(hidden, **made) if batch_norm else None
+        self.conv2 = convolution(hidden, hidden, **made)
+
+
+class GraphScorer(_Scorer):
+    """A message-passing network whose nodes are the phases, each joined to all and to itself.
+
+    Node: spatial mean of relu(conv 3x3). Message: two linear layers, each with a ReLU, of sender and receiver. Score:
+    two linear layers, with a ReLU between, of the mean of the messages received.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        hidden: int | None = None,
+        padding: str = "circular",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, hidden=hidden, padding=padding)
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
+        h = self.hidden
+        self.conv1 = convolution(channels, h, **made)
+        self.edge = nn.ModuleList([nn.Linear(2 * h, h, **made), nn.Linear(h, h, **made)])
+        self.node = nn.ModuleList([nn.Linear(h, h, **made), nn.Linear(h, 1, **made)])
+
+    def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:
+        inner = convolve_phases(x, *_parts(self.conv1), stride=stride, padding=self.padding).relu_()
+        nodes = _by_image(wide(inner).mean((2, 3)), stride)  # (B, K, h)
+        senders = nodes.unsqueeze(2).expand(-1, -1, nodes.shape[1], -1)  # (B, sender, receiver, h)
+        messages = torch.cat([senders, senders.transpose(1, 2)], 3)
+        for layer in self.edge:
+            messages = _through(layer, messages).relu()
+        first, last = self.node
+        return _through(last, _through(first, messages.mean(1)).relu()).squeeze(2)
+
+
+class PerceptronScorer(_Scorer):
+    """A linear form of the means of a phase's channels. There is nothing to pad, and `hidden` has no use."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        hidden: int | None = None,
+        padding: str = "circular",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, hidden=hidden, padding=padding)
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.conv = convolution(channels, 1, taps=1, **made)
+
+    def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:
+        weight, bias = (wide(part) for part in _parts(self.conv))
+        return F.linear(phase_means(x, stride=stride).to(weight.dtype), weight.flatten(1), bias).squeeze(2)
+
+
+def _parts(conv: nn.ParameterDict) -> tuple[Tensor, ...]:
+    """The weight, and the bias where there is one."""
+    return (conv["weight"], conv["bias"]) if "bias" in conv else (conv["weight"],)
+
+
+def _by_image(x: Tensor, stride: Stride) -> Tensor:
+    s, t = stride_pair(stride)
+    return x.unflatten(0, (-1, s * t))
+
+
+def _through(layer: nn.Module, x: Tensor) -> Tensor:
+    assert isinstance(layer, nn.Linear)
+    weight = wide(layer.weight)
+    return F.linear(x.to(weight.dtype), weight, wide(layer.bias))
+
+
+SCORERS: dict[str, Callable[..., nn.Module]] = {
+    "conv": ConvScorer,
+    "residual_conv": partial(ConvScorer, residual=True),
+    "attention": AttentionScorer,
+    "normalised_attention": partial(AttentionScorer, batch_norm=True),
+    "graph": GraphScorer,
+    "perceptron": PerceptronScorer,
+}
+
+
+def phase_scorer(kind: str, *, channels: int, **options: Any) -> nn.Module:
+    """The scorer called `kind`, a name of `SCORERS`: ``forward(x, stride)`` maps (B, C, H, W) to (B, s * t).
+
+    Args:
+        channels: C.
+        options: `hidden`, its width inside (C where not given), `padding` of its convolutions ("circular"; others keep
+            no law), `device`, `dtype`.
+
+    ValueError for an unknown name.
+    """
+    if kind not in SCORERS:
+        raise ValueError(f"scorer must be one of {', '.join(SCORERS)}, got {kind!r}")
+    return SCORERS[kind](channels, **options)

@@ -1,0 +1,149 @@
+"""Translation invariant polyphase sampling: every channel of every image mixes its four phases by weights that it
+learns from where in the map it responds (Saha and Gokhale, "Improving shift invariance in convolutional neural networks
+with translation invariant polyphase sampling", WACV 2025).
+
+It is not shift-invariant, for all its name. The weights are read off the quadrants of the map, and a shift moves what
+the quadrants hold; so the output changes by more than that of average pooling does.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stillpoint.core.kernels import translation
+from stillpoint.core.layers.downsample import Downsample, Grid
+from stillpoint.core.layers.padding import pad
+from stillpoint.core.layers.phase_convolution import wide
+from stillpoint.core.layers.phases import Stride, mix_phases, stride_pair
+
+#: how odd sides are extended, by one pixel at the top and the left
+EXTENSIONS = ("reflect", "replicate", "zeros")
+
+# torch.fx, which cannot follow its checks, takes this as one step
+torch.fx.wrap("translation_invariant_downsample2d")
+
+
+class Response(NamedTuple):
+    """What the two losses of the method are taken of.
+
+    x     (B, C, H', W'), the map that was sampled, its sides made even
+    psi   (B, C, H', W'), relu of its depthwise convolution; one smaller along each axis for an even kernel
+    tau   (B, C, 4), the weights of the phases, of sum 1
+    """
+
+    x: Tensor
+    psi: Tensor
+    tau: Tensor
+
+
+def translation_invariant_downsample2d(
+    x: Tensor, weight: Tensor, *, scale: Tensor, extension: str = "reflect", return_response: bool = False
+):
+    """Halve a map by a convex combination of its four phases.
+
+    Args:
+        x: (B, C, H, W), sides of at least 2.
+        weight: (C, 1, k, k) of the depthwise convolution, padded with (k - 1) // 2 zeros on every side.
+        scale: (C, 1, 1, 1), what the quadrants' means are multiplied by.
+        extension: of odd sides, by one at the top and the left: "reflect", "replicate" or "zeros".
+        return_response: also return the `Response`.
+
+    Returns:
+        (B, C, ceil(H/2), ceil(W/2)), or that and the response.
+
+    Raises:
+        ValueError: weights that do not fit, an unknown extension, a side below 2.
+
+    The weights of the phases (0,0), (1,0), (0,1), (1,1), the row first, are the softmax of scale times the means of psi
+    over the quadrants top left, top right, bottom left, bottom right, in this order: the column first. So the authors'
+    code has it.
+
+    Law: at scale 0 it is 2 x 2 average pooling. There is no law for shifts.
+    """
+    if extension not in EXTENSIONS:
+        raise ValueError(f"extension must be one of {', '.join(EXTENSIONS)}, got {extension!r}")
+    channels, taps = x.shape[1], weight.shape[-1]
+    if weight.shape != (channels, 1, taps, taps) or scale.shape != (channels, 1, 1, 1):
+        raise ValueError(
+            f"a map of {channels} channels needs a weight of shape ({channels}, 1, k, k) and a scale of shape "
+            f"({channels}, 1, 1, 1), got {tuple(weight.shape)} and {tuple(scale.shape)}"
+        )
+    if min(x.shape[2:]) < 2:
+        raise ValueError(f"a map of {x.shape[2]}x{x.shape[3]} has no quadrants: its sides must be at least 2")
+    x = pad(x, [(x.shape[2] % 2, 0), (x.shape[3] % 2, 0)], padding=extension)
+    if translation.fused(x, weight):
+        y, tau, psi = translation.sample(x, weight, scale, keep=return_response)
+        return (y, Response(x, psi, tau)) if return_response else y
+    psi = F.conv2d(x, weight.to(x.dtype), padding=(taps - 1) // 2, groups=channels).relu()
+    quadrants = F.adaptive_avg_pool2d(wide(psi), 2).flatten(2)  # (B, C, 4)
+    tau = (quadrants * scale.to(quadrants.dtype).view(-1, 1)).softmax(2)
+    y = mix_phases(x, tau)
+    return (y, Response(x, psi, tau)) if return_response else y
+
+
+class TranslationInvariantDownsample2d(Downsample):
+    """`translation_invariant_downsample2d` as a Module, a filling of the Downsample slot.
+
+    Its grid is nothing that a shortcut could share: a shortcut has a layer of the kind with weights of its own.
+
+    Args:
+        channels: C.
+        stride: 2; the four weights are those of four quadrants.
+        size: k of the depthwise convolution.
+        extension: of odd sides, see the function.
+
+    Parameters ``psi.weight`` (C, 1, k, k) and ``scale.weight`` (C, 1, 1, 1), both initialised by the backbone's rule,
+    as the authors' are: Kaiming normal, for which a depthwise kernel fans out to C * k * k.
+
+    Raises:
+        ValueError: another stride, a size below 1 or an unknown extension.
+
+    `watch` makes it keep the response of every pass, for `translation_losses`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        stride: Stride = 2,
+        *,
+        size: int = 3,
+        extension: str = "reflect",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if stride_pair(stride) != (2, 2):
+            raise ValueError(f"translation invariant polyphase sampling has stride 2 only, got {stride!r}")
+        if size < 1:
+            raise ValueError(f"size must be a positive integer, got {size!r}")
+        if extension not in EXTENSIONS:
+            raise ValueError(f"extension must be one of {', '.join(EXTENSIONS)}, got {extension!r}")
+        self.channels, self.stride, self.size, self.extension = channels, (2, 2), size, extension
+        made: dict[str, Any] = {"groups": channels, "bias": False, "device": device, "dtype": dtype}
+        self.psi = nn.Conv2d(channels, channels, size, padding=(size - 1) // 2, **made)
+        self.scale = nn.Conv2d(channels, channels, 1, **made)
+        self.reset_parameters()
+        self.watched: list[Response] | None = None
+
+    def reset_parameters(self) -> None:
+        for conv in (self.psi, self.scale):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        """The mixture of phases by this layer's own weights, whatever `grid`."""
+        options: dict[str, Any] = {"scale": self.scale.weight, "extension": self.extension}
+        if self.watched is None:
+            return translation_invariant_downsample2d(x, self.psi.weight, **options)
+        y, response = translation_invariant_downsample2d(x, self.psi.weight, **options, return_response=True)
+        self.watched.append(response)
+        return y
+
+    def follower(self, channels: int) -> Downsample:
+        """The layer of a shortcut, with weights of its own."""
+        like: dict[str, Any] = {"device": self.psi.weight.device, "dtype": self.psi.weight.dtype}
+        return type(self)(channels, self.stride, size=self.size, extension=self.extension, **like)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, size={self.size}, extension={self.extension!r}"

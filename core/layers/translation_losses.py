@@ -1,0 +1,94 @@
+"""The two losses of translation invariant polyphase sampling (Saha and Gokhale, WACV 2025): psi, which the weights are
+read off, shall be the map moved at random, and the weights shall be far from equal.
+
+The first is taken of a target that no gradient flows into, as the paper draws it. The authors' code means to detach the
+target and does not, which also pulls the features towards psi; ``detach=False`` is that form.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stillpoint.core.base.randomness import generator
+from stillpoint.core.layers.phase_convolution import wide
+from stillpoint.core.layers.translation_invariant import Response, TranslationInvariantDownsample2d
+
+SHIFTS = ("circular", "standard")
+
+Shift = tuple[int, int]
+
+
+def shift_features(x: Tensor, *, shift: Shift, kind: str = "standard") -> Tensor:
+    """(..., H, W) moved down and to the right by whole pixels; what leaves is lost, unless `kind` is "circular".
+
+    ValueError for another kind than "circular" and "standard".
+    """
+    if kind not in SHIFTS:
+        raise ValueError(f"kind must be one of {', '.join(SHIFTS)}, got {kind!r}")
+    if kind == "circular":
+        return x.roll(shift, (-2, -1))
+    (down, right), (height, width) = shift, x.shape[-2:]
+    if abs(down) >= height or abs(right) >= width:
+        return torch.zeros_like(x)
+    return F.pad(x, (right, -right, down, -down))
+
+
+def draw_shift(largest: Shift, *key: int | str) -> Shift:
+    """(rows, columns), each uniform between minus and plus `largest`, both included: a function of `key`."""
+    drawing = generator("feature shift", *key)
+    down, right = (int(torch.randint(-m, m + 1, (), generator=drawing)) for m in largest)
+    return down, right
+
+
+def undoing_losses(
+    responses: Sequence[Response], *, shifts: Sequence[Shift], kind: str = "standard", detach: bool = True
+) -> Tensor:
+    """Mean squared distance of psi from the shifted map at every level of a network, (levels,), the largest maps first.
+
+    Args:
+        responses: of all layers, in the order of execution; those with maps of one size are a level.
+        shifts: one for each response.
+        kind: of the shifts, see `shift_features`.
+        detach: let no gradient flow into the shifted map.
+
+    Raises:
+        ValueError: another number of shifts than of responses, or psi of another size than the map (an even kernel).
+
+    A level's mean is over all elements, so that its layers count by their channels; levels are to count alike.
+    """
+    if len(shifts) != len(responses):
+        raise ValueError(f"{len(responses)} responses need as many shifts, got {len(shifts)}")
+    levels: dict[tuple[int, int], list[tuple[Tensor, int]]] = {}
+    for (x, psi, _), shift in zip(responses, shifts, strict=True):
+        if psi.shape != x.shape:
+            raise ValueError(f"psi of shape {tuple(psi.shape)} cannot match a map of shape {tuple(x.shape)}")
+        target = shift_features(x.detach() if detach else x, shift=shift, kind=kind)
+        squares = F.mse_loss(wide(psi), wide(target), reduction="sum")
+        levels.setdefault((x.shape[2], x.shape[3]), []).append((squares, x.numel()))
+    found = [sum(part for part, _ in parts) / sum(count for _, count in parts) for parts in levels.values()]
+    return torch.stack(found)  # type: ignore[arg-type]
+
+
+def evenness_penalty(responses: Sequence[Response]) -> Tensor:
+    """Mean of 1 - |tau| (2-norm) over the images and the channels of all layers: 0 for one-hot weights, 1/2 for equal
+    ones."""
+    tau = torch.cat([response.tau for response in responses], 1)  # (B, channels of all layers, 4)
+    return 1 - torch.linalg.vector_norm(tau, dim=2).mean()
+
+
+@contextmanager
+def watch(net: nn.Module) -> Iterator[list[Response]]:
+    """Within the context, the response of every `TranslationInvariantDownsample2d` of `net` is appended to the list, in
+    the order of execution."""
+    layers = [m for m in net.modules() if isinstance(m, TranslationInvariantDownsample2d)]
+    found: list[Response] = []
+    for layer in layers:
+        layer.watched = found
+    try:
+        yield found
+    finally:
+        for layer in layers:
+            layer.watched = None

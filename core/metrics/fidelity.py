@@ -1,0 +1,28 @@
+"""The two things that translation invariant polyphase sampling calls shift fidelity or stability (WACV 2025).
+
+Its code counts the images that keep one class as they are and however they are moved: `all_agree`. Its table holds the
+product of accuracy and consistency: `shift_fidelity`. At full consistency the first is one, the second the accuracy.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def all_agree(predictions: Sequence[Tensor]) -> Tensor:
+    """(B,) bool: whether all of two or more predicted classes (B,) are the same.
+
+    ValueError for fewer than two, or different shapes.
+    """
+    if len(predictions) < 2 or len({p.shape for p in predictions}) > 1:
+        raise ValueError(f"two or more predictions of one shape, got {[tuple(p.shape) for p in predictions]}")
+    first, *others = predictions
+    return torch.stack([first == other for other in others]).all(0)
+
+
+def shift_fidelity(accuracy: float, consistency: float) -> float:
+    """accuracy * consistency, both fractions; ValueError for numbers that are none."""
+    if not (0 <= accuracy <= 1 and 0 <= consistency <= 1):
+        raise ValueError(f"accuracy and consistency are fractions, got {accuracy} and {consistency}")
+    return accuracy * consistency

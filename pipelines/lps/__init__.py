@@ -1,0 +1,1 @@
+"""Learnable polyphase sampling (Rojas-Gomez et al., NeurIPS 2022)."""

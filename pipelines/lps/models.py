@@ -1,0 +1,174 @@
+"""The paper's networks: the shared ResNet with its slots filled, and what the authors' code has besides."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from stillpoint.core.backbones.deeplab import DeepLabV3Plus
+from stillpoint.core.backbones.resnet import FAMILY, BasicBlock, ResNet, resnet
+from stillpoint.core.backbones.stem import DenseMaxPool2d
+from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
+from stillpoint.core.layers.blur import BlurPool2d
+from stillpoint.core.layers.downsample import Downsample, DownsampleFactory
+from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d
+from stillpoint.core.layers.padding import PaddedConv2d
+from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
+
+#: (channels, stride, unfiltered) -> the sampling of one place
+Sampling = Callable[..., Downsample]
+
+
+class SampledConvolutionBlock(BasicBlock):
+    """A BasicBlock that samples after its second convolution: the scores are those of a signed map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(self._inner(0, self.bn1(self.conv1(x))))
+        y, grid = self._pooled(y)
+        return self._joined(self.bn2(y), x, grid)
+
+
+class BasicNet(nn.Module):
+    """Two convolutions and a sampling, twice, the mean over pixels, a linear layer: (B, 3, H, W) -> logits."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        num_classes: int = 10,
+        downsample: DownsampleFactory,
+        conv_padding: str = "circular",
+    ) -> None:
+        super().__init__()
+        widths, inputs = (32, 32, 64, 64), in_channels
+        for number, width in enumerate(widths, 1):
+            conv = PaddedConv2d(inputs, width, 3, padding=1, padding_mode=conv_padding)  # type: ignore[arg-type]
+            self.add_module(f"conv{number}", conv)
+            inputs = width
+        self.pool1, self.pool2 = downsample(widths[1], 2), downsample(widths[3], 2)
+        self.fc = nn.Linear(inputs, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool1(self.conv2(self.conv1(x).relu()).relu())
+        x = self.pool2(self.conv4(self.conv3(x).relu()).relu())
+        return self.fc(x.mean((2, 3)))
+
+
+def sampling(
+    kind: str,
+    *,
+    hidden: Callable[[int], int] | None = None,
+    filter: str = "binomial",
+    size: int = 1,
+    groups: int = 8,
+    padding: str = "circular",
+    select: str = "after_blur",
+    **options: Any,
+) -> Sampling:
+    """What fills the slot of a network of the paper's comparison.
+
+    Args:
+        kind: "lps", "aps" ("max_2_norm" of the authors), "decimation" (a filter, then every second pixel) or "average"
+            (means of 2 x 2).
+        hidden: channels -> width of the scorer; as many as the channels where not given.
+        filter, size, groups, padding, select: as in `LearnablePolyphaseDownsample2d`.
+        options: further ones of it, for "lps" only.
+
+    The sampling takes ``unfiltered=True`` for a place without a filter. ValueError for an unknown kind.
+    """
+    if kind not in ("lps", "aps", "decimation", "average"):
+        raise ValueError(f"sampling must be one of lps, aps, decimation, average, got {kind!r}")
+
+    def build(channels: int, stride: int = 2, *, unfiltered: bool = False) -> Downsample:
+        adaptive, taps = filter == "adaptive" and not unfiltered, 1 if unfiltered else size
+        if kind == "average":
+            return BlurPool2d(channels, stride, size=2, padding=padding)
+        if kind == "decimation" and adaptive:
+            return AdaptiveBlur2d(channels, stride, size=size, groups=groups, padding=padding)
+        if kind == "decimation":
+            return BlurPool2d(channels, stride, size=taps, padding=padding)
+        if kind == "aps":
+            return PolyphaseDownsample2d(channels, stride, size=taps, padding=padding, select=select)
+        return LearnablePolyphaseDownsample2d(
+            channels,
+            stride,
+            hidden=None if hidden is None else hidden(channels),
+            filter="adaptive" if adaptive else "binomial",
+            size=taps,
+            groups=groups,
+            padding=padding,
+            select=select,
+            **options,
+        )
+
+    return build
+
+
+def classifier(
+    arch: str,
+    fill: Sampling | None,
+    *,
+    imagenet: bool,
+    in_channels: int = 3,
+    num_classes: int = 10,
+    conv_padding: str = "circular",
+    max_pool_margin: str = "circular",
+    strided_stem: bool = False,
+    filtered_stem: bool = False,
+    sample_after_convolution: bool = False,
+) -> nn.Module:
+    """A classifier of the paper, (B, in_channels, H, W) -> logits.
+
+    Args:
+        arch: a name of `FAMILY`, or "basic".
+        fill: what samples; none: torchvision's strided network.
+        imagenet: the ImageNet stem, else CIFAR's.
+        max_pool_margin: of the stem's dense max-pool, circular also where convolutions pad with zeros.
+        strided_stem: the first convolution strides, as in torchvision, instead of a first sampling after it.
+        filtered_stem: also the first sampling of the stem has the filter.
+        sample_after_convolution: sample after a block's second convolution instead of before it.
+    """
+    if arch == "basic":
+        if fill is None:
+            raise ValueError("the basic network has no strided form")
+        made = {"in_channels": in_channels, "num_classes": num_classes, "conv_padding": conv_padding}
+        return BasicNet(downsample=fill, **made)
+    options: dict[str, Any] = {"conv_padding": conv_padding, "in_channels": in_channels, "num_classes": num_classes}
+    if imagenet and fill is not None:
+        options |= {"pool_only": strided_stem, "max_pool": DenseMaxPool2d(2, margin=max_pool_margin)}
+    if sample_after_convolution:
+        if FAMILY[arch]["block"] is not BasicBlock:
+            raise ValueError(f"sampling after a convolution is for BasicBlocks, not for those of {arch}")
+        options["block"] = SampledConvolutionBlock
+    net = resnet(arch, stem="imagenet" if imagenet else "cifar", downsample=fill, **options)
+    if imagenet and fill is not None and not strided_stem and not filtered_stem:
+        net.maxpool[0] = fill(net.conv1.out_channels, 2, unfiltered=True)
+    return net
+
+
+def segmenter(
+    net: ResNet,
+    *,
+    num_classes: int,
+    upsample: Callable[[int], nn.Module] | None,
+    rates: Sequence[int] = (6, 12, 18),
+    conv_padding: str = "circular",
+    last_rate_padding: str | None = None,
+) -> DeepLabV3Plus:
+    """A DeepLabV3+ over a classifier of the paper, whose batch norms move as slowly as the authors let them."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.01
+    return DeepLabV3Plus(
+        net,
+        num_classes,
+        upsample=upsample,
+        rates=rates,
+        conv_padding=conv_padding,
+        last_rate_padding=last_rate_padding,
+    )
+
+
+def scorer_parameters(net: nn.Module) -> list[nn.Parameter]:
+    """The parameters of all scorers, which the authors give no weight decay."""
+    return [p for name, p in net.named_parameters() if "scorer" in name.split(".")]

@@ -1,0 +1,1 @@
+"""Translation invariant polyphase sampling (Saha and Gokhale, WACV 2025)."""

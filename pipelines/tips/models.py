@@ -1,0 +1,108 @@
+"""The paper's networks: the shared ResNet with 3 to 5 halvings, and the pools that it is compared with."""
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stillpoint.core.backbones.resnet import FAMILY, BasicBlock, ResNet, resnet
+from stillpoint.core.layers.blur import BlurPool2d
+from stillpoint.core.layers.downsample import Downsample, DownsampleFactory, Grid
+from stillpoint.core.layers.padding import pad
+from stillpoint.core.layers.phases import Stride, polyphase_components
+from stillpoint.core.layers.translation_invariant import TranslationInvariantDownsample2d
+
+POOLS = ("tips", "max", "average", "blur", "channel_polyphase")
+
+
+class _OwnPool(Downsample):
+    """A pool of stride 2 that hands nothing on: a shortcut has one of its own."""
+
+    def __init__(self, channels: int | None = None, stride: Stride = 2) -> None:
+        super().__init__()
+        if stride not in (2, (2, 2)):
+            raise ValueError(f"{type(self).__name__} has stride 2 only, got {stride!r}")
+        self.channels, self.stride = channels, (2, 2)
+
+    def follower(self, channels: int) -> Downsample:
+        return type(self)(channels)
+
+
+class MaxPool2d(_OwnPool):
+    """The largest of 2 x 2 pixels; an odd row or column at the end is dropped."""
+
+    def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        return F.max_pool2d(x, 2)
+
+
+class AveragePool2d(_OwnPool):
+    """The mean of 2 x 2 pixels; an odd row or column at the end is dropped."""
+
+    def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        return F.avg_pool2d(x, 2)
+
+
+class ChannelPolyphase2d(_OwnPool):
+    """What the paper's code compares itself with as APS: the phase of largest norm of every channel of every image.
+
+    Not APS as published, which has one phase an image, shared with the shortcut. Odd sides are extended by reflection
+    at the top and the left.
+    """
+
+    def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        x = pad(x, [(x.shape[2] % 2, 0), (x.shape[3] % 2, 0)], padding="reflect")
+        phases = polyphase_components(x)  # (B, 4, C, h, w)
+        best = phases.detach().float().flatten(3).norm(dim=3).argmax(1)  # (B, C)
+        return phases.gather(1, best[:, None, :, None, None].expand(-1, 1, -1, *phases.shape[3:])).squeeze(1)
+
+
+def pool_factory(kind: str, *, size: int = 3, extension: str = "reflect") -> DownsampleFactory:
+    """What fills the slot, by a name of `POOLS`; `size` and `extension` are those of "tips". ValueError for another."""
+    factories: dict[str, DownsampleFactory] = {
+        "tips": partial(TranslationInvariantDownsample2d, size=size, extension=extension),
+        "max": MaxPool2d,
+        "average": AveragePool2d,
+        "blur": partial(BlurPool2d, size=3, padding="reflect"),
+        "channel_polyphase": ChannelPolyphase2d,
+    }
+    if kind not in factories:
+        raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {kind!r}")
+    return factories[kind]
+
+
+def classifier(
+    arch: str,
+    fill: DownsampleFactory,
+    *,
+    num_down: int,
+    in_channels: int = 3,
+    num_classes: int = 10,
+    conv_padding: str = "zeros",
+    zero_init_residual: bool = True,
+) -> ResNet:
+    """A ResNet that halves its map `num_down` times, (B, in_channels, H, W) -> logits.
+
+    A 3x3 convolution of stride 1 begins. Stages 2 to 4 halve in their first block; with 4 halvings stage 1 does too,
+    and with 5 a pool follows the stem.
+
+    Raises:
+        ValueError: a number of halvings that the network cannot have: 3 to 5, and 4 or 5 with Bottlenecks, whose first
+            block has a projection anyway.
+    """
+    block, least = FAMILY[arch]["block"], 3 if FAMILY[arch]["block"] is BasicBlock else 4
+    if not least <= num_down <= 5:
+        raise ValueError(f"{arch} halves its map {least} to 5 times, got {num_down}")
+    made = {"in_channels": in_channels, "num_classes": num_classes, "conv_padding": conv_padding}
+    net = resnet(arch, stem="cifar", downsample=fill, zero_init_residual=zero_init_residual, **made)
+    if num_down >= 4:
+        stage = net.get_submodule("layer1")
+        stage[0] = _halving(block, net.conv1.out_channels, fill, net)
+    if num_down == 5:
+        net.maxpool = fill(net.conv1.out_channels, 2)
+    net._initialise(zero_init_residual)
+    return net
+
+
+def _halving(block: type[nn.Module], width: int, fill: DownsampleFactory, net: ResNet) -> nn.Module:
+    convolution = partial(type(net.conv1), bias=False, padding_mode=net.conv1.padding_mode)
+    return block(width, width, stride=2, downsample=fill, conv=convolution)

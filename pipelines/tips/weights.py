@@ -1,0 +1,49 @@
+"""The names in the authors' checkpoints -> ours.
+
+There ``downsample`` is the layer of sampling of a main branch, and ``shortcut`` what torchvision calls ``downsample``.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.runs.foreign import translate, unwrapped
+
+
+def layer_name(name: str) -> str:
+    """The name of a tensor of a layer of sampling: theirs -> ours."""
+    return re.sub(r"(^|\.)conv2\.weight$", r"\1scale.weight", re.sub(r"(^|\.)conv1\.weight$", r"\1psi.weight", name))
+
+
+def network_name(name: str) -> str:
+    """The name of a tensor of a network: theirs -> ours."""
+    if match := re.fullmatch(r"downsample\.(conv\d\.weight)", name):
+        return f"maxpool.{layer_name(match[1])}"
+    if match := re.fullmatch(r"(layer\d\.\d+)\.downsample\.(conv\d\.weight)", name):
+        return f"{match[1]}.pool.{layer_name(match[2])}"
+    if match := re.fullmatch(r"(layer\d\.\d+)\.shortcut\.0\.(conv\d\.weight)", name):
+        return f"{match[1]}.downsample.pool.{layer_name(match[2])}"
+    if match := re.fullmatch(r"(layer\d\.\d+)\.shortcut\.([12])\.(\w+)", name):
+        return f"{match[1]}.downsample.{int(match[2]) - 1}.{match[3]}"
+    return name
+
+
+def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
+    """The authors' tensors under the names of `net`, for ``net.load_state_dict``.
+
+    Raises `UserError` for the checkpoint of another network.
+    """
+    given, wanted = unwrapped(state_dict), net.state_dict()
+    theirs = {network_name(name): name for name in given if not name.endswith(".filt")}
+    found = translate(
+        {name: tensor for name, tensor in given.items() if not name.endswith(".filt")},
+        {name: theirs.get(name, name) for name in wanted},
+    )
+    for name, tensor in found.items():
+        if tensor.shape != wanted[name].shape:
+            shapes = f"{tuple(tensor.shape)}, the network's {tuple(wanted[name].shape)}"
+            raise UserError(f"the checkpoint is of another network: {theirs[name]} has shape {shapes}")
+    return found
