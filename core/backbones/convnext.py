@@ -20,16 +20,16 @@ from stillpoint.core.layers.padding import PaddedConv2d
 from stillpoint.core.layers.resampling import ideal_upsample2d
 from stillpoint.core.layers.slots import ModuleFactory, gelu
 
-#: name -> depths and widths of its stages
-FAMILY: dict[str, dict[str, tuple[int, ...]]] = {
+#: name -> depths and widths of its stages, and its stem where that is not ConvNeXt's
+FAMILY: dict[str, dict[str, Any]] = {
     "convnext_tiny": {"depths": (3, 3, 9, 3), "widths": (96, 192, 384, 768)},
     "convnext_small": {"depths": (3, 3, 27, 3), "widths": (96, 192, 384, 768)},
     "convnext_base": {"depths": (3, 3, 27, 3), "widths": (128, 256, 512, 1024)},
     "convnext_large": {"depths": (3, 3, 27, 3), "widths": (192, 384, 768, 1536)},
     "convnext_xlarge": {"depths": (3, 3, 27, 3), "widths": (256, 512, 1024, 2048)},
-    # for images of 32 pixels: three stages, whose maps are all larger than the reach of a 7x7 kernel
-    "convnext_mini": {"depths": (2, 2, 2), "widths": (48, 96, 192)},
-    "convnext_nano": {"depths": (1, 1, 1), "widths": (24, 48, 96)},
+    # for images of 32 pixels: no map is smaller than the reach of a 7x7 kernel
+    "convnext_mini": {"depths": (2, 2, 2), "widths": (48, 96, 192), "stem_kernel": 3, "stem_stride": 1},
+    "convnext_nano": {"depths": (1, 1), "widths": (32, 64), "stem_kernel": 2, "stem_stride": 2},
 }
 
 
@@ -158,7 +158,8 @@ class ConvNeXt(Backbone):
             convolutions stride.
         activation, norm: factories called with channels; GELU and a norm of each pixel by default.
         padding_mode: of the 7x7 convolutions, and of those that keep a size before a Downsample.
-        stem_kernel, stem_stride: of the first convolution.
+        stem_kernel, stem_stride: of the first convolution. With a stride of 1 nothing takes an image's highest
+            frequency, which no shift by a fraction of a pixel keeps.
         stem_steps: 2 takes a stride of 4 as two Downsamples in a row, as APS does.
         stem_activation: factory of one between the stem's convolution and its Downsample, added with a trained gain of
             0 at first where `stem_residual`; None: there is none, as in ConvNeXt.
@@ -294,8 +295,9 @@ def convnext(name: str, **options: Any) -> ConvNeXt:
 
 def convnext_for(name: str, *, image_size: int, width: float = 1.0, **options: Any) -> ConvNeXt:
     """The network of `FAMILY` called `name` for square images of `image_size` pixels; `width` multiplies the channels.
-    Small images have a stem of 3x3 that does not stride."""
-    stem = {"stem_kernel": 3, "stem_stride": 1} if image_size <= SMALL else {}
+    Small images have a stem of 3x3 that does not stride, where the name does not say another."""
+    own = "stem_kernel" in FAMILY.get(name, {})
+    stem = {"stem_kernel": 3, "stem_stride": 1} if image_size <= SMALL and not own else {}
     widths = [scaled(n, width) for n in FAMILY.get(name, FAMILY["convnext_tiny"])["widths"]]
     return convnext(name, **{**stem, "widths": widths, **options})
 

@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 from stillpoint.core.config.network import NetworkConfig
 from stillpoint.core.config.schema import EvaluateConfig, RunConfig
 
-#: total stride of the networks beside their stem's
-LATER_STRIDES = {"convnext_mini": 4, "convnext_nano": 4}
+#: of the networks for small images: the stem's stride, and that of the rest
+SMALL_STRIDES = {"convnext_mini": (1, 4), "convnext_nano": (2, 2)}
 
 
 class Model(NetworkConfig):
@@ -19,8 +19,8 @@ class Model(NetworkConfig):
         "convnext_nano",
     ] = "convnext_tiny"  # fmt: skip
     conv_padding: Literal["zeros", "circular"] = Field("circular", description="of the 7x7 convolutions")
-    stem_kernel: int | None = Field(None, ge=1, description="of the first convolution; none: 4, or 3 for small images")
-    stem_stride: Literal[1, 2, 4] | None = Field(None, description="none: 4, or 1 for small images")
+    stem_kernel: int | None = Field(None, ge=1, description="of the first convolution; none: the network's own")
+    stem_stride: Literal[1, 2, 4] | None = Field(None, description="none: the network's own")
     stem_steps: Literal[1, 2] = Field(1, description="2: a stem's stride of 4 is taken by 2 twice in a row")
     stem_activation: Literal["none", "residual", "plain"] = Field(
         "none",
@@ -67,18 +67,13 @@ class Model(NetworkConfig):
         return self
 
     @property
-    def small(self) -> bool:
-        """Whether it is one of ours for images of 32 pixels."""
-        return self.arch in LATER_STRIDES
-
-    @property
     def first_stride(self) -> int:
         """The stem's stride."""
-        return self.stem_stride or (1 if self.small else 4)
+        return self.stem_stride or SMALL_STRIDES.get(self.arch, (4, 8))[0]
 
     @property
     def total_stride(self) -> int:
-        return self.first_stride * LATER_STRIDES.get(self.arch, 8)
+        return self.first_stride * SMALL_STRIDES.get(self.arch, (4, 8))[1]
 
 
 class Evaluate(EvaluateConfig):

@@ -49,13 +49,14 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
         )
         options["stem_residual"] = model.stem_activation == "residual"
     widths = [model.scaled(n) for n in FAMILY[model.arch]["widths"]]
+    if model.stem_kernel is not None:
+        options["stem_kernel"] = model.stem_kernel
     return convnext(
         model.arch,
         in_channels=in_channels,
         num_classes=num_classes,
         widths=widths,
         padding_mode=model.conv_padding,
-        stem_kernel=model.stem_kernel or (3 if model.small else 4),
         stem_stride=model.first_stride,
         stem_steps=model.stem_steps if model.first_stride == 4 else 1,
         layer_scale=model.layer_scale,
