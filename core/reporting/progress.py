@@ -1,5 +1,6 @@
 """What a workflow is doing and how long it has left, read from the files that its runs write."""
 
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -135,7 +136,12 @@ def follow(
         except KeyboardInterrupt:
             console.print("stopping: the same command goes on from the last epoch")
             # the terminal has sent the signal to snakemake as well; a second Ctrl-C ends the wait
-            process.wait()
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                # it was sent to this process alone, as `kill` does
+                process.send_signal(signal.SIGINT)
+                process.wait()
             raise
         finally:
             if process.poll() is None:
@@ -143,3 +149,5 @@ def follow(
 
 
 _BUSY = ("training", "to measure")
+#: seconds that snakemake has to end by itself after Ctrl-C: a training writes its state first
+PATIENCE = 8.0

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from stillpoint.core.reporting import progress
 from stillpoint.core.reporting.progress import EVALUATION, START, clock, follow, remaining, status
 from stillpoint.core.runs.layout import Run
 
@@ -48,3 +49,27 @@ def test_follow_returns_the_exit_code_and_keeps_the_output(run: Run, code: int) 
     assert follow(command, [run], 4, folder, Console(file=text), interval=0.01) == code
     assert (folder / "logs" / "workflow.txt").read_text() == "said\n"
     assert "0 of 1 runs measured" in text.getvalue()
+
+
+def test_an_interrupt_that_reached_this_process_alone_is_passed_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "PATIENCE", 0.2)
+    told = tmp_path / "told"
+    # a snakemake that the signal of `kill -INT` has not reached
+    waits = (
+        "import pathlib, time\n"
+        "try:\n"
+        "    pathlib.Path('begun').touch(); time.sleep(60)\n"
+        f"except KeyboardInterrupt:\n    pathlib.Path({str(told)!r}).touch()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+
+    def interrupted(seconds: float) -> None:
+        if Path("begun").is_file():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress.time, "sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        follow([sys.executable, "-c", waits], [run], 2, tmp_path, Console(file=io.StringIO()))
+    assert told.is_file()
