@@ -110,7 +110,8 @@ def train(
                 found = loaders(where, *together.place)
             begun, digest = state, found.digest
             state = together.agree(lambda: on_these_images(run, begun, digest, progress, **asked))
-        if found is not None and (state is None or state["epoch"] < ended):
+        if state is None or state["epoch"] < ended:
+            assert found is not None
             training = _Training(config, run, together, where, build, found, progress, hooks, state, code)
             together.agree(lambda: write_config(config, run))
             with StopRequest() as stop, told_of_readers():
