@@ -3,7 +3,8 @@
 A digest covers
 
   modules    of this repository that some files import, directly or not, without what decides no number: comments,
-             docstrings, error texts, help, and the fields of settings classes, which act through the configuration
+             docstrings, error texts, help, and the fields of settings classes, which act through the configuration;
+             also those that a table names as ``module:name``, where a file looks names up in it (`LOOKUP`)
   C++        of the kernels, where a module that compiles them is among those, without comments
   libraries  that those modules import, by their versions
 """
@@ -26,6 +27,8 @@ PACKAGE = "stillpoint"
 CARRIERS = frozenset({"dvc", "pydantic", "rich", "safetensors", "snakemake", "yacs", "yaml"})
 #: Distributions that are called otherwise than what they are imported as.
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "pywt": "PyWavelets"}
+#: What imports by a name: the tables ``{"name": "module:name"}`` that a file imports beside it are its imports too.
+LOOKUP = "stillpoint.core.base.lookup.find"
 #: Folders of C++ that a package beside them compiles.
 COMPILED = "csrc"
 #: Calls whose text is for people alone, where nothing is done with what they return.
@@ -96,9 +99,21 @@ def _version(name: str) -> str | None:
 def imports_of(path: Path, *, top: bool = False) -> frozenset[str]:
     """Dotted names that a file imports from this repository; ``from a import b`` gives a and a.b.
 
-    Wherever in the file, or only outside functions, classes and conditions with `top`.
+    Wherever in the file, or only outside functions, classes and conditions with `top`. What a table names is imported
+    where a function looks it up, never at the top.
     """
-    return _module(path).imports_at_top if top else _module(path).imports
+    module = _module(path)
+    if top:
+        return module.imports_at_top
+    looked_up = module.imports if LOOKUP in module.imports else frozenset[str]()
+    return module.imports.union(*(_named(name) for name in looked_up))
+
+
+def _named(table: str) -> frozenset[str]:
+    """The modules that a table of this dotted name names; none where it is no table."""
+    holder, _, name = table.rpartition(".")
+    found = [file for file in module_files(holder) if _is(file, holder)]
+    return _module(ROOT / found[0]).tables.get(name, frozenset()) if found else frozenset()
 
 
 @cache
@@ -122,6 +137,7 @@ class _Module(NamedTuple):
     imports: frozenset[str]
     imports_at_top: frozenset[str]  # those outside functions, classes and conditions
     libraries: frozenset[str]
+    tables: dict[str, frozenset[str]]  # what is assigned at the top and names modules as ``module:name``
 
 
 @cache
@@ -136,7 +152,49 @@ def _read(text: str) -> _Module:
     own = frozenset(name for name in names if name.split(".")[0] == PACKAGE)
     own_at_top = frozenset(name for name in at_top if name.split(".")[0] == PACKAGE)
     others = frozenset(name.split(".")[0] for name in names - own)
-    return _Module(program(tree), own, own_at_top, others)
+    tables = _tables(tree)
+    return _Module(program(tree), own, own_at_top, others, tables)
+
+
+_PLACE = re.compile(rf"({PACKAGE}(?:\.\w+)+):\w+")
+
+
+def _tables(tree: ast.Module) -> dict[str, frozenset[str]]:
+    """Name at the top of a module -> the modules that the texts in its value name, those put together included."""
+    texts: dict[str, str] = {}
+    tables: dict[str, frozenset[str]] = {}
+    for target, value in _assigned(tree):
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            texts[target] = value.value
+        written = [_text(node, texts) for node in ast.walk(value)]
+        if modules := {match[1] for text in written if (match := _PLACE.fullmatch(text))}:
+            tables[target] = frozenset(modules)
+    return tables
+
+
+def _assigned(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+    """Names at the top of a module with their values; of ``a, b = 1, 2`` each has its own."""
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            yield node.target.id, node.value
+        if not isinstance(node, ast.Assign):
+            continue
+        for target in node.targets:
+            pairs = [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = list(zip(target.elts, node.value.elts, strict=True))
+            yield from ((name.id, value) for name, value in pairs if isinstance(name, ast.Name))
+
+
+def _text(node: ast.AST, texts: dict[str, str]) -> str:
+    """A text, also one that an f-string puts together of `texts`; empty where it is neither."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if not isinstance(node, ast.JoinedStr):
+        return ""
+    parts = [part.value if isinstance(part, ast.FormattedValue) else part for part in node.values]
+    known = [texts.get(part.id, "") if isinstance(part, ast.Name) else _text(part, texts) for part in parts]
+    return "".join(known) if all(known) else ""
 
 
 def _imports(nodes: Iterable[ast.AST]) -> frozenset[str]:

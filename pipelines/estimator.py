@@ -76,7 +76,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             raise UserError(f"{len(classes)} different labels: {config.data.name} has {form.num_classes} classes")
         self.config_ = config
         images = self._images(X)
-        statistics = {"mean": config.data.mean or form.mean, "std": config.data.std or form.std}
+        statistics: dict[str, Any] = {"mean": config.data.mean or form.mean, "std": config.data.std or form.std}
         digest = content_digest(images.numpy(), numbers)
         held = ImageSet(
             images, torch.from_numpy(numbers), tuple(map(str, classes)), title="images", digest=digest, **statistics

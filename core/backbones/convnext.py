@@ -267,7 +267,7 @@ class ConvNeXt(Backbone):
                 for stage in stages
                 for name in (
                     f"downsample_layers.{stage}",
-                    *(f"stages.{stage}.{block}" for block in range(len(self.stages[stage]))),
+                    *(f"stages.{stage}.{block}" for block, _ in enumerate(self.stages[stage].children())),
                 )
             ),
         )

@@ -142,9 +142,8 @@ class DeepLabV3Plus(nn.Module):
 
 
 def _convolution(inputs: int, outputs: int, size: int, *, padding: str = "zeros", dilation: int = 1) -> nn.Sequential:
-    conv = PaddedConv2d(
-        inputs, outputs, size, padding=size // 2 * dilation, dilation=dilation, bias=False, padding_mode=padding
-    )  # type: ignore[arg-type]
+    options: dict[str, Any] = {"padding": size // 2 * dilation, "dilation": dilation, "padding_mode": padding}
+    conv = PaddedConv2d(inputs, outputs, size, bias=False, **options)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 

@@ -19,7 +19,7 @@ from stillpoint.core.layers.pointwise import PointwiseConv2d
 from stillpoint.core.layers.slots import ModuleFactory, batch_norm, relu
 
 #: (in_channels, out_channels, kernel_size, *, stride, padding) -> module; also groups and dilation where they are not 1
-ConvFactory = Callable[..., nn.Module]
+ConvFactory = Callable[..., nn.Conv2d]
 
 _CONV: ConvFactory = partial(nn.Conv2d, bias=False)
 

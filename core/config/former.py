@@ -36,14 +36,16 @@ def modern(settings: dict[str, Any]) -> dict[str, Any]:
     """A stored configuration, in full, as it would be stored now; what is none, a recipe for example, as it is."""
     model = settings.get("MODEL")
     stored = "PIPELINE" in settings and "TRAIN" in settings
-    if not stored or not isinstance(model, dict) or "FILTER_PADDING" in model or model.keys() <= {"NAME"}:
+    # a section that says how it subsamples, and not as today's do; a paper's own section may have no such slot
+    if not stored or not isinstance(model, dict) or "DOWNSAMPLE" not in model or "FILTER_PADDING" in model:
         return settings
-    new: dict[str, Any] = {_RENAMED.get(key, key): value for key, value in model.items()}
+    section: dict[str, Any] = model
+    new = {_RENAMED.get(key, key): value for key, value in section.items()}
     if "BLUR_PADDING" in model:
         base = 16 if model["ARCH"] in ("resnet20", "resnet56") else 64
         new["WIDTH"] = (model["WIDTH"] or base) / base
     new = _SINCE | new
-    kind = new.get("DOWNSAMPLE", "none")
+    kind = new["DOWNSAMPLE"]
     if kind in SPELLINGS["DOWNSAMPLE"]:
         new["DOWNSAMPLE"] = kind = SPELLINGS["DOWNSAMPLE"][kind]
     foreign = {*_FILTER, "CRITERION", "SELECT", "GROUPS", "NORMALISE"} - {*_OF.get(kind, ())}

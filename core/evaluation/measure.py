@@ -159,7 +159,7 @@ class Measured(dict[str, float | Tensor]):
     @property
     def one_class(self) -> bool:
         """Whether the network gave all images one class, which makes any consistency 1 and worth nothing."""
-        return self.get("classes_given") == 1 and self.get("images", 0) > 1  # type: ignore[operator]
+        return bool(self.get("classes_given") == 1 and self.get("images", 0) > 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from stillpoint.core.data.sets import FolderSet, ImageSet, sample
 
 Result = dict[str, float | Tensor]
 #: what the metrics of an evaluation are told: each process that evaluates sees all images
-ALONE = {"sync_on_compute": False}
+ALONE: dict[str, Any] = {"sync_on_compute": False}
 
 
 class View:

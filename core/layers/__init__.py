@@ -53,12 +53,8 @@ from stillpoint.core.layers.phases import (
 )
 from stillpoint.core.layers.pointwise import PointwiseConv2d
 from stillpoint.core.layers.polynomial import PolynomialActivation2d, polynomial2d
-from stillpoint.core.layers.polyphase import (
-    PolyphaseDownsample2d,
-    PolyphaseUpsample2d,
-    polyphase_downsample2d,
-    polyphase_upsample2d,
-)
+from stillpoint.core.layers.polyphase import PolyphaseDownsample2d, polyphase_downsample2d
+from stillpoint.core.layers.polyphase_upsample import PolyphaseUpsample2d, polyphase_upsample2d
 from stillpoint.core.layers.resampling import band_limit2d, ideal_upsample2d
 from stillpoint.core.layers.scattering import Scattering2d, scattering2d
 from stillpoint.core.layers.sparse_coding import SparseCoding1d, SparseCoding2d, sparse_coding1d, sparse_coding2d

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from stillpoint.core.base.randomness import open_uniform, seed_for
 
-# torch.fx, which cannot follow how it counts, takes this as one step
+# torch.fx, which cannot follow how they count and check, takes each of these as one step
 torch.fx.wrap("open_uniform")
+torch.fx.wrap("phase_weights")
 
 
 def phase_weights(scores: Tensor, *, tau: Tensor | float, noise: Tensor | None = None) -> Tensor:
@@ -45,6 +46,11 @@ class Tempered:
         """
         if self.tau is not None:
             self.noise_key = torch.tensor(seed_for("gumbel", *key), device=self.tau.device)
+
+    def _weights(self, scores: Tensor, noise: Tensor | None = None) -> Tensor:
+        """`phase_weights` at this layer's temperature."""
+        assert self.tau is not None, "a layer without a temperature weighs nothing"
+        return phase_weights(scores, tau=self.tau, noise=noise)
 
     def _noise(self, scores: Tensor) -> Tensor:
         if self.noise_key is None:

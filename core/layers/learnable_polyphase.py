@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
-from stillpoint.core.layers.gumbel import Tempered, phase_weights
+from stillpoint.core.layers.gumbel import Tempered
 from stillpoint.core.layers.padding import check_padding
 from stillpoint.core.layers.phase_convolution import wide
 from stillpoint.core.layers.phase_scorers import phase_scorer
@@ -22,7 +22,7 @@ from stillpoint.core.layers.polyphase import SELECTIONS
 from stillpoint.core.layers.precision import without_autocast
 
 # torch.fx, which cannot follow their checks, takes each of these as one step
-for _name in ("extend", "phase_weights", "place_phase", "spread_phases", "wide"):
+for _name in ("extend", "place_phase", "spread_phases", "wide"):
     torch.fx.wrap(_name)
 
 FILTERS = ("binomial", "adaptive")
@@ -49,14 +49,13 @@ class _Sampler(Tempered, nn.Module):
         self.channels, self.stride = channels, stride_pair(stride)
         if filter not in FILTERS:
             raise ValueError(f"filter must be one of {', '.join(FILTERS)}, got {filter!r}")
-        if filter == "adaptive" and channels is None:
-            raise ValueError("an adaptive filter needs the number of channels")
         made: dict[str, Any] = {"size": size, "padding": padding, "device": device, "dtype": dtype}
-        self.filter: nn.Module = (
-            BlurPool2d(channels, 1, **made)
-            if filter == "binomial"
-            else AdaptiveBlur2d(channels, 1, groups=groups, **made)
-        )
+        if filter == "binomial":
+            self.filter: nn.Module = BlurPool2d(channels, 1, **made)
+        elif channels is None:
+            raise ValueError("an adaptive filter needs the number of channels")
+        else:
+            self.filter = AdaptiveBlur2d(channels, 1, groups=groups, **made)
 
 
 class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
@@ -157,7 +156,7 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
         """(B, s * t) of the scorer, in float32 or better; ValueError for a layer that has none."""
         if self.scorer is None:
             raise ValueError("a layer without a scorer compares nothing")
-        with without_autocast(self.tau.device):
+        with without_autocast(x.device):
             return self.scorer(wide(extend(self._judged(x), self.stride, padding=self.extension)), self.stride)
 
     def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
@@ -177,12 +176,12 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
         x = extend(x, self.stride, padding=self.extension)
         sampling = self.sampling if self.training else self.test_sampling
         if sampling == "argmax":
-            with torch.no_grad(), without_autocast(self.tau.device):
+            with torch.no_grad(), without_autocast(x.device):
                 return self.scorer(wide(x), self.stride).argmax(1)
         scores = wide(self.scorer(x, self.stride))
         if sampling == "gumbel" and noise is None:
             noise = self._noise(scores)
-        return SoftGrid(phase_weights(scores, tau=self.tau, noise=noise if sampling == "gumbel" else None), scores)
+        return SoftGrid(self._weights(scores, noise if sampling == "gumbel" else None), scores)
 
     def _at(self, x: Tensor, grid: Grid | None) -> Tensor:
         # a fixed grid never reaches what is appended
@@ -236,11 +235,9 @@ class LearnablePolyphaseUpsample2d(_Sampler):
         if isinstance(grid, SoftGrid):
             weights = grid.weights
             if self.training and self.redraw:
-                weights = phase_weights(
-                    grid.scores, tau=self.tau, noise=self._noise(grid.scores) if noise is None else noise
-                )
+                weights = self._weights(grid.scores, self._noise(grid.scores) if noise is None else noise)
             elif not self.training and self.soften_twice:
-                weights = phase_weights(weights, tau=self.tau)
+                weights = self._weights(weights)
             placed = spread_phases(y, weights, stride=self.stride)
         else:
             placed = place_phase(y, grid, stride=self.stride)

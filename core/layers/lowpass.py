@@ -1,5 +1,7 @@
 """Ideal low-pass filter: no frequency above what the next grid can hold survives."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -84,7 +86,7 @@ class IdealLowPass2d(Downsample):
         self.factor = max(2, *self.stride) if factor is None else factor
 
     def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
-        options = {"factor": self.factor, "rule": self.rule, "keep_norm": self.keep_norm}
+        options: dict[str, Any] = {"factor": self.factor, "rule": self.rule, "keep_norm": self.keep_norm}
         if grid is None:
             return ideal_lowpass2d(x, stride=self.stride, **options)
         return sample_at(ideal_lowpass2d(x, **options), grid, stride=self.stride)

@@ -92,6 +92,9 @@ class PolynomialActivation2d(nn.Module):
     The coefficients (C, 3) begin as a fit of GELU. They have two axes, and are decayed where weights are.
     """
 
+    in_scale: Tensor
+    out_scale: Tensor
+
     def __init__(
         self,
         channels: int | None = None,

@@ -1,5 +1,4 @@
-"""Adaptive polyphase sampling: each image is sampled on the grid that holds most of it (Chaman and Dokmanic, CVPR 2021;
-with the upsampling of their "Truly shift-equivariant convolutional neural networks with adaptive polyphase upsampling",
+"""Adaptive polyphase sampling: each image is sampled on the grid that holds most of it (Chaman and Dokmanic, CVPR
 2021).
 """
 
@@ -17,31 +16,26 @@ from stillpoint.core.layers.phases import (
     CRITERIA,
     Stride,
     check_criterion,
-    check_phase,
     choose_phase,
-    extend,
-    place_phase,
     polyphase_components,
     stride_pair,
     take_phase,
 )
+from stillpoint.core.layers.polyphase_upsample import PolyphaseUpsample2d
 
 __all__ = [
     "CRITERIA",
     "SELECTIONS",
     "PolyphaseDownsample2d",
-    "PolyphaseUpsample2d",
     "choose_phase",
     "polyphase_components",
     "polyphase_downsample2d",
-    "polyphase_upsample2d",
 ]
 
 SELECTIONS = ("before_blur", "after_blur")
 
-# torch.fx, which cannot follow their checks, takes each of these as one step
+# torch.fx, which cannot follow its checks, takes this as one step
 torch.fx.wrap("_downsample")
-torch.fx.wrap("_upsample")
 
 
 def polyphase_downsample2d(
@@ -87,38 +81,6 @@ def polyphase_downsample2d(
     kernel = binomial_kernel(size, 2, device=x.device, dtype=torch.float32)
     y, phase = _downsample(x, kernel, stride, padding, criterion, _check_select(select), phase)
     return (y, phase) if return_phase else y
-
-
-def polyphase_upsample2d(
-    y: Tensor,
-    phase: Tensor,
-    *,
-    stride: Stride = 2,
-    size: int = 1,
-    padding: str = "circular",
-    extend_input: bool = False,
-) -> Tensor:
-    """Put each image back on the grid it was sampled from, zeros elsewhere, then blur (no gain: the filter sums to
-    one).
-
-    Args:
-        y: (B, C, h, w).
-        phase: (B,) int64 from `polyphase_downsample2d` with the same stride.
-        stride, size, padding: as in `polyphase_downsample2d`; at stride 1 the map is returned as it is, without a blur.
-        extend_input: first extend y circularly to multiples of the stride, which makes the result larger than s * h.
-            Only the authors' own code at odd sizes needs it.
-
-    Returns:
-        (B, C, s * h, s * w).
-
-    Raises:
-        ValueError: an unknown size or padding, a bad stride or shape.
-
-    Law: with circular padding, upsampling of the downsampling commutes with every circular shift, where the
-    downsampling obeys its law. With size 1 it is the adjoint of sampling at `phase`.
-    """
-    kernel = binomial_kernel(size, 2, device=y.device, dtype=torch.float32)
-    return _upsample(y, kernel, phase, stride, padding, extend_input)
 
 
 class PolyphaseDownsample2d(ConstantBuffers, Downsample):
@@ -194,35 +156,6 @@ class PolyphaseDownsample2d(ConstantBuffers, Downsample):
         )
 
 
-class PolyphaseUpsample2d(ConstantBuffers):
-    """`polyphase_upsample2d` as a Module: ``forward(y, grid)`` of the grid that the way down sampled, a phase (B,)."""
-
-    kernel: Tensor
-
-    def __init__(
-        self,
-        channels: int | None = None,
-        stride: Stride = 2,
-        *,
-        size: int = 1,
-        padding: str = "circular",
-        extend_input: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.channels, self.size, self.extend_input = channels, size, extend_input
-        self.stride, self.padding = stride_pair(stride), check_padding(padding)
-        kernel = binomial_kernel(size, 2, device="cpu", dtype=torch.float64)
-        self.register_constant("kernel", kernel, device=device, dtype=dtype)
-
-    def forward(self, y: Tensor, grid: Tensor) -> Tensor:
-        return _upsample(y, self.kernel, grid, self.stride, self.padding, self.extend_input)
-
-    def extra_repr(self) -> str:
-        return f"{self.channels}, stride={self.stride}, size={self.size}, padding={self.padding!r}"
-
-
 def _downsample(
     x: Tensor, kernel: Tensor, stride: Stride, padding: str, criterion: str, select: str, phase: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -239,16 +172,6 @@ def _downsample(
     if phase is None:
         phase = choose_phase(x, stride=strides, criterion=criterion)
     return blur_with(x, kernel, stride=strides, padding=padding, phase=phase), phase
-
-
-def _upsample(y: Tensor, kernel: Tensor, phase: Tensor, stride: Stride, padding: str, extend_input: bool) -> Tensor:
-    check_phase(y, phase)
-    check_padding(padding)
-    if stride_pair(stride) == (1, 1):
-        return y
-    if extend_input:
-        y = extend(y, stride)
-    return blur_with(place_phase(y, phase, stride=stride), kernel, padding=padding)
 
 
 def _check_select(select: str) -> str:

@@ -72,8 +72,8 @@ def wavelet_packets2d(
     stride 2**J (circular) the transform is a tight frame: the squares of all coefficients sum to 8 times those of x.
     """
     chosen = None if maps is None else tuple(maps)
-    build = {"part": part, "analytic": analytic, "padding": padding, "device": x.device, "dtype": x.dtype}
-    return _ready(depth, stride, maps=chosen, **build)(x).flatten(1, 3)
+    build: dict[str, Any] = {"part": part, "analytic": analytic, "padding": padding}
+    return _ready(depth, stride, maps=chosen, device=x.device, dtype=x.dtype, **build)(x).flatten(1, 3)
 
 
 class WaveletPackets2d(ConstantBuffers):

@@ -61,7 +61,7 @@ class Exact(Metric):
 
     def over_processes(self, work: Callable[[], T]) -> T:
         """`work` on the states of all processes together, which must all call this."""
-        options = {"should_sync": self._to_sync, "should_unsync": self._should_unsync}
+        options: dict[str, Any] = {"should_sync": self._to_sync, "should_unsync": self._should_unsync}
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, **options):
             return work()
 

@@ -21,7 +21,7 @@ class Accuracy(Tally):
         super().__init__(top_k, **kwargs)
         self.top_k, self.output = top_k, output
 
-    def update(self, first: Any, second: Any, labels: Any = None) -> None:
+    def update(self, first: Any, second: Any, labels: Any = None) -> None:  # type: ignore[override]
         if is_network(first):
             predict, images, _ = prepared(first, second, output=self.output)
             logits, labels = predict(images), needed(labels)
@@ -41,7 +41,7 @@ class WorstShiftAccuracy(Tally):
         super().__init__(**kwargs)
         self.batch_size, self.output = batch_size, output
 
-    def update(self, first: Any, second: Any, labels: Any = None) -> None:
+    def update(self, first: Any, second: Any, labels: Any = None) -> None:  # type: ignore[override]
         if is_network(first):
             predict, images, _ = prepared(first, second, output=self.output)
             classes = as_tensor(needed(labels)).to(images.device)

@@ -80,8 +80,9 @@ class MapConsistency(Exact):
         self.classes, self.ignore, self.output = classes, ignore, output
         for name in ("same", "pixels"):
             self.whole(name, torch.zeros(repeats))
-        for name in ("still", "moved", "between") if classes else ():
-            self.whole(name, torch.zeros(classes, classes))
+        if classes:
+            for name in ("still", "moved", "between"):
+                self.whole(name, torch.zeros(classes, classes))
 
     def update(self, first: Any, second: Any, labels: Any = None, indices: Any = None) -> None:
         if not is_network(first):

@@ -74,7 +74,7 @@ class ShiftConsistency(Tally):
         super().__init__(*pairs.settings(), **kwargs)
         self.pairs, self.output = pairs, output
 
-    def update(self, first: Any, second: Any, indices: Any = None) -> None:
+    def update(self, first: Any, second: Any, indices: Any = None) -> None:  # type: ignore[override]
         if not is_network(first):
             self.count(agreement(as_tensor(first), as_tensor(second)))
             return
@@ -107,7 +107,7 @@ class FromUnshifted(Values):
         """Logits (B, K) and (B, K) -> (B,)."""
         raise NotImplementedError
 
-    def update(self, first: Any, second: Any, indices: Any = None) -> None:
+    def update(self, first: Any, second: Any, indices: Any = None) -> None:  # type: ignore[override]
         if is_network(first):
             predict, images, numbers = prepared(first, second, self.drawn, indices, self.output)
             reference = predict(images)

@@ -102,12 +102,16 @@ def train(
         stack.enter_context(crash_in_log(run))
         ended = config.train.epochs if until is None else min(until, config.train.epochs)
         # a finished run needs no images, unless a workflow asks whether they are still the same
+        found: Loaders | None = None
         if state is None or state["epoch"] < ended or workflow:
-            found = _loaders(config, data_root, where, together, workers) if loaders is None else None
-            found = found or loaders(where, *together.place)  # type: ignore[misc]
-            begun = state
-            state = together.agree(lambda: on_these_images(run, begun, found.digest, progress, **asked))
+            if loaders is None:
+                found = _loaders(config, data_root, where, together, workers)
+            else:
+                found = loaders(where, *together.place)
+            begun, digest = state, found.digest
+            state = together.agree(lambda: on_these_images(run, begun, digest, progress, **asked))
         if state is None or state["epoch"] < ended:
+            assert found is not None
             training = _Training(config, run, together, where, build, found, progress, hooks, state, code)
             together.agree(lambda: write_config(config, run))
             with StopRequest() as stop, told_of_readers():

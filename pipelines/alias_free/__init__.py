@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from stillpoint.pipelines.paper import Paper
 
 if TYPE_CHECKING:
-    from stillpoint.pipelines.paper import ModelEntry
     from torch import Tensor, nn
 
     from stillpoint.core.config.schema import EvaluateConfig, RunConfig
     from stillpoint.core.evaluation.registry import Evaluation
+    from stillpoint.pipelines.paper import ModelEntry
     from stillpoint.pipelines.results import Shown
 
 

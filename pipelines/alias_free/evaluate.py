@@ -5,6 +5,7 @@ shifts that they draw anew for a batch are not: our grids are whole.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from torch import Tensor
 
@@ -14,7 +15,6 @@ from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result,
 from stillpoint.core.evaluation.view import ALONE
 from stillpoint.core.metrics.accuracy_metrics import WorstShiftAccuracy
 from stillpoint.pipelines.alias_free import grids
-from stillpoint.pipelines.alias_free.config import Evaluate
 
 #: images (n, C, H, W) and their places in the batch -> what they look like after one shift
 Move = Callable[[Tensor, Tensor], Tensor]
@@ -64,7 +64,11 @@ class ShiftGrid(Grid):
         self.shifts = list(shifts)
 
     def moves(self, view: View) -> Iterable[Move]:
-        return [lambda images, rows, shift=shift: grids.shifted(images, shift) for shift in self.shifts]
+        return [partial(self._shifted, shift) for shift in self.shifts]
+
+    @staticmethod
+    def _shifted(shift: grids.Shift, images: Tensor, rows: Tensor) -> Tensor:
+        return grids.shifted(images, shift)
 
 
 class CropGrid(Grid):
@@ -80,7 +84,11 @@ class CropGrid(Grid):
         # theirs count 1..2m from the corner of a crop of 2m more pixels: the first window is missing
         steps = range(-self.shift + self.authors, self.shift + 1)
         offsets = [(top + a, left + b) for a in steps for b in steps if (a, b) != (0, 0)]
-        return [lambda images, rows, at=at: crop_window(wide[rows], at, tuple(size)) for at in offsets]
+        return [partial(self._window, wide, at, (size[0], size[1])) for at in offsets]
+
+    @staticmethod
+    def _window(wide: Tensor, at: tuple[int, int], size: tuple[int, int], images: Tensor, rows: Tensor) -> Tensor:
+        return crop_window(wide[rows], at, size)
 
     def _wide(self, view: View) -> Tensor:
         if view.wide is None:
@@ -98,12 +106,13 @@ class TranslationGrid(Grid):
         self.rule = "authors" if authors else "exact"
 
     def moves(self, view: View) -> Iterable[Move]:
-        return [
-            lambda images, rows, by=by: grids.translate_bilinear(images, by, rule=self.rule) for by in self.translations
-        ]
+        return [partial(self._translated, by) for by in self.translations]
+
+    def _translated(self, by: grids.Shift, images: Tensor, rows: Tensor) -> Tensor:
+        return grids.translate_bilinear(images, by, rule=self.rule)
 
 
-def evaluations(config: RunConfig) -> Mapping[str, Callable[[Evaluate, int], Evaluation]]:
+def evaluations(config: RunConfig) -> Mapping[str, Callable[..., Evaluation]]:
     """Core's, and the grids; none draws anything, so no seed matters."""
     authors = config.evaluate.protocol == "authors"
     return {

@@ -1,8 +1,7 @@
 """What is shown: the paper's four columns beside core's."""
 
-from stillpoint.core.reporting.columns import Column, arranged
-
 from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.reporting.columns import Column, arranged
 from stillpoint.pipelines.results import Shown
 
 GRIDS = (

@@ -31,6 +31,11 @@ class SampledConvolutionBlock(BasicBlock):
 class BasicNet(nn.Module):
     """Two convolutions and a sampling, twice, the mean over pixels, a linear layer: (B, 3, H, W) -> logits."""
 
+    conv1: nn.Module
+    conv2: nn.Module
+    conv3: nn.Module
+    conv4: nn.Module
+
     def __init__(
         self,
         *,
@@ -131,7 +136,7 @@ def classifier(
     if arch == "basic":
         if fill is None:
             raise ValueError("the basic network has no strided form")
-        made = {"in_channels": in_channels, "num_classes": num_classes, "conv_padding": conv_padding}
+        made: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "conv_padding": conv_padding}
         return BasicNet(downsample=fill, **made)
     options: dict[str, Any] = {"conv_padding": conv_padding, "in_channels": in_channels, "num_classes": num_classes}
     if imagenet and fill is not None:
@@ -142,6 +147,7 @@ def classifier(
         options["block"] = SampledConvolutionBlock
     net = resnet(arch, stem="imagenet" if imagenet else "cifar", downsample=fill, **options)
     if imagenet and fill is not None and not strided_stem and not filtered_stem:
+        assert isinstance(net.maxpool, nn.Sequential)
         net.maxpool[0] = fill(net.conv1.out_channels, 2, unfiltered=True)
     return net
 

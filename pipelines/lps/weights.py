@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stillpoint.core.backbones.deeplab import DeepLabV3Plus
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.blur import BlurPool2d
-from stillpoint.core.runs.foreign import translate, unwrapped
+from stillpoint.core.runs.foreign import fitted, tensors_of, translate
 
 #: within a layer of sampling, theirs -> ours
 _LAYER = (
@@ -82,9 +82,12 @@ def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Ten
     Raises `UserError` for the checkpoint of another network: tensors too many or too few, of another shape, or filters
     that are not those of `net` at their places.
     """
-    given = unwrapped(state_dict)
     rename = segmenter_name if isinstance(net, DeepLabV3Plus) else network_name
-    return renamed(given, {name: rename(name, given) for name in given}, net)
+    return fitted(
+        tensors_of(state_dict)[0],
+        net.state_dict().keys(),
+        lambda given: renamed(given, {name: rename(name, given) for name in given}, net),
+    )
 
 
 def renamed(given: Mapping[str, Tensor], ours: Mapping[str, str], net: nn.Module) -> dict[str, Tensor]:

@@ -96,13 +96,14 @@ def classifier(
     net = resnet(arch, stem="cifar", downsample=fill, zero_init_residual=zero_init_residual, **made)
     if num_down >= 4:
         stage = net.get_submodule("layer1")
-        stage[0] = _halving(block, net.conv1.out_channels, fill, net)
+        assert isinstance(stage, nn.Sequential)
+        stage[0] = _halving(block, net.conv1, fill)
     if num_down == 5:
         net.maxpool = fill(net.conv1.out_channels, 2)
     net._initialise(zero_init_residual)
     return net
 
 
-def _halving(block: type[nn.Module], width: int, fill: DownsampleFactory, net: ResNet) -> nn.Module:
-    convolution = partial(type(net.conv1), bias=False, padding_mode=net.conv1.padding_mode)
+def _halving(block: type[nn.Module], like: nn.Conv2d, fill: DownsampleFactory) -> nn.Module:
+    convolution, width = partial(type(like), bias=False, padding_mode=like.padding_mode), like.out_channels
     return block(width, width, stride=2, downsample=fill, conv=convolution)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.runs.foreign import translate, unwrapped
+from stillpoint.core.runs.foreign import fitted, tensors_of, translate
 
 
 def layer_name(name: str) -> str:
@@ -36,7 +36,11 @@ def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Ten
 
     Raises `UserError` for the checkpoint of another network.
     """
-    given, wanted = unwrapped(state_dict), net.state_dict()
+    return fitted(tensors_of(state_dict)[0], net.state_dict().keys(), lambda given: _from_authors(given, net))
+
+
+def _from_authors(given: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    wanted = net.state_dict()
     theirs = {network_name(name): name for name in given if not name.endswith(".filt")}
     found = translate(
         {name: tensor for name, tensor in given.items() if not name.endswith(".filt")},

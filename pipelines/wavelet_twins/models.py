@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stillpoint.core.backbones.alexnet import AlexNet
+from stillpoint.core.backbones.backbone import Backbone
 from stillpoint.core.backbones.resnet import resnet
 from stillpoint.core.backbones.slots import slots
 from stillpoint.core.backbones.stem import DenseMaxPool2d
@@ -81,7 +82,7 @@ def network(
     downsample: DownsampleFactory | None = None,
     width: float = 1.0,
     **layers: ModuleFactory,
-) -> nn.Module:
+) -> Backbone:
     """An architecture in one of its configurations; ValueError with the nearest names for one that does not exist.
 
     `downsample` stands in place of all strides that an architecture without a blur pools at; of a modulus stem the free
@@ -162,7 +163,7 @@ def _slot(pooling: Pooling, size: int, groups: int = 8) -> DownsampleFactory | N
 
 def _resnet(
     kind: Architecture, options: Form, given: DownsampleFactory | None, width: float, *, in_channels: int, **more: Any
-) -> nn.Module:
+) -> Backbone:
     slot = given or _slot(kind.pooling, options.blur or BODY_BLUR)
     widths = [max(1, round(n * width)) for n in (64, 128, 256, 512)]
     make = partial(resnet, kind.family, in_channels=in_channels, downsample=slot, widths=widths, **more)
@@ -219,7 +220,7 @@ def _stem(kind: Architecture, options: Form, in_channels: int, given: Downsample
 
 def _alexnet(
     kind: Architecture, options: Form, given: DownsampleFactory | None, width: float, *, in_channels: int, **more: Any
-) -> nn.Module:
+) -> Backbone:
     slot = given or _slot(kind.pooling, options.blur or BODY_BLUR)
     make = partial(AlexNet, in_channels=in_channels, downsample=slot, width=width, **more)
     return make(stem=_stem(kind, options, in_channels, at(given, "features.0"))) if kind.twin else make()

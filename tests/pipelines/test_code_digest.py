@@ -1,12 +1,15 @@
 """What the digest of code sees, and what it does not: on a copy of the real tree, edited as one would."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from stillpoint.core import metrics
+from stillpoint.core.config import slot
 from stillpoint.core.config.catalogue import DATASETS
 from stillpoint.pipelines import code_digest, workflow
 from stillpoint.pipelines.code_digest import ROOT
@@ -125,6 +128,47 @@ def test_code_does(tree: Path, file: str, old: str, new: str) -> None:
     before = digests()
     edit(tree / file, old, new)
     assert digests()[0] != before[0]
+
+
+@pytest.mark.parametrize("file", ["core/layers/polyphase.py", "core/layers/translation_invariant.py"])
+def test_a_filling_that_a_table_names_decides_a_training_and_its_docstring_does_not(tree: Path, file: str) -> None:
+    entries = workflow.entries("train", "aps", "digits")
+    assert Path(file) in code_digest.imported(entries)
+    before = code_digest.code_digest(entries)
+    edit(tree / file, '"""', '"""Said otherwise. ')
+    forget()
+    assert code_digest.code_digest(entries) == before
+    edit(tree / file, "return (y, ", "return (2 * y, ")
+    forget()
+    assert code_digest.code_digest(entries) != before
+
+
+def test_all_that_a_table_of_the_slots_names_is_followed_where_it_is_looked_up() -> None:
+    wanted = {one.where.partition(":")[0] for one in slot.FILLINGS.values()}
+    assert wanted <= code_digest.imports_of(ROOT / "core/layers/downsample.py")
+    wanted = {where.partition(":")[0] for where in [*slot.ACTIVATIONS.values(), *slot.NORMS.values()]}
+    assert wanted <= code_digest.imports_of(ROOT / "core/layers/slots.py")
+    wanted = {where.partition(":")[0] for where in slot.BACKBONES.values()}
+    assert wanted <= code_digest.imports_of(ROOT / "pipelines/blurpool/models.py")
+    # what a network may be told imports none of them
+    assert not [name for name in code_digest.imports_of(ROOT / "core/config/network.py") if ".layers" in name]
+
+
+def test_no_other_file_imports_by_a_text() -> None:
+    """Each that does is known: what it imports is followed, or decides no result, or is an entry of its own."""
+    known = {
+        "core/base/lookup.py",  # the tables beside `find`
+        "core/config/catalogue.py",  # an entry of each stage, by the data set
+        "core/evaluation/registry.py",  # entries of evaluations
+        "core/metrics/__init__.py",  # its metrics' files are imported by their own names, see below
+        "pipelines/networks.py",  # a paper's own files are entries
+        "pipelines/commands/foreign.py",  # a user's networks
+    }
+    sources = {path.relative_to(ROOT).as_posix(): path.read_text() for path in ROOT.glob("core/**/*.py")}
+    sources |= {path.relative_to(ROOT).as_posix(): path.read_text() for path in ROOT.glob("pipelines/**/*.py")}
+    assert {name for name, text in sources.items() if re.search(r"\b(import_module|__import__)\(", text)} == known
+    imports = {found for name in sources for found in code_digest.imports_of(ROOT / name)}
+    assert not imports & {f"stillpoint.core.metrics.{name}" for name in metrics._CLASSES}
 
 
 def one(tmp_path: Path, text: str) -> str:

@@ -1,0 +1,85 @@
+"""Adaptive polyphase upsampling: a map back on the grid that it was sampled from (Chaman and Dokmanic, "Truly
+shift-equivariant convolutional neural networks with adaptive polyphase upsampling", 2021).
+"""
+
+import torch
+from torch import Tensor
+
+from stillpoint.core.layers.blur import binomial_kernel, blur_with
+from stillpoint.core.layers.constants import ConstantBuffers
+from stillpoint.core.layers.padding import check_padding
+from stillpoint.core.layers.phases import Stride, check_phase, extend, place_phase, stride_pair
+
+# torch.fx, which cannot follow its checks, takes this as one step
+torch.fx.wrap("_upsample")
+
+
+def polyphase_upsample2d(
+    y: Tensor,
+    phase: Tensor,
+    *,
+    stride: Stride = 2,
+    size: int = 1,
+    padding: str = "circular",
+    extend_input: bool = False,
+) -> Tensor:
+    """Put each image back on the grid it was sampled from, zeros elsewhere, then blur (no gain: the filter sums to
+    one).
+
+    Args:
+        y: (B, C, h, w).
+        phase: (B,) int64 from `polyphase_downsample2d` with the same stride.
+        stride, size, padding: as in `polyphase_downsample2d`; at stride 1 the map is returned as it is, without a blur.
+        extend_input: first extend y circularly to multiples of the stride, which makes the result larger than s * h.
+            Only the authors' own code at odd sizes needs it.
+
+    Returns:
+        (B, C, s * h, s * w).
+
+    Raises:
+        ValueError: an unknown size or padding, a bad stride or shape.
+
+    Law: with circular padding, upsampling of the downsampling commutes with every circular shift, where the
+    downsampling obeys its law. With size 1 it is the adjoint of sampling at `phase`.
+    """
+    kernel = binomial_kernel(size, 2, device=y.device, dtype=torch.float32)
+    return _upsample(y, kernel, phase, stride, padding, extend_input)
+
+
+class PolyphaseUpsample2d(ConstantBuffers):
+    """`polyphase_upsample2d` as a Module: ``forward(y, grid)`` of the grid that the way down sampled, a phase (B,)."""
+
+    kernel: Tensor
+
+    def __init__(
+        self,
+        channels: int | None = None,
+        stride: Stride = 2,
+        *,
+        size: int = 1,
+        padding: str = "circular",
+        extend_input: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels, self.size, self.extend_input = channels, size, extend_input
+        self.stride, self.padding = stride_pair(stride), check_padding(padding)
+        kernel = binomial_kernel(size, 2, device="cpu", dtype=torch.float64)
+        self.register_constant("kernel", kernel, device=device, dtype=dtype)
+
+    def forward(self, y: Tensor, grid: Tensor) -> Tensor:
+        return _upsample(y, self.kernel, grid, self.stride, self.padding, self.extend_input)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, stride={self.stride}, size={self.size}, padding={self.padding!r}"
+
+
+def _upsample(y: Tensor, kernel: Tensor, phase: Tensor, stride: Stride, padding: str, extend_input: bool) -> Tensor:
+    check_phase(y, phase)
+    check_padding(padding)
+    if stride_pair(stride) == (1, 1):
+        return y
+    if extend_input:
+        y = extend(y, stride)
+    return blur_with(place_phase(y, phase, stride=stride), kernel, padding=padding)
