@@ -76,6 +76,12 @@ def segmenter_name(name: str, given: Mapping[str, Any]) -> str:
     return name
 
 
+def recognised(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
+    """A checkpoint of ours or of the authors' under the names of `net`; `UserError` where it is neither."""
+    given = unwrapped(state_dict)
+    return given if given.keys() == net.state_dict().keys() else from_authors(given, net)
+
+
 def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
     """The authors' tensors under the names of `net`, for ``net.load_state_dict``.
 
