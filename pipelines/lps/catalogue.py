@@ -49,7 +49,9 @@ def models() -> dict[str, ModelEntry]:
             add(f"{arch}_aps{size if size > 1 else ''}", {"DOWNSAMPLE": "polyphase", **filtered, **bare})
             if size > 1:
                 add(f"{arch}_lpf{size}", {"DOWNSAMPLE": "blur", **taps, "FILTER_PADDING": "circular", **bare})
-        add(f"{arch}_lps_ddac3", _lps(arch, "filter=adaptive", FILTER_SIZE=3), PAPER)
+        # the narrow network has 16 channels, and fewer at a part of its width
+        groups = {"GROUPS": 4} if arch == "resnet20" else {}
+        add(f"{arch}_lps_ddac3", _lps(arch, "filter=adaptive", FILTER_SIZE=3, **groups), PAPER)
         add(f"{arch}_lps_wide", _lps(arch, narrow=False), PAPER)
         add(f"{arch}_lps_soft", _lps(arch, "test_sampling=softmax"))
         for scorer, suffix in SCORERS.items():

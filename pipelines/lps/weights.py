@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stillpoint.core.backbones.deeplab import DeepLabV3Plus
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.blur import BlurPool2d
-from stillpoint.core.runs.foreign import translate, unwrapped
+from stillpoint.core.runs.foreign import fitted, tensors_of, translate
 
 #: within a layer of sampling, theirs -> ours
 _LAYER = (
@@ -78,8 +78,8 @@ def segmenter_name(name: str, given: Mapping[str, Any]) -> str:
 
 def recognised(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
     """A checkpoint of ours or of the authors' under the names of `net`; `UserError` where it is neither."""
-    given = unwrapped(state_dict)
-    return given if given.keys() == net.state_dict().keys() else from_authors(given, net)
+    names = net.state_dict().keys()
+    return fitted(tensors_of(state_dict)[0], names, lambda g: g if g.keys() == names else _from_authors(g, net))
 
 
 def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
@@ -88,7 +88,11 @@ def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Ten
     Raises `UserError` for the checkpoint of another network: tensors too many or too few, of another shape, or filters
     that are not those of `net` at their places.
     """
-    given = unwrapped(state_dict)
+    names = net.state_dict().keys()
+    return fitted(tensors_of(state_dict)[0], names, lambda given: _from_authors(given, net))
+
+
+def _from_authors(given: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     rename = segmenter_name if isinstance(net, DeepLabV3Plus) else network_name
     return renamed(given, {name: rename(name, given) for name in given}, net)
 

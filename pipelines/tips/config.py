@@ -4,30 +4,31 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from stillpoint.core.config.schema import ModelConfig, RunConfig, TrainConfig
+from stillpoint.core.config.network import NetworkConfig
+from stillpoint.core.config.schema import RunConfig, TrainConfig
+
+#: the paper's own filling
+LAYER = "translation_invariant"
 
 
-class Model(ModelConfig):
-    """A ResNet and the pool that halves its maps."""
+class Model(NetworkConfig):
+    """A ResNet and what halves its maps."""
 
     arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet20"] = "resnet18"
-    pool: Literal["tips", "max", "average", "blur", "channel_polyphase"] = Field(
-        "tips", description="channel_polyphase: what the paper's code calls APS, one phase for every channel"
+    downsample: str = Field(
+        "translation_invariant", description="what halves the maps: a filling of the slot, or MODULE:CLASS of one's own"
     )
     num_down: int = Field(3, description="halvings: 3 to 5, of Bottlenecks 4 or 5; resnet20 has 2")
     conv_padding: Literal["zeros", "circular"] = "zeros"
-    size: int = Field(3, ge=1, description="tips: side of the depthwise kernel; the losses need an odd one")
-    extension: Literal["reflect", "replicate", "zeros"] = Field("reflect", description="tips: of odd sides")
     zero_init_residual: bool = Field(True, description="start each block's last batch norm at 0, as the code does")
-    width: float = Field(1.0, gt=0, le=4, description="multiplier of all channels")
 
     @model_validator(mode="after")
     def _possible(self) -> "Model":
         known = {"resnet20": (2,), "resnet18": (3, 4, 5), "resnet34": (3, 4, 5)}.get(self.arch, (4, 5))
         if self.num_down not in known:
-            raise ValueError(
-                f"MODEL.NUM_DOWN of {self.arch} is one of {', '.join(map(str, known))}, not {self.num_down}"
-            )
+            raise ValueError(f"MODEL.NUM_DOWN {self.num_down} is none of {self.arch}: {', '.join(map(str, known))}")
+        if self.downsample == "none":
+            raise ValueError("MODEL.DOWNSAMPLE none: nothing would halve the maps of these networks")
         return self
 
 
@@ -60,6 +61,7 @@ class Config(RunConfig):
 
     @model_validator(mode="after")
     def _kernels(self) -> "Config":
-        if self.model.pool == "tips" and self.model.size % 2 == 0 and self.train.epochs:
-            raise ValueError(f"MODEL.SIZE {self.model.size} makes maps of another size: training needs an odd one")
+        size = self.model.fill().options.get("size", 3) if self.model.downsample == LAYER else 3
+        if size % 2 == 0 and self.train.epochs:
+            raise ValueError(f"MODEL.FILTER_SIZE {size} makes maps of another size: training needs an odd one")
         return self

@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillpoint.core.backbones.resnet import FAMILY, BasicBlock, ResNet, resnet
+from stillpoint.core.backbones.slots import slots
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.downsample import Downsample, DownsampleFactory, Grid
 from stillpoint.core.layers.padding import pad
 from stillpoint.core.layers.phases import Stride, polyphase_components
 from stillpoint.core.layers.translation_invariant import TranslationInvariantDownsample2d
-from stillpoint.pipelines.tips.config import Model
+from stillpoint.pipelines.tips.config import LAYER, Model
 
 POOLS = ("tips", "max", "average", "blur", "channel_polyphase")
 
@@ -21,7 +23,14 @@ POOLS = ("tips", "max", "average", "blur", "channel_polyphase")
 class _OwnPool(Downsample):
     """A pool of stride 2 that hands nothing on: a shortcut has one of its own."""
 
-    def __init__(self, channels: int | None = None, stride: Stride = 2) -> None:
+    def __init__(
+        self,
+        channels: int | None = None,
+        stride: Stride = 2,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         if stride not in (2, (2, 2)):
             raise ValueError(f"{type(self).__name__} has stride 2 only, got {stride!r}")
@@ -64,18 +73,19 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
 
     ValueError for images that are halved to less than two pixels, which have no quadrants.
     """
-    if model.pool == "tips" and -(-image_size // 2 ** (model.num_down - 1)) < 2:
+    if model.downsample == LAYER and -(-image_size // 2 ** (model.num_down - 1)) < 2:
         raise ValueError(f"{image_size} pixels cannot be halved {model.num_down} times: the last map has no quadrants")
-    widths = FAMILY[model.arch].get("widths", (64, 128, 256, 512))
+    widths, filled = FAMILY[model.arch].get("widths", (64, 128, 256, 512)), slots(model)
     return classifier(
         model.arch,
-        pool_factory(model.pool, size=model.size, extension=model.extension),
+        filled.pop("downsample"),
         num_down=model.num_down,
         in_channels=in_channels,
         num_classes=num_classes,
         conv_padding=model.conv_padding,
         zero_init_residual=model.zero_init_residual,
-        widths=[max(1, round(n * model.width)) for n in widths],
+        widths=[model.scaled(n) for n in widths],
+        **filled,
     )
 
 
@@ -103,6 +113,7 @@ def classifier(
     conv_padding: str = "zeros",
     zero_init_residual: bool = True,
     widths: Sequence[int] | None = None,
+    **others: Any,
 ) -> ResNet:
     """A ResNet that halves its map `num_down` times, (B, in_channels, H, W) -> logits.
 
@@ -120,7 +131,7 @@ def classifier(
     if stages == 4 and not least <= num_down <= 5:
         raise ValueError(f"{arch} halves its map {least} to 5 times, got {num_down}")
     made: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "conv_padding": conv_padding}
-    made |= {"widths": widths} if widths else {}
+    made |= others | ({"widths": widths} if widths else {})
     net = resnet(arch, stem="cifar", downsample=fill, zero_init_residual=zero_init_residual, **made)
     if num_down >= 4:
         stage = net.get_submodule("layer1")

@@ -7,7 +7,7 @@ from stillpoint.core.layers.translation_invariant import Response, TranslationIn
 from stillpoint.core.layers.translation_losses import Shift, draw_shift, evenness_penalty, undoing_losses
 from stillpoint.core.training.hooks import Moment
 from stillpoint.core.training.train import TrainHooks
-from stillpoint.pipelines.tips.config import Model, Train
+from stillpoint.pipelines.tips.config import LAYER, Model, Train
 from stillpoint.pipelines.tips.weights import recognised
 
 #: epochs that the code warms up for, and the rate that it begins with whatever the recipe's
@@ -65,7 +65,7 @@ class Losses:
 def hooks(config: RunConfig) -> TrainHooks:
     """A network with another pool is trained on the task alone."""
     assert isinstance(config.train, Train) and isinstance(config.model, Model)
-    if config.model.pool != "tips":
+    if config.model.downsample != LAYER:
         return TrainHooks(translate=recognised)
     losses = Losses(config.train, config.seed)
     return TrainHooks(

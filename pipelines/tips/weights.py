@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.runs.foreign import translate, unwrapped
+from stillpoint.core.runs.foreign import fitted, tensors_of, translate
 
 
 def layer_name(name: str) -> str:
@@ -33,8 +33,8 @@ def network_name(name: str) -> str:
 
 def recognised(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
     """A checkpoint of ours or of the authors' under the names of `net`; `UserError` where it is neither."""
-    given = unwrapped(state_dict)
-    return given if given.keys() == net.state_dict().keys() else from_authors(given, net)
+    names = net.state_dict().keys()
+    return fitted(tensors_of(state_dict)[0], names, lambda g: g if g.keys() == names else _from_authors(g, net))
 
 
 def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
@@ -42,7 +42,12 @@ def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Ten
 
     Raises `UserError` for the checkpoint of another network.
     """
-    given, wanted = unwrapped(state_dict), net.state_dict()
+    names = net.state_dict().keys()
+    return fitted(tensors_of(state_dict)[0], names, lambda given: _from_authors(given, net))
+
+
+def _from_authors(given: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    wanted = net.state_dict()
     theirs = {network_name(name): name for name in given if not name.endswith(".filt")}
     found = translate(
         {name: tensor for name, tensor in given.items() if not name.endswith(".filt")},

@@ -53,5 +53,7 @@ def test_evaluation_keeps_nothing_and_other_pools_have_no_penalty():
     given.before_forward(net)
     net(torch.randn(2, 1, 32, 32))
     assert all(getattr(module, "watched", None) is None for module in net.modules())
-    other = Config.model_validate({"MODEL": {"ARCH": "resnet20", "NUM_DOWN": 2, "POOL": "max"}})
+    other = Config.model_validate(
+        {"MODEL": {"ARCH": "resnet20", "NUM_DOWN": 2, "DOWNSAMPLE": "stillpoint.pipelines.tips.models:MaxPool2d"}}
+    )
     assert hooks(other).penalty is None and hooks(other).task_weight == 1.0
