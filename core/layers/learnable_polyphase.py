@@ -26,6 +26,8 @@ for _name in ("extend", "place_phase", "spread_phases", "wide"):
     torch.fx.wrap(_name)
 
 FILTERS = ("binomial", "adaptive")
+#: units of a scorer that is made narrower than its map
+LEAST = 8
 #: how scores become a grid: the best phase; softmax(scores / tau); softmax((scores + Gumbel noise) / tau)
 SAMPLINGS = ("argmax", "softmax", "gumbel")
 
@@ -66,7 +68,7 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
         stride: one integer s or (rows s, columns t).
         scorer: a name of `SCORERS`, or None for a layer that is handed its grid (and else starts at the first pixel).
         hidden, scorer_padding: width and padding of the scorer, see `phase_scorer`; C // reduction where not given.
-        reduction: divides C into the scorer's width: 8 gives the authors' small scorers.
+        reduction: divides C into the scorer's width, of at least 8 where C is: 8 gives the authors' small scorers.
         filter, size, padding, groups: "binomial" of `size` taps (1: none), or "adaptive" of `AdaptiveBlur2d`.
         select: score the map "before_blur" or "after_blur", that is the values sampled.
         extension: of sides that are no multiples of the stride, after the filter: "circular", or the authors' "zeros".
@@ -77,10 +79,10 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
 
     Laws: with hard sampling, circular paddings and sides that are multiples of the stride, f(roll(x, any shift)) is a
     roll of f(x). Soft sampling mixes the grids and commutes with shifts by multiples of the stride only, up to the
-    noise. Neither holds for other paddings or extended sides, nor in bfloat16, whose maps hold many near ties; hard
-    choices are made in float32 or better, also under autocast.
+    noise. Neither holds for other paddings or extended sides. Hard choices are made in float32 or better, also under
+    autocast.
 
-    The buffer `tau` starts at 1. Parameters of scorers, which want no weight decay, have ".scorer." in their names.
+    The buffer `tau` starts at 1. Parameters of scorers, which have no weight decay, have ".scorer." in their names.
     """
 
     def __init__(
@@ -123,7 +125,8 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
         self.made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.scorer: nn.Module | None = None
         if scorer is not None:
-            width = max(channels // reduction, 1) if hidden is None else hidden
+            # a few units may all be dead, and then every score ties
+            width = max(channels // reduction, min(channels, LEAST)) if hidden is None else hidden
             self.scorer = phase_scorer(
                 scorer, channels=channels, hidden=width, padding=scorer_padding, device=device, dtype=dtype
             )
@@ -149,7 +152,6 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
         return (y, grid) if return_grid else y
 
     def choose(self, x: Tensor) -> Grid | None:
-        """The grid that `forward` would sample at."""
         return self._grid(self._judged(x), None)
 
     def scores(self, x: Tensor) -> Tensor:
@@ -160,7 +162,6 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
             return self.scorer(wide(extend(self._judged(x), self.stride, padding=self.extension)), self.stride)
 
     def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
-        """`x` filtered and sampled at `grid`."""
         return self._at(self.filter(x), grid)
 
     def follower(self, channels: int) -> Downsample:

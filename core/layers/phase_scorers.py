@@ -42,8 +42,10 @@ class _Scorer(nn.Module):
             phases too small for their padding.
 
     Means are taken in float32 or better. Initialisation: PyTorch's usual uniform weights, whatever a backbone does to
-    its own convolutions.
+    its own convolutions. They have no weight decay (`decays`), as the authors train them.
     """
+
+    decays = False
 
     def __init__(
         self,

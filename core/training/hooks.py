@@ -28,6 +28,7 @@ class TrainHooks:
     groups(net)          parameters that train at another rate or decay than the recipe's; see `ParameterGroup`
     before_forward(net)  called before every forward, in training and in validation (without gradient)
     penalty(net)         a scalar that is added to the loss of each mini-batch; not part of the history's losses
+    task_weight          what the loss itself counts beside the penalty; the history's losses are without it
     record               told of every update between backward and the optimiser's step; see `Record`
     translate(state, net)  the tensors of TRAIN.FINETUNE under the names of `net`, where others may have written them
     """
@@ -36,5 +37,6 @@ class TrainHooks:
     groups: Callable[[nn.Module], Sequence[ParameterGroup]] | None = None
     before_forward: Callable[[nn.Module], None] | None = None
     penalty: Callable[[nn.Module], Tensor] | None = None
+    task_weight: float = 1.0
     record: Record | None = None
     translate: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None = None

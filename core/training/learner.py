@@ -79,7 +79,7 @@ class Learner:
                 with self.autocast():
                     output = self.model(images)
                 loss = self.criterion(output, labels)
-                objective = loss * (shared * together.world_size / max(size, 1))
+                objective = loss * (self.hooks.task_weight * shared * together.world_size / max(size, 1))
                 if self.hooks.penalty is not None:
                     objective = objective + shared * self.hooks.penalty(self.net)
                 objective.backward()

@@ -1,5 +1,6 @@
 """The paper's networks: the shared ResNet with its slots filled, and what the authors' code has besides."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from stillpoint.core.backbones.deeplab import DeepLabV3Plus
 from stillpoint.core.backbones.resnet import FAMILY, BasicBlock, ResNet, resnet
+from stillpoint.core.backbones.slots import slots
 from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
 from stillpoint.core.layers.blur import BlurPool2d
@@ -14,6 +16,46 @@ from stillpoint.core.layers.downsample import Downsample, DownsampleFactory
 from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d
 from stillpoint.core.layers.padding import PaddedConv2d
 from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
+from stillpoint.pipelines.lps.config import SMALL, Model
+
+#: fillings that choose their grid
+CHOOSING = ("learnable_polyphase", "polyphase")
+WIDTHS = (64, 128, 256, 512)
+
+
+def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    """The network of a MODEL section, (B, in_channels, S, S) -> logits (B, num_classes).
+
+    Warns:
+        UserWarning: a network that chooses its grids, with circular padding, at a size where a map with an odd side is
+            sampled, which costs its exact invariance.
+    """
+    imagenet = model.form == "imagenet" or (model.form == "auto" and image_size > SMALL)
+    filled = slots(model)
+    if model.downsample in CHOOSING and model.conv_padding == "circular" and model.arch != "basic":
+        halvings = len(FAMILY[model.arch]["layers"]) - 1 + (2 if imagenet else 0)
+        if image_size % 2**halvings:
+            warnings.warn(
+                f"{model.name or model.arch} halves a map of {image_size}x{image_size} {halvings} times and meets an "
+                "odd side: there its shift invariance is no longer exact",
+                stacklevel=2,
+            )
+    return classifier(
+        model.arch,
+        filled.pop("downsample"),
+        imagenet=imagenet,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        conv_padding=model.conv_padding,
+        max_pool_margin=model.max_pool_margin,
+        strided_stem=model.strided_stem,
+        # what stands at a place is said by the section
+        filtered_stem=True,
+        sample_after_convolution=model.sample_after_convolution,
+        widths=None if model.arch == "basic" else [model.scaled(n) for n in FAMILY[model.arch].get("widths", WIDTHS)],
+        **filled,
+    )
+
 
 #: (channels, stride, unfiltered) -> the sampling of one place
 Sampling = Callable[..., Downsample]
@@ -121,6 +163,8 @@ def classifier(
     strided_stem: bool = False,
     filtered_stem: bool = False,
     sample_after_convolution: bool = False,
+    widths: Sequence[int] | None = None,
+    **others: Any,
 ) -> nn.Module:
     """A classifier of the paper, (B, in_channels, H, W) -> logits.
 
@@ -132,6 +176,7 @@ def classifier(
         strided_stem: the first convolution strides, as in torchvision, instead of a first sampling after it.
         filtered_stem: also the first sampling of the stem has the filter.
         sample_after_convolution: sample after a block's second convolution instead of before it.
+        widths: of the stages; others: activations and norms, as `ResNet` takes them.
     """
     if arch == "basic":
         if fill is None:
@@ -139,6 +184,7 @@ def classifier(
         made: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "conv_padding": conv_padding}
         return BasicNet(downsample=fill, **made)
     options: dict[str, Any] = {"conv_padding": conv_padding, "in_channels": in_channels, "num_classes": num_classes}
+    options |= others | ({"widths": widths} if widths else {})
     if imagenet and fill is not None:
         options |= {"pool_only": strided_stem, "max_pool": DenseMaxPool2d(2, margin=max_pool_margin)}
     if sample_after_convolution:

@@ -76,18 +76,25 @@ def segmenter_name(name: str, given: Mapping[str, Any]) -> str:
     return name
 
 
+def recognised(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
+    """A checkpoint of ours or of the authors' under the names of `net`; `UserError` where it is neither."""
+    names = net.state_dict().keys()
+    return fitted(tensors_of(state_dict)[0], names, lambda g: g if g.keys() == names else _from_authors(g, net))
+
+
 def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
     """The authors' tensors under the names of `net`, for ``net.load_state_dict``.
 
     Raises `UserError` for the checkpoint of another network: tensors too many or too few, of another shape, or filters
     that are not those of `net` at their places.
     """
+    names = net.state_dict().keys()
+    return fitted(tensors_of(state_dict)[0], names, lambda given: _from_authors(given, net))
+
+
+def _from_authors(given: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     rename = segmenter_name if isinstance(net, DeepLabV3Plus) else network_name
-    return fitted(
-        tensors_of(state_dict)[0],
-        net.state_dict().keys(),
-        lambda given: renamed(given, {name: rename(name, given) for name in given}, net),
-    )
+    return renamed(given, {name: rename(name, given) for name in given}, net)
 
 
 def renamed(given: Mapping[str, Tensor], ours: Mapping[str, str], net: nn.Module) -> dict[str, Tensor]:

@@ -1,16 +1,21 @@
 """The paper's networks: the shared ResNet with 3 to 5 halvings, and the pools that it is compared with."""
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillpoint.core.backbones.resnet import FAMILY, BasicBlock, ResNet, resnet
+from stillpoint.core.backbones.slots import slots
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.downsample import Downsample, DownsampleFactory, Grid
 from stillpoint.core.layers.padding import pad
 from stillpoint.core.layers.phases import Stride, polyphase_components
 from stillpoint.core.layers.translation_invariant import TranslationInvariantDownsample2d
+from stillpoint.pipelines.tips.config import LAYER, Model
 
 POOLS = ("tips", "max", "average", "blur", "channel_polyphase")
 
@@ -18,7 +23,14 @@ POOLS = ("tips", "max", "average", "blur", "channel_polyphase")
 class _OwnPool(Downsample):
     """A pool of stride 2 that hands nothing on: a shortcut has one of its own."""
 
-    def __init__(self, channels: int | None = None, stride: Stride = 2) -> None:
+    def __init__(
+        self,
+        channels: int | None = None,
+        stride: Stride = 2,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         if stride not in (2, (2, 2)):
             raise ValueError(f"{type(self).__name__} has stride 2 only, got {stride!r}")
@@ -56,6 +68,27 @@ class ChannelPolyphase2d(_OwnPool):
         return phases.gather(1, best[:, None, :, None, None].expand(-1, 1, -1, *phases.shape[3:])).squeeze(1)
 
 
+def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    """The network of a MODEL section, (B, in_channels, S, S) -> logits (B, num_classes).
+
+    ValueError for images that are halved to less than two pixels, which have no quadrants.
+    """
+    if model.downsample == LAYER and -(-image_size // 2 ** (model.num_down - 1)) < 2:
+        raise ValueError(f"{image_size} pixels cannot be halved {model.num_down} times: the last map has no quadrants")
+    widths, filled = FAMILY[model.arch].get("widths", (64, 128, 256, 512)), slots(model)
+    return classifier(
+        model.arch,
+        filled.pop("downsample"),
+        num_down=model.num_down,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        conv_padding=model.conv_padding,
+        zero_init_residual=model.zero_init_residual,
+        widths=[model.scaled(n) for n in widths],
+        **filled,
+    )
+
+
 def pool_factory(kind: str, *, size: int = 3, extension: str = "reflect") -> DownsampleFactory:
     """What fills the slot, by a name of `POOLS`; `size` and `extension` are those of "tips". ValueError for another."""
     factories: dict[str, DownsampleFactory] = {
@@ -79,6 +112,8 @@ def classifier(
     num_classes: int = 10,
     conv_padding: str = "zeros",
     zero_init_residual: bool = True,
+    widths: Sequence[int] | None = None,
+    **others: Any,
 ) -> ResNet:
     """A ResNet that halves its map `num_down` times, (B, in_channels, H, W) -> logits.
 
@@ -89,10 +124,14 @@ def classifier(
         ValueError: a number of halvings that the network cannot have: 3 to 5, and 4 or 5 with Bottlenecks, whose first
             block has a projection anyway.
     """
-    block, least = FAMILY[arch]["block"], 3 if FAMILY[arch]["block"] is BasicBlock else 4
-    if not least <= num_down <= 5:
+    stages, block = len(FAMILY[arch]["layers"]), FAMILY[arch]["block"]
+    if stages == 3 and num_down != 2:
+        raise ValueError(f"{arch} halves its map twice, got {num_down}")
+    least = 3 if block is BasicBlock else 4
+    if stages == 4 and not least <= num_down <= 5:
         raise ValueError(f"{arch} halves its map {least} to 5 times, got {num_down}")
-    made = {"in_channels": in_channels, "num_classes": num_classes, "conv_padding": conv_padding}
+    made: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "conv_padding": conv_padding}
+    made |= others | ({"widths": widths} if widths else {})
     net = resnet(arch, stem="cifar", downsample=fill, zero_init_residual=zero_init_residual, **made)
     if num_down >= 4:
         stage = net.get_submodule("layer1")

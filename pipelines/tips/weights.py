@@ -31,12 +31,19 @@ def network_name(name: str) -> str:
     return name
 
 
+def recognised(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
+    """A checkpoint of ours or of the authors' under the names of `net`; `UserError` where it is neither."""
+    names = net.state_dict().keys()
+    return fitted(tensors_of(state_dict)[0], names, lambda g: g if g.keys() == names else _from_authors(g, net))
+
+
 def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
     """The authors' tensors under the names of `net`, for ``net.load_state_dict``.
 
     Raises `UserError` for the checkpoint of another network.
     """
-    return fitted(tensors_of(state_dict)[0], net.state_dict().keys(), lambda given: _from_authors(given, net))
+    names = net.state_dict().keys()
+    return fitted(tensors_of(state_dict)[0], names, lambda given: _from_authors(given, net))
 
 
 def _from_authors(given: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:

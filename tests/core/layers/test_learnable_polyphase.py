@@ -254,3 +254,9 @@ def test_wrong_use_says_what_is_allowed():
         spread_phases(x, torch.zeros(3, 5))
     with pytest.raises(ValueError, match="an adaptive filter needs the number of channels"):
         LearnablePolyphaseUpsample2d(filter="adaptive")
+
+
+def test_a_narrow_scorer_keeps_units_enough():
+    """One or two hidden units may be dead for every map, and then all scores tie and nothing is chosen."""
+    widths = {c: LearnablePolyphaseDownsample2d(c, reduction=8).scorer.hidden for c in (4, 16, 64, 128, 512)}
+    assert widths == {4: 4, 16: 8, 64: 8, 128: 16, 512: 64}

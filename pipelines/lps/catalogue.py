@@ -1,0 +1,67 @@
+"""The networks of the paper: ResNets that sample by learned scores, and what it compares them with."""
+
+from typing import Any
+
+from stillpoint.pipelines.paper import ModelEntry
+
+PAPER = "Rojas-Gomez et al., NeurIPS 2022"
+CODE = f"{PAPER}, code; no published number"
+SMALL = ("digits", "fashion_mnist", "cifar10", "cifar100")
+#: architecture -> the data sets that it is made for, and whether the paper has it
+ARCHITECTURES = {
+    "resnet18": (*SMALL, "imagenet"),
+    "resnet50": ("imagenet",),
+    "resnet101": ("imagenet",),
+    "resnet20": SMALL,
+}
+#: scorer -> suffix of the network's name
+SCORERS = {
+    "residual_conv": "residual",
+    "attention": "attention",
+    "normalised_attention": "attention_bn",
+    "graph": "graph",
+    "perceptron": "perceptron",
+}
+#: the scorers of the published ImageNet networks have an eighth of the channels
+NARROW = "reduction=8"
+#: the first sampling of an ImageNet stem has no filter
+BARE = "maxpool.0:size=1"
+
+
+def models() -> dict[str, ModelEntry]:
+    """``resnet18`` strides; ``_lps`` samples by learned scores, with a digit after a binomial filter of so many taps,
+    with ``_ddac3`` after a predicted one; ``_aps`` by norms and ``_lpf`` at a fixed grid. ``_wide`` scorers have as
+    many channels as what they score; ``_graph`` and its like are the other scorers of the code, ``_soft`` networks
+    mix the grids in evaluation too."""
+    entries = []
+
+    def add(name: str, settings: dict[str, Any], source: str = CODE) -> None:
+        arch = name.partition("_")[0]
+        entries.append(ModelEntry(name, {"ARCH": arch, **settings}, source, ARCHITECTURES[arch]))
+
+    for arch in ARCHITECTURES:
+        add(arch, {}, "torchvision; the paper's baseline" if arch != "resnet20" else "ours")
+        for size in (1, 2, 3, 5):
+            taps = {} if size == 1 else {"FILTER_SIZE": size}
+            add(f"{arch}_lps{size if size > 1 else ''}", _lps(arch, **taps), PAPER)
+            filtered = {**taps, "SELECT": "after_blur", "FILTER_PADDING": "circular"}
+            bare = {"FILLING": [BARE]} if size > 1 and "imagenet" in ARCHITECTURES[arch] else {}
+            add(f"{arch}_aps{size if size > 1 else ''}", {"DOWNSAMPLE": "polyphase", **filtered, **bare})
+            if size > 1:
+                add(f"{arch}_lpf{size}", {"DOWNSAMPLE": "blur", **taps, "FILTER_PADDING": "circular", **bare})
+        # the narrow network has 16 channels, and fewer at a part of its width
+        groups = {"GROUPS": 4} if arch == "resnet20" else {}
+        add(f"{arch}_lps_ddac3", _lps(arch, "filter=adaptive", FILTER_SIZE=3, **groups), PAPER)
+        add(f"{arch}_lps_wide", _lps(arch, narrow=False), PAPER)
+        add(f"{arch}_lps_soft", _lps(arch, "test_sampling=softmax"))
+        for scorer, suffix in SCORERS.items():
+            narrow = scorer not in ("residual_conv", "perceptron")
+            add(f"{arch}_lps_{suffix}", _lps(arch, f"scorer={scorer}", narrow=narrow))
+    return {entry.name: entry for entry in entries}
+
+
+def _lps(arch: str, *options: str, narrow: bool = True, **settings: Any) -> dict[str, Any]:
+    filling = [*options, *([NARROW] if narrow else [])]
+    if "imagenet" in ARCHITECTURES[arch] and "FILTER_SIZE" in settings:
+        filling += [BARE, *(["maxpool.0:filter=binomial"] if "filter=adaptive" in options else [])]
+    return {"DOWNSAMPLE": "learnable_polyphase", **settings, **({"FILLING": filling} if filling else {})}

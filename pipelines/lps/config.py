@@ -1,0 +1,85 @@
+"""What only this pipeline can be told."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from stillpoint.core.config.network import NetworkConfig
+from stillpoint.core.config.schema import RunConfig, TrainConfig
+
+SMALL = 64  # images up to this size get a stem that does not stride
+
+
+class Model(NetworkConfig):
+    """A ResNet and what stands where it would stride."""
+
+    arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet20", "resnet56", "basic"] = "resnet18"
+    form: Literal["auto", "cifar", "imagenet"] = Field(
+        "auto", description=f"of the stem; auto: cifar up to {SMALL} pixels"
+    )
+    conv_padding: Literal["circular", "zeros"] = Field(
+        "circular", description="of all convolutions; zeros as in the published ResNet-50 and -101, which are not exact"
+    )
+    strided_stem: bool = Field(False, description="ImageNet form: the first convolution strides, and is not exact")
+    max_pool_margin: Literal["circular", "zeros"] = Field(
+        "circular", description="ImageNet form: what the stem's dense max-pool sees past the border"
+    )
+    sample_after_convolution: bool = Field(
+        False, description="ResNet-18 and the like: sample after a block's second convolution, not before it"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Model":
+        if self.downsample == "none":
+            for name in ("strided_stem", "max_pool_margin", "sample_after_convolution"):
+                if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                    raise ValueError(f"MODEL.{name.upper()} {value} changes nothing with MODEL.DOWNSAMPLE none")
+            if self.arch == "basic":
+                raise ValueError("MODEL.ARCH basic has no strided form: it needs a MODEL.DOWNSAMPLE")
+        if self.sample_after_convolution and self.arch in ("resnet50", "resnet101", "basic"):
+            raise ValueError(f"MODEL.SAMPLE_AFTER_CONVOLUTION is of BasicBlocks, which {self.arch} has none of")
+        return self
+
+
+class Train(TrainConfig):
+    """TRAIN, and how the temperature of soft sampling falls: it begins at 1 and moves after whole epochs or steps."""
+
+    tau: Literal["constant", "step", "multistep", "linear"] = Field(
+        "constant", description="step: times TAU_GAMMA every TAU_EVERY; multistep and linear: by TAU_MILESTONES"
+    )
+    tau_per: Literal["epoch", "step"] = Field(
+        "epoch", description="what is counted; the authors' code counts steps where their file does not say"
+    )
+    tau_every: int = Field(10, ge=1)
+    tau_gamma: float = Field(0.85, gt=0, le=1)
+    tau_min: float = Field(0.0, ge=0)
+    tau_milestones: tuple[int, ...] = ()
+    tau_temperatures: tuple[float, ...] = Field((), description="one for each milestone, above 0")
+
+    @model_validator(mode="after")
+    def _temperatures(self) -> "Train":
+        if self.tau in ("multistep", "linear"):
+            counts = len(self.tau_milestones), len(self.tau_temperatures)
+            if counts[0] != counts[1] or not counts[0] or list(self.tau_milestones) != sorted(self.tau_milestones):
+                raise ValueError(
+                    f"TRAIN.TAU {self.tau} needs as many TAU_TEMPERATURES as TAU_MILESTONES, these not falling, "
+                    f"not {list(self.tau_temperatures)} and {list(self.tau_milestones)}"
+                )
+            if min(self.tau_temperatures) <= 0:
+                raise ValueError(f"TRAIN.TAU_TEMPERATURES must be above 0, not {min(self.tau_temperatures)}")
+        return self
+
+
+class Config(RunConfig):
+    """A run of the lps pipeline."""
+
+    LOGITS: ClassVar[bool] = True
+
+    model: Model = Model()
+    train: Train = Train()
+
+    def known_metrics(self) -> dict[str, tuple[str, ...]]:
+        return super().known_metrics() | {"standard_and_circular": ("max_shift", "repeats", "margin")}
+
+    def known_protocols(self) -> tuple[str, ...]:
+        return ("stillpoint", "authors")

@@ -1,0 +1,23 @@
+"""What the paper shows: accuracy beside consistency, and whether circular shifts change a logit at all."""
+
+from typing import TYPE_CHECKING
+
+from stillpoint.core.reporting.columns import Column, arranged
+from stillpoint.pipelines.results import Figure, Shown, consistency_accuracy, learning_curves
+
+if TYPE_CHECKING:
+    from stillpoint.core.config.schema import RunConfig
+
+COLUMNS = arranged(
+    "accuracy",
+    "circular_consistency",
+    "circular_max_logit_change",
+    "crop_consistency",
+    Column("standard_consistency", "consistency of windows"),
+    Column("rolled_consistency", "consistency of rolls, authors' protocol"),
+)
+FIGURES = {"consistency_accuracy": Figure(consistency_accuracy), "learning_curves": Figure(learning_curves)}
+
+
+def shown(config: "RunConfig") -> Shown:
+    return Shown(COLUMNS, ("accuracy", "circular_consistency"), FIGURES)

@@ -1,0 +1,67 @@
+"""What only this pipeline can be told."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from stillpoint.core.config.network import NetworkConfig
+from stillpoint.core.config.schema import RunConfig, TrainConfig
+
+#: the paper's own filling
+LAYER = "translation_invariant"
+
+
+class Model(NetworkConfig):
+    """A ResNet and what halves its maps."""
+
+    arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet20"] = "resnet18"
+    downsample: str = Field(
+        "translation_invariant", description="what halves the maps: a filling of the slot, or MODULE:CLASS of one's own"
+    )
+    num_down: int = Field(3, description="halvings: 3 to 5, of Bottlenecks 4 or 5; resnet20 has 2")
+    conv_padding: Literal["zeros", "circular"] = "zeros"
+    zero_init_residual: bool = Field(True, description="start each block's last batch norm at 0, as the code does")
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Model":
+        known = {"resnet20": (2,), "resnet18": (3, 4, 5), "resnet34": (3, 4, 5)}.get(self.arch, (4, 5))
+        if self.num_down not in known:
+            raise ValueError(f"MODEL.NUM_DOWN {self.num_down} is none of {self.arch}: {', '.join(map(str, known))}")
+        if self.downsample == "none":
+            raise ValueError("MODEL.DOWNSAMPLE none: nothing would halve the maps of these networks")
+        return self
+
+
+class Train(TrainConfig):
+    """TRAIN, and the two losses of the paper."""
+
+    alpha: float = Field(0.35, ge=0, lt=1, description="weight of undoing the shift; the task's is 1 - ALPHA")
+    wake_up_at: int = Field(1, ge=1, description="first epoch, from 1, in which the shift is to be undone")
+    evenness: bool = Field(True, description="penalise even weights; where the published code does, it cannot run")
+    shift: Literal["standard", "circular"] = Field(
+        "standard", description="of the maps: standard loses what leaves, as the paper says; circular is in the code"
+    )
+    max_shift: float = Field(0.25, ge=0, le=1, description="largest shift, part of the side of what SHIFT_OF says")
+    shift_of: Literal["map", "image"] = Field(
+        "map", description="image: as many pixels at every level, as in the code; small maps are then lost"
+    )
+    attached: bool = Field(False, description="let the gradient into the shifted map, as the published code does")
+
+
+class Config(RunConfig):
+    """A run of the tips pipeline."""
+
+    LOGITS: ClassVar[bool] = True
+
+    model: Model = Model()
+    train: Train = Train()
+
+    def known_metrics(self) -> dict[str, tuple[str, ...]]:
+        return super().known_metrics() | {"fidelity": ("repeats",)}
+
+    @model_validator(mode="after")
+    def _kernels(self) -> "Config":
+        size = self.model.fill().options.get("size", 3) if self.model.downsample == LAYER else 3
+        if size % 2 == 0 and self.train.epochs:
+            raise ValueError(f"MODEL.FILTER_SIZE {size} makes maps of another size: training needs an odd one")
+        return self
