@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stillpoint.pipelines.networks import (
-    PRETRAINED,
     build,
     configure,
     create,
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HERE",
-    "PRETRAINED",
     "ModelEntry",
     "Paper",
     "build",

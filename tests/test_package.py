@@ -102,7 +102,7 @@ def test_a_wheel_works_in_an_empty_folder_beside_other_packages_of_our_folders_n
         "import core, pipelines, stillpoint\n"
         "net = stillpoint.pretrained('translations/TwoFullNet')\n"
         "print(core.name, pipelines.name, sum(p.numel() for p in net.parameters()) > 0)\n"
-        "from stillpoint.pipelines import workflow\n"
-        "print(workflow.plan('aps', {}).config.grid[0], len(workflow.imported(('core/training/train.py',))) > 30)"
+        "from stillpoint.pipelines import code_digest, workflow\n"
+        "print(workflow.plan('aps', {}).config.grid[0], len(code_digest.imported(('core/training/train.py',))) > 30)"
     )
     assert python(program, tmp_path, path=wheel) == "my core my pipelines True\nresnet20 True"

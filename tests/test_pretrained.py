@@ -14,11 +14,12 @@ from stillpoint.core.config.catalogue import DATASETS
 from stillpoint.core.data.datasets import load
 from stillpoint.core.runs import cards
 from stillpoint.core.runs.checkpoint import read_tensors, save_weights
+from stillpoint.pipelines import networks
 from stillpoint.pipelines.cli import main
 from stillpoint.pipelines.commands.pretrained import SAMPLE, of_card, on_digits, probe, write_stand_in
 
 ROOT = Path(__file__).parent.parent
-FOLDER = pipelines.PRETRAINED
+FOLDER = networks.PRETRAINED
 NAMES = cards.names(FOLDER)
 #: what the store in the repository may hold, which every clone brings along for ever
 LIMIT = 60 << 20
@@ -120,7 +121,7 @@ def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
     """An entry of a run of a few steps, in a folder of its own."""
     data = str(tmp_path / "data")
     monkeypatch.setenv("STILLPOINT_DATA", data)
-    monkeypatch.setattr(pipelines, "PRETRAINED", tmp_path / "pretrained")
+    monkeypatch.setattr(networks, "PRETRAINED", tmp_path / "pretrained")
     pairs = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "64", "MODEL.WIDTH", "0.25", "EVALUATE.METRICS", "['accuracy']"]
     where = ["--results", str(tmp_path), "--threads", "1"]
     assert main(["train", "aps/resnet20_aps3", *where, *pairs]) == 0

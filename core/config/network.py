@@ -107,7 +107,7 @@ class NetworkConfig(ModelConfig):
     @classmethod
     def _multiplier(cls, value: Any) -> Any:
         if isinstance(value, int | float) and value > 2:
-            raise ValueError("MODEL.WIDTH multiplies the channels, by 2 at most; it is no number of channels")
+            raise ValueError("it multiplies the channels, by 2 at most, and is no number of channels")
         return value
 
     @model_validator(mode="after")

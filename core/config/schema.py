@@ -324,8 +324,11 @@ def validate(schema: type[AnySection], settings: dict[str, Any]) -> AnySection:
         reason = first["msg"].removeprefix("Value error, ")
         given = repr(first["input"])
         given = given if len(given) <= 100 else f"{given[:97]}..."
-        shown = "" if isinstance(first["input"], dict) or not where else f" (given: {given})"
-        raise UserError(f"{where + ': ' if where else ''}{reason}{shown}") from None
+        # what the reason says itself, the key or a word that was given, is not said twice
+        quoted = isinstance(first["input"], str) and given in reason
+        shown = "" if isinstance(first["input"], dict) or not where or quoted else f" (given: {given})"
+        named = f"{where}: " if where and not reason.startswith(where) else ""
+        raise UserError(f"{named}{reason}{shown}") from None
 
 
 def known_keys(schema: type[RunConfig]) -> list[str]:

@@ -11,6 +11,7 @@ from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.runs import cards
 from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines import networks
 from stillpoint.pipelines.commands.base import Command, add_device, build, console, print_json, run_config, tell
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _publish_options(form: ArgumentParser) -> None:
     form.add_argument("folder", help="the folder of a run that has finished training")
     form.add_argument("--full", action="store_true", help="keep all in float32 (default: kernels and matrices halved)")
     form.add_argument("--data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)")
-    form.add_argument("--to", type=Path, metavar="DIR", default=pipelines.PRETRAINED, help="folder of the entries")
+    form.add_argument("--to", type=Path, metavar="DIR", default=networks.PRETRAINED, help="folder of the entries")
     add_device(form)
 
 
@@ -175,8 +176,8 @@ def evaluate_pretrained(args: Namespace) -> int:
     pipelines.entry(name)
     if args.recipe or args.pairs or args.status != "weights":
         raise UserError("--pretrained measures as the card says: leave out --recipe, --status and KEY VALUE pairs")
-    card = cards.read(pipelines.PRETRAINED, name)
-    weights = cards.weights(pipelines.PRETRAINED, name)
+    card = cards.read(networks.PRETRAINED, name)
+    weights = cards.weights(networks.PRETRAINED, name)
     options: dict[str, Any] = {"data": args.data, "device": args.device, "threads": args.threads}
     found = measured(of_card(card), weights, workers=args.workers, **options)
     if found["provenance"]["data_digest"] != card["data_digest"]:

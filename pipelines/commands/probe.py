@@ -259,11 +259,10 @@ def _measure_folder(args: Namespace, found: Subject) -> int:
     if args.json:
         print_json({"network": found.title, "trained": found.trained, "size": found.size, **result.to_dict()})
         return 0
-    out = console()
     if not found.trained:
-        out.print(UNTRAINED)
-    out.print(f"{found.title} on {len(paths)} pictures of {args.image}", markup=False)
-    out.print(str(result), markup=False)
+        tell(UNTRAINED)
+    tell(f"{found.title} on {len(paths)} pictures of {args.image}")
+    tell(str(result))
     return 0
 
 
@@ -324,8 +323,7 @@ def _print_map(found: Subject, result: "ShiftMap", output: Path, others: str) ->
         tell(UNTRAINED)
     tell(
         f"{found.title}: class {result.unshifted} of the unshifted picture; a number is the class it becomes, "
-        "shades are the change of the logits where it stays (· none, █ the largest)",
-        markup=False,
+        "shades are the change of the logits where it stays (· none, █ the largest)"
     )
     largest = float(result.change.max()) or 1.0
     width = max(2, len(str(int(result.prediction.max()))) + 1)
@@ -403,7 +401,7 @@ def _explain(args: Namespace) -> int:
     else:
         _print_explanation(title, result, args.all)
         if args.output:
-            console().print(f"written: {args.output}", markup=False)
+            tell(f"written: {args.output}")
     return 0
 
 
@@ -444,10 +442,8 @@ def _print_explanation(title: str, result: "Explanation", every: bool) -> None:
         )
         if result.worst is not None:
             worst = result.worst
-            out.print(
-                f"{worst.share:.0%} of what the modules add is added by {worst.name} ({worst.type})", markup=False
-            )
-        out.print(result.remedy, markup=False)
+            tell(f"{worst.share:.0%} of what the modules add is added by {worst.name} ({worst.type})")
+        tell(result.remedy)
     if result.left_out:
         tell(f"left out: {', '.join(f'{count} {why}' for why, count in result.left_out.items())}")
 

@@ -42,7 +42,6 @@ def _table_options(form: ArgumentParser) -> None:
 
 
 def print_table(table: "Table") -> None:
-    from rich.markup import escape
     from rich.table import Table as Grid
 
     from stillpoint.core.reporting.tables import layout, remarks
@@ -50,7 +49,7 @@ def print_table(table: "Table") -> None:
 
     head, lines = layout(table)
     grid = Grid(
-        title=escape(one_line(table.title)),
+        title=one_line(table.title),
         title_justify="left",
         title_style="bold",
         header_style="bold",
@@ -63,7 +62,7 @@ def print_table(table: "Table") -> None:
         network = line[0].removesuffix(" *")
         if before not in (None, network):
             grid.add_section()
-        grid.add_row(*(escape(one_line(cell)) for cell in line), style="bold" if line[0].endswith("*") else None)
+        grid.add_row(*map(one_line, line), style="bold" if line[0].endswith("*") else None)
         before = network
     out = console()
     out.print(grid)

@@ -83,7 +83,7 @@ def paths(times: int) -> Count:
             words = ["measure", f"aps/{GRID[0]}", "--image", inside / "photo.png", "--max-shift", 1]
             words += ["--output", inside / "map.png"]
             count.add(f"a picture and a map in {name!r}", _inside(here, stillpoint(*words, cwd=here, **more)))
-            words = ["convert", weights, inside / "other.safetensors"]
+            words = ["weights", "convert", weights, inside / "other.safetensors"]
             count.add(f"weights in {name!r}", _inside(here, stillpoint(*words, cwd=here, **more)))
     for recipe in RECIPES:
         with place("recipes") as here:

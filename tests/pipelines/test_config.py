@@ -1,6 +1,7 @@
 """What the papers' schemas say of networks and evaluations, without torch, is what those are."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -100,3 +101,17 @@ def test_nll_is_for_networks_that_give_logarithms_of_probabilities(paper: str) -
             pipelines.configure(name, "digits", ["TRAIN.LOSS", "nll"])
     else:
         assert pipelines.configure(name, "digits", ["TRAIN.LOSS", "nll"]).train.loss == "nll"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "sentence"),
+    [
+        (["MODEL.NORM", "bach"], r"MODEL\.NORM must be one of [^:]*, got 'bach'; nearest: batch"),
+        (["MODEL.WIDTH", "16"], r"MODEL\.WIDTH: it multiplies [^:]* \(given: 16\)"),
+        (["TRAIN.EPOCHS", "-1"], r"TRAIN\.EPOCHS: [^:]* \(given: -1\)"),
+    ],
+)
+def test_a_refusal_says_the_key_and_what_was_given_once(pairs: list[str], sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        pipelines.configure("aps/resnet20", "digits", pairs)
+    assert re.fullmatch(sentence, str(error.value))

@@ -6,7 +6,7 @@ from torch import nn
 from stillpoint import pipelines
 from stillpoint.core.runs.checkpoint import head_of
 
-SMALL = {"aps/resnet18_aps3": {"width": 4}, "blurpool/vgg11_bn": {"width": 0.125}}
+SMALL = {"aps/resnet18_aps3": {"width": 0.0625}, "blurpool/vgg11_bn": {"width": 0.125}}
 
 
 @pytest.mark.parametrize(

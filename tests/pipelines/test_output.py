@@ -58,7 +58,7 @@ def commands(root: Path) -> dict[str, list[str]]:
         "figures": ["figures", "aps", "--results", str(root), "TITLE", TITLE],
         "measure": ["measure", run, "--image", picture, "--max-shift", "1", "--output", str(root / "[m] é.png")],
         "explain": ["explain", run],
-        "maximise": ["maximise", run, "--label", "1", "--output", str(root / "[n] é.png")],
+        "maximise": ["maximise", run, "--class", "1", "--output", str(root / "[n] é.png")],
         "weights": ["weights", "convert", f"{run}/weights.safetensors", str(root / "[w] é.safetensors")],
         "pretrained": ["evaluate", "aps/nothing [/b] é", "--pretrained"],
         "help": ["measure", "--help"],

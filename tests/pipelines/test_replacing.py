@@ -198,7 +198,7 @@ def test_other_images_make_a_workflows_run_anew_and_refuse_one_by_hand(
 def test_what_is_measured_is_not_measured_again_and_not_overwritten_by_other_settings(
     run: Run, trained: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = ["EVALUATE.METRICS", "['accuracy']", "EVALUATE.UNTRAINED", "False"]
+    few = ["EVALUATE.METRICS", "['circular']", "EVALUATE.UNTRAINED", "False"]
 
     def measure(*more: str, pairs: list[str] = few) -> tuple[int, str]:
         code = main(["evaluate", str(run.folder), "--data", str(tmp_path / "data"), *more, *pairs])
