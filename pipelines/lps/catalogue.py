@@ -42,7 +42,7 @@ def models() -> dict[str, ModelEntry]:
     for arch in ARCHITECTURES:
         add(arch, {}, "torchvision; the paper's baseline" if arch != "resnet20" else "ours")
         for size in (1, 2, 3, 5):
-            taps = {} if size == 1 else {"FILTER_SIZE": size}
+            taps: dict[str, Any] = {} if size == 1 else {"FILTER_SIZE": size}
             add(f"{arch}_lps{size if size > 1 else ''}", _lps(arch, **taps), PAPER)
             filtered = {**taps, "SELECT": "after_blur", "FILTER_PADDING": "circular"}
             bare = {"FILLING": [BARE]} if size > 1 and "imagenet" in ARCHITECTURES[arch] else {}
@@ -50,7 +50,7 @@ def models() -> dict[str, ModelEntry]:
             if size > 1:
                 add(f"{arch}_lpf{size}", {"DOWNSAMPLE": "blur", **taps, "FILTER_PADDING": "circular", **bare})
         # the narrow network has 16 channels, and fewer at a part of its width
-        groups = {"GROUPS": 4} if arch == "resnet20" else {}
+        groups: dict[str, Any] = {"GROUPS": 4} if arch == "resnet20" else {}
         add(f"{arch}_lps_ddac3", _lps(arch, "filter=adaptive", FILTER_SIZE=3, **groups), PAPER)
         add(f"{arch}_lps_wide", _lps(arch, narrow=False), PAPER)
         add(f"{arch}_lps_soft", _lps(arch, "test_sampling=softmax"))

@@ -64,7 +64,7 @@ class Fidelity:
             self.threes[kind].update(torch.stack(threes, 1))
 
     def compute(self) -> Result:
-        found: dict[str, float] = {}
+        found: Result = {}
         for kind in KINDS:
             consistency = float(self.pairs[kind].mean)
             found[f"{kind}_shift_consistency"] = consistency
