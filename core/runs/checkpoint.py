@@ -173,14 +173,30 @@ def fill(
     ]
     if shapes:
         faults.append(f"of another shape {listed(shapes)}")
+    kinds = {name: _kind(tensor) for name, tensor in state_dict.items() if name in own and _kind(tensor)}
+    if kinds:
+        faults.append(f"no plain numbers {listed(f'{name} ({kind})' for name, kind in kinds.items())}")
     if faults:
         raise UserError(f"{origin} does not fit {model}: {'; '.join(faults)}")
+    # as the network will hold them: a double may be too large for a float
+    state_dict = {name: tensor.to(own[name].dtype) if name in own else tensor for name, tensor in state_dict.items()}
     # a buffer that the network makes so itself may be infinite
     if broken := sorted({*not_finite(state_dict)} - {*not_finite(own)}):
         raise UserError(
             f"{origin} holds numbers that are not finite, in {listed(broken)}: no network can be made of it"
         )
     net.load_state_dict(state_dict, strict=head is None)
+
+
+def _kind(tensor: Tensor) -> str:
+    """What a tensor is that a network's own cannot be filled from; empty for plain real numbers."""
+    if tensor.is_complex():
+        return "complex"
+    if tensor.is_meta:
+        return "without its numbers"
+    if tensor.is_quantized:
+        return "quantized"
+    return "" if tensor.layout == torch.strided else "sparse"
 
 
 def not_finite(tensors: Mapping[str, Any]) -> list[str]:

@@ -94,6 +94,24 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(tmp_path):
     assert all(torch.equal(before[name], tensor) for name, tensor in target.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("weight", "told"),
+    [
+        (torch.ones(2, 1, 3, 3).to_sparse(), r"no plain numbers 0.weight \(sparse\)"),
+        (torch.ones(2, 1, 3, 3, device="meta"), r"no plain numbers 0.weight \(without its numbers\)"),
+        (torch.ones(2, 1, 3, 3, dtype=torch.complex64), r"no plain numbers 0.weight \(complex\)"),
+        (torch.full((2, 1, 3, 3), 1e300, dtype=torch.float64), "not finite, in 0.weight"),  # infinite in float32
+    ],
+)
+def test_numbers_that_the_network_cannot_hold_are_refused_and_nothing_is_loaded(tmp_path, weight, told):
+    target = net()
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    torch.save({**net().state_dict(), "0.weight": weight}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=told):
+        load_weights(target, tmp_path / "w.pt")
+    assert all(torch.equal(before[name], tensor) for name, tensor in target.state_dict().items())
+
+
 def test_damaged_weights_are_refused_or_what_was_written(tmp_path):
     original = net()
     write(tmp_path / "w.safetensors", original)
