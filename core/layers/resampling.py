@@ -114,37 +114,40 @@ def upsampling(n: int, factor: int, authors: bool, like: Tensor) -> Tensor:
     """The matrix (factor * n, n) of `ideal_upsample2d` along an axis, for maps such as `like`."""
     top = n // 2
     fine = factor * n
-    halved = fine % 4 == 0 if authors else n % 2 == 0 and factor > 1
-    return _matrix(fine, top, halved, float(factor), 1, factor, like)
+    # of an even axis the last bin counts half; a product, for a branch would hold an exported axis to its parity
+    odd = min(fine % 4, 1) if authors else n % 2
+    edge = 0.5 + 0.5 * odd if authors or factor > 1 else 1.0
+    return _matrix(fine, top, edge, float(factor), 1, factor, like)
 
 
 def filtering(n: int, top: int, stride: int, like: Tensor) -> Tensor:
     """The matrix (ceil(n / stride), n) that keeps the bins |k| <= `top`, then every stride-th pixel."""
-    return _matrix(n, top, False, 1.0, stride, 1, like)
+    return _matrix(n, top, 1.0, 1.0, stride, 1, like)
 
 
-def _matrix(period: int, top: int, halved: bool, gain: float, step: int, step_in: int, like: Tensor) -> Tensor:
+def _matrix(period: int, top: int, edge: float, gain: float, step: int, step_in: int, like: Tensor) -> Tensor:
     dtype = torch.promote_types(like.dtype, torch.float32)
     if torch.compiler.is_compiling():
-        return _made(period, top, halved, gain, step, step_in, like.device).to(dtype)
-    kept = _cached(period, top, halved, gain, step, step_in, str(dtype).removeprefix("torch."))
+        return _made(period, top, edge, gain, step, step_in, like.device).to(dtype)
+    # to a tracer a size is a tensor
+    kept = _cached(int(period), int(top), float(edge), gain, step, step_in, str(dtype).removeprefix("torch."))
     return torch.from_numpy(kept).to(like.device)
 
 
 @lru_cache(maxsize=256)
-def _cached(period: int, top: int, halved: bool, gain: float, step: int, step_in: int, dtype: str) -> np.ndarray:
+def _cached(period: int, top: int, edge: float, gain: float, step: int, step_in: int, dtype: str) -> np.ndarray:
     # an array: a tensor of an inference mode or of a tracer would be kept for those who have none
     bins = np.arange(period // 2 + 1)
-    weights = np.where(bins < top, 1.0, np.where(bins == top, 0.5 if halved else 1.0, 0.0))
+    weights = np.where(bins < top, 1.0, np.where(bins == top, edge, 0.0))
     response = gain * np.fft.irfft(weights, n=period)
     places = np.arange(0, period, step)[:, None] - np.arange(0, period, step_in)
     return response[places % period].astype(dtype)
 
 
-def _made(period: int, top: int, halved: bool, gain: float, step: int, step_in: int, device: torch.device) -> Tensor:
+def _made(period: int, top: int, edge: float, gain: float, step: int, step_in: int, device: torch.device) -> Tensor:
     """`_cached` in operations that a compiler may keep open for every size."""
     bins = torch.arange(period // 2 + 1, device=device)
-    weights = (bins < top).double() + (bins == top).double() * (0.5 if halved else 1.0)
+    weights = (bins < top).double() + (bins == top).double() * edge
     response = gain * torch.fft.irfft(weights, n=period)
     places = torch.arange(0, period, step, device=device)[:, None] - torch.arange(0, period, step_in, device=device)
     return response[places % period]

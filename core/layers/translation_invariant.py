@@ -72,8 +72,8 @@ def translation_invariant_downsample2d(
         )
     if min(x.shape[2:]) < 2:
         raise ValueError(f"a map of {x.shape[2]}x{x.shape[3]} has no quadrants: its sides must be at least 2")
-    x = pad(x, [(x.shape[2] % 2, 0), (x.shape[3] % 2, 0)], padding=extension)
-    if translation.fused(x, weight):
+    x = _evened(x, extension)
+    if not torch.compiler.is_exporting() and translation.fused(x, weight):
         y, tau, psi = translation.sample(x, weight, scale, keep=return_response)
         return (y, Response(x, psi, tau)) if return_response else y
     psi = F.conv2d(x, weight.to(x.dtype), padding=(taps - 1) // 2, groups=channels).relu()
@@ -81,6 +81,19 @@ def translation_invariant_downsample2d(
     tau = (quadrants * scale.to(quadrants.dtype).view(-1, 1)).softmax(2)
     y = mix_phases(x, tau)
     return (y, Response(x, psi, tau)) if return_response else y
+
+
+def _evened(x: Tensor, extension: str) -> Tensor:
+    """The map with even sides, a first row and a first column added where it has an odd number of them."""
+    if not torch.compiler.is_exporting():
+        return pad(x, [(x.shape[2] % 2, 0), (x.shape[3] % 2, 0)], padding=extension)
+    for axis in (2, 3):  # sizes may be symbols, of which nothing is known
+        odd = x.shape[axis] % 2
+        places = torch.arange(x.shape[axis] + odd, device=x.device) - odd
+        inside = (places >= 0).to(x.dtype).unflatten(0, (1, -1, 1) if axis == 2 else (1, 1, -1))
+        x = x.index_select(axis, places.abs() if extension == "reflect" else places.clamp(min=0))
+        x = x * inside if extension == "zeros" else x
+    return x
 
 
 class TranslationInvariantDownsample2d(Downsample):

@@ -14,7 +14,7 @@ MEASURED = {"SparseCoding1d", "SparseCoding2d"}
 #: cropped about the centre of two sizes: as symbols they take minutes to solve, and are exported for one size here
 CROPPED = {"TwinStem", "WaveletTwin2d"}
 #: sizes that the layer itself refuses
-MULTIPLES = {"Scattering2d": 4}
+MULTIPLES = {"Scattering2d": 4, "AttentionScorer": 2, "ConvScorer": 2, "GraphScorer": 2, "PerceptronScorer": 2}
 traced = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit:FutureWarning")
 
 
