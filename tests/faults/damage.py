@@ -12,11 +12,12 @@ import yaml
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.data.datasets import load
-from stillpoint.core.reporting.tables import as_dict, read_training
+from stillpoint.core.reporting.reading import read_training
+from stillpoint.core.reporting.tables import as_dict
 from stillpoint.core.runs.checkpoint import load_state, previous, read_tensors
 from stillpoint.core.runs.records import read_history
 from stillpoint.pipelines.commands.base import run_config
-from stillpoint.pipelines.results import gather
+from stillpoint.pipelines.gathering import gather
 from tests.faults.children import Count, child, last_line
 from tests.faults.kill import differing, result
 from tests.faults.setting import Setting, bits, setting

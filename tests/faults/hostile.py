@@ -23,7 +23,7 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.merge import merge, read_recipe
 from stillpoint.core.data.datasets import load, prepare
 from stillpoint.core.data.formats import decode_image, read_pickled_batch
-from stillpoint.core.reporting.tables import read_metrics, read_training
+from stillpoint.core.reporting.reading import read_metrics, read_training
 from stillpoint.core.runs.checkpoint import load_state, load_weights, read_tensors, save_state
 from stillpoint.core.runs.layout import Run
 from stillpoint.core.runs.records import read_history
@@ -195,7 +195,7 @@ def endless(place: Path) -> Iterator[tuple[str, Callable[[], object]]]:
         "a section that is a list": "TRAIN: [1]\n",
         "an infinite rate": "TRAIN: {LR: .inf}\n",
     }
-    schema = pipelines.schema("aps")
+    schema = pipelines.paper("aps").schema()
     for number, (what, text) in enumerate(texts.items()):
         run = Run("aps", "digits", "resnet20", number, place / "endless")
         run.folder.mkdir(parents=True)
