@@ -155,7 +155,6 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
         return self._grid(self._judged(x), None)
 
     def scores(self, x: Tensor) -> Tensor:
-        """(B, s * t) of the scorer, in float32 or better; ValueError for a layer that has none."""
         if self.scorer is None:
             raise ValueError("a layer without a scorer compares nothing")
         with without_autocast(x.device):

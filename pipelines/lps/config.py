@@ -79,7 +79,8 @@ class Config(RunConfig):
     train: Train = Train()
 
     def known_metrics(self) -> dict[str, tuple[str, ...]]:
-        return super().known_metrics() | {"standard_and_circular": ("max_shift", "repeats", "margin")}
+        own: dict[str, tuple[str, ...]] = {"standard_and_circular": ("max_shift", "margin")}
+        return super().known_metrics() | (own if self.evaluate.protocol == "authors" else {})
 
     def known_protocols(self) -> tuple[str, ...]:
         return ("stillpoint", "authors")

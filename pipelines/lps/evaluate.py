@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch.nn.functional as F
 
-from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.schema import EvaluateConfig, RunConfig
 from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result, View
 from stillpoint.pipelines.lps.protocol import imagenet_consistency, imagenet_offsets
@@ -41,8 +40,4 @@ def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int
     """Core's, and under the authors' protocol their own."""
     if config.evaluate.protocol == "authors":
         return {**EVALUATIONS, "standard_and_circular": StandardAndCircular}
-    if "standard_and_circular" in config.evaluate.metrics:
-        raise UserError(
-            "standard_and_circular is the authors' protocol: set EVALUATE.PROTOCOL authors, or use circular"
-        )
     return EVALUATIONS
