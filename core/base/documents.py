@@ -20,8 +20,9 @@ from stillpoint.core.base.errors import UserError
 DEPTH = 50
 #: bytes of a YAML file, and values in it where every alias is written out
 YAML_BYTES, YAML_VALUES = 4 << 20, 200_000
-#: characters of a word without quotes: numbers of sixty digits to the base 60 take minutes from a million on
-PLAIN = 10_000
+#: characters of a word without quotes: numbers to the base 60 take minutes from a million on, and Python prints none
+#: of more than 4,300 digits, which to the base 16 are 3,570
+PLAIN = 3_000
 JSON_BYTES = 256 << 20
 CSV_BYTES = 256 << 20
 
@@ -106,7 +107,7 @@ def parse_json(text: str | bytes, what: str, *, remedy: str = "", of: type = obj
     """
     after = f": {remedy}" if remedy else ""
     try:
-        value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        value = json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
         _shallow(value)
     except (ValueError, RecursionError) as error:
         said = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
@@ -173,6 +174,11 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text[:20]} is no finite number")
     return value
+
+
+def _whole(text: str) -> int:
+    _finite(text)  # what no float can hold is infinite wherever it is counted with
+    return int(text)
 
 
 def _no_number(word: str) -> float:

@@ -65,6 +65,11 @@ def _apart(first: Run, second: Run, what: str, remedy: str) -> UserError:
 
 def _same_settings(runs: list[Run]) -> None:
     known = [(run, deciding(read_settings(run.config))) for run in runs if run.config.is_file()]
+    seeds: dict[str, Run] = {}
+    for run, settings in known:
+        seed = repr(settings.get("SEED", run.seed))
+        if (other := seeds.setdefault(seed, run)) != run:
+            raise _apart(other, run, f"are both of seed {seed} (one is a copy of the other)", "")
     for run, settings in known[1:]:
         first, own = known[0]
         # a setting that is younger than one of them decided nothing in it; seeds are what the mean is over

@@ -17,8 +17,7 @@ STATES = ("untrained", "trained")
 
 def found_runs(pipeline: str, recipe: str, root: Path, seeds: int | None = None) -> list[Run]:
     """Runs that were evaluated, ordered by network and seed; with `seeds`, those of the seeds 0..seeds-1."""
-    folder = root / pipeline / recipe
-    runs = [Run.of(path.parent) for path in sorted(folder.glob("*/seed*/metrics.json"))]
+    runs = Run.listed(pipeline, recipe, root)
     return sorted((r for r in runs if seeds is None or r.seed < seeds), key=lambda r: (r.model, r.seed))
 
 

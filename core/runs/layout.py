@@ -11,7 +11,8 @@ from pathlib import Path
 from stillpoint.core.base.errors import UserError
 
 RESULTS = Path("results")
-_SEED = re.compile(r"seed(\d+)")
+#: as we write it: no ``seed007`` beside ``seed7``, and no digits of other scripts
+_SEED = re.compile(r"seed(0|[1-9][0-9]*)")
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,13 @@ class Run:
         if not Path(folder).is_absolute() and root.is_relative_to(Path.cwd()):
             root = root.relative_to(Path.cwd())
         return cls(pipeline, recipe, model, int(match[1]), root)
+
+    @classmethod
+    def listed(cls, pipeline: str, recipe: str, root: Path) -> list["Run"]:
+        """The runs of a recipe that were evaluated; a folder such as ``seed0_old`` is none."""
+        paths = sorted((root / pipeline / recipe).glob("*/seed*/metrics.json"))
+        named = [(path.parents[1].name, _SEED.fullmatch(path.parent.name)) for path in paths]
+        return [cls(pipeline, recipe, model, int(match[1]), root) for model, match in named if match]
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ def test_equal_runs_share_a_mean_without_a_word(tmp_path: Path) -> None:
             r"different code \(commits c0ffee1234 and decaf12345, edited\) and cannot share a mean: stillpoint verify",
         ),
         ({"train": {"codes": ["a", "b"]}}, "were trained by different code"),
+        ({"settings": {"SEED": 0}}, r"are both of seed 0 \(one is a copy of the other\)"),
     ],
 )
 def test_what_differs_is_refused(tmp_path: Path, changed: dict[str, Any], said: str) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,18 @@ def test_found_runs_are_those_evaluated_up_to_the_seed(runs: list[Run], tmp_path
     Run("aps", "digits", "net", 7, tmp_path).folder.mkdir()
     assert len(reading.found_runs("aps", "digits", tmp_path)) == 6
     assert {run.seed for run in reading.found_runs("aps", "digits", tmp_path, seeds=2)} == {0, 1}
+
+
+@pytest.mark.parametrize("name", ["seed0_old", "seed0.bak", "seed007", "seed \u0661", "seed\u0661", "seed-1"])
+def test_a_folder_that_only_begins_as_a_seed_is_no_run(runs: list[Run], tmp_path: Path, name: str) -> None:
+    shutil.copytree(runs[0].folder, runs[0].folder.parent / name)
+    assert len(reading.found_runs("aps", "digits", tmp_path)) == 6
+
+
+def test_a_run_that_lies_elsewhere_is_found_under_its_link(runs: list[Run], tmp_path: Path) -> None:
+    runs[0].folder.rename(tmp_path / "elsewhere")
+    runs[0].folder.symlink_to(tmp_path / "elsewhere")
+    assert runs[0] in reading.found_runs("aps", "digits", tmp_path)
 
 
 def test_runs_that_were_measured_differently_share_no_table(runs: list[Run]) -> None:
