@@ -36,6 +36,7 @@ from stillpoint.core.layers.blur import BlurPool1d, BlurPool3d
 from stillpoint.core.layers.downsample import Downsample, DownsampleFactory, Subsample, downsample_factory
 from stillpoint.core.surgery.deployment import protect
 from stillpoint.core.surgery.filtered import attach, of_any_size
+from stillpoint.core.surgery.invariant import InvariantSurgeon
 from stillpoint.core.surgery.places import Network, Place, is_filtered
 from stillpoint.core.surgery.report import Change, Report
 from stillpoint.core.surgery.striding import (
@@ -60,6 +61,7 @@ def antialias(
     policy: str | Sequence[str] = ("max_pool", "strided_conv", "average_pool"),
     *,
     downsample: DownsampleFactory | str | None = None,
+    padding: str | None = None,
     where: str = "behind",
     include: str | Sequence[str] = "*",
     exclude: str | Sequence[str] = (),
@@ -76,6 +78,10 @@ def antialias(
         downsample: factory (channels, stride) of the filter, or its name; none: `BlurPool2d` of size 4, the paper's
             choice. Where rows and columns have strides of their own the stride is a pair, else an integer. Maps of one
             or three dimensions get `BlurPool1d` or `BlurPool3d` of the same size.
+        padding: "circular" with a Downsample that chooses its grid, "polyphase" being the one to take: the network
+            becomes truly shift-invariant. Every stride is treated, the stem's too, whatever the policy; all windows go
+            round; branches that meet share one grid. Law: its outputs change by rounding only under every circular
+            shift of images whose sides are multiples of its total stride, but for images of which two phases tie.
         where: "behind", the paper's rule; "before", cheaper: the filter at full size in front of a strided convolution,
             which strides as it did, so that only the filter is new work.
         include, exclude: shell patterns of the names of layers, such as "layer4.*".
@@ -83,13 +89,13 @@ def antialias(
         verbose: print the report.
 
     Returns:
-        A `Report`. What strides and was not treated is listed there with the reason, as far as `torch.fx` shows it: what
-        a library hides from it is not seen. A network in which nothing is to do is returned as it is.
+        A `Report`. What strides and was not treated is listed there with the reason, as far as `torch.fx` shows it:
+        what a library hides from it is not seen. A network in which nothing is to do is returned as it is.
 
     Raises:
-        ValueError: an unknown policy or place, no network, a Downsample that chooses its grid (its shortcuts would need
-            the same one: build the network with `pipelines.create` instead) or cannot be built for a place. The network
-            is then as it was.
+        ValueError: an unknown policy or place, no network, a Downsample that cannot be built for a place, or one that
+            chooses its grid and no circular padding, or a network that cannot be made shift-invariant, with the reasons
+            (a dry run reports them instead). The network is then as it was.
     """
     wanted = (policy,) if isinstance(policy, str) else tuple(policy)
     if unknown := [name for name in wanted if name not in POLICIES]:
@@ -103,9 +109,20 @@ def antialias(
             f"antialias exchanges the layers of a network, and this {type(model).__name__} is one by itself: "
             "hand over an nn.Sequential of it"
         )
+    if padding not in (None, "circular"):
+        raise ValueError(f'padding must be "circular" or None, got {padding!r}')
     make = downsample_factory(downsample) if isinstance(downsample, str) else downsample
-    surgeon = _Surgeon(model, wanted, make or downsample_factory("blur", size=4), where)
-    report = surgeon.plan(_patterns(include), _patterns(exclude))
+    surgeon: _Surgeon | InvariantSurgeon
+    if padding == "circular":
+        if make is None or not _chooses(make):
+            raise ValueError('circular padding goes with a Downsample that chooses its grid: downsample="polyphase"')
+        surgeon = InvariantSurgeon(model, make)
+        report = surgeon.plan()
+        if report.left and not dry_run:
+            raise ValueError(f"the network cannot be made shift-invariant: {'; '.join(map(': '.join, report.left))}")
+    else:
+        surgeon = _Surgeon(model, wanted, make or downsample_factory("blur", size=4), where)
+        report = surgeon.plan(_patterns(include), _patterns(exclude))
     if not dry_run:
         surgeon.operate()
     if verbose:
@@ -264,7 +281,7 @@ class _Surgeon:
             made = (BlurPool1d if len(stride) == 1 else BlurPool3d)(channels, stride, padding=padding, **options)
         if isinstance(made, Downsample) and made.chooses:
             raise ValueError(
-                "an adaptive grid must be shared with the shortcuts, which surgery cannot do: use a fixed filter"
+                'an adaptive grid needs windows that go round: antialias(net, downsample=..., padding="circular")'
             )
         parameters = chain(near.parameters(), self.model.parameters())
         reference = next((p for p in parameters if p.is_floating_point()), None)
@@ -275,6 +292,11 @@ class _Surgeon:
     def _tell(self, place: Place, after: str) -> None:
         self.done.add(place)
         self.report.changes.append(Change(place.name, describe(place.module), after))
+
+
+def _chooses(make: DownsampleFactory) -> bool:
+    """Whether the factory's Downsample chooses its grid; 64 channels suit every filling."""
+    return bool(getattr(make(64, 2), "chooses", False))
 
 
 def _policy(place: Place) -> str:

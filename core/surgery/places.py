@@ -43,6 +43,7 @@ class Place:
     bare     left, it aliases, so that nothing added to what it gives may be filtered
     stem     no convolution stands before it
     joined   the places whose sum is filtered at once, itself among them
+    end      the step whose output is filtered
     """
 
     name: str
@@ -53,6 +54,7 @@ class Place:
     reason: str = ""
     bare: bool = False
     joined: list["Place"] = field(default_factory=list)
+    end: fx.Node | None = None
 
     @property
     def stride(self) -> tuple[int, ...]:
@@ -75,12 +77,12 @@ class Place:
 
 
 class Network:
-    """A network's graphs, its places, and what `torch.fx` sees to stride without a layer."""
+    """A network's graphs (as it is, or in `training` or not), its places, and what strides in it without a layer."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, training: bool | None = None) -> None:
         self.model = model
         self.modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
-        self.parts, self.untraced = parts(model)
+        self.parts, self.untraced = parts(model, training=training)
         nodes = [node for part in self.parts for node in part.graph.nodes]
         self.uses = Counter(id(module) for module in map(self.module, nodes) if module is not None)
         names = [name for part in self.parts for names in part.blocks.values() for name in names]
@@ -130,7 +132,7 @@ class Network:
                 act = getattr(module, "act", None)  # timm's norms carry the activation
                 end = step
                 if isinstance(act, nn.Module) and not isinstance(act, nn.Identity):
-                    place.joined = joined
+                    place.joined, place.end = joined, end
                     if self.once(module):
                         return ([f"{end.target}.act"] if is_free(act) else [str(end.target)]), "behind"
                     activated = True
@@ -142,7 +144,7 @@ class Network:
                 end, joined = step, summands
             else:
                 break
-        place.joined = joined
+        place.joined, place.end = joined, end
         module = self.module(end)
         if activated and module is not None and self.once(module):
             return [str(end.target)], "behind"
@@ -152,7 +154,7 @@ class Network:
                     return [name], "behind"
         if activated and end.users and all(self._takes(step) for step in end.users):
             return [str(step.target) for step in end.users], "before"
-        place.joined = [place]
+        place.joined, place.end = [place], place.node
         return [place.name], "behind"
 
     def _summands(self, node: fx.Node, stride: tuple[int, ...]) -> list[Place]:

@@ -19,7 +19,7 @@ RESIZERS = (
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
     *(nn.FractionalMaxPool2d, nn.FractionalMaxPool3d, nn.PixelUnshuffle, nn.Unfold, nn.Upsample),
 )
-_PASSED = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+PASSED = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _TORCH_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 _FUNCTIONAL_ACTIVATIONS = (
     *("relu", "relu_", "relu6", "silu", "gelu", "hardswish", "hardtanh", "leaky_relu", "elu", "mish", "tanh"),
@@ -61,7 +61,7 @@ def each(number: Any, dims: int) -> tuple[int, ...]:
 def is_norm(module: nn.Module) -> bool:
     """A normalisation, whoever's, with an activation inside or not; or what does nothing to a map but drop some."""
     named = isinstance(module, _TORCH_NORMS) and "Norm" in type(module).__name__
-    return named or isinstance(module, (*_PASSED, *_TORCH_NORMS[:2]))
+    return named or isinstance(module, (*PASSED, *_TORCH_NORMS[:2]))
 
 
 def is_activation(module: nn.Module) -> bool:

@@ -30,12 +30,16 @@ class Part:
     scope: dict[fx.Node, str] = field(default_factory=dict)
 
 
-def parts(model: nn.Module) -> tuple[list[Part], dict[str, str]]:
+def parts(model: nn.Module, *, training: bool | None = None) -> tuple[list[Part], dict[str, str]]:
     """The graphs of the largest parts that can be followed, in the order of registration, and the modules that cannot,
     each with the reason. A layer that stands alone in such a module is a graph of one step."""
     found: list[Part] = []
     closed: dict[str, str] = {}
-    _collect(shadow(model), "", found, closed)
+    twin = shadow(model)
+    if training is not None:
+        for module in twin.modules():
+            module.training = training
+    _collect(twin, "", found, closed)
     return found, closed
 
 
