@@ -34,6 +34,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from stillpoint.core.layers.blur import BlurPool1d, BlurPool3d
 from stillpoint.core.layers.downsample import Downsample, DownsampleFactory, Subsample, downsample_factory
+from stillpoint.core.surgery.cost import cost
 from stillpoint.core.surgery.deployment import protect
 from stillpoint.core.surgery.filtered import attach, of_any_size
 from stillpoint.core.surgery.invariant import InvariantSurgeon
@@ -65,6 +66,7 @@ def antialias(
     where: str = "behind",
     include: str | Sequence[str] = "*",
     exclude: str | Sequence[str] = (),
+    example: Any = None,
     dry_run: bool = False,
     verbose: bool = True,
 ) -> Report:
@@ -85,6 +87,7 @@ def antialias(
         where: "behind", the paper's rule; "before", cheaper: the filter at full size in front of a strided convolution,
             which strides as it did, so that only the filter is new work.
         include, exclude: shell patterns of the names of layers, such as "layer4.*".
+        example: a batch of images: the report also tells what a forward with it costs, before and after.
         dry_run: only say what would be done.
         verbose: print the report.
 
@@ -124,7 +127,10 @@ def antialias(
         surgeon = _Surgeon(model, wanted, make or downsample_factory("blur", size=4), where)
         report = surgeon.plan(_patterns(include), _patterns(exclude))
     if not dry_run:
+        before = None if example is None else cost(model, example)
         surgeon.operate()
+        if before is not None:
+            report.notes.append(cost(model, example).against(before))
     if verbose:
         print(report)
     return report

@@ -42,7 +42,9 @@ def _own(module: nn.Module) -> Iterator[nn.Module]:
 def _merges_at_stride_one(module: nn.Module) -> bool:
     """Sets the stride that a block remembers for its merged convolution to 1, where nothing else asks for it."""
     stride: Any = getattr(module, "stride", None)
-    if stride is None or isinstance(stride, nn.Module):
+    if stride is None:  # it asks its convolutions
+        return True
+    if isinstance(stride, nn.Module):
         return False
     kind: Any = type(module)
     forward = getattr(kind, "own_forward", kind.forward)

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from stillpoint.core.layers.blur import BlurPool1d, BlurPool2d, BlurPool3d, blur_with
 from stillpoint.core.layers.padding import pad
+from stillpoint.core.surgery.striding import CONVOLUTIONS, is_norm
 
 # torch.fx, which cannot follow its sizes, takes this as one step
 torch.fx.wrap("edge_blur")
@@ -18,9 +20,10 @@ torch.fx.wrap("edge_blur")
 class Filtered(nn.Module):
     """Mixed into the class of a module that `attach` gave filters: they run before and behind its own forward."""
 
-    filter_before: nn.Module
-    filter_behind: nn.Module
-    own_forward: Callable[..., Tensor]
+    if TYPE_CHECKING:  # TorchScript reads the annotations of attributes, and knows no modules there
+        filter_before: nn.Module
+        filter_behind: nn.Module
+        own_forward: Callable[..., Tensor]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.filter_behind(self.own_forward(self.filter_before(x)))
@@ -48,7 +51,7 @@ def is_free(module: nn.Module) -> bool:
 
 
 def keep_from(module: nn.Module, methods: tuple[str, ...]) -> None:
-    """Lets methods that would rebuild a module's parts without their filters say so instead."""
+    """Lets methods that would rebuild a module's parts without their filters carry these over, or say so instead."""
     kind: Any = type(module)
     own, kept = (kind.own_class, kind.kept_from) if hasattr(kind, "own_class") else (kind, ())
     module.__class__ = _class(own, tuple(sorted({*kept, *methods})), isinstance(module, Filtered))
@@ -64,22 +67,37 @@ def _chain(first: nn.Module, second: nn.Module) -> nn.Module:
 def _class(kind: Any, kept: tuple[str, ...], filtered: bool = True) -> Any:
     made: dict[str, Any] = {"own_class": kind, "kept_from": kept, "__module__": __name__}
     if filtered:
-        made["own_forward"] = kind.forward
+        made["own_forward"] = _named(kind.forward, "own_forward")
     else:
         made["__reduce_ex__"] = Filtered.__reduce_ex__
     for method in kept:
-        made[method] = _refusal(method)
+        made[method] = _merging(method, getattr(kind, method))
     return type(f"Filtered{kind.__name__}", (Filtered, kind) if filtered else (kind,), made)
 
 
-def _refusal(method: str) -> Callable[..., Any]:
-    def refuse(self: nn.Module, *args: Any, **options: Any) -> Any:
+def _named(function: Any, name: str) -> Any:
+    """A function under another name, by which TorchScript calls what it compiles."""
+    again = FunctionType(function.__code__, function.__globals__, name, function.__defaults__, function.__closure__)
+    again.__kwdefaults__, again.__annotations__ = function.__kwdefaults__, function.__annotations__
+    return again
+
+
+def _merging(method: str, own: Callable[..., Any]) -> Callable[..., Any]:
+    def merge(self: nn.Module, *args: Any, **options: Any) -> Any:
+        parts = list(self.children())
+        conv: Any = next((part for part in parts if isinstance(part, Filtered)), None)
+        # a convolution and its norm: a filter of sum one stands as well behind both as between them
+        if method == "fuse" and isinstance(conv, CONVOLUTIONS) and len(parts) == 2 and is_norm(parts[1]):
+            merged = own(self, *args, **options)
+            if isinstance(merged, CONVOLUTIONS):
+                attach(merged, before=conv.filter_before, behind=conv.filter_behind)
+                return merged
         raise ValueError(
             f"{method} would drop the filters of this {type(self).__name__.removeprefix('Filtered')}: "
             f"call it before antialias"
         )
 
-    return refuse
+    return merge
 
 
 def _blank(kind: Any, kept: tuple[str, ...], filtered: bool = True) -> nn.Module:
@@ -126,6 +144,7 @@ class EdgeBlurPool2d(BlurPool2d):
     repeat the edge of a map too small to be mirrored."""
 
     known_as = "BlurPool2d"
+    stride: tuple[int, int]
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         if not torch.jit.is_scripting():
@@ -136,7 +155,7 @@ class EdgeBlurPool2d(BlurPool2d):
             mode = "replicate"
         x = F.pad(x, [before, after, before, after], mode="constant" if mode == "zeros" else mode)
         weight = self.kernel.to(x.dtype).expand(x.shape[1], 1, self.size, self.size)
-        return F.conv2d(x, weight, None, list(self.stride), [0, 0], [1, 1], x.shape[1])
+        return F.conv2d(x, weight, None, [self.stride[0], self.stride[1]], [0, 0], [1, 1], x.shape[1])
 
 
 def of_any_size(made: nn.Module) -> nn.Module:

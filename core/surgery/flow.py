@@ -1,7 +1,8 @@
 """What becomes of a circular shift of the image on its way through a network, step by step, as far as a graph tells.
 
-Each step's output is a map that moves with the image, on a grid that the strides before it chose (`Flow`: these
-strides in their order), its channels first or last; or it is the same for every shift (None); or a step breaks the law, which is a reason.
+Each step's output is a map that moves with the image, its channels first or last, on a grid that the strides before it
+chose (`Flow`: these strides in their order); or it is the same for every shift (None); or the step breaks the law,
+which is a reason.
 """
 
 import operator

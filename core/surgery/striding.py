@@ -139,7 +139,7 @@ def describe(module: nn.Module) -> str:
     taps: Any = getattr(module, "size", "")
     stride: Any = getattr(module, "stride", 1)
     name = getattr(type(module), "known_as", type(module).__name__)
-    return f"{name}{f' of {taps} taps' if taps else ''}, stride {shown(each(stride, 1))}"
+    return f"{name}{f' of {taps} taps' if taps and taps > 1 else ''}, stride {shown(each(stride, 1))}"
 
 
 def shown(stride: tuple[int, ...]) -> str:

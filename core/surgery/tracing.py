@@ -194,7 +194,7 @@ def _no_forward(module: nn.Module) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
 
 
 def _join(prefix: str, name: str) -> str:

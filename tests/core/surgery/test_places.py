@@ -1,4 +1,4 @@
-"""Where the surgery finds something to treat: families of networks, parts that can be followed, summands in register."""
+"""Where the surgery finds something to treat: families of networks, parts of them, summands in register."""
 
 import copy
 import pickle
