@@ -1,17 +1,30 @@
-"""What of a network strides, as far as `torch.fx` shows it: layers, functions inside a forward, slices with a step."""
+"""What of a network strides: layers, functions inside a forward, slices with a step; and what stands around it."""
 
+import math
 import operator
 from typing import Any
 
+import torch
 from torch import fx, nn
 
+from stillpoint.core.layers.blur import BlurPool1d, BlurPool3d
 from stillpoint.core.layers.downsample import Downsample
 
-LAYERS = (
-    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
-    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.LPPool1d, nn.LPPool2d, nn.LPPool3d),
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+AVERAGE_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+LAYERS = (*CONVOLUTIONS, *MAX_POOLS, *AVERAGE_POOLS, nn.LPPool1d, nn.LPPool2d, nn.LPPool3d)
+RESIZERS = (
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+    *(nn.FractionalMaxPool2d, nn.FractionalMaxPool3d, nn.PixelUnshuffle, nn.Unfold, nn.Upsample),
 )
-NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d, nn.SyncBatchNorm, nn.Identity, nn.Dropout, nn.Dropout2d)
+PASSED = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_TORCH_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+_FUNCTIONAL_ACTIVATIONS = (
+    *("relu", "relu_", "relu6", "silu", "gelu", "hardswish", "hardtanh", "leaky_relu", "elu", "mish", "tanh"),
+    *("sigmoid", "softplus", "clamp"),
+)
 # the position of the stride among the arguments of torch's functions
 _FUNCTIONS = {
     f"{kind}{dims}d": position
@@ -20,79 +33,145 @@ _FUNCTIONS = {
 }
 
 
-def traced(model: nn.Module) -> fx.Graph:
-    """The network's graph, a convolution, a norm or a Downsample being one node; ValueError where there is none."""
-    try:
-        return _Tracer().trace(model)
-    except Exception as error:  # whatever a user's forward raises when it is traced
-        try:
-            return _Tracer(closed=True).trace(model)
-        except Exception:
-            raise ValueError(
-                f"torch.fx cannot trace this {type(model).__name__}: {str(error).partition(chr(10))[0]}"
-            ) from error
-
-
 def strides(module: nn.Module) -> bool:
     """Whether the module is a layer that leaves pixels out."""
     return isinstance(module, LAYERS) and max(stride_of(module)) > 1
 
 
+def is_pool_or_convolution(module: nn.Module) -> bool:
+    return isinstance(module, (*LAYERS, *RESIZERS))
+
+
+def dims_of(module: nn.Module) -> int:
+    """Axes of a layer's map."""
+    return next(d for d in (1, 2, 3) for kind in type(module).__mro__ if kind.__name__.endswith(f"{d}d"))
+
+
 def stride_of(module: nn.Module) -> tuple[int, ...]:
     """Pixels from one output to the next along each axis; of a layer of two dimensions, (rows, columns)."""
     stride: Any = module.kernel_size if module.stride is None else module.stride
-    return pair(stride)
+    return each(stride, dims_of(module))
 
 
-def pair(number: Any) -> tuple[int, ...]:
-    """An integer twice, several as they are: how torch's layers of two dimensions read their settings."""
-    return (number, number) if isinstance(number, int) else tuple(number)
+def each(number: Any, dims: int) -> tuple[int, ...]:
+    """An integer once for each axis, several as they are: how torch's layers read their settings."""
+    return (number,) * dims if isinstance(number, int) else tuple(number)
 
 
-def function_strides(node: fx.Node) -> str:
-    """What strides in a step that is no layer, "a function" or "a slice"; else nothing."""
-    if node.op != "call_function":
+def is_norm(module: nn.Module) -> bool:
+    """A normalisation, whoever's, with an activation inside or not; or what does nothing to a map but drop some."""
+    named = isinstance(module, _TORCH_NORMS) and "Norm" in type(module).__name__
+    return named or isinstance(module, (*PASSED, *_TORCH_NORMS[:2]))
+
+
+def is_activation(module: nn.Module) -> bool:
+    """An activation of torch's, timm's or the Hugging Face's, without modules of its own."""
+    home = type(module).__module__
+    known = home == nn.ReLU.__module__ and not isinstance(module, nn.MultiheadAttention | nn.Softmax)
+    return (known or home.rpartition(".")[2].startswith("activations")) and not list(module.children())
+
+
+def is_filter(module: nn.Module) -> bool:
+    """A low-pass filter that strides or not: ours, timm's BlurPool2d, and those of antialiased-cnns."""
+    if isinstance(module, Downsample | BlurPool1d | BlurPool3d):
+        return True
+    return not any(True for _ in module.parameters()) and "filt" in module._buffers
+
+
+def is_function(node: fx.Node, *names: str) -> bool:
+    """A step that calls a function or a method of one of these names."""
+    if node.op == "call_method":
+        return str(node.target) in names
+    return node.op == "call_function" and getattr(node.target, "__name__", "") in names
+
+
+def is_functional_activation(node: fx.Node) -> bool:
+    return is_function(node, *_FUNCTIONAL_ACTIVATIONS)
+
+
+def is_addition(node: fx.Node) -> bool:
+    return is_function(node, "add", "add_", "iadd")
+
+
+def left_out(node: fx.Node, module: nn.Module | None) -> str:
+    """What leaves pixels out in a step that is no convolution and no pool, in words; else nothing."""
+    if module is not None:
+        return _resizer(module)
+    if node.op not in ("call_function", "call_method"):
         return ""
     if node.target is operator.getitem:
-        return "a slice" if _steps(node.args[1]) else ""
-    name = getattr(node.target, "__name__", "").removeprefix("_").removesuffix("_with_indices")
-    if name not in _FUNCTIONS:
-        return ""
-    stride = _argument(node, _FUNCTIONS[name], "stride")
-    if stride is None or stride == ():
-        stride = 1 if name.startswith("conv") else _argument(node, _FUNCTIONS[name] - 1, "kernel_size")
-    numbers = stride if isinstance(stride, list | tuple) else [stride]
-    # a number that is no integer is read from the input's size, as global pools do
-    return "a function" if any(not isinstance(n, int) or n > 1 for n in numbers) else ""
+        table = isinstance(node.args[0], fx.Node) and node.args[0].op == "get_attr"
+        return "a slice" if _steps(node.args[1]) and not table else ""
+    name = getattr(node.target, "__name__", str(node.target)).lstrip("_").removesuffix("_with_indices")
+    if name in _FUNCTIONS:
+        stride = _argument(node, _FUNCTIONS[name], "stride")
+        if stride is None or stride == ():
+            stride = 1 if name.startswith("conv") else _argument(node, _FUNCTIONS[name] - 1, "kernel_size")
+        numbers = stride if isinstance(stride, list | tuple) else [stride]
+        # a number that is no integer is read from the input's size, as global pools do
+        return f"the function {name}" if any(not isinstance(n, int) or n > 1 for n in numbers) else ""
+    if name.startswith("adaptive_"):
+        return f"the function {name}" if _several(_argument(node, 1, "output_size")) else ""
+    if name.startswith("fractional_max_pool"):
+        return f"the function {name}"
+    if name == "pixel_unshuffle" and node.op == "call_function":
+        return "the function pixel_unshuffle"
+    if name == "interpolate":
+        return "the function interpolate" if _shrinks(_argument(node, 2, "scale_factor")) else ""
+    if name == "unfold":
+        step = _argument(node, 3 if node.op == "call_method" else 4, "step" if node.op == "call_method" else "stride")
+        return "unfold" if any(isinstance(n, int) and n > 1 for n in _list(step)) else ""
+    if name == "index_select":
+        axis = _argument(node, 1, "dim")
+        table = isinstance(node.args[0], fx.Node) and node.args[0].op == "get_attr"
+        return "index_select" if axis in (2, 3, -1, -2) and not table else ""
+    return ""
 
 
 def describe(module: nn.Module) -> str:
     """Such as "3x3 convolution of stride 2"; a filter by its class, taps and stride."""
-    kinds = {nn.Conv2d: "convolution", nn.MaxPool2d: "max-pool", nn.AvgPool2d: "average pool"}
+    kinds = {CONVOLUTIONS: "convolution", MAX_POOLS: "max-pool", AVERAGE_POOLS: "average pool"}
     for kind, name in kinds.items():
         if isinstance(module, kind):
-            rows, columns = pair(module.kernel_size)
-            return f"{rows}x{columns} {name} of stride {_shown(stride_of(module))}"
+            size: Any = module.kernel_size
+            sides = "x".join(map(str, each(size, dims_of(module))))
+            return f"{sides} {name} of stride {shown(stride_of(module))}"
     taps: Any = getattr(module, "size", "")
     stride: Any = getattr(module, "stride", 1)
-    return f"{type(module).__name__}{f' of {taps} taps' if taps else ''}, stride {_shown(pair(stride))}"
+    name = getattr(type(module), "known_as", type(module).__name__)
+    return f"{name}{f' of {taps} taps' if taps and taps > 1 else ''}, stride {shown(each(stride, 1))}"
 
 
-class _Tracer(fx.Tracer):
-    """Sees a convolution or a norm of a library's own, which carries its padding or its activation, as one layer.
+def shown(stride: tuple[int, ...]) -> str:
+    return str(stride[0] if len(set(stride)) == 1 else stride)
 
-    `closed`: so too every module in which no layer strides, for networks where one of those branches in its forward.
-    """
 
-    def __init__(self, closed: bool = False) -> None:
-        super().__init__()
-        self.closed = closed
+def _resizer(module: nn.Module) -> str:
+    settings: Any = module
+    if isinstance(module, nn.Upsample):
+        return "an Upsample below 1" if _shrinks(settings.scale_factor) else ""
+    if isinstance(module, nn.Unfold):
+        return "an Unfold" if max(_list(settings.stride)) > 1 else ""
+    if isinstance(module, nn.PixelUnshuffle):
+        return "a PixelUnshuffle"
+    if isinstance(module, nn.FractionalMaxPool2d | nn.FractionalMaxPool3d):
+        return "a fractional max-pool"
+    if isinstance(module, RESIZERS):
+        return f"{type(module).__name__} to {settings.output_size}" if _several(settings.output_size) else ""
+    return ""
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        layers = (*LAYERS, *NORMS, Downsample)
-        if isinstance(m, layers) or super().is_leaf_module(m, module_qualified_name):
-            return True
-        return self.closed and not isinstance(m, nn.Sequential) and not any(map(strides, m.modules()))
+
+def _several(size: Any) -> bool:
+    """Whether an output size is one of more than one pixel."""
+    return any(n is None or (isinstance(n, int) and n > 1) for n in _list(size))
+
+
+def _shrinks(scale: Any) -> bool:
+    return any(isinstance(n, int | float) and not math.isnan(n) and n < 1 for n in _list(scale) if n is not None)
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple | torch.Size) else [value]
 
 
 def _argument(node: fx.Node, position: int, name: str) -> Any:
@@ -106,7 +185,3 @@ def _steps(index: Any) -> bool:
     places = range(index.index(...) if ... in index else 2, len(index))
     steps = [index[i].step for i in places if isinstance(index[i], slice)]
     return any(isinstance(step, int) and step > 1 for step in steps)
-
-
-def _shown(stride: tuple[int, ...]) -> str:
-    return str(stride[0] if len(set(stride)) == 1 else stride)

@@ -106,7 +106,7 @@ def test_strides_of_rows_and_columns_and_ceil_mode_are_treated(layer: nn.Module,
     [
         (nn.MaxPool2d(2, 2, 1, ceil_mode=True), "its ceil_mode drops windows that begin outside the map"),
         (nn.AvgPool2d(8), "it averages over 8 pixels already, and the filter over 4"),
-        (nn.LPPool2d(2, 2), "only convolutions, max-pools and average pools of two dimensions are treated"),
+        (nn.LPPool2d(2, 2), "only convolutions, max-pools and average pools are treated"),
     ],
 )
 def test_what_cannot_be_treated_is_left_with_the_reason(layer: nn.Module, reason: str) -> None:

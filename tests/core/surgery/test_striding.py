@@ -27,13 +27,13 @@ class Ending(nn.Module):
 @pytest.mark.parametrize(
     ("step", "name", "what"),
     [
-        (lambda x: F.conv2d(x, WEIGHT, stride=2), "conv2d", "a function"),
-        (lambda x: F.conv2d(x, WEIGHT, None, (1, 2)), "conv2d", "a function"),
-        (lambda x: F.avg_pool2d(x, 2), "avg_pool2d", "a function"),
-        (lambda x: F.avg_pool2d(x, x.shape[2:]), "avg_pool2d", "a function"),
-        (lambda x: F.max_pool2d(x, 3, stride=2), "max_pool2d", "a function"),
-        (lambda x: F.max_pool2d(x, 2, return_indices=True)[0], "max_pool2d_with_indices", "a function"),
-        (lambda x: F.lp_pool2d(x, 2, 2), "lp_pool2d", "a function"),
+        (lambda x: F.conv2d(x, WEIGHT, stride=2), "conv2d", "the function conv2d"),
+        (lambda x: F.conv2d(x, WEIGHT, None, (1, 2)), "conv2d", "the function conv2d"),
+        (lambda x: F.avg_pool2d(x, 2), "avg_pool2d", "the function avg_pool2d"),
+        (lambda x: F.avg_pool2d(x, x.shape[2:]), "avg_pool2d", "the function avg_pool2d"),
+        (lambda x: F.max_pool2d(x, 3, stride=2), "max_pool2d", "the function max_pool2d"),
+        (lambda x: F.max_pool2d(x, 2, return_indices=True)[0], "max_pool2d_with_indices", "the function max_pool2d"),
+        (lambda x: F.lp_pool2d(x, 2, 2), "lp_pool2d", "the function lp_pool2d"),
         (lambda x: x[:, :, ::2], "getitem", "a slice"),
         (lambda x: x[..., 1::2], "getitem", "a slice"),
     ],
@@ -41,7 +41,7 @@ class Ending(nn.Module):
 def test_functions_and_slices_that_stride_are_named(step: Callable[[Tensor], Tensor], name: str, what: str) -> None:
     report = antialias(Ending(step), verbose=False)
     assert [change.name for change in report.changes] == ["body.1"]
-    assert report.left == [(name, f"{what} inside a forward cannot be exchanged")]
+    assert report.left == [(name, f"{what} inside its forward cannot be exchanged")]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,18 @@ def test_functions_and_slices_that_do_not_stride_are_not(step: Callable[[Tensor]
     assert antialias(Ending(step), verbose=False).left == []
 
 
-def test_layers_of_other_dimensions_are_named() -> None:
-    net = nn.Sequential(nn.Conv1d(3, 4, 3, stride=2), nn.ReLU())
-    with pytest.raises(ValueError, match=r"0: left as it is \(only convolutions, max-pools and average pools of two"):
-        antialias(net)
+def test_layers_of_other_dimensions_are_treated() -> None:
+    for dims, kind in ((1, nn.Conv1d), (3, nn.Conv3d)):
+        pool = {1: nn.MaxPool1d, 3: nn.MaxPool3d}[dims](3, 2, 1)
+        net = nn.Sequential(kind(3, 4, 3), nn.ReLU(), kind(4, 4, 3, stride=2), nn.ReLU(), pool)
+        before = net(x := torch.randn(1, 3, *[20] * dims))
+        report = antialias(net, verbose=False)
+        assert [change.after.partition(",")[0] for change in report.changes] == [
+            "stride 1",
+            f"{'x'.join('3' * dims)} max-pool of stride 1 - BlurPool{dims}d of 4 taps",
+        ]
+        assert net(x).shape == before.shape and not report.left
+        bare = nn.Sequential(kind(3, 4, 3), kind(4, 4, 3, stride=2), nn.ReLU())
+        before = bare(x)
+        antialias(bare, downsample="subsample", verbose=False)
+        torch.testing.assert_close(bare(x), before)

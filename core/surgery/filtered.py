@@ -1,0 +1,166 @@
+"""Modules that see their input, or show their output, through a filter; names of weights, hooks and classes stay."""
+
+from collections.abc import Callable
+from functools import cache
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stillpoint.core.layers.blur import BlurPool1d, BlurPool2d, BlurPool3d, blur_with
+from stillpoint.core.layers.padding import pad
+from stillpoint.core.surgery.striding import CONVOLUTIONS, is_norm
+
+# torch.fx, which cannot follow its sizes, takes this as one step
+torch.fx.wrap("edge_blur")
+
+
+class Filtered(nn.Module):
+    """Mixed into the class of a module that `attach` gave filters: they run before and behind its own forward."""
+
+    if TYPE_CHECKING:  # TorchScript reads the annotations of attributes, and knows no modules there
+        filter_before: nn.Module
+        filter_behind: nn.Module
+        own_forward: Callable[..., Tensor]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.filter_behind(self.own_forward(self.filter_before(x)))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:  # the class is made anew, and pickle would not find it
+        kind: Any = type(self)
+        return _blank, (kind.own_class, kind.kept_from, isinstance(self, Filtered)), self.__getstate__()
+
+
+def attach(module: nn.Module, *, before: nn.Module | None = None, behind: nn.Module | None = None) -> None:
+    """Filters around a module, in place; further ones run after those that are there."""
+    if not isinstance(module, Filtered):
+        kind: Any = type(module)
+        module.__class__ = _class(kind, ())
+        module.filter_before, module.filter_behind = nn.Identity(), nn.Identity()
+    if before is not None:
+        module.filter_before = _chain(module.filter_before, before)
+    if behind is not None:
+        module.filter_behind = _chain(module.filter_behind, behind)
+
+
+def is_free(module: nn.Module) -> bool:
+    """Whether filters can be attached: its own class decides what it computes, and it is given one map."""
+    return not isinstance(module, torch.jit.ScriptModule) and "forward" not in vars(module)
+
+
+def keep_from(module: nn.Module, methods: tuple[str, ...]) -> None:
+    """Lets methods that would rebuild a module's parts without their filters carry these over, or say so instead."""
+    kind: Any = type(module)
+    own, kept = (kind.own_class, kind.kept_from) if hasattr(kind, "own_class") else (kind, ())
+    module.__class__ = _class(own, tuple(sorted({*kept, *methods})), isinstance(module, Filtered))
+
+
+def _chain(first: nn.Module, second: nn.Module) -> nn.Module:
+    if isinstance(first, nn.Identity):
+        return second
+    return nn.Sequential(*(first if isinstance(first, nn.Sequential) else [first]), second)
+
+
+@cache
+def _class(kind: Any, kept: tuple[str, ...], filtered: bool = True) -> Any:
+    made: dict[str, Any] = {"own_class": kind, "kept_from": kept, "__module__": __name__}
+    if filtered:
+        made["own_forward"] = _named(kind.forward, "own_forward")
+    else:
+        made["__reduce_ex__"] = Filtered.__reduce_ex__
+    for method in kept:
+        made[method] = _merging(method, getattr(kind, method))
+    return type(f"Filtered{kind.__name__}", (Filtered, kind) if filtered else (kind,), made)
+
+
+def _named(function: Any, name: str) -> Any:
+    """A function under another name, by which TorchScript calls what it compiles."""
+    again = FunctionType(function.__code__, function.__globals__, name, function.__defaults__, function.__closure__)
+    again.__kwdefaults__, again.__annotations__ = function.__kwdefaults__, function.__annotations__
+    return again
+
+
+def _merging(method: str, own: Callable[..., Any]) -> Callable[..., Any]:
+    def merge(self: nn.Module, *args: Any, **options: Any) -> Any:
+        parts = list(self.children())
+        conv: Any = next((part for part in parts if isinstance(part, Filtered)), None)
+        # a convolution and its norm: a filter of sum one stands as well behind both as between them
+        if method == "fuse" and isinstance(conv, CONVOLUTIONS) and len(parts) == 2 and is_norm(parts[1]):
+            merged = own(self, *args, **options)
+            if isinstance(merged, CONVOLUTIONS):
+                attach(merged, before=conv.filter_before, behind=conv.filter_behind)
+                return merged
+        raise ValueError(
+            f"{method} would drop the filters of this {type(self).__name__.removeprefix('Filtered')}: "
+            f"call it before antialias"
+        )
+
+    return merge
+
+
+def _blank(kind: Any, kept: tuple[str, ...], filtered: bool = True) -> nn.Module:
+    made = _class(kind, kept, filtered)
+    return made.__new__(made)
+
+
+class CircularPad2d(nn.Module):
+    """Pads (B, C, H, W) around its edges by `pads`, ((top, bottom), (left, right)), as often as it takes."""
+
+    def __init__(self, pads: tuple[tuple[int, int], tuple[int, int]]) -> None:
+        super().__init__()
+        self.pads = pads
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pad(x, self.pads, padding="circular")
+
+    def extra_repr(self) -> str:
+        return f"{self.pads}"
+
+
+def edge_blur(x: Tensor, kernel: Tensor, stride: Any, padding: str, pad_off: int) -> Tensor:
+    """`blur_with`, which repeats the edge of a map too small to be mirrored: reflect needs more than its reach."""
+    small = padding == "reflect" and min(x.shape[2:]) <= kernel.shape[0] // 2 + pad_off
+    return blur_with(x, kernel, stride=stride, padding="replicate" if small else padding, pad_off=pad_off)
+
+
+class EdgeBlurPool1d(BlurPool1d):
+    known_as = "BlurPool1d"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return edge_blur(x, self.kernel, self.stride, self.padding, self.pad_off)
+
+
+class EdgeBlurPool3d(BlurPool3d):
+    known_as = "BlurPool3d"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return edge_blur(x, self.kernel, self.stride, self.padding, self.pad_off)
+
+
+class EdgeBlurPool2d(BlurPool2d):
+    """`BlurPool2d` on a fixed grid, for maps of every size, and in a form that TorchScript compiles: the blurs here
+    repeat the edge of a map too small to be mirrored."""
+
+    known_as = "BlurPool2d"
+    stride: tuple[int, int]
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        if not torch.jit.is_scripting():
+            return edge_blur(x, self.kernel, self.stride, self.padding, self.pad_off)
+        mode = self.padding
+        before, after = (self.size - 1) // 2 + self.pad_off, self.size // 2 + self.pad_off
+        if mode == "reflect" and min(x.shape[2], x.shape[3]) <= after:
+            mode = "replicate"
+        x = F.pad(x, [before, after, before, after], mode="constant" if mode == "zeros" else mode)
+        weight = self.kernel.to(x.dtype).expand(x.shape[1], 1, self.size, self.size)
+        return F.conv2d(x, weight, None, [self.stride[0], self.stride[1]], [0, 0], [1, 1], x.shape[1])
+
+
+def of_any_size(made: nn.Module) -> nn.Module:
+    """A blur that falls back on a map too small for it; other fillings as they are."""
+    for kind, small in ((BlurPool1d, EdgeBlurPool1d), (BlurPool2d, EdgeBlurPool2d), (BlurPool3d, EdgeBlurPool3d)):
+        if type(made) is kind:
+            made.__class__ = small
+    return made
