@@ -16,8 +16,8 @@ summand of an addition must be left, all are.
 Law: every map keeps its size, behind its filter, whatever the size of the image. A blur that reflects needs a map
 larger than its reach, 2 pixels for the 4 taps of the paper's choice; on a smaller one it repeats the edge.
 
-What looks at a layer's stride or at its whole map computes with the dense one: TensorFlow's "same" padding becomes that
-of stride 1, and the statistics of a GroupNorm are those of all pixels.
+What looks at a layer's stride or at its whole map computes with the dense one: the statistics of a GroupNorm are those
+of all pixels. timm's layers with TensorFlow's "same" padding keep their windows where they were.
 
 Names in the state_dict do not change, so checkpoints of the original load before and after. Only a filter with
 parameters, "adaptive_blur", adds names of its own, which a checkpoint of the original does not have.
@@ -36,7 +36,7 @@ from stillpoint.core.layers.blur import BlurPool1d, BlurPool3d
 from stillpoint.core.layers.downsample import Downsample, DownsampleFactory, Subsample, downsample_factory
 from stillpoint.core.surgery.cost import cost
 from stillpoint.core.surgery.deployment import protect
-from stillpoint.core.surgery.filtered import attach, of_any_size
+from stillpoint.core.surgery.filtered import SameStart2d, attach, of_any_size
 from stillpoint.core.surgery.invariant import InvariantSurgeon
 from stillpoint.core.surgery.places import Network, Place, is_filtered
 from stillpoint.core.surgery.report import Change, Report
@@ -171,6 +171,8 @@ class _Surgeon:
 
     def operate(self) -> None:
         for module in self.dense:
+            if starts := _start(module):
+                attach(module, behind=starts)
             module.stride = (1,) * dims_of(module)
         for module, filters in self.attached:
             attach(module, **filters)
@@ -222,7 +224,7 @@ class _Surgeon:
         if module.ceil_mode:
             # the windows that reach past the map, at the bottom and the right, see nothing there
             past = [n for s in reversed(stride) for n in (0, s - 1)]
-            pad = {1: nn.ConstantPad1d, 2: nn.ConstantPad2d, 3: nn.ConstantPad3d}[dims]
+            pad: Any = {1: nn.ConstantPad1d, 2: nn.ConstantPad2d, 3: nn.ConstantPad3d}[dims]
             self.attached.append((module, {"before": pad(tuple(past), -torch.inf)}))
         self.dense.append(module)
         self.attached.append((module, {"behind": made}))
@@ -282,9 +284,9 @@ class _Surgeon:
             made = self.make(channels, rows if rows == columns else (rows, columns))
         else:
             like: Any = self.make(channels, 2)
-            options = {"size": 1 if isinstance(like, Subsample) else getattr(like, "size", 4)}
-            padding = getattr(like, "padding", "reflect")
-            made = (BlurPool1d if len(stride) == 1 else BlurPool3d)(channels, stride, padding=padding, **options)
+            size = 1 if isinstance(like, Subsample) else getattr(like, "size", 4)
+            kind = BlurPool1d if len(stride) == 1 else BlurPool3d
+            made = kind(channels, stride, size=size, padding=getattr(like, "padding", "reflect"))
         if isinstance(made, Downsample) and made.chooses:
             raise ValueError(
                 'an adaptive grid needs windows that go round: antialias(net, downsample=..., padding="circular")'
@@ -303,6 +305,17 @@ class _Surgeon:
 def _chooses(make: DownsampleFactory) -> bool:
     """Whether the factory's Downsample chooses its grid; 64 channels suit every filling."""
     return bool(getattr(make(64, 2), "chooses", False))
+
+
+def _start(module: Any) -> nn.Module | None:
+    """What keeps the windows of a layer with TensorFlow's padding, timm's "Same" ones, where they were."""
+    kind = getattr(type(module), "own_class", type(module)).__name__
+    if not kind.endswith("2dSame"):
+        return None
+    settings = zip(each(module.dilation, 2), each(module.kernel_size, 2), strict=True)
+    rows, columns = (d * (k - 1) for d, k in settings)
+    strides = stride_of(module)
+    return SameStart2d((rows, columns), (strides[0], strides[1]))
 
 
 def _policy(place: Place) -> str:

@@ -35,14 +35,15 @@ class Filtered(nn.Module):
 
 def attach(module: nn.Module, *, before: nn.Module | None = None, behind: nn.Module | None = None) -> None:
     """Filters around a module, in place; further ones run after those that are there."""
+    held: Any = module
     if not isinstance(module, Filtered):
         kind: Any = type(module)
-        module.__class__ = _class(kind, ())
-        module.filter_before, module.filter_behind = nn.Identity(), nn.Identity()
+        held.__class__ = _class(kind, ())
+        held.filter_before, held.filter_behind = nn.Identity(), nn.Identity()
     if before is not None:
-        module.filter_before = _chain(module.filter_before, before)
+        held.filter_before = _chain(held.filter_before, before)
     if behind is not None:
-        module.filter_behind = _chain(module.filter_behind, behind)
+        held.filter_behind = _chain(held.filter_behind, behind)
 
 
 def is_free(module: nn.Module) -> bool:
@@ -85,12 +86,19 @@ def _named(function: Any, name: str) -> Any:
 def _merging(method: str, own: Callable[..., Any]) -> Callable[..., Any]:
     def merge(self: nn.Module, *args: Any, **options: Any) -> Any:
         parts = list(self.children())
-        conv: Any = next((part for part in parts if isinstance(part, Filtered)), None)
+        conv = next((part for part in parts if isinstance(part, Filtered)), None)
         # a convolution and its norm: a filter of sum one stands as well behind both as between them
-        if method == "fuse" and isinstance(conv, CONVOLUTIONS) and len(parts) == 2 and is_norm(parts[1]):
-            merged = own(self, *args, **options)
+        if (
+            conv is not None
+            and method == "fuse"
+            and isinstance(conv, CONVOLUTIONS)
+            and len(parts) == 2
+            and is_norm(parts[1])
+        ):
+            merged: nn.Module = own(self, *args, **options)
             if isinstance(merged, CONVOLUTIONS):
-                attach(merged, before=conv.filter_before, behind=conv.filter_behind)
+                filters: Any = conv
+                attach(merged, before=filters.filter_before, behind=filters.filter_behind)
                 return merged
         raise ValueError(
             f"{method} would drop the filters of this {type(self).__name__.removeprefix('Filtered')}: "
@@ -117,6 +125,31 @@ class CircularPad2d(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.pads}"
+
+
+class SameStart2d(nn.Module):
+    """Cuts off what TensorFlow's padding of a dense layer sees before its first window at `stride`.
+
+    That padding shares the pixels that windows of `reach` + 1 miss at the two ends, and how many these are, the stride
+    and the map's size decide. (B, C, H, W) -> (B, C, H - i, W - j).
+    """
+
+    def __init__(self, reach: tuple[int, int], stride: tuple[int, int]) -> None:
+        super().__init__()
+        self.reach, self.stride = reach, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.first(x.shape[2], self.reach[0], self.stride[0])
+        columns = self.first(x.shape[3], self.reach[1], self.stride[1])
+        return x[:, :, rows:, columns:]
+
+    def first(self, size: int, reach: int, stride: int) -> int:
+        """The pixel of the dense layer's map on which the first window at the stride stands."""
+        missed = max((size + stride - 1) // stride * stride - stride + reach + 1 - size, 0)
+        return reach // 2 - missed // 2
+
+    def extra_repr(self) -> str:
+        return f"reach={self.reach}, stride={self.stride}"
 
 
 def edge_blur(x: Tensor, kernel: Tensor, stride: Any, padding: str, pad_off: int) -> Tensor:

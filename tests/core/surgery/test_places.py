@@ -8,6 +8,8 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import Conv2dSame
+from timm.layers.pool2d_same import MaxPool2dSame
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -56,6 +58,7 @@ FAMILIES = {
     "inception_v3": (9, 3),  # two max-pools are functions, and are reported
     "resnet18": (5, 1),
     "efficientnet_b0": (5, 1),
+    "tf_efficientnet_lite0": (5, 1),
 }
 
 
@@ -253,3 +256,14 @@ def test_layers_that_leave_pixels_out_are_reported(layer: nn.Module) -> None:
     assert [name for name, _ in report.left] == ["1"] and report.changes == []
     quiet = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Upsample(scale_factor=2))
     assert antialias(quiet, verbose=False).left == []
+
+
+@pytest.mark.parametrize("side", [32, 33, 34, 35])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 2), (3, 3), (2, 2), (6, 4)])
+@torch.no_grad()
+def test_windows_under_tensorflows_padding_stay_where_they_were(kernel: int, stride: int, side: int) -> None:
+    layers = (Conv2dSame(4, 4, kernel, stride), nn.ReLU(), MaxPool2dSame(kernel, stride))
+    net, x = nn.Sequential(nn.Conv2d(3, 4, 1), *layers), torch.randn(1, 3, side, side)
+    before = net(x)
+    antialias(net, downsample="subsample", verbose=False)
+    torch.testing.assert_close(net(x), before)
