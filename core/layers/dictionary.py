@@ -72,7 +72,8 @@ class LearntDictionary(nn.Module):
         self._evaluated: Evaluated | None = None
         # in tuples, which torch does not look into for parameters and constants
         self._seen: tuple[Tensor, ...] = ()
-        # of training: the dictionary that `weight` was scaled from, and its steps by the shape of an image's code
+        # of training: the dictionary that `weight` was scaled from and what it was scaled to, both of which go through
+        # every change of type, device and format as `weight` does; and its steps by the shape of an image's code
         self._source: tuple[Tensor, ...] = ()
         self._steps: dict[tuple[int, ...], Tensor] = {}
 
@@ -105,10 +106,12 @@ class LearntDictionary(nn.Module):
         # what is kept here outlives the block it is measured in
         with torch.inference_mode(self.weight.is_inference()), torch.no_grad():
             if not self._known(self.weight):
-                self._source, self._steps = (self.weight.detach().clone(),), {}
+                source = self.weight.detach().clone()
+                atoms = unit_atoms(source) if self.normalise else source
+                self._source, self._steps = (source, atoms), {}
                 if self.normalise:
                     # by .data: a graph that holds these atoms was made of the same numbers
-                    self.weight.data.copy_(unit_atoms(self._source[0]))
+                    self.weight.data.copy_(atoms)
             if not self.measure:
                 return self.step_size
             if a.code_shape not in self._steps:
@@ -125,10 +128,9 @@ class LearntDictionary(nn.Module):
         """Whether these are the numbers that the last training forward made."""
         if not self._source:
             return False
-        (source,) = self._source
-        if source.dtype != weight.dtype or source.device != weight.device or source.shape != weight.shape:
-            return False
-        return torch.equal(weight, unit_atoms(source) if self.normalise else source)
+        _, atoms = self._source
+        same = (atoms.dtype, atoms.device, atoms.shape) == (weight.dtype, weight.device, weight.shape)
+        return same and torch.equal(weight, atoms)
 
     def _start(self, a: LinearMap) -> Tensor | None:
         fits = self.eigenvector is not None and self.eigenvector.shape[1:] == a.code_shape

@@ -245,8 +245,9 @@ def test_weights_set_behind_every_version_counter_are_new_weights_in_training():
     layer = SparseCoding2d(2, 4, 3, padding=1).train()
     x = images(1, 2, 8, 8)
     layer(x)
-    layer.weight.data.mul_(3)
+    layer.update_step_size(x)  # of the unit atoms
     before = layer.step_size.clone()
+    layer.weight.data.mul_(3)
     layer(x)
     torch.testing.assert_close(layer.step_size * 9, before, rtol=0.02, atol=0)
     torch.testing.assert_close(layer.weight.flatten(1).norm(dim=1), torch.ones(4))
@@ -457,3 +458,23 @@ def test_torch_compile_measures_the_step_outside_of_its_graphs(training):
         with torch.no_grad():
             for one in (layer, twin):
                 one.weight.mul_(1.5).add_(0.1)  # a new dictionary has a new step
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.double(),
+        lambda layer: layer.double().float(),
+        lambda layer: layer.to(memory_format=torch.channels_last),
+        copy.deepcopy,
+    ],
+    ids=["double", "and_back", "channels_last", "copy"],
+)
+def test_another_type_or_format_of_the_same_weights_is_no_new_dictionary(change, normalise) -> None:
+    torch.manual_seed(0)
+    layer, x = SparseCoding2d(3, 8, padding=1, normalise=normalise), images(4, 3, 8, 8)
+    expected = layer(x)
+    changed = change(layer)
+    found = changed(x.to(changed.weight.dtype))
+    assert torch.allclose(found.float(), expected, rtol=1e-5, atol=1e-5)
