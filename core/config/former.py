@@ -40,7 +40,7 @@ def modern(settings: dict[str, Any]) -> dict[str, Any]:
     if not stored or not isinstance(model, dict) or "DOWNSAMPLE" not in model or "FILTER_PADDING" in model:
         return settings
     section: dict[str, Any] = model
-    new = {_RENAMED.get(key, key): value for key, value in section.items()}
+    new: dict[str, Any] = {_RENAMED.get(key, key): value for key, value in section.items()}
     if "BLUR_PADDING" in model:
         base = 16 if model["ARCH"] in ("resnet20", "resnet56") else 64
         new["WIDTH"] = (model["WIDTH"] or base) / base
