@@ -189,11 +189,11 @@ def main() -> None:
     todo = [key for key in everything[first - 1 :: of] if not (options.missing and key in table)]
     for made in rows(todo, options.seconds, deployed=options.deployed):
         table[made["library"], made["network"]] = made
-    with options.table.open("w", newline="") as file:
-        file.write(f"# torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}\n")
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table[key] for key in everything if key in table)
+        with options.table.open("w", newline="") as file:  # each time: a part that is ended keeps what it has
+            file.write(f"# torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}\n")
+            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(table[key] for key in everything if key in table)
 
 
 if __name__ == "__main__":
