@@ -69,14 +69,14 @@ rule table:
         plan.read_by_pages(),
     output:
         report(
-            plan.tables()["md"],
+            update(plan.tables()["md"]),
             caption=plan.caption("table"),
             category=PAPER,
             subcategory=plan.recipe,
             labels={"result": "table"},
         ),
-        [path for suffix, path in plan.tables().items() if suffix != "md"],
-        list(plan.pages().values()),
+        [update(path) for suffix, path in plan.tables().items() if suffix != "md"],
+        [update(path) for path in plan.pages().values()],
     params:
         decides=lambda w: plan.decides("table"),
         paper=PAPER,
@@ -99,7 +99,7 @@ rule figures:
     output:
         [
             report(
-                path,
+                update(path),
                 caption=plan.caption(name),
                 category=PAPER,
                 subcategory=plan.recipe,

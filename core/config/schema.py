@@ -29,6 +29,10 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Divisor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+#: above it whole numbers are no longer told apart as floats, and none of a run's is near it
+LARGEST = 2**53
+
+
 class Section(BaseModel):
     """A frozen group of settings; an unknown key is an error."""
 
@@ -43,6 +47,14 @@ class Section(BaseModel):
         # a field called `model` is natural here; pydantic otherwise reserves the prefix
         protected_namespaces=(),
     )
+
+    @model_validator(mode="after")
+    def _countable(self) -> "Section":
+        for name, value in self:
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int) and abs(number) > LARGEST:
+                    raise ValueError(f"{name.upper()} is a whole number of at most {LARGEST:,}")
+        return self
 
 
 class ModelConfig(Section):
@@ -99,10 +111,13 @@ class AugmentConfig(Section):
         None, description="range of area of a RandomResizedCrop, for example [0.08, 1]"
     )
     canvas_padding: int = Field(
-        0, ge=0, description="zero pixels put around an image before a random crop of DATA.IMAGE_SIZE, in testing too"
+        0,
+        ge=0,
+        le=1024,
+        description="zero pixels put around an image before a random crop of DATA.IMAGE_SIZE, in testing too",
     )
     crop_padding: int = Field(
-        0, ge=0, description="zero pixels put around an image before a random crop of its own size"
+        0, ge=0, le=1024, description="zero pixels put around an image before a random crop of its own size"
     )
     flip: Fraction = Field(0.0, description="probability of a horizontal flip")
     roll: int = Field(

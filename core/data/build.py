@@ -73,7 +73,8 @@ def images(config: RunConfig, part: Part, root: str | os.PathLike[str] | None = 
 def augmentation(config: RunConfig, *, training: bool) -> Augment | None:
     """The random changes of a batch. The crop from a zero-padded canvas is the task itself, so testing has it too.
 
-    Raises `UserError` where DATA.IMAGE_SIZE cannot be had from images of the data set's size.
+    Raises `UserError` where DATA.IMAGE_SIZE cannot be had from images of the data set's size, and where a square to be
+    erased is larger.
     """
     section, entry, size = config.augment, info(config.data.name), image_size(config)
     steps: list[tuple[Step, Stage]] = []
@@ -86,6 +87,8 @@ def augmentation(config: RunConfig, *, training: bool) -> Augment | None:
             f"DATA.IMAGE_SIZE {size}: images of {config.data.name} have {entry.size}, and only AUGMENT.CANVAS_PADDING "
             f"makes a larger canvas of them"
         )
+    if training and section.erase > size:
+        raise UserError(f"AUGMENT.ERASE {section.erase}: a square larger than the images, {size}x{size}")
     if training:
         _training_steps(section, entry.streaming, size, steps)
     return Augment(tuple(steps)) if steps else None

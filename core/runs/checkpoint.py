@@ -196,7 +196,13 @@ def _kind(tensor: Tensor) -> str:
         return "without its numbers"
     if tensor.is_quantized:
         return "quantized"
-    return "" if tensor.layout == torch.strided else "sparse"
+    if tensor.layout != torch.strided:
+        return "sparse"
+    try:
+        tensor.new_empty(1).to(torch.float32)
+    except (NotImplementedError, RuntimeError):  # a type of few bits that is for storing alone
+        return str(tensor.dtype).removeprefix("torch.")
+    return ""
 
 
 def not_finite(tensors: Mapping[str, Any]) -> list[str]:

@@ -48,8 +48,8 @@ def add_places(form: ArgumentParser) -> None:
 
 def positive(text: str) -> int:
     """A whole number from 1 on, as an option's type."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise ArgumentTypeError(f"{text[:40]!r} is no whole number from 1 on, of nine digits at most")
     return int(text)
 
 

@@ -308,3 +308,11 @@ def test_anew_is_the_one_way_to_replace_what_was_made_by_hand_by_other_settings_
     assert contents(run) == before
     assert main([*words, "--anew", *trial]) == 2 and "the workflow stopped" in capsys.readouterr().err
     assert contents(run) == {}
+
+
+def test_snakemake_removes_no_result_of_a_rule_that_is_refused() -> None:
+    rules = (ROOT / "pipelines" / "recipe.smk").read_text().split("\nrule ")[1:]
+    outputs = {text.partition(":")[0]: text.partition("output:")[2].partition("params:")[0] for text in rules}
+    # what is no `update` is gone before its rule runs, and stays away where it fails
+    kept = {name: output.count("update(") for name, output in outputs.items() if output}
+    assert kept == {"train": 3, "evaluate": 2, "table": 3, "figures": 1}

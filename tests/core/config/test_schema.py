@@ -44,6 +44,16 @@ def numbers(schema: type) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize("key", ["TRAIN.EPOCHS", "TRAIN.STEP_EPOCHS", "AUGMENT.ROLL", "AUGMENT.CROP_PADDING", "SEED"])
+def test_every_whole_number_can_be_counted_with(key: str) -> None:
+    schema = pipelines.paper("aps").schema()
+    for text in ("1" + "0" * 400, str(2**53 + 1)):
+        with pytest.raises(UserError, match=key.rpartition(".")[2]):
+            merge(schema, [], [key, text])
+    with pytest.raises(UserError, match="MILESTONES"):
+        merge(schema, [], ["TRAIN.MILESTONES", f"[{2**53 + 1}]"])
+
+
 @pytest.mark.parametrize("paper", pipelines.papers())
 def test_every_number_is_finite(paper: str) -> None:
     schema = pipelines.paper(paper).schema()

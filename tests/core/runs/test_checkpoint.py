@@ -100,6 +100,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(tmp_path):
         (torch.ones(2, 1, 3, 3).to_sparse(), r"no plain numbers 0.weight \(sparse\)"),
         (torch.ones(2, 1, 3, 3, device="meta"), r"no plain numbers 0.weight \(without its numbers\)"),
         (torch.ones(2, 1, 3, 3, dtype=torch.complex64), r"no plain numbers 0.weight \(complex\)"),
+        (torch.zeros(2, 1, 3, 3, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), r"\(float4_e2m1fn_x2\)"),
         (torch.full((2, 1, 3, 3), 1e300, dtype=torch.float64), "not finite, in 0.weight"),  # infinite in float32
     ],
 )
