@@ -188,7 +188,7 @@ def test_no_recipe_asks_for_a_larger_window_than_its_photographs_have(tmp_path: 
         for name in pipelines.paper(paper).recipes()
     ]
     photographs = [config for config in configs if config.data.name == "imagenet"]
-    assert {config.evaluate.margin for config in photographs} == {0, 32}
+    assert {config.evaluate.margin for config in photographs} == {0, 20, 32}
     for config in photographs:
         assert loader(config, "test", tmp_path, margin=config.evaluate.margin) is not None
 

@@ -190,8 +190,11 @@ def _in_a_process(rank: int, folder: str) -> None:
             # batch statistics are not compared: those of a process are its own
             shared = DistributedDataParallel(layer, broadcast_buffers=name not in STATISTICS)
             codes = [shared(*given) for _ in range(3)]
-            sum(loss(code) for code in codes).backward()
             assert all(torch.equal(code, codes[0]) for code in codes[1:])
+            total = torch.stack([loss(code) for code in codes]).sum()
+            if not total.requires_grad:
+                continue  # a choice in evaluation: no gradient flows through it
+            total.backward()
             results[name, training] = [weight.grad for weight in layer.parameters()]
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()

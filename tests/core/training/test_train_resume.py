@@ -205,7 +205,7 @@ def test_other_settings_are_refused_and_named(whole):
 def test_how_a_run_is_measured_may_change(tmp_path):
     trained(tmp_path)
     progress = Notes()
-    trained(tmp_path, "EVALUATE.REPEATS", "9", progress=progress)
+    trained(tmp_path, "EVALUATE.METRICS", "[accuracy, circular]", "EVALUATE.REPEATS", "9", progress=progress)
     assert not progress.steps
 
 
