@@ -42,6 +42,13 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("stillpoint.spelled", _spell)
 
 
+#: packages that only some commands need -> the extra that brings them
+EXTRAS = {
+    **dict.fromkeys(("PIL", "dvc", "matplotlib", "scipy", "sklearn", "snakemake", "torchvision", "yacs"), "pipelines"),
+    "timm": "interop",
+}
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse whose errors are one sentence, without the usage in front of it."""
 
@@ -126,6 +133,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stillpoint: interrupted", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        print(f"stillpoint: {package} is not installed: pip install 'stillpoint[{EXTRAS[package]}]'", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         # the reader (head, less) has gone; the interpreter would complain once more when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,6 +1,8 @@
 """The command line: what it prints, and what it says when it is asked for something that cannot be."""
 
 import json
+import subprocess
+import sys
 import textwrap
 from argparse import Namespace
 from pathlib import Path
@@ -265,3 +267,15 @@ def test_pictures_that_cannot_be_measured_or_drawn(
 
 def test_a_folder_that_is_a_file_is_named(capsys: pytest.CaptureFixture[str], photo: Path) -> None:
     assert f"{photo}" in told(capsys, "train", "aps/resnet20", "--results", photo, code=2)
+
+
+def test_a_command_whose_packages_are_not_installed_names_the_extra() -> None:
+    program = (
+        "import sys; sys.modules['yacs'] = None\n"
+        "from stillpoint.pipelines.cli import main\n"
+        "assert main(['list', 'aps/resnet20']) == 0\n"
+        "raise SystemExit(main(['show-config', 'aps/resnet20']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "stillpoint: yacs is not installed: pip install 'stillpoint[pipelines]'\n"
