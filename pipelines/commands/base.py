@@ -1,6 +1,7 @@
 """What commands share: their form, the options that several of them take, and the choice of a recipe."""
 
 import json
+import os
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,10 +54,18 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def thread_count(text: str) -> int:
+    """A number of threads as an option's type: more than the machine can hold end in a library's message."""
+    count, most = positive(text), 16 * (os.cpu_count() or 1)
+    if count > most:
+        raise ArgumentTypeError(f"{count} threads are more than {most}, sixteen for each core of this machine")
+    return count
+
+
 def add_device(form: ArgumentParser) -> None:
     """``--device`` and ``--threads``."""
     form.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default: a GPU where there is one)")
-    form.add_argument("--threads", type=positive, metavar="N", help="threads of the CPU (default: torch's own choice)")
+    form.add_argument("--threads", type=thread_count, metavar="N", help="threads of the CPU (default: torch's own choice)")
 
 
 def add_json(form: ArgumentParser) -> None:

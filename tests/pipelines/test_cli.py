@@ -111,6 +111,7 @@ BAD = [
     (["show-config", "aps/resnet20", "--dataset", "imagenet"], "--recipe imagenet"),
     (["run", "aps", "MODEL.FILTER_SIZE", "9"], "less than or equal to 7"),
     (["train", "aps/resnet20_aps1", "--device", "gpu7"], "gpu7"),
+    (["train", "aps/resnet20_aps1", "--threads", "999999999"], "sixteen for each core of this machine"),
     (["train", "aps/resnet20_aps1", "--recipe", "cifar10"], "is not in"),
 ]
 
