@@ -65,7 +65,9 @@ def thread_count(text: str) -> int:
 def add_device(form: ArgumentParser) -> None:
     """``--device`` and ``--threads``."""
     form.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default: a GPU where there is one)")
-    form.add_argument("--threads", type=thread_count, metavar="N", help="threads of the CPU (default: torch's own choice)")
+    form.add_argument(
+        "--threads", type=thread_count, metavar="N", help="threads of the CPU (default: torch's own choice)"
+    )
 
 
 def add_json(form: ArgumentParser) -> None:
