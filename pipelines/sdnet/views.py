@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from stillpoint.core.data.sets import evenly
 from stillpoint.core.evaluation.registry import View
+from stillpoint.core.layers.sparse_coding import SparseCoding2d
+from stillpoint.pipelines.sdnet.models import sparse_layers
 
 
 def network(view: View) -> nn.Module:
@@ -20,3 +22,8 @@ def chosen(view: View, limit: int | None) -> Tensor:
     if limit is None or view.image_set is None:
         return torch.arange(len(view.indices))
     return torch.isin(view.indices, evenly(len(view.image_set), limit)).nonzero().flatten()
+
+
+def first_layer(view: View) -> SparseCoding2d | None:
+    """The first sparse-coding layer of the network, where everything is set at test time; None in a plain ResNet."""
+    return next(iter(sparse_layers(network(view)).values()), None)

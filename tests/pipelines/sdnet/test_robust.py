@@ -149,7 +149,7 @@ def measured(config, data, size, count, monkeypatch):
     tried = tuple(conditions(2))
     steep = Sweep(tried, (0.1, 9.0), np.zeros((len(tried), 2)), np.zeros(len(tried)))
     monkeypatch.setattr(Sweep, "penalty", lambda self, error: 0.1 + error / 1e4)
-    monkeypatch.setattr("stillpoint.pipelines.sdnet.evaluate.sweep", lambda *given: steep)
+    monkeypatch.setattr("stillpoint.pipelines.sdnet.robustness.sweep", lambda *given: steep)
     predict, found = Noted(pipelines.build(config)), images(config, "test", data).sample(count)
     own = config.evaluate.model_copy(update={"metrics": ("robustness",), "batch_size": size})
     loader = DeviceLoader(found, size)
@@ -174,7 +174,7 @@ def test_the_line_is_told_the_error_of_as_many_images_as_it_was_fitted_on(data, 
         counts.append(len(seen))
         return torch.ones(len(seen))
 
-    monkeypatch.setattr("stillpoint.pipelines.sdnet.evaluate.reconstruction_errors", errors)
+    monkeypatch.setattr("stillpoint.pipelines.sdnet.robustness.reconstruction_errors", errors)
     config = configured("sdnet18", "EVALUATE.LIMIT_CORRUPTIONS", "4", "EVALUATE.LIMIT_SWEEP", "7")
     measured(config, data, 12, 12, monkeypatch)
     assert counts == [7] + [7] * 8 + [4] * 95
