@@ -273,7 +273,7 @@ def _sparse_coding(device: str, layout: str, dtype: torch.dtype, backward: bool)
         layer.weight.div_(8)
         layer(x)
     layer.eval()
-    weight, step, penalty = layer.weight, layer._step(x), layer.penalty
+    weight, step, penalty = layer.weight, layer.step(x), layer.penalty
 
     def plain(v: Tensor) -> Tensor:
         return plain_sparse_coding(v, weight.to(v.dtype), step.to(v.dtype), penalty)

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from stillpoint.pipelines import papers
 from stillpoint.pipelines.code_digest import imports_of
@@ -126,6 +128,48 @@ def test_no_file_of_code_is_over_500_lines() -> None:
     code = [path for path in tracked() if path.suffix in (".py", ".smk", ".cpp", ".hpp") or path.name == "Snakefile"]
     assert len(code) > 50
     assert not {str(path): lines for path in code if (lines := len(path.read_text().splitlines())) > 500}
+
+
+def test_no_layer_file_is_over_250_lines() -> None:
+    layers = [path for path in SOURCES if path.parts[:2] == ("core", "layers")]
+    assert len(layers) > 20
+    assert not {str(path): lines for path in layers if (lines := len((ROOT / path).read_text().splitlines())) > 250}
+
+
+def _private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def _defines(tree: ast.Module) -> set[str]:
+    """Private names that a file gives to functions, classes, variables, and attributes."""
+    made = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+    made |= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    made |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
+    return {name for name in made if _private(name)}
+
+
+def test_no_private_name_is_imported_or_reached_across_files() -> None:
+    """A class may use what it inherits; names that torch has too are left out."""
+    rest = [
+        path.relative_to(ROOT)
+        for part in ("stillpoint", "benchmarks", "examples")
+        for path in (ROOT / part).glob("*.py")
+    ]
+    trees = {path: ast.parse((ROOT / path).read_text()) for path in [*SOURCES, *rest]}
+    defined = {path: _defines(tree) for path, tree in trees.items()}
+    ours = {name for name in set().union(*defined.values()) if not hasattr(nn.Module(), name)}
+    ours = {name for name in ours if not hasattr(torch.Tensor, name)}
+    assert len(ours) > 500
+    guilty = []
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("stillpoint")):
+                parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+                guilty += [f"{path}:{node.lineno}: {part}" for part in parts if _private(part) and part != "_template"]
+            elif isinstance(node, ast.Attribute) and _private(node.attr) and node.attr in ours - defined[path]:
+                inherited = ast.unparse(node.value) in ("self", "cls", "super()")
+                guilty += [] if inherited else [f"{path}:{node.lineno}: {ast.unparse(node)}"]
+    assert not guilty
 
 
 def test_yaml_json_and_csv_are_read_within_bounds() -> None:

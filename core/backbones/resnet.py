@@ -303,7 +303,7 @@ class ResNet(Backbone):
         self.trunk = (*self.parts().stem, *self.stages)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(inputs, num_classes)
-        self._initialise(zero_init_residual)
+        self.initialise(zero_init_residual)
 
     def parts(self) -> Parts:
         own = "stem" in self._modules
@@ -350,7 +350,7 @@ class ResNet(Backbone):
             last = [slot(width, 2) for slot in slots[-1:] if slot]
             self.maxpool = nn.Sequential(*first, max_pool or DenseMaxPool2d(2), *last)
 
-    def _initialise(self, zero_init_residual: bool) -> None:
+    def initialise(self, zero_init_residual: bool) -> None:
         for name, module in self.named_modules():
             if name.split(".")[0] == "stem":
                 continue

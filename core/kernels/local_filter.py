@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stillpoint.core.kernels import pool
+from stillpoint.core.kernels.layout import empty_map, memory_format
 from stillpoint.core.kernels.operators import operator
 
 _OUTPUT, _INPUT, _WEIGHTS = range(3)
@@ -28,26 +29,26 @@ def local_filter2d(x: Tensor, weights: Tensor, *, size: int, stride: tuple[int, 
 
 @operator("stillpoint::local_filter")
 def _output(x: Tensor, weights: Tensor, size: int, stride: list[int], padding: str) -> Tensor:
-    y = pool._like(x, list(weights.shape[2:]))
+    y = empty_map(x, list(weights.shape[2:]))
     _run(_OUTPUT, x, weights, y, size, stride, padding)
     return y
 
 
 @torch.library.register_fake(_output.overload)
 def _(x: Tensor, weights: Tensor, size: int, stride: list[int], padding: str) -> Tensor:
-    return pool._like(x, list(weights.shape[2:]))
+    return empty_map(x, list(weights.shape[2:]))
 
 
 @operator("stillpoint::local_filter_input")
 def _input(y: Tensor, weights: Tensor, shape: list[int], size: int, stride: list[int], padding: str) -> Tensor:
-    x = pool._like(y, shape)
+    x = empty_map(y, shape)
     _run(_INPUT, x, weights, y, size, stride, padding)
     return x
 
 
 @torch.library.register_fake(_input.overload)
 def _(y: Tensor, weights: Tensor, shape: list[int], size: int, stride: list[int], padding: str) -> Tensor:
-    return pool._like(y, shape)
+    return empty_map(y, shape)
 
 
 @operator("stillpoint::local_filter_weights")
@@ -63,7 +64,7 @@ def _(x: Tensor, y: Tensor, groups: int, size: int, stride: list[int], padding: 
 
 
 def _empty_weights(x: Tensor, y: Tensor, groups: int, size: int) -> Tensor:
-    layout = torch.channels_last if pool._channels_last(x) else torch.contiguous_format
+    layout = memory_format(x)
     return torch.empty((len(y), groups * size**2, *y.shape[2:]), dtype=x.dtype, device=x.device, memory_format=layout)
 
 

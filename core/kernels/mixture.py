@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stillpoint.core.kernels import native, pool
+from stillpoint.core.kernels.layout import empty_map, is_channels_last
 from stillpoint.core.kernels.operators import operator
 
 _OUTPUT, _INPUT, _WEIGHTS = range(3)
@@ -39,7 +40,7 @@ def sum_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def packed(x: Tensor) -> Tensor:
     """`x` itself where its channels come first or last without a gap, else a copy."""
-    return x if x.is_contiguous() or pool._channels_last(x) else x.contiguous()
+    return x if x.is_contiguous() or is_channels_last(x) else x.contiguous()
 
 
 def _summed(weights: Tensor, x: Tensor) -> Tensor:
@@ -83,11 +84,11 @@ def _(x: Tensor, y: Tensor, shared: bool) -> Tensor:
 
 
 def _small(x: Tensor) -> Tensor:
-    return pool._like(x, [x.shape[2] // 2, x.shape[3] // 2])
+    return empty_map(x, [x.shape[2] // 2, x.shape[3] // 2])
 
 
 def _large(y: Tensor) -> Tensor:
-    return pool._like(y, [2 * y.shape[2], 2 * y.shape[3]])
+    return empty_map(y, [2 * y.shape[2], 2 * y.shape[3]])
 
 
 def _empty_weights(x: Tensor, shared: bool) -> Tensor:
@@ -123,7 +124,7 @@ torch.library.register_autograd(_weights.overload, _weights_backward, setup_cont
 
 def _run(wanted: int, x: Tensor, weights: Tensor, y: Tensor) -> None:
     # what is written is packed like what the layout was taken from
-    last = pool._channels_last(y if wanted == _INPUT else x)
+    last = is_channels_last(y if wanted == _INPUT else x)
     layout = torch.channels_last if last else torch.contiguous_format
     x, y = x.contiguous(memory_format=layout), y.contiguous(memory_format=layout)
     given = weights.contiguous()

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from stillpoint.core.kernels import native
+from stillpoint.core.kernels.layout import empty_map, is_channels_last
 from stillpoint.core.kernels.operators import operator
 
 PADDINGS = {"reflect": 0, "replicate": 1, "zeros": 2, "circular": 3}
@@ -94,7 +95,7 @@ def _blur_pool(x: Tensor, phase: Tensor | None, size: int, stride: list[int], pa
 
 @torch.library.register_fake(_blur_pool.overload)
 def _(x: Tensor, phase: Tensor | None, size: int, stride: list[int], padding: str, pad_off: int) -> Tensor:
-    return _like(x, _sizes(x.shape[2:], size, stride, pad_off))
+    return empty_map(x, _sizes(x.shape[2:], size, stride, pad_off))
 
 
 @operator("stillpoint::blur_pool_adjoint")
@@ -108,7 +109,7 @@ def _blur_pool_adjoint(
 def _(
     y: Tensor, phase: Tensor | None, shape: list[int], size: int, stride: list[int], padding: str, pad_off: int
 ) -> Tensor:
-    return _like(y, shape)
+    return empty_map(y, shape)
 
 
 @operator("stillpoint::polyphase_pool")
@@ -122,7 +123,7 @@ def _polyphase_pool(
 
 @torch.library.register_fake(_polyphase_pool.overload)
 def _(x: Tensor, size: int, stride: list[int], padding: str, criterion: str, after_blur: bool) -> tuple[Tensor, Tensor]:
-    return _like(x, _sizes(x.shape[2:], size, stride, 0)), x.new_empty(x.shape[:1], dtype=torch.int64)
+    return empty_map(x, _sizes(x.shape[2:], size, stride, 0)), x.new_empty(x.shape[:1], dtype=torch.int64)
 
 
 @operator("stillpoint::choose_phase")
@@ -217,15 +218,6 @@ def _sizes(shape: torch.Size, size: int, stride: list[int], pad_off: int) -> lis
     return [(n + 2 * pad_off - 1) // s + 1 for n, s in zip(shape, stride, strict=True)]
 
 
-def _channels_last(x: Tensor) -> bool:
-    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-
-
-def _like(x: Tensor, shape: list[int]) -> Tensor:
-    layout = torch.channels_last if _channels_last(x) else torch.contiguous_format
-    return torch.empty((*x.shape[:2], *shape), dtype=x.dtype, device=x.device, memory_format=layout)
-
-
 class _Plan(NamedTuple):
     """What a call of the C++ needs beside the numbers themselves."""
 
@@ -258,13 +250,13 @@ def _plan(
 ) -> _Plan | None:
     """For a map of this shape and layout, and the height and width of the result in the adjoint; None: pack it."""
     x = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
-    if not (x.is_contiguous() or _channels_last(x)):
+    if not (x.is_contiguous() or is_channels_last(x)):
         return None
-    y = _like(x, list(adjoint) if adjoint else _sizes(shape[2:], size, list(stride), pad_off))
+    y = empty_map(x, list(adjoint) if adjoint else _sizes(shape[2:], size, list(stride), pad_off))
     (height, width), (out_height, out_width) = (y.shape[2:], shape[2:]) if adjoint else (shape[2:], y.shape[2:])
     pads = (size - 1) // 2 + pad_off, size // 2 + pad_off
     axes = (ctypes.c_int64 * 10)(height, out_height, stride[0], *pads, width, out_width, stride[1], *pads)
-    return _Plan(dtype, shape[0], shape[1], axes, PADDINGS[padding], size, _channels_last(x), y.shape, y.stride())
+    return _Plan(dtype, shape[0], shape[1], axes, PADDINGS[padding], size, is_channels_last(x), y.shape, y.stride())
 
 
 def _planned(x: Tensor, adjoint: tuple[int, int] | None, size: int, stride: list[int], padding: str, pad_off: int):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stillpoint.core.kernels import pool
+from stillpoint.core.kernels.layout import empty_map, is_channels_last, memory_format
 from stillpoint.core.kernels.mixture import fused as _mixed
 from stillpoint.core.kernels.mixture import packed, sum_dtype
 from stillpoint.core.kernels.operators import operator
@@ -61,7 +62,7 @@ def _gradients(
 ) -> tuple[Tensor, Tensor]:
     x = packed(x)
     to_x, to_weights = torch.empty_like(x), torch.empty((*x.shape[:2], 10), dtype=weight.dtype, device=x.device)
-    layout = torch.channels_last if pool._channels_last(x) else torch.contiguous_format
+    layout = memory_format(x)
     to_y = to_y.contiguous(memory_format=layout)
     to_tau = None if to_tau is None else to_tau.contiguous()
     to_psi = None if to_psi is None else to_psi.contiguous(memory_format=layout)
@@ -80,13 +81,13 @@ def _(x, weight, scale, to_y, to_tau, to_psi) -> tuple[Tensor, Tensor]:
 
 
 def _outputs(x: Tensor, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
-    y = pool._like(x, [x.shape[2] // 2, x.shape[3] // 2])
+    y = empty_map(x, [x.shape[2] // 2, x.shape[3] // 2])
     tau = torch.empty((*x.shape[:2], 4), dtype=sum_dtype(x.dtype), device=x.device)
     return y, tau, torch.empty_like(x) if keep else x.new_empty(0)
 
 
 def _rest(x: Tensor) -> tuple[ctypes.Array, int]:
-    numbers = [*x.shape, pool._channels_last(x)]
+    numbers = [*x.shape, is_channels_last(x)]
     return (ctypes.c_int64 * len(numbers))(*numbers), torch.get_num_threads()
 
 

@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from stillpoint.core.kernels.layout import is_channels_last
+
 
 @triton.jit
 def _apply(
@@ -189,7 +191,7 @@ def _run(
     *,
     adjoint: bool,
 ) -> Tensor:
-    last = _channels_last(x)
+    last = is_channels_last(x)
     x = x if last else x.contiguous()
     layout = torch.channels_last if last else torch.contiguous_format
     result = shape if adjoint else out
@@ -228,7 +230,7 @@ def _choose(x: Tensor, size: int, stride: list[int], padding: str, criterion: st
     batch, channels, height, width = x.shape
     if not x.numel():
         return torch.zeros(batch, dtype=torch.int64, device=x.device)
-    last = _channels_last(x)
+    last = is_channels_last(x)
     x = x if last else x.contiguous()
     pixels = torch.empty((batch, height, width), dtype=torch.float32, device=x.device)
     kind = criterion.removesuffix("_min")
@@ -270,10 +272,6 @@ def _ways(largest: Tensor) -> Tensor:
     """1 for images whose sums of squares, of which `largest` are the largest, underflow in float32, -1 where they
     overflow, else 0."""
     return (largest < 2.0**-80).int() - (largest > 2.0**90).int()
-
-
-def _channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _padded(i: int, n: int, padding: str) -> int | None:

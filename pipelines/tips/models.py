@@ -139,7 +139,7 @@ def classifier(
         stage[0] = _halving(block, net.conv1, fill)
     if num_down == 5:
         net.maxpool = fill(net.conv1.out_channels, 2)
-    net._initialise(zero_init_residual)
+    net.initialise(zero_init_residual)
     return net
 
 

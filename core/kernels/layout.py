@@ -1,0 +1,19 @@
+"""How a map lies in memory, and room for another that lies so."""
+
+import torch
+from torch import Tensor
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether (B, C, H, W) is packed with the channels innermost; False for a map that is packed either way."""
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """The layout in which a result for `x` is made: channels last where `x` is, otherwise contiguous."""
+    return torch.channels_last if is_channels_last(x) else torch.contiguous_format
+
+
+def empty_map(x: Tensor, size: list[int]) -> Tensor:
+    """An uninitialised (B, C, *size) with the batch, channels, dtype, device and layout of `x`."""
+    return torch.empty((*x.shape[:2], *size), dtype=x.dtype, device=x.device, memory_format=memory_format(x))
