@@ -1,4 +1,4 @@
-"""What everything stands on: errors, atomic files, randomness, interrupts, devices, processes.
+"""What all other rooms build on: errors, atomic files, randomness, interrupts, devices, processes.
 
-Imports nothing of the house. A change here can change every result: keep it small.
+Imports no other room. A change here can change every result: keep it small.
 """

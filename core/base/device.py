@@ -1,4 +1,4 @@
-"""Where a computation runs, and with which of torch's settings."""
+"""The device of a computation, and the settings of torch that it runs under."""
 
 import os
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from stillpoint.core.base.errors import UserError
 def pick(name: str = "auto") -> torch.device:
     """The device called `name`: auto (a GPU where there is one), cpu, cuda, cuda:<n> or mps.
 
-    Under torchrun, auto and cuda are the GPU of this process's local rank. Raises `UserError` for a name that is none
-    of these and for a GPU that is not there.
+    Under torchrun, auto and cuda are the GPU of this process's local rank. Raises `UserError` for any other name and
+    for a GPU that is not there.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
@@ -38,26 +38,26 @@ def pick(name: str = "auto") -> torch.device:
 
 @contextmanager
 def settings(device: torch.device, threads: int | None = None) -> Iterator[None]:
-    """Within it, `threads` threads and deterministic algorithms where torch has them; random generators are put back.
+    """A context with `threads` threads and deterministic algorithms; on exit the random generators are restored.
 
-    An operation that has no deterministic form on the device warns and runs: so results repeat bitwise on the CPU, and
-    on a GPU up to such operations.
+    An operation without a deterministic implementation on the device warns and runs. Results therefore repeat bitwise
+    on the CPU, and on a GPU except for such operations.
     """
     before = torch.get_num_threads()
     deterministic = torch.get_deterministic_debug_mode()
     fill = debugging.fill_uninitialized_memory  # type: ignore[attr-defined]
     benchmark = torch.backends.cudnn.benchmark
-    # read when cuBLAS starts; without it torch calls every matrix product on a GPU indeterminate
+    # cuBLAS reads it when it starts; without it torch reports every matrix product on a GPU as non-deterministic
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             if threads is not None:
                 torch.set_num_threads(threads)
-            # as use_deterministic_algorithms(True, warn_only=True), which imports the compiler at every start
+            # same effect as use_deterministic_algorithms(True, warn_only=True), which would import the compiler
             torch.set_deterministic_debug_mode("warn")
             # filling every new tensor with NaN helps to find bugs, and costs a pass over the memory
             debugging.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-            # the timing of a benchmark would choose the algorithm, and so the last bits
+            # cuDNN's benchmark would choose the algorithm by its timing, and with it the last bits
             torch.backends.cudnn.benchmark = False
             yield
         finally:
@@ -68,8 +68,8 @@ def settings(device: torch.device, threads: int | None = None) -> Iterator[None]
 
 
 def seed(device: torch.device, number: int) -> None:
-    """Seeds the generators that an operation on `device` draws from, and no others: torch.manual_seed takes 30 times as
-    long, which shows in small networks when it is done at every step.
+    """Seeds the generators that operations on `device` draw from, and no others. torch.manual_seed takes 30 times as
+    long, which is noticeable in small networks when called at every step.
     """
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":

@@ -1,7 +1,7 @@
-"""One process or many, by the same code: under torchrun the processes of a `Group` share each global batch.
+"""One process or many with the same code: under torchrun the processes of a `Group` share each global batch.
 
-What is trained does not depend on their number (up to rounding): the loss is averaged over the global batch and batch
-normalisation takes its statistics from it.
+The trained weights do not depend on the number of processes (up to rounding): loss and batch-norm statistics are
+averaged over the global batch.
 """
 
 import atexit
@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Group:
-    """This process's place among those that torchrun started; alone, rank 0 of 1, and nothing is communicated."""
+    """This process's rank among those that torchrun started; a single process is rank 0 of 1 and communicates
+    nothing."""
 
     rank: int = 0
     world_size: int = 1
@@ -39,7 +40,8 @@ class Group:
         return self.rank, self.world_size
 
     def agree(self, work: Callable[[], T]) -> T:
-        """What `work` returns on the main process, on all of them; a `UserError` that it raises is raised on all."""
+        """Runs `work` on the main process and returns its result on all; a `UserError` that it raises is raised on
+        all."""
         if self.world_size == 1:
             return work()
         told: list[object] = [None, None]
@@ -61,7 +63,7 @@ class Group:
         return values
 
     def largest(self, value: int) -> int:
-        """The largest `value` of all processes, without waiting for a GPU."""
+        """The largest `value` over all processes, without waiting for a GPU."""
         if self.world_size == 1:
             return value
         shared = torch.tensor(value)
@@ -69,11 +71,12 @@ class Group:
         return int(shared)
 
     def wrap(self, net: nn.Module) -> nn.Module:
-        """`net` such that its gradients are averaged over the processes; alone, `net` itself."""
+        """`net` with its gradients averaged over the processes; in a single process, `net` itself."""
         return DistributedDataParallel(net, gradient_as_bucket_view=True) if self.world_size > 1 else net
 
     def without_sync(self, model: nn.Module) -> AbstractContextManager[object]:
-        """Within it, backward passes through a wrapped `model` keep their gradients to themselves (accumulation)."""
+        """A context in which backward passes through a wrapped `model` do not synchronise gradients (for
+        accumulation)."""
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
@@ -85,9 +88,9 @@ def group(device: torch.device) -> Group:
     if not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        # numbers that live on the CPU travel by gloo even on GPUs, so that asking whether to stop waits for no kernel
+        # CPU tensors use gloo even beside GPUs, so that asking whether to stop waits for no kernel
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-        # not at the end of a training: the same processes cannot meet a second time
+        # not destroyed at the end of a training: the same processes cannot form a group twice
         atexit.register(dist.destroy_process_group)
     return Group(dist.get_rank(), world_size)
 
@@ -96,7 +99,7 @@ _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class _GroupSum(torch.autograd.Function):
-    """The sum of a tensor over all processes; what flows back to each is the sum of all their gradients."""
+    """The sum of a tensor over all processes; backward, each gets the sum of all their gradients."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -116,7 +119,7 @@ def _group_sum(values: Tensor) -> Tensor:
 
 
 class _GroupStatistics(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation over the batches of all processes, in plain operations: torch's own is for GPUs alone."""
+    """Batch normalisation over the batches of all processes, in plain operations: torch's own needs a GPU."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -146,14 +149,14 @@ class _GroupStatistics(nn.modules.batchnorm._BatchNorm):
 
 
 def share_statistics(net: nn.Module, device: torch.device) -> nn.Module:
-    """`net` with its batch normalisations taking statistics over all processes; names and parameters stay.
+    """Makes the batch norms of `net` take their statistics over all processes; names and parameters stay.
 
-    Classes derived from torch's keep their own forward, and so the statistics of their process's part of the batch.
+    Subclasses of torch's batch norms keep their own forward, and with it the statistics of their process alone.
     """
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(net)
     for name, child in net.named_children():
-        # derived classes have a forward of their own
+        # subclasses may define another forward
         if isinstance(child, nn.modules.batchnorm._BatchNorm) and type(child) in _PLAIN:
             options = child.eps, child.momentum, child.affine, child.track_running_stats
             shared = _GroupStatistics(child.num_features, *options)

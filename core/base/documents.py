@@ -1,7 +1,7 @@
-"""Text files that are read: YAML, JSON and CSV within bounds, so that a damaged or hostile one ends in a sentence.
+"""Reading YAML, JSON and CSV within bounds, so that a damaged or hostile file ends in an error message.
 
-What is too large, nested too deep, repeats itself for ever or holds what the format has no number for is refused
-before it can cost minutes; every refusal is a `UserError` that names the file.
+A file that is too large, nested too deep, self-referential or not valid in its format is refused before it costs
+minutes, by a `UserError` that names it.
 """
 
 import csv
@@ -16,12 +16,12 @@ from typing import Any
 
 from stillpoint.core.base.errors import UserError
 
-#: levels of lists and mappings; our own files have six
+#: nested lists and mappings; our own files have six levels
 DEPTH = 50
-#: bytes of a YAML file, and values in it where every alias is written out
+#: bytes of a YAML file, and its values once every alias is expanded
 YAML_BYTES, YAML_VALUES = 4 << 20, 200_000
-#: characters of a word without quotes: numbers to the base 60 take minutes from a million on, and Python prints none
-#: of more than 4,300 digits, which to the base 16 are 3,570
+#: characters of an unquoted word: YAML's base-60 numbers take minutes from a million on, and Python prints no integer
+#: of more than 4,300 digits, 3,570 in base 16
 PLAIN = 3_000
 JSON_BYTES = 256 << 20
 CSV_BYTES = 256 << 20
@@ -29,7 +29,7 @@ CSV_BYTES = 256 << 20
 
 @cache
 def _loader() -> type:
-    """PyYAML's safe loader, which also refuses a key that is there twice: one of the two values would win unseen."""
+    """PyYAML's safe loader, which also refuses a duplicate key: one of the two values would silently win."""
     import yaml
 
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -39,7 +39,7 @@ def _loader() -> type:
                 if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
                     continue
                 if (key.tag, key.value) in seen:
-                    said = f"the key {key.value} is there twice"
+                    said = f"the key {key.value} occurs twice"
                     raise yaml.MarkedYAMLError(problem=said, problem_mark=key.start_mark)
                 seen.add((key.tag, key.value))
             return super().construct_mapping(node, deep)
@@ -48,8 +48,8 @@ def _loader() -> type:
 
 
 def parse_yaml(text: str, what: str) -> Any:
-    """The value of a YAML text that is called `what` in a refusal; plain data alone, nothing is run."""
-    import yaml  # here, because most commands read none
+    """The value of a YAML text, plain data alone; `what` names the text in an error message."""
+    import yaml  # imported here: most commands read no YAML
 
     try:
         _within_bounds(text)
@@ -64,16 +64,16 @@ def read_yaml(path: Path) -> Any:
 
 
 def _within_bounds(text: str) -> None:
-    """Follows the events of a YAML text, which costs no more than its length, and counts what it would become."""
+    """Counts, from the parser's events and in time linear in the text, the values that a YAML text would expand to."""
     import yaml
 
-    open_nodes: list[tuple[str | None, int]] = []  # of the collections that are not closed: anchor, values before
+    open_nodes: list[tuple[str | None, int]] = []  # of each open collection: its anchor, and the count before
     sizes: dict[str, int] = {}
     values = 0
     for event in yaml.parse(text, _loader()):
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in open_nodes):
-                raise ValueError(f"the alias *{event.anchor} holds itself")
+                raise ValueError(f"the alias *{event.anchor} contains itself")
             values += sizes.get(event.anchor or "", 1)
         elif isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append((event.anchor, values))
@@ -89,7 +89,7 @@ def _within_bounds(text: str) -> None:
             if event.implicit[0] and len(event.value) > PLAIN:
                 raise ValueError(f"a word of {len(event.value)} characters is too long")
         if values > YAML_VALUES:
-            raise ValueError(f"it has more than {YAML_VALUES} values, aliases written out")
+            raise ValueError(f"it has more than {YAML_VALUES} values once aliases are expanded")
 
 
 def _problem(error: Exception) -> str:
@@ -101,9 +101,9 @@ def _problem(error: Exception) -> str:
 
 
 def parse_json(text: str | bytes, what: str, *, remedy: str = "", of: type = object) -> Any:
-    """The value of a JSON text; NaN and infinities, which JSON does not have, are refused.
+    """The value of a JSON text; NaN and infinities are refused, as JSON has none.
 
-    `remedy` ends the sentence of a refusal; `of` is the type that the value must have.
+    `remedy` ends the error message; `of` is the type that the value must have.
     """
     after = f": {remedy}" if remedy else ""
     try:
@@ -123,12 +123,12 @@ def read_json(path: Path, *, remedy: str = "", of: type = object) -> Any:
 
 
 def read_rows(path: Path, *, remedy: str = "", delimiter: str = ",") -> list[dict[str, str]]:
-    """The rows of a CSV file by the names in its first line; every row has a cell for each name."""
+    """The rows of a CSV file as mappings from the names in its first line; every row has a cell for each name."""
     try:
         lines = list(csv.reader(io.StringIO(_text(path, CSV_BYTES, remedy), newline=""), delimiter=delimiter))
         head = lines[0] if lines else []
         if len(set(head)) < len(head):
-            raise ValueError("a column is there twice")
+            raise ValueError("a column occurs twice")
         for number, line in enumerate(lines[1:], 2):
             if len(line) != len(head):
                 raise ValueError(f"line {number} has {len(line)} cells, the first has {len(head)}")
@@ -138,7 +138,7 @@ def read_rows(path: Path, *, remedy: str = "", delimiter: str = ",") -> list[dic
 
 
 def read_numbers(path: Path, columns: Sequence[str], *, remedy: str = "") -> list[dict[str, Any]]:
-    """The rows of a CSV file of finite numbers, with one in each of `columns`; an empty cell elsewhere is None."""
+    """The rows of a CSV file of finite numbers. Those in `columns` must be given; an empty cell elsewhere is None."""
     rows = read_rows(path, remedy=remedy)
     after = f": {remedy}" if remedy else ""
     if rows and (absent := [name for name in columns if name not in rows[0]]):
@@ -152,12 +152,12 @@ def read_numbers(path: Path, columns: Sequence[str], *, remedy: str = "") -> lis
 
 
 def _text(path: Path, limit: int, remedy: str = "") -> str:
-    """A file's text, UTF-8 with or without a mark in front."""
+    """The text of a UTF-8 file, with or without a byte-order mark."""
     after = f": {remedy}" if remedy else ""
     try:
-        # looked at before it is opened: opening a pipe waits for who writes into it
+        # checked before it is opened: opening a named pipe waits for its writer
         if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"{path} cannot be read (it is no file){after}")
+            raise UserError(f"{path} cannot be read (it is not a regular file){after}")
         with path.open("rb") as file:
             content = file.read(limit + 1)
         if len(content) > limit:
@@ -166,23 +166,23 @@ def _text(path: Path, limit: int, remedy: str = "") -> str:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}){after}") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path} cannot be read (it is no text in UTF-8){after}") from None
+        raise UserError(f"{path} cannot be read (it is not UTF-8 text){after}") from None
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is no finite number")
+        raise ValueError(f"{text[:20]} is not a finite number")
     return value
 
 
 def _whole(text: str) -> int:
-    _finite(text)  # what no float can hold is infinite wherever it is counted with
+    _finite(text)  # a number beyond the range of a float becomes infinite in arithmetic
     return int(text)
 
 
 def _no_number(word: str) -> float:
-    raise ValueError(f"{word} is no number of JSON")
+    raise ValueError(f"{word} is not a JSON number")
 
 
 def _shallow(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""What goes wrong because of what the user asked for, told in one sentence."""
+"""Errors that the user can mend, each reported in one sentence."""
 
 import dis
 from collections.abc import Iterable, Iterator
@@ -11,9 +11,9 @@ _RAISE = dis.opmap["RAISE_VARARGS"]
 
 
 class UserError(Exception):
-    """The user can mend this: the command line prints the sentence and exits with 2, without a traceback.
+    """An error that the user can mend: the command line prints its sentence, without a traceback, and exits with 2.
 
-    The sentence is one line without terminal codes, whatever the names are that it quotes from a file.
+    The sentence is one line without terminal codes, whatever it quotes from a file.
     """
 
     def __init__(self, sentence: str) -> None:
@@ -26,26 +26,26 @@ def printable(text: str) -> str:
 
 
 def shortened(text: str, length: int = 60) -> str:
-    """`text` in quotes, its end left out where it is longer than `length`."""
+    """`text` in quotes, cut to `length` characters."""
     return repr(text if len(text) <= length else f"{text[: length - 3]}...")
 
 
 def listed(names: Iterable[str], count: int = 5) -> str:
-    """``a, b and 3 more``: at most `count` names, shortened, and how many there are besides."""
+    """``a, b and 3 more``: at most `count` names, each shortened, and the number of the rest."""
     every = [name if len(name) <= 120 else f"{name[:117]}..." for name in names]
     return ", ".join(every[:count]) + (f" and {len(every) - count} more" if len(every) > count else "")
 
 
 class Unfit(UserError):
-    """A setting or an input that a check of ours refuses, such as a filter of no taps."""
+    """A setting or an input that one of our checks refuses, such as a filter without taps."""
 
 
 @contextmanager
 def checked() -> Iterator[None]:
-    """Where a network is built from a user's settings, or first sees a user's picture: what is checked there.
+    """A context for building a network from a user's settings, or giving it a user's image for the first time.
 
-    Layers and backbones refuse a value by ``raise ValueError``, which becomes an `Unfit`. A `ValueError` that Python or
-    a library raises is a fault of ours and passes, with its traceback. Not for whole trainings or measurements.
+    A ``raise ValueError`` in a layer or backbone becomes an `Unfit`. A `ValueError` raised by Python or a library is a
+    bug of ours and passes with its traceback. Never wrap a whole training or measurement in it.
     """
     try:
         yield
@@ -56,7 +56,7 @@ def checked() -> Iterator[None]:
 
 
 def _is_a_check(error: BaseException) -> bool:
-    """Whether a `raise` statement of this house raised it."""
+    """Whether a `raise` statement in this repository raised it."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -75,6 +75,6 @@ def closest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
 
 
 def nearest(name: str, known: list[str], count: int = 3) -> str:
-    """A clause that proposes the known names closest to `name`, ``"; nearest: a, b"``, or nothing when none is."""
+    """A clause that proposes the known names closest to `name`, ``"; nearest: a, b"``, or "" when none is close."""
     close = closest(name, known, count)
     return f"; nearest: {', '.join(close)}" if close else ""

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: temporary name in the same folder, flush, fsync, rename, fsync of the folder."""
+"""Atomic writes: a temporary name in the same folder, flush, fsync, rename, fsync of the folder."""
 
 import errno
 import hashlib
@@ -21,19 +21,19 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-#: why a file may not grow, as the user should read it
+#: why a file cannot grow, in words for the user
 _FULL = {
     errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the quota of the disk is used up",
-    errno.EFBIG: "a file may not grow so large (ulimit -f)",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is larger than allowed (ulimit -f)",
 }
 
 
 def _why_full(error: Exception, temporary: Path) -> str | None:
-    """Why `temporary` could not be written, if it was for want of room."""
+    """Why `temporary` could not be written, if space ran out; otherwise None."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return _FULL[error.errno]
-    # torch, NumPy and safetensors hide the cause behind words of their own: what they wrote is tried for one more block
+    # torch, NumPy and safetensors hide the cause: appending a block to what they wrote shows it again
     try:
         with temporary.open("ab") as file:
             file.write(bytes(1 << 16))
@@ -71,7 +71,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def sweep(folder: Path, *, below: bool = True) -> None:
-    """Removes what a killed process was writing in `folder` and `below` it; nobody else may be writing there now."""
+    """Removes the temporary files that a killed process left in `folder` and in `below`; no other process may be
+    writing there."""
     for part in (folder.rglob if below else folder.glob)(".*.????????.tmp*"):
         part.unlink()
 
@@ -83,9 +84,9 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
 
 
 def write_together(contents: Mapping[Path, str]) -> None:
-    """Writes several files, all or none: where one cannot be written, all are as they were.
+    """Writes several files, all or none: if one cannot be written, all keep their previous content.
 
-    Nothing takes its name before everything is written, so a full disk, which is a `UserError`, changes nothing.
+    No file is renamed before all are written, so a full disk (a `UserError`) changes nothing.
     """
     token = secrets.token_hex(4)
     written = {path: path.with_name(f".{path.name}.{token}.tmp") for path in contents}

@@ -1,4 +1,4 @@
-"""What may end or forbid a run from outside: signals that ask it to stop, and another process at work in its folder."""
+"""Signals that ask a run to stop, and the lock that keeps other processes out of its folder."""
 
 import errno
 import fcntl
@@ -15,7 +15,7 @@ from stillpoint.core.base.errors import UserError
 
 
 class Interrupted(UserError):
-    """The run stopped because it was asked to; `signal` is the number of the signal."""
+    """The run stopped on request; `signal` is the signal's number."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -23,9 +23,9 @@ class Interrupted(UserError):
 
 
 class StopRequest:
-    """As a context: turns the first SIGINT or SIGTERM into `number` being set; a second one acts as it always does.
+    """A context in which the first SIGINT or SIGTERM only sets `number`; a second one has its usual effect.
 
-    Only a process's main thread can catch signals; in another thread nothing is caught and `number` stays 0.
+    Only the main thread can catch signals; in any other, nothing is caught and `number` stays 0.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -54,14 +54,14 @@ class StopRequest:
         self._restore()
 
 
-#: what a system says of a lock that another process holds
+#: error numbers for a lock that another process holds
 _TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 #: lock files that this process holds
 _held: set[TextIO] = set()
 
 
 def _forget_locks() -> None:
-    # a process that reads images for this one outlives its death by seconds, and would keep the lock meanwhile
+    # a worker that reads images outlives this process by seconds, and would keep the lock meanwhile
     while _held:
         _held.pop().close()
 
@@ -71,11 +71,11 @@ os.register_at_fork(after_in_child=_forget_locks)
 
 @contextmanager
 def locked(path: Path, *, wait: Callable[[str], object] | None = None) -> Iterator[int]:
-    """Holds the lock file `path`, which the system frees however a process ends; yields its descriptor.
+    """Holds an OS lock on the file `path`, released when the process exits, even after SIGKILL; yields its descriptor.
 
-    A `UserError` if another process holds it, or where the file system has no locks; `wait` is given the sentence of
-    the former instead, and then the other's end is waited for. A process that inherits the descriptor holds the lock
-    as well.
+    Raises `UserError` if another process holds the lock, or if the file system has no locks. With `wait`, which is
+    called with the sentence, it waits for the other process instead. A child that inherits the descriptor holds the
+    lock as well.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
@@ -94,7 +94,7 @@ def locked(path: Path, *, wait: Callable[[str], object] | None = None) -> Iterat
                 raise UserError(f"{said}: wait for it to end") from None
             wait(f"{said}: waiting for it to end")
             fcntl.flock(file, fcntl.LOCK_EX)
-        # who holds it is only for the message; on a full disk it cannot be told
+        # only for the message; on a full disk it cannot be written
         with suppress(OSError):
             os.truncate(path, 0)
             os.write(file.fileno(), f"process {os.getpid()} on {os.uname().nodename}\n".encode())

@@ -1,4 +1,4 @@
-"""Things of the house by name, and a user's own by MODULE:NAME; a table of names needs none of them imported."""
+"""Looking up objects by registered name, or a user's own by MODULE:NAME, and importing them only then."""
 
 import sys
 from collections.abc import Mapping
@@ -10,21 +10,22 @@ from stillpoint.core.base.errors import nearest
 
 
 def check_name(what: str, name: str, known: Mapping[str, Any]) -> str:
-    """`name` where it is known or has the form MODULE:NAME; ValueError that proposes the nearest names otherwise."""
+    """`name` if it is known or reads MODULE:NAME; otherwise a ValueError that proposes the nearest names."""
     if name not in known and not all(name.partition(":")):
         raise ValueError(f"{what} must be one of {', '.join(known)}, got {name!r}{nearest(name, list(known))}")
     return name
 
 
 def find(what: str, name: str, known: Mapping[str, str]) -> Any:
-    """What `known` says is at ``module:name``, or a user's own module of the folder that one is in.
+    """The object that `known` locates at ``module:name``, or one in a user's module, found from the working directory
+    too.
 
-    ValueError for an unknown name (with the nearest) and for a module of the user's that is not there.
+    ValueError for an unknown name (with the nearest) and for a user's module that cannot be imported.
     """
     check_name(what, name, known)
     module, _, attribute = known.get(name, name).partition(":")
     if name not in known and str(Path.cwd()) not in sys.path:
-        # as `python -m` would see it, for a program that was installed
+        # as `python -m` does; an installed program lacks the working directory
         sys.path.insert(0, str(Path.cwd()))
     try:
         return getattr(import_module(module), attribute)

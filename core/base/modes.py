@@ -1,4 +1,4 @@
-"""Training and evaluation mode of a network, for a while."""
+"""Switching a network to evaluation mode and back."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,10 +9,10 @@ from torch import nn
 
 @contextmanager
 def evaluating(net: nn.Module | Callable[..., Any]) -> Iterator[None]:
-    """Within it `net` is in eval mode; afterwards every module is in the mode that it was in.
+    """A context with `net` in eval mode; on exit every module returns to its previous mode.
 
-    ``net.train()`` alone would wake the modules that were frozen in eval mode within a network in training. A function
-    has no mode, and an exported module keeps the one that it was exported in.
+    ``net.train()`` alone would also switch modules that were frozen in eval mode. A function has no mode, and an
+    exported module keeps the one it was exported in.
     """
     before = {module: module.training for module in net.modules()} if isinstance(net, nn.Module) else {}
     try:
@@ -25,7 +25,7 @@ def evaluating(net: nn.Module | Callable[..., Any]) -> Iterator[None]:
     finally:
         for module, training in before.items():
             if module.training != training:
-                # by its own method, which may do more than set the flag
+                # a network's own `eval` may do more than set the flag
                 module.train(training)
         for module, training in before.items():
             module.training = training

@@ -1,7 +1,7 @@
-"""Random numbers as a function of what they are for: (seed, epoch, step) or (seed, image, repeat), never of history.
+"""Random numbers as a function of their purpose: (seed, epoch, step) or (seed, image, repeat), never of history.
 
-A generator that is asked twice for the same key gives the same numbers, on every machine and in any order. So an
-interrupted run resumes bitwise, and what is drawn for an image does not depend on the batch it came in.
+The same key gives the same numbers on every machine and in any order. So an interrupted run resumes bitwise, and an
+image's draws do not depend on the batch it came in.
 """
 
 import math
@@ -15,7 +15,7 @@ _MASK = 0xFFFFFFFFFFFFFFFF
 
 
 def _fold(*key: int | str) -> int:
-    """A 64-bit number from the parts of a key, by NumPy's SeedSequence (whose mixing is fixed by its documentation)."""
+    """A 64-bit number from the parts of a key, by NumPy's SeedSequence (whose mixing its documentation fixes)."""
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else part & _MASK for part in key]
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
 
@@ -27,7 +27,7 @@ def generator(*key: int | str) -> torch.Generator:
 
 
 def seed_for(*key: int | str) -> int:
-    """A non-negative 63-bit seed for libraries with a generator of their own."""
+    """A non-negative 63-bit seed for libraries with their own generators."""
     return _fold(*key) >> 1
 
 
@@ -56,19 +56,19 @@ def uniform_integers(index: torch.Tensor, low: int, high: int, draws: int, *key:
 
 
 def open_uniform(shape: Sequence[int], key: torch.Tensor) -> torch.Tensor:
-    """Numbers between 0 and 1, neither included, float32 of `shape`: a function of (key, place in the shape) alone.
+    """Uniform numbers in the open interval (0, 1), float32 of `shape`, a function of (key, position) alone.
 
-    `key` is an int64 scalar on the device of the result. Only operations of PyTorch, so that a compiled network draws
-    anew at every step.
+    `key` is an int64 scalar on the device of the result. PyTorch operations only, so that a compiled network draws anew
+    at every step.
     """
     place = torch.arange(math.prod(shape), device=key.device).view(*shape)
     bits = _splitmix64_of(_splitmix64_of(key) + (place + 1) * _signed(0x9E3779B97F4A7C15))
-    # 23 bits and a half fill float32's fraction: nothing rounds to 0 or to 1
+    # 23 bits and a half fill float32's fraction: no value rounds to 0 or 1
     return ((bits >> 41 & 0x7FFFFF).float() + 0.5) / 2**23
 
 
 def _splitmix64_of(x: torch.Tensor) -> torch.Tensor:
-    """`_splitmix64` of int64, whose shift to the right drags the sign along."""
+    """`_splitmix64` of int64, whose right shift is arithmetic."""
     x = (x ^ (x >> 30 & (1 << 34) - 1)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> 27 & (1 << 37) - 1)) * _signed(0x94D049BB133111EB)
     return x ^ (x >> 31 & (1 << 33) - 1)

@@ -50,11 +50,11 @@ def test_where_nothing_else_is_there_the_sentence_is_the_answer(
 
 
 DAMAGES = {
-    "NaN": ({"accuracy": float("nan")}, {}, "cannot be read (NaN is no number of JSON): evaluate the run again"),
+    "NaN": ({"accuracy": float("nan")}, {}, "cannot be read (NaN is not a JSON number): evaluate the run again"),
     "infinity": (
         {"accuracy": float("inf")},
         {},
-        "cannot be read (Infinity is no number of JSON): evaluate the run again",
+        "cannot be read (Infinity is not a JSON number): evaluate the run again",
     ),
     "text": ({"accuracy": "high"}, {}, "trained.accuracy is high, not a finite number"),
     "a list": ({"accuracy": [0.5]}, {}, "not a finite number"),

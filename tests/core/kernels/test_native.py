@@ -146,7 +146,7 @@ def test_a_compiler_without_room_for_its_files_is_not_broken(fresh, compiler):
         ),
         (errno.EACCES, "cannot be written: there is no permission", "set STILLPOINT_CACHE to a folder of your own"),
         (errno.ENOSPC, "the disk is full", "set STILLPOINT_CACHE to a folder on another disk"),
-        (errno.EDQUOT, "the quota of the disk is used up", "set STILLPOINT_CACHE to a folder on another disk"),
+        (errno.EDQUOT, "the disk quota is used up", "set STILLPOINT_CACHE to a folder on another disk"),
     ],
 )
 def test_a_folder_that_cannot_be_made_asks_for_no_compiler(fresh, monkeypatch, number, cause, remedy):
