@@ -1,7 +1,7 @@
-"""What is known of each data set before any file is read. Imports no torch, so that names can be checked at once.
+"""The catalogue of data sets: what is known of each before a file is read. Imports no torch.
 
-A data set is a module of its own, called as the data set is, in a package that is searched (`search`): the room of data
-names its own. The module holds `DATASET`, whose `info` is the entry here. It is imported when it is first asked for.
+A data set is a module of the same name in a package registered by `search`; core/data registers its `sources`. The
+module holds `DATASET`, whose `info` is the entry here, and is imported on first use.
 """
 
 import os
@@ -23,11 +23,11 @@ class DatasetInfo:
     """One data set: its title in tables, the shape of its images and where its files belong.
 
     `mean` and `std` are per channel, in units of a pixel scaled to [0, 1]; they are the default normalisation, which a
-    paper's recipe may replace. `val_size` images are held out of the training part by default. `files` says, as the
-    end of an error message, what the user must put where. `streaming` sets stay in their files, and their shorter side
-    is resized to `resize` before the middle `size` is cut out, both in proportion where a network sees another size.
-    A label is a class, an image of its own with `pairs` (input, target), or with `label_maps` a class for each pixel,
-    255 where there is none; `num_classes` counts the background then. Networks that are made for one of the sets in
+    paper's recipe may replace. `val_size` images are held out of the training part by default. `files` ends the error
+    message for absent files: what the user must put where. Images of `streaming` sets are read from their files; their
+    shorter side is resized to `resize` and the central `size` cropped, both in proportion where a network takes another
+    size. A label is a class, an image of its own with `pairs` (input, target), or with `label_maps` a class for each
+    pixel, 255 where there is none; `num_classes` counts the background then. Networks made for one of the sets in
     `like` take this one too.
     """
 
@@ -52,13 +52,13 @@ _PACKAGES: list[str] = []
 
 
 def search(package: str) -> None:
-    """Has the modules of a package taken for data sets, but for those whose names begin with an underscore."""
+    """Registers the modules of a package as data sets, except those whose names begin with an underscore."""
     if package not in _PACKAGES:
         _PACKAGES.append(package)
 
 
 def _modules() -> dict[str, str]:
-    """Name of each data set -> its module."""
+    """The name of each data set -> its module."""
     found: dict[str, str] = {}
     for package in _PACKAGES:
         for module in iter_modules(import_module(package).__path__):
@@ -87,7 +87,8 @@ DATASETS: Mapping[str, DatasetInfo] = _Catalogue()
 
 
 def dataset(name: str) -> Any:
-    """The data set called `name` (a `core.data.contract.Dataset`); a `UserError` that names the nearest ones."""
+    """The data set called `name` (a `core.data.contract.Dataset`); a `UserError` with the nearest names when there is
+    none."""
     if name not in DATASETS:
         raise UserError(
             f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}{nearest(name, list(DATASETS))}"
@@ -96,12 +97,12 @@ def dataset(name: str) -> Any:
 
 
 def info(name: str) -> DatasetInfo:
-    """The entry called `name`; a `UserError` that names the nearest ones when there is none."""
+    """The entry called `name`; a `UserError` with the nearest names when there is none."""
     return dataset(name).info
 
 
 def takes(made_for: tuple[str, ...], name: str) -> bool:
-    """Whether a network made for these data sets takes the one called `name`; none: for all that have classes."""
+    """Whether a network made for `datasets` (empty: for all with classes) takes the data set called `name`."""
     entry = info(name)
     if not made_for:
         return not (entry.pairs or entry.label_maps)

@@ -1,7 +1,7 @@
 """The evaluations by name, without torch: where each lives, which settings it reads, and its columns in a table.
 
-A new one is a file of `stillpoint.core.evaluation` and a line here; with `everywhere`, every paper's table has it from
-then on. A paper's own are said by its configuration.
+A new one is a file in `stillpoint.core.evaluation` and a line here; with `everywhere`, it stands in every paper's
+table. A paper declares its additional evaluations in its configuration.
 """
 
 from dataclasses import dataclass
@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Column:
-    """How a number of ``metrics.json`` is shown: heading, unit (percent: files hold fractions), which way is better.
+    """How a number of ``metrics.json`` is shown: heading, unit (for percent, files hold fractions), direction of
+    better.
 
-    A number that is not a percentage and has a unit, such as nats, is shown as it is stored. One without a unit is a
-    bound: over seeds, the largest is what holds.
+    A number with a unit other than percent, such as nats, is shown as stored. One without a unit is a bound, and over
+    seeds the largest is shown.
     """
 
     key: str
@@ -26,7 +27,7 @@ class Column:
 
     @property
     def scale(self) -> float:
-        """What a number in a file is multiplied by to be in the column's unit."""
+        """The factor from a stored number to the column's unit."""
         return 100.0 if self.unit == "%" else 1.0
 
 
@@ -37,7 +38,7 @@ class Entry:
     home        its factory as ``file:name``
     reads       the fields of the EVALUATE section that it reads
     columns     of a table, in order
-    everywhere  whether it is measured where a recipe does not say, and stands for ``...`` in EVALUATE.METRICS
+    everywhere  whether recipes measure it by default, and ``...`` in EVALUATE.METRICS includes it
     """
 
     home: str
@@ -68,7 +69,7 @@ EVALUATIONS: dict[str, Entry] = {
     "flips": Entry(
         "pairs:flips",
         ("max_shift", "repeats"),
-        (Column("flips_consistency", "consistency on half-turned images"),),
+        (Column("flips_consistency", "consistency on images turned by 180 degrees"),),
     ),
     "erase": Entry(
         "erase:erase",

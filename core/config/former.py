@@ -1,18 +1,18 @@
-"""Spellings of before: settings that were stored are read as today's, here and nowhere else.
+"""Former spellings: stored settings of earlier versions are translated here and nowhere else.
 
-Until the slots had one section, each paper spelt its options in its own way, and the networks of adaptive polyphase
-sampling stated channels where the others had a multiplier.
+Each paper once spelt the options of its slots in its own way, and APS networks stated channels where others had a width
+multiplier.
 """
 
 from typing import Any
 
-#: key -> value of before, or of the papers' own code -> ours
+#: key -> former value, or that of the papers' own code -> ours
 SPELLINGS: dict[str, dict[str, str]] = {
     "DOWNSAMPLE": {"lpf": "blur", "pasa": "adaptive_blur", "aps": "polyphase", "sinc": "ideal_lowpass"},
     "CRITERION": {"l2min": "l2_min", "l1min": "l1_min", "non_abs_max": "max"},
 }
 _RENAMED = {"BLUR_PADDING": "FILTER_PADDING", "PADDING": "FILTER_PADDING"}
-#: keys that a filling has; what it does not have was stored too
+#: the keys that each filling has; earlier versions also stored the others
 _FILTER = ("FILTER_SIZE", "FILTER_PADDING")
 _OF = {
     "none": ("FILTER_PADDING",),
@@ -20,9 +20,9 @@ _OF = {
     "adaptive_blur": (*_FILTER, "GROUPS", "NORMALISE"),
     "polyphase": (*_FILTER, "CRITERION", "SELECT"),
 }
-#: stored as the default, which now is the filling's own
+#: values once stored as the general default, which each filling now has itself
 _USUAL = {"PADDING": "reflect", "CRITERION": "l2", "NORMALISE": "joint", "NORM": "batch"}
-#: what was there, whatever was stored
+#: values that were fixed, whatever was stored
 _SINCE: dict[str, Any] = {
     **dict.fromkeys((*_FILTER, "CRITERION", "SELECT", "GROUPS", "NORMALISE")),
     "FILLING": [],
@@ -33,10 +33,10 @@ _SINCE: dict[str, Any] = {
 
 
 def modern(settings: dict[str, Any]) -> dict[str, Any]:
-    """A stored configuration, in full, as it would be stored now; what is none, a recipe for example, as it is."""
+    """A complete stored configuration in today's spelling; anything else, such as a recipe, unchanged."""
     model = settings.get("MODEL")
     stored = "PIPELINE" in settings and "TRAIN" in settings
-    # a section that says how it subsamples, and not as today's do; a paper's own section may have no such slot
+    # only a section with a slot, in the former spelling
     if not stored or not isinstance(model, dict) or "DOWNSAMPLE" not in model or "FILTER_PADDING" in model:
         return settings
     section: dict[str, Any] = model

@@ -1,8 +1,8 @@
-"""A configuration put together: schema defaults <- a recipe's yaml <- the model's entry <- `KEY VALUE` pairs.
+"""Merging a configuration: schema defaults <- a recipe's yaml <- the model's entry <- `KEY VALUE` pairs.
 
-yacs merges, by its own `merge_from_other_cfg` and `merge_from_list`; pydantic judges the types afterwards (see
-`core.config.schema`). Files come through `core.base.documents` instead of `merge_from_file`, which runs a file whose
-name ends in .py as a program and reads YAML of any size and depth.
+yacs merges, by its own `merge_from_other_cfg` and `merge_from_list`; pydantic validates the types afterwards (see
+`core.config.schema`). Files are read by `core.base.documents` instead of `merge_from_file`, which executes files ending
+in .py and reads YAML of any size and depth.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ Config = TypeVar("Config", bound=RunConfig)
 
 #: characters of a value on the command line
 VALUE = 100_000
-#: what yacs raises; its parser of literals adds the last two where brackets are many
+#: what yacs raises; its literal parser raises the last two for deeply nested brackets
 _YACS = (AssertionError, KeyError, TypeError, ValueError, RecursionError, MemoryError)
 
 
@@ -30,8 +30,8 @@ def merge(schema: type[Config], layers: list[dict[str, Any]], pairs: list[str] |
 
     `layers` are nested with keys in capitals, `pairs` are ``["TRAIN.LR", "0.05", ...]``.
 
-    Raises `UserError` with one sentence for an unknown key (with the nearest known ones), a value of the wrong type or
-    range, and a combination that makes no sense.
+    Raises `UserError` for an unknown key (with the nearest known ones), a value of the wrong type or range, and a
+    contradictory combination.
     """
     node = CfgNode(schema().dump())
     pairs = pairs or []
@@ -52,7 +52,7 @@ def merge(schema: type[Config], layers: list[dict[str, Any]], pairs: list[str] |
 def read_recipe(path: Path, schema: type[RunConfig]) -> dict[str, Any]:
     """A recipe's settings; with ``BASE: other.yaml`` it states the differences from one in the same folder.
 
-    Raises `UserError` for a file that is missing, damaged or no settings, and for a recipe based on itself.
+    Raises `UserError` for a file that is missing, damaged or holds no settings, and for a recipe based on itself.
     """
     node = CfgNode(schema().dump())
     chain = _based(path, ())
@@ -64,7 +64,7 @@ def read_recipe(path: Path, schema: type[RunConfig]) -> dict[str, Any]:
 
 
 def _based(path: Path, above: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The settings of a recipe behind those of what it is based on, the lowest first."""
+    """The settings of a recipe preceded by those of its bases, the lowest first."""
     settings = read_yaml(path)
     settings = {} if settings is None else settings
     if not isinstance(settings, dict):
@@ -88,7 +88,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     else:
         reason = ""
     if not isinstance(settings, dict):
-        raise UserError(f"{path} is damaged and holds no settings{reason}: remove the run's folder and train it anew")
+        raise UserError(f"{path} is damaged and holds no settings{reason}: remove the run's folder and train again")
     return modern(settings)
 
 
@@ -129,7 +129,7 @@ def _set(node: CfgNode, key: str, text: str) -> None:
             raise UserError(_fault(node, layer) or f"{key} takes no such value (given: {shortened(text)})") from None
         if not text.startswith("[") or _at(node, key) != text:
             return
-        with suppress(UserError):  # a text, which the schema takes or refuses
+        with suppress(UserError):  # kept as text, which the schema accepts or refuses
             value = parse_yaml(text, key)
 
 
@@ -140,14 +140,14 @@ def _at(node: CfgNode, dotted: str) -> Any:
 
 
 def _quoted(value: Any) -> Any:
-    """yacs reads each text of a layer as a literal: in quotes it stays the text that it is."""
+    """A layer with its texts in quotes: yacs parses each text as a literal, and so leaves these unchanged."""
     if isinstance(value, dict):
         return {key: _quoted(inner) for key, inner in value.items()}
     return repr(value) if isinstance(value, str) else value
 
 
 def _forget(node: CfgNode, layer: dict[Any, Any]) -> None:
-    """Sets what `layer` replaces to None, for which yacs takes every type: it lets no 1 take the place of a 0.5."""
+    """Sets what `layer` replaces to None, which yacs lets any type replace; otherwise it would refuse a 1 for a 0.5."""
     for key, value in layer.items():
         if isinstance(node.get(key), CfgNode):
             if isinstance(value, dict):
@@ -157,7 +157,7 @@ def _forget(node: CfgNode, layer: dict[Any, Any]) -> None:
 
 
 def _fault(node: CfgNode, layer: dict[Any, Any], prefix: str = "", top: CfgNode | None = None) -> str | None:
-    """Why yacs took no `layer`, in our words; None where no key is to blame."""
+    """Why yacs refused `layer`, in our words; None where no key is to blame."""
     top = node if top is None else top
     for key, value in layer.items():
         dotted = f"{prefix}{key}"

@@ -1,7 +1,7 @@
-"""The part of the MODEL section that every paper's networks share: what stands in their slots, and how wide they are.
+"""The part of the MODEL section that all papers share: what fills the slots, and the width.
 
-A setting that is not given is the filling's own. What several fillings have is a key; an option of one alone, or of one
-place, is an item of MODEL.FILLING.
+A setting that is not given keeps the filling's default. Options of several fillings are keys; an option of one filling
+alone, or of one place, is an item of MODEL.FILLING.
 """
 
 from dataclasses import dataclass, field
@@ -22,14 +22,14 @@ Padding = Literal["reflect", "replicate", "zeros", "circular"]
 
 @dataclass(frozen=True)
 class Fill:
-    """What fills one place: its kind ("none": the place strides) and the options that were given."""
+    """What fills one place: its kind ("none": a plain stride) and the given options."""
 
     kind: str
     options: dict[str, Any] = field(default_factory=dict)
 
 
 class NetworkConfig(ModelConfig):
-    """MODEL: what stands in the slots of a network, and its width; a paper adds what its networks have besides."""
+    """MODEL: what fills the slots of a network, and its width; a paper adds its own options."""
 
     #: key of the section -> option of a filling
     OPTIONS: ClassVar[dict[str, str]] = {
@@ -45,17 +45,17 @@ class NetworkConfig(ModelConfig):
 
     downsample: str = Field(
         "none",
-        description=f"what stands wherever the network would stride: {', '.join(FILLINGS)}, or MODULE:CLASS of one's "
-        "own; none: the strides",
+        description=f"what replaces each stride of the network: {', '.join(FILLINGS)}, or your own MODULE:CLASS; "
+        "none: keep the strides",
     )
     filter_size: int | None = Field(
         None,
         ge=1,
         le=7,
-        description="taps of the filter along an axis; none: the filling's own (blur 4, adaptive_blur 3, polyphase 1)",
+        description="filter taps along an axis; none: the filling's default (blur 4, adaptive_blur 3, polyphase 1)",
     )
     filter_padding: Padding | None = Field(
-        None, description="of the filter; none: the filling's own (polyphase circular, the others reflect)"
+        None, description="padding of the filter; none: the filling's default (polyphase circular, the others reflect)"
     )
     criterion: Literal["l2", "l1", "l_infty", "max", "l2_min", "l1_min"] | None = Field(
         None,
@@ -63,7 +63,7 @@ class NetworkConfig(ModelConfig):
         "and rounding chooses",
     )
     select: Literal["before_blur", "after_blur"] | None = Field(
-        None, description="the map whose phases are compared; none: the filling's own (polyphase before_blur)"
+        None, description="the map whose phases are compared; none: the filling's default (polyphase before_blur)"
     )
     groups: int | None = Field(
         None, ge=1, description="groups of channels that share a predicted filter (adaptive_blur); none: 8"
@@ -93,7 +93,7 @@ class NetworkConfig(ModelConfig):
     def _spelling(cls, value: Any, info: Any) -> Any:
         new = SPELLINGS[info.field_name.upper()].get(value) if isinstance(value, str) else None
         if new is not None:
-            raise ValueError(f"MODEL.{info.field_name.upper()} {value} is spelt {new} here")
+            raise ValueError(f"MODEL.{info.field_name.upper()} {value} is now spelt {new}")
         return value
 
     @field_validator("downsample", "activation", "norm")
@@ -107,13 +107,13 @@ class NetworkConfig(ModelConfig):
     @classmethod
     def _multiplier(cls, value: Any) -> Any:
         if isinstance(value, int | float) and value > 2:
-            raise ValueError("it multiplies the channels, by 2 at most, and is no number of channels")
+            raise ValueError("it is a multiplier of at most 2, not a number of channels")
         return value
 
     @model_validator(mode="after")
     def _fits(self) -> "NetworkConfig":
         if self.downsample in self.UNFILLED:
-            # a recipe states its padding once, for plain networks too
+            # a recipe states one padding for all its networks, plain ones included
             own = [name for name in (*self.OPTIONS, "filling") if name != "filter_padding"]
             given = [name for name in own if getattr(self, name) not in (None, ())]
             if given:
@@ -137,13 +137,13 @@ class NetworkConfig(ModelConfig):
         return self
 
     def places(self) -> list[str]:
-        """The patterns of MODEL.FILLING that stand for some places only, the most particular (longest) first."""
+        """The place patterns in MODEL.FILLING, the most specific (longest) first."""
         found = dict.fromkeys(pattern for pattern, _, _ in map(_parsed, self.filling) if pattern != "*")
         return sorted(found, key=len, reverse=True)
 
     def fill(self, place: str = "", **defaults: Any) -> Fill:
-        """What fills the slot of that path in the network; `defaults` are the options of a paper's own, where the
-        section says nothing and the filling has them. ValueError for an item of MODEL.FILLING that is none."""
+        """What fills the slot at a path of the network; `defaults` are a paper's options, used where the section says
+        nothing and the filling has them. ValueError for a malformed item of MODEL.FILLING."""
         kind, options = self.downsample, {}
         for name, option in self.OPTIONS.items():
             if getattr(self, name) is not None:
@@ -153,7 +153,7 @@ class NetworkConfig(ModelConfig):
             if not fnmatchcase(place, pattern) and place != pattern:
                 continue
             if key == "downsample":
-                # the options of another kind are not its own
+                # the general options belong to the general kind
                 kind, options = check_name(f"MODEL.FILLING {item}: downsample", str(value), FILLINGS), {}
             elif kind in FILLINGS and key not in FILLINGS[kind].options:
                 allowed = ", ".join(FILLINGS[kind].options) or "no options"

@@ -1,8 +1,8 @@
-"""What a run will do, as one frozen and typed value.
+"""The configuration of a run: one frozen, typed value.
 
-Keys are written in capitals (``TRAIN.BATCH_SIZE``), attributes in small letters (``config.train.batch_size``). Here
-pydantic validates and freezes; `core.config.merge` puts a configuration together. Each pipeline derives its own schema
-from `RunConfig` by giving `model` a type.
+Keys are written in capitals (``TRAIN.BATCH_SIZE``), attributes in small letters (``config.train.batch_size``). pydantic
+validates and freezes it here; `core.config.merge` assembles it. Each pipeline derives its own schema from `RunConfig`
+by giving `model` a type.
 """
 
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Divisor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-#: above it whole numbers are no longer told apart as floats, and none of a run's is near it
+#: floats represent every integer up to here; no setting comes near it
 LARGEST = 2**53
 
 
@@ -42,7 +42,7 @@ class Section(BaseModel):
         alias_generator=str.upper,
         populate_by_name=True,
         validate_default=True,
-        # an infinite rate is no rate, and what is not a number passes every bound
+        # infinite rates are meaningless, and NaN passes every bound
         allow_inf_nan=False,
         # a field called `model` is natural here; pydantic otherwise reserves the prefix
         protected_namespaces=(),
@@ -58,7 +58,7 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    """What every pipeline's networks share; a pipeline adds the options of its paper."""
+    """The options of every pipeline's networks; a pipeline adds those of its paper."""
 
     name: str = Field("", description="the paper's own name of the network, as `stillpoint list` shows it")
 
@@ -68,14 +68,14 @@ class DataConfig(Section):
 
     name: str = Field("digits", description="a data set of the registry")
     validation: int = Field(
-        0, ge=0, description="images held out of the training set; 0 selects on none and keeps the last epoch"
+        0, ge=0, description="images held out of the training set; 0: none, and the last epoch is kept"
     )
     validation_choice: Literal["shuffled", "first", "test"] = Field(
         "shuffled",
-        description="which training images are held out; test: none, epochs are chosen on the first VALIDATION test "
-        "images, as some papers did (optimistic)",
+        description="which training images are held out; test: none, and epochs are selected on the first VALIDATION "
+        "test images, as some papers did (optimistic)",
     )
-    split_seed: int = Field(0, ge=0, description="seed of NumPy's shuffle that makes the split")
+    split_seed: int = Field(0, ge=0, description="seed of the NumPy shuffle that makes the split")
     mean: tuple[FiniteFloat, ...] | None = Field(
         None, description="per channel, of images in [0, 1]; none: the data set's own"
     )
@@ -88,9 +88,10 @@ class DataConfig(Section):
     limit: int | None = Field(
         None,
         gt=0,
-        description="use only so many images of each split: the first, or evenly spaced where they lie by class",
+        description="use at most this many images of each split: the first, or evenly spaced where a split is sorted "
+        "by class",
     )
-    skip_corrupt: bool = Field(False, description="leave out unreadable pictures instead of stopping at the first one")
+    skip_corrupt: bool = Field(False, description="skip unreadable images instead of stopping at the first one")
 
     @model_validator(mode="after")
     def _known(self) -> "DataConfig":
@@ -141,7 +142,7 @@ class TrainConfig(Section):
     nesterov: bool = False
     weight_decay: float = Field(5e-4, ge=0)
     decay: Literal["all", "matrices"] = Field(
-        "all", description="what is decayed: all, or matrices and kernels alone: no bias, scale or norm"
+        "all", description="which parameters are decayed: all, or matrices and kernels only (no bias, scale or norm)"
     )
     loss: Literal["cross_entropy", "nll", "mse"] = "cross_entropy"
     clamp: float | None = Field(None, gt=0, description="loss mse: outputs are first clamped to -CLAMP..CLAMP")
@@ -169,32 +170,33 @@ class TrainConfig(Section):
     channels_last: bool = True
     compile: bool = Field(False, description="torch.compile the network")
     keep: Literal["best", "last"] = Field(
-        "last", description="which epoch's weights a run keeps; best needs DATA.VALIDATION"
+        "last", description="which epoch's weights are kept; best needs DATA.VALIDATION"
     )
     checkpoint_epochs: int = Field(1, ge=1, description="epochs between two states from which a run can resume")
-    snapshots: int = Field(0, ge=0, description="keep the weights of every so many epochs; 0 keeps none")
+    snapshots: int = Field(0, ge=0, description="keep the weights every this many epochs; 0: none")
     test_each_epoch: bool = Field(
-        False, description="measure the test images before training and after each epoch too (nothing is chosen on it)"
+        False,
+        description="also measure the test images before training and after each epoch (nothing is selected on it)",
     )
     finetune: str | None = Field(None, description="weights to start from (file)")
     finetune_head: Literal["same", "new"] = Field(
-        "same", description="new: the last layer begins anew, so that FINETUNE may be of other classes"
+        "same", description="new: reinitialise the last layer, so that FINETUNE may have other classes"
     )
 
     @property
     def open_ended(self) -> bool:
-        """Whether the rates of the first epochs stay the same when epochs are added."""
+        """Whether adding epochs leaves the learning rates of the earlier ones unchanged."""
         return self.schedule in ("constant", "step", "multistep")
 
     @model_validator(mode="after")
     def _begins(self) -> "TrainConfig":
         if self.finetune_head == "new" and self.finetune is None:
-            raise ValueError("TRAIN.FINETUNE_HEAD new is for weights to start from: set TRAIN.FINETUNE")
+            raise ValueError("TRAIN.FINETUNE_HEAD new needs weights to start from: set TRAIN.FINETUNE")
         return self
 
 
 class EvaluateConfig(Section):
-    """What is measured, and by whose protocol."""
+    """What is measured, and by which protocol."""
 
     batch_size: int = Field(250, ge=1)
     protocol: Literal["stillpoint", "authors"] = Field(
@@ -202,7 +204,7 @@ class EvaluateConfig(Section):
     )
     metrics: tuple[str, ...] = Field(
         evaluations.EVERYWHERE,
-        description="names of evaluations, run in this order; ... stands for those that every table has",
+        description="names of evaluations, run in this order; ... stands for the default ones",
     )
     max_shift: int = Field(3, ge=1, description="circular and crop shifts are drawn from -MAX_SHIFT..MAX_SHIFT-1")
     repeats: int = Field(5, ge=1, description="pairs of shifts drawn for each image")
@@ -212,7 +214,8 @@ class EvaluateConfig(Section):
     limit_all_shifts: int = Field(
         100,
         ge=1,
-        description="images that every circular shift is tried on: the first, or evenly spaced where they lie by class",
+        description="images on which every circular shift is tried: the first, or evenly spaced where they are "
+        "sorted by class",
     )
     erase: tuple[PositiveInt, ...] = Field((), description="sides of erased squares")
     fractions: int = Field(8, ge=2, description="sub-pixel shifts are multiples of 1/FRACTIONS of a pixel")
@@ -230,25 +233,23 @@ class EvaluateConfig(Section):
         return found
 
 
-#: fields of EVALUATE that act whatever is measured
+#: fields of EVALUATE that act on every evaluation
 ALWAYS_READ = ("batch_size", "protocol", "metrics", "untrained")
 
 
 class RunConfig(Section):
-    """Everything that decides the result of a run, and nothing else (device, threads and folders are not here)."""
+    """Everything that decides the result of a run, and nothing else: no device, threads or folders."""
 
-    #: keys that users of a paper's own code may try, and why there is no such key here
+    #: keys that users of a paper's own code may try, and why they do not exist here
     REFUSED: ClassVar[dict[str, str]] = {}
-    #: the pipeline's networks give logits, which TRAIN.LOSS nll would take for logarithms of probabilities
+    #: the networks return logits, which TRAIN.LOSS nll would misread as log-probabilities
     LOGITS: ClassVar[bool] = False
 
     pipeline: str = ""
     recipe: str = Field("", description="the yaml this came from: the data set's name, or <dataset>_<variant>")
-    title: str = Field(
-        "", description="what a table made by this recipe must say of it, for example 'short recipe: 5 epochs'"
-    )
+    title: str = Field("", description="a note in every table of this recipe, for example 'short recipe: 5 epochs'")
     grid: tuple[str, ...] = Field((), description="the networks of this recipe's table")
-    seeds: int = Field(3, ge=1, description="how many seeds of each network a workflow runs where it is not told")
+    seeds: int = Field(3, ge=1, description="the default number of seeds that a workflow runs of each network")
     seed: int = Field(0, ge=0)
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -257,11 +258,12 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
 
     def known_metrics(self) -> dict[str, tuple[str, ...]]:
-        """What EVALUATE.METRICS may name, each with the fields of EVALUATE that it reads; said without torch."""
+        """The names that EVALUATE.METRICS may hold, each with the fields of EVALUATE that it reads; imports no
+        torch."""
         return dict(evaluations.READS)
 
     def check_effect(self, keys: Iterable[str]) -> None:
-        """A `UserError` for a key of EVALUATE that none of EVALUATE.METRICS reads: setting it would change nothing."""
+        """Raises `UserError` for a key of EVALUATE that no evaluation in EVALUATE.METRICS reads."""
         known = self.known_metrics()
         for key in keys:
             section, _, name = key.lower().partition(".")
@@ -269,13 +271,13 @@ class RunConfig(Section):
                 continue
             readers = [metric for metric, reads in known.items() if name in reads]
             if not set(readers) & set(self.evaluate.metrics):
-                none = f"{self.pipeline} has none that reads it"
+                none = f"{self.pipeline} has no evaluation that reads it"
                 by = f"only {', '.join(readers)} would read it" if readers else none
                 shown = ", ".join(self.evaluate.metrics)
                 raise UserError(f"{key} changes nothing of what EVALUATE.METRICS [{shown}] measures: {by}")
 
     def known_protocols(self) -> tuple[str, ...]:
-        """What EVALUATE.PROTOCOL may be: a paper whose code measures otherwise than ours adds "authors"."""
+        """The values of EVALUATE.PROTOCOL: a paper whose authors measured differently adds "authors"."""
         return ("stillpoint",)
 
     @model_validator(mode="after")
@@ -283,8 +285,8 @@ class RunConfig(Section):
         known = self.known_metrics()
         if self.evaluate.protocol not in self.known_protocols():
             raise ValueError(
-                f"EVALUATE.PROTOCOL {self.evaluate.protocol}: {self.pipeline or 'this pipeline'} measures by its own "
-                f"protocol alone (EVALUATE.PROTOCOL {self.known_protocols()[0]})"
+                f"EVALUATE.PROTOCOL {self.evaluate.protocol}: {self.pipeline or 'this pipeline'} has only one "
+                f"protocol (EVALUATE.PROTOCOL {self.known_protocols()[0]})"
             )
         for name in self.evaluate.metrics:
             if name not in known:
@@ -302,8 +304,8 @@ class RunConfig(Section):
             raise ValueError("TRAIN.KEEP best needs images to choose on: set DATA.VALIDATION, or TRAIN.KEEP last")
         if self.train.loss == "nll" and self.LOGITS:
             raise ValueError(
-                f"TRAIN.LOSS nll takes logarithms of probabilities, but networks of {self.pipeline or 'this pipeline'} "
-                "give logits: TRAIN.LOSS cross_entropy takes those"
+                f"TRAIN.LOSS nll takes log-probabilities, but networks of {self.pipeline or 'this pipeline'} return "
+                "logits: use TRAIN.LOSS cross_entropy"
             )
         if self.train.accumulate > 1 and self.train.batch_size % self.train.accumulate:
             raise ValueError(
@@ -316,14 +318,14 @@ class RunConfig(Section):
         return self.model_dump(mode="json", by_alias=True)
 
     def digest(self) -> str:
-        """SHA-256 of what decides the trained weights; the grid, the title and how results are measured do not.
+        """SHA-256 of the settings that decide the trained weights, so not of the grid, the title or EVALUATE.
 
-        Of that, only what differs from the defaults: a setting that is added with a default changes no digest.
+        Only values that differ from the defaults count, so that a new setting with a default changes no digest.
         """
         return digest_of(beside(deciding(self.dump()), deciding(type(self)().dump())))
 
 
-#: Keys that say how results are measured and shown, not which weights training gives.
+#: Keys that decide how results are measured and shown, not the trained weights.
 UNDECIDING = ("EVALUATE", "GRID", "SEEDS", "TITLE")
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -339,7 +341,7 @@ def validate(schema: type[AnySection], settings: dict[str, Any]) -> AnySection:
         reason = first["msg"].removeprefix("Value error, ")
         given = repr(first["input"])
         given = given if len(given) <= 100 else f"{given[:97]}..."
-        # what the reason says itself, the key or a word that was given, is not said twice
+        # neither the key nor the given value is repeated where the reason names it
         quoted = isinstance(first["input"], str) and given in reason
         shown = "" if isinstance(first["input"], dict) or not where or quoted else f" (given: {given})"
         named = f"{where}: " if where and not reason.startswith(where) else ""
@@ -371,7 +373,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def shared(settings: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
-    """`settings` without what `keys` does not hold, such as a setting that is younger than a run."""
+    """`settings` restricted to `keys`, such as those that existed when a run was made."""
     return {
         key: shared(value, keys[key]) if isinstance(value, dict) and isinstance(keys[key], dict) else value
         for key, value in settings.items()
@@ -380,15 +382,15 @@ def shared(settings: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
 
 
 def changed(stored: dict[str, Any], config: RunConfig) -> list[str]:
-    """What decides a training and is not as it was ``stored`` with a run, as ``KEY: there -> asked``.
+    """The settings that decide a training and differ from those ``stored`` with a run, as ``KEY: stored -> asked``.
 
-    A setting that is younger than the run had its default there.
+    A setting that did not exist yet counts as its default.
     """
     return differences(_filled(deciding(modern(stored)), deciding(type(config)().dump())), deciding(config.dump()))
 
 
 def _filled(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """`settings`, with those of `defaults` for what it does not hold."""
+    """`settings`, completed by `defaults`."""
     inner = {key: value for key, value in settings.items() if isinstance(value, dict)}
     return {
         **defaults,
@@ -398,7 +400,7 @@ def _filled(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any
 
 
 def beside(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Of dumped settings, those that differ from `defaults`; a section without any is left out."""
+    """The dumped settings that differ from `defaults`; a section without any is left out."""
     found = {}
     for key, value in settings.items():
         other = defaults.get(key)
@@ -411,7 +413,7 @@ def beside(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]
 
 
 def deciding(settings: dict[str, Any]) -> dict[str, Any]:
-    """Of a dumped configuration, what decides a training."""
+    """The part of a dumped configuration that decides a training."""
     return {key: value for key, value in settings.items() if key not in UNDECIDING}
 
 

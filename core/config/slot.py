@@ -1,6 +1,6 @@
-"""What may stand in the slots of a network, by name, without importing any of it: one line each.
+"""What may fill the slots of a network, by name, one line each; nothing is imported.
 
-Where a table stands, a user's own ``module:name`` stands too.
+A user's own ``module:name`` is accepted wherever a name of these tables is.
 """
 
 from dataclasses import dataclass

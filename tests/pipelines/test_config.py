@@ -35,7 +35,12 @@ def test_an_evaluation_that_is_not_known_is_refused_before_anything_is_trained()
 @pytest.mark.parametrize(
     ("name", "pairs", "words"),
     [
-        ("aps/resnet20", ["EVALUATE.MARGIN", "8"], r"EVALUATE.MARGIN changes nothing .*: aps has none that reads it"),
+        (
+            "aps/resnet20",
+            ["EVALUATE.MARGIN", "8"],
+            r"EVALUATE.MARGIN changes nothing .*: aps has no evaluation that "
+            r"reads it",
+        ),
         ("aps/resnet20", ["EVALUATE.ERASE", "[3]"], "only erase would read it"),
         (
             "aps/resnet20",

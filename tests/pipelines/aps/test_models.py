@@ -250,7 +250,7 @@ def test_a_spelling_of_the_papers_is_refused_with_ours(key: str, theirs: str, ou
         ),
         (["MODEL.DOWNSAMPLE", "blur", "MODEL.CRITERION", "l1"], "it is of polyphase"),
         (["MODEL.BLUR_PADDING", "zeros"], "there is no MODEL.BLUR_PADDING: it is MODEL.FILTER_PADDING"),
-        (["MODEL.WIDTH", "16"], "MODEL.WIDTH: it multiplies the channels, by 2 at most, and is no number of channels"),
+        (["MODEL.WIDTH", "16"], "MODEL.WIDTH: it is a multiplier of at most 2, not a number of channels"),
         (["MODEL.CRITERION", "l3"], r"MODEL\.CRITERION"),
         (["MODEL.ARCH", "resnet20", "MODEL.FORM", "imagenet"], "resnet20 has no ImageNet form"),
         (["MODEL.ARCH", "unet4", "MODEL.POOL_ONLY", "True"], "not of U-Nets"),
