@@ -1,7 +1,7 @@
-"""Packed files from elsewhere, read forward in one pass and within bounds; nothing is written to the disk.
+"""Downloaded archives, read forward in one pass and within bounds; nothing is written to disk.
 
-Whoever reads a data set knows how large its files are. A packed file that unpacks to more is refused where it passes
-that size, so that a few hundred kilobytes never take the memory of the machine.
+The caller states how large a data set's files are. A packed file is refused as soon as it unpacks to more, so that a
+few hundred kilobytes cannot exhaust the memory.
 """
 
 import bz2
@@ -17,12 +17,12 @@ from typing import IO, Any
 
 from stillpoint.core.base.errors import UserError
 
-#: what the unpacking of one .xz may take: its largest preset takes 65 MiB, and a header may ask for 4 GiB
+#: memory for unpacking one .xz: its largest preset takes 65 MiB, and a header may ask for 4 GiB
 XZ_MEMORY = 128 << 20
 _BLOCK = 1 << 16
-#: of a header that tells a long name; tarfile would hold any size of it in memory
+#: bytes of a header with a long name; tarfile would read any size of it into memory
 _HEADER = 1 << 20
-#: what a damaged packed file raises
+#: the errors that a damaged packed file raises
 DAMAGE = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError)
 
 
@@ -47,7 +47,7 @@ class _Xz(io.RawIOBase):
 
 
 class Unpacked:
-    """The content of a file, unpacked where it is packed (gzip, bzip2, xz), told by its first bytes and not its name.
+    """The content of a file, unpacked if its first bytes (not its name) say gzip, bzip2 or xz.
 
     Reads forward, and raises a `UserError` before more than `most` bytes were unpacked or more than `largest` at once.
     """
@@ -73,24 +73,24 @@ class Unpacked:
         self._raw.close()
 
     def read(self, size: int = -1) -> bytes:
-        """`size` bytes, fewer at the end of the file; all that is left with -1."""
+        """`size` bytes, fewer at the end of the file; -1 reads the rest."""
         left = self.most - self._position
         wanted = left + 1 if size < 0 else size
         if size > self.largest or wanted > left:
-            # what is announced may be more than there is: the end of the file decides
+            # a header may announce more than there is: only the end of the file decides
             wanted = min(wanted, left + 1, self.largest + 1)
         content = self._content.read(wanted)
         self._position += len(content)
         if self._position > self.most or len(content) > self.largest:
             limit = self.most if self._position > self.most else self.largest
-            raise UserError(f"{self.path} was refused: it unpacks to more than the {limit:,} bytes that may be there")
+            raise UserError(f"{self.path} was refused: it unpacks to more than the allowed {limit:,} bytes")
         return content
 
     def tell(self) -> int:
         return self._position
 
     def seek(self, place: int, whence: int = 0) -> int:
-        """Forward only; what is passed over is counted."""
+        """Forward only; skipped bytes count."""
         if whence or place < self._position:
             raise tarfile.ReadError("its parts are not in order")
         while self._position < place:
@@ -102,19 +102,18 @@ class Unpacked:
 def archive_files(path: Path, *, most: int, largest: int) -> Iterator[tuple[str, bytes]]:
     """(name, content) of each plain file in a tar archive, read in one pass.
 
-    `most` bytes may be in it as a whole, headers included, and `largest` in one file. Raises a `UserError` when there
-    are more, when it is truncated or damaged, and when it holds a member that would leave the folder it is unpacked
-    into (an absolute name, a "..", a link outside), a device, or a sparse file, whose size is a claim: such an archive
-    is refused as a whole.
+    At most `most` bytes in all, headers included, and `largest` in one file. Raises `UserError` for more, for a
+    truncated or damaged archive, and for one with a member that would leave its folder (an absolute name, a "..", a
+    link outside), a device, or a sparse file, whose size is only claimed.
     """
     try:
         with Unpacked(path, most, max(largest, _HEADER)) as content:
-            # no stream ("r|"): that reads whatever a header announces in blocks, behind the bounds
+            # not as a stream ("r|"), which reads whatever a header announces and bypasses the bounds
             archive = tarfile.open(fileobj=content, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
             for member in archive:
                 if why := _refusal(member, largest):
                     raise UserError(f"{path} was refused: {why}")
-                # an archive of a million members is read without a list of them
+                # otherwise tarfile keeps a list of all members
                 archive.members.clear()
                 if not member.isfile():
                     continue
@@ -128,9 +127,9 @@ def archive_files(path: Path, *, most: int, largest: int) -> Iterator[tuple[str,
 
 
 def _refusal(member: tarfile.TarInfo, largest: int) -> str:
-    """Why an archive with this member is refused: where unpacking could leave the folder, or takes too much; else "".
+    """Why an archive with this member is refused (it would leave the folder, or is too large), or "".
 
-    Judges places as `tarfile.data_filter` does, which Python 3.11 has only since 3.11.4 (Debian 12 is at 3.11.2).
+    Checks paths as `tarfile.data_filter` does, which Python 3.11 has only since 3.11.4 (Debian 12 is at 3.11.2).
     """
     if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
         return f"{member.name!r} is a device or a pipe"
@@ -138,12 +137,12 @@ def _refusal(member: tarfile.TarInfo, largest: int) -> str:
         return f"{member.name!r} is a sparse file of {member.size:,} bytes, which no data set holds"
     if not 0 <= member.size <= largest:
         return f"{member.name!r} has {member.size:,} bytes, and a file in it at most {largest:,}"
-    places = {member.name: f"{member.name!r} would be outside of the folder"}
+    places = {member.name: f"{member.name!r} would lie outside the folder"}
     if member.issym() or member.islnk():
-        # a symbolic link is read from where it stands, a hard one from the top of the archive
+        # a symbolic link is relative to its own folder, a hard one to the top of the archive
         start = posixpath.dirname(member.name) if member.issym() else ""
         target = posixpath.join(start, member.linkname)
-        places[target] = f"{member.name!r} is a link to {member.linkname!r}, outside of the folder"
+        places[target] = f"{member.name!r} is a link to {member.linkname!r}, outside the folder"
     for place, why in places.items():
         if posixpath.isabs(place) or posixpath.normpath(place).split("/")[0] == "..":
             return why

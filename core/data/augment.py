@@ -1,7 +1,7 @@
-"""Random changes of a whole batch at once, on the device it is on, mostly on uint8 before normalisation.
+"""Random augmentation of a whole batch at once, on its device, mostly on uint8 before normalisation.
 
 A step has two halves: `draw` makes the random numbers of n images (row i belongs to image i), `apply` uses them. The
-draws of a batch may thus be cut among processes, and each law can be tested against its definition image by image.
+draws of a batch can thus be split among processes, and each step can be tested image by image against its definition.
 """
 
 import math
@@ -88,7 +88,7 @@ def _check_per(per: str) -> None:
 
 @dataclass(frozen=True)
 class Flip:
-    """Mirrors left and right with probability `p`, each image for itself."""
+    """Mirrors each image left to right with probability `p`."""
 
     name: ClassVar[str] = "flip"
     p: float = 0.5
@@ -130,7 +130,7 @@ class Roll:
 
     def apply(self, images: Tensor, draw: Tensor) -> Tensor:
         if self.per == "batch" and len(images):
-            return roll(images, draw[0].tolist())  # one shift, known on the CPU: a plain copy instead of a gather
+            return roll(images, draw[0].tolist())  # a single shift known on the CPU is a plain copy instead of a gather
         return roll(images, draw)
 
 
@@ -138,7 +138,8 @@ class Roll:
 class Crop:
     """`padding` zeros on each side, then a random window of `size` pixels square (default: the image's own size).
 
-    With padding 28 and size 56 on 28x28 images this is the translation on a canvas: 29x29 equally likely places.
+    With padding 28 and size 56 on 28x28 images this places the image at one of 29x29 equally likely positions of a
+    canvas.
     """
 
     name: ClassVar[str] = "crop"
@@ -168,7 +169,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class Erase:
-    """A square of `patch` pixels set to zero, its place uniform over all that lie within the image."""
+    """Sets a square of `patch` pixels to zero, its position uniform over those within the image."""
 
     name: ClassVar[str] = "erase"
     patch: int = 8

@@ -1,7 +1,8 @@
-"""The views of `data.shifted_crops` for a whole batch of equally large images, as Pillow makes them to the bit.
+"""The views of `data.shifted_crops` for a batch of equally large images, bit for bit as Pillow makes them.
 
 Pillow resizes 8-bit images in two passes, along rows and then along columns, with weights rounded to 22 bits and pixels
-rounded to 8 bits in between. Integers repeat that exactly, and a pass along rows serves all vertical shifts.
+rounded to 8 bits in between. Integer arithmetic repeats that exactly, and one pass along rows serves all vertical
+shifts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ def _taps(source: int, target: int) -> tuple[Tensor, Tensor]:
         for tap, weight in enumerate(raw):
             positions[place, tap] = first + tap
             weights[place, tap] = int(0.5 + weight / total * (1 << _BITS))
-    # taps that no pixel uses cost time
+    # drop taps that no pixel uses
     used = int((weights != 0).any(0).nonzero().max()) + 1
     return positions[:, :used], weights[:, :used]
 

@@ -1,4 +1,4 @@
-"""From the DATA and AUGMENT sections of a configuration to the loaders that training and evaluation read."""
+"""Builds the loaders of training and evaluation from the DATA and AUGMENT sections of a configuration."""
 
 import os
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from stillpoint.core.data.streaming import StreamLoader
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
-# the only range that the reader of photographs draws from
+# the only scale that streamed data sets support
 _PHOTOGRAPH_SCALE = (0.08, 1.0)
 
 
@@ -38,8 +38,8 @@ class Loader(Protocol):
 class Loaders:
     """The loaders of a run; a part that was not asked for, or that has no images, is None.
 
-    `digest` identifies the images of all parts that are there, `title` is what a table calls them, `order` says how
-    they lie where that is not as published.
+    `digest` identifies the images of all parts present, `title` is their name in tables, `order` describes their order
+    where it differs from the published one.
     """
 
     train: Loader | None = None
@@ -51,7 +51,7 @@ class Loaders:
 
 
 def image_size(config: RunConfig) -> int:
-    """Height and width that a network sees."""
+    """The height and width of a network's input."""
     return config.data.image_size or info(config.data.name).size
 
 
@@ -71,10 +71,9 @@ def images(config: RunConfig, part: Part, root: str | os.PathLike[str] | None = 
 
 
 def augmentation(config: RunConfig, *, training: bool) -> Augment | None:
-    """The random changes of a batch. The crop from a zero-padded canvas is the task itself, so testing has it too.
+    """The augmentation of a batch. The crop from a zero-padded canvas is part of the task, so testing has it too.
 
-    Raises `UserError` where DATA.IMAGE_SIZE cannot be had from images of the data set's size, and where a square to be
-    erased is larger.
+    Raises `UserError` if DATA.IMAGE_SIZE cannot be made from the data set's images, or an erased square is larger.
     """
     section, entry, size = config.augment, info(config.data.name), image_size(config)
     steps: list[tuple[Step, Stage]] = []
@@ -85,7 +84,7 @@ def augmentation(config: RunConfig, *, training: bool) -> Augment | None:
     elif size != entry.size and not (entry.streaming or entry.pairs):
         raise UserError(
             f"DATA.IMAGE_SIZE {size}: images of {config.data.name} have {entry.size}, and only AUGMENT.CANVAS_PADDING "
-            f"makes a larger canvas of them"
+            "makes a larger canvas"
         )
     if training and section.erase > size:
         raise UserError(f"AUGMENT.ERASE {section.erase}: a square larger than the images, {size}x{size}")
@@ -122,10 +121,10 @@ def loader(
 ) -> DeviceLoader | StreamLoader | PairLoader | LabelMapLoader | None:
     """The loader of one part; None for the validation part when DATA.VALIDATION is 0.
 
-    Training images are shuffled and changed at random, the others are not (except for AUGMENT.CANVAS_PADDING).
-    `batch_size` is over all processes; by default one mini-batch of the recipe, TRAIN.BATCH_SIZE / TRAIN.ACCUMULATE,
-    for validation too, because its sums must not depend on how the run is evaluated later. Photographs are `margin`
-    pixels larger than DATA.IMAGE_SIZE on each axis, with the same middle. Raises `UserError`.
+    Training images are shuffled and augmented, the others are not (except for AUGMENT.CANVAS_PADDING).
+    `batch_size` is over all processes; the default is one mini-batch, TRAIN.BATCH_SIZE / TRAIN.ACCUMULATE, for
+    validation too, whose sums must not depend on EVALUATE. Photographs are `margin` pixels larger than DATA.IMAGE_SIZE
+    on each axis, about the same centre. Raises `UserError`.
     """
     chosen = images(config, part, root)
     if chosen is None:
@@ -185,7 +184,7 @@ def loader(
 def _check_label_maps(config: RunConfig, margin: int) -> None:
     section, data = config.augment, config.data
     if section.erase:
-        raise UserError(f"AUGMENT.ERASE would leave the classes of what it erases in {data.name}: leave it out")
+        raise UserError(f"AUGMENT.ERASE would erase pixels of {data.name} but keep their classes: leave it out")
     if margin:
         raise UserError(f"EVALUATE.MARGIN is for photographs with one class; {data.name} has one for each pixel")
     if not info(data.name).streaming and (section.resized_crop or section.resize):

@@ -1,8 +1,7 @@
-"""What CIFAR-10 and CIFAR-100 share: their pickled batches, known by their digests, and copies of them as pictures.
+"""What CIFAR-10 and CIFAR-100 share: pickled batches, identified by digest, and copies as image files.
 
-A copy as pictures cannot be known by a digest, since every decoder and every quality gives other pixels. Its title
-therefore says that it is one, and what it can be judged by is: the names of its classes, how many images each has, that
-they differ, and that none of the test images is for training.
+A copy as image files has no known digest, since pixels depend on decoder and quality. So its title says that it is a
+copy, and it is checked by its class names, images per class, distinct images, and disjoint training and test images.
 """
 
 from collections import Counter
@@ -50,14 +49,14 @@ CIFAR_MD5 = {
     "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
     "meta": "7973b15100ade9c7d40fb424638fde48",
 }
-#: bytes of an archive of batches (185 MB) and of one of them; of a picture in a copy, on average and at most
+#: bytes of an archive of batches (185 MB) and of one batch; of an image in a copy, on average and at most
 _BATCHES, _BATCH, _PICTURE_MEAN, _PICTURE = 256 << 20, 192 << 20, 8 << 10, 64 << 10
 
 
 class Cifar(Stored):
-    """One of the two: its archive and the folder in it, its files, the key of its labels, its classes in their order.
+    """One of the two: its archive and the folder in it, its files, the key of its labels, its classes in order.
 
-    `names` is the file and the key of the names of its classes, where they are published.
+    `names` is the file and the key of the published class names.
     """
 
     def __init__(
@@ -134,25 +133,25 @@ class Cifar(Stored):
     def _from_pictures(
         self, where: Path, entries: Iterable[tuple[str, Path | bytes]], progress: Progress, total: int
     ) -> Decoded:
-        """Pictures called [.../]<train|test>/<class>/<file>, ordered by class and file name."""
+        """Images named [.../]<train|test>/<class>/<file>, ordered by class and file name."""
         name, entry = self.info.name, self.info
         found: dict[str, list[tuple[str, str, np.ndarray]]] = {"train": [], "test": []}
         kinds: Counter[str] = Counter()
         for done, (path, content) in enumerate(entries):
             part, label, file = ["", "", *path.split("/")][-3:]
-            # another program's own folders and files (__MACOSX, .ipynb_checkpoints, ._0000.jpg) hold no images of ours
+            # folders and files of other programs (__MACOSX, .ipynb_checkpoints, ._0000.jpg) are no images
             hidden = any(is_hidden(step) for step in path.split("/") if step not in (".", ".."))
             if part not in found or hidden or not file.lower().endswith(IMAGE_SUFFIXES):
                 continue
             if done % 1000 == 0:
                 progress("decoding images", done, total)
             if label not in self.classes:
-                raise UserError(f"{where}: {path} is of the class {label!r}, which {name} does not have")
+                raise UserError(f"{where}: {path} has the class {label!r}, which {name} does not have")
             if len(found[part]) >= COUNTS[part]:
                 raise UserError(f"{where} has more than the {COUNTS[part]:,} {part} images of {name}")
             data = content if isinstance(content, bytes) else content.read_bytes()
             picture = decode_image(data, f"{where}: {path}", "RGB", size=(entry.size, entry.size))
-            if len(found[part]) % 500 == 0:  # a file per class tells how all were written
+            if len(found[part]) % 500 == 0:  # one file of each class shows how all were written
                 quality = jpeg_quality(data) if data.startswith(b"\xff\xd8") else 0
                 kinds["a copy as pictures" if quality == 0 else f"JPEG q{quality}" if quality else "JPEG"] += 1
             found[part].append((label, file, np.asarray(picture).reshape(entry.size, entry.size, -1)))

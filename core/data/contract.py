@@ -1,7 +1,7 @@
-"""What a data set is to the house: one object that knows its files, named `DATASET` in a module of its own.
+"""The contract of a data set: one object that knows its files, named `DATASET` in its own module.
 
-No torch here and in what derives from it, so that an entry of the catalogue can be read at once: a method imports what
-it needs.
+Neither this module nor a data set's imports torch at its top, so that the catalogue is read quickly; methods import
+what they need.
 """
 
 from abc import ABC, abstractmethod
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from stillpoint.core.data.pairs import AnySet
 
 Arrays = tuple[np.ndarray, np.ndarray]
-#: told (what, done, total) while something takes its time; a total of 0 means unknown
+#: called with (what, done, total) during long work; a total of 0 means unknown
 Progress = Callable[[str, int, int], None]
 ValChoice = Literal["shuffled", "first"]
 
 
 class HeldOut(NamedTuple):
-    """Which images of the training part are for validation: how many, and chosen how (see `split_indices`)."""
+    """The training images held out for validation: how many, and how they are chosen (see `split_indices`)."""
 
     size: int
     choice: ValChoice = "shuffled"
@@ -33,31 +33,31 @@ class HeldOut(NamedTuple):
 
 
 class Dataset(ABC):
-    """All that is ever asked of a data set; everything else in its module is its own business.
+    """Everything that core asks of a data set; the rest of its module is private to it.
 
-    A new one is a module in `core.data.sources` that holds `DATASET`, and its recipes: derive from `stored.Stored` what
-    is decoded once into one file, from `photographs.Photographs` what is read from folders of pictures.
+    A new one is a module in `core.data.sources` that holds `DATASET`, and its recipes. Derive from `stored.Stored` if
+    it is decoded once into one file, from `photographs.Photographs` if it is read from folders of images.
     """
 
     info: DatasetInfo
 
     @abstractmethod
     def prepare(self, root: Path, progress: Progress, *, links: bool = False) -> dict[str, Any]:
-        """Decodes, sorts and checks what lies in the data root `root`, as far as that is not done.
+        """Decodes, sorts and checks the files in the data root `root`, as far as still needed.
 
-        Returns what the marker says: "title", "classes", and by part "images" and "digests"; and what a user should
-        know, such as "incomplete" or "order". With `links`, files that would be copied are linked symbolically. Raises
-        `UserError` when files are missing, damaged, or not those of the data set.
+        Returns the content of the marker: "title", "classes", "images" and "digests" of each part, and notes such as
+        "incomplete" or "order". With `links`, files are linked symbolically instead of copied. Raises `UserError` for
+        files that are missing, damaged, or not of this data set.
         """
 
     @abstractmethod
     def load(self, root: Path, split: str, held_out: HeldOut) -> "AnySet":
-        """One split, prepared first where that has not been done; `UserError` as `prepare`, or for an unknown split."""
+        """One split, prepared first if needed; `UserError` as in `prepare`, and for an unknown split."""
 
     def signature(self, root: Path) -> list[list[Any]] | None:
-        """What would change if the raw files did, as far as it can be told without reading them; None where none are.
+        """A value that changes with the raw files, computed without reading them; None if there are none.
 
-        Default: of the folder of its name, and the two levels of folders in it. Snakemake asks it on every call.
+        The default covers the folder of its name and two levels below. Snakemake asks it on every call.
         """
         return signature_of(root, root / self.info.name)
 
@@ -71,7 +71,7 @@ class Dataset(ABC):
 
 
 def signature_of(root: Path, *places: Path) -> list[list[Any]] | None:
-    """Path, size and time of files, and of folders with what lies in them and the folders in those."""
+    """Path, size and time of files, and of folders with their content and that of their subfolders."""
     inside = {path for place in places for path in (place, *place.glob("*"))}
     inside |= {path for place in places for path in place.glob("*/*") if path.is_dir()}
     stats = [(path, path.stat()) for path in sorted(inside) if path.exists()]
@@ -80,10 +80,10 @@ def signature_of(root: Path, *places: Path) -> list[list[Any]] | None:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A whole data set: what it calls itself in tables, its class names, and (images, labels) of "train" and "test".
+    """A whole data set: its title in tables, its class names, and (images, labels) of "train" and "test".
 
     Images are uint8 (N, C, H, W), labels int64 (N,), or uint8 (N, H, W) for label maps. `notes` go into the marker:
-    "incomplete" says what lacks, "order" how the images are ordered where that is not as published.
+    "incomplete" says what is missing, "order" how the images are ordered where that differs from the published order.
     """
 
     title: str
@@ -95,7 +95,7 @@ class Decoded:
 def split_indices(
     count: int, val_size: int, choice: ValChoice = "shuffled", seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the training and of the held-out images among `count`, both int64.
+    """Indices of the training and of the held-out images among `count`, both int64.
 
     "shuffled" is the APS authors' split: a shuffle by NumPy's RandomState(seed), whose last `val_size` are held out
     (for 50,000, 5,000 and seed 0 training begins 11841, 19602, 45519 and validation 43726, 16118, 49381). "first" is
@@ -104,7 +104,7 @@ def split_indices(
     if not 0 <= val_size < count:
         raise UserError(f"{val_size} validation images asked for: choose from 0 to {count - 1}")
     if choice not in ("shuffled", "first"):
-        raise UserError(f"validation images chosen by {choice!r}: choose 'shuffled' or 'first'")
+        raise UserError(f"unknown choice of validation images {choice!r}: choose 'shuffled' or 'first'")
     order = np.arange(count)
     if choice == "first":
         return order[val_size:], order[:val_size]

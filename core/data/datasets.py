@@ -1,6 +1,6 @@
-"""The door to all data sets: `prepare` once, then `load` a split.
+"""Access to all data sets: `prepare` once, then `load` a split.
 
-Which there are and how each is read is their own business (`core.data.sources`, by `core.data.contract`).
+The data sets themselves are in `core.data.sources`, their contract in `core.data.contract`.
 """
 
 import json
@@ -24,19 +24,19 @@ def prepare(
     progress: Progress | None = None,
     links: bool = False,
 ) -> Path:
-    """Makes a data set ready, unless that is done and its sources have not changed; returns the marker, a JSON file.
+    """Prepares a data set, unless that is done and its sources are unchanged; returns the marker, a JSON file.
 
     The marker ``<root>/prepared/<name>.json`` is written last: title, classes, images and digest of each part.
-    `progress` is called with (what, done, total); a total of 0 means unknown. With `links`, photographs that are sorted
-    into folders are linked symbolically where they would be copied. Raises `UserError` when files are missing,
-    truncated, damaged or not the published ones.
+    `progress` is called with (what, done, total); a total of 0 means unknown. With `links`, photographs are sorted into
+    folders by symbolic links instead of copies. Raises `UserError` for files that are missing, truncated, damaged or
+    not the published ones.
     """
     root = data_root(root)
     marker = root / "prepared" / f"{name}.json"
     told = progress or (lambda what, done, total: None)
     try:
         found = {"dataset": name, **dataset(name).prepare(root, told, links=links)}
-        # an unchanged marker keeps its time, so that nothing that depends on it is run again
+        # an unchanged marker keeps its time stamp, so that the workflow runs nothing again
         if not (marker.is_file() and marker.read_text() == json.dumps(found, indent=2) + "\n"):
             write_json(marker, found)
     except OSError as error:
@@ -57,14 +57,14 @@ def load(
     val_choice: ValChoice = "shuffled",
     split_seed: int = 0,
 ) -> AnySet:
-    """One split of a data set: of images or pairs in memory, or of files that stay where they are (`core.data.sets`).
+    """One split of a data set: images or pairs in memory, or files read on demand (`core.data.sets`).
 
     `split` is "train", "val" or "test"; for cifar10_c it is "<corruption>/<severity 1..5>". `val_size` images (default:
     the catalogue's) are held out of the published training part, chosen as `split_indices` says; with 0, "train" is the
-    whole part and "val" does not exist. Of a copy that lies ordered by class, "first" means of each class. ImageNet's
+    whole part and "val" does not exist. For a copy sorted by class, "first" means the first of each class. ImageNet's
     "val" and "test" are its published validation part; with a `val_size`, "val" is instead the first
     val_size / classes images of each class of the training part.
-    Prepares the data first where that has not been done. Raises `UserError` (see `prepare`).
+    Prepares the data first if needed. Raises `UserError` (see `prepare`).
     """
     found = dataset(name)
     held_out = HeldOut(found.info.val_size if val_size is None else val_size, val_choice, split_seed)

@@ -1,7 +1,7 @@
-"""Readers of the published file formats, each of what it names and of nothing else; nothing from a file is executed.
+"""Strict readers of the published file formats; nothing from a file is executed.
 
-IDX arrays, CIFAR's pickled batches, .npy, MATLAB 5, pictures and label maps. What a header announces is believed only
-within a bound.
+IDX arrays, CIFAR's pickled batches, .npy, MATLAB 5, images and label maps. Sizes in headers are trusted only within
+bounds.
 """
 
 import io
@@ -22,18 +22,18 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.data.archives import DAMAGE, Unpacked
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-#: what a picture may be, whatever its name says; Pillow would start Ghostscript for a PostScript file
+#: the accepted image formats, whatever a file's name; Pillow would start Ghostscript for PostScript
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 #: more pixels than any photograph has, and less than 300 MB of them
 MOST_PIXELS = 89_478_485
-#: of an array in an IDX file: images have three, and their colours would be a fourth
+#: dimensions of an IDX array: images have three, colours would be a fourth
 _IDX_DIMENSIONS = 4
-#: of meta.mat unpacked, of which the published one takes a hundredth
+#: bytes of meta.mat unpacked; the published one takes a hundredth
 _MAT_BYTES = 64 << 20
 
 
 def read_idx(path: Path, most: int) -> np.ndarray:
-    """A uint8 array of at most `most` bytes from an IDX file (LeCun's format of MNIST), packed with gzip or not.
+    """A uint8 array of at most `most` bytes from an IDX file (LeCun's format of MNIST), gzipped or not.
 
     Raises a `UserError` naming the file when it is truncated, damaged, larger, or something else.
     """
@@ -62,12 +62,12 @@ def read_idx(path: Path, most: int) -> np.ndarray:
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """The array in a .npy file, mapped and not read. A `UserError` for anything else: an archive, objects, a torn file.
+    """The array in a .npy file, memory-mapped. A `UserError` for anything else: an archive, objects, a torn file.
 
     The file must be there.
     """
     try:
-        with np.errstate(over="raise"):  # the product of absurd sides
+        with np.errstate(over="raise"):  # the product of absurd sizes overflows
             found = np.lib.format.open_memmap(path, mode="r")
         if found.dtype.hasobject:
             raise ValueError("it holds objects")
@@ -104,12 +104,12 @@ def _latin1_bytes(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-#: what a pickled array names as its maker; its module has moved between NumPy 1 and 2
+#: the constructor that a pickled array names; its module moved between NumPy 1 and 2
 _RECONSTRUCT: Any = np.zeros(0).__reduce__()[0]
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Builds containers, numbers, bytes and NumPy arrays, and refuses every other name that a pickle could call."""
+    """Unpickles containers, numbers, bytes and NumPy arrays, and refuses every other callable."""
 
     _allowed: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy", "ndarray"): np.ndarray,
@@ -147,8 +147,8 @@ def decode_image(
 ) -> Image.Image:
     """A fully decoded picture in `mode` ("RGB" or "L"); grey, palette and CMYK files are converted.
 
-    `upright` turns it as its EXIF data says, as every viewer does. Data sets are read without, as the papers read them.
-    `size`, width and height, is what it must have: a picture of any other is refused before it is decoded.
+    `upright` applies the EXIF orientation, as viewers do; data sets are read without it, as in the papers. An image
+    whose (width, height) is not `size` is refused before it is decoded.
 
     Raises a `UserError` that names the file when it is none of `IMAGE_FORMATS` or cannot be decoded.
     """
@@ -163,7 +163,7 @@ def decode_image(
                 raise UserError(
                     f"the image {name} holds numbers of 32 bits, whose white is unknown: save it with 8 or 16"
                 )
-            return image.convert(mode)  # decodes the whole file, so a truncated one is found here
+            return image.convert(mode)  # decodes the whole file, so a truncated one is detected here
     except UserError:
         raise
     # Pillow raises whatever its decoders stumble over
@@ -172,16 +172,16 @@ def decode_image(
 
 
 def picture_size(source: Path, name: str) -> tuple[int, int]:
-    """(width, height) as a picture's header tells them. Raises `UserError` as `decode_image` does."""
+    """(width, height) from an image's header. Raises `UserError` as `decode_image` does."""
     with _opened(source, name) as file:
         return file.size
 
 
 def decode_label_map(source: Path, name: str, size: tuple[int, int]) -> np.ndarray:
-    """The numbers that a palette or grey picture holds, uint8 (height, width): a class for each pixel.
+    """The values of a palette or grey image, uint8 (height, width): a class for each pixel.
 
-    `size` is the (width, height) of the image that it belongs to. Raises a `UserError` where it has another, holds
-    colours instead of numbers, or cannot be decoded.
+    `size` is the (width, height) of its image. Raises `UserError` if the map's differs, if it holds colours instead of
+    class numbers, or if it cannot be decoded.
     """
     try:
         with _opened(source, name) as file:
@@ -204,7 +204,7 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
     """A picture of one of `IMAGE_FORMATS` and not more than `MOST_PIXELS`, not decoded yet."""
     try:
         with warnings.catch_warnings():
-            # it is refused here, in one sentence
+            # refused below, in one sentence
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             file = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=IMAGE_FORMATS)
     except UnidentifiedImageError as error:

@@ -1,9 +1,9 @@
-"""ImageNet's classes, and its 50,000 validation photographs, published flat, sorted into one folder for each class.
+"""ImageNet's classes, and sorting its 50,000 validation photographs, published flat, into class folders.
 
-Which photograph is of which class is told elsewhere. The development kit has a number for each in
+Their classes are published separately. The development kit has a number for each in
 ``data/ILSVRC2012_validation_ground_truth.txt`` and in ``data/meta.mat`` the WordNet identifier (the folder's name) of
 each number. Kaggle's copy, which most people have, has no kit but ``LOC_val_solution.csv`` with the identifier itself.
-Photographs are linked or copied; nothing that was there is moved or deleted.
+Photographs are linked or copied; no existing file is moved or deleted.
 """
 
 import csv
@@ -28,26 +28,26 @@ Progress = Callable[[str, int, int], None]
 COUNT = 50_000
 ARCHIVE = "ILSVRC2012_img_val.tar"
 KIT = "ILSVRC2012_devkit_t12"
-#: where Kaggle's archive puts the photographs, and the file beside it that tells what those for validation show
+#: the folder of photographs in Kaggle's archive, and the file beside it with the validation classes
 KAGGLE, SOLUTION = "ILSVRC/Data/CLS-LOC", "LOC_val_solution.csv"
 TRUTH, META = "data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat"
 #: 6.7 GB of photographs, none above 20 MB; a kit of some megabytes
 _ARCHIVE_BYTES = {"most": 16 << 30, "largest": 64 << 20}
 _KIT_BYTES = {"most": 256 << 20, "largest": 64 << 20}
-#: 1.5 MB, with the boxes that it tells too
+#: 1.5 MB, bounding boxes included
 _SOLUTION_BYTES = 64 << 20
 _NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
 
 
 @cache
 def classes() -> tuple[str, ...]:
-    """The WordNet identifiers of the 1000 classes: a network's class k is the k-th, whatever folders there are."""
+    """The WordNet identifiers of the 1000 classes; a network's class k is the k-th, whatever folders exist."""
     lines = Path(__file__).with_name("imagenet_classes.txt").read_text().splitlines()
     return tuple(line for line in lines if not line.startswith("#"))
 
 
 def needed(root: Path) -> str:
-    """What to put where, as the end of an error message."""
+    """The end of an error message: which files to put where."""
     return (
         f"put {ARCHIVE} (or its photographs, unpacked, as {root}/imagenet/val/ILSVRC2012_val_*.JPEG) and {KIT}.tar.gz "
         f"(or the folder {KIT}), or Kaggle's folder ILSVRC and {SOLUTION}, into {root} or {root}/imagenet"
@@ -55,12 +55,11 @@ def needed(root: Path) -> str:
 
 
 def sort_validation(root: Path, progress: Progress, *, links: bool = False) -> None:
-    """Puts each flat validation photograph into ``<root>/imagenet/val/<class>/``; nothing where none is flat.
+    """Sorts the flat validation photographs into ``<root>/imagenet/val/<class>/``; does nothing if there are none.
 
-    A photograph that is already in its folder is left alone, so a call that was interrupted is taken up by the next.
-    The flat files stay; a sorted one is a hard link to its original where the file system has them, and elsewhere a
-    copy, or with `links` a symbolic link. Raises `UserError` when what tells the classes is missing or damaged, a
-    photograph is missing, or one lies in the wrong folder.
+    Sorted photographs are left alone, so an interrupted call can be repeated. The flat files stay; a sorted one is a
+    hard link where the file system allows it, otherwise a copy, or with `links` a symbolic link. Raises `UserError` if
+    the file of classes is missing or damaged, a photograph is missing, or one lies in the wrong folder.
     """
     target, count = root / "imagenet" / "val", COUNT
     flat, archive = _flat(root), _found(root, (ARCHIVE,))
@@ -68,7 +67,7 @@ def sort_validation(root: Path, progress: Progress, *, links: bool = False) -> N
         return
     done = _sorted(target)
     if len(done) == count and flat == {}:
-        # an archive beside finished folders needs no development kit
+        # with all sorted, an archive beside the folders needs no development kit
         return
     shown = _shown(root, count)
     for number, wnid in done.items():
@@ -92,8 +91,8 @@ def sort_validation(root: Path, progress: Progress, *, links: bool = False) -> N
         first = ", ".join(f"ILSVRC2012_val_{number:08d}.JPEG" for number in sorted(waiting)[:3])
         more = ", ..." if len(waiting) > 3 else ""
         raise UserError(
-            f"{len(waiting)} of {count} validation photographs are missing ({first}{more}): {needed(root)}; what is "
-            f"sorted stays, and the same command goes on from there"
+            f"{len(waiting)} of {count} validation photographs are missing ({first}{more}): {needed(root)}; sorted "
+            "photographs stay, and the same command continues"
         )
 
 
@@ -119,7 +118,7 @@ def _solution(root: Path) -> Path | None:
 
 
 def _flat(root: Path) -> dict[int, Path]:
-    """Number -> flat photograph; those in the folder of validation images come before those beside it."""
+    """Number -> flat photograph; the folder of validation images takes precedence over the one beside it."""
     found: dict[int, Path] = {}
     copy = kaggle(root)
     places = (root / "imagenet" / "val", root / "imagenet", root, *((copy / "val",) if copy else ()))
@@ -133,13 +132,13 @@ def _flat(root: Path) -> dict[int, Path]:
 
 
 def _sorted(target: Path) -> dict[int, str]:
-    """Number -> class folder, of the photographs that are in one."""
+    """Number -> class folder, for the photographs that are sorted."""
     found: dict[int, str] = {}
     if not target.is_dir():
         return found
     for folder in sorted(entry.name for entry in os.scandir(target) if entry.is_dir()):
         for entry in os.scandir(target / folder):
-            # a link whose photograph has gone is none
+            # a dangling link does not count
             if (match := _NAME.fullmatch(entry.name)) and entry.is_file():
                 number = int(match[1])
                 if number in found:
@@ -153,9 +152,9 @@ def _sorted(target: Path) -> dict[int, str]:
 def _link(source: Path, target: Path, *, symbolic: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_symlink() and not target.exists():
-        target.unlink()  # its photograph has gone
+        target.unlink()  # a dangling link
     try:
-        # whole at once, and no second copy of 6 GB
+        # atomic, and without a second copy of 6 GB
         os.link(source.resolve(), target)
     except FileExistsError:
         return
@@ -214,13 +213,13 @@ def _solved(path: Path, count: int) -> list[str]:
             match = _NAME.fullmatch(f"{name.removesuffix('.JPEG')}.JPEG")
             # a class and a box, once or several times
             if not match or not told or len(set(told[::5])) != 1 or told[0] not in _known():
-                raise ValueError(f"line {line} tells no class of a photograph")
+                raise ValueError(f"line {line} gives no class of a photograph")
             if found.setdefault(int(match[1]), told[0]) != told[0]:
                 raise ValueError(f"{name} has two classes")
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path} is damaged ({error}): fetch it again") from None
     if found.keys() != set(range(1, count + 1)):
-        raise UserError(f"{path} tells the classes of {len(found)} photographs, not of the {count}: fetch it again")
+        raise UserError(f"{path} gives the classes of {len(found)} photographs, not {count}: fetch it again")
     return [found[number] for number in range(1, count + 1)]
 
 
@@ -240,14 +239,14 @@ def _kit_file(folder: Path | None, archive: Path | None, name: str) -> bytes:
 
 
 def _wnids(content: bytes, origin: Any) -> Mapping[int, str]:
-    """Number of a class -> its WordNet identifier, of those without children (the 1000 that are told apart)."""
+    """Class number -> WordNet identifier, of those without children (the 1000 classes)."""
     synsets = read_mat(content, f"{META} of {origin}").get("synsets", ())
     try:
         rows = np.ravel(synsets)
         found = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows if int(row["num_children"]) == 0}
     except (TypeError, ValueError, IndexError):
         raise UserError(f"{META} of {origin} is damaged: it has no table of classes; fetch it again") from None
-    # they become names of folders
+    # they become folder names
     if bad := [wnid for wnid in found.values() if wnid not in _known()]:
         raise UserError(f"{META} of {origin} is damaged: {bad[0]!r} is no class of ImageNet; fetch it again")
     return found

@@ -1,4 +1,4 @@
-"""Whether images are those of a data set, judged by what they are and not by names and shapes alone."""
+"""Checks by content that images are those of a data set, since names and shapes prove little."""
 
 import hashlib
 
@@ -7,12 +7,12 @@ import numpy as np
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.data.contract import Arrays
 
-#: share of images that may be copies of others; the published sets have a few in a thousand
+#: tolerated share of duplicate images; the published sets have a few in a thousand
 _COPIES = 0.05
 
 
 def content_digest(images: np.ndarray, labels: np.ndarray) -> str:
-    """SHA-256 of shape, pixels (uint8) and labels, the same on every machine; labels of classes count as int64."""
+    """SHA-256 of shape, pixels (uint8) and labels (class labels as int64), the same on every machine."""
     state = hashlib.sha256(repr(images.shape).encode())
     state.update(np.ascontiguousarray(images).data)
     whole = labels.astype("<i8") if labels.ndim == 1 else labels.astype(np.uint8)
@@ -21,7 +21,7 @@ def content_digest(images: np.ndarray, labels: np.ndarray) -> str:
 
 
 def image_digests(images: np.ndarray, labels: np.ndarray | None = None) -> list[bytes]:
-    """SHA-256 of each image's pixels, with its label as one byte behind them where there are labels."""
+    """SHA-256 of each image's pixels, followed by its label as one byte if there are labels."""
     tails = [b""] * len(images) if labels is None else [bytes([label]) for label in labels.tolist()]
     return [hashlib.sha256(image.tobytes() + tail).digest() for image, tail in zip(images, tails, strict=True)]
 
@@ -32,7 +32,7 @@ def set_digest(images: np.ndarray, labels: np.ndarray) -> str:
 
 
 def check_copies(where: str, title: str, train: Arrays, test: Arrays) -> None:
-    """A `UserError` where many images are the same as others, or many of the test images are training images."""
+    """Raises `UserError` if many images are duplicates, or many test images are also training images."""
     digests = {"training": image_digests(train[0]), "test": image_digests(test[0])}
     for part, found in digests.items():
         if len(found) - len(set(found)) > _COPIES * len(found):

@@ -1,7 +1,7 @@
-"""Batches of images with a class for each pixel: whatever moves an image moves its map, and both stay of one size.
+"""Batches of images with a class for each pixel; an image and its map are transformed together.
 
-A map travels as one more channel of its image, one added to each number, so that 255 ("no class here") becomes 0. What
-enters at an edge, by a crop of a padded image, is 0 too and so has no class.
+A map is one more channel of its image, with 1 added, so that 255 ("no class") becomes 0. Pixels that a padded crop adds
+are 0 too, and so have no class.
 """
 
 from collections.abc import Iterator
@@ -19,18 +19,18 @@ from stillpoint.core.data.loading import Batch, Feeder, LoaderOptions
 from stillpoint.core.data.sets import LabelMapSet
 from stillpoint.core.data.streaming import Photographs, StreamLoader
 
-#: the label of a pixel that has none: at the borders of objects, and outside of the image
+#: the label of pixels without a class: at the borders of objects, and outside the image
 IGNORED = 255
 
 
 def _parted(feeder: Feeder, both: Tensor, epoch: int, step: int, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Images float32 (B, C, H, W) and maps int64 (B, H, W) from uint8 (B, C + 1, H, W), changed alike."""
+    """Images float32 (B, C, H, W) and maps int64 (B, H, W) from uint8 (B, C + 1, H, W)."""
     moved = feeder.changed(both, epoch, step, keep)
     return feeder.normalise(moved[:, :-1]), (moved[:, -1] - 1).long()
 
 
 class LabelMapLoader(Feeder):
-    """Batches of a `LabelMapSet`, moved to `device` once and for all; ``labels`` are int64 (B, H, W).
+    """Batches of a `LabelMapSet` that is kept on `device`; ``labels`` are int64 (B, H, W).
 
     The options are `Feeder`'s; `augment` may flip, roll and crop, but not resize, which would mix classes.
     """
@@ -50,7 +50,7 @@ class LabelMapLoader(Feeder):
 
 
 class _Labelled(Photographs):
-    """An item's last channel is its map, one added to each number."""
+    """An item's last channel is its map plus 1."""
 
     channels: ClassVar[int] = 4
 
@@ -74,8 +74,8 @@ class _Labelled(Photographs):
 class LabelMapStream(StreamLoader):
     """Batches of `LabelMapFiles`, decoded by worker processes; ``labels`` are int64 (B, size, size).
 
-    A map is cut and resized as its image is, each pixel taking the class nearest to it. The options are those of
-    `StreamLoader`. A map of another size than its image is refused as an image is that cannot be decoded.
+    A map is cropped and resized like its image, by nearest neighbour. The options are those of `StreamLoader`. A map
+    whose size differs from its image's is treated like an image that cannot be decoded.
     """
 
     reader: ClassVar[type[Photographs]] = _Labelled

@@ -1,8 +1,8 @@
-"""Batches of an `ImageSet` that lives on the device as uint8: no worker processes, no per-image Python, no history.
+"""Batches of an `ImageSet` kept on the device as uint8: no worker processes, no per-image Python, no state.
 
-The order of an epoch is a function of (seed, epoch), the augmentation of a batch of (seed, epoch, step). So a run that
-starts again at step k of an epoch sees exactly what the uninterrupted run saw from there. Without a shuffle the
-augmentation of an image is a function of (seed, epoch, image): a measurement does not depend on the size of a batch.
+The order of an epoch is a function of (seed, epoch), the augmentation of a batch of (seed, epoch, step). So a run
+resumed at step k of an epoch sees exactly what an uninterrupted one sees. Without a shuffle, augmentation is a function
+of (seed, epoch, image), so that measurements do not depend on the batch size.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,9 +18,9 @@ from stillpoint.core.data.sets import ImageSet
 
 
 class Batch(NamedTuple):
-    """One step: its number, images float32 (B, C, H, W) normalised, labels and numbers in the set, int64 (B,).
+    """One step: its number, normalised images float32 (B, C, H, W), labels and indices in the set, int64 (B,).
 
-    Labels are the targets float32 (B, C, H, W) of pairs, and int64 (B, H, W) of label maps.
+    For pairs, labels are the targets float32 (B, C, H, W); for label maps, int64 (B, H, W).
     """
 
     step: int
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
 
 class Described(Protocol):
-    """What the order and the normalisation of any set of images follow from."""
+    """What a loader needs to know of a set: its size and its normalisation."""
 
     @property
     def mean(self) -> tuple[float, ...]: ...
@@ -57,14 +57,14 @@ class LoaderOptions(TypedDict, total=False):
 
 
 class Feeder:
-    """What all loaders share: the order of an epoch, the part of a rank, augmentation and normalisation.
+    """The base of all loaders: the order of an epoch, a rank's part, augmentation and normalisation.
 
     `augment` comes from `data.augment.build_augment`. `mean` and `std` replace the set's own, in units of pixels
     scaled to [0, 1]; ``(0.0,)`` and ``(1.0,)`` only scale. With `drop_last` an incomplete last batch is left out.
 
     `batch_size` is that of the global batch, which `world_size` processes divide among themselves: each takes a
-    contiguous part, parts differ by one image at most, and together they are exactly the batch that one process would
-    see, with the same augmentation. No image is repeated to fill up: an evaluation counts each once.
+    contiguous part, parts differ by at most one image, and together they are exactly the batch of a single process,
+    with the same augmentation. No image is repeated as padding: an evaluation counts each once.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Feeder:
     def finish(self, pixels: Tensor, epoch: int, step: int, keep: Tensor | None = None) -> Tensor:
         """uint8 (B, C, H, W) of this process -> augmented, float32, normalised, in the memory format wanted.
 
-        `keep` are the numbers, within this process's part, of images that are there; by default all of them.
+        `keep` holds the positions, within this process's part, of the images given; default: all.
         """
         return self.changed(pixels, epoch, step, keep, self.normalise)
 
@@ -139,7 +139,7 @@ class Feeder:
         keep: Tensor | None = None,
         normalise: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """`finish` without a normalisation, or with another one."""
+        """`finish` with another normalisation, or none."""
         if self.augment is None:
             return normalise(pixels) if normalise else pixels
         local = self._draws(self.augment, epoch, step, pixels.shape[2], pixels.shape[3])
@@ -150,7 +150,7 @@ class Feeder:
     def _draws(self, augment: Augment, epoch: int, step: int, height: int, width: int) -> list[Tensor]:
         """The random numbers of this process's part of the batch at `step`."""
         if self.shuffle:
-            # drawn for the global batch and then cut, so that the draws do not depend on the number of processes
+            # drawn for the global batch and then sliced, so that the draws do not depend on the number of processes
             random = generator("augment", self.seed, epoch, step)
             draws = augment.draw(self.global_size(step), height, width, random)
             return [draw[self.local(step)] for draw in draws]
@@ -167,7 +167,7 @@ class Feeder:
 
 
 class DeviceLoader(Feeder):
-    """Batches of an `ImageSet`, moved to `device` once and for all; the options are `Feeder`'s."""
+    """Batches of an `ImageSet` that is kept on `device`; the options are `Feeder`'s."""
 
     def __init__(self, image_set: ImageSet, batch_size: int, **options: Unpack[LoaderOptions]) -> None:
         super().__init__(image_set, batch_size, **options)

@@ -1,4 +1,4 @@
-"""Data sets of image pairs that others prepared: ``<root>/<name>/{train,test}.safetensors``, input and target."""
+"""Data sets of image pairs prepared by the user: ``<root>/<name>/{train,test}.safetensors``, input and target."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,12 @@ _FILES = (
 
 
 def pair_info(name: str, title: str, size: int, files: str = _FILES) -> DatasetInfo:
-    """The entry of a set of pairs: one channel, no classes, and intensities that are left as they are."""
+    """The entry of a set of pairs: one channel, no classes, no normalisation."""
     return DatasetInfo(name, title, 0, 1, size, (0.0,), (1.0,), 0, files.format(name=name, size=size), pairs=True)
 
 
 class PairFiles(Dataset):
-    """Pairs in one file for each part, which is mapped and not read."""
+    """Pairs in one memory-mapped file for each part."""
 
     def __init__(self, info: DatasetInfo) -> None:
         self.info = info
@@ -76,12 +76,12 @@ class PairFiles(Dataset):
         return {**told, "sources": signature, "version": _VERSION}
 
 
-#: of what is checked of a file: what an earlier version accepted is checked again
+#: version of the checks: files accepted by an earlier one are checked again
 _VERSION = 2
 
 
 def _known(marker: Path) -> dict[str, tuple[list[int], str]]:
-    """Part -> (size and time, digest) of the files that a marker tells of."""
+    """Part -> (size and time, digest) of the files in a marker."""
     try:
         found = read_json(marker, of=dict)
         if found["version"] != _VERSION:

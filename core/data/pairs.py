@@ -1,8 +1,7 @@
-"""Pairs of images (input, target) for networks that reconstruct: files of prepared pairs, and batches of them.
+"""Pairs of images (input, target) for reconstruction networks: files of prepared pairs, and batches of them.
 
-What a scanner gives is turned into pairs once, by whoever knows the scanner; from there on a pair is two float32
-images. `undersampled` is the step for single-coil magnetic resonance; filtered back-projections for computed
-tomography come from a library for tomography.
+Scanner data are turned into pairs of float32 images once, outside this project. `undersampled` does it for single-coil
+magnetic resonance; filtered back-projections for computed tomography need a tomography library.
 """
 
 from collections.abc import Iterator
@@ -24,8 +23,8 @@ from stillpoint.core.data.sets import FolderSet, ImageSet, LabelMapFiles, LabelM
 class PairSet(Selectable):
     """One split: `inputs` and `labels` (the targets) float32 (N, C, H, W); `digest` identifies the choice of pairs.
 
-    Both may lie in a mapped file, which is read where a batch asks for it. `mean` and `std` say that nothing is
-    normalised: intensities are those of the file.
+    Both may be memory-mapped, and are then read batch by batch. `mean` and `std` are 0 and 1: intensities are not
+    normalised.
     """
 
     inputs: Tensor
@@ -47,8 +46,8 @@ AnySet = ImageSet | LabelMapSet | FolderSet | LabelMapFiles | PairSet
 class PairLoader(Feeder):
     """Batches of a `PairSet`: ``images`` are the inputs and ``labels`` the targets, float32 (B, C, H, W).
 
-    Both are cut to their middle `size` x `size` pixels, and whatever moves the one (flip, roll) moves the other alike.
-    The pairs stay where they are; a batch is moved to the device. The other options are `Feeder`'s.
+    Both are cropped to their central `size` x `size` pixels and transformed alike (flip, roll). Only batches are moved
+    to the device. The other options are `Feeder`'s.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class PairLoader(Feeder):
             yield Batch(step, inputs.contiguous(memory_format=self.memory_format), targets, indices)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Intensities are those of the file."""
+        """Leaves intensities unchanged."""
         return pixels
 
     def _middle(self, images: Tensor) -> Tensor:
@@ -82,7 +81,7 @@ class PairLoader(Feeder):
 
 
 def mapped(path: Path) -> tuple[Tensor, Tensor]:
-    """Inputs and targets of a file of pairs, mapped and not read; a `UserError` where it holds something else."""
+    """Inputs and targets of a file of pairs, memory-mapped; a `UserError` if it holds anything else."""
     wanted = "tensors input and target, both float32 (N, 1, H, W) with N, H and W above 0"
     try:
         with safe_open(path, framework="pt") as file:
@@ -101,8 +100,8 @@ def mapped(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def check_values(path: Path, inputs: Tensor, targets: Tensor) -> None:
-    """A `UserError` where something is no finite number, or there is nothing to learn: every input is its target, or
-    every target the same."""
+    """Raises `UserError` for values that are not finite, and where there is nothing to learn: every input equals its
+    target, or all targets are one value."""
     same, constant = True, True
     for start in range(0, len(inputs), 64):
         part, wanted = inputs[start : start + 64], targets[start : start + 64]
@@ -116,11 +115,11 @@ def check_values(path: Path, inputs: Tensor, targets: Tensor) -> None:
 
 
 def line_mask(width: int, acceleration: int, centre_fraction: float, *key: int | str) -> Tensor:
-    """Which columns of the Fourier plane are measured: bool (width,), with the zero frequency at ``width // 2``.
+    """The measured columns of the Fourier plane: bool (width,), with the zero frequency at ``width // 2``.
 
-    The middle ``round(width * centre_fraction)`` are; each other one is with the probability that makes the expected
-    number ``width / acceleration`` (the random masks of the fastMRI data set, arXiv 1811.08839, section 4.9). What is
-    drawn is a function of `key`.
+    The central ``round(width * centre_fraction)`` are measured; every other one with the probability that makes the
+    expected number ``width / acceleration`` (the random masks of fastMRI, arXiv 1811.08839, section 4.9). The draw is a
+    function of `key`.
     """
     centre = round(width * centre_fraction)
     if acceleration < 1 or not 0 < centre_fraction <= 1 or centre * acceleration > width:
@@ -154,7 +153,7 @@ def undersampled(kspace: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, 
 
 
 def undersample_images(images: Tensor, name: str, *, acceleration: int = 4, centre_fraction: float = 0.08) -> PairSet:
-    """Pairs from whole images uint8 (N, 1, H, W), as if each had been measured with its own mask."""
+    """Pairs from images uint8 (N, 1, H, W), each measured with its own mask."""
     pairs = []
     for number, image in enumerate(images[:, 0].double() / 255):
         kspace = torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(image), norm="ortho"))

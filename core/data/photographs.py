@@ -1,4 +1,4 @@
-"""Data sets that stay in their folders: photographs too many for memory, listed here and read batch by batch."""
+"""Data sets read from their folders: too many photographs for memory, listed here and read batch by batch."""
 
 import hashlib
 import os
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
 class Photographs(Dataset):
     """A data set of class folders: "train", and "val" for validation and test alike."""
 
-    #: how many images the published parts have; a title says where there are fewer
+    #: images of the published parts; the title says where there are fewer
     counts: ClassVar[dict[str, int]]
-    #: what the shorter side of its photographs usually has at least; 0 where all have one size
+    #: the usual minimum of a photograph's shorter side in pixels; 0 if all have one size
     side: ClassVar[int] = 0
 
     @abstractmethod
     def folder(self, root: Path, part: str) -> Path:
-        """Where the pictures of a part lie."""
+        """The folder of a part's images."""
 
     @abstractmethod
     def classes(self, root: Path) -> tuple[str, ...]:
-        """Names of all classes: a picture's label is the place of its class here, whatever folders there are."""
+        """Names of all classes: a label is the position here, whatever folders exist."""
 
     @abstractmethod
     def listed(self, root: Path, part: str) -> Iterable[tuple[str, os.DirEntry[str]]]:
-        """(class, picture) of each picture of a part, ordered by class and file name."""
+        """(class, path) of each image of a part, ordered by class and file name."""
 
     def sort(self, root: Path, progress: Progress, *, links: bool) -> None:
-        """Brings what was published into folders, as far as that is not done."""
+        """Sorts the published files into folders, as far as still needed."""
 
     def prepare(self, root: Path, progress: Progress, *, links: bool = False) -> dict[str, Any]:
         self.sort(root, progress, links=links)
-        # validation images alone are enough to measure a network that is there
+        # validation images alone are enough to measure a trained network
         alone = not self.folder(root, "train").is_dir() and self.folder(root, "val").is_dir()
         found = {part: self.scan(root, part) for part in (("val",) if alone else ("train", "val"))}
         classes, pictures = len(found["val"].labels.unique()), len(found["val"])
@@ -86,7 +86,7 @@ class Photographs(Dataset):
             raise missing(self.info.name, root, f" ({folder} holds no images)")
         there = torch.tensor(labels, dtype=torch.int64)
         present = len(there.unique())
-        # the numbers of some of the classes were once their places in the list of folders found: other labels
+        # a version numbered classes by the folders present, which gave other labels
         partial = [] if present == len(classes) else [f"{present} of {len(classes)} classes"]
         digest = digest_of([*partial, state.hexdigest()]) if partial else state.hexdigest()
         entry, title = self.info, self._title(part, present, len(classes), len(paths))
@@ -100,7 +100,7 @@ class Photographs(Dataset):
 
 
 def _usual_side(paths: tuple[str, ...]) -> int:
-    """The median of the shorter sides of some of these photographs, in pixels; of unreadable ones nothing."""
+    """The median shorter side of a sample of these photographs, in pixels; unreadable ones do not count."""
     sides = []
     for path in paths[:: max(len(paths) // 64, 1)]:
         with suppress(UserError):
@@ -109,23 +109,23 @@ def _usual_side(paths: tuple[str, ...]) -> int:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is some program's own: .DS_Store, .ipynb_checkpoints, __MACOSX."""
+    """Whether a file or folder belongs to some program: .DS_Store, .ipynb_checkpoints, __MACOSX."""
     return name.startswith((".", "__"))
 
 
 def pictures_in(folder: Path) -> list[os.DirEntry[str]]:
-    """The pictures in a folder, by name; none where there is no such folder."""
+    """The images in a folder, sorted by name; none if there is no such folder."""
     return sorted(filter(_is_picture, os.scandir(folder)), key=lambda found: found.name) if folder.is_dir() else []
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the folders in `folder` that hold a picture, by the alphabet: hidden and empty ones are no classes."""
+    """Names of the folders in `folder` that hold an image, sorted; hidden and empty ones are no classes."""
     children = (child for child in os.scandir(folder) if child.is_dir() and not is_hidden(child.name))
     return sorted(child.name for child in children if any(map(_is_picture, os.scandir(child.path))))
 
 
 def of_class_folders(folder: Path, classes: tuple[str, ...], title: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """(class, picture) in ``<folder>/<class>``; a `UserError` for a folder of pictures that is none of the classes."""
+    """(class, path) of the images in ``<folder>/<class>``; a `UserError` for a folder of images that is not a class."""
     there = class_folders(folder)
     if strange := sorted(set(there) - set(classes)):
         raise UserError(

@@ -1,4 +1,4 @@
-"""One split of a data set: in memory, or as image files; with a class for each image, or one for each pixel."""
+"""One split of a data set, in memory or as image files, with a class for each image or each pixel."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ from stillpoint.core.data.contract import HeldOut, split_indices
 
 
 def evenly(total: int, count: int | None) -> Tensor:
-    """Numbers of `count` of `total` images, evenly spaced, so that a set ordered by class shows all its classes.
+    """Indices of `count` of `total` images, evenly spaced, so that a set sorted by class shows all its classes.
 
     All of them where `count` is none or no less than `total`.
     """
@@ -26,9 +26,9 @@ def evenly(total: int, count: int | None) -> Tensor:
 
 
 def sample(labels: Tensor, count: int | None) -> Tensor:
-    """Numbers of `count` images for a trial or a dear measurement, the same ones every time.
+    """Indices of `count` images for a trial or an expensive measurement, always the same ones.
 
-    The first ones, or evenly spaced ones of a set that lies ordered by class, whose first ones are all of one class.
+    The first ones, or evenly spaced ones of a set sorted by class, whose first images all have one class.
     `labels` is (N,), or (N, C, H, W) where the targets are images.
     """
     if labels.ndim == 1 and bool((labels.diff() >= 0).all()):
@@ -37,9 +37,10 @@ def sample(labels: Tensor, count: int | None) -> Tensor:
 
 
 def first_of_each_class(labels: Tensor, val_size: int) -> Tensor:
-    """Whether each image is one of the first ``val_size / classes`` of its class: bool (N,), classes being those there.
+    """Whether each image is one of the first ``val_size / classes`` of its class: bool (N,), counting the classes
+    present.
 
-    `labels` (N,) must lie ordered by class. Raises `UserError` where that is less than one image of each class.
+    `labels` (N,) must be sorted by class. Raises `UserError` if that is less than one image of each class.
     """
     there, starts = torch.unique_consecutive(labels, return_inverse=True)
     if 0 < val_size < len(there):
@@ -49,9 +50,9 @@ def first_of_each_class(labels: Tensor, val_size: int) -> Tensor:
 
 
 class Selectable(ABC):
-    """What the sets share: parts of themselves, each with a digest that follows from the whole's and the choice.
+    """The base of the sets: subsets, each with a digest that follows from the whole's and the choice.
 
-    `order` says how the images lie where that is not as published: a result on a part of them may then be another.
+    `order` describes the order of the images where it differs from the published one: a subset then has other images.
     """
 
     __slots__ = ()
@@ -66,11 +67,11 @@ class Selectable(ABC):
     def held_out(self, held: HeldOut, val: bool) -> Self:
         """The images held out for validation (`val`), or all the others.
 
-        Of a copy that lies ordered by class, "first" means of each class.
+        For a copy sorted by class, "first" means the first of each class.
         """
         train, rest = split_indices(len(self), *held)
         if held.choice == "first" and self.labels.ndim == 1 and bool((self.labels.diff() >= 0).all()):
-            # the published batches of CIFAR are mixed; of a copy in class folders the first images are all of one class
+            # the published batches of CIFAR are mixed; in class folders the first images all have one class
             chosen = first_of_each_class(self.labels, held.size).numpy()
             train, rest = np.flatnonzero(~chosen), np.flatnonzero(chosen)
         return self.take(torch.from_numpy(rest if val else train))
@@ -90,12 +91,12 @@ class Selectable(ABC):
 
     @abstractmethod
     def _chosen(self, indices: Tensor) -> dict[str, Any]:
-        """The fields that hold something for each image, cut to `indices`."""
+        """The per-image fields, restricted to `indices`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSet(Selectable):
-    """One split in memory: `images` uint8 (N, C, H, W), `labels` int64 (N,), and what a table must say about them.
+    """One split in memory: `images` uint8 (N, C, H, W), `labels` int64 (N,), and its title in tables.
 
     `digest` is a SHA-256 that depends on the pixels, the labels and the choice of images alone.
     """
@@ -142,7 +143,7 @@ def array_set(
     digest: str,
     notes: Mapping[str, str],
 ) -> "ImageSet | LabelMapSet":
-    """The split of a data set that these arrays are."""
+    """A split of a data set from arrays."""
     kind = LabelMapSet if info.label_maps else ImageSet
     about = classes, info.mean, info.std, title, digest, notes.get("order", "")
     return kind(torch.from_numpy(images), torch.from_numpy(labels), *about)

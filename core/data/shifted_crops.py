@@ -1,4 +1,4 @@
-"""Views of one photograph, by Pillow: a centre crop, ten crops, and crops shifted by whole pixels or fractions of one.
+"""Views of one photograph, by Pillow: a centre crop, ten crops, and crops shifted by pixels or fractions of one.
 
 Source: the evaluation of Leterme et al., "From CNNs to Shift-Invariant Twin Models Based on Complex Wavelets". All
 views are uint8, (V, C, size, size), before any normalisation.

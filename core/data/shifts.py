@@ -1,4 +1,4 @@
-"""Moving a batch of images: by whole pixels round the edge, by a window, with zeros, and by fractions of a pixel.
+"""Shifting a batch of images: circularly by whole or fractional pixels, with zeros, and by a moving window.
 
 A shift is (rows, columns): positive moves the content down and to the right, as `torch.roll` does. Each function takes
 one shift for the whole batch, a pair or a tensor (2,), or one for each image, a tensor (B, 2). Shifts given as tensors
@@ -23,7 +23,7 @@ def roll(x: Tensor, shifts: Shifts) -> Tensor:
         shifts: integers (2,) or (B, 2), pixels, of any size.
 
     Returns:
-        (B, C, H, W), the same values elsewhere.
+        (B, C, H, W), the same values at other places.
 
     Raises:
         ValueError: shifts that are no integers or have another shape.
@@ -38,7 +38,7 @@ def roll(x: Tensor, shifts: Shifts) -> Tensor:
 
 
 def shift_zeros(x: Tensor, shifts: Shifts) -> Tensor:
-    """Shift by whole pixels; what enters the image is zero and what leaves it is lost.
+    """Shift by whole pixels; pixels that enter are zero, pixels that leave are lost.
 
     Args:
         x: (B, C, H, W), any dtype. Zero is the mean colour after normalisation.
@@ -97,21 +97,21 @@ def crop_window(x: Tensor, offsets: Shifts, size: int | tuple[int, int]) -> Tens
 
 
 def fourier_shift(x: Tensor, shifts: Shifts) -> Tensor:
-    """Shift circularly by any fraction of a pixel, by the trigonometric interpolation of the image.
+    """Shift circularly by any fraction of a pixel, by trigonometric interpolation.
 
     Args:
         x: (B, C, H, W), floating; computed in float32 or better.
         shifts: real numbers (2,) or (B, 2), pixels.
 
     Returns:
-        (B, C, H, W), real, in the dtype of `x`. On an axis of even size the highest frequency, of half a cycle per
-        pixel, has no phase that a real image could keep: its amplitude is multiplied by cos(pi * shift).
+        (B, C, H, W), real, in the dtype of `x`. On an axis of even size the Nyquist frequency, half a cycle per pixel,
+        has no phase in a real image: its amplitude is multiplied by cos(pi * shift).
 
     Raises:
         ValueError: an image of integers, or shifts of another shape.
 
-    Law: a whole shift is `roll`. At odd sizes, shifting by a and then by b is shifting by a + b, and the energy
-    is kept; at even sizes so it is for images without the highest frequency.
+    Law: a whole shift is `roll`. Shifting by a and then by b is shifting by a + b, and the energy is kept, at odd sizes
+    and for images without the Nyquist frequency.
     """
     if not x.is_floating_point():
         raise ValueError(f"a fractional shift needs a floating image, got {x.dtype}")
@@ -126,7 +126,7 @@ def fourier_shift(x: Tensor, shifts: Shifts) -> Tensor:
 
 
 def crop_subpixel(x: Tensor, offsets: Shifts, size: int | tuple[int, int], *, factor: int = 2) -> Tensor:
-    """Cut windows at fractions of a pixel out of images that are `factor` times as fine, then reduce them.
+    """Cut windows at fractions of a pixel out of images of `factor` times the resolution, then reduce them.
 
     Args:
         x: (B, C, H, W), floating, at `factor` times the resolution of the result.
@@ -141,7 +141,7 @@ def crop_subpixel(x: Tensor, offsets: Shifts, size: int | tuple[int, int], *, fa
     Raises:
         ValueError: as `crop_window`, for a window of factor * size.
 
-    Law: an offset larger by `factor` is a whole-pixel shift of the result, but for the pixels at its edge.
+    Law: raising an offset by `factor` shifts the result by a whole pixel, except at its edge.
     """
     height, width = (size, size) if isinstance(size, int) else size
     window = crop_window(x, offsets, (factor * height, factor * width))
@@ -177,7 +177,8 @@ def _gather(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _ramp(frequencies: Tensor, moves: Tensor) -> Tensor:
-    """Fourier multiplier (B, bins) of a shift by moves (B, 1), in double precision: a large shift turns many times."""
+    """Fourier multiplier (B, bins) of a shift by moves (B, 1), in double precision because a large shift has a large
+    phase."""
     angles = -2 * math.pi * frequencies * moves
     ramp = torch.polar(torch.ones_like(angles), angles)
     return torch.where(frequencies.abs() == 0.5, ramp.real.to(ramp.dtype), ramp)

@@ -1,6 +1,7 @@
-"""Data sets that are decoded once into one file: ``<root>/prepared/<name>.safetensors``, and read from there.
+"""Data sets that are decoded once into one file, ``<root>/prepared/<name>.safetensors``, and read from there.
 
-The file holds uint8 images, labels and their digests. It outlives its sources, but not a change in them.
+The file holds uint8 images, labels and their digests. It stays valid if its sources are removed, but not if they
+change.
 """
 
 import errno
@@ -18,9 +19,9 @@ from stillpoint.core.data.judging import content_digest
 if TYPE_CHECKING:
     from stillpoint.core.data.sets import ImageSet, LabelMapSet
 
-#: of how a data set is judged and decoded: what an earlier version left is decoded, or judged, again
+#: version of decoding and checking: files of an earlier one are decoded or checked again
 VERSION = 2
-#: what a read-only place answers
+#: error numbers of a read-only folder
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _KEYS = frozenset({"title", "classes", "images", "digests", "sources"})
 
@@ -30,20 +31,21 @@ class Stored(Dataset):
 
     @abstractmethod
     def sources(self, root: Path) -> list[Path]:
-        """The files or folders under `root` that it would be decoded from, an original before any copy; [] if none."""
+        """The files or folders under `root` to decode from, an original before a copy; [] if none."""
 
     @abstractmethod
     def decode(self, root: Path, progress: Progress) -> Decoded:
-        """Reads the sources. Raises `UserError` when they are missing, damaged, or not those of the data set."""
+        """Reads the sources. Raises `UserError` if they are missing, damaged, or not those of the data set."""
 
     def judged(self, found: Decoded, where: str) -> Decoded:
-        """`found` if it is this data set, with notes; else a `UserError`. `where` tells what is judged."""
+        """`found`, with notes, if it is this data set; otherwise raises `UserError`. `where` names the source in
+        messages."""
         return found
 
     def signature(self, root: Path) -> list[list[Any]] | None:
-        """What would change if the sources did: path, size and time of each file and of each folder of pictures.
+        """A value that changes with the sources: path, size and time of each file and of each folder of images.
 
-        None when the sources are absent; an editing in place of a picture in a folder of pictures goes unseen.
+        None if the sources are absent. An image edited in place within a folder of images goes unnoticed.
         """
         paths = self.sources(root)
         folders = [sub for path in paths if path.is_dir() for sub in sorted(path.glob("*/*")) if sub.is_dir()]
@@ -55,7 +57,7 @@ class Stored(Dataset):
             raise UserError(f"{self.info.title} has no photographs to link: leave out --links")
         about = self.described(root)
         if about is None:
-            # the signature comes first: a change meanwhile is then seen the next time
+            # the signature comes first: a change meanwhile is then noticed the next time
             signature, found = self.signature(root), self._decoded(root, progress)
             about = write(self, root, found, signature)
         told = {key: about[key] for key in ("title", "images", "digests")}
@@ -69,7 +71,7 @@ class Stored(Dataset):
         return whole.held_out(held_out, split == "val") if held_out.size else whole
 
     def part(self, root: Path, part: str) -> "ImageSet | LabelMapSet":
-        """All images of "train" or "test", decoded first where that has not been done."""
+        """All images of "train" or "test", decoded first if needed."""
         from safetensors import safe_open
 
         from stillpoint.core.data.sets import array_set
@@ -82,7 +84,7 @@ class Stored(Dataset):
             except OSError as error:
                 if error.errno not in READ_ONLY:
                     raise
-                # a read-only data root serves all the same, only more slowly
+                # a read-only data root works too, only more slowly
                 images, labels = found.parts[part]
                 digest = content_digest(images, labels)
                 return array_set(self.info, images, labels, found.classes, found.title, digest, found.notes)
@@ -98,14 +100,14 @@ class Stored(Dataset):
         return array_set(self.info, images, labels, tuple(about["classes"]), about["title"], digest, about["notes"])
 
     def described(self, root: Path) -> dict[str, Any] | None:
-        """What a whole and current file of this data set says of itself, else None."""
+        """The metadata of a complete and current file of this data set, otherwise None."""
         about = _about(self.info.name, root)
         current = self.signature(root)
         if about is None or current not in (None, about["sources"]):
             return None
         if about.get("version") == VERSION:
             return about
-        # of an earlier version: what was not judged then is judged now, or decoded anew where its sources are there
+        # of an earlier version: check what was not checked then, or decode again if the sources are present
         return None if current is not None else self._judged_again(root, about)
 
     def _judged_again(self, root: Path, about: dict[str, Any]) -> dict[str, Any] | None:
@@ -133,7 +135,7 @@ def cache_path(name: str, root: Path) -> Path:
 
 
 def _about(name: str, root: Path) -> dict[str, Any] | None:
-    """What the file of a data set says of itself; None for one that is absent, torn or of something else."""
+    """The metadata of a data set's file; None if it is absent, torn or of something else."""
     from safetensors import SafetensorError, safe_open
 
     path = cache_path(name, root)
@@ -144,7 +146,7 @@ def _about(name: str, root: Path) -> dict[str, Any] | None:
             about = parse_json((file.metadata() or {})["about"], str(path), of=dict)
             held = set(file.keys())
     except (SafetensorError, OSError, KeyError, ValueError, UserError):
-        return None  # it is made again
+        return None  # it is decoded again
     if not about.keys() >= _KEYS:
         return None
     whole = isinstance(about["images"], dict) and isinstance(about["digests"], dict)
@@ -154,7 +156,7 @@ def _about(name: str, root: Path) -> dict[str, Any] | None:
 
 
 def write(dataset: Dataset, root: Path, found: Decoded, signature: Any = None) -> dict[str, Any]:
-    """Keeps what was decoded, as if it were the data set's own; returns what the file says of itself."""
+    """Writes decoded images as the file of `dataset`; returns its metadata."""
     from safetensors.numpy import save_file
 
     about = {

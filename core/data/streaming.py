@@ -22,7 +22,7 @@ from stillpoint.core.data.sets import FolderSet, LabelMapFiles
 def resize_short_side(
     image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.BILINEAR
 ) -> Image.Image:
-    """The shorter side becomes `size` and the longer one floor(size * long / short): bilinear with anti-aliasing."""
+    """Resizes the shorter side to `size` and the longer one to floor(size * long / short): bilinear, anti-aliased."""
     width, height = image.size
     short = min(width, height)
     return image.resize((size * width // short, size * height // short), resample)
@@ -37,7 +37,7 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
 def resized_crop_box(
     height: int, width: int, random: torch.Generator, scale: tuple[float, float] = (0.08, 1.0)
 ) -> tuple[int, int, int, int]:
-    """`data.augment.resized_crop_boxes` for one image in plain numbers, which is twenty times as fast for one."""
+    """`data.augment.resized_crop_boxes` for one image in plain Python, twenty times as fast for one."""
     low, high = math.log(3 / 4), math.log(4 / 3)
     for u in torch.rand(10, 4, generator=random, dtype=torch.float64).tolist():
         area = height * width * (scale[0] + (scale[1] - scale[0]) * u[0])
@@ -58,15 +58,15 @@ def random_resized_crop(
 ) -> Image.Image:
     """A window with a share of the area within `scale` and 3:4 to 4:3 in shape, resized to `size` x `size`."""
     top, left, height, width = resized_crop_box(image.height, image.width, random, scale)
-    # cut first, as torchvision does: Pillow's resize(box=...) would let pixels outside the box in
+    # crop first, as torchvision does: Pillow's resize(box=...) would include pixels outside the box
     box = image.crop((left, top, left + width, top + height))
     return box.resize((size, size), resample)
 
 
 class Photographs(Dataset[tuple[Tensor | None, int, int, str]]):
-    """One item for a key (epoch, index): pixels uint8 (C, size, size), or None and the reason why there are none."""
+    """One item for a key (epoch, index): pixels uint8 (C, size, size), or None and the reason."""
 
-    #: of an item; a kind of set whose items hold more than colours has more
+    #: channels of an item; a subclass whose items hold more than colours has more
     channels: ClassVar[int] = 3
 
     def __init__(self, files: Any, size: int, resize: int, crop: str, scale: tuple[float, float], seed: int) -> None:
@@ -85,13 +85,13 @@ class Photographs(Dataset[tuple[Tensor | None, int, int, str]]):
         return int(self.files.labels[index])
 
     def read(self, epoch: int, index: int) -> np.ndarray:
-        """uint8 (size, size, C): the window of an image that this epoch sees."""
+        """uint8 (size, size, C): this epoch's window of an image."""
         return np.array(self.window(decode_image(Path(self.files.paths[index]), self.files.paths[index]), epoch, index))
 
     def window(
         self, image: Image.Image, epoch: int, index: int, resample: Image.Resampling = Image.Resampling.BILINEAR
     ) -> Image.Image:
-        """The window of an image that this epoch sees: the same one of whatever belongs to it."""
+        """The window of this epoch, for an image and for whatever belongs to it."""
         if self.crop == "random_resized":
             random = generator("photograph", self.seed, epoch, index)
             return random_resized_crop(image, self.size, random, self.scale, resample)
@@ -120,7 +120,7 @@ class Photographs(Dataset[tuple[Tensor | None, int, int, str]]):
 
 
 class _Keys:
-    """The batches of keys of the epoch that is set on it: one object, so that worker processes live across epochs."""
+    """The batches of keys of the current epoch; one mutable object, so that worker processes live across epochs."""
 
     batches: list[list[tuple[int, int]]]
 
@@ -133,7 +133,7 @@ class _Keys:
 
 @contextmanager
 def told_of_readers() -> Iterator[None]:
-    """Within it, the death of a process that reads images is a `UserError`: torch raises it wherever one is then."""
+    """A context in which the death of a data-loading worker, which torch raises anywhere, becomes a `UserError`."""
     try:
         yield
     except RuntimeError as error:
@@ -141,7 +141,7 @@ def told_of_readers() -> Iterator[None]:
             raise
         raise UserError(
             f"a process that reads images has ended ({str(error).splitlines()[0].rstrip('. ')}); where memory is "
-            "short, use fewer workers or smaller batches; the same command goes on from the last state"
+            "short, use fewer workers or smaller batches; the same command continues from the last state"
         ) from error
 
 
@@ -149,9 +149,10 @@ class StreamLoader(Feeder):
     """Batches of a `FolderSet`, decoded by `workers` processes; yields as `data.loading.DeviceLoader` does.
 
     `crop` is "centre" (shorter side to `resize`, then the central `size` window) or "random_resized" (a share of the
-    area within `scale`), whose draw is a function of (seed, epoch, image), whatever the workers. `augment` then works
-    on the whole batch, on the device. A file that cannot be decoded is a `UserError` naming it; `skip_corrupt` leaves
-    it out of its batch instead and puts its sentence into `skipped`, once. The other options are `Feeder`'s.
+    area within `scale`), whose draw is a function of (seed, epoch, image), independent of the workers. `augment` then
+    works on the whole batch, on the device. A file that cannot be decoded raises a `UserError` that names it; with
+    `skip_corrupt` it is left out of its batch instead, and its message is added to `skipped` once. The other options
+    are `Feeder`'s.
     """
 
     reader: ClassVar[type[Photographs]] = Photographs
@@ -172,7 +173,7 @@ class StreamLoader(Feeder):
         if crop not in ("centre", "random_resized"):
             raise ValueError(f"crop {crop!r}: choose 'centre' or 'random_resized'")
         if crop == "centre" and size > resize:
-            # Pillow would make up a black border
+            # Pillow would add a black border
             raise ValueError(f"size must be at most resize, {resize}, got {size}")
         super().__init__(image_set, batch_size, **options)
         self.image_set, self.skip_corrupt = image_set, skip_corrupt
@@ -185,7 +186,7 @@ class StreamLoader(Feeder):
             collate_fn=self._photographs.gather,
             num_workers=workers,
             persistent_workers=workers > 0,
-            # its own, because DataLoader draws a seed for its workers from the global generator otherwise
+            # otherwise DataLoader draws a seed for its workers from the global generator
             generator=torch.Generator(),
         )
 
@@ -203,5 +204,5 @@ class StreamLoader(Feeder):
             yield Batch(step, images, told, indices.to(self.device))
 
     def finished(self, pixels: Tensor, labels: Tensor, epoch: int, step: int, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and labels of a batch as they are yielded, from items of this process, on the device."""
+        """Images and labels of a batch as yielded, from this process's items, on the device."""
         return self.finish(pixels, epoch, step, kept), labels

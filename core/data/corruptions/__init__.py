@@ -1,9 +1,8 @@
 """Common corruptions in five severities: those of CIFAR-10-C for any images of 32 pixels, and for larger ones.
 
-Source: Hendrycks and Dietterich (ICLR 2019); the formulas are those of the code that made the published sets, byte for
-byte where that code draws nothing, and under its own draws (`apply_seeded`). The published random files themselves were
-made without a seed. Here every image of every corruption and severity has a stream of its own, so any part can be made
-again alone.
+Source: Hendrycks and Dietterich (ICLR 2019); the formulas match the code that made the published sets byte for byte,
+given the same draws (`apply_seeded`). The published random files were made without a seed. Here every image of every
+corruption and severity has its own random stream, so any part can be made again alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,8 +46,8 @@ BENCHMARK = NAMES[:15]
 SEVERITIES = (1, 2, 3, 4, 5)
 #: side of the images -> constants
 TABLES: dict[int, Table] = {32: SIDE_32, 64: SIDE_64, 224: SIDE_224}
-_CHUNK_VALUES = 64 * 32 * 32 * 3  # values handled at once: what stays in a core's cache
-_CHUNK_LEAST = 16  # images, however large, that share the cost of Python's loops
+_CHUNK_VALUES = 64 * 32 * 32 * 3  # values handled at once, so that they stay in a core's cache
+_CHUNK_LEAST = 16  # images, of whatever size, that share the cost of Python's loops
 
 
 def corrupt(
@@ -62,9 +61,9 @@ def corrupt(
 ) -> np.ndarray:
     """`images` uint8 (N, S, S, 3) under one corruption, same shape and type; S is 32, 64 or 224.
 
-    `indices` (N,) are the images' numbers in their data set (default 0..N-1): what is drawn for an image depends on
-    (seed, name, severity, its number) alone, not on the batch. `frost_folder` holds the photographs of the published
-    frost; without it a computed texture stands for them. UserError for an unknown name or severity or other images.
+    `indices` (N,) are the images' numbers in their data set (default 0..N-1): an image's draws depend on (seed, name,
+    severity, its number) alone, not on the batch. `frost_folder` holds the photographs of the published frost; without
+    it a computed texture replaces them. UserError for an unknown name or severity or other images.
     """
     numbers = np.arange(len(images)) if indices is None else np.asarray(indices)
     if numbers.shape != (len(images),):
@@ -79,7 +78,7 @@ def corrupt(
 def apply_seeded(
     images: np.ndarray, name: str, severity: int, seeds: np.ndarray, *, frost_folder: Path | None = None, **options: Any
 ) -> np.ndarray:
-    """`corrupt` with the 32-bit seed of each image's stream given, and options of the corruption's own function."""
+    """`corrupt` with a given 32-bit seed for each image's stream, and options of the corruption's function."""
     check(name, severity)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise UserError(f"corruptions take uint8 images (N, S, S, 3), not {images.dtype} {images.shape}")

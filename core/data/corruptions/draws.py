@@ -1,4 +1,4 @@
-"""One stream of random numbers for each image, whatever batch it comes in."""
+"""One stream of random numbers for each image, independent of the batch."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -25,9 +25,10 @@ def stream(seed: int) -> RandomState:
 
 
 class Draws:
-    """Draws for a batch, each image's from a legacy NumPy stream of its own (whose numbers NumPy's policy has frozen).
+    """Draws for a batch, each image's from its own legacy NumPy stream (whose numbers NumPy guarantees never to
+    change).
 
-    Every call goes on with the streams where the call before left them. `seeds` are 32-bit integers, one per image.
+    Every call continues the streams. `seeds` are 32-bit integers, one per image.
     """
 
     def __init__(self, seeds: np.ndarray) -> None:
@@ -38,7 +39,7 @@ class Draws:
 
     @cached_property
     def streams(self) -> list[RandomState]:
-        # made when first drawn from: half of the corruptions draw nothing, and a stream costs as much as a blur
+        # made on first use: half of the corruptions draw nothing, and a stream costs as much as a blur
         return [stream(int(seed)) for seed in self.seeds]
 
     def each(self, draw: Callable[[RandomState], np.ndarray | float]) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Pictures of ice for the frost corruption: a folder of photographs, or else a texture that is computed.
+"""Images of ice for the frost corruption: a folder of photographs, or else a computed texture.
 
-The published sets were made with five photographs that may not be shipped. With the computed texture a data set is
-CIFAR-10-C in all but frost, and whoever shows a number from it must say so.
+The published sets used five photographs that may not be redistributed. With the computed texture a data set is
+CIFAR-10-C except for frost, and any number from it must say so.
 """
 
 from functools import cache
@@ -22,7 +22,7 @@ Textures = tuple[np.ndarray, ...]
 
 
 def textures(folder: Path | None, side: int) -> Textures:
-    """Five pictures of ice, uint8 (h, w, 3), for images of `side` pixels; computed when there is no folder.
+    """Five images of ice, uint8 (h, w, 3), for images of `side` pixels; computed if there is no folder.
 
     UserError for a photograph that is missing, unreadable or smaller than the image.
     """
@@ -45,8 +45,8 @@ def _photograph(path: Path, side: int) -> np.ndarray:
 def _shrunk(pixels: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
     """Linear interpolation of uint8 (H, W, 3) at the centres of squares of side 1 / scale, to (*size, 3).
 
-    As OpenCV does it when it is told a factor: a side that the factor does not divide is cut or extended, not fitted
-    into `size`, so 0.2 takes every fifth pixel. Weights have 11 bits, and sums are cut where its sums are.
+    As OpenCV does for a given factor: a side that the factor does not divide is cut or extended, not fitted into
+    `size`, so 0.2 takes every fifth pixel. Weights have 11 bits, and sums are truncated where OpenCV truncates them.
     """
     (low, high, near, far), (left, right, before, behind) = (
         _places(count, given, scale) for count, given in zip(size, pixels.shape[:2], strict=True)

@@ -1,4 +1,4 @@
-"""CIFAR-10-C made anew: one array per corruption in the published layout, in parallel, restartable, with digests."""
+"""Generating CIFAR-10-C: one array per corruption in the published layout, in parallel, restartable, with digests."""
 
 import hashlib
 import multiprocessing
@@ -19,14 +19,14 @@ from stillpoint.core.data.corruptions import NAMES, SEVERITIES, check, corrupt
 from stillpoint.core.data.corruptions.frost import FILES
 from stillpoint.core.data.formats import read_npy
 
-#: the folder of the arrays in the data root, and that of the photographs of ice
+#: folders in the data root: of the arrays, and of the photographs of ice
 FOLDER, FROST = "CIFAR-10-C", "frost"
-#: what was made here and how, beside the arrays; an array that it does not name came from elsewhere and is kept
+#: the manifest beside the arrays: what was generated here and how. Any other array came from elsewhere and is kept
 MANIFEST = "stillpoint.json"
-#: raised when the formula of a corruption changes, so that its array of an earlier version is made again
+#: raised when a corruption's formula changes, so that its array is generated again
 VERSIONS = dict.fromkeys(NAMES, 1) | {"frost": 2}
 _CHUNK = 500
-#: what the manifest holds of each array
+#: what the manifest records of each array
 _ENTRY = frozenset({"sha256", "bytes", "settings"})
 
 _Task = tuple[str, int, int]
@@ -48,9 +48,9 @@ def prepare_cifar10_c(
     """Writes ``<name>.npy``, uint8 (len(severities) * N, S, S, 3), and ``labels.npy`` into `folder`; digests by name.
 
     Severities follow one another, each with all images in their order: the layout of the published CIFAR-10-C, whose
-    readers want all five. `progress(name, images done, of how many)` is called as parts arrive. An array that is there
-    already is not made again if it was made from the same images, seed and settings, and never if it came from
-    elsewhere (the published files). Each file is whole or absent at any moment, so a run that was stopped goes on.
+    readers want all five. `progress(name, images done, of how many)` is called as parts arrive. An existing array is
+    kept if it was generated from the same images, seed and settings, or came from elsewhere (the published files).
+    Files are written atomically, so an interrupted call can be repeated.
     """
     for name in names:
         for severity in severities:
@@ -77,25 +77,26 @@ def prepare_cifar10_c(
                 progress(name, done, total)
             with atomic_path(folder / f"{name}.npy") as temporary:
                 np.save(temporary, array)
-                # before the file takes its name: were it the other way round, a stop in between would pass it off as
-                # one that came from elsewhere
+                # recorded before the file takes its name: otherwise an interruption in between would make it look like
+                # one from elsewhere
                 made.add(name, temporary, frost_folder)
     return {name: made.digest_of(name) for name in names}
 
 
 def frost_folder(root: Path) -> Path | None:
-    """Where the photographs of ice are in a data root; None: a computed texture stands for them."""
+    """The folder of the photographs of ice in a data root; None: a computed texture replaces them."""
     return root / FROST if (root / FROST).is_dir() else None
 
 
 def published(folder: Path) -> list[str]:
-    """Corruptions of which there is an array that was not made here."""
+    """The corruptions whose arrays were not generated here."""
     entries = _Manifest(folder, {}).entries
     return [name for name in NAMES if (folder / f"{name}.npy").is_file() and name not in entries]
 
 
 def caption(folder: Path) -> str:
-    """What a table must say of the arrays in `folder`: nothing of published ones, else their seed and what frost is."""
+    """What a table must say of the arrays in `folder`: nothing of published ones, otherwise the seed and the kind of
+    frost."""
     entries = _Manifest(folder, {}).entries
     if not entries:
         return ""
@@ -117,7 +118,7 @@ def digest_of_array(array: np.ndarray) -> str:
 
 
 def _keep_labels(folder: Path, labels: np.ndarray) -> None:
-    """Writes the labels unless they are there; a `UserError` where arrays from elsewhere have others."""
+    """Writes the labels unless they exist; a `UserError` if arrays from elsewhere have other labels."""
     path = folder / "labels.npy"
     try:
         if not path.is_file():
@@ -142,7 +143,7 @@ def _is_entry(found: Any) -> bool:
 
 
 class _Manifest:
-    """What of a folder was made here, from what, and the digest of each array."""
+    """The manifest of a folder: which arrays were generated here, from what, and their digests."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
 
@@ -157,7 +158,7 @@ class _Manifest:
         if name == "frost":
             settings["frost"] = "photographs" if frost_folder else "computed texture"
             if frost_folder:
-                # other photographs make another array
+                # the array depends on the photographs
                 settings["photographs"] = {n: digest(frost_folder / n) for n in FILES if (frost_folder / n).is_file()}
         return settings
 
@@ -170,7 +171,7 @@ class _Manifest:
             return True
         if entry["settings"] != self._of(name, frost_folder):
             return False
-        # a file that was cut or changed since is made again
+        # a file that was truncated or changed since is generated again
         return path.stat().st_size == entry["bytes"] and digest(path) == entry["sha256"]
 
     def add(self, name: str, path: Path, frost_folder: Path | None) -> None:
@@ -215,8 +216,8 @@ def _begin(images: np.ndarray, seed: int, frost_folder: Path | None) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this worker when the process that started it is gone: killed, that one cannot say so, and a pool's worker
-    would wait for its next task for ever, with the images in memory."""
+    """Ends this worker when its parent is gone: after a SIGKILL of the parent it would wait for ever for its next task,
+    with the images in memory."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "this runs in a worker"
     parent.join()

@@ -1,1 +1,1 @@
-"""The data sets, one module each, called as the data set is: whatever lies here is in the catalogue."""
+"""The data sets, one module of the same name each: every module here is in the catalogue."""

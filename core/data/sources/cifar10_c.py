@@ -1,6 +1,6 @@
 """CIFAR-10-C (Hendrycks and Dietterich, ICLR 2019): the test images of CIFAR-10 under 19 corruptions in 5 severities.
 
-The published arrays where they are there, otherwise made from CIFAR-10 (`core.data.corruptions`).
+The published arrays if they are present, otherwise generated from CIFAR-10 (`core.data.corruptions`).
 """
 
 import os
@@ -70,7 +70,7 @@ class Cifar10C(Dataset):
         }
 
     def signature(self, root: Path) -> list[list[Any]] | None:
-        # made from CIFAR-10 it is no source of itself
+        # an array generated from CIFAR-10 is not a source
         return CIFAR10.signature(root) or signature_of(root, root / FOLDER)
 
     def load(self, root: Path, split: str, held_out: HeldOut) -> "ImageSet":
@@ -97,7 +97,7 @@ class Cifar10C(Dataset):
         return ImageSet(torch.from_numpy(pixels), torch.from_numpy(numbers), *about)
 
     def _make(self, root: Path, progress: Progress) -> None:
-        """Makes it from the test images of CIFAR-10, unless the published files are there or CIFAR-10 is not."""
+        """Generates it from CIFAR-10's test images, unless the published files are present or CIFAR-10 is absent."""
         from stillpoint.core.data.corruptions import prepare as corruptions
 
         folder = root / FOLDER
@@ -112,7 +112,7 @@ class Cifar10C(Dataset):
 
 
 def rows(root: Path, corruption: str) -> tuple[np.ndarray, np.ndarray]:
-    """(images (5 N, 32, 32, 3), labels) of a corruption as they lie in its file, checked and mapped, not read."""
+    """(images (5 N, 32, 32, 3), labels) of a corruption in the order of its file, checked and memory-mapped."""
     folder = root / FOLDER
     images, labels = _array(root, f"{corruption}.npy"), _array(root, "labels.npy")
     count = len(images) if images.ndim else 0
@@ -130,7 +130,7 @@ def rows(root: Path, corruption: str) -> tuple[np.ndarray, np.ndarray]:
     if labels.dtype.kind not in "ui" or labels.ndim != 1 or not 0 <= labels.min() <= labels.max() < 10:
         raise UserError(f"{folder}/labels.npy does not hold numbers of classes from 0 to 9: fetch it again")
     if not (labels.reshape(_SEVERITIES, -1) == labels[: count // _SEVERITIES]).all():
-        raise UserError(f"{folder}/labels.npy does not tell each severity the same classes: fetch it again")
+        raise UserError(f"{folder}/labels.npy does not give every severity the same classes: fetch it again")
     return images, labels
 
 
@@ -143,13 +143,13 @@ def _array(root: Path, file: str) -> np.ndarray:
 
 
 def _part(count: int, severity: int) -> slice:
-    """The rows of a severity from 0: they follow each other, each in the order of the clean test images."""
+    """The rows of a severity, counted from 0; each severity has the order of the clean test images."""
     each = count // _SEVERITIES
     return slice(severity * each, (severity + 1) * each)
 
 
 def _check_differ(path: Path, images: np.ndarray, severity: int) -> None:
-    """A `UserError` where the images of a severity are all the same: an array that was allocated and never filled."""
+    """Raises `UserError` if all images of a severity are the same: an array that was allocated but never filled."""
     part = images[_part(len(images), severity)]
     if len(part) > 1 and (part == part[:1]).all():
         raise UserError(f"{path}: all images of severity {severity + 1} are the same: fetch it again")

@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 handwritten digits, enlarged: real images that are on every machine."""
+"""scikit-learn's 1,797 handwritten digits, enlarged: real images without a download."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class Digits(Stored):
         mean=(0.1718,),
         std=(0.2906,),
         val_size=137,
-        files="nothing is needed: scikit-learn carries the images",
+        files="nothing is needed: scikit-learn has the images",
     )
 
     def sources(self, root: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Digits scattered on a canvas, with a class for each pixel: a segmentation set that is on every machine.
+"""Digits scattered on a canvas, with a class for each pixel: a segmentation set without a download.
 
 One to four of the digits' 24x24 drawings lie on a black canvas of 64x64, a later one over an earlier. A pixel of a
 digit is its class from 1 to 10 where it is bright, and 255 (no class) at its faint border, as in PASCAL VOC; the rest
@@ -20,7 +20,7 @@ from stillpoint.core.data.stored import Stored
 SEED = 0
 COUNTS = {"train": 1200, "test": 300}
 SIDE, DRAWN, MOST = 64, 24, 4
-#: from here on a pixel belongs to the digit; between black and this it is its border
+#: the brightness from which a pixel belongs to the digit; below it, unless black, it is border
 BRIGHT = 96
 
 
@@ -36,7 +36,7 @@ class DigitsSegmentation(Stored):
         mean=(0.0919,),
         std=(0.2291,),
         val_size=120,
-        files="nothing is needed: scikit-learn carries the images",
+        files="nothing is needed: scikit-learn has the images",
         label_maps=True,
     )
 

@@ -21,7 +21,7 @@ class UndersampledDigits(Dataset):
         "digits_undersampled",
         "Digits, a quarter of the Fourier columns measured",
         32,
-        "nothing is needed: scikit-learn carries the images",
+        "nothing is needed: scikit-learn has the images",
     )
 
     def prepare(self, root: Path, progress: Progress, *, links: bool = False) -> dict[str, Any]:

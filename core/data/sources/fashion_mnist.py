@@ -1,7 +1,7 @@
 """Fashion-MNIST (Xiao, Rasul and Vollgraf, arXiv 1708.07747): 70,000 grey articles of clothing, 28x28, in IDX files.
 
-MNIST's files have the same names and shapes, so the images themselves are judged: in whatever order, they are all there
-or it is another data set. What they are called was computed from a whole copy.
+MNIST's files have the same names and shapes, so the images themselves are checked, in any order, against the digest of
+a complete copy.
 """
 
 from pathlib import Path
@@ -22,14 +22,14 @@ DIGESTS = {
     "train": "fb88a2f5c1b590c907f860b47803d006e4fa7b276cdb551799af9d443accdff7",
     "test": "0b381379398a0943a88bf3864ff3f5177903dcf178030b4b74c495294b38fa7c",
 }
-#: how the published labels begin, which tells their order
+#: the first published labels, which identify their order
 FIRST_LABELS = {"train": [9, 0, 0, 3, 0, 2, 7, 2, 5, 5], "test": [9, 2, 1, 1, 6, 1, 4, 6, 5, 7]}
 ANOTHER_ORDER = "another than the published one"
 _FILES = {"train": "train", "test": "t10k"}
 
 
 class FashionMnist(Stored):
-    """Its order is told where it is another: which images a split holds out, and a sample, depend on it."""
+    """An order other than the published one is recorded: splits and samples depend on it."""
 
     info = DatasetInfo(
         name="fashion_mnist",

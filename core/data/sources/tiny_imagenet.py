@@ -20,7 +20,7 @@ _TEXT_BYTES = 16 << 20
 
 
 class TinyImageNet(Photographs):
-    """Classes are numbered by the order of their WordNet identifiers, which ``wnids.txt`` tells in another."""
+    """Classes are numbered by sorted WordNet identifiers; the order in ``wnids.txt`` differs."""
 
     info = DatasetInfo(
         name="tiny_imagenet",
@@ -74,15 +74,15 @@ class TinyImageNet(Photographs):
             raise missing(self.info.name, folder.parents[1], f" ({path} not found)")
         rows = [line.split("\t") for line in _text(path).splitlines() if line]
         if any(len(row) < 2 or row[1] not in classes for row in rows):
-            raise UserError(f"{path} has a line that tells no class of a picture: unpack {FOLDER}.zip again")
+            raise UserError(f"{path} has a line without the class of an image: unpack {FOLDER}.zip again")
         told = {row[0]: row[1] for row in rows}
         pictures = {picture.name: picture for picture in pictures_in(folder / "images")}
         if len(told) != len(rows) or pictures.keys() - told.keys():
             odd = sorted(pictures.keys() - told.keys())[:3]
             raise UserError(
-                f"{path} tells no class of {', '.join(odd)}"
+                f"{path} gives no class of {', '.join(odd)}"
                 if odd
-                else f"{path} tells the class of a picture twice: unpack {FOLDER}.zip again"
+                else f"{path} gives the class of an image twice: unpack {FOLDER}.zip again"
             )
         for name, picture in sorted((told[name], name) for name in pictures):
             yield name, pictures[picture]

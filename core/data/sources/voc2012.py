@@ -1,8 +1,8 @@
 """PASCAL VOC 2012, segmentation (Everingham et al., IJCV 2015): 20 classes and background, a class for each pixel.
 
 Read where ``VOCtrainval_11-May-2012.tar`` was unpacked: photographs of ``JPEGImages``, maps of ``SegmentationClass``,
-and the lists ``ImageSets/Segmentation/{train,val}.txt``. Where ``trainaug.txt`` lies beside them, training is on it:
-the 10,582 images with the maps of Hariharan et al. (ICCV 2011), in ``SegmentationClassAug``.
+and the lists ``ImageSets/Segmentation/{train,val}.txt``. If ``trainaug.txt`` lies beside them, training uses it: the
+10,582 images with the maps of Hariharan et al. (ICCV 2011), in ``SegmentationClassAug``.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ _LIST_BYTES = 1 << 20
 
 
 class Voc2012(Dataset):
-    """Its validation part is for validation and test alike."""
+    """Its validation part serves as validation and test."""
 
     info = DatasetInfo(
         name="voc2012",
@@ -47,7 +47,7 @@ class Voc2012(Dataset):
 
     def prepare(self, root: Path, progress: Progress, *, links: bool = False) -> dict[str, Any]:
         if links:
-            raise UserError(f"{self.info.title} is read where it lies: leave out --links")
+            raise UserError(f"{self.info.title} is read in place: leave out --links")
         found = {"train": self._listed(root, self._training(root)), "val": self._listed(root, "val")}
         if both := set(found["train"].paths) & set(found["val"].paths):
             raise UserError(
@@ -86,7 +86,7 @@ class Voc2012(Dataset):
         return "trainaug" if (lists / "trainaug.txt").is_file() else "train"
 
     def _listed(self, root: Path, name: str) -> "LabelMapFiles":
-        """The images of a list in its order, each with its map. `UserError` where a file is not there."""
+        """The images of a list in its order, each with its map. `UserError` for a missing file."""
         from stillpoint.core.data.sets import LabelMapFiles
 
         home = self._home(root)
