@@ -1,6 +1,6 @@
 """Fused kernels behind the functions of `stillpoint.core.layers`, on a CPU and on a GPU.
 
-Layers alone call them; what a run records asks `arithmetic` which of them answered.
+Only layers call them; `arithmetic` tells a run's provenance which ones were used.
 """
 
 from stillpoint.core.kernels.pool import blur_pool2d, blur_pool2d_adjoint, choose_phase, fused, polyphase_pool2d

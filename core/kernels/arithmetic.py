@@ -1,4 +1,4 @@
-"""Which code answers on a device: kernels and plain PyTorch agree to rounding, and rounding decides near ties."""
+"""Which implementation runs on a device: kernels and plain PyTorch agree up to rounding, which decides near ties."""
 
 from typing import Literal
 
@@ -13,8 +13,8 @@ Arithmetic = Literal["compiled", "triton", "plain"]
 def arithmetic(device: torch.device) -> Arithmetic:
     """ "compiled" for the C++ on a CPU, "triton" on a GPU, "plain" for PyTorch alone.
 
-    It is asked of the process and the device, whatever a network is made of. On a CPU the kernels for float32 are
-    loaded, and compiled where that has not been done; where any that was asked for is missing, the answer is "plain".
+    It depends on the process and the device, not on the network. On a CPU the float32 kernels are loaded, and compiled
+    first if needed; if any requested kernel is missing, the answer is "plain".
     """
     if device.type == "cuda":
         return "triton" if HAS_TRITON and native.enabled() else "plain"

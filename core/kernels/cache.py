@@ -1,7 +1,7 @@
-"""The folder where compiled kernels are kept, and the question whether what lies in it may be loaded.
+"""The cache folder of compiled kernels, and the checks before a library from it is loaded.
 
-A library is code that runs as the user: it is loaded only with its digest beside it, from files and a folder that
-nobody else can have written. A cut, empty or altered one is built again; one of a wrong owner or mode is refused.
+A library is code that runs as the user: it is loaded only if its digest lies beside it and nobody else can write the
+files or the folder. A truncated, empty or altered one is rebuilt; one with a wrong owner or mode is refused.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ _UNWRITABLE = {
     errno.EACCES: "there is no permission",
     errno.EPERM: "there is no permission",
 }
-#: what a file system without locks answers; files are whole or absent, so that two may compile the same
+#: error numbers of a file system without locks; files are atomic, so two processes may compile the same one
 _LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)
 
 
 class KernelsMissing(Exception):
-    """Why there are no compiled kernels, as a part of a sentence; `remedy` is what the user may do about it."""
+    """Why there are no compiled kernels, as part of a sentence; `remedy` is what the user can do."""
 
     def __init__(self, cause: str, remedy: str) -> None:
         super().__init__(cause)
@@ -37,7 +37,7 @@ class KernelsMissing(Exception):
 
 
 def folder() -> Path:
-    """Where compiled kernels are kept: $STILLPOINT_CACHE, else stillpoint/ in the user's cache folder."""
+    """The cache folder: $STILLPOINT_CACHE, or stillpoint/ in the user's cache folder."""
     if given := os.environ.get("STILLPOINT_CACHE"):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stillpoint"
@@ -45,21 +45,21 @@ def folder() -> Path:
 
 @contextlib.contextmanager
 def reported(place: Path) -> Iterator[None]:
-    """Within it, a folder that cannot be made or a file that cannot be written is a `KernelsMissing`."""
+    """A context in which a folder or file that cannot be written raises `KernelsMissing`."""
     try:
         yield
-    except UserError as full:  # a file that could not be made whole for want of room
+    except UserError as full:  # a file that could not be completed for lack of space
         raise KernelsMissing(str(full), _OTHER_DISK) from full
     except OSError as error:
         if reason := _FULL.get(error.errno or 0):
-            raise KernelsMissing(f"{reason}: nothing can be kept in {place}", _OTHER_DISK) from error
+            raise KernelsMissing(f"{reason}: nothing can be stored in {place}", _OTHER_DISK) from error
         reason = _UNWRITABLE.get(error.errno or 0, error.strerror or str(error))
         raise KernelsMissing(f"{place} cannot be written: {reason}", _ELSEWHERE) from error
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Makes the folder of `path`, for its user alone, and holds the lock of that name within it."""
+    """Creates the folder of `path` with access for its user alone, and holds the lock of that name."""
     with contextlib.ExitStack() as stack:
         with reported(path.parent):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -74,24 +74,24 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def refuse_foreign(path: Path) -> None:
-    """`KernelsMissing` where somebody else but root owns a file or folder, or may write it."""
+    """Raises `KernelsMissing` if anyone but the user or root owns a file or folder, or can write to it."""
     about = path.stat()
     if about.st_uid not in (os.geteuid(), 0):
         raise KernelsMissing(f"{path} belongs to another user (uid {about.st_uid})", _ELSEWHERE)
     if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         mode = oct(stat.S_IMODE(about.st_mode)).removeprefix("0o")
         raise KernelsMissing(
-            f"others may write {path} (mode {mode})", f"take that from them with `chmod go-w`, or {_ELSEWHERE}"
+            f"others can write to {path} (mode {mode})", f"take that from them with `chmod go-w`, or {_ELSEWHERE}"
         )
 
 
 def digest_file(library: Path) -> Path:
-    """Where the digest of a library stands."""
+    """The file that holds the digest of a library."""
     return library.with_name(f"{library.name}.sha256")
 
 
 def seal(library: Path) -> None:
-    """Writes the digest of a library that was built just now, and takes both files from everybody else."""
+    """Writes the digest of a newly built library, and removes others' access to both files."""
     library.chmod(0o700)
     with atomic_path(digest_file(library)) as temporary:
         temporary.write_text(hashlib.sha256(library.read_bytes()).hexdigest() + "\n")
@@ -99,10 +99,10 @@ def seal(library: Path) -> None:
 
 
 def sound(library: Path) -> bool:
-    """Whether a library is there and is what was built. `KernelsMissing` where its owner or mode are wrong."""
+    """Whether a library exists and matches its digest. Raises `KernelsMissing` for a wrong owner or mode."""
     digest = digest_file(library)
     try:
-        # the folder first: it decides whether the rest can be trusted
+        # the folder first: the rest can be trusted only if it can
         for path in (library.parent, library, digest):
             refuse_foreign(path)
         return digest.read_text().strip() == hashlib.sha256(library.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""A strided correlation along one axis with fixed filters, faster than PyTorch's convolution and its derivative.
+"""A strided correlation along one axis with fixed filters, with a backward pass faster than PyTorch's convolution.
 
 On a CPU the forward pass is PyTorch's own, and the backward pass a dense correlation: two to three times as fast. On a
 GPU both are one Triton kernel each, which read an element from memory once for all filters.
@@ -13,7 +13,7 @@ from torch import Tensor
 from stillpoint.core.kernels.operators import operator
 from stillpoint.core.kernels.pool import plain_only, triton_takes
 
-#: fewer channels than a vector of the processor has numbers leave a convolution at a third of its speed
+#: with fewer channels than a SIMD vector has lanes, a convolution runs at a third of its speed
 _LANES = 16
 
 
@@ -40,8 +40,8 @@ def _forward(x: Tensor, weight: Tensor, axis: int, stride: int, before: int) -> 
 def transposed(y: Tensor, weight: Tensor, axis: int, stride: int, before: int, extent: int) -> Tensor:
     """The transpose of `strided_correlation` for an axis of `extent`: (N, O, ...) -> (N, I, ...).
 
-    Position s q + r of the padded axis is the sum over j of y[q - j] w[s j + r]: the remainders r, of several
-    q at once, are channels of one correlation of y, and then neighbours.
+    Position s q + r of the padded axis is the sum over j of y[q - j] w[s j + r]: the remainders r, of several q at
+    once, are computed as channels of one correlation of y and then interleaved.
     """
     if y.device.type == "cpu" and y.dtype in (torch.bfloat16, torch.float16):
         # with AMX, oneDNN's convolution in bfloat16 is off by as much as the result for some of these shapes
@@ -52,7 +52,7 @@ def transposed(y: Tensor, weight: Tensor, axis: int, stride: int, before: int, e
     wide = several * stride
     filters = F.pad(weight.flatten(2).to(y.dtype), (0, groups * stride - taps))
     filters = filters.view(outputs, inputs, groups, stride).flip(2).permute(3, 1, 0, 2)  # (s, I, O, K / s)
-    # which groups of q are wanted, and the outputs that they meet
+    # the groups of q that are needed, and the outputs that they depend on
     first, last = before // wide, -(-(extent + before) // wide)
     low, high = first * several - (groups - 1), last * several
     begin, end = max(low, 0), min(high, count)
@@ -87,13 +87,13 @@ class _Correlation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (weight,) = ctx.saved_tensors
-        # of differentiable operations, so that it has derivatives itself
+        # differentiable operations only, so that second derivatives exist
         found = transposed(grad, weight, ctx.axis, ctx.stride, ctx.before, ctx.extent)
         return found.to(ctx.dtype), None, None, None, None
 
 
 # The operators of the GPU path: a correlation is linear, its derivative is its adjoint, and the adjoint's the
-# correlation. What they do on a CPU is for those who compare.
+# correlation. Their CPU versions serve comparisons only.
 
 
 @operator("stillpoint::strided_correlation")

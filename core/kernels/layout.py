@@ -1,4 +1,4 @@
-"""How a map lies in memory, and room for another that lies so."""
+"""The memory layout of a map, and new maps of the same layout."""
 
 import torch
 from torch import Tensor

@@ -1,8 +1,8 @@
-"""Operators of PyTorch for a filter of its own at every pixel, shared by the channels of a group; on the CPU only.
+"""PyTorch operators for a filter that varies with the pixel, shared by the channels of a group; CPU only.
 
-The output is linear in the input and in the weights. So the operators are the three derivatives of one trilinear form
-in input, weights and output, each computed from the other two, and the derivatives of each are the other two:
-reverse-mode derivatives of every order with nothing else. They take any strides.
+The output is linear in the input and in the weights. So the three operators are the derivatives of one trilinear form
+in input, weights and output, each computed from the other two. The derivatives of each are the other two, which gives
+reverse-mode derivatives of every order. They take any strides.
 """
 
 import ctypes

@@ -1,7 +1,7 @@
-"""Operators of PyTorch for mixtures of the four phases of a map at stride two; on the CPU only.
+"""PyTorch operators for mixtures of the four phases of a map at stride two; CPU only.
 
-The three are the derivatives of one trilinear form in the map, the weights and the mixture, each computed from the
-other two, and the derivatives of each are the other two: reverse-mode derivatives of every order with nothing else.
+The three operators are the derivatives of one trilinear form in map, weights and mixture, each computed from the other
+two. The derivatives of each are the other two, which gives reverse-mode derivatives of every order.
 """
 
 import ctypes
@@ -34,12 +34,12 @@ def spread(y: Tensor, weights: Tensor) -> Tensor:
 
 
 def sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What numbers of a dtype are added up in."""
+    """The dtype in which numbers of `dtype` are summed."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def packed(x: Tensor) -> Tensor:
-    """`x` itself where its channels come first or last without a gap, else a copy."""
+    """`x` itself if it is contiguous or channels-last, otherwise a contiguous copy."""
     return x if x.is_contiguous() or is_channels_last(x) else x.contiguous()
 
 
@@ -123,7 +123,7 @@ torch.library.register_autograd(_weights.overload, _weights_backward, setup_cont
 
 
 def _run(wanted: int, x: Tensor, weights: Tensor, y: Tensor) -> None:
-    # what is written is packed like what the layout was taken from
+    # the output has the layout of the tensor that determines it
     last = is_channels_last(y if wanted == _INPUT else x)
     layout = torch.channels_last if last else torch.contiguous_format
     x, y = x.contiguous(memory_format=layout), y.contiguous(memory_format=layout)

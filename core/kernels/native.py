@@ -1,10 +1,9 @@
-"""The CPU kernels: C++ without any of PyTorch's headers, compiled in seconds at first use and kept.
+"""The CPU kernels: C++ without PyTorch's headers, compiled in seconds at first use and cached.
 
-There is one library for each source and type of numbers, called by its name in C++: who only blurs floats waits for no
-other.
+There is one library for each source and C++ type, so that a user who only blurs floats waits for no other.
 
-A machine without a compiler, or with STILLPOINT_KERNELS=0, uses plain PyTorch instead: the same results to rounding,
-only slower.
+Without a compiler, or with STILLPOINT_KERNELS=0, plain PyTorch is used instead: the same results up to rounding, only
+slower.
 """
 
 import contextlib
@@ -27,26 +26,26 @@ _FOLDER = Path(__file__).parent / "csrc"
 # the wavelet packets have no such tails.
 _CONTRACTION = {"pool": "-ffp-contract=off", "packets": "-ffp-contract=fast", "mixture": "-ffp-contract=fast"}
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC")
-# From the best to the least that a compiler may know. OpenMP's own symbols are found in the runtime that PyTorch has
-# loaded, so both share one pool of threads.
+# From the best options to the fewest that a compiler may know. OpenMP's symbols resolve to the runtime that PyTorch has
+# loaded, so both share one thread pool.
 _EXTRAS = (("-march=native", "-mprefer-vector-width=512", "-fopenmp"), ("-march=native", "-fopenmp"), ("-fopenmp",), ())
 _SECONDS = 120
 _NO_ROOM, _REPAIR = "No space left on device", "repair it, or name another compiler in CXX"
 
-# what was asked for in this process and is not there
+# the libraries that this process requested in vain
 _missing: set[tuple[str, str]] = set()
 
 
 def enabled() -> bool:
-    """Whether the user lets kernels replace plain PyTorch: not with STILLPOINT_KERNELS=0."""
+    """Whether kernels may replace plain PyTorch: False with STILLPOINT_KERNELS=0."""
     return os.environ.get("STILLPOINT_KERNELS", "1") != "0"
 
 
 @cache
 def library(number: str, source: str = "pool") -> ctypes.CDLL | None:
-    """The kernels of csrc/`source`.cpp for "float", "double" or "BFloat16", or None where plain PyTorch has to do.
+    """The kernels of csrc/`source`.cpp for "float", "double" or "BFloat16", or None if plain PyTorch must be used.
 
-    Warns where there is no way to compile or to keep them, with the cause and what helps against it.
+    Warns if they cannot be compiled or stored, with the cause and the remedy.
     """
     if not enabled():
         return None
@@ -55,7 +54,7 @@ def library(number: str, source: str = "pool") -> ctypes.CDLL | None:
     except KernelsMissing as missing:
         _missing.add((number, source))
         warnings.warn(
-            f"the fast CPU kernels are not to be had ({missing}), so plain PyTorch is used, a few times slower; "
+            f"the fast CPU kernels are not available ({missing}), so plain PyTorch is used, a few times slower; "
             f"{missing.remedy}, or set STILLPOINT_KERNELS=0 to be silent",
             RuntimeWarning,
             stacklevel=2,
@@ -64,17 +63,17 @@ def library(number: str, source: str = "pool") -> ctypes.CDLL | None:
 
 
 def available(number: str, source: str = "pool") -> bool:
-    """Whether there are compiled kernels; loads them, and compiles them first where that has not been done."""
+    """Whether the compiled kernels are available; loads them, and compiles them first if needed."""
     return library(number, source) is not None
 
 
-# torch.compile calls the function while it traces and takes the answer as a constant. It is what the decorator
-# torch.compiler.assume_constant_result does, which would import the compiler for everyone.
+# torch.compile calls the function while tracing and takes the answer as a constant. The decorator
+# torch.compiler.assume_constant_result does the same, but would import the compiler for everyone.
 available._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def complete() -> bool:
-    """Whether all compiled kernels that this process has asked for are there, and those for float32."""
+    """Whether the float32 kernels and all others that this process requested are available."""
     return available("float") and not _missing
 
 
@@ -85,7 +84,7 @@ def compiler() -> str | None:
 
 
 def _built(number: str, source: str) -> Path:
-    """The shared library for this source and this processor, compiled if it is not there yet or not whole."""
+    """The shared library for this source and processor, compiled if it is missing or damaged."""
     code = b"".join(path.read_bytes() for path in sorted(_FOLDER.iterdir()))
     options = number, _FLAGS, _CONTRACTION[source], _EXTRAS, _processor()
     key = hashlib.sha256(code + repr(options).encode()).hexdigest()[:16]
@@ -104,8 +103,8 @@ def _compile(path: Path, number: str, source: str) -> None:
     command = compiler()
     if command is None:
         given = os.environ.get("CXX")
-        cause = f"CXX={given} names no program" if given else "there is no C++ compiler"
-        raise KernelsMissing(cause, "name one that is there" if given else "install g++")
+        cause = f"CXX={given} is not a program" if given else "there is no C++ compiler"
+        raise KernelsMissing(cause, "name an existing one" if given else "install g++")
     complaint = ""
     for extra in _EXTRAS:
         options = (_CONTRACTION[source], *extra, f"-DNUMBER={number}")
@@ -131,7 +130,7 @@ def _run(command: list[str]) -> None:
 
 
 def _processor() -> str:
-    """What code for this machine depends on, so that a home folder shared by different machines holds one each."""
+    """Identifies the processor, so that a home folder shared by different machines holds a library for each."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
@@ -144,7 +143,8 @@ def _load(path: Path, source: str) -> ctypes.CDLL:
     except OSError as error:
         if "failed to map" in str(error) or "Operation not permitted" in str(error):
             raise KernelsMissing(
-                f"programs may not run from {path.parent}", "set STILLPOINT_CACHE to a folder where they may"
+                f"programs cannot run from {path.parent}",
+                "set STILLPOINT_CACHE to a folder where they can",
             ) from error
         raise KernelsMissing(f"{path} cannot be loaded: {error}", "name another compiler in CXX") from error
     whole, pointer = ctypes.c_int64, ctypes.c_void_p

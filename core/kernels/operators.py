@@ -1,4 +1,4 @@
-"""How the kernels become operators of PyTorch."""
+"""Registering kernels as operators of PyTorch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +9,10 @@ from torch.autograd import forward_ad
 
 
 class Operator:
-    """An operator of PyTorch, `overload`, that is called as the plain function behind it where nobody could tell.
+    """An operator of PyTorch, `overload`, that calls its plain function directly where that makes no difference.
 
-    From a cold cache, PyTorch's dispatcher and the Python around an operator take a noticeable part of the time that
-    filtering a feature map does.
+    From a cold cache, PyTorch's dispatcher and the Python around it take a noticeable share of the time for filtering a
+    map.
     """
 
     def __init__(self, function: Callable, overload: Any) -> None:
@@ -47,15 +47,15 @@ def _keys(x: Tensor) -> int:
     return torch._C._dispatch_keys(x).raw_repr()
 
 
-# What the dispatcher knows of tensors that are nothing but numbers in memory: not of a subclass that catches calls, not
-# within a transform of torch.func, without a pending conjugation or sign, dense, on the CPU.
+# The dispatch keys of ordinary tensors: no subclass that intercepts calls, no torch.func transform, no pending
+# conjugation or negation, dense, on the CPU.
 _NUMBERS = {_keys(torch.empty(0))}
 with torch.inference_mode():
     _NUMBERS.add(_keys(torch.empty(0)))
 
 
 def _unseen(arguments: tuple[Any, ...]) -> bool:
-    # no derivative, forward or backward, no mode that catches calls, no trace, no profile
+    # no derivative, forward or backward, no dispatch mode, no tracing, no profiler
     differentiable = torch.is_grad_enabled()
     for x in arguments:
         if isinstance(x, Tensor):

@@ -1,4 +1,4 @@
-"""Operators of PyTorch for wavelet packets in two dimensions: both passes in one, and their transpose; on the CPU only.
+"""PyTorch operators for two-dimensional wavelet packets: both passes in one, and their transpose; CPU only.
 
 They are linear: each one's derivative is the other. `stillpoint.core.layers.wavelet_packets` asks `fused` first.
 """
@@ -16,11 +16,11 @@ from stillpoint.core.kernels.operators import Operator, operator
 
 
 class Packets(NamedTuple):
-    """Filters of the passes, and what is made of which.
+    """The filters of both passes, and how their results are combined.
 
     vertical    (2, V, K) filters of the two trees
     horizontal  (2, V, P, K) filters of P parts of the half sums (over the rows of tree a) and half differences (of b)
-    places      (N, 4) int64: of a packet its vertical and its horizontal path, and two maps of the output
+    places      (N, 4) int64: a packet's vertical and horizontal path, and its two output maps
     combined    whether these are its maps A and B, or half their sum and half their difference
     """
 
@@ -31,7 +31,7 @@ class Packets(NamedTuple):
 
 
 def fused(x: Tensor, packets: Packets) -> bool:
-    """Whether the operators take this image and these filters; otherwise the plain code answers."""
+    """Whether the operators support this image and these filters; otherwise use the plain code."""
     if pool.plain_only() or not x.is_cpu or x.dtype != packets.vertical.dtype or packets.vertical.requires_grad:
         return False
     dtype = _working_dtype(x)
@@ -107,7 +107,7 @@ def _image(y: Tensor, size: list[int]) -> Tensor:
 
 
 def _keep(ctx, inputs, output) -> None:
-    # of both operators, which differ in one argument: the size of what they make
+    # shared by both operators, which differ in one argument: the size of the result
     source, *filters, ctx.combined, ctx.stride, ctx.before, _, ctx.circular = inputs
     ctx.size = list(source.shape[-2:])
     ctx.save_for_backward(*filters)

@@ -1,4 +1,4 @@
-"""Operators of PyTorch for blurring, subsampling and choosing the grid, one pass over memory each.
+"""PyTorch operators for blurring, subsampling and choosing the grid, one pass over memory each.
 
 Four operators with reverse-mode derivatives of every order, which torch.compile takes without a graph break. On a CPU
 they are the C++ of `kernels.native`, on a GPU the Triton of `kernels.triton_pool`; the layers ask `fused`
@@ -26,11 +26,11 @@ HAS_TRITON = find_spec("triton") is not None
 
 
 def fused(x: Tensor, *, size: int = 1, padding: str = "circular", pad_off: int = 0) -> bool:
-    """Whether the operators take this tensor and this blur; otherwise the plain code answers, or says what is wrong.
+    """Whether the operators support this tensor and this blur; otherwise use the plain code, which also reports errors.
 
-    They take (B, C, H, W) of a dtype and on a device that there is a kernel for, but not while a network is exported or
-    traced, when it should consist of PyTorch's own operators, nor under torch.func and forward-mode derivatives, which
-    they have no rules for.
+    They need (B, C, H, W) of a dtype and device with a kernel. They are not used while a network is exported or traced,
+    which should record PyTorch's own operators, nor under torch.func or forward-mode derivatives, for which they have
+    no rules.
     """
     if x.ndim != 4 or padding not in PADDINGS or plain_only():
         return False
@@ -43,7 +43,7 @@ def fused(x: Tensor, *, size: int = 1, padding: str = "circular", pad_off: int =
 
 
 def triton_takes(x: Tensor) -> bool:
-    """Whether a Triton kernel may answer for this tensor: on a GPU, of a dtype of theirs, and not switched off."""
+    """Whether a Triton kernel may be used for this tensor: on a GPU, of a supported dtype, and not switched off."""
     return x.device.type == "cuda" and x.dtype in _GPU and HAS_TRITON and native.enabled()
 
 
@@ -77,7 +77,7 @@ def choose_phase(x: Tensor, *, stride: tuple[int, int], criterion: str) -> Tenso
 
 
 def plain_only() -> bool:
-    """Whether PyTorch's own operators are wanted: exporting, tracing, torch.func and forward-mode derivatives."""
+    """Whether only PyTorch's own operators may be used: exporting, tracing, torch.func, forward-mode derivatives."""
     if torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return torch.compiler.is_exporting()
     if torch._C._is_tracing():
@@ -219,7 +219,7 @@ def _sizes(shape: torch.Size, size: int, stride: list[int], pad_off: int) -> lis
 
 
 class _Plan(NamedTuple):
-    """What a call of the C++ needs beside the numbers themselves."""
+    """The arguments of a C++ call other than the data."""
 
     dtype: torch.dtype
     batch: int
@@ -232,11 +232,11 @@ class _Plan(NamedTuple):
     strides: tuple[int, ...]
 
     def empty(self) -> Tensor:
-        # said, since a function that is called directly also hears of torch.set_default_device
+        # explicit, since torch.set_default_device also acts on a function called directly
         return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device="cpu")
 
 
-# Kept, because finding this out costs as much as a small map does.
+# Cached: computing it costs as much as a small map.
 @lru_cache(1024)
 def _plan(
     shape: torch.Size,
@@ -248,7 +248,7 @@ def _plan(
     padding: str,
     pad_off: int,
 ) -> _Plan | None:
-    """For a map of this shape and layout, and the height and width of the result in the adjoint; None: pack it."""
+    """The plan for a map of this shape and layout (`adjoint`: height and width of the result); None: copy it first."""
     x = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
     if not (x.is_contiguous() or is_channels_last(x)):
         return None
@@ -269,11 +269,11 @@ def _planned(x: Tensor, adjoint: tuple[int, int] | None, size: int, stride: list
 
 
 def cpu_library(dtype: torch.dtype, source: str = "pool") -> ctypes.CDLL:
-    """The compiled kernels of a source for numbers of `dtype`; RuntimeError where there are none."""
+    """The compiled kernels of a source for `dtype`; RuntimeError if there are none."""
     found = native.library(CPU[dtype], source)
     if found is None:
         raise RuntimeError(
-            "the CPU kernels are not to be had on this machine; call the function of stillpoint.core.layers"
+            "the CPU kernels are not available on this machine; call the function in stillpoint.core.layers"
         )
     return found
 

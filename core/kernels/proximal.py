@@ -1,8 +1,8 @@
 """The end of a proximal gradient step as one operator: momentum, shrinkage and threshold in one pass over the codes.
 
-What a convolution left is added to the extrapolated code and thresholded; the plain code passes over a map six times
-for that. On a GPU it is a Triton kernel, and so is its derivative. On a CPU the convolutions of a step take fifty times
-as long as these passes, and the plain code is used there.
+The convolution's result is added to the extrapolated code and thresholded, for which the plain code passes over a map
+six times. On a GPU it and its derivative are Triton kernels. On a CPU the convolutions of a step take fifty times as
+long as these passes, and the plain code is used there.
 """
 
 import torch
@@ -13,7 +13,7 @@ from stillpoint.core.kernels.pool import plain_only, triton_takes
 
 
 def fused(moved: Tensor, step: Tensor) -> bool:
-    """Whether the operator takes maps like `moved`; `step` is a constant to it."""
+    """Whether the operator supports maps like `moved`; it treats `step` as a constant."""
     return triton_takes(moved) and not step.requires_grad and not plain_only()
 
 
@@ -59,7 +59,7 @@ def _(moved: Tensor, code, previous, shrink, threshold, momentum: float, nonnega
 def _backward(
     grad: Tensor, result: Tensor, shrink: Tensor, momentum: float, both: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients for moved, code and previous; the last one is empty unless `both` codes were there."""
+    """Gradients for moved, code and previous; the last one is empty unless `both` codes were given."""
     moved = torch.where(result != 0, grad, 0.0)
     if not both:
         return moved, moved * shrink, grad.new_empty(0)

@@ -1,7 +1,6 @@
-"""Translation invariant polyphase sampling as one operator of PyTorch, forward and backward in one pass each; on the
-CPU only.
+"""Translation invariant polyphase sampling as one PyTorch operator, forward and backward in one pass each; CPU only.
 
-The convolution is computed again in the backward pass, from a plane that is in the caches then, and never kept.
+The convolution is recomputed in the backward pass, while its plane is in cache, instead of being stored.
 """
 
 import ctypes
@@ -18,12 +17,12 @@ from stillpoint.core.kernels.operators import operator
 
 
 def fused(x: Tensor, weight: Tensor) -> bool:
-    """Whether the operator takes this map, whose sides must be even, and these 3x3 kernels."""
+    """Whether the operator supports this map, whose sides must be even, and these 3x3 kernels."""
     return weight.shape[-1] == 3 and x.shape[2] % 2 == x.shape[3] % 2 == 0 and _mixed(x)
 
 
 def sample(x: Tensor, weight: Tensor, scale: Tensor, *, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """(y, tau, psi) of `stillpoint.core.layers.translation_invariant`; psi is empty where it is not to be kept."""
+    """(y, tau, psi) of `stillpoint.core.layers.translation_invariant`; psi is empty if it is not needed."""
     dtype = sum_dtype(x.dtype)
     return _sample(x, weight.to(dtype).flatten(1), scale.to(dtype).flatten(), keep)
 
@@ -101,7 +100,7 @@ def _backward(ctx, to_y: Tensor | None, to_tau: Tensor | None, to_psi: Tensor | 
     x, weight, scale = ctx.saved_tensors
     to_psi = to_psi if ctx.keep else None
     if torch.is_grad_enabled():
-        # somebody will differentiate this again, which the kernel has no rule for
+        # a second derivative is wanted, for which the kernel has no rule
         found = plain(x, weight, scale)
         pairs = [pair for pair in zip(found, (to_y, to_tau, to_psi), strict=True) if pair[1] is not None]
         outputs, grads = [pair[0] for pair in pairs], [pair[1] for pair in pairs]

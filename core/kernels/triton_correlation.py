@@ -1,7 +1,7 @@
 """The GPU kernels of `kernels.correlation`, in Triton: all filters of a stage in one pass along one axis.
 
 A program holds the sums of up to 16 filters for a block of neighbouring outputs, so an input is read from memory once
-for all filters. The adjoint gathers too: of the taps, only every stride-th meets a position, and those alone are
+for all filters. The adjoint gathers too: only every stride-th tap contributes to a position, and only those are
 visited. Sums are in float32, in the order of the taps, the same for every position.
 """
 
@@ -70,7 +70,7 @@ def _spread(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # A block of one plane of the result; of the taps, k = r, r + stride, ... meet a position with remainder r.
+    # A block of one plane of the result; the taps k = r, r + stride, ... contribute to positions of remainder r.
     job = tl.program_id(0)
     image, i = (job // INPUTS).to(tl.int64), job % INPUTS
     place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

@@ -1,9 +1,9 @@
-"""The GPU kernels, in Triton: any blur, its adjoint and the sampling of a chosen grid are one kernel with two tables.
+"""The GPU kernels, in Triton: every blur, its adjoint and sampling on a chosen grid are one kernel with two tables.
 
-A table says, for every output position of an axis, which inputs meet it with which taps. Padding, cropping, the phase
-and the wrap of odd sizes are in the tables and nowhere else, and the adjoint has the tables transposed. Each element is
-read from memory once (its neighbours' taps find it in the cache) and written once; sums are in float32, down the
-columns first and in the order of the taps, the same for every pixel.
+A table lists, for every output position of an axis, the inputs and taps that contribute. Padding, cropping, phase and
+the wrap of odd sizes are in the tables alone, and the adjoint uses the transposed tables. Each element is read from
+memory once (its neighbours' taps find it in the cache) and written once; sums are in float32, down the columns first
+and in the order of the taps, the same for every pixel.
 
 Checked in Triton's interpreter against the CPU kernels; every function takes the arguments of its operator.
 """
@@ -238,7 +238,7 @@ def _choose(x: Tensor, size: int, stride: list[int], padding: str, criterion: st
     lanes = min(64, triton.next_power_of_2(channels)) if last else 1
     block = min(max(1, 256 // lanes), triton.next_power_of_2(height * width))
     for again in (False, True) if kind in ("l1", "l2") else (False,):
-        # asked of the numbers on the GPU: an ordinary image is not read a second time, and nothing is waited for
+        # decided on the GPU: an ordinary image is not read twice, and nothing synchronises
         ways = _ways(pixels.amax((1, 2))) if again else pixels
         _measure[(batch, triton.cdiv(height * width, block))](
             x,
@@ -258,7 +258,7 @@ def _choose(x: Tensor, size: int, stride: list[int], padding: str, criterion: st
             enable_fp_fusion=False,
         )
     s, t = stride
-    # The pixels of a phase are few: PyTorch adds them up, in float64.
+    # The pixels of a phase are few: PyTorch sums them, in float64.
     rows, columns = (
         torch.arange(-(-n // k) * k, device=x.device) % n for n, k in ((height, s), (width, t))
     )  # the first rows and columns once more where the stride does not divide the size
@@ -288,8 +288,8 @@ def _padded(i: int, n: int, padding: str) -> int | None:
 def _table(
     n: int, m: int, stride: int, size: int, padding: str, pad_off: int, phases: int, adjoint: bool, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """(phases, positions, terms) each: where every output of an axis comes from, int32, and its taps, float32, 0 where
-    there is none."""
+    """(phases, positions, terms) each: the input positions of every output of an axis, int32, and their taps, float32,
+    padded with 0."""
     taps = [comb(size - 1, i) / 2 ** (size - 1) for i in range(size)]
     before = (size - 1) // 2 + pad_off
     lists: list[list[list[tuple[int, float]]]] = []

@@ -110,7 +110,7 @@ def test_without_a_compiler_one_warning_and_the_plain_code(fresh, monkeypatch):
 
 def test_a_compiler_that_is_named_and_not_there_is_not_to_be_installed(fresh, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    refused("CXX=no-such-compiler names no program", "name one that is there")
+    refused("CXX=no-such-compiler names no program", "name an existing one")
 
 
 def test_a_compiler_that_fails_leaves_no_library_and_its_first_words(fresh, compiler):
@@ -242,4 +242,4 @@ def test_where_programs_may_not_run_no_compiler_is_asked_for(kept, monkeypatch):
         raise OSError(f"{path}: failed to map segment from shared object")
 
     monkeypatch.setattr(native.ctypes, "CDLL", fails)
-    refused(f"programs may not run from {kept.parent}", "set STILLPOINT_CACHE to a folder where they may")
+    refused(f"programs may not run from {kept.parent}", "set STILLPOINT_CACHE to a folder where they can")
