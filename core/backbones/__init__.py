@@ -1,1 +1,1 @@
-"""The networks of the papers, each the plain network of its name with a slot wherever it would stride."""
+"""The papers' backbones: each is the plain network of its name with a slot in place of every stride."""

@@ -1,7 +1,7 @@
-"""AlexNet with torchvision's layers and parameter names; where it strides, a downsample slot may stand instead.
+"""AlexNet with torchvision's layers and parameter names; a Downsample slot may replace each stride.
 
 Source of the plain network: Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014
-(torchvision's `alexnet`). Source of the filled form: Zhang, ICML 2019.
+(torchvision's `alexnet`). Source of the version with filters: Zhang, ICML 2019.
 """
 
 from typing import Any, Literal
@@ -25,7 +25,7 @@ class AlexNet(Backbone):
                 A module instead replaces the first convolution, its ReLU and the pooling: (B, in, H, W) -> (B, 64,
                 h, w).
     relu_first  "full" only: ReLU before the first slot (True) or after it.
-    first_relu  whether a ReLU follows the first convolution at all ("pool_only" as published has none).
+    first_relu  whether a ReLU follows the first convolution ("pool_only" as published has none).
     width       multiplier of the convolutions' channels; a stem module keeps its 64.
     activation  factory (channels) of what follows a convolution.
     head        "imagenet": 6x6 average pool and three linear layers; "linear": global average and one linear layer.

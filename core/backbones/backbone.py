@@ -1,4 +1,4 @@
-"""What every backbone says of itself, in the same words: its stem, its stages, its head."""
+"""The protocol of backbones: stem, stages and head under the same names in all of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from stillpoint.core.base.modes import evaluating
 
-#: images of up to so many pixels get a form that keeps more of them: a stem that does not stride, a head of
-#: one linear layer
+#: up to this image size backbones take their small variant: a stem without stride, a head of one linear layer
 SMALL = 64
 
 
@@ -21,7 +20,7 @@ def scaled(channels: int, width: float) -> int:
 
 
 class Feature(NamedTuple):
-    """A stage: path of the module that ends it, channels of its map, pixels of the image for one of the map's."""
+    """A stage: path of its last module, channels of its map, and its stride relative to the image."""
 
     name: str
     channels: int
@@ -30,12 +29,12 @@ class Feature(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts:
-    """Where a backbone's parts lie among its modules, by path; names of parameters stay those of its origin.
+    """The paths of a backbone's parts among its modules; parameters keep the names of their origin (torchvision, say).
 
-    stem    all up to the first pooling, that included, in the order in which it runs
-    stages  what follows, one path for each stage: the module that ends it
+    stem    everything up to and including the first pooling, in the order of execution
+    stages  for each later stage, the path of its last module
     head    from the last map to the output
-    layers  every step of the trunk whose map one may want to look at
+    layers  every step of the trunk whose map may be of interest
     """
 
     stem: tuple[str, ...]
@@ -45,9 +44,9 @@ class Parts:
 
 
 class Backbone(nn.Module):
-    """The base of every backbone: (B, in_channels, H, W) -> (B, num_classes), and the maps in between.
+    """The base of every backbone: (B, in_channels, H, W) -> (B, num_classes), with access to the maps in between.
 
-    One that derives from it sets `in_channels`, returns its `Parts`, and has a `forward_features`.
+    A subclass sets `in_channels` and defines `parts` and `forward_features`.
     """
 
     in_channels: int = 3
@@ -63,25 +62,26 @@ class Backbone(nn.Module):
 
     @property
     def stem(self) -> nn.Module:
-        """All up to the first pooling, that included: (B, in_channels, H, W) -> (B, C, h, w)."""
+        """Everything up to and including the first pooling: (B, in_channels, H, W) -> (B, C, h, w)."""
         return self._sequence(self.parts().stem)
 
     @property
     def head(self) -> nn.Module:
-        """The modules from the last map to the output; what lies between them, a flattening say, is the forward's."""
+        """The modules from the last map to the output; operations between them, such as flattening, are in
+        `forward`."""
         return self._sequence(self.parts().head)
 
     @cached_property
     def feature_info(self) -> tuple[Feature, ...]:
-        """The stages from the stem on, measured by two images without numbers: what the larger one has more, in pixels
-        of the image and of the map, are a stride apart, whatever a convolution takes off at the borders."""
+        """The stages from the stem on. Strides are measured on two images of the meta device: the ratio of the added
+        pixels in image and map, which unpadded borders do not change."""
         small, large = self._shapes(self._PROBE), self._shapes(2 * self._PROBE)
         return tuple(
             Feature(name, shape[1], round(self._PROBE / (large[name][2] - shape[2]))) for name, shape in small.items()
         )
 
     def _shapes(self, side: int) -> dict[str, tuple[int, ...]]:
-        """Of the map that ends the stem, and of that of each stage."""
+        """Shapes of the stem's map and of each stage's."""
         found: dict[str, tuple[int, ...]] = {}
         names = (self.parts().stem[-1], *self.parts().stages)
         handles = [
@@ -99,7 +99,8 @@ class Backbone(nn.Module):
         return found
 
     def part(self, path: str) -> nn.Module:
-        """The module at a path of `parts`, where `stem` and `head` are modules and not what this class says of them."""
+        """The module at a path of `parts`, where `stem` and `head` mean the child modules, not this class's
+        properties."""
         first, _, rest = path.partition(".")
         module = self._modules[first]
         assert module is not None, path

@@ -1,6 +1,4 @@
-"""A small convolutional classifier in the manner of LeNet, whose pooling, padding and head can be exchanged one at a
-time.
-"""
+"""A small LeNet-like classifier whose pooling, padding and head can be exchanged one at a time."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
@@ -17,7 +15,7 @@ from stillpoint.core.layers.slots import ModuleFactory, no_norm, relu
 
 
 class Front(Protocol):
-    """What may stand before the first convolution."""
+    """A module that may precede the first convolution."""
 
     maps: int
 
@@ -26,11 +24,11 @@ class Front(Protocol):
 
 
 class ConvNet(Backbone):
-    """conv - ReLU - pool, repeated, then two linear layers: (B, C, S, S) -> logarithms of class probabilities.
+    """conv - ReLU - pool, repeated, then two linear layers: (B, C, S, S) -> log-probabilities.
 
     image_size   S; needed because a flattening head depends on it.
     channels     width of each convolution; `kernels` and `groups` go with them.
-    downsample   what replaces the stride of each 2x2 max-pool; none is the strided pool.
+    downsample   replaces the stride of each 2x2 max-pool; None: the strided pool.
     circular     convolutions and pools wrap around the border and keep the size; otherwise they are unpadded.
     head         "flatten": the linear layers see every position; "average": they see the mean over positions, and
                  nothing pools after the last convolution.
@@ -38,7 +36,7 @@ class ConvNet(Backbone):
                  s = front.output_size(S), such as `Scattering2d`.
     dropout      of whole channels after the last convolution and of the hidden units.
     activation   factory (channels) of what follows a convolution or the first linear layer.
-    norm         factory (channels) of what follows a convolution; none at all where it is not given.
+    norm         factory (channels) of the norm after each convolution; None: no norm.
 
     Parameters conv1, conv2, ... and fc1, fc2.
     """
@@ -106,7 +104,7 @@ class ConvNet(Backbone):
 
     @property
     def feature_info(self) -> tuple[Feature, ...]:  # type: ignore[override]
-        """The stages; an unpadded convolution takes a border and strides by one pixel all the same."""
+        """The stages; an unpadded convolution removes a border but has stride 1."""
         return tuple(self._features)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """ConvNeXt, with slots where it subsamples and for its activation and norm.
 
-Liu et al., "A ConvNet for the 2020s", CVPR 2022. Where a Downsample stands, the convolution before it does not stride
-and is padded so that the map keeps its size: Michaeli, Michaeli and Soudry, "Alias-free convnets", CVPR 2023, whose
-networks these are with circular padding, ideal low-pass filters, polynomial activations and norms of one divisor.
+Liu et al., "A ConvNet for the 2020s", CVPR 2022. With a Downsample, the convolution before it has stride 1 and keeps
+the map's size: Michaeli, Michaeli and Soudry, "Alias-free convnets", CVPR 2023. With circular padding, ideal low-pass
+filters, polynomial activations and their norm, these are the networks of that paper.
 """
 
 from collections.abc import Sequence
@@ -20,21 +20,21 @@ from stillpoint.core.layers.padding import PaddedConv2d
 from stillpoint.core.layers.resampling import ideal_upsample2d
 from stillpoint.core.layers.slots import ModuleFactory, gelu
 
-#: name -> depths and widths of its stages, and its stem where that is not ConvNeXt's
+#: name -> depths and widths of its stages, and its stem if it differs from ConvNeXt's
 FAMILY: dict[str, dict[str, Any]] = {
     "convnext_tiny": {"depths": (3, 3, 9, 3), "widths": (96, 192, 384, 768)},
     "convnext_small": {"depths": (3, 3, 27, 3), "widths": (96, 192, 384, 768)},
     "convnext_base": {"depths": (3, 3, 27, 3), "widths": (128, 256, 512, 1024)},
     "convnext_large": {"depths": (3, 3, 27, 3), "widths": (192, 384, 768, 1536)},
     "convnext_xlarge": {"depths": (3, 3, 27, 3), "widths": (256, 512, 1024, 2048)},
-    # for images of 32 pixels: no map is smaller than the reach of a 7x7 kernel
+    # for images of 32 pixels: no map is smaller than a 7x7 kernel reaches
     "convnext_mini": {"depths": (2, 2, 2), "widths": (48, 96, 192), "stem_kernel": 3, "stem_stride": 1},
     "convnext_nano": {"depths": (1, 1), "widths": (32, 64), "stem_kernel": 2, "stem_stride": 2},
 }
 
 
 class DropPath(nn.Module):
-    """In training, leaves out a branch for each image by chance, and scales what is kept by 1 / (1 - rate)."""
+    """In training, drops a branch at random for each image, and scales the others by 1 / (1 - rate)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class DropPath(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + gain * branch(x), of one trained gain that is 0 at first: (B, C, H, W) -> (B, C, H, W)."""
+    """x + gain * branch(x), with one trained gain, initially 0: (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, branch: nn.Module) -> None:
         super().__init__()
@@ -68,9 +68,9 @@ class Block(nn.Module):
     """Depthwise 7x7 convolution, norm, 1x1 to four times the channels, activation, 1x1 back, layer scale, added to the
     input: (B, C, H, W) -> (B, C, H, W).
 
-    With `resample` the two 1x1 convolutions run on a map twice as fine and the result is filtered back, as in the
-    authors' code. An activation of the form "upsampled" between them is the same function at a quarter of the
-    multiplications, because 1x1 convolutions commute with what is linear in each channel.
+    With `resample` the two 1x1 convolutions run on an upsampled map (2x) and the result is filtered and subsampled, as
+    in the authors' code. The "upsampled" polynomial activation between them is the same function at a quarter of the
+    multiplications, because 1x1 convolutions commute with linear maps of each channel.
     """
 
     def __init__(
@@ -158,18 +158,18 @@ class ConvNeXt(Backbone):
             convolutions stride.
         activation, norm: factories called with channels; GELU and a norm of each pixel by default.
         padding_mode: of the 7x7 convolutions, and of those that keep a size before a Downsample.
-        stem_kernel, stem_stride: of the first convolution. With a stride of 1 nothing takes an image's highest
-            frequency, which no shift by a fraction of a pixel keeps.
+        stem_kernel, stem_stride: of the first convolution. With a stride of 1 nothing removes the Nyquist frequency,
+            which fractional shifts do not preserve.
         stem_steps: 2 takes a stride of 4 as two Downsamples in a row, as APS does.
-        stem_activation: factory of one between the stem's convolution and its Downsample, added with a trained gain of
-            0 at first where `stem_residual`; None: there is none, as in ConvNeXt.
-        layer_scale: at first. drop_path: of the last block, rising linearly from 0 at the first.
+        stem_activation: factory of an activation between the stem's convolution and its Downsample; with
+            `stem_residual` it is added with a trained gain, initially 0. None: no activation, as in ConvNeXt.
+        layer_scale: initial value. drop_path: rate of the last block, rising linearly from 0 at the first.
         resample: of `Block`.
-        whole_strides: refuse images whose sides are no multiples of the total stride, on which nothing that is promised
-            about shifts holds.
+        whole_strides: refuse images whose sides are not multiples of the total stride, for which no shift guarantee
+            holds.
 
     Raises:
-        ValueError: numbers of depths and widths that differ, an even stride that two steps cannot make, a rate of
+        ValueError: different numbers of depths and widths, a stride that the steps cannot make, a rate of
             dropped paths outside [0, 1); in the forward, sizes that `whole_strides` refuses.
     """
 
@@ -248,7 +248,7 @@ class ConvNeXt(Backbone):
             for depth, width in zip(depths, widths, strict=True)
         )
         self.norm = nn.LayerNorm(widths[-1], eps=1e-6)
-        # `head` is what the protocol of backbones calls the whole way from the last map on
+        # `head` means everything after the last map in the protocol of backbones
         self.fc = nn.Linear(widths[-1], num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -295,7 +295,7 @@ def convnext(name: str, **options: Any) -> ConvNeXt:
 
 def convnext_for(name: str, *, image_size: int, width: float = 1.0, **options: Any) -> ConvNeXt:
     """The network of `FAMILY` called `name` for square images of `image_size` pixels; `width` multiplies the channels.
-    Small images have a stem of 3x3 that does not stride, where the name does not say another."""
+    For small images the stem is 3x3 without stride, unless the name states another."""
     own = "stem_kernel" in FAMILY.get(name, {})
     stem = {"stem_kernel": 3, "stem_stride": 1} if image_size <= SMALL and not own else {}
     widths = [scaled(n, width) for n in FAMILY.get(name, FAMILY["convnext_tiny"])["widths"]]

@@ -1,4 +1,4 @@
-"""DeepLabV3+, whose decoder can go back up on the grids that its backbone went down on.
+"""DeepLabV3+, whose decoder can upsample on the grids on which its backbone downsampled.
 
 Chen et al., "Encoder-decoder with atrous separable convolution for semantic image segmentation", ECCV 2018; with
 learnable polyphase upsampling: Rojas-Gomez et al., NeurIPS 2022.
@@ -16,19 +16,17 @@ from stillpoint.core.backbones.resnet import CONV_PADDINGS, ResNet
 from stillpoint.core.layers.downsample import Downsample, Grid
 from stillpoint.core.layers.padding import PaddedConv2d
 
-#: (channels) -> a module (y, grid) -> map of twice the size, on the grid that the way down sampled
+#: (channels) -> a module (y, grid) -> map of twice the size, placed on the grid of the downsampling
 UpsampleFactory = Callable[[int], nn.Module]
 
 
 class AtrousPyramid(nn.Module):
-    """ASPP: a 1x1 convolution, dilated 3x3 ones and the image's mean beside each other, and a 1x1 convolution of all.
+    """ASPP: a 1x1 convolution, dilated 3x3 convolutions and the global mean in parallel, merged by a 1x1 convolution.
 
     (B, inputs, h, w) -> (B, channels, h, w).
 
     Args:
-        rates: of the dilated convolutions.
-        conv_padding: of them.
-        last_padding: of the last of them, where it differs.
+        rates: dilations. conv_padding: of the dilated convolutions. last_padding: of the last one, if different.
     """
 
     def __init__(
@@ -61,10 +59,10 @@ class DeepLabV3Plus(nn.Module):
     """A segmenter: (B, in_channels, H, W) -> class scores (B, num_classes, H, W).
 
     Args:
-        backbone: a ResNet, whose last layer is dropped. It strides as it does: there is no dilated form of it here.
+        backbone: a ResNet, whose last layer is dropped. Its strides are kept: there is no dilated variant here.
         num_classes: K.
-        upsample: what goes back up by two on a grid of the backbone: first the last map to the size of the first
-            stage's, then the class scores to the size of the image. None: bilinear interpolation.
+        upsample: upsampling by two on the grids of the backbone: first of the last map to the first stage's size, then
+            of the class scores to the image's. None: bilinear interpolation.
         rates: dilations of the `AtrousPyramid`, for a stride of 16; (12, 24, 36) are usual for one of 8.
         conv_padding: of the decoder's convolutions, one of the backbones'.
         last_rate_padding: of the pyramid's last rate alone. The published code of learnable polyphase sampling pads it
@@ -73,8 +71,8 @@ class DeepLabV3Plus(nn.Module):
     Raises:
         ValueError: an unknown padding; with an upsample, a backbone that does not choose its grid wherever it strides.
 
-    Law: with circular padding throughout and a backbone and upsamples that keep their grids in register, the result
-    moves with a circular shift of the image, as long as every side is a multiple of the backbone's stride.
+    Law: with circular padding throughout and a backbone and upsamples that share their grids, the result moves with a
+    circular shift of the image, if every side is a multiple of the backbone's stride.
     """
 
     def __init__(
@@ -111,7 +109,7 @@ class DeepLabV3Plus(nn.Module):
         if self.ups is None or self.last_ups is None:
             y = _resized(y, low.shape[2:])
             return _resized(self._decoded(low, y), x.shape[2:])
-        # the grids in the order of the way up
+        # the grids in the order of upsampling
         path = [grids[m] for m in reversed(list(grids))]
         for up, grid in zip(self.ups, path, strict=False):
             y = up(y, grid)
@@ -162,22 +160,22 @@ def _widths(backbone: ResNet) -> tuple[int, int]:
 
 
 def _choosers(net: nn.Module) -> tuple[list[str], list[str]]:
-    """Paths of what chooses a grid before the first stage, and from it on; ValueError where the network strides
-    otherwise."""
+    """Paths of the grid-choosing layers before the first stage, and from it on; ValueError if the network strides in
+    any other way."""
     names = [name for name, m in net.named_modules() if isinstance(m, Downsample) and m.chooses]
     strided = [
         name for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d) and m.stride in (2, (2, 2))
     ]
     if strided or not names:
         where = strided[0] if strided else "its strides"
-        raise ValueError(f"upsampling needs the grids that the backbone chose, and at {where} it chooses none")
+        raise ValueError(f"upsampling needs the grids that the backbone chose, but it chooses none at {where}")
     before = [name for name in names if not name.startswith("layer")]
     return before, names[len(before) :]
 
 
 @contextmanager
 def _kept(net: nn.Module) -> Iterator[dict[nn.Module, Grid]]:
-    """Within the context, the grid of every layer of `net` that chooses one, in the order of execution."""
+    """A context that collects the grid of every layer of `net` that chooses one, in the order of execution."""
     found: dict[nn.Module, Grid] = {}
     asked: dict[nn.Module, bool] = {}
 

@@ -1,7 +1,7 @@
-"""DenseNet 121 to 201 with torchvision's layers and parameter names and a downsample slot in the stem and the
+"""DenseNet 121 to 201 with torchvision's layers and parameter names and a Downsample slot in the stem and the
 transitions.
 
-Source: Huang, Liu, van der Maaten and Weinberger, CVPR 2017, table 1; the filled form: Zhang, ICML 2019.
+Source: Huang, Liu, van der Maaten and Weinberger, CVPR 2017, table 1; with filters: Zhang, ICML 2019.
 """
 
 from collections import OrderedDict
@@ -51,11 +51,11 @@ class DenseNet(Backbone):
     """DenseNet: (B, in_channels, H, W) -> (B, num_classes).
 
     depth       121, 161, 169 or 201.
-    downsample  what replaces the stride of the stem's max-pool and the average pools of the transitions.
+    downsample  replaces the stride of the stem's max-pool and of the transitions' average pools.
     stem        "pool_only": the 7x7 convolution keeps its stride; "full": it slides densely and a slot follows it;
                 "cifar": a 3x3 convolution of stride 1 and no pooling.
     width       multiplier of the stem's channels and of the growth rate.
-    activation, norm  factories (channels) of what stands before a convolution.
+    activation, norm  factories (channels) of the layers before each convolution.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""MobileNet-v2 with torchvision's layers and parameter names and a downsample slot behind the strided depthwise
+"""MobileNet-v2 with torchvision's layers and parameter names and a Downsample slot after the strided depthwise
 convolutions.
 
-Source: Sandler, Howard, Zhu, Zhmoginov and Chen, CVPR 2018, table 2; the filled form: Zhang, ICML 2019.
+Source: Sandler, Howard, Zhu, Zhmoginov and Chen, CVPR 2018, table 2; with filters: Zhang, ICML 2019.
 """
 
 from collections import OrderedDict

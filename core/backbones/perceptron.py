@@ -1,4 +1,4 @@
-"""Two linear layers with a ReLU between them: the network that has no idea of where a pixel is."""
+"""Two linear layers with a ReLU between them: a network that does not know which pixels are neighbours."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from stillpoint.core.backbones.backbone import Backbone, Feature, Parts
 
 
 class Perceptron(Backbone):
-    """(B, C, H, W) -> logarithms of class probabilities (B, num_classes), of images with C*H*W = `features`.
+    """(B, C, H, W) -> log-probabilities (B, num_classes), for images with C*H*W = `features`.
 
     Parameters fc1 (hidden, features) and fc2 (num_classes, hidden), with biases.
     """
@@ -23,7 +23,7 @@ class Perceptron(Backbone):
 
     @property
     def feature_info(self) -> tuple[Feature, ...]:  # type: ignore[override]
-        """No stages: it has no map."""
+        """No stages: the network has no maps."""
         return ()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

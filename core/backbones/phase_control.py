@@ -1,4 +1,4 @@
-"""To watch, or to dictate, the grids that the fillings of any network choose."""
+"""Record or override the grids chosen by polyphase layers of any network."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +16,8 @@ class Selection:
     """One choice of a forward pass.
 
     name    path of the module that chose, for example "layer2.0.pool"
-    grid    what it handed on: each image's phase (B,) int64, or a `SoftGrid`
-    scores  (B, s * t), what it compared, the largest being its choice
+    grid    the chosen grid: each image's phase (B,) int64, or a `SoftGrid`
+    scores  (B, s * t), the compared scores, of which the largest is chosen
     """
 
     name: str
@@ -26,23 +26,24 @@ class Selection:
 
     @property
     def phase(self) -> Tensor:
-        """(B,) int64, the phase used, row + stride * column of the grid's first pixel; of a mixture, the heaviest."""
+        """(B,) int64, the phase used, row + stride * column of the grid's first pixel; of a `SoftGrid`, that of the
+        largest weight."""
         return self.grid.weights.argmax(1) if isinstance(self.grid, SoftGrid) else self.grid
 
     def gap(self) -> Tensor:
-        """(B,) relative distance between the two largest scores: how near the choice was to a tie."""
+        """(B,) relative gap between the two largest scores: how close the choice was to a tie."""
         best, second = self.scores.topk(2, dim=1).values.unbind(1)
         return (best - second) / best.abs().clamp_min(torch.finfo(best.dtype).tiny)
 
 
 @contextmanager
 def record_grids(net: nn.Module, *, force: Sequence[Grid] | None = None) -> Iterator[list[Selection]]:
-    """Within the context, every choice of `net` is appended to the list, in the order of execution.
+    """A context that records every choice of `net` in the yielded list, in the order of execution.
 
     Args:
-        net: any module; its fillings that choose are watched, except where they are handed a grid.
+        net: any module; its choosing fillings are recorded, except when they are given a grid.
         force: grids to use instead of the network's own choices, phases (B,) for example, one for each selection in the
-            same order; the scores are still recorded, so that one can see what would have been chosen.
+            same order; the scores are still recorded, and show what would have been chosen.
 
     Raises:
         ValueError: more selections in the context than `force` has entries.

@@ -1,8 +1,7 @@
-"""The residual network: torchvision's maths and parameter names, with slots where it begins and where it subsamples.
+"""Residual networks with torchvision's computation and parameter names, and slots for the stem and every stride.
 
 He et al., "Deep residual learning for image recognition", CVPR 2016; ResNeXt: Xie et al., CVPR 2017. The stride of a
-Bottleneck sits in its 3x3 convolution, as in torchvision. Where a Downsample stands instead: Zhang, ICML 2019, section
-4.2.
+Bottleneck sits in its 3x3 convolution, as in torchvision. Placement of the Downsample: Zhang, ICML 2019, section 4.2.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from stillpoint.core.layers.padding import PaddedConv2d
 from stillpoint.core.layers.pointwise import PointwiseConv2d
 from stillpoint.core.layers.slots import ModuleFactory, batch_norm, relu
 
-#: (in_channels, out_channels, kernel_size, *, stride, padding) -> module; also groups and dilation where they are not 1
+#: (in_channels, out_channels, kernel_size, *, stride, padding) -> module; also groups and dilation if not 1
 ConvFactory = Callable[..., nn.Conv2d]
 
 _CONV: ConvFactory = partial(nn.Conv2d, bias=False)
@@ -41,13 +40,13 @@ class Shortcut(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         if self.pool is not None:
-            # the grid of the main branch, or both would be added out of register
+            # the grid of the main branch; on any other, the sum would be misaligned
             x = self.pool(x, grid)
         return self.get_submodule("1")(self.get_submodule("0")(x))
 
 
 class _Block(nn.Module):
-    """What both blocks share: the slot, the shortcut and how the two branches are joined."""
+    """The base of both blocks: the slot, the shortcut and the sum."""
 
     expansion = 1
     pool: Downsample | None
@@ -58,7 +57,7 @@ class _Block(nn.Module):
         self.inner_activation, self.shortcut = inner_activation, shortcut
 
     def _activate(self, activation: ModuleFactory, outputs: int, *inner: int) -> None:
-        """`relu` after the sum, and before it where one module without state serves all places; else one each."""
+        """Sets the activations: a single `relu` for all places if it is stateless, otherwise one module for each."""
         self.relu = activation(outputs)
         one = not self.relu.state_dict()
         self.acts = () if one else tuple(f"act{i + 1}" for i in range(len(inner)))
@@ -84,7 +83,7 @@ class _Block(nn.Module):
         return self.relu(y + self._fitted(x if self.downsample is None else self.downsample(x, grid), y))
 
     def _fitted(self, identity: Tensor, y: Tensor) -> Tensor:
-        """`identity` made as large as `y`: here they are, unless convolutions change the size of a map."""
+        """`identity` cropped or padded to the size of `y`, in subclasses whose convolutions change it."""
         return identity
 
 
@@ -161,7 +160,7 @@ class Bottleneck(_Block):
         if not inner:
             raise ValueError(f"a width of {width} leaves no channel for each of {groups} groups: it must be wider")
         pool, conv_stride = _slot(inner, stride, downsample)
-        # only what a factory that is no nn.Conv2d must know about
+        # passed only if not 1, for factories without these options
         extra = {name: n for name, n in {"groups": groups, "dilation": dilation}.items() if n != 1}
         self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
         self.bn1 = norm(inner)
@@ -180,7 +179,7 @@ class Bottleneck(_Block):
         return self._joined(self.bn3(self.conv3(y)), x, grid)
 
 
-#: name -> what makes the network of that name; the three-stage ones are He et al.'s for CIFAR-10 (section 4.2)
+#: name -> the options of that network; the three-stage ones are He et al.'s for CIFAR-10 (section 4.2)
 FAMILY: dict[str, dict[str, Any]] = {
     "resnet18": {"block": BasicBlock, "layers": (2, 2, 2, 2)},
     "resnet34": {"block": BasicBlock, "layers": (3, 4, 6, 3)},
@@ -207,8 +206,8 @@ class ResNet(Backbone):
         stem: "imagenet" (7x7 convolution of stride 2, BN, ReLU, max-pool), "cifar" (3x3 convolution, BN, ReLU), or a
             module (B, in_channels, H, W) -> (B, stem_width, H', W') in place of all that, under the name `stem`.
         stem_width: channels that a stem module gives; none: widths[0].
-        downsample: factory (channels, stride) of what stands wherever the network would stride; none: torchvision's
-            strided convolutions and max-pool.
+        downsample: factory (channels, stride) of the filling in place of every stride; none: torchvision's strided
+            convolutions and max-pool.
         pool_only: with a Downsample, True leaves the stride of the first 7x7 convolution alone; False gives it stride 1
             and a Downsample after its ReLU. Only for stem "imagenet".
         max_pool: the dense max-pool that precedes the stem's last Downsample; none: `DenseMaxPool2d(2)` (Zhang). Only
@@ -220,18 +219,18 @@ class ResNet(Backbone):
         shortcuts: add each block's input to its output, then ReLU; False: neither, the block ends with its batch norm.
         groups, width_per_group: of the Bottleneck's 3x3 convolution (ResNeXt, Wide ResNet).
         replace_stride_with_dilation: for each stage from the second on, dilate instead of subsampling.
-        zero_init_residual: start each block's last batch norm at 0.
-        activation, norm: factories (channels) of what stands after a norm, and after a convolution.
+        zero_init_residual: initialise each block's last batch norm to 0.
+        activation, norm: factories (channels) of the layers after a norm, and after a convolution.
 
     Raises:
         ValueError: an option outside its set, or options that exclude each other.
 
     Initialisation: convolutions Kaiming normal (fan out), batch norms 1 and 0, the last layer torch's own; a stem
-    module is left as it came.
+    module is left unchanged.
 
     Laws: with no options given, a torchvision state_dict loads strictly and gives torchvision's logits. With circular
     padding throughout, polyphase Downsamples and a stem that commutes with shifts, logits do not change under circular
-    shifts, as long as every map that is subsampled has even sides.
+    shifts, if every subsampled map has even sides.
     """
 
     def __init__(
@@ -376,7 +375,7 @@ def _zero(norm: nn.Module) -> None:
 
 
 def _slot(channels: int, stride: int, downsample: DownsampleFactory | None) -> tuple[Downsample | None, int]:
-    """(the Downsample, or none; the stride that is left for the convolution)."""
+    """(the Downsample or None, the stride left to the convolution)."""
     if downsample is None or stride == 1:
         return None, stride
     return downsample(channels, stride), 1
@@ -384,7 +383,7 @@ def _slot(channels: int, stride: int, downsample: DownsampleFactory | None) -> t
 
 def resnet_for(name: str, *, image_size: int, width: float = 1.0, pool_only: bool = True, **options: Any) -> ResNet:
     """The network of `FAMILY` called `name` for square images of `image_size` pixels; `width` multiplies the channels.
-    A stem that does not stride, and a plain one, take no notice of `pool_only`."""
+    `pool_only` has no effect on a stem without stride or a network without a Downsample."""
     widths = [scaled(n, width) for n in FAMILY.get(name, {}).get("widths", (64, 128, 256, 512))]
     small = image_size <= SMALL or len(widths) == 3
     dense = small or options.get("downsample") is None

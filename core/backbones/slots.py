@@ -1,4 +1,4 @@
-"""A MODEL section -> the factories that a backbone fills its slots with."""
+"""From a MODEL section to the factories with which a backbone fills its slots."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from stillpoint.core.layers.slots import activation_factory, norm_factory
 
 
 def downsample(model: NetworkConfig, **defaults: Any) -> DownsampleFactory | None:
-    """The factory of what stands where the network would stride; None where nothing does.
+    """The factory of the Downsample slot; None for plain strides.
 
-    `defaults` are a paper's options of the filling, where the section says nothing and the filling has them. ValueError
+    `defaults` are a paper's options, used where the section says nothing and the filling has them. ValueError
     for an option that the filling does not have.
     """
     if model.downsample in model.UNFILLED:
@@ -24,7 +24,7 @@ def downsample(model: NetworkConfig, **defaults: Any) -> DownsampleFactory | Non
 
 
 def slots(model: NetworkConfig, **defaults: Any) -> dict[str, Any]:
-    """The keyword options `downsample`, `activation` and `norm` of a backbone, those that the section speaks of."""
+    """A backbone's keyword options `downsample`, `activation` and `norm`, as far as the section sets them."""
     found: dict[str, Any] = {"downsample": downsample(model, **defaults)}
     if model.activation is not None:
         found["activation"] = activation_factory(model.activation)

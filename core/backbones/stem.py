@@ -1,4 +1,4 @@
-"""What a network begins with: the pooling of its stem, dense so that a Downsample can subsample after it."""
+"""The dense max-pool of a stem, after which a Downsample subsamples."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,12 +9,13 @@ MARGINS = ("none", "same", "circular", "zeros")
 
 
 class DenseMaxPool2d(nn.Module):
-    """Maxima over k x k windows at stride 1: what of a max-pool commutes with shifts (Zhang 2019, section 3.2).
+    """Maxima over k x k windows at stride 1: the part of a max-pool that commutes with shifts (Zhang 2019, section
+    3.2).
 
     Args:
         kernel_size: side of the window in pixels, at least 1.
         margin: "none" takes only whole windows and loses k - 1 rows and columns (Zhang's ResNets, k = 2); "same" keeps
-            the size by centred windows, nothing outside the map counting (k odd; torchvision's own has k = 3);
+            the size by centred windows that ignore positions outside the map (k odd; torchvision's own has k = 3);
             "circular" and "zeros" append k - 1 rows and columns at the bottom and the right (APS, k = 2).
 
     Shapes: (B, C, H, W) -> (B, C, H, W), or (B, C, H - k + 1, W - k + 1) with margin "none".

@@ -1,7 +1,7 @@
-"""The U-Net, with slots where it goes down and up.
+"""The U-Net, with slots where it downsamples and upsamples.
 
 Ronneberger et al., "U-Net: convolutional networks for biomedical image segmentation", MICCAI 2015; with batch norm and
-padded convolutions. Its shift-equivariant form: Chaman and Dokmanic, "Truly shift-equivariant convolutional neural
+padded convolutions. Its shift-equivariant variant: Chaman and Dokmanic, "Truly shift-equivariant convolutional neural
 networks with adaptive polyphase upsampling", 2021.
 """
 
@@ -42,8 +42,8 @@ class DoubleConv(nn.Sequential):
 class Down(nn.Module):
     """Max-pool and subsampling, then `DoubleConv`: (B, inputs, H, W) -> (B, outputs, H/2, W/2) and the grid, or None.
 
-    With no Downsample it is a max-pool of 2x2; otherwise a dense max-pool of 2x2, one row and column appended at the
-    bottom and the right, and then the Downsample.
+    Without a Downsample, a 2x2 max-pool; otherwise a dense 2x2 max-pool, with one row and column appended at the bottom
+    and the right, followed by the Downsample.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class Down(nn.Module):
 class Up(nn.Module):
     """(B, inputs, h, w) and the skipped map (B, inputs/2, 2h, 2w) -> (B, outputs, 2h, 2w).
 
-    Where the filling of the way down has an upsampler: that, on the grid handed on, then a 2x2 convolution that wraps
-    round at the bottom and the right whatever the padding of the others. Otherwise a transposed 2x2 convolution and, if
-    there is a filling, its filter at stride 1. Then the skipped map is put in front, and `DoubleConv` follows.
+    If the downsampling filling has an upsampler: the upsampler on the same grid, then a 2x2 convolution that wraps
+    round at the bottom and the right, whatever the other padding. Otherwise a transposed 2x2 convolution and, if there
+    is a filling, its filter at stride 1. The skipped map is then prepended, and `DoubleConv` follows.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class UNet(Backbone):
         self.downs = nn.ModuleList(
             Down(a, b, at(downsample, f"downs.{i}.pool"), conv_padding, **layers) for i, (a, b) in enumerate(levels)
         )
-        # the deepest first, and of each the filling that it undoes
+        # the deepest first, each with the filling that it undoes
         pools = [down.pool for down in self.downs if isinstance(down, Down)]
         ups = [(b, a, pool) for (a, b), pool in zip(levels, pools, strict=True)]
         self.ups = nn.ModuleList(

@@ -1,7 +1,7 @@
-"""VGG 11 to 19 with torchvision's layers and parameter names; each 2x2 max-pool may be a dense one before a
-downsample slot.
+"""VGG 11 to 19 with torchvision's layers and parameter names; each 2x2 max-pool may be a dense one before a Downsample
+slot.
 
-Source: Simonyan and Zisserman, ICLR 2015, table 1 (columns A, B, D, E); the filled form: Zhang, ICML 2019.
+Source: Simonyan and Zisserman, ICLR 2015, table 1 (columns A, B, D, E); with filters: Zhang, ICML 2019.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class VGG(Backbone):
 
     depth       11, 13, 16 or 19.
     batch_norm  batch normalisation after every convolution.
-    downsample  what replaces the stride of each max-pool (which then slides densely before it); none: the plain one.
+    downsample  replaces the stride of each max-pool (which is then dense); None: the plain max-pool.
     head        "imagenet": 7x7 average pool and three linear layers; "linear": global average and one linear layer.
     widths      channels of the five stages.
     activation  factory (channels) of what follows a convolution, or its norm.

@@ -145,7 +145,7 @@ def test_a_copy_of_cifar_as_pictures_is_judged_by_what_it_can_be(cifar_pictures:
     (folder / "train" / "cat" / "._0000.jpg").write_bytes(b"of another program")
     assert load("cifar10", cifar_pictures, "train", val_size=0).digest == digest_before
     (folder / "train" / "zebra" / "0.jpg").write_bytes(first)
-    with pytest.raises(UserError, match="is of the class 'zebra', which cifar10 does not have"):
+    with pytest.raises(UserError, match="has the class 'zebra', which cifar10 does not have"):
         prepare("cifar10", cifar_pictures)
     (folder / "train" / "zebra" / "0.jpg").unlink()
     with monkeypatched_counts(train=20, test=10):
