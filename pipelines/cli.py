@@ -14,16 +14,7 @@ from typing import Any, NoReturn
 
 from stillpoint.core.base.errors import UserError, printable
 from stillpoint.core.base.interrupt import Interrupted
-from stillpoint.pipelines.commands import COMMANDS
-
-DESCRIPTION = """Shift invariance of image classifiers: reproducible pipelines, one per paper.
-
-  stillpoint list 'aps/*'                                 what there is
-  stillpoint run aps                                      a paper's whole table, on real handwritten digits
-  stillpoint train aps/resnet20_aps1 --recipe digits      one network
-  stillpoint measure aps/resnet18_aps1 --image photo.jpg  one picture under all shifts
-"""
-
+from stillpoint.pipelines.commands import COMMANDS, GROUPS
 
 #: how a terminal that is not UTF-8 shows what its encoding lacks; "?" for the rest
 _SPELLED = str.maketrans(
@@ -44,7 +35,9 @@ codecs.register_error("stillpoint.spelled", _spell)
 
 #: packages that only some commands need -> the extra that brings them
 EXTRAS = {
-    **dict.fromkeys(("PIL", "dvc", "matplotlib", "scipy", "sklearn", "snakemake", "torchvision", "yacs"), "pipelines"),
+    **dict.fromkeys(
+        ("PIL", "dvc", "matplotlib", "scipy", "shtab", "sklearn", "snakemake", "torchvision", "yacs"), "pipelines"
+    ),
     "timm": "interop",
 }
 
@@ -54,6 +47,18 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {printable(message)} (see: {self.prog} --help)\n")
+
+
+class _Top(_Parser):
+    """The parser of all commands, whose help is one screen: each command with what it does, in groups."""
+
+    def format_help(self) -> str:
+        lines = ["usage: stillpoint COMMAND ...   (stillpoint COMMAND --help: options, examples)", ""]
+        lines += ["Shift invariance of image classifiers: reproducible pipelines, one per paper.", ""]
+        for group, names in GROUPS.items():
+            for number, name in enumerate(names):
+                lines.append(f"{'' if number else group:<9}{name:<13}{COMMANDS[name].summary}")
+        return "\n".join(lines) + "\n"
 
 
 class _Version(argparse.Action):
@@ -71,12 +76,7 @@ def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: 
 
 
 def parser() -> argparse.ArgumentParser:
-    top = _Parser(
-        prog="stillpoint",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    top = _Top(prog="stillpoint", allow_abbrev=False)
     top.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
     inner = top.add_subparsers(dest="command", metavar="command", required=True, parser_class=_Parser)
     for name, command in COMMANDS.items():
@@ -89,6 +89,10 @@ def parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         command.options(form)
+        # argparse would list every option here too, wider than a terminal
+        places = [(str(place.metavar or place.dest), place.nargs) for place in form._get_positional_actions()]
+        words = [f"[{word}]" if nargs == "?" else word for word, nargs in places]
+        form.usage = " ".join(["stillpoint", name, *words, "[options]", *["[KEY VALUE ...]"] * command.takes_pairs])
         form.set_defaults(run=command.run, pairs=None)
         if command.takes_pairs:
             form.set_defaults(pairs=[])

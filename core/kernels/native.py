@@ -32,8 +32,8 @@ _EXTRAS = (("-march=native", "-mprefer-vector-width=512", "-fopenmp"), ("-march=
 _SECONDS = 120
 _NO_ROOM, _REPAIR = "No space left on device", "repair it, or name another compiler in CXX"
 
-# the libraries that this process requested in vain
-_missing: set[tuple[str, str]] = set()
+# the libraries that this process requested in vain, and why
+_missing: dict[tuple[str, str], KernelsMissing] = {}
 
 
 def enabled() -> bool:
@@ -52,7 +52,7 @@ def library(number: str, source: str = "pool") -> ctypes.CDLL | None:
     try:
         return _load(_built(number, source), source)
     except KernelsMissing as missing:
-        _missing.add((number, source))
+        _missing[number, source] = missing
         warnings.warn(
             f"the fast CPU kernels are not available ({missing}), so plain PyTorch is used, a few times slower; "
             f"{missing.remedy}, or set STILLPOINT_KERNELS=0 to be silent",
@@ -75,6 +75,11 @@ available._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def complete() -> bool:
     """Whether the float32 kernels and all others that this process requested are available."""
     return available("float") and not _missing
+
+
+def cause(number: str, source: str = "pool") -> KernelsMissing | None:
+    """Why `library` gave None for these kernels in this process; None where it has not been asked or gave them."""
+    return _missing.get((number, source))
 
 
 def compiler() -> str | None:

@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from stillpoint.core.base.documents import read_json
+from stillpoint.core.base.errors import UserError
 from stillpoint.core.runs.layout import Run
 
-#: Work of one evaluation (two states of a network) and of one start of Python, in parts of a run's training.
+#: Work of one evaluation (two states of a network) and of one start of Python, in parts of a run's training: a guess
+#: until a run of the workflow is done, whose own seconds then tell (`evaluation_share`).
 EVALUATION, START = 0.5, 0.05
 
 
@@ -28,13 +31,12 @@ class Status:
     epoch: int
     epochs: int
 
-    @property
-    def work(self) -> float:
-        """Part of the run's work that is done, 0..1."""
+    def work(self, evaluation: float = EVALUATION) -> float:
+        """Part of the run's work that is done, 0..1, when an evaluation takes that part of a training."""
         if self.stage == "done":
             return 1.0
         trained = self.epoch / self.epochs if self.epochs else float(self.stage == "to measure")
-        return (START * (trained > 0) + trained) / (1 + START + EVALUATION)
+        return (START * (trained > 0) + trained) / (1 + START + evaluation)
 
     def __str__(self) -> str:
         return f"epoch {self.epoch}/{self.epochs}" if self.stage == "training" else self.stage
@@ -54,14 +56,31 @@ def status(run: Run, epochs: int) -> Status:
     return Status("training" if started else "waiting", min(rows, epochs), epochs)
 
 
+def evaluation_share(runs: Iterable[Run]) -> float:
+    """Seconds of the evaluations of finished runs over those of their trainings; a guess where none is finished."""
+    trained = measured = 0.0
+    for run in runs:
+        try:
+            of_training = read_json(run.training, remedy="train the run again", of=dict)
+            of_metrics = read_json(run.metrics, remedy="evaluate the run again", of=dict)
+            trained += float(of_training["seconds"])
+            measured += float(of_metrics["provenance"]["seconds"])
+        except (OSError, UserError, KeyError, TypeError, ValueError):
+            continue  # a file of another hand, or one that is just being replaced, tells nothing
+    return measured / trained if trained > 0 else EVALUATION
+
+
 def remaining(done: float, before: float, seconds: float) -> float | None:
     """Seconds left when the part that is done has gone from `before` to `done` in `seconds`; none while unknown."""
     return None if done <= before else seconds * (1 - done) / (done - before)
 
 
 def clock(seconds: float | None) -> str:
-    """``3:07``, or ``?`` when it is not known."""
-    return "?" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    """``3:07``, ``25:03:07`` from an hour on, or ``?`` when it is not known."""
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def overview(found: dict[Run, Status]) -> Table:
@@ -104,7 +123,8 @@ def follow(
     )
     task = bar.add_task("starting", total=1.0)
     start, told = time.monotonic(), ""
-    before: float | None = None
+    began: dict[Run, Status] | None = None
+    finished, share = 0, EVALUATION
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, pass_fds=keep)
         live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
@@ -113,11 +133,14 @@ def follow(
                 while True:
                     code = process.poll()
                     found = {run: status(run, epochs) for run in runs}
-                    done = sum(state.work for state in found.values()) / max(1, len(found))
-                    before = done if before is None else before
+                    began = found if began is None else began
+                    ended = [run for run, state in found.items() if state.stage == "done"]
+                    if len(ended) != finished:
+                        finished, share = len(ended), evaluation_share(ended)
+                    # what was there at the start took none of this time
+                    before, done = (sum(s.work(share) for s in x.values()) / max(1, len(x)) for x in (began, found))
                     left = remaining(done, before, time.monotonic() - start)
-                    finished = sum(state.stage == "done" for state in found.values())
-                    what = f"{finished} of {len(found)} runs measured, {clock(left)} left"
+                    what = f"{finished} of {len(found)} runs measured, about {clock(left)} left"
                     if done >= 1:
                         what = "table and figures" if code is None else "all is done"
                     bar.update(task, completed=done, description=what)

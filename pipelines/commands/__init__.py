@@ -1,6 +1,17 @@
 """The commands of ``stillpoint``, by name. A command's module imports torch only when the command runs."""
 
-from stillpoint.pipelines.commands import bench, compute, look, maximise, pretrained, probe, results, verify, weights
+from stillpoint.pipelines.commands import (
+    bench,
+    compute,
+    doctor,
+    look,
+    maximise,
+    pretrained,
+    probe,
+    results,
+    verify,
+    weights,
+)
 from stillpoint.pipelines.commands.base import Command
 
 COMMANDS: dict[str, Command] = {
@@ -13,4 +24,13 @@ COMMANDS: dict[str, Command] = {
     **verify.COMMANDS,
     **weights.COMMANDS,
     **bench.COMMANDS,
+    **doctor.COMMANDS,
+}
+
+#: how ``stillpoint --help`` orders them
+GROUPS: dict[str, tuple[str, ...]] = {
+    "make": ("prepare", "train", "run", "table", "figures"),
+    "measure": ("evaluate", "measure", "explain", "maximise", "bench"),
+    "look": ("list", "show-config", "doctor", "completion"),
+    "keep": ("publish", "weights", "verify"),
 }

@@ -117,7 +117,7 @@ def _bench(args: Namespace) -> int:
 
 COMMANDS = {
     "bench": Command(
-        "time layers and whole jobs beside timm, kornia, pytorch_wavelets, torchvision and textbook code",
+        "time layers and whole jobs beside other libraries",
         _options,
         _bench,
         (

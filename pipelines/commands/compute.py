@@ -1,5 +1,6 @@
 """Commands that train a network and measure it on a data set: train, evaluate."""
 
+import time
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,7 @@ class _training_display:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
+        from stillpoint.core.reporting.progress import clock, remaining
         from stillpoint.core.training.train import Progress
 
         out, epochs = console(), self.epochs
@@ -126,9 +128,13 @@ class _training_display:
             TimeRemainingColumn(),
             TextColumn("{task.description}", markup=False),
         )
-        bars = self.bars = Bars(*columns, console=out, disable=not out.is_terminal)
+        # the speed of the whole training so far: validation and reading are in it, not the last steps alone
+        period = 86_400.0
+        bars = self.bars = Bars(*columns, console=out, disable=not out.is_terminal, speed_estimate_period=period)
         bars.start()
         task = bars.add_task("", total=epochs)
+
+        seen: list[tuple[float, float]] = []
 
         class Display(Progress):
             def on_note(self, sentence: str) -> None:
@@ -139,9 +145,13 @@ class _training_display:
                 bars.update(task, completed=epoch - 1 + step / steps, description=shown)
 
             def on_epoch(self, row: dict[str, float | None]) -> None:
+                # from the end of the first epoch that this call saw: what a resumed run had took none of this time
+                seen.append((time.monotonic(), float(row["epoch"] or 0) / epochs))
+                left = remaining(seen[-1][1], seen[0][1], seen[-1][0] - seen[0][0])
                 out.print(
                     f"epoch {row['epoch']:.0f}/{epochs}: loss {row['train_loss']:.4f}"
                     + ("" if row["train_accuracy"] is None else f", accuracy {row['train_accuracy']:.2%}")
+                    + ("" if left is None or out.is_terminal else f", about {clock(left)} left")
                 )
 
         return Display()
@@ -261,7 +271,7 @@ def _print_metrics(run: Run, config: "RunConfig", found: dict[str, Any]) -> None
 
 COMMANDS = {
     "train": Command(
-        "train one network with one seed; a run that was interrupted goes on where it stood",
+        "train one network, or resume an interrupted run",
         _train_options,
         _train,
         (
@@ -273,7 +283,7 @@ COMMANDS = {
         takes_pairs=True,
     ),
     "evaluate": Command(
-        "measure a trained run: accuracy and consistency, untrained and trained",
+        "measure a trained run: accuracy and consistency",
         _evaluate_options,
         _evaluate,
         (

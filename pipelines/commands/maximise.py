@@ -67,7 +67,7 @@ def _maximise(args: Namespace) -> int:
 
 COMMANDS = {
     "maximise": Command(
-        "draw the image that a class or a neuron of a trained run answers to most",
+        "draw the image that excites a class or a neuron most",
         _options,
         _maximise,
         (

@@ -199,7 +199,7 @@ def evaluate_pretrained(args: Namespace) -> int:
 
 COMMANDS = {
     "publish": Command(
-        "make an entry of pretrained weights of a finished run: weights, card, page",
+        "make pretrained weights and a card of a finished run",
         _publish_options,
         _publish,
         (

@@ -450,7 +450,7 @@ def _print_explanation(title: str, result: "Explanation", every: bool) -> None:
 
 COMMANDS = {
     "measure": Command(
-        "show what a network says of one picture after every small shift",
+        "show how shifts change a network's answers",
         _measure_options,
         _measure,
         (
@@ -463,7 +463,7 @@ COMMANDS = {
         takes_pairs=True,
     ),
     "explain": Command(
-        "find the module that first breaks shift equivariance, and by how much",
+        "find the module that breaks shift equivariance",
         _explain_options,
         _explain,
         (

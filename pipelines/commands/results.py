@@ -179,21 +179,21 @@ def _workflow(args: Namespace) -> int:
 
 COMMANDS = {
     "table": Command(
-        "make the table of a paper from the runs that were evaluated",
+        "make a paper's table from evaluated runs",
         _table_options,
         _table,
         ("stillpoint table aps", "stillpoint table aps --recipe cifar10 --seeds 3", "stillpoint table aps --json"),
         takes_pairs=True,
     ),
     "figures": Command(
-        "draw the figures of a paper from the runs that were evaluated",
+        "draw a paper's figures from evaluated runs",
         _shared_options,
         _figures,
         ("stillpoint figures aps", "stillpoint figures aps --recipe cifar10"),
         takes_pairs=True,
     ),
     "run": Command(
-        "run a paper's workflow to its table and figures, showing what runs and how long it has left",
+        "run a paper's whole workflow, to table and figures",
         _workflow_options,
         _workflow,
         ("stillpoint run aps", "stillpoint run aps --recipe cifar10 --seeds 3 -j 1"),

@@ -69,7 +69,7 @@ def first_epoch(run: Run) -> str | None:
 
 COMMANDS = {
     "verify": Command(
-        "begin a run again and see whether this code gives the bits of its first epoch, so that both may share a mean",
+        "check that a run's first epoch repeats bit by bit",
         _options,
         _verify,
         ("stillpoint verify results/aps/digits/resnet20_aps1/seed0",),

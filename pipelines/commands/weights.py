@@ -189,7 +189,7 @@ def download(address: str, target: Path, digits: str) -> None:
 
 COMMANDS = {
     "weights": Command(
-        "fetch published weights, and convert checkpoints of torchvision and of the papers' authors",
+        "fetch published weights, convert foreign checkpoints",
         _options,
         _weights,
         (

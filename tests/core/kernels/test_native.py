@@ -23,7 +23,7 @@ def built():
 def fresh(monkeypatch, tmp_path):
     """An empty folder for compiled kernels, and a loader that has not looked yet."""
     monkeypatch.setenv("STILLPOINT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(native, "_missing", set())
+    monkeypatch.setattr(native, "_missing", {})
     native.library.cache_clear()
     yield tmp_path / "cache"
     native.library.cache_clear()

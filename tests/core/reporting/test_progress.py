@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from stillpoint.core.reporting import progress
-from stillpoint.core.reporting.progress import EVALUATION, START, clock, follow, remaining, status
+from stillpoint.core.reporting.progress import EVALUATION, START, Status, clock, evaluation_share, follow, remaining, status
 from stillpoint.core.runs.layout import Run
 
 
@@ -30,7 +30,7 @@ def test_a_run_goes_from_waiting_over_training_and_measuring_to_done(run: Run) -
     run.metrics.write_text("{}")
     seen.append(status(run, 4))
     assert [str(state) for state in seen] == ["waiting", "epoch 2/4", "to measure", "done"]
-    works = [state.work for state in seen]
+    works = [state.work() for state in seen]
     assert works == sorted(works) and works[0] == 0 and works[-1] == 1
     assert works[2] == pytest.approx((1 + START) / (1 + START + EVALUATION))
 
@@ -39,7 +39,19 @@ def test_remaining_time_follows_from_what_was_done() -> None:
     assert remaining(0.5, 0.0, 60) == pytest.approx(60)
     assert remaining(0.75, 0.5, 30) == pytest.approx(30)
     assert remaining(0.5, 0.5, 60) is None
-    assert (clock(None), clock(187)) == ("?", "3:07")
+    assert (clock(None), clock(187), clock(90_187)) == ("?", "3:07", "25:03:07")
+
+
+def test_an_evaluations_share_is_that_of_the_runs_that_are_done(run: Run) -> None:
+    assert evaluation_share([run]) == EVALUATION
+    run.training.write_text('{"seconds": 20.0}')
+    run.metrics.write_text('{"provenance": {"seconds": 30.0}}')
+    torn = Run("aps", "digits", "net", 1, run.root)
+    torn.folder.mkdir()
+    torn.training.write_text('{"secon')
+    assert evaluation_share([run, torn]) == pytest.approx(1.5)
+    # trained to the end, an evaluation of one and a half trainings still to come
+    assert Status("to measure", 4, 4).work(1.5) == pytest.approx((1 + START) / (2.5 + START))
 
 
 @pytest.mark.parametrize("code", [0, 3])

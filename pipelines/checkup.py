@@ -1,0 +1,293 @@
+"""What `stillpoint doctor` looks at: the installation, the machine and the folders, one finding a subject.
+
+A finding is "wrong" where a command would fail, or would do less than the user believes without saying so again; a
+"note" is worth knowing and hinders nothing.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Literal
+
+from stillpoint.core.base.errors import UserError, listed, nearest
+from stillpoint.core.config.catalogue import DATASETS, ROOT_VARIABLE, data_root, dataset
+from stillpoint.core.kernels import cache
+from stillpoint.core.kernels.cache import KernelsMissing
+from stillpoint.pipelines.code_digest import ROOT
+
+#: environment variables that the house reads
+VARIABLES = (ROOT_VARIABLE, "STILLPOINT_CACHE", "STILLPOINT_KERNELS")
+#: set by `stillpoint run` for its own jobs
+_OWN = "STILLPOINT_HOLDS"
+#: free bytes below which a training may not be able to keep its state
+ROOM = 1 << 30
+#: what the compiled kernels do, by their source
+KERNELS = {"pool": "blur and adaptive sampling", "packets": "wavelet packets", "mixture": "mixed grids"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the check-up: `told` is a sentence without its full stop, with the remedy where there is one."""
+
+    subject: str
+    state: Literal["ok", "note", "wrong"]
+    told: str
+
+
+def check_up(data: Path | None, results: Path) -> Iterator[Finding]:
+    """Every finding, in the order of a reader who asks why something does not work."""
+    yield _stillpoint()
+    yield _python()
+    yield from _packages()
+    yield from _lock()
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        yield Finding("torch", "wrong", f"cannot be imported: {error}")
+    else:
+        yield _torch()
+        yield _gpu()
+        yield _compiler()
+        yield _cache()
+        yield from _kernels()
+    yield _data(data_root(data))
+    yield from _disk(results, data_root(data))
+    yield _pretrained()
+    yield _variables()
+    yield _terminal()
+
+
+def _stillpoint() -> Finding:
+    where = f"in {ROOT}"
+    try:
+        known = version("stillpoint")
+    except PackageNotFoundError:
+        return Finding("stillpoint", "wrong", f"{where} is not installed: pip install -e {ROOT}")
+    project = ROOT / "pyproject.toml"
+    if project.is_file():
+        import tomllib
+
+        here = tomllib.loads(project.read_text())["project"]["version"]
+        if here != known:
+            return Finding("stillpoint", "note", f"{here} {where}, installed as {known}: pip install -e {ROOT}")
+    return Finding("stillpoint", "ok", f"{known} {where}")
+
+
+def _python() -> Finding:
+    inside = "" if sys.prefix == sys.base_prefix else f", environment {sys.prefix}"
+    return Finding("python", "ok", f"{platform.python_version()}, {platform.system()} {platform.machine()}{inside}")
+
+
+def _packages() -> Iterator[Finding]:
+    """A line for what is always needed, one for what papers need, and one for the other extras."""
+    from packaging.requirements import Requirement
+
+    try:
+        every = [Requirement(line) for line in requires("stillpoint") or ()]
+    except PackageNotFoundError:
+        return
+    extras: dict[str, list[str]] = {}
+    for requirement in every:
+        marker = str(requirement.marker) if requirement.marker else ""
+        extra = marker.partition("extra == ")[2].strip("\"' ")
+        extras.setdefault(extra, [])
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            extras[extra].append(requirement.name)
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            name, needs = requirement.name, requirement.specifier
+            yield Finding("packages", "wrong", f"{name} {found} is not {needs}: pip install '{name}{needs}'")
+    for extra, absent in extras.items():
+        if extra in ("", "pipelines"):
+            what = "layers, metrics and surgery" if not extra else "papers, from data to table"
+            if absent:
+                remedy = f"pip install 'stillpoint{'[pipelines]' if extra else ''}'"
+                yield Finding("packages", "note" if extra else "wrong", f"{what}: no {', '.join(absent)}: {remedy}")
+            else:
+                yield Finding("packages", "ok", f"{what}: complete")
+    rest = {extra: absent for extra, absent in extras.items() if extra not in ("", "pipelines")}
+    told = [f"{extra} ({'lacks ' + listed(absent, 3) if absent else 'complete'})" for extra, absent in rest.items()]
+    if told:
+        yield Finding("extras", "ok", ", ".join(told))
+
+
+def _lock() -> Iterator[Finding]:
+    """How many packages have another version than the one that the numbers of this clone were made with."""
+    lock = ROOT / "requirements.lock"
+    if not lock.is_file():
+        return
+    others = []
+    pinned = [line.split(";")[0].strip().partition("==") for line in lock.read_text().splitlines() if "==" in line]
+    for name, _, wanted in pinned:
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            found = "absent"
+        if found.partition("+")[0] != wanted:
+            others.append(f"{name} {found} for {wanted}")
+    if others:
+        yield Finding("lock", "note", f"{len(others)} of {len(pinned)} packages differ: {listed(others, 3)}")
+    else:
+        yield Finding("lock", "ok", f"all {len(pinned)} packages are those of requirements.lock")
+
+
+def _torch() -> Finding:
+    import torch
+
+    able = torch.backends.cpu.get_cpu_capability()
+    tiles = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
+    return Finding(
+        "torch",
+        "ok",
+        f"{torch.__version__} ({build}), {torch.get_num_threads()} threads on {os.cpu_count()} cores, "
+        f"{able}{' with AMX: bfloat16 is fast' if tiles else ''}",
+    )
+
+
+def _gpu() -> Finding:
+    import torch
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        usable = torch.cuda.is_available()
+    if usable:
+        from stillpoint.core.kernels.pool import HAS_TRITON
+
+        found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        names = ", ".join(f"{each.name} ({each.total_memory >> 30} GiB)" for each in found)
+        kernels = "Triton kernels" if HAS_TRITON else "plain PyTorch: no triton, so pip install triton"
+        return Finding("gpu", "ok" if HAS_TRITON else "wrong", f"{names}; {kernels}")
+    if torch.backends.mps.is_available():
+        return Finding("gpu", "ok", "Apple GPU, plain PyTorch")
+    if Path("/dev/nvidiactl").exists():
+        why = str(said[0].message).partition("\n")[0] if said else f"torch {torch.__version__} does not see it"
+        return Finding("gpu", "wrong", f"there is one, and it cannot be used: {why}")
+    return Finding("gpu", "ok", "none: everything runs on the CPU")
+
+
+def _compiler() -> Finding:
+    from stillpoint.core.kernels import native
+
+    if (command := native.compiler()) is None:
+        given = os.environ.get("CXX")
+        # whether that matters, the kernels say: they may have been compiled before
+        return Finding("compiler", "note", f"CXX={given} names no program" if given else "no g++, clang++ or c++")
+    try:
+        done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding("compiler", "wrong", f"{command} does not start: {error}")
+    return Finding("compiler", "ok", f"{command}: {done.stdout.partition(chr(10))[0]}")
+
+
+def _cache() -> Finding:
+    folder = cache.folder()
+    if not folder.is_dir():
+        return Finding("cache", "ok", f"{folder} will be made at first use")
+    try:
+        with cache.reported(folder):
+            for path in (folder, *sorted(folder.glob("*.so"))):
+                cache.refuse_foreign(path)
+    except KernelsMissing as refused:
+        return Finding("cache", "wrong", f"{refused}: {refused.remedy}")
+    sizes = [path.stat().st_size for path in folder.glob("*.so")]
+    return Finding("cache", "ok", f"{folder}: yours alone, {len(sizes)} kernels, {sum(sizes) / 2**20:.1f} MiB")
+
+
+def _kernels() -> Iterator[Finding]:
+    """Loads the CPU kernels for float32, and compiles them first where that has not been done."""
+    from stillpoint.core.kernels import native
+
+    if not native.enabled():
+        yield Finding("kernels", "note", "plain PyTorch, because STILLPOINT_KERNELS=0")
+        return
+    missing = {}
+    for source in KERNELS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            if not native.available("float", source):
+                missing[source] = native.cause("float", source)
+    for source, why in missing.items():
+        remedy = f" ({why}): {why.remedy}" if why else ""
+        yield Finding("kernels", "wrong", f"plain PyTorch for {KERNELS[source]}, a few times slower{remedy}")
+    if compiled := [what for source, what in KERNELS.items() if source not in missing]:
+        yield Finding("kernels", "ok", f"compiled C++ for {', '.join(compiled)}")
+
+
+def _data(root: Path) -> Finding:
+    ready, waiting, damaged = [], [], []
+    for name in DATASETS:
+        marker = root / "prepared" / f"{name}.json"
+        if marker.is_file():
+            from stillpoint.core.base.documents import read_json
+
+            try:
+                read_json(marker, remedy=f"stillpoint prepare {name}", of=dict)
+            except UserError as error:
+                damaged.append(str(error))
+            else:
+                ready.append(name)
+        elif _found(name, root):
+            waiting.append(name)
+    if damaged:
+        return Finding("data", "wrong", "; ".join(damaged))
+    told = f"{root}: {', '.join(ready)} ready" if ready else f"{root}: nothing prepared"
+    if waiting:
+        told += f"; found, not prepared: {', '.join(waiting)} (stillpoint prepare {waiting[0]})"
+    return Finding("data", "ok", f"{told}; digits need no file")
+
+
+def _found(name: str, root: Path) -> bool:
+    """Whether files of a data set lie in `root`; those that need none, or are not complete, count as absent."""
+    try:
+        return "{root}" in DATASETS[name].files and bool(dataset(name).signature(root))
+    except UserError:
+        return False
+
+
+def _disk(results: Path, data: Path) -> Iterator[Finding]:
+    """Room and permission where commands write."""
+    for what, folder in (("results", results), ("data", data)):
+        there = folder.resolve()
+        while not there.exists():
+            there = there.parent
+        if not (there.is_dir() and os.access(there, os.W_OK)):
+            # data may be kept where only its owner writes, once it is prepared
+            yield Finding("disk", "wrong" if what == "results" else "note", f"{what}: {there} cannot be written")
+            continue
+        free = shutil.disk_usage(there).free
+        state: Literal["ok", "wrong"] = "ok" if free >= ROOM else "wrong"
+        yield Finding("disk", state, f"{what}: {free / 2**30:.1f} GiB free in {there}")
+
+
+def _pretrained() -> Finding:
+    cards = sorted((ROOT / "pretrained").glob("*/*.json"))
+    absent = [card for card in cards if not card.with_suffix(".safetensors").is_file()]
+    if absent:
+        return Finding("weights", "note", f"{len(absent)} of {len(cards)} pretrained networks are not here: dvc pull")
+    return Finding("weights", "ok", f"{len(cards)} pretrained networks")
+
+
+def _variables() -> Finding:
+    given = {name: text for name, text in sorted(os.environ.items()) if name.startswith("STILLPOINT_") and name != _OWN}
+    unknown = [name for name in given if name not in VARIABLES]
+    if unknown:
+        name = unknown[0]
+        return Finding("variables", "wrong", f"{name} is read by nothing{nearest(name, list(VARIABLES))}")
+    told = ", ".join(f"{name}={text}" for name, text in given.items())
+    return Finding("variables", "ok", told or f"none of {', '.join(VARIABLES)} is set")
+
+
+def _terminal() -> Finding:
+    encoding = (sys.stdout.encoding or "unknown").lower()
+    spelled = "" if encoding.startswith("utf") else ": signs that it lacks are spelled (+- for a plus-minus)"
+    return Finding("terminal", "ok", f"{shutil.get_terminal_size().columns} columns, {encoding}{spelled}")

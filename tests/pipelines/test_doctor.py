@@ -1,0 +1,122 @@
+"""The doctor finds what is wrong, names the remedy and ends with 1; completion knows every command and option."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stillpoint.core.kernels import cache, native
+from stillpoint.pipelines import checkup
+from stillpoint.pipelines.checkup import Finding
+from stillpoint.pipelines.cli import main
+from stillpoint.pipelines.commands import COMMANDS
+
+
+@pytest.fixture
+def healthy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine that nothing is wrong with, whatever this one is: kernels compiled, plenty of room."""
+    monkeypatch.setenv("STILLPOINT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(native, "available", lambda number, source="pool": True)
+    monkeypatch.setattr(native, "compiler", lambda: None)
+    monkeypatch.setattr(checkup, "_gpu", lambda: Finding("gpu", "ok", "none"))
+    monkeypatch.setattr(checkup, "_packages", lambda: iter(()))
+    monkeypatch.setattr(checkup, "_stillpoint", lambda: Finding("stillpoint", "ok", "here"))
+    monkeypatch.setattr(checkup, "ROOM", 1)
+    return tmp_path
+
+
+def examined(folder: Path, capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, Finding]:
+    assert main(["doctor", "--json", "--results", str(folder / "results"), "--data", str(folder / "data")]) == code
+    found = [Finding(**row) for row in json.loads(capsys.readouterr().out)]
+    assert (code == 1) == any(finding.state == "wrong" for finding in found)
+    return {finding.subject: finding for finding in found}
+
+
+def test_a_healthy_machine_has_a_line_for_each_subject(healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = examined(healthy, capsys)
+    subjects = {"stillpoint", "python", "torch", "gpu", "compiler", "cache", "kernels", "data", "disk", "weights"}
+    assert subjects <= set(found)
+    assert "none of STILLPOINT_DATA" in found["variables"].told or os.environ.keys() & set(checkup.VARIABLES)
+    assert main(["doctor", "--results", str(healthy)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) >= len(subjects) and {line.split()[0] for line in lines} <= {"ok", "note"}
+
+
+def _open_cache(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    (folder / "cache").mkdir()
+    (folder / "cache").chmod(0o777)
+
+
+def _foreign_library(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    (folder / "cache").mkdir(mode=0o700)
+    library = folder / "cache" / "pool.so"
+    library.touch()
+    library.chmod(0o666)
+
+
+def _no_kernels(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(native, "available", lambda number, source="pool": source != "packets")
+    patch.setattr(native, "cause", lambda *_: cache.KernelsMissing("there is no C++ compiler", "install g++"))
+
+
+def _torn_marker(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    (folder / "data" / "prepared").mkdir(parents=True)
+    (folder / "data" / "prepared" / "digits.json").write_text('{"ti')
+
+
+def _misspelled(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("STILLPOINT_KERNEL", "0")
+
+
+def _no_room(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(checkup, "ROOM", 1 << 80)
+
+
+def _results_are_a_file(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    (folder / "results").touch()
+
+
+@pytest.mark.parametrize(
+    ("harm", "subject", "said"),
+    [
+        (_open_cache, "cache", "others may write"),
+        (_foreign_library, "cache", "chmod go-w"),
+        (_no_kernels, "kernels", "wavelet packets, a few times slower (there is no C++ compiler): install g++"),
+        (_torn_marker, "data", "digits.json"),
+        (_misspelled, "variables", "STILLPOINT_KERNEL is read by nothing; nearest: STILLPOINT_KERNELS"),
+        (_no_room, "disk", "GiB free"),
+        (_results_are_a_file, "disk", "cannot be written"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_remedy(
+    healthy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    harm: Callable[[Path, pytest.MonkeyPatch], None],
+    subject: str,
+    said: str,
+) -> None:
+    harm(healthy, monkeypatch)
+    assert main(["doctor", "--results", str(healthy / "results"), "--data", str(healthy / "data")]) == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("wrong")]
+    assert any(line.split()[1] == subject and said in line for line in lines), lines
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert not [name for name in COMMANDS if name not in script]
+    assert "max-shift" in script
+
+
+def test_bash_completes_an_option_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    program = capsys.readouterr().out + (
+        "COMP_WORDS=(stillpoint measure --max); COMP_CWORD=2; _shtab_stillpoint; echo ${COMPREPLY[@]}"
+    )
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "--max-shift"
