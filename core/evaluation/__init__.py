@@ -1,1 +1,1 @@
-"""Numbers from weights: the evaluations, the engine that runs them, and measures of other networks."""
+"""Evaluation: the evaluations by name, the engine that runs them, and measuring other people's networks."""

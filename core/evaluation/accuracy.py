@@ -6,7 +6,7 @@ from stillpoint.core.metrics.accuracy_metrics import Accuracy
 
 
 class OnUnshifted:
-    """Top-1 accuracy with its standard error, and top-5 where there are at least 10 classes, on unshifted images."""
+    """Top-1 accuracy with its standard error, and top-5 for at least 10 classes, on unshifted images."""
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
         self.top1, self.top5 = Accuracy(**ALONE), Accuracy(top_k=5, **ALONE)

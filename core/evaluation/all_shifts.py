@@ -15,7 +15,7 @@ from stillpoint.core.metrics.views import every_shift
 class AllShifts:
     """Every H x W circular shift of a sample of LIMIT_ALL_SHIFTS images.
 
-    An image is right in the worst case only if it is right at every shift.
+    An image counts as correct in the worst case only if it is correct at every shift.
     """
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:

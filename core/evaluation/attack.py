@@ -1,7 +1,7 @@
-"""Projected gradient descent: small changes of a picture that a classifier takes for another class.
+"""Projected gradient descent: small perturbations of an image that change its class.
 
-A network that withstands this attack may fall to a stronger one; one that falls is not robust. Attack the network that
-is defended: the same weights, the same settings, eval mode.
+A network that withstands this attack may fail a stronger one; one that fails it is not robust. Attack the very network
+that is evaluated: same weights, same settings, eval mode.
 """
 
 from collections.abc import Callable
@@ -27,15 +27,15 @@ def pgd(
     low: float = 0.0,
     high: float = 1.0,
 ) -> Tensor:
-    """Images (B, C, H, W) within `radius` of `images`, and within [low, high], where the cross entropy is highest.
+    """Images (B, C, H, W) within `radius` of `images` and within [low, high] that maximise the cross entropy.
 
     logits      pixels (B, C, H, W) in [low, high] -> (B, K); differentiable, its parameters take no gradient
-    norm        of a change: its largest pixel ("linf") or its Euclidean length ("l2"), in the units of `images`
+    norm        of the perturbation: maximum ("linf") or Euclidean ("l2"), in the units of `images`
     step_size   default 2.5 radius / steps
-    start       a first change (B, C, H, W), cut to the ball; default: none
+    start       an initial perturbation (B, C, H, W), projected to the ball; default: none
 
-    Of each image the worst point that was met is returned, so more steps from the same start are never kinder. Source:
-    Madry et al. (ICLR 2018), section 2.1. ValueError for a norm that is not known and numbers out of range.
+    For each image the worst point visited is returned, so more steps from the same start are never weaker. Source:
+    Madry et al. (ICLR 2018), section 2.1. ValueError for an unknown norm and numbers out of range.
     """
     if norm not in get_args(Norm):
         raise ValueError(f"norm is {norm!r}; it must be one of {', '.join(get_args(Norm))}")
@@ -75,5 +75,5 @@ def _direction(gradient: Tensor, norm: Norm) -> Tensor:
 
 
 def _inside(moved: Tensor, images: Tensor, norm: Norm, radius: float, low: float, high: float) -> Tensor:
-    # cutting to the range of pixels moves every value towards the image, so the ball is not left again
+    # clipping to the pixel range moves values towards the image, so the result stays in the ball
     return (images + project(moved - images, norm, radius)).clamp(low, high)

@@ -53,17 +53,17 @@ def measure_boxes(
     preprocess: Callable[[Tensor], Any] | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
-    """How well the boxes of shifted images match the shifted boxes of images; zeros enter at the edge.
+    """How well the boxes of shifted images match the shifted boxes of the originals; zeros enter at the edge.
 
     net         batches (B, C, H, W) -> for each image a dictionary of "boxes" (N, 4), "scores" and "labels" (N,)
     data        batches of images on the network's device
     max_shift   `repeats` shifts of each image, each axis uniform in -max_shift..max_shift pixels
-    score       boxes of less are left out, in the image as it is
+    score       minimum score of a box in the unshifted image
     least       IoU from which two boxes of one label are a pair
 
-    Returns ``boxes`` (how many were followed: those that stay within the image), ``boxes_matched`` (the fraction that
-    have a partner), ``boxes_iou`` (mean IoU of the pairs) and ``boxes_score_change`` (mean change of their scores).
-    `UserError` where no box was found.
+    Returns ``boxes`` (the number compared: those that stay within the image), ``boxes_matched`` (the fraction with a
+    partner), ``boxes_iou`` (mean IoU of the pairs) and ``boxes_score_change`` (mean change of their scores).
+    `UserError` if there is no box.
     """
     found, overlaps, changes = Tally(**ALONE), Values(**ALONE), Values(**ALONE)
     first = 0
@@ -87,7 +87,7 @@ def measure_boxes(
                     overlaps.take(ious[rows, columns])
                     changes.take((kept["scores"][rows] - after["scores"][columns]).abs())
     if not int(found.images):
-        raise UserError(f"the network found no box of a score of at least {score:g}: there is nothing to follow")
+        raise UserError(f"the network found no box of a score of at least {score:g}: there is nothing to compare")
     pairs_found = int(found.successes) > 0
     return {
         "images": float(first),

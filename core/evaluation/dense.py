@@ -1,4 +1,4 @@
-"""Measures a segmentation network of any kind: how far its label maps move with the image."""
+"""Measures any segmentation network: how well its label maps move with the image."""
 
 from collections.abc import Callable, Iterable
 from itertools import chain
@@ -31,12 +31,12 @@ def measure_maps(
     """Label agreement and mean IoU of roll(f(x), s) and f(roll(x, s)), f giving logits (B, K, h, w).
 
     data        batches of images (B, C, H, W) on the network's device, and of labels (B, H, W) or None
-    max_shift   each axis is uniform in -max_shift..max_shift; none: 32, or a quarter of the image where that is less
-    ignore      label of pixels that are no class
+    max_shift   each axis is uniform in -max_shift..max_shift; None: 32, or a quarter of the image if that is less
+    ignore      label of pixels without a class
 
     Returns ``maps_agreement`` (mASSC) and ``maps_agreement_variance`` over the repeats, ``maps_iou`` between both maps,
     ``images`` and ``classes_given``; with labels ``maps_miou``, ``maps_shifted_miou`` and ``maps_miou_change`` as well.
-    Maps that are smaller than the image are brought to its size bilinearly first.
+    Maps smaller than the image are first resized to it bilinearly.
     """
     batches = iter(data)
     first = next(batches, None)

@@ -1,9 +1,9 @@
-"""Measures a network on a data set: every evaluation that was asked for, in one pass over the images.
+"""Measures a network on a data set: all requested evaluations in one pass over the images.
 
-Each batch is read and moved once; all its shifted views are made on the device. What is drawn for an image is a
-function of (seed, image, repeat), and sums are exact (`metrics.accumulate`), so a result does not depend on the
-batch size, except where the network's own rounding does: a convolution may add in another order for another batch
-size, which can turn an argmax between two nearly equal logits and moves logit changes by about 1e-7.
+Each batch is read and transferred once; its shifted views are made on the device. Draws are a function of (seed, image,
+repeat) and sums are exact (`metrics.accumulate`), so results do not depend on the batch size, except through the
+network's rounding: a convolution may sum in another order for another batch size, which can change an argmax between
+nearly equal logits, and logit changes by about 1e-7.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +31,8 @@ Progress = Callable[[str, int, int], None]
 
 
 class Loader(Protocol):
-    """What `evaluate` needs of its data: `stillpoint.core.data.loading.DeviceLoader` and `StreamLoader` have it."""
+    """The interface that `evaluate` needs of its data: `stillpoint.core.data.loading.DeviceLoader` and `StreamLoader`
+    implement it."""
 
     def epoch(self, epoch: int) -> Iterator[Batch]: ...
 
@@ -42,12 +43,12 @@ class Predictor:
     """Images (B, C, H, W) -> float32 logits (B, K), without gradients; remembers whether all were finite.
 
     net           an nn.Module, scripted, exported (`torch.export`) or not, or any other function of images
-    maps          it should give images, as where the targets are images
-    labels        (N,) that its logits must reach
-    output        the part of what it gives that the logits are (`stillpoint.core.metrics.outputs.logits_of`)
-    preprocess    what becomes of images before `net` sees them, if anything
+    maps          the network should return images, as when the targets are images
+    labels        (N,) class numbers that its logits must cover
+    output        where the logits are in its output (`stillpoint.core.metrics.outputs.logits_of`)
+    preprocess    applied to images before `net`, if given
 
-    Raises ValueError for a network that gives no logits, or those of a single class.
+    Raises ValueError for a network that returns no logits, or those of a single class.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Predictor:
             raise ValueError(f"precision must be float32 or bfloat16, not {precision!r}")
         self.net, self.precision, self.output, self.preprocess = net, precision, output, preprocess
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        # strides alone, no values; torch would otherwise convert the filters in every forward
+        # changes strides, not values; torch would otherwise convert the filters in every forward
         if channels_last and isinstance(net, nn.Module):
             net.to(memory_format=torch.channels_last)
         self.maps, self.highest = maps, -1 if labels is None or not len(labels) else int(labels.max())
@@ -95,25 +96,20 @@ class Predictor:
         shape = tuple(output.shape)
         if output.ndim > 2:
             raise ValueError(
-                f"the network gives maps {shape[1:]}, not a logit for each class, so no prediction can be followed; "
-                "measure_maps compares maps, and stillpoint explain how its modules move"
+                f"the network gives maps {shape[1:]}, not a logit for each class, so there are no predictions to "
+                "compare; measure_maps compares maps, and stillpoint explain how its modules move"
             )
         if output.ndim < 2 or shape[0] != count:
             raise ValueError(f"the network gives {shape} for {count} images, not logits ({count}, K)")
         if shape[1] < 2:
-            raise ValueError(
-                f"the network gives logits {shape}, and of so few the largest is always the same: at least 2 for an "
-                "image are needed"
-            )
+            raise ValueError(f"the network gives logits {shape}, but at least 2 for each image are needed")
         if self.highest >= shape[1]:
-            raise ValueError(
-                f"label {self.highest} is no class of the network, which has those from 0 to {shape[1] - 1}"
-            )
+            raise ValueError(f"label {self.highest} is not a class of the network, which has 0 to {shape[1] - 1}")
         return output
 
 
 def chosen(names: tuple[str, ...], known: Mapping[str, Any]) -> list[str]:
-    """The evaluations asked for, each once and in order; a `UserError` for one that is not known."""
+    """The requested evaluations, each once and in order; a `UserError` for an unknown one."""
     for name in names:
         if name not in known:
             raise UserError(f"unknown evaluation {name!r}: choose from {', '.join(known)}{nearest(name, list(known))}")
@@ -134,14 +130,14 @@ def evaluate(
 ) -> dict[str, float | Tensor]:
     """Runs the evaluations named by ``config.metrics`` and returns their results in one flat dictionary.
 
-    net            images (B, C, H, W) -> logits (B, K), already on `device`; put in eval mode, and back afterwards
+    net            images (B, C, H, W) -> logits (B, K), already on `device`; in eval mode during the call
     data           a loader that does not shuffle, or an `ImageSet` (then read in batches of ``config.batch_size``)
-    seed           of the shifts that are drawn
-    evaluations    by name; a pipeline passes core's with its own added, or replaced under ``config.protocol`` "authors"
+    seed           of the random shifts
+    evaluations    by name; a pipeline adds its own to core's, or replaces them under ``config.protocol`` "authors"
     precision      "bfloat16" runs the network under autocast; metrics always see float32 logits
 
-    Numbers are floats (fractions in [0, 1]); maps over shifts are tensors. Raises `UserError` for an unknown name,
-    for no images, and for a network whose logits are not finite, since its argmax would be perfectly consistent.
+    Numbers are floats (fractions in [0, 1]); maps over shifts are tensors. Raises `UserError` for an unknown name, no
+    images, and logits that are not finite, whose argmax would be perfectly consistent.
     """
     predict = Predictor(net, precision=precision, channels_last=channels_last)
     if isinstance(data, ImageSet):
@@ -158,7 +154,7 @@ def one_pass(
     progress: Progress | None,
     root: Path | str | None = None,
 ) -> dict[str, float | Tensor]:
-    """`evaluate` with a `Predictor` and a loader at hand; `root` is told to the evaluations."""
+    """`evaluate` with a given `Predictor` and loader; `root` is passed to the evaluations."""
     names = chosen(config.metrics, evaluations)
     running = [evaluations[name](config, seed) for name in names]
     report = progress or (lambda what, done, total: None)

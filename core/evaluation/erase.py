@@ -22,7 +22,7 @@ def erased(images: Tensor, corners: Tensor, side: int) -> Tensor:
 
 
 def erase_anywhere(view: View, seed: int, *, side: int) -> Tensor:
-    """A square erased at a place drawn for each image, uniform over all that lie within it."""
+    """Erases a square at a random position in each image, uniform over those within it."""
     height, width = view.images.shape[2:]
     if side > min(height, width):
         raise UserError(f"a square of {side} pixels does not fit images of {height}x{width}: change EVALUATE.ERASE")
@@ -32,7 +32,7 @@ def erase_anywhere(view: View, seed: int, *, side: int) -> Tensor:
 
 
 class Together:
-    """Several evaluations under one name, such as one for each side of the erased square."""
+    """Several evaluations under one name, such as one for each size of the erased square."""
 
     def __init__(self, parts: Sequence[Evaluation]) -> None:
         self.parts = parts

@@ -1,4 +1,4 @@
-"""Where a network stops moving with its input: the equivariance error of every module, in the order they run."""
+"""Where a network loses equivariance: the equivariance error of every module, in the order of execution."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -15,13 +15,14 @@ from stillpoint.core.evaluation.interior import Interior
 from stillpoint.core.metrics.equivariance import equivariance_error
 from stillpoint.core.surgery.antialias import POLICIES, antialias
 
-#: Above what float32 rounding makes of an equivariant network (about 1e-6), far below one wrong phase (1e-3 and more).
+#: Above float32 rounding in an equivariant network (about 1e-6), far below the effect of one wrong phase (1e-3 and
+#: more).
 THRESHOLD = 1e-4
-#: interior: every padding goes round, so that borders are not blamed; whole: the network as it is.
+#: interior: every padding is circular, so that borders do not count; whole: the unchanged network.
 Boundary = Literal["interior", "whole"]
 
 #: Why a module's output is not compared.
-NO_MAP = "outputs that are no map (B, C, h, w) or vector (B, K), such as tokens (B, N, C)"
+NO_MAP = "outputs that are neither maps (B, C, h, w) nor vectors (B, K), such as tokens (B, N, C)"
 NO_BATCH = "outputs whose first axis is not the batch"
 PADDING = "outputs of padding"
 
@@ -30,12 +31,12 @@ PADDING = "outputs of padding"
 class Row:
     """One run of one module.
 
-    shape     of its output for one image: (C, h, w), or (K,); maps (h, w, C) are read as such
+    shape     of its output for one image: (C, h, w) or (K,); maps (h, w, C) are transposed
     stride    rows of the input over rows of the output (1.0 at full resolution); none without rows
     error     relative, see `equivariance_error`; the largest over the images and the shifts
     leaf      it contains no other module
-    own       the error that this module adds to a map that has moved as it should; 0 where that is rounding, and for
-              what contains other modules
+    own       the error that this module adds to a correctly shifted input; 0 if that is rounding, and for modules that
+              contain others
     share     of the sum of all modules' own errors
     """
 
@@ -51,10 +52,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Rows in the order in which modules finish, so that a block comes after its parts; the network itself is last.
+    """Rows in the order in which modules finish: a block follows its parts, and the network itself is last.
 
-    left_out    how many runs of modules have no row, by the reason
-    remedy      the call that mends the first broken module, or why there is none; empty where nothing is broken
+    left_out    numbers of module runs without a row, by reason
+    remedy      the call that mends the first broken module, or why there is none; "" if nothing is broken
     """
 
     rows: tuple[Row, ...]
@@ -66,12 +67,12 @@ class Explanation:
 
     @property
     def first_broken(self) -> Row | None:
-        """The first module whose output does not move with the input; none when all do."""
+        """The first module whose output does not move with the input; None if all do."""
         return next((row for row in self.rows if not row.error <= self.threshold), None)
 
     @property
     def worst(self) -> Row | None:
-        """The module with the largest share of what the modules add; none when none adds anything."""
+        """The module with the largest share of the added errors; None if none adds any."""
         guilty = [row for row in self.rows if row.own > 0]
         return max(guilty, key=lambda row: row.own) if guilty else None
 
@@ -95,9 +96,7 @@ class Explanation:
             return "every module moves with its input"
         lines = [f"shift equivariance first breaks in {first.name} ({first.type}): relative error {first.error:.1e}"]
         if worst is not None:
-            lines.append(
-                f"the largest share of what modules add, {worst.share:.0%}, is that of {worst.name} ({worst.type})"
-            )
+            lines.append(f"the largest share of the error, {worst.share:.0%}, is that of {worst.name} ({worst.type})")
         return "\n".join([*lines, self.remedy])
 
 
@@ -111,27 +110,27 @@ def explain(
 ) -> Explanation:
     """Runs `net` once on `x` (B, C, H, W) and its circular shifts, and compares every module's outputs.
 
-    A map of stride t is compared with that of the unshifted image moved by s/t: by a fraction of its pixels where that
-    is one, so that sampling a band-limited map is no fault and aliasing is; or by s/t rounded, as of layers that choose
-    their grid. With `boundary` "interior" all paddings go round (`stillpoint.core.evaluation.interior`), because near
-    a padded border no convolution commutes with shifts; "whole" measures the network as it is.
+    A map of stride t is compared with the unshifted map moved by s/t: by a fraction of a pixel if need be, so that
+    aliasing counts but sampling a band-limited map does not; or by s/t rounded, as for layers that choose their grid.
+    With `boundary` "interior" all paddings are circular (`stillpoint.core.evaluation.interior`), because no convolution
+    commutes with shifts near a padded border; "whole" measures the unchanged network.
 
-    One forward pass of (1 + len(shifts)) * B images, and every module without parts runs once more: modules must treat
-    the images of a batch apart, which those of a network in eval mode do (it is put in eval mode, and back
-    afterwards). Maps (B, h, w, C) are told from (B, C, h, w) by the image's shape. Left out, and counted, are outputs
-    that are no maps or vectors (B, K), such as tokens, and those of padding, where a shift is of the map inside.
+    It takes one forward pass of (1 + len(shifts)) * B images, and every leaf module runs once more. Modules must treat
+    the images of a batch independently, as in eval mode, in which `net` runs. Maps (B, h, w, C) are distinguished from
+    (B, C, h, w) by the image's shape. Outputs that are neither maps nor vectors (B, K), such as tokens, and those of
+    padding layers, are left out and counted.
 
     Raises ValueError for an `x` of another rank, an unknown boundary, and for no shift.
     """
     if not isinstance(net, nn.Module):
-        raise ValueError(f"explain looks into the modules of a network, and a {type(net).__name__} has none")
+        raise ValueError(f"explain needs a network's modules, and a {type(net).__name__} has none")
     if x.ndim != 4:
         raise ValueError(f"images must be (B, C, H, W), not of shape {tuple(x.shape)}")
     if boundary not in get_args(Boundary):
         raise ValueError(f"boundary must be one of {', '.join(get_args(Boundary))}, not {boundary!r}")
     size = (x.shape[2], x.shape[3])
     if shifts is None:
-        # one pixel each way, and far enough to move the coarsest map too, where an odd size would show
+        # one pixel along each axis, and far enough to move the coarsest map too, where an odd size would show
         shifts = ((1, 0), (0, 1), (size[0] // 2 + 1, size[1] // 2 - 1))
     if not shifts:
         raise ValueError("at least one shift is needed")
@@ -151,7 +150,7 @@ def explain(
 
 
 class _Watch:
-    """Hooks of all modules, and the rows that they make."""
+    """Hooks on all modules, and the rows that they record."""
 
     def __init__(self, count: int, size: tuple[int, int], moves: tuple[tuple[int, int], ...], threshold: float) -> None:
         self.count, self.size, self.moves, self.threshold = count, size, moves, threshold
@@ -169,7 +168,7 @@ class _Watch:
     def _before(self, module: nn.Module, inputs: Any) -> None:
         if not self.again and len(inputs) == 1 and isinstance(inputs[0], Tensor) and inputs[0].ndim == 4:
             still = inputs[0][: self.count]
-            # what works in place leaves nothing of its input
+            # a module that works in place destroys its input
             self.inputs[module] = still.clone() if getattr(module, "inplace", False) else still
 
     def _after(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -198,7 +197,7 @@ class _Watch:
         self.rows.append(Row(name or "(network)", type(module).__name__, shape, stride, error, leaf, own))
 
     def _readings(self, result: Tensor) -> list[Tensor]:
-        """The output as (B, C, h, w), or as (B, h, w, C) where only that, or that too, has the image's shape."""
+        """The output read as (B, C, h, w), and as (B, h, w, C) if the image's shape allows it."""
         if result.ndim == 2:
             return [result]
         readings = [one for one in (result, result.permute(0, 3, 1, 2)) if _shaped(one.shape[2:], self.size)]
@@ -208,11 +207,11 @@ class _Watch:
         still, *moved = result.split(self.count)
         options: dict[str, Any] = {"size": self.size, "fractional": True}
         errors = [equivariance_error(still, y, shift=s, **options) for s, y in zip(self.moves, moved, strict=True)]
-        # amax, not Python's max, which would lose a NaN
+        # amax, because Python's max would drop a NaN
         return float(torch.stack(errors).amax())
 
     def _own(self, module: nn.Module, before: Tensor, after: Tensor) -> float:
-        """The error of the module's output for its own unshifted input, moved by hand."""
+        """The error of the module alone, on its unshifted input shifted exactly."""
         inputs = [one for one in (before, before.permute(0, 3, 1, 2)) if _shaped(one.shape[2:], self.size)]
         if not inputs:
             return 0.0
@@ -235,13 +234,13 @@ class _Watch:
 
 
 def _shaped(places: Sequence[int], size: tuple[int, int]) -> bool:
-    """Whether h x w places may be those of an image of H x W pixels: one stride for both axes, rounded up or down."""
+    """Whether a map of h x w can come from an image of H x W pixels by one stride for both axes, rounded up or down."""
     (h, w), (height, width) = places, size
     return abs(h * width - w * height) <= max(height, width)
 
 
 def _pads(inputs: Any, result: Tensor, image: tuple[int, int]) -> bool:
-    """Whether a module only surrounds its map: larger than before, and not by a whole factor."""
+    """Whether a module only pads its map: the output is larger, but not by an integer factor."""
     before = inputs[0] if inputs else None
     if not isinstance(before, Tensor) or any(x.ndim != 4 or not _shaped(x.shape[2:], image) for x in (before, result)):
         return False
@@ -250,7 +249,7 @@ def _pads(inputs: Any, result: Tensor, image: tuple[int, int]) -> bool:
 
 
 def _remedy(net: nn.Module, found: Explanation) -> str:
-    """The call of `antialias` that treats the first module which breaks, tried on a copy of the network."""
+    """The call of `antialias` that treats the first broken module, tried on a copy of the network."""
     first = found.first_broken
     if first is None:
         return ""
@@ -266,4 +265,4 @@ def _remedy(net: nn.Module, found: Explanation) -> str:
             return f"stillpoint.antialias(net{words}) filters {first.name if first.name in changed else changed[0]}" + (
                 f" and {mended - 1} more of the modules that break" if mended > 1 else ""
             )
-    return f"stillpoint.antialias treats strides, and has no place for {first.name} ({first.type})"
+    return f"stillpoint.antialias treats strides, and cannot mend {first.name} ({first.type})"

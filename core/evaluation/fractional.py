@@ -11,7 +11,7 @@ from stillpoint.core.metrics.shift_metrics import FractionalConsistency, LogitCh
 class Fractional:
     """Circular shifts by k/FRACTIONS of a pixel on both axes, k = 1..FRACTIONS, by trigonometric interpolation.
 
-    The last one is the whole pixel. Numbers are over all fractions but that; the curves hold all of them.
+    The last one is a whole pixel, which only the curves include.
     """
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:

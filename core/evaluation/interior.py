@@ -1,7 +1,7 @@
-"""A network as it is away from the border of its images: every padding goes round, for a while.
+"""A network away from the border of its images: a context in which every padding is circular.
 
-A convolution that pads with zeros does not commute with circular shifts near the border, which hides what its strides
-do everywhere. Zeros, repeated and mirrored borders of convolutions, pools and `torch.nn.functional.pad` become the
+A convolution that pads with zeros does not commute with circular shifts near the border, which hides the effect of its
+strides. Zero, replicated and reflected borders of convolutions, pools and `torch.nn.functional.pad` are replaced by the
 opposite edge; weights and sizes stay.
 """
 
@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-#: place of `stride` among the arguments, of `padding`, and of what decides the size of the window
+#: positions among the arguments of `stride`, of `padding`, and of the window's size
 _CONVOLUTIONS = {torch.conv1d: 1, F.conv1d: 1, torch.conv2d: 2, F.conv2d: 2, torch.conv3d: 3, F.conv3d: 3}
 _MAX_POOLS = {F.max_pool1d: 1, torch.max_pool1d: 1, F.max_pool2d: 2, torch.max_pool2d: 2}
 _AVERAGE_POOLS = {F.avg_pool1d: 1, F.avg_pool2d: 2}
 
 
 class Interior(TorchFunctionMode):
-    """Within it, what pads in eager PyTorch pads circularly."""
+    """A context in which eager PyTorch pads circularly."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -48,7 +48,7 @@ def _argument(arguments: list[Any], named: dict[str, Any], name: str, place: int
 
 
 def _round(x: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
-    """`x` with values from the opposite edges in front of and behind its last axes, as often as need be."""
+    """`x` padded circularly along its last axes, repeatedly if needed."""
     for axis, (b, a) in enumerate(zip(before, after, strict=True), start=x.ndim - len(before)):
         if b or a:
             places = torch.arange(-b, x.shape[axis] + a, device=x.device) % x.shape[axis]
@@ -80,7 +80,7 @@ def _pool(arguments: list[Any], named: dict[str, Any], axes: int) -> None:
 def _padded(arguments: list[Any], named: dict[str, Any], func: Callable[..., Any]) -> Any:
     x, pad = arguments[0], _argument(arguments, named, "pad", 1, ())
     axes = len(pad) // 2
-    # only the axes of places: a channel that is added is no border
+    # spatial axes only: an added channel is not a border
     if not isinstance(x, Tensor) or x.ndim < 3 or axes > x.ndim - 2 or min(pad, default=0) < 0:
         return func(*arguments, **named)
     return _round(x, pad[0::2][::-1], pad[1::2][::-1])

@@ -1,8 +1,8 @@
-"""Images that a network answers to most strongly, found by gradient ascent from a zero image.
+"""Images that maximise a class or neuron, by gradient ascent from a zero image.
 
 Source: Feydy, "From wavelet transforms to convolutional neural networks, part 2". Zero is the normalised value, a grey
-between black and white. The first layer of a perceptron that sees objects anywhere comes close to stripes: what
-commutes with translations is diagonal in the Fourier basis.
+between black and white. The first layer of a perceptron trained on objects at all positions approaches stripes:
+operators that commute with translations are diagonal in the Fourier basis.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.modes import evaluating
 
-#: Steps of the ascent and their length, in units of the normalised image, summed over its pixels in the Euclidean norm.
+#: Number of ascent steps, and their Euclidean length in units of the normalised image.
 STEPS, LENGTH = 20, 1.0
 
 
@@ -31,7 +31,7 @@ class Maximised:
 def ascend(score: Callable[[Tensor], Tensor], images: Tensor, *, steps: int = STEPS, length: float = LENGTH) -> Tensor:
     """Images (N, C, H, W) after `steps` moves of `length` along the normalised gradient of their own scores (N,).
 
-    An image whose gradient vanishes stays where it is.
+    An image whose gradient vanishes is not changed.
     """
     images = images.detach().clone()
     for _ in range(steps):
@@ -53,7 +53,7 @@ def class_images(
 ) -> Maximised:
     """The images (C, H, W) = `shape` that maximise the logarithm of the probability of `classes` (none: of each).
 
-    Raises `UserError` for a class that the network does not have.
+    Raises `UserError` for a class the network does not have.
     """
     with _frozen(net), torch.inference_mode(False):
         count = _outputs(net, net, shape, device)
@@ -109,15 +109,15 @@ def strongest_pair_share(images: Tensor) -> Tensor:
     """Share (N,) of each image's spectral energy in its strongest pair of frequencies (f, -f): 1 is a pure stripe.
 
     Args:
-        images: (N, H, W), real. The mean is left out: a constant is no stripe, and its share is 0.
+        images: (N, H, W), real. The mean is ignored: a constant is not a stripe, and its share is 0.
 
     Law: 1 for a cosine of any whole frequency and phase; unchanged by a circular shift, a constant or a factor.
     """
     real = images.double()
     energy = torch.fft.fft2(real - real.mean((1, 2), keepdim=True)).abs().square()  # (N, H, W)
-    opposite = energy.flip(1, 2).roll((1, 1), (1, 2))  # that of -f, which is equal
+    opposite = energy.flip(1, 2).roll((1, 1), (1, 2))  # -f has the same energy
     rows, columns = (torch.arange(n, device=images.device) for n in images.shape[1:])
-    # frequencies that are their own opposites (half a cycle per pixel) are a pair with themselves
+    # a Nyquist frequency is its own opposite, and counts once
     alone = ((2 * rows) % len(rows) == 0)[:, None] & ((2 * columns) % len(columns) == 0)[None, :]
     pairs = torch.where(alone, energy, energy + opposite)
     total = energy.sum((1, 2))
@@ -126,7 +126,7 @@ def strongest_pair_share(images: Tensor) -> Tensor:
 
 @contextmanager
 def _frozen(net: nn.Module) -> Iterator[None]:
-    """Puts a network in eval mode with no parameter to learn, and back."""
+    """A context with `net` in eval mode and without parameter gradients."""
     learned = [p for p in net.parameters() if p.requires_grad]
     with evaluating(net):
         for parameter in learned:

@@ -1,4 +1,4 @@
-"""Measures any network on one picture, or on a batch of images in memory, without a data set or a configuration."""
+"""Measures any network on one image or on a user's data, without a registered data set or configuration."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ Boundary = Literal["circular", "zeros", "crop"]
 
 @dataclass(frozen=True)
 class ShiftMap:
-    """What a network says of one picture at every shift of up to m pixels.
+    """A network's predictions for one image at every shift of up to m pixels.
 
     Arrays are (2m + 1, 2m + 1); entry [m + r, m + c] belongs to a shift by r rows down and c columns to the right.
     prediction    int64, class number
-    change        float64, relative logit change from the unshifted picture (`metrics.relative_logit_change`)
-    probability   float64, softmax probability of the class that the unshifted picture is given
+    change        float64, relative logit change from the unshifted image (`metrics.relative_logit_change`)
+    probability   float64, softmax probability of the unshifted image's class
     """
 
     boundary: Boundary
@@ -45,17 +45,17 @@ class ShiftMap:
 
     @property
     def unshifted(self) -> int:
-        """Class of the unshifted picture."""
+        """Class of the unshifted image."""
         return int(self.prediction[self.max_shift, self.max_shift])
 
     @property
     def same(self) -> np.ndarray:
-        """bool (2m + 1, 2m + 1): the class is that of the unshifted picture."""
+        """bool (2m + 1, 2m + 1): the class is that of the unshifted image."""
         return self.prediction == self.unshifted
 
     @property
     def consistency(self) -> float:
-        """Fraction of the shifts, the one by nothing left out, that keep the class."""
+        """Fraction of the non-zero shifts that keep the class."""
         return (int(self.same.sum()) - 1) / (self.same.size - 1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,14 +85,14 @@ def measure_image(
     preprocess: Callable[[Tensor], Any] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ShiftMap:
-    """The `ShiftMap` of one picture, (C, H, W), on the device of `net`: normalised, or uint8 with `preprocess`.
+    """The `ShiftMap` of one image, (C, H, W), on the device of `net`: normalised, or uint8 with `preprocess`.
 
-    boundary    "circular": what leaves one edge enters at the other. "zeros": zeros enter, the mean colour after
-                normalisation. "crop": the picture's own pixels enter; the network sees windows of
-                (H - 2 max_shift) x (W - 2 max_shift), so the picture must be larger by that much.
+    boundary    "circular": pixels that leave one edge enter at the other. "zeros": zeros enter, the mean colour after
+                normalisation. "crop": the network sees windows of (H - 2 max_shift) x (W - 2 max_shift) of the image,
+                which must be larger by that much.
 
-    `net` is put in eval mode, and back afterwards. Raises ValueError for a picture of another rank or dtype or too
-    small for the shifts, for a network that gives no logits, and for logits that are not finite.
+    `net` is in eval mode during the call. Raises ValueError for an image of another rank or dtype or too small for the
+    shifts, for a network that returns no logits, and for logits that are not finite.
     """
     image = as_tensor(image) if isinstance(image, np.ndarray) else image
     _check_images(image, (3,), "a picture is", "(C, H, W),")
@@ -138,7 +138,7 @@ def measure_image(
 
 
 class InMemory:
-    """A loader of normalised images (N, C, H, W) that are in memory already, in order."""
+    """A loader of normalised images (N, C, H, W) in memory, in order."""
 
     def __init__(self, images: Tensor, labels: Tensor, batch_size: int) -> None:
         self.images, self.labels, self.batch_size = images, labels, batch_size
@@ -154,11 +154,11 @@ class InMemory:
 
 
 class Measured(dict[str, float | Tensor]):
-    """What `measure` found: names and numbers, fractions in [0, 1], and tensors for maps over shifts."""
+    """The result of `measure`: numbers by name, fractions in [0, 1], and tensors for maps over shifts."""
 
     @property
     def one_class(self) -> bool:
-        """Whether the network gave all images one class, which makes any consistency 1 and worth nothing."""
+        """Whether the network gave all images one class, which makes every consistency 1 and meaningless."""
         return bool(self.get("classes_given") == 1 and self.get("images", 0) > 1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -168,12 +168,12 @@ class Measured(dict[str, float | Tensor]):
     def __str__(self) -> str:
         lines = [f"{name}: {value:.6g}" for name, value in self.items() if not isinstance(value, Tensor)]
         if self.one_class:
-            lines.append("the network gives one class to all images: its consistency says nothing")
+            lines.append("the network gives one class to all images: its consistency is meaningless")
         return "\n".join(lines)
 
 
 class _Given:
-    """How many images there were, and how many classes they were given."""
+    """Counts the images, and the classes that they were given."""
 
     def __init__(self) -> None:
         self.images, self.classes = 0, set[int]()
@@ -187,7 +187,7 @@ class _Given:
 
 
 class _Stream:
-    """The loader of an evaluation, out of any data; what has no labels is labelled by the network itself."""
+    """A loader over any data; images without labels get the network's own predictions."""
 
     def __init__(self, data: Iterable[tuple[Tensor, Tensor | None]], steps: int, predict: Predictor) -> None:
         self.data, self.steps, self.predict = data, steps, predict
@@ -222,21 +222,21 @@ def measure(
 ) -> Measured:
     """Runs evaluations of `evaluation.registry` on a network of your own.
 
-    net          images -> logits (B, K): a module, scripted or exported too, or a function; a module is put in eval
-                 mode, and back afterwards. One that gives maps (B, K, H, W) is measured by `measure_maps`, a detector
-                 by `measure_boxes`
-    data         images (N, C, H, W), normalised as `net` wants them, or uint8 where `net` or `preprocess` does that;
-                 signals (N, C, L), which move along L alone; a NumPy array of either; a Dataset; or a DataLoader, whose
-                 batches are images, (images, labels) or dictionaries. They are moved to the network's device
-    labels       (N,) class numbers; without them the network's own class of each unshifted image counts as right, and
-                 its accuracy is left out
-    output       which part of what `net` gives the logits are, where that is not plain: a key, a place, or a function
-    preprocess   what becomes of images (of shifted ones too) before `net` sees them
+    net          images -> logits (B, K): a module, also scripted or exported, in eval mode during the call, or a
+                 function. One that returns maps (B, K, H, W) is measured by `measure_maps`, a detector by
+                 `measure_boxes`
+    data         images (N, C, H, W), normalised for `net`, or uint8 if `net` or `preprocess` normalises; signals (N, C,
+                 L), shifted along L only; a NumPy array of either; a Dataset; or a DataLoader, whose batches are
+                 images, (images, labels) or dictionaries. They are moved to the network's device
+    labels       (N,) class numbers; without them the network's class of each unshifted image counts as correct, and no
+                 accuracy is returned
+    output       where the logits are in the output of `net`, if ambiguous: a key, a position, or a function
+    preprocess   applied to images, shifted ones too, before `net`
     settings     those of `stillpoint.core.config.schema.EvaluateConfig` in small letters: ``max_shift=8, repeats=2``
 
-    Returns what `evaluation.engine.evaluate` does, with the number of images and of the classes that they were given.
-    Raises ValueError for images, labels or a network of another form, and `UserError` for evaluations and settings that
-    are unknown or out of range.
+    Returns the results of `evaluation.engine.evaluate`, with the numbers of images and of predicted classes. Raises
+    ValueError for unsupported images, labels or networks, and `UserError` for evaluations and settings that are unknown
+    or out of range.
     """
     config = _config(evaluations, settings)
     device = device_of(net)
@@ -248,7 +248,7 @@ def measure(
     signals, known = first[0].ndim == 3, first[1]
     stream = _images(chain([first], batched), device)
     if signals:
-        # an axis of one row, along which nothing moves, is taken off again before the network
+        # the added axis of one row, along which nothing moves, is removed before the network
         given_back = preprocess or (lambda x: x)
         preprocess = lambda x: given_back(x.squeeze(2))  # noqa: E731
     tried = _tried(net, first[0][:1], preprocess, device, signals)
@@ -268,14 +268,14 @@ def measure(
 
 
 def _tried(net: Any, images: Tensor, preprocess: Callable[[Tensor], Any] | None, device: Any, signals: bool) -> Any:
-    """What a network gives for its first image."""
+    """The output of a network for its first image."""
     one = (images.unsqueeze(2) if signals else images).to(device)
     with evaluating(net), torch.inference_mode():
         return callable_of(net)(one if preprocess is None else preprocess(one))
 
 
 def _steps(data: Any, batch_size: int) -> int:
-    """Batches of the data; 0 where nobody knows."""
+    """The number of batches; 0 if unknown."""
     count = len(data) if hasattr(data, "__len__") else 0
     return -(-count // batch_size) if isinstance(data, Tensor | np.ndarray | Dataset) else count
 
@@ -297,7 +297,7 @@ def _config(evaluations: str | Sequence[str], settings: dict[str, Any]) -> Evalu
     names = (evaluations,) if isinstance(evaluations, str) else evaluations
     config = validate(EvaluateConfig, {"metrics": names, **settings})
     if config.protocol != "stillpoint":
-        raise ValueError(f"protocol={config.protocol!r} is a paper's and known to its pipeline: stillpoint evaluate")
+        raise ValueError(f"protocol={config.protocol!r} needs a paper's pipeline: use stillpoint evaluate")
     chosen(config.metrics, EVALUATIONS)
     return config
 
@@ -309,8 +309,8 @@ def _check_images(images: Any, ndims: tuple[int, ...], what: str, form: str) -> 
         raise ValueError(f"{what} {form} not of shape {tuple(images.shape)}")
     if not images.is_floating_point() and images.dtype != torch.uint8:
         raise ValueError(
-            f"{what} floating numbers, normalised as the network wants them, or uint8 where it takes stored pixels, "
-            f"not {images.dtype}"
+            f"{what} floating numbers, normalised as the network wants them, or uint8 if it takes stored pixels, not "
+            f"{images.dtype}"
         )
 
 

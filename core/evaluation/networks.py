@@ -1,4 +1,4 @@
-"""Networks of every kind as a function of images, and images of every kind as batches of tensors."""
+"""Adapters: any network as a function of images, any images as batches of tensors."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stillpoint.core.metrics.outputs import as_tensor
 
-#: Keys of a batch that is a dictionary, in the order in which they are looked for.
+#: Keys that are tried for the images of a dictionary batch, in this order.
 IMAGE_KEYS = ("pixel_values", "images", "image", "input_values", "x")
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 
@@ -18,8 +18,8 @@ LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 def callable_of(net: Any) -> Callable[[Tensor], Any]:
     """`net` as a function of a batch: a module, scripted or not, an exported program, or a function.
 
-    A program that was exported for batches of one size is given such batches, the last one filled up. ValueError for
-    what cannot be called.
+    A program exported for a fixed batch size gets batches of that size, the last one padded. ValueError for what cannot
+    be called.
     """
     if isinstance(net, torch.export.ExportedProgram):
         return _exported(net)
@@ -29,7 +29,7 @@ def callable_of(net: Any) -> Callable[[Tensor], Any]:
 
 
 def device_of(net: Any) -> torch.device:
-    """Where a network's parameters lie; the CPU for one that has none."""
+    """The device of a network's parameters; the CPU if it has none."""
     tensors = [*net.parameters(), *net.buffers()] if isinstance(net, nn.Module) else []
     return tensors[0].device if tensors else torch.device("cpu")
 
@@ -52,7 +52,7 @@ def _exported(program: torch.export.ExportedProgram) -> Callable[[Tensor], Any]:
 
 
 def _together(outputs: list[tuple[Any, int]]) -> Any:
-    """The outputs of several batches as one, each cut to its number of images."""
+    """Concatenates the outputs of several batches, each cut to its number of images."""
     first = outputs[0][0]
     if isinstance(first, Mapping):
         return {key: _together([(output[key], count) for output, count in outputs]) for key in first}
@@ -64,9 +64,8 @@ def _together(outputs: list[tuple[Any, int]]) -> Any:
 def batches(data: Any, labels: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     """(images, labels or None) in batches, from any of these.
 
-    A tensor or an array (N, ...) with `labels` beside it or without; a Dataset, which is read in its order; a
-    DataLoader or another iterable, whose batches are images, pairs (images, labels) or dictionaries. ValueError for
-    what is none of them.
+    A tensor or an array (N, ...), with `labels` or without; a Dataset, read in its order; a DataLoader or another
+    iterable whose batches are images, pairs (images, labels) or dictionaries. ValueError for anything else.
     """
     if isinstance(data, Tensor | np.ndarray):
         images = as_tensor(data)
@@ -76,7 +75,7 @@ def batches(data: Any, labels: Any, batch_size: int) -> Iterator[tuple[Tensor, T
             yield images[part], None if classes is None else classes[part]
         return
     if labels is not None:
-        raise ValueError("labels are beside a tensor or an array of images; a DataLoader or a Dataset gives its own")
+        raise ValueError("labels go with a tensor or an array of images; a DataLoader or a Dataset provides its own")
     if isinstance(data, Dataset):
         data = DataLoader(data, batch_size=batch_size)
     if isinstance(data, str | bytes | Mapping | nn.Module) or not isinstance(data, Iterable):

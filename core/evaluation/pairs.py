@@ -13,13 +13,14 @@ from stillpoint.core.metrics.views import Boundary, shifted_pairs
 
 
 class ShiftPairs:
-    """Two shifts of each image per repeat, each axis uniform in -MAX_SHIFT..MAX_SHIFT-1 pixels: do both get one class?
+    """Two shifts of each image per repeat, each axis uniform in -MAX_SHIFT..MAX_SHIFT-1 pixels: do both get the same
+    class?
 
     MAX_SHIFT at half of an image's size is every circular shift, as Zhang shifts CIFAR-10's.
 
     The boundary is "circular" (roll; Zhang 2019, section 4; APS section 5) or "zeros" (two windows of the image's own
     size out of the normalised image padded by MAX_SHIFT zeros, APS's standard consistency). `alter` changes the images
-    first; results are then of the changed images, and their accuracy is told too.
+    first; results, which then include the accuracy, are of the changed images.
     """
 
     def __init__(
@@ -75,5 +76,5 @@ def half_turn(view: View, seed: int) -> Tensor:
 
 
 def flips(config: EvaluateConfig, seed: int) -> ShiftPairs:
-    """Circular pairs of the half-turned images: ``flips_consistency``."""
+    """Circular pairs of images turned by 180 degrees: ``flips_consistency``."""
     return ShiftPairs(config, seed, name="flips", alter=half_turn)

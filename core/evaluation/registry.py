@@ -1,6 +1,6 @@
 """The evaluations by name; a paper adds its own by passing the engine a mapping that extends `EVALUATIONS`.
 
-The files of the evaluations are imported when one of them is made, for they bring torchmetrics.
+An evaluation's file is imported when it is made, since it imports torchmetrics.
 """
 
 from collections.abc import Callable

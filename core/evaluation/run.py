@@ -44,23 +44,23 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Measures a trained run, and the same network before training; writes metrics.json and maps.safetensors.
 
-    config         the one that the run was trained with, but for its EVALUATE section, which may say anything
-    build          a configuration -> its network, initialised from its seed
-    evaluations    the pipeline's, by name; none: core's, which know no protocol but our own
-    status         which weights of the run, as `runs.statuses.fill_at` takes it; what is measured of others than those
-                   that it kept goes to the files of ``run.at(status)``, with "status" and "epoch"
+    config         the run's, except for its EVALUATE section, which may differ
+    build          from a configuration to its network, initialised from its seed
+    evaluations    the pipeline's, by name; None: core's, which have only our own protocol
+    status         which weights of the run, see `runs.statuses.fill_at`; results of other than the kept weights go to
+                   the files of ``run.at(status)``, with "status" and "epoch"
     code           digest of the code that measures, which is recorded
-    workflow       what is measured already is not measured again (see `stillpoint.core.runs.claim.measured`)
-    after          called with the run that was measured (``run.at(status)``) while the folder's lock is still held
-    device         as `stillpoint.core.base.device.pick` takes it
+    workflow       results that exist are not measured again (see `stillpoint.core.runs.claim.measured`)
+    after          called with the measured run (``run.at(status)``) while the folder's lock is still held
+    device         see `stillpoint.core.base.device.pick`
 
-    Returns what metrics.json holds: "untrained" (unless EVALUATE.UNTRAINED is false) and "trained", each a flat
+    Returns the content of metrics.json: "untrained" (unless EVALUATE.UNTRAINED is false) and "trained", each a flat
     dictionary of numbers; "parameters", "images", "dataset" (title), "config_digest", "evaluate" (how it was
     measured), and "provenance", the one part that differs between two calls. Maps are named ``trained/<name>``.
-    metrics.json is written last, so that where it is there both are.
+    metrics.json is written last, so that its presence implies both.
 
     Evaluation is always in float32, whatever training's precision: rounding to bfloat16 would decide near ties of an
-    adaptive grid, and so the consistency that is measured. Raises `UserError` when the folder holds no run or one of
+    adaptive grid, and so affect the measured consistency. Raises `UserError` when the folder holds no run or one of
     other settings, its weights are missing, damaged or another network's, and as `evaluation.engine.evaluate` does.
     """
     _check(run, config)
@@ -78,7 +78,7 @@ def evaluate_run(
         assert batches is not None, "every data set has a test part"
         images = batches.image_set
         states = ("untrained", "trained") if config.evaluate.untrained else ("trained",)
-        # first of all: what is not there is not waited for
+        # first, before waiting for the lock: a missing run
         trained = build(config)
         epoch = fill_at(trained, run, config, status)
         weights = tensors_digest(trained.state_dict())
@@ -99,7 +99,7 @@ def evaluate_run(
             maps |= {f"{state}/{name}": value for name, value in results.items() if isinstance(value, Tensor)}
         parameters = sum(parameter.numel() for parameter in net.parameters())
         origin = provenance(config, images.digest, where, time.perf_counter() - start, images.order)
-        # a shifted view counts as an image
+        # shifted views count as images
         origin["images_per_second"] = rate
         origin |= {"weights_digest": weights, "code_digest": code}
         skipped = sorted(getattr(batches, "skipped", ()))

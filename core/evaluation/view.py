@@ -1,4 +1,4 @@
-"""What an evaluation is, and one batch as it sees it."""
+"""The contract of an evaluation, and the view of a batch that it gets."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -11,19 +11,19 @@ from torch import Tensor
 from stillpoint.core.data.sets import FolderSet, ImageSet, sample
 
 Result = dict[str, float | Tensor]
-#: what the metrics of an evaluation are told: each process that evaluates sees all images
+#: options of the metrics in an evaluation: each evaluating process sees all images
 ALONE: dict[str, Any] = {"sync_on_compute": False}
 
 
 class View:
-    """One batch as an evaluation sees it: normalised images on the device, and the network.
+    """A batch for an evaluation: normalised images on the device, and the network.
 
     images (B, C, H, W), labels (B,), indices (B,) numbers of the images in their set, on the CPU. `predict` maps
-    images to float32 logits. `progress` is for an evaluation that takes long within one batch. `wide` (B, C, H', W') is
-    the larger crop whose middle `images` are, where EVALUATE.MARGIN asks for one, or the padded images they are random
-    windows of, where AUGMENT.CANVAS_PADDING does. It is batch `step` of `steps`. `image_set` is where `indices` point,
-    for an evaluation that makes views of the images as they were stored. `root` is the folder of the data, for one
-    that needs other images besides; none: the usual one.
+    images to float32 logits. `progress` serves evaluations that take long within one batch. `wide` (B, C, H', W') is
+    the larger crop about the centre of `images`, with EVALUATE.MARGIN, or the padded images of which they are random
+    windows, with AUGMENT.CANVAS_PADDING. The batch is number `step` of `steps`. `image_set` is the set of `indices`,
+    for evaluations that need the stored images. `root` is the data root, for those that need other images; None: the
+    default.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class View:
         self.wide, self.step, self.steps = wide, step, steps
 
     def sample(self, limit: int | None) -> Tensor:
-        """Places in the batch of the images, `limit` of the whole set, that a measurement too dear for all looks at."""
+        """Positions in the batch of the `limit` images of the set that an expensive evaluation uses."""
         if limit is None:
             return torch.arange(len(self.indices))
         chosen = torch.arange(limit) if self.image_set is None else sample(self.image_set.labels, limit)
@@ -54,14 +54,14 @@ class View:
 
     @cached_property
     def logits(self) -> Tensor:
-        """(B, K) of the images as they are, computed once for all evaluations."""
+        """(B, K) of the unshifted images, computed once for all evaluations."""
         return self.predict(self.images)
 
 
 class Evaluation(Protocol):
-    """A torchmetrics metric of views: `update` takes every batch once, `compute` says the numbers.
+    """A torchmetrics metric of views: `update` gets every batch once, `compute` returns the results.
 
-    Made by a factory ``(config, seed)``; it looks at images and holds `stillpoint.core.metrics`, whose sums are exact.
+    Made by a factory ``(config, seed)``; it holds metrics of `stillpoint.core.metrics`, whose sums are exact.
     """
 
     def update(self, view: View) -> None: ...

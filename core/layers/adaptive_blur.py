@@ -77,8 +77,8 @@ def adaptive_blur2d(
 class AdaptiveBlur2d(Downsample):
     """Predict the filters of `adaptive_blur2d` by a k x k convolution and batch normalisation, and apply them.
 
-    A filling of the Downsample slot with a fixed grid, but one with parameters: ``conv.weight`` (G * k * k, C, k, k)
-    and ``bn``. Given a grid, the blurred map is sampled there; on a shortcut filters of its own follow it.
+    A filling of the Downsample slot with a fixed grid and with parameters: ``conv.weight`` (G * k * k, C, k, k) and
+    ``bn``. Given a grid, the blurred map is sampled there; its follower on a shortcut predicts its own filters.
 
     Args:
         channels: C.
@@ -117,7 +117,7 @@ class AdaptiveBlur2d(Downsample):
         stride = self.stride if grid is None else (1, 1)
         padded = pad(x, [(self.size // 2, self.size // 2)] * 2, padding=self.padding)
         if self.bn.training:
-            # The batch statistics are those of all pixels, also of the ones that the stride drops.
+            # The batch statistics include the pixels that the stride drops.
             logits = self.bn(self.conv(padded))[..., :: stride[0], :: stride[1]]
         else:
             logits = self.bn(nn.functional.conv2d(padded, self.conv.weight, stride=stride))

@@ -30,7 +30,7 @@ def binomial_taps(size: int, *, device: torch.device | str | None = None, dtype:
     Every tap and every product of two taps is exact in every floating dtype down to bfloat16. ValueError unless 1 <=
     size <= 7.
     """
-    # 2.0 and True are in a range of integers too
+    # `in range` would also accept 2.0 and True
     if not isinstance(size, int) or isinstance(size, bool) or size not in SIZES:
         raise ValueError(f"size must be an integer from 1 to 7, got {size!r}")
     return torch.tensor([comb(size - 1, i) / 2 ** (size - 1) for i in range(size)], device=device, dtype=dtype)
@@ -55,9 +55,9 @@ def blur_with(
     pad_off: int = 0,
     phase: Tensor | None = None,
 ) -> Tensor:
-    """`blur_pool2d` and its kin with the filter given, a `binomial_kernel` (k, ..., k) that a Module need not rebuild.
+    """`blur_pool1d`, `2d` and `3d` with a given filter, a `binomial_kernel` (k, ..., k) that a Module keeps.
 
-    In two dimensions each image may be sampled at its own `phase` (B,) instead of at the first pixel.
+    In two dimensions each image can be sampled at its own `phase` (B,) instead of from the first pixel.
     """
     dims, size = kernel.ndim, kernel.shape[0]
     strides = _strides(stride, dims)
@@ -116,7 +116,7 @@ def blur_pool2d(
             too small for its padding.
 
     Law: with circular padding, stride s dividing H and W, f(roll(x, (s*i, s*j))) is roll(f(x), (i, j)), and at
-    stride 1 every shift commutes. A constant map stays that constant to rounding, but for padding with zeros.
+    stride 1 every shift commutes. Except with zero padding, a constant map stays constant up to rounding.
     """
     kernel = binomial_kernel(size, 2, device=x.device, dtype=torch.float32)
     return blur_with(x, kernel, stride=stride, padding=padding, pad_off=pad_off)
@@ -163,7 +163,7 @@ class _BlurPool(ConstantBuffers):
 
 
 class BlurPool1d(_BlurPool):
-    """`blur_pool1d` as a Module; `channels` is for the reader only, any number of channels passes."""
+    """`blur_pool1d` as a Module; `channels` is informative only, and any number of channels is accepted."""
 
     dims = 1
 
@@ -174,9 +174,8 @@ class BlurPool1d(_BlurPool):
 class BlurPool2d(_BlurPool, Downsample):
     """`blur_pool2d` as a Module, a filling of the Downsample slot with a fixed grid.
 
-    `channels` is for the slot and the reader only: any number of channels passes. Given a grid, the blurred map is
-    sampled there instead of at the first pixel; a map whose size is no multiple of the stride is extended circularly
-    for it.
+    `channels` is informative only: any number of channels is accepted. Given a grid, the blurred map is sampled there;
+    a map whose size is not a multiple of the stride is first extended circularly.
     """
 
     dims = 2
@@ -194,7 +193,7 @@ class BlurPool2d(_BlurPool, Downsample):
 
 
 class BlurPool3d(_BlurPool):
-    """`blur_pool3d` as a Module; `channels` is for the reader only, any number of channels passes."""
+    """`blur_pool3d` as a Module; `channels` is informative only, and any number of channels is accepted."""
 
     dims = 3
 
@@ -203,7 +202,7 @@ class BlurPool3d(_BlurPool):
 
 
 class MaxBlurPool2d(BlurPool2d):
-    """Max-pooling at stride 1, then `BlurPool2d`: what replaces a strided max-pool (Zhang, ICML 2019).
+    """Max-pooling at stride 1, then `BlurPool2d`: the replacement of a strided max-pool (Zhang, ICML 2019).
 
     Args:
         kernel_size, max_padding: of the max-pool that is replaced, in pixels.

@@ -1,4 +1,4 @@
-"""Filters that depend on options alone, made once for a function that is called again and again."""
+"""Caching of filters that depend on options alone, for functions that are called repeatedly."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -15,9 +15,9 @@ _KEPT = 32
 
 
 def built_once(build: Callable[Options, Module]) -> Callable[Options, Module]:
-    """`build`, which makes a Module without parameters from hashable options, with its last results kept.
+    """Decorates `build`, which makes a parameterless Module from hashable options, with a cache of its last results.
 
-    What is made while PyTorch traces, transforms, exports or computes without numbers belongs there, and is not kept.
+    Results made while PyTorch traces, transforms or exports, or on the meta device, are not cached.
     """
     kept = lru_cache(_KEPT)(build)
 
@@ -25,7 +25,7 @@ def built_once(build: Callable[Options, Module]) -> Callable[Options, Module]:
         observed = torch.compiler.is_compiling() or plain_only()
         if observed or torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
             return build(*options, **named)
-        # it may be wanted for a derivative later
+        # a cached tensor may be needed for a derivative later
         with torch.inference_mode(False):
             return kept(*options, **named)  # type: ignore[arg-type]
 

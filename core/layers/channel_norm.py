@@ -1,4 +1,4 @@
-"""Layer norms of feature maps over their channels, with a divisor for each pixel or one for each image."""
+"""Layer norms over the channels of feature maps, with one divisor for each pixel or for each image."""
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,8 @@ def channel_norm2d(x: Tensor, weight: Tensor, bias: Tensor, *, divisor: str = "i
     Raises:
         ValueError: an unknown divisor, or a map of another kind.
 
-    Law: with the divisor of the image it commutes with every circular shift, also by a fraction of a pixel: what
-    varies over the pixels is linear in the map. With that of the pixel, with whole pixels only.
+    Law: with divisor "image" it commutes with every circular shift, fractional ones included, since it is then linear
+    in the map at each pixel. With "pixel" it commutes with whole-pixel shifts only.
     """
     if divisor not in DIVISORS:
         raise ValueError(f"divisor must be one of {', '.join(DIVISORS)}, got {divisor!r}")
@@ -32,13 +32,13 @@ def channel_norm2d(x: Tensor, weight: Tensor, bias: Tensor, *, divisor: str = "i
     real = x.to(torch.promote_types(x.dtype, torch.float32))
     centred = real - real.mean(1, keepdim=True)
     over = [1] if divisor == "pixel" else [1, 2, 3]
-    # two passes: the mean of squares of what is centred already cannot lose its digits
+    # two passes: the mean of squares of centred numbers loses no digits
     scale = torch.rsqrt(centred.square().mean(over, keepdim=True) + eps)
     return (centred * (scale * weight[:, None, None]) + bias[:, None, None]).to(x.dtype)
 
 
 class ChannelNorm2d(nn.Module):
-    """`channel_norm2d` as a Module; weight 1 and bias 0 at first."""
+    """`channel_norm2d` as a Module; weight is initialised to 1, bias to 0."""
 
     def __init__(
         self,
@@ -64,5 +64,5 @@ class ChannelNorm2d(nn.Module):
 
 
 def pixel_norm(channels: int) -> ChannelNorm2d:
-    """ConvNeXt's: a divisor for each pixel, which aliases."""
+    """ConvNeXt's norm: a divisor for each pixel, which aliases."""
     return ChannelNorm2d(channels, divisor="pixel")

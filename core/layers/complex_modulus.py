@@ -2,7 +2,7 @@
 
 Source: Leterme, Polisano, Perrier, Alahari, "From CNNs to Shift-Invariant Twin Models Based on Complex Wavelets": y =
 relu(|(x * W) subsampled| + b) in place of relu, then max-pooling, of the real part. The modulus of a band-pass map
-hardly moves when the image moves by less than the filter's wavelength, so that it may be sampled at twice the stride.
+hardly changes when the image moves by less than the filter's wavelength, so it can be sampled at twice the stride.
 """
 
 import torch
@@ -45,13 +45,12 @@ def modulus_batch_norm2d(
     """Batch norm for moduli: ``x / sqrt(E/2 + eps) * |weight| + bias``, without subtracting a mean.
 
     A modulus is not centred, and half of its energy E = mean(x**2) is the variance of the real part, so this scales the
-    moduli as batch norm would scale the real parts. With a negative scale the order of moduli would turn: hence
-    |weight|.
+    moduli as batch norm would scale the real parts. A negative scale would reverse the order of moduli: hence |weight|.
 
     Args:
         x: (B, C, H, W), non-negative.
-        running_energy: (C,), used for E in evaluation; in training E is that of the batch, gradient included, and the
-            running one moves towards it by `momentum` in place.
+        running_energy: (C,), used for E in evaluation; in training E is the batch's, gradient included, and updates the
+            running one in place by `momentum`.
         weight, bias: (C,).
 
     Law: in training the result does not change when `x` is scaled by a positive factor, up to `eps`.
@@ -65,9 +64,9 @@ def modulus_batch_norm2d(
 
 
 class ModulusBatchNorm2d(nn.Module):
-    """`modulus_batch_norm2d` as a Module; weight 1, bias 0 and running energy 1 at first.
+    """`modulus_batch_norm2d` as a Module, initialised with weight 1, bias 0 and running energy 1.
 
-    The energy of real maps of unit variance would be 2; 1 is what the reference begins with.
+    Maps of unit variance would have energy 2; the reference starts at 1.
     """
 
     running_energy: Tensor

@@ -1,4 +1,4 @@
-"""Buffers that no checkpoint holds, because what a layer was built with decides them."""
+"""Buffers that no checkpoint holds, because the constructor's arguments determine them."""
 
 from collections.abc import Callable
 from typing import Any, Self
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 
 class ConstantBuffers(nn.Module):
-    """A Module whose constants come back when it was without numbers (on the meta device) and gets memory.
+    """A Module whose constants are restored when it moves from the meta device to memory.
 
-    ``to_empty`` leaves garbage in every buffer and trusts that a checkpoint fills it; these are in none.
+    ``to_empty`` leaves every buffer uninitialised for a checkpoint to fill, but these are in none.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # in tuples, which torch does not look into for parameters and constants
+        # in tuples, in which torch does not search for parameters
         self._constants: dict[str, tuple[Tensor]] = {}
 
     def register_constant(
@@ -26,8 +26,8 @@ class ConstantBuffers(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """A non-persistent buffer of a `value` that has numbers, on a device and, if it is floating, in a dtype:
-        PyTorch's defaults where they are not told."""
+        """Registers `value`, which must not be on the meta device, as a non-persistent buffer on `device` and, if it is
+        floating, in `dtype`; PyTorch's defaults where these are None."""
         self._constants[name] = (value,)
         device = torch.get_default_device() if device is None else device
         dtype = (dtype or torch.get_default_dtype()) if value.is_floating_point() else value.dtype

@@ -1,6 +1,6 @@
-"""A learnt dictionary and the step that belongs to it: what the sparse-coding layers share.
+"""A learnt dictionary and its step size: the base of the sparse-coding layers.
 
-Source of the order of measuring and scaling: Dai et al., NeurIPS 2022.
+Source of the order of measuring and normalising: Dai et al., NeurIPS 2022.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-# torch.compiler.disable, but for importing the compiler, seconds, only when it is at work
+# torch.compiler.disable, without importing the compiler (seconds) before it is used
 from torch._compile import _disable_dynamo
 
 from stillpoint.core.kernels.pool import plain_only
@@ -20,9 +20,9 @@ from stillpoint.core.layers.step_size import address, largest_eigenvalue, step_f
 
 
 class Evaluated(NamedTuple):
-    """A step, and what it was measured of: a dictionary at a version of it, and the shape of an image's code.
+    """A step, with what it was measured for: a dictionary at one version, and the shape of an image's code.
 
-    The dictionary is held, so that no other one comes to lie where it lay.
+    The reference to the dictionary keeps its address from being reused.
     """
 
     weight: Tensor
@@ -31,30 +31,28 @@ class Evaluated(NamedTuple):
     shape: tuple[int, ...]
 
     def serves(self, weight: Tensor, shape: tuple[int, ...]) -> bool:
-        """Whether the step is that of this dictionary and this shape."""
+        """Whether the step belongs to this dictionary and this shape."""
         same = self.weight.data_ptr() == address(weight) and self.weight._version == self.version
         return same and self.shape == shape
 
 
 class LearntDictionary(nn.Module):
-    """The atoms, and a step size that belongs to them.
+    """The atoms and their step size.
 
-    In training the first forward on new weights measures the step, on the dictionary as the optimiser left it and
-    starting from the last eigenvector (a step or two, then), and scales the atoms to unit norm in place: the authors'
-    order. Every other forward on these weights changes nothing and has the same step, be it the second of a loss, one
-    that checkpointing repeats, or one within torch.func: so the layer is a function, and its derivative the function's.
-    Images of another size have a step of their own, measured once on the same dictionary. Weights that are not the
-    layer's own (functional_call, a parametrisation), and the layer's own where it is transformed, traced or exported,
-    are used as a first forward would use them, and neither they nor the layer's state are changed. New weights are
-    known by their numbers: fused optimisers raise no version counter.
+    In training the first forward on new weights measures the step on the dictionary as the optimiser left it, from the
+    last eigenvector (one or two iterations), and then scales the atoms to unit norm in place: the authors' order. Every
+    further forward on these weights changes nothing and uses the same step, so that the layer is a function under
+    several forwards per loss, checkpointing and torch.func. Each image size has its own step, measured once. Foreign
+    weights (functional_call, a parametrisation), and the layer's own under a transform, tracing or export, are used as
+    by a first forward, without changing them or the layer's state. New weights are recognised by value: fused
+    optimisers raise no version counter.
 
-    In evaluation nothing is changed: the step is measured once per dictionary and image size, on the unit atoms, from a
-    fixed start. So an evaluation is a function of weights and input, and evaluating leaves no trace in a training. (A
-    change made in evaluation through ``weight.data``, which no tensor tells of, is seen from the next ``eval()`` on,
-    and so is, by an exporter, another parameter in the place of `weight`.) With ``measure = False`` both take
-    `step_size` as it is stored, and `update_step_size` is the caller's to call.
+    Evaluation changes nothing: the step is measured once per dictionary and image size, on the unit atoms, from a fixed
+    start. So an evaluation is a function of weights and input, and does not affect training. (A change through
+    ``weight.data`` in eval mode, or a replaced parameter while exporting, takes effect at the next ``eval()``.) With
+    ``measure = False`` both modes use the stored `step_size`, and the caller calls `update_step_size`.
 
-    The last eigenvector is a non-persistent buffer: whoever resumes a training bitwise keeps it with the state.
+    The last eigenvector is a non-persistent buffer; resuming a training bitwise requires it in the state.
     """
 
     weight: nn.Parameter
@@ -72,8 +70,8 @@ class LearntDictionary(nn.Module):
         self._evaluated: Evaluated | None = None
         # in tuples, which torch does not look into for parameters and constants
         self._seen: tuple[Tensor, ...] = ()
-        # of training: the dictionary that `weight` was scaled from and what it was scaled to, both of which go through
-        # every change of type, device and format as `weight` does; and its steps by the shape of an image's code
+        # in training: the dictionary before and after scaling, both converted along with `weight` in type, device and
+        # format; and its steps by the shape of an image's code
         self._source: tuple[Tensor, ...] = ()
         self._steps: dict[tuple[int, ...], Tensor] = {}
 
@@ -83,7 +81,7 @@ class LearntDictionary(nn.Module):
 
     @_disable_dynamo
     def dictionary(self) -> Tensor:
-        """The atoms that codes refer to: `weight`, of unit norm unless ``normalise=False``."""
+        """The atoms in use: `weight`, with unit norm unless ``normalise=False``."""
         if not self.training:
             atoms = unit_atoms(self.weight) if self.normalise else self.weight.view_as(self.weight)
             if atoms.requires_grad:
@@ -92,7 +90,7 @@ class LearntDictionary(nn.Module):
             return atoms
         if not self.normalise or self._may_change():
             return self.weight  # scaled in place by the forward
-        # the same numbers and the same derivative: scaling is no part of the graph
+        # the same values and derivative: the scaling is not part of the graph
         return unit_atoms(self.weight.detach()) + (self.weight - self.weight.detach())
 
     @_disable_dynamo
@@ -103,14 +101,14 @@ class LearntDictionary(nn.Module):
         if not self._may_change():
             return self._unchanging_step(x) if self.measure else self.step_size
         a = self.linear_map(self.weight, x)
-        # what is kept here outlives the block it is measured in
+        # cached tensors outlive the block in which they are measured
         with torch.inference_mode(self.weight.is_inference()), torch.no_grad():
             if not self._known(self.weight):
                 source = self.weight.detach().clone()
                 atoms = unit_atoms(source) if self.normalise else source
                 self._source, self._steps = (source, atoms), {}
                 if self.normalise:
-                    # by .data: a graph that holds these atoms was made of the same numbers
+                    # through .data: any graph that holds these atoms was made with the same values
                     self.weight.data.copy_(atoms)
             if not self.measure:
                 return self.step_size
@@ -125,7 +123,7 @@ class LearntDictionary(nn.Module):
         return own and not plain_only()
 
     def _known(self, weight: Tensor) -> bool:
-        """Whether these are the numbers that the last training forward made."""
+        """Whether the weights equal those left by the last training forward."""
         if not self._source:
             return False
         _, atoms = self._source
@@ -154,7 +152,7 @@ class LearntDictionary(nn.Module):
 
     def _evaluation_step(self, x: Tensor) -> Tensor:
         a, held = self.linear_map(self.weight, x), self._evaluated
-        # an exporter puts a tensor without numbers in the place of the dictionary
+        # an exporter replaces the dictionary by a tensor without data
         weight = self._seen[0] if self._seen and torch.compiler.is_exporting() else underlying(self.weight)
         if held is not None and held.serves(weight, a.code_shape):
             return held.step
@@ -163,7 +161,7 @@ class LearntDictionary(nn.Module):
             source = weight if readable else self.weight
             a.weight = unit_atoms(source) if self.normalise else source
             step = step_for(largest_eigenvalue(a)[0])
-        # atoms made in inference mode have no version that tells a change: measured every time
+        # atoms made in inference mode have no version counter: measured every time
         if readable and not weight.is_inference() and not torch.compiler.is_exporting():
             self._evaluated = Evaluated(weight, step, weight._version, a.code_shape)
         return step
@@ -173,7 +171,7 @@ class LearntDictionary(nn.Module):
 
     @torch.no_grad()
     def update_step_size(self, x: Tensor) -> None:
-        """Measures `step_size` for `weight` as it is and inputs shaped like `x`, from the last eigenvector."""
+        """Measures `step_size` for the current `weight` and inputs shaped like `x`, from the last eigenvector."""
         a = self.linear_map(self.weight, x)
         self._measure(a)
         if self._known(self.weight):
@@ -181,7 +179,8 @@ class LearntDictionary(nn.Module):
 
     @torch.no_grad()
     def normalise_(self) -> None:
-        """Scales every atom to unit norm in place, and leaves `step_size` as it is; nothing where a forward did so."""
+        """Scales every atom to unit norm in place without changing `step_size`; does nothing if a forward already
+        did."""
         if not self._known(self.weight):
             self.weight.data.copy_(unit_atoms(self.weight))
 
@@ -206,4 +205,6 @@ class LearntDictionary(nn.Module):
         if self.normalise and weight is not None:
             empty = (weight.flatten(1) == 0).all(dim=1).nonzero().flatten().tolist()
             if empty:
-                args[-1].append(f"{prefix}weight: atoms {empty} are zero; every atom of a dictionary needs a direction")
+                args[-1].append(
+                    f"{prefix}weight: atoms {empty} are zero, but every atom of a dictionary needs a direction"
+                )

@@ -1,8 +1,8 @@
-"""The Downsample slot: what a backbone puts where it would otherwise stride, and the base of all that fills it.
+"""The Downsample slot, which replaces a backbone's strides, and the base class of its fillings.
 
-A filling maps (B, C, H, W) to (B, C, ceil(H/s), ceil(W/t)). It says whether it chooses its grid from the input, how it
-samples at what was chosen, and what follows it on a shortcut. What it hands on is opaque to a backbone, which only
-passes it to the shortcut and to the way back up.
+A filling maps (B, C, H, W) to (B, C, ceil(H/s), ceil(W/t)). It states whether it chooses its grid from the input, how
+it samples on a grid, and which layer follows it on a shortcut. The grid is opaque to a backbone, which only passes it
+to the shortcut and to the upsampling.
 """
 
 import inspect
@@ -18,29 +18,29 @@ from stillpoint.core.base.lookup import find
 from stillpoint.core.config.slot import FILLINGS
 from stillpoint.core.layers.phases import Stride, mix_phases, stride_pair, take_phase
 
-# torch.fx, which cannot follow their checks, takes each of these as one step
+# torch.fx, which cannot trace their checks, treats each of these as one operation
 torch.fx.wrap("take_phase")
 torch.fx.wrap("mix_phases")
 
 
 class SoftGrid(NamedTuple):
-    """A grid that is not decided: each image is a mixture of its phases, as in the training of a learned choice.
+    """A soft choice of the grid: each image becomes a mixture of its phases, as when a choice is trained.
 
-    weights  (B, s * t), those of the mixture, phase k = row + s * column at index k
-    scores   (B, s * t), what they were made of
+    weights  (B, s * t), the mixture's weights, phase k = row + s * column at index k
+    scores   (B, s * t), from which the weights were computed
     """
 
     weights: Tensor
     scores: Tensor
 
 
-#: What a choosing filling hands on: each image's phase (B,) int64, or a `SoftGrid`.
+#: The grid that a choosing filling passes on: each image's phase (B,) int64, or a `SoftGrid`.
 Grid = Tensor | SoftGrid
 
 
 def sample_at(x: Tensor, grid: Grid | None, *, stride: Stride = 2) -> Tensor:
-    """The pixels of (B, C, H, W) on a grid, (B, C, ceil(H/s), ceil(W/t)): from the first one where it is None, at each
-    image's phase, or mixed by the weights of a `SoftGrid`. ValueError for a grid of another shape or dtype."""
+    """The pixels of (B, C, H, W) on a grid, (B, C, ceil(H/s), ceil(W/t)): from the first one if None, at each image's
+    phase, or mixed by the weights of a `SoftGrid`. ValueError for a grid of another shape or dtype."""
     s, t = stride_pair(stride)
     if grid is None:
         return x[..., ::s, ::t]
@@ -55,9 +55,9 @@ class Downsample(nn.Module):
     A filling is built as ``Filling(channels, stride=2, *, options, device=None, dtype=None)``, sets `stride`, and
     defines `sample` and `follower`; one that chooses defines `choose` and `scores` as well.
 
-    chooses  it takes its grid from its input and hands it on, and what runs beside it must sample there too. A filling
-             whose weights are its own affair (one set a channel, say) leaves this False, hands on None, and follows
-             itself on a shortcut by a full filling.
+    chooses  whether it chooses a grid from its input, on which parallel branches must sample too. A filling whose
+             choice cannot be shared (one for each channel, say) sets it to False, passes on None, and returns a
+             complete filling as its follower.
     stride   (rows, columns)
     """
 
@@ -65,29 +65,29 @@ class Downsample(nn.Module):
     stride: tuple[int, int]
 
     def forward(self, x: Tensor, grid: Grid | None = None, *, return_grid: bool = False):
-        """The map sampled at `grid`, or at the filling's own choice where none is given; with `return_grid` also the
-        grid, or None for a fixed one. A fused kernel may choose and sample at once in a forward of its own."""
+        """The map sampled at `grid`, by default the filling's own choice; with `return_grid` also the grid, which is
+        None if fixed. A subclass with a fused kernel may override this to choose and sample at once."""
         if grid is None:
             grid = self.choose(x)
         y = self.sample(x, grid)
         return (y, grid) if return_grid else y
 
     def choose(self, x: Tensor) -> Grid | None:
-        """The grid that (B, C, H, W) is sampled on; None: the fixed one that starts at the first pixel."""
+        """The grid on which (B, C, H, W) is sampled; None: the fixed one that starts at the first pixel."""
         return None
 
     def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
-        """(B, C, H, W) -> (B, C, ceil(H/s), ceil(W/t)), filtered and sampled at `grid`, whoever chose it."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how it samples")
+        """(B, C, H, W) -> (B, C, ceil(H/s), ceil(W/t)), filtered and sampled at `grid`, whichever layer chose it."""
+        raise NotImplementedError(f"{type(self).__name__} does not define sample")
 
     def scores(self, x: Tensor) -> Tensor:
-        """(B, s * t) what `choose` compares, the largest being chosen; ValueError where nothing is chosen."""
-        raise ValueError(f"{type(self).__name__} has a fixed grid and compares nothing")
+        """(B, s * t) the scores that `choose` compares, the largest being chosen; ValueError for a fixed grid."""
+        raise ValueError(f"{type(self).__name__} has a fixed grid and no scores")
 
     def follower(self, channels: int) -> "Downsample":
-        """What samples a shortcut of `channels` channels at the grid handed on: the same filter and stride, no chooser,
-        and no parameter that would idle."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what follows it on a shortcut")
+        """The layer for a shortcut of `channels` channels on the same grid: same filter and stride, no choice, and no
+        unused parameter."""
+        raise NotImplementedError(f"{type(self).__name__} does not define follower, its layer on a shortcut")
 
     def upsampler(self, channels: int) -> nn.Module | None:
         """A module (y, grid) that puts maps of `channels` channels back on the grid handed on; None: there is none."""
@@ -101,10 +101,10 @@ class DownsampleFactory(Protocol):
 
 
 class ByPlace:
-    """A factory that differs by place: the first pattern that the slot's path in the network matches decides.
+    """A factory that depends on the place: the first pattern that matches the slot's path decides.
 
     Args:
-        usual: what fills the other places.
+        usual: the factory of all other places.
         places: shell pattern of a path, such as "maxpool.0" or "layer3.*" -> its factory.
     """
 
@@ -119,14 +119,14 @@ class ByPlace:
 
 
 def at(factory: DownsampleFactory | None, place: str) -> DownsampleFactory | None:
-    """The factory of one place, called by its path: what a backbone asks before it fills a slot."""
+    """The factory of the place with that path; every backbone calls it before it fills a slot."""
     return factory.at(place) if isinstance(factory, ByPlace) else factory
 
 
 class Subsample(Downsample):
-    """Keep every stride-th pixel with no filter, from the first one or at the given grid.
+    """Keep every stride-th pixel without a filter, from the first one or on the given grid.
 
-    `device` and `dtype` are taken as by every filling of the slot; it holds no tensor.
+    `device` and `dtype` are accepted as by every filling; the layer holds no tensor.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ def filling(kind: str) -> type[Downsample]:
     """
     found = find("downsample", kind, {name: entry.where for name, entry in FILLINGS.items()})
     if not (isinstance(found, type) and issubclass(found, Downsample)):
-        raise ValueError(f"downsample {kind} is no filling of the slot: it must be a class derived from Downsample")
+        raise ValueError(f"downsample {kind} is not a filling: it must be a class derived from Downsample")
     return found
 
 
@@ -169,7 +169,8 @@ def downsample_factory(kind: str, **options: Any) -> DownsampleFactory:
         options: keyword options of that class, except `channels` and `stride`, which the backbone gives.
 
     Raises:
-        ValueError: an unknown kind, or an option that it does not have. Bad values are refused when a layer is built.
+        ValueError: an unknown kind, or an option that the kind does not have. Invalid values are refused when a layer
+            is built.
     """
     made = filling(kind)
     allowed = [name for name in inspect.signature(made).parameters if name not in ("channels", "stride")]

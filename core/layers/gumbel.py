@@ -1,4 +1,4 @@
-"""Gumbel softmax over the phases of a map: a choice that training softens, with a temperature and noise (Jang et al.,
+"""Gumbel softmax over the phases of a map: a choice softened in training by a temperature and noise (Jang et al.,
 "Categorical reparameterization with Gumbel-softmax", ICLR 2017)."""
 
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from stillpoint.core.base.randomness import open_uniform, seed_for
 
-# torch.fx, which cannot follow how they count and check, takes each of these as one step
+# torch.fx, which cannot trace their checks, treats each of these as one operation
 torch.fx.wrap("open_uniform")
 torch.fx.wrap("phase_weights")
 
@@ -14,7 +14,7 @@ torch.fx.wrap("phase_weights")
 def phase_weights(scores: Tensor, *, tau: Tensor | float, noise: Tensor | None = None) -> Tensor:
     """softmax((scores + noise) / tau) over the phases, (B, K); ValueError for noise of another shape.
 
-    Law: as tau falls to zero it tends to one at the best phase. At zero it is NaN.
+    Law: as tau tends to 0 the weights tend to one-hot at the best phase. At 0 they are NaN.
     """
     if noise is not None:
         if noise.shape != scores.shape:
@@ -24,9 +24,9 @@ def phase_weights(scores: Tensor, *, tau: Tensor | float, noise: Tensor | None =
 
 
 class Tempered:
-    """What a Module with a temperature has besides: the buffer `tau`, which starts at 1, and Gumbel noise.
+    """A mixin for Modules with a temperature: the buffer `tau`, initially 1, and Gumbel noise.
 
-    A layer that weighs nothing has no temperature, and both setters pass over it.
+    A layer without soft weights has no temperature, and both setters skip it.
     """
 
     tau: Tensor | None
@@ -40,7 +40,7 @@ class Tempered:
             self.tau.fill_(tau)
 
     def set_noise(self, *key: int | str) -> None:
-        """Makes the noise of the next passes a function of `key`, of the place in the batch and of the phase.
+        """Makes the noise of the next passes a function of `key`, the position in the batch and the phase.
 
         Until it is called, noise is drawn from PyTorch's own generator.
         """
@@ -49,7 +49,7 @@ class Tempered:
 
     def _weights(self, scores: Tensor, noise: Tensor | None = None) -> Tensor:
         """`phase_weights` at this layer's temperature."""
-        assert self.tau is not None, "a layer without a temperature weighs nothing"
+        assert self.tau is not None, "a layer without a temperature has no soft weights"
         return phase_weights(scores, tau=self.tau, noise=noise)
 
     def _noise(self, scores: Tensor) -> Tensor:

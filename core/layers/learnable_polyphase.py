@@ -1,8 +1,8 @@
-"""Learnable polyphase sampling: a small network scores the phases of a map, and the best is kept (Rojas-Gomez et al.,
-"Learnable polyphase sampling for shift invariant and equivariant convolutional networks", NeurIPS 2022).
+"""Learnable polyphase sampling: a small network scores the phases of a map, and the best is selected (Rojas-Gomez et
+al., "Learnable polyphase sampling for shift invariant and equivariant convolutional networks", NeurIPS 2022).
 
 In training the phases are mixed by a Gumbel softmax of their scores, whose temperature tau a schedule lowers; in
-evaluation each image is sampled at its best phase, as in adaptive polyphase sampling.
+evaluation each image is sampled on its best phase, as in adaptive polyphase sampling.
 """
 
 from typing import Any
@@ -21,19 +21,19 @@ from stillpoint.core.layers.phases import Stride, extend, place_phase, spread_ph
 from stillpoint.core.layers.polyphase import SELECTIONS
 from stillpoint.core.layers.precision import without_autocast
 
-# torch.fx, which cannot follow their checks, takes each of these as one step
+# torch.fx, which cannot trace their checks, treats each of these as one operation
 for _name in ("extend", "place_phase", "spread_phases", "wide"):
     torch.fx.wrap(_name)
 
 FILTERS = ("binomial", "adaptive")
-#: units of a scorer that is made narrower than its map
+#: minimum width of a scorer that is narrower than its map
 LEAST = 8
 #: how scores become a grid: the best phase; softmax(scores / tau); softmax((scores + Gumbel noise) / tau)
 SAMPLINGS = ("argmax", "softmax", "gumbel")
 
 
 class _Sampler(Tempered, nn.Module):
-    """What the two layers share: the filter, the temperature and the noise."""
+    """The base of both layers: filter, temperature and noise."""
 
     def __init__(
         self,
@@ -66,21 +66,23 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
     Args:
         channels: C.
         stride: one integer s or (rows s, columns t).
-        scorer: a name of `SCORERS`, or None for a layer that is handed its grid (and else starts at the first pixel).
-        hidden, scorer_padding: width and padding of the scorer, see `phase_scorer`; C // reduction where not given.
-        reduction: divides C into the scorer's width, of at least 8 where C is: 8 gives the authors' small scorers.
+        scorer: a name of `SCORERS`, or None for a layer that is given its grid (otherwise it starts at the first
+            pixel).
+        hidden, scorer_padding: width and padding of the scorer, see `phase_scorer`; the default width is C //
+            reduction.
+        reduction: divisor of C for the scorer's width, which is at least min(C, 8); 8 gives the authors' small scorers.
         filter, size, padding, groups: "binomial" of `size` taps (1: none), or "adaptive" of `AdaptiveBlur2d`.
-        select: score the map "before_blur" or "after_blur", that is the values sampled.
-        extension: of sides that are no multiples of the stride, after the filter: "circular", or the authors' "zeros".
+        select: score the map "before_blur" or "after_blur", where the second is what is sampled.
+        extension: of sides that are not multiples of the stride, after the filter: "circular", or the authors' "zeros".
         sampling, test_sampling: in training and in evaluation, a name of `SAMPLINGS`.
 
     Raises:
         ValueError: an option outside its set, more channels asked of a scorer than it can have, a map too small.
 
     Laws: with hard sampling, circular paddings and sides that are multiples of the stride, f(roll(x, any shift)) is a
-    roll of f(x). Soft sampling mixes the grids and commutes with shifts by multiples of the stride only, up to the
-    noise. Neither holds for other paddings or extended sides. Hard choices are made in float32 or better, also under
-    autocast.
+    roll of f(x). Soft sampling mixes the grids and, up to its noise, commutes only with shifts by multiples of the
+    stride. Neither law holds for other paddings or extended sides. Hard choices are made in float32 or better, also
+    under autocast.
 
     The buffer `tau` starts at 1. Parameters of scorers, which have no weight decay, have ".scorer." in their names.
     """
@@ -125,7 +127,7 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
         self.made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.scorer: nn.Module | None = None
         if scorer is not None:
-            # a few units may all be dead, and then every score ties
+            # with few units all ReLUs may be dead, and then all scores tie
             width = max(channels // reduction, min(channels, LEAST)) if hidden is None else hidden
             self.scorer = phase_scorer(
                 scorer, channels=channels, hidden=width, padding=scorer_padding, device=device, dtype=dtype
@@ -143,7 +145,7 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
     ):
         """The samples, or (samples, grid): a phase (B,) int64, or the `SoftGrid` of a soft sampling.
 
-        `noise` (B, s * t) takes the place of the Gumbel noise.
+        `noise` (B, s * t) replaces the Gumbel noise.
         """
         filtered = self.filter(x)
         if grid is None:
@@ -156,7 +158,7 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
 
     def scores(self, x: Tensor) -> Tensor:
         if self.scorer is None:
-            raise ValueError("a layer without a scorer compares nothing")
+            raise ValueError("a layer without a scorer has no scores")
         with without_autocast(x.device):
             return self.scorer(wide(extend(self._judged(x), self.stride, padding=self.extension)), self.stride)
 
@@ -164,7 +166,7 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
         return self._at(self.filter(x), grid)
 
     def follower(self, channels: int) -> Downsample:
-        """The layer of a shortcut: the same filter over its own channels, and no scorer."""
+        """The layer for a shortcut: the same filter over its channels, without a scorer."""
         return type(self)(channels, self.stride, scorer=None, **self.options, **self.made)
 
     def _judged(self, x: Tensor) -> Tensor:
@@ -184,7 +186,7 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
         return SoftGrid(self._weights(scores, noise if sampling == "gumbel" else None), scores)
 
     def _at(self, x: Tensor, grid: Grid | None) -> Tensor:
-        # a fixed grid never reaches what is appended
+        # a fixed grid never reads the extension
         x = x if grid is None else extend(x, self.stride, padding=self.extension)
         return sample_at(x, grid, stride=self.stride)
 
@@ -194,21 +196,21 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
 
 
 class LearnablePolyphaseUpsample2d(_Sampler):
-    """Put a map back on the grid that a `LearnablePolyphaseDownsample2d` took, then filter: (B, C, h, w) to s, t times.
+    """Put a map back on the grid of a `LearnablePolyphaseDownsample2d`, then filter: (B, C, h, w) -> (B, C, s h, t w).
 
     Args:
-        channels, stride, filter, size, padding, groups: as there.
-        gain: times the filter; the authors' decoder has s * t.
-        redraw: in training, weigh by a Gumbel softmax of the scores of its own, instead of by the weights handed over.
-        soften_twice: in evaluation, take softmax(weights / tau) of the weights handed over, as the authors' code does.
+        channels, stride, filter, size, padding, groups: as in that layer.
+        gain: factor of the filter; s * t in the authors' decoder.
+        redraw: in training, draw new weights, by a Gumbel softmax of the scores, instead of using the given ones.
+        soften_twice: in evaluation, use softmax(weights / tau) of the given weights, as the authors' code does.
 
     `forward(y, grid)`: at a phase (B,) everything else is zero; a `SoftGrid` fills all phases.
 
     Raises:
         ValueError: an option outside its set, or a grid that does not fit.
 
-    Law: with hard sampling and where both obey their laws, upsampling of the downsampling commutes with every
-    circular shift. Odd sides come back one larger.
+    Law: with hard sampling, and if the downsampling obeys its law, downsampling followed by upsampling commutes with
+    every circular shift. Odd sides come back one larger.
     """
 
     def __init__(

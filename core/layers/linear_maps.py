@@ -1,4 +1,4 @@
-"""The linear map A from a sparse code to its signal, and its adjoint: a convolution's, and a matrix's."""
+"""The linear map A from a sparse code to its signal, and its adjoint, for convolutions and matrices."""
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +16,16 @@ def check_sizes(**sizes: int) -> None:
 
 
 def repeated(x: Tensor, channels: int, axis: int) -> Tensor:
-    """`x` repeated along an axis until it has as many channels as the dictionary, of which its own must be a part."""
+    """`x` repeated along an axis to the dictionary's number of channels, which must be a multiple of its own."""
     channels, own = int(channels), int(x.shape[axis])  # tensors when traced
     copies, left = divmod(channels, max(own, 1))
     if left or not copies:
-        raise ValueError(f"x has {own} channels; the dictionary's {channels} are no multiple of that")
+        raise ValueError(f"x has {own} channels; the dictionary's {channels} are not a multiple of that")
     return torch.cat([x] * copies, axis) if copies > 1 else x
 
 
 def unit_atoms(weight: Tensor) -> Tensor:
-    """`weight` (K, ...) with every atom ``weight[k]`` divided by its l2 norm, which is a constant to autograd."""
+    """`weight` (K, ...) with every atom ``weight[k]`` divided by its l2 norm, which autograd treats as a constant."""
     norm = l2_norm(weight.detach().flatten(1), 1).clamp_min(1e-12)
     return weight / norm.view(-1, *[1] * (weight.ndim - 1))
 
@@ -37,7 +37,7 @@ class Convolution:
         check_sizes(stride=stride, padding=padding)
         self.weight, self.stride, self.padding = weight, stride, padding
         kernel = weight.shape[2:]
-        # what a strided convolution never read at the border is given back, so that A z has the input's size
+        # border pixels that a strided convolution never reads are restored, so that A z has the input's size
         self.rest = [(n + 2 * padding - k) % stride for n, k in zip(size, kernel, strict=True)]
         self.code_shape = (
             len(weight),

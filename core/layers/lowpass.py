@@ -1,4 +1,4 @@
-"""Ideal low-pass filter: no frequency above what the next grid can hold survives."""
+"""Ideal low-pass filter: removes every frequency that the next grid cannot represent."""
 
 from typing import Any
 
@@ -21,15 +21,15 @@ def ideal_lowpass2d(
     pixel.
 
     Args:
-        x: (B, C, H, W), any floating dtype; the map is taken as periodic. Computed in float32 or better.
-        factor: the stride that the result can bear without aliasing. Of N Fourier bins on an axis, those from ceil(N /
+        x: (B, C, H, W), any floating dtype, treated as periodic; computed in float32 or better.
+        factor: the stride that the result allows without aliasing. Of N Fourier bins on an axis, those from ceil(N /
             (2 * factor)) to N - ceil(N / (2 * factor)) inclusive are set to zero: ceil(N/4) at factor 2, as in the
             "sinc" networks that adaptive polyphase upsampling is compared with (Chaman and Dokmanic, 2021), and as
             before each stride of alias-free convnets (Michaeli et al., CVPR 2023).
         stride: one integer or (rows, columns), from the first pixel.
         rule: of `band_limit2d`; "authors" differs at factor 4 where a size is 4 modulo 8.
-        keep_norm: scale each map of each image to the 2-norm it had, before it is sampled. The norm of sampled values
-            is not kept by a fractional shift, so neither is the law below.
+        keep_norm: scale each map of each image to the 2-norm it had, before it is sampled. A fractional shift does not
+            preserve the norm of sampled values, so the law below is then lost.
 
     Returns:
         (B, C, ceil(H/s), ceil(W/s)) in the dtype of `x`.
@@ -37,8 +37,8 @@ def ideal_lowpass2d(
     Raises:
         ValueError: a factor or stride below one, an unknown rule, an input that is not four-dimensional and floating.
 
-    Law: at stride 1 it commutes with every circular shift, by fractions of a pixel too, and is idempotent; at a stride
-    up to `factor` that divides H and W, the result moves by the stride-th part of any shift of `x`.
+    Law: at stride 1 it commutes with every circular shift, fractional ones included, and is idempotent; at a stride
+    up to `factor` that divides H and W, a shift of `x` by d moves the result by d / stride.
     """
     s, t = stride_pair(stride)
     if not isinstance(factor, int) or factor < 1:
@@ -57,7 +57,7 @@ def ideal_lowpass2d(
 
 
 def _highest_bin(n: int, factor: int, rule: str) -> int:
-    # at factor 1 the bound itself, half a cycle per pixel, goes too
+    # at factor 1 the Nyquist frequency is removed too
     return highest_bin(n, 1 / factor, rule=rule) if factor > 1 else (n + 1) // 2 - 1
 
 
@@ -65,7 +65,7 @@ class IdealLowPass2d(Downsample):
     """`ideal_lowpass2d` as a Module, a filling of the Downsample slot with a fixed grid.
 
     factor: by default the stride. Given a grid, the filtered map is sampled there instead of at the first pixel.
-    `device` and `dtype` are taken as by every filling of the slot; it holds no tensor.
+    `device` and `dtype` are accepted as by every filling; the layer holds no tensor.
     """
 
     def __init__(

@@ -1,13 +1,13 @@
-"""Euclidean norms of numbers whose squares over- or underflow; the bits of all others are those of the plain norm."""
+"""Euclidean norms that survive over- and underflow of squares; all others equal the plain norm bit for bit."""
 
 import torch
 from torch import Tensor
 
 
 def exact_scale(peak: Tensor) -> Tensor:
-    """The power of two by which numbers of at most `peak` in magnitude are to be multiplied before they are squared.
+    """The power of two by which to multiply numbers of magnitude at most `peak` before squaring.
 
-    It is 1 for ordinary numbers. Scaling by it is exact but for what is lost beside the largest anyway.
+    It is 1 for ordinary numbers. The scaling is exact except for numbers negligible beside the largest.
     """
     if peak.dtype == torch.float64:
         large, small, factor = 2.0**400, 2.0**-400, 2.0**700

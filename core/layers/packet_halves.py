@@ -1,4 +1,4 @@
-"""Half sums and half differences of the two maps of each wavelet packet: half the multiplications of the maps."""
+"""Half sums and half differences of the two maps of each wavelet packet, at half the cost of the maps."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,10 +14,10 @@ from stillpoint.core.layers.wavelet_packets import Part, WaveletPackets2d
 class PacketHalves2d(WaveletPackets2d):
     """(A + B) / 2 of each packet, then (B - A) / 2 of each: (B, C, H, W) -> (B, C, 2 N, P, H', W').
 
-    For whoever combines maps linearly anyway. Of analytic maps A and B the half sum is a vertical filter of tree a
-    alone and the half difference one of tree b, each times one horizontal filter: half the multiplications of the maps.
+    For layers that combine the maps linearly anyway. For analytic maps A and B the half sum needs a vertical filter of
+    tree a only, the half difference one of tree b, each with one horizontal filter: half the multiplications.
 
-    `maps` says whose packets; the attribute `maps` is then A of all N packets and B of all, in the order of the output.
+    The argument `maps` selects the packets; the attribute `maps` lists A of all N packets, then B, in output order.
     """
 
     def __init__(

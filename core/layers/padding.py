@@ -1,4 +1,4 @@
-"""Padding of feature maps by a number of pixels that may differ at the two ends of an axis, and may be negative."""
+"""Padding of feature maps, by different and possibly negative numbers of pixels at the two ends of an axis."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,13 +29,13 @@ def pad(x: Tensor, pads: Sequence[tuple[int, int]], *, padding: str) -> Tensor:
         x: (..., N_1, ..., N_d).
         pads: (before, after) in pixels for each of the last d axes, first axis first; negative numbers crop.
         padding: "reflect" mirrors without repeating the edge, "replicate" repeats it, "zeros" adds zeros, "circular"
-            wraps, as many times as it takes.
+            wraps, repeatedly if needed.
 
     Returns:
         (..., before_1 + N_1 + after_1, ...), in the dtype of `x`.
 
     Raises:
-        ValueError: an unknown padding, an axis that nothing is left of, or a reflection longer than its axis.
+        ValueError: an unknown padding, an axis cropped to nothing, or a reflection longer than its axis.
     """
     check_padding(padding)
     first = x.ndim - len(pads)
@@ -57,13 +57,13 @@ def pad(x: Tensor, pads: Sequence[tuple[int, int]], *, padding: str) -> Tensor:
     if padding != "circular":
         mode = "constant" if padding == "zeros" else padding
         return F.pad(x, [n for ends in reversed(amounts) for n in ends], mode=mode)
-    if torch.compiler.is_exporting():  # sizes may be symbols, of which nothing is known
+    if torch.compiler.is_exporting():  # sizes may be symbolic
         for axis, (before, after) in enumerate(amounts, start=first):
             x = wrapped(x, axis, before, x.shape[axis] + before + after)
         return x
     ends = set(amounts[0] + amounts[-1])
     if len(pads) == 2 and len(ends) == 1 and fused(x):
-        # a blur of one tap, evaluated beyond the border: one pass over memory, as its derivative is
+        # as a blur of one tap evaluated beyond the border: one pass over memory, forward and backward
         return blur_pool2d(x, size=1, stride=(1, 1), padding="circular", pad_off=ends.pop())
     # The last axis goes first, while the map is smaller.
     for axis in reversed(range(first, x.ndim)):
@@ -81,10 +81,10 @@ def wrapped(x: Tensor, axis: int, before: int, extent: int) -> Tensor:
 
 
 class PaddedConv2d(nn.Conv2d):
-    """`nn.Conv2d`, padded by `pad`: the same numbers, arguments and names of weights.
+    """`nn.Conv2d`, padded by `pad`: the same results, arguments and parameter names.
 
-    With padding_mode "circular" PyTorch's own copies the map in nine pieces, into memory that is never channels-last,
-    and its derivative goes over it a dozen times: on a CPU more than the convolution of a narrow network takes.
+    With padding_mode "circular" PyTorch copies the map in nine pieces, never channels-last, and its backward pass makes
+    a dozen passes: on a CPU that costs more than the convolution of a narrow network.
 
     Shapes: (B, C, H, W) or (C, H, W), as `nn.Conv2d`.
     """
@@ -106,7 +106,7 @@ def _wrap(x: Tensor, axis: int, before: int, after: int) -> Tensor:
 
 
 class _Wrap(torch.autograd.Function):
-    """`_wrap` by no more than the axis, whose backward pass is one copy; autograd's own makes five."""
+    """`_wrap` by at most the axis, with a backward pass of one copy; autograd's makes five."""
 
     @staticmethod
     def forward(x: Tensor, axis: int, before: int, after: int) -> Tensor:
@@ -126,7 +126,7 @@ class _Wrap(torch.autograd.Function):
             (0, grad.narrow(axis, before + n, after)),
         ):
             part = found.narrow(axis, at, end.shape[axis])
-            # not in place: bfloat16 numbers in short rows add three times as slowly there
+            # not in place, where bfloat16 numbers in short rows add three times as slowly
             part.copy_(part + end)
         return found, None, None, None
 

@@ -1,4 +1,4 @@
-"""Convolutions of all phases of a map at once, and the means of convolutions that need not be computed."""
+"""Convolutions of all phases of a map at once, and means of convolutions without computing them."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from stillpoint.core.layers.padding import pad
 from stillpoint.core.layers.phases import Stride, stride_pair
 
-TAPS = 3  # of every convolution here along an axis
+TAPS = 3  # taps of every convolution here along an axis
 
 
 def convolution(
@@ -23,7 +23,7 @@ def convolution(
 ) -> nn.ParameterDict:
     """Weight (outputs, inputs, k, k) and bias (outputs,) of a convolution, initialised as PyTorch does.
 
-    Not an `nn.Conv2d`, whose weights a backbone would draw anew by its own rule.
+    Not an `nn.Conv2d`, which a backbone would reinitialise by its own rule.
     """
     weight = torch.empty(outputs, inputs, taps, taps, device=device, dtype=dtype)
     nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
@@ -65,7 +65,7 @@ def convolve_phases(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, st
     """The convolution 3x3 of every phase, padded to its size: (B * s * t, outputs, H/s, W/t)."""
     s, t = _dividing(x, stride)
     if padding in ("circular", "zeros"):
-        # whole pixels of a phase are strides of the map, which is padded faster than its phases are
+        # padding the map by multiples of the stride is faster than padding its phases
         phases = split_phases(pad(x, [(s, s), (t, t)], padding=padding), stride=stride)
     else:
         phases = pad(split_phases(x, stride=stride), [(1, 1), (1, 1)], padding=padding)
@@ -75,8 +75,8 @@ def convolve_phases(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, st
 def mean_convolution(x: Tensor, weight: Tensor, bias: Tensor, *, padding: str) -> Tensor:
     """Mean over all pixels of the convolution 3x3 of (N, C, h, w), padded to its size: (N, outputs), float32 or better.
 
-    The mean of a convolution is linear in the means of what its taps see; so nothing is convolved. With circular
-    padding every tap sees the whole map.
+    The mean of a convolution is linear in the means of the regions under its taps, so nothing is convolved. With
+    circular padding every tap covers the whole map.
     """
     height, width = x.shape[2:]
     weight, bias = wide(weight), wide(bias)

@@ -1,9 +1,9 @@
-"""What learnable polyphase sampling judges the phases of a map by: one score for each image and phase (Rojas-Gomez et
+"""The scorers of learnable polyphase sampling: one score for each image and phase (Rojas-Gomez et
 al., "Learnable polyphase sampling for shift invariant and equivariant convolutional networks", NeurIPS 2022).
 
-Every scorer applies the same weights to every phase and treats them alike, so that permuted phases have permuted
-scores. Padded circularly, it also gives a phase that is rolled by whole pixels the score it had. Together: a circular
-shift of a map, whose sides are multiples of the stride, permutes the scores as it permutes the phases.
+Every scorer applies the same weights to all phases, so that permuting the phases permutes the scores. With circular
+padding, rolling a phase by whole pixels leaves its score unchanged. Together: a circular shift of a map whose sides are
+multiples of the stride permutes the scores as it permutes the phases.
 """
 
 from collections.abc import Callable
@@ -34,15 +34,15 @@ class _Scorer(nn.Module):
 
     Args:
         channels: C.
-        hidden: width h inside; C where not given.
-        padding: of every convolution, "circular", "zeros", "reflect" or "replicate". Only the first keeps the law.
+        hidden: inner width h; by default C.
+        padding: of every convolution, "circular", "zeros", "reflect" or "replicate". Only the first obeys the law.
 
     Raises:
         ValueError: a width below one or an unknown padding; in `forward`, sides that are no multiples of the stride, or
             phases too small for their padding.
 
-    Means are taken in float32 or better. Initialisation: PyTorch's usual uniform weights, whatever a backbone does to
-    its own convolutions. They have no weight decay (`decays`), as the authors train them.
+    Means are taken in float32 or better. Initialisation: PyTorch's usual uniform weights, not a backbone's rule for its
+    convolutions. They have no weight decay (`decays`), as the authors train them.
     """
 
     decays = False
@@ -73,7 +73,7 @@ class ConvScorer(_Scorer):
     """The mean over channels and pixels of conv2(relu(conv1(X_k))), both 3x3: the paper's scorer.
 
     Args:
-        residual: add X_k to what conv2 gives, before the mean; needs h = C.
+        residual: add X_k to conv2's result before the mean; needs h = C.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class _Branch(nn.Module):
 
 
 class GraphScorer(_Scorer):
-    """A message-passing network whose nodes are the phases, each joined to all and to itself.
+    """A message-passing network whose nodes are the phases, each connected to all, itself included.
 
     Node: spatial mean of relu(conv 3x3). Message: two linear layers, each with a ReLU, of sender and receiver. Score:
     two linear layers, with a ReLU between, of the mean of the messages received.
@@ -189,7 +189,7 @@ class GraphScorer(_Scorer):
 
 
 class PerceptronScorer(_Scorer):
-    """A linear form of the means of a phase's channels. There is nothing to pad, and `hidden` has no use."""
+    """A linear function of a phase's channel means; `padding` and `hidden` are unused."""
 
     def __init__(
         self,
@@ -240,8 +240,8 @@ def phase_scorer(kind: str, *, channels: int, **options: Any) -> nn.Module:
 
     Args:
         channels: C.
-        options: `hidden`, its width inside (C where not given), `padding` of its convolutions ("circular"; others keep
-            no law), `device`, `dtype`.
+        options: `hidden`, its inner width (default C), `padding` of its convolutions ("circular"; others obey no law),
+            `device`, `dtype`.
 
     ValueError for an unknown name.
     """

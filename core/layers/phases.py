@@ -1,9 +1,10 @@
-"""The s * s grids that a stride of s can sample a map on: to split a map into them, choose one, read it, write it.
+"""The s * s grids on which a stride of s can sample a map: splitting a map into them, choosing, reading and writing
+one.
 
 Phase k of a stride (s, t) holds the pixels whose row is r and column is c modulo the stride, with k = r + s * c: the
 row moves first (Chaman and Dokmanic, "Truly shift-invariant convolutional neural networks", CVPR 2021; at stride
-2 the phases are (0,0), (1,0), (0,1), (1,1)). A map whose size is no multiple of the stride is first extended circularly
-at the bottom and the right, so every phase has ceil(H/s) x ceil(W/t) pixels.
+2 the phases are (0,0), (1,0), (0,1), (1,1)). A map whose size is not a multiple of the stride is first extended
+circularly at the bottom and the right, so that every phase has ceil(H/s) x ceil(W/t) pixels.
 """
 
 import torch
@@ -31,10 +32,10 @@ def stride_pair(stride: Stride) -> tuple[int, int]:
 def extend(x: Tensor, stride: Stride, *, padding: str = "circular") -> Tensor:
     """Pad (B, C, H, W) at the bottom and the right until both sizes are multiples of the stride.
 
-    "circular" appends the first rows and columns again; the other paddings of `pad` are there too.
+    "circular" repeats the first rows and columns; the other paddings of `pad` are available too.
     """
     s, t = stride_pair(stride)
-    if torch.compiler.is_exporting():  # sizes may be symbols, of which nothing is known
+    if torch.compiler.is_exporting():  # sizes may be symbolic
         height, width = (-(-n // k) * k for n, k in zip(x.shape[-2:], (s, t), strict=True))
         return wrapped(wrapped(x, x.ndim - 2, 0, height), x.ndim - 1, 0, width)
     down, right = -x.shape[-2] % s, -x.shape[-1] % t
@@ -60,7 +61,7 @@ def polyphase_components(x: Tensor, *, stride: Stride = 2) -> Tensor:
 
 @torch.no_grad()
 def choose_phase(x: Tensor, *, stride: Stride = 2, criterion: str = "l2") -> Tensor:
-    """The phase of each image that adaptive polyphase sampling keeps (Chaman and Dokmanic, CVPR 2021).
+    """The phase of each image that adaptive polyphase sampling selects (Chaman and Dokmanic, CVPR 2021).
 
     Args:
         x: (B, C, H, W), any floating dtype; all channels and pixels of a phase count together.
@@ -69,20 +70,20 @@ def choose_phase(x: Tensor, *, stride: Stride = 2, criterion: str = "l2") -> Ten
             smallest norm "l2_min", "l1_min". Ties go to the lowest phase.
 
     Returns:
-        (B,) int64. It is not differentiated: gradients flow through the samples kept, never through the choice.
+        (B,) int64. Gradients flow through the selected samples, never through the choice.
 
     Raises:
         ValueError: an unknown criterion, a stride that is not positive, or an input without four axes.
 
-    Law: if the stride divides H and W, the grid chosen of a circularly shifted image is the shifted grid.
+    Law: if the stride divides H and W, the grid chosen for a circularly shifted image is the shifted grid.
 
-    The norms are exact enough to keep the law in spite of rounding. Two phases of a blurred map often differ by 1e-7 of
-    their norm, as much as single precision loses when it adds the same numbers in another order. So the channels of one
-    pixel are summed in float32 or better, in an order no shift changes, and the pixels of a phase in float64. Rounding
-    chooses after all where the norms are equal by construction: "l1" and "l1_min" of a blurred map without negative
-    values, because the even taps of a binomial filter add to what the odd ones do. An image whose squares would over-
-    or underflow (in float32, magnitudes above 1e19 or below 1e-19) is measured on the scale of its largest number, by a
-    power of two; the choice of all others has the bits of plain sums.
+    The norms are accurate enough for the law to hold despite rounding. Two phases of a blurred map often differ by 1e-7
+    of their norm, as much as single precision loses by summing in another order. So the channels of a pixel are summed
+    in float32 or better, in an order that no shift changes, and the pixels of a phase in float64. Rounding still
+    decides where the norms are equal by construction: "l1" and "l1_min" of a blurred map without negative values,
+    because the even taps of a binomial filter add to what the odd ones do. An image whose squares would over- or
+    underflow (in float32, magnitudes above 1e19 or below 1e-19) is first scaled by a power of two to its largest
+    number; all others are summed unscaled.
     """
     check_criterion(criterion)
     s, t = stride_pair(stride)
@@ -124,8 +125,8 @@ def mix_phases(x: Tensor, weights: Tensor, *, stride: Stride = 2) -> Tensor:
     """Mix the grids of every image of (B, C, H, W), sum_k weights[k] * phase k: (B, C, ceil(H/s), ceil(W/t)).
 
     Args:
-        weights: (B, s * t), or (B, C, s * t) where every channel has its own, phase k at index k; any floating dtype,
-            taken in that of `x`.
+        weights: (B, s * t), or (B, C, s * t) for weights per channel, phase k at index k; any floating dtype, converted
+            to that of `x`.
 
     Raises:
         ValueError: weights of another shape.
@@ -175,8 +176,8 @@ def place_phase(y: Tensor, phase: Tensor, *, stride: Stride = 2) -> Tensor:
 
 
 def _check_range(phase: Tensor, count: int) -> None:
-    """What the CPU kernels check too: ValueError for a phase that is none of `count`."""
-    # the numbers of a GPU would have to be waited for, and those of a tracer or a transform are not to be had
+    """Raises ValueError for a phase outside 0..count-1, as the CPU kernels do."""
+    # reading values from a GPU would synchronise, and under tracing or a transform there are none
     if not phase.is_cpu or torch.compiler.is_compiling() or plain_only() or type(phase) is not Tensor:
         return
     if ((phase < 0) | (phase >= count)).any():
@@ -184,7 +185,7 @@ def _check_range(phase: Tensor, count: int) -> None:
 
 
 def _check_weights(x: Tensor, weights: Tensor, stride: Stride) -> tuple[int, int]:
-    """The stride; ValueError unless `weights` has one for each phase of (B, C, H, W)."""
+    """Returns the stride; ValueError unless `weights` has one for each phase of (B, C, H, W)."""
     s, t = stride_pair(stride)
     _check_map(x)
     if weights.shape not in ((x.shape[0], s * t), (*x.shape[:2], s * t)):

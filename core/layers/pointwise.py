@@ -1,4 +1,4 @@
-"""A convolution of one pixel that may stride."""
+"""A 1x1 convolution that may stride."""
 
 import torch
 import torch.nn.functional as F
@@ -8,9 +8,8 @@ from torch import Tensor, nn
 class PointwiseConv2d(nn.Conv2d):
     """`nn.Conv2d` with a kernel of 1x1: (B, C, H, W) -> (B, out, ceil(H/s), ceil(W/s)).
 
-    On the CPU, fewer than eight input channels are subsampled before they are mixed, which is the same function: the
-    gradient of such weights at a stride is written past its end by oneDNN 3.13 on processors without AVX-512, where
-    the map is channels-last.
+    On the CPU, maps of fewer than eight channels are subsampled before the convolution, which is the same function: for
+    channels-last maps on processors without AVX-512, oneDNN 3.13 writes the strided weight gradient out of bounds.
 
     Raises:
         ValueError: a stride below 1, or other sizes that `nn.Conv2d` refuses.

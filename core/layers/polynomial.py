@@ -1,8 +1,8 @@
-"""Polynomial activations: nonlinear, yet of a spectrum that is known, so that they can be kept from aliasing.
+"""Polynomial activations: nonlinear, but with a known bandwidth, so that aliasing can be avoided.
 
-The square of a map of band n/2 has band n, which is what a map twice as fine can hold: computed there and filtered
-back, a polynomial of degree two commutes with every shift of its map, by any fraction of a pixel (Michaeli, Michaeli
-and Soudry, "Alias-free convnets", CVPR 2023).
+The square of a map of bandwidth n/2 has bandwidth n, which a map of twice the resolution can represent: computed there
+and filtered, a polynomial of degree two commutes with every shift of its map, fractional ones included (Michaeli,
+Michaeli and Soudry, "Alias-free convnets", CVPR 2023).
 """
 
 import torch
@@ -18,7 +18,7 @@ from stillpoint.core.layers.resampling import (
 )
 
 FORMS = ("upsampled", "filtered", "pointwise")
-#: a0 + a1 x + a2 x^2 fitted to GELU, where the authors begin
+#: a0 + a1 x + a2 x^2 fitted to GELU, the authors' initial values
 GELU_FIT = (0.0169394634313126, 0.5, 0.3078363963999393)
 
 # torch.fx, which cannot follow its checks, takes this as one step
@@ -36,25 +36,25 @@ def polynomial2d(
     fixed_size: int = 0,
     rule: str = "exact",
 ) -> Tensor:
-    """t * (a0 + a1 u + a2 u^2) with u = s x, where it does not alias.
+    """t * (a0 + a1 u + a2 u^2) with u = s x, computed without aliasing.
 
     Args:
-        x: (B, C, H, W), any floating dtype; taken as periodic unless `form` is "pointwise".
+        x: (B, C, H, W), any floating dtype; treated as periodic unless `form` is "pointwise".
         coefficients: (C, 3) or (3,), a0, a1, a2 of each channel or of all.
-        form: "upsampled" computes it on a map twice as fine and filters back; "filtered" replaces u^2 by u * L(u), L a
-            low-pass at `cutoff`, for maps that are filtered by what follows; "pointwise" does neither, and aliases.
+        form: "upsampled" computes it at twice the resolution and filters; "filtered" replaces u^2 by u * L(u), L a
+            low-pass at `cutoff`, for maps that the next layer filters; "pointwise" does neither, and aliases.
         in_scale, out_scale: s and t, numbers or tensors of one element.
         cutoff, fixed_size, rule: of `band_limit2d`, for the form "filtered".
 
     Returns:
-        (B, C, H, W) in the dtype of `x`. Where a size is even, "upsampled" leaves no highest frequency.
+        (B, C, H, W) in the dtype of `x`. At even sizes, "upsampled" removes the Nyquist frequency.
 
     Raises:
         ValueError: an unknown form, coefficients of another shape, and what `band_limit2d` refuses.
 
-    Law: "upsampled" commutes with every circular shift, also by a fraction of a pixel; "filtered" does so up to the
-    frequencies above 2 - `cutoff`, which a filter that keeps less than 1 - `cutoff` removes; "pointwise" with whole
-    pixels only.
+    Law: "upsampled" commutes with every circular shift, fractional ones included; "filtered" does so except for
+    frequencies above 2 - `cutoff`, which a filter that keeps less than 1 - `cutoff` removes; "pointwise" commutes with
+    whole-pixel shifts only.
     """
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
@@ -84,12 +84,13 @@ class PolynomialActivation2d(nn.Module):
     Args:
         channels: of the map; None: one polynomial for all of them.
         form, cutoff, fixed_size, rule: as in `polynomial2d`.
-        scale: both scales at first, or (in_scale, out_scale); the authors begin at 7, which makes large branches for a
-            layer scale of 1e-6 to tame. 1 suits an activation without one.
+        scale: initial value of both scales, or (in_scale, out_scale). The authors start at 7, which suits branches with
+            a layer scale of 1e-6; use 1 without a layer scale.
         train_scale: the scales are trained; otherwise they are fixed.
         train: the coefficients are trained.
 
-    The coefficients (C, 3) begin as a fit of GELU. They have two axes, and are decayed where weights are.
+    The coefficients (C, 3) start as a fit of GELU. They have two axes, and so weight decay applies to them as to
+    weights.
     """
 
     in_scale: Tensor
@@ -144,5 +145,5 @@ class PolynomialActivation2d(nn.Module):
 
 
 def pointwise_polynomial(channels: int) -> PolynomialActivation2d:
-    """The same polynomial where it aliases, to compare with."""
+    """The same polynomial computed pointwise, with aliasing, for comparison."""
     return PolynomialActivation2d(channels, form="pointwise")

@@ -1,4 +1,4 @@
-"""Adaptive polyphase sampling: each image is sampled on the grid that holds most of it (Chaman and Dokmanic, CVPR
+"""Adaptive polyphase sampling: each image is sampled on the grid of the largest norm (Chaman and Dokmanic, CVPR
 2021).
 """
 
@@ -53,15 +53,15 @@ def polyphase_downsample2d(
 
     Args:
         x: (B, C, H, W), any floating dtype.
-        stride: pixels from one sample to the next, or (rows, columns). At 1 the result is the blurred map and the phase
+        stride: pixels from one sample to the next, or (rows, columns). At 1 the result is the blurred map, with phase
             0.
         size: taps of the binomial filter, 1 to 7; with 1 there is no filter.
         padding: of the filter, as in `blur_pool2d`.
         criterion: of `choose_phase`.
-        select: the norms are taken of the map "before_blur", or "after_blur", that is of the values sampled. The first
-            is what the authors' CIFAR-10 networks do, the second what their ImageNet and U networks do; with size 1
-            they are the same.
-        phase: (B,) int64, each image's phase row + s * column; chosen where not given.
+        select: take the norms "before_blur" or "after_blur", where the second is of the values sampled. The authors'
+            CIFAR-10 networks do the first, their ImageNet networks and U-Nets the second; with size 1 they are the
+            same.
+        phase: (B,) int64, each image's phase row + s * column; None: chosen.
         return_phase: also return the phase, so that a shortcut or a `polyphase_upsample2d` can use it.
 
     Returns:
@@ -70,13 +70,13 @@ def polyphase_downsample2d(
     Raises:
         ValueError: an unknown criterion, selection, size or padding, a bad stride, input shape or phase shape.
 
-    A size that is no multiple of the stride is extended circularly, at the bottom and the right, after the blur.
+    A size that is not a multiple of the stride is extended circularly, at the bottom and the right, after the blur.
 
     Law: with circular padding and sizes that are multiples of the stride, f(roll(x, any shift)) is a roll of f(x), and
-    its global average changes by rounding only. It does not hold for other paddings, for sizes that are no multiple of
-    the stride, for fractional shifts, nor where two phases tie. Nor can it be trusted in bfloat16: the norms are taken
-    in float32 and float64 whatever the dtype of `x` and whatever autocast says, but the map itself has been rounded to
-    8 bits by then, and near ties of phases, which are common, may fall otherwise after a shift.
+    its global average changes only by rounding. It does not hold for other paddings, other sizes, fractional shifts, or
+    ties between phases. In bfloat16 it is unreliable: the norms are computed in float32 and float64, even under
+    autocast, but the map itself was rounded to 8 bits, and near ties of phases, which are common, may be decided
+    differently after a shift.
     """
     kernel = binomial_kernel(size, 2, device=x.device, dtype=torch.float32)
     y, phase = _downsample(x, kernel, stride, padding, criterion, _check_select(select), phase)
@@ -84,10 +84,10 @@ def polyphase_downsample2d(
 
 
 class PolyphaseDownsample2d(ConstantBuffers, Downsample):
-    """`polyphase_downsample2d` as a Module, a filling of the Downsample slot that chooses its grid and hands it on.
+    """`polyphase_downsample2d` as a Module, a filling of the Downsample slot that chooses its grid and passes it on.
 
-    `channels` is for the slot and the reader only: any number of channels passes. On a shortcut its filter alone
-    follows it, a `BlurPool2d`.
+    `channels` is informative only: any number of channels is accepted. Its follower on a shortcut is the filter alone,
+    a `BlurPool2d`.
     """
 
     chooses = True
@@ -114,7 +114,7 @@ class PolyphaseDownsample2d(ConstantBuffers, Downsample):
     def forward(self, x: Tensor, grid: Grid | None = None, *, return_grid: bool = False):
         if isinstance(grid, SoftGrid):
             y: Tensor = self.sample(x, grid)
-        else:  # choosing and sampling at once, by one kernel where there is one
+        else:  # choose and sample in one kernel if there is one
             y, grid = self._at(x, grid)
         return (y, grid) if return_grid else y
 
@@ -128,7 +128,8 @@ class PolyphaseDownsample2d(ConstantBuffers, Downsample):
 
     @torch.no_grad()
     def scores(self, x: Tensor) -> Tensor:
-        """(B, s * t) float64: the norm (or largest value) of every phase, or its negative where the least is chosen."""
+        """(B, s * t) float64: the norm (or largest value) of every phase, negated for criteria that choose the
+        smallest."""
         if self.select == "after_blur":
             x = blur_with(x, self.kernel, padding=self.padding)
         phases = polyphase_components(x.double(), stride=self.stride).flatten(2)  # (B, s * t, C * h * w)

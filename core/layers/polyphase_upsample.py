@@ -1,4 +1,4 @@
-"""Adaptive polyphase upsampling: a map back on the grid that it was sampled from (Chaman and Dokmanic, "Truly
+"""Adaptive polyphase upsampling: puts a map back on the grid from which it was sampled (Chaman and Dokmanic, "Truly
 shift-equivariant convolutional neural networks with adaptive polyphase upsampling", 2021).
 """
 
@@ -23,15 +23,16 @@ def polyphase_upsample2d(
     padding: str = "circular",
     extend_input: bool = False,
 ) -> Tensor:
-    """Put each image back on the grid it was sampled from, zeros elsewhere, then blur (no gain: the filter sums to
-    one).
+    """Put each image back on the grid from which it was sampled, zeros elsewhere, then blur (without gain: the filter
+    sums to one).
 
     Args:
         y: (B, C, h, w).
         phase: (B,) int64 from `polyphase_downsample2d` with the same stride.
-        stride, size, padding: as in `polyphase_downsample2d`; at stride 1 the map is returned as it is, without a blur.
+        stride, size, padding: as in `polyphase_downsample2d`; at stride 1 the map is returned unchanged, without a
+            blur.
         extend_input: first extend y circularly to multiples of the stride, which makes the result larger than s * h.
-            Only the authors' own code at odd sizes needs it.
+            Only needed to reproduce the authors' code at odd sizes.
 
     Returns:
         (B, C, s * h, s * w).
@@ -39,7 +40,7 @@ def polyphase_upsample2d(
     Raises:
         ValueError: an unknown size or padding, a bad stride or shape.
 
-    Law: with circular padding, upsampling of the downsampling commutes with every circular shift, where the
+    Law: with circular padding, downsampling followed by upsampling commutes with every circular shift, if the
     downsampling obeys its law. With size 1 it is the adjoint of sampling at `phase`.
     """
     kernel = binomial_kernel(size, 2, device=y.device, dtype=torch.float32)
@@ -47,7 +48,7 @@ def polyphase_upsample2d(
 
 
 class PolyphaseUpsample2d(ConstantBuffers):
-    """`polyphase_upsample2d` as a Module: ``forward(y, grid)`` of the grid that the way down sampled, a phase (B,)."""
+    """`polyphase_upsample2d` as a Module: ``forward(y, grid)`` with the phase (B,) of the downsampling."""
 
     kernel: Tensor
 

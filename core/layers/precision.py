@@ -1,4 +1,4 @@
-"""Computing in the numbers that were given, whatever autocast says."""
+"""Computing in the dtype of the inputs, even under autocast."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -6,10 +6,11 @@ import torch
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Within it, operations on `device` keep the dtype of their inputs; nothing on a device that has no autocast."""
+    """A context in which operations on `device` keep the dtype of their inputs; no effect on a device without
+    autocast."""
     if isinstance(device, torch.fx.Proxy):
-        # torch.fx has no place for a context: what it traced computes in whatever autocast says
+        # torch.fx cannot record a context: a traced graph follows autocast
         return nullcontext()
     kind = device.type
-    # torch.autocast refuses such a device (meta) even to be turned off on it
+    # torch.autocast refuses such a device (meta) even with enabled=False
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()

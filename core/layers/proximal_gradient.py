@@ -43,7 +43,8 @@ class ProximalStep:
         return self._prox(self.a.analyse(x, self.scaled, self.bias))
 
     def __call__(self, residual: Tensor, code: Tensor, previous: Tensor | None, momentum: float) -> Tensor:
-        """The step along the gradient of a `residual` from `code`, moved on by `momentum` from a `previous` code."""
+        """The step along the gradient of a `residual` from `code`, extrapolated from a `previous` code by
+        `momentum`."""
         moved = self.a.analyse(residual, self.scaled, self.bias)
         if fused(moved, self.shrink):
             constants = {"shrink": self.shrink, "threshold": self.threshold}
@@ -56,7 +57,7 @@ class ProximalStep:
 
 
 def iterate(x: Tensor, update: ProximalStep, *, iterations: int, squared: bool, scheme: Scheme) -> Tensor:
-    """Codes after so many proximal gradient steps from the code 0.
+    """The code after `iterations` proximal gradient steps from 0.
 
     `scheme` says where the gradient is taken: "sdnet" at the last code while the momentum term is added to it (as
     the authors coded it), "fista" at the extrapolated point (Beck and Teboulle 2009), "ista" without momentum.
@@ -79,5 +80,5 @@ def iterate(x: Tensor, update: ProximalStep, *, iterations: int, squared: bool, 
 
 
 def extrapolated(code: Tensor, previous: Tensor | None, momentum: float) -> Tensor:
-    """The code, moved on by the momentum of the last step where there was one."""
+    """The code, extrapolated by the momentum of the last step if there was one."""
     return code if previous is None else code + momentum * (code - previous)

@@ -1,8 +1,8 @@
-"""Ideal resampling: maps taken as periodic, and what their Fourier series say between the pixels.
+"""Ideal resampling of periodic maps, by their Fourier series.
 
-A filter that is 0 or 1 in each Fourier bin, and sampling at any step, are linear and act on each axis by itself. So one
-small matrix an axis does both at once: two matrix products are several times faster than two transforms up to maps of
-a thousand pixels, and nothing but the result is written.
+A filter that is 0 or 1 in each Fourier bin, and sampling at any step, are linear and separable. So one small matrix for
+each axis does both: two matrix products are several times faster than two transforms for sides up to a thousand pixels,
+and write only the result.
 
 Source of the rules for the bins: Michaeli, Michaeli and Soudry, "Alias-free convnets", CVPR 2023, and their code where
 `rule` is "authors".
@@ -26,13 +26,13 @@ torch.fx.wrap("band_limit2d")
 
 
 def ideal_upsample2d(x: Tensor, *, factor: int = 2, rule: str = "exact") -> Tensor:
-    """The trigonometric interpolation of a periodic map, `factor` times as fine.
+    """Trigonometric interpolation of a periodic map to `factor` times the resolution.
 
     Args:
         x: (B, C, H, W), any floating dtype; computed in float32 or better.
-        factor: new pixels for each old one and axis, from 1.
-        rule: "exact", which halves the highest frequency of an even size between its two signs; "authors" halves the
-            highest bin kept where the finer size is a multiple of four. They are the same at factor 2.
+        factor: new pixels for each old one along an axis, at least 1.
+        rule: "exact" splits the Nyquist bin of an even size between both signs; "authors" halves the highest kept bin
+            if the new size is a multiple of four. They are the same at factor 2.
 
     Returns:
         (B, C, factor * H, factor * W) in the dtype of `x`; pixel (factor * i, factor * j) is pixel (i, j) of `x`.
@@ -53,15 +53,16 @@ def ideal_upsample2d(x: Tensor, *, factor: int = 2, rule: str = "exact") -> Tens
 def band_limit2d(
     x: Tensor, *, cutoff: float = 0.5, stride: Stride = 1, fixed_size: int = 0, rule: str = "exact"
 ) -> Tensor:
-    """Remove the frequencies of a periodic map from `cutoff` of the highest one on, then keep every stride-th pixel.
+    """Remove the frequencies of a periodic map from `cutoff` times the Nyquist frequency on, then keep every stride-th
+    pixel.
 
     Args:
         x: (B, C, H, W), any floating dtype; computed in float32 or better.
         cutoff: in (0, 1], a fraction of half a cycle per pixel. Of N bins on an axis those with |k| < N * cutoff / 2
-            are kept; 1 / s is what a stride of s can bear.
+            are kept; a stride of s needs 1 / s.
         stride: one integer or (rows, columns), from the first pixel.
-        fixed_size: where positive, the bins |k| <= fixed_size // 2 are kept instead, whatever N, or all of a smaller
-            map: the band that maps of that size have.
+        fixed_size: if positive, keep the bins |k| <= fixed_size // 2 instead, whatever N (all bins of a smaller map):
+            the bandwidth of maps of that size.
         rule: "exact", or "authors", which drops one more bin where N is a multiple of four that the cutoff does not
             divide (N = 12, 20, 28, ... at a cutoff of 1/4; never at 1/2).
 
@@ -71,13 +72,13 @@ def band_limit2d(
     Raises:
         ValueError: a cutoff outside (0, 1], a bad stride or size, an unknown rule, an input of another kind.
 
-    Law: at stride 1 it commutes with every shift, also by a fraction of a pixel, and is idempotent.
+    Law: at stride 1 it commutes with every shift, fractional ones included, and is idempotent.
     """
     s, t = stride_pair(stride)
     _check_map(x)
     _check_rule(rule)
     if not 0 < cutoff <= 1:
-        raise ValueError(f"cutoff must be a fraction of the highest frequency in (0, 1], got {cutoff}")
+        raise ValueError(f"cutoff must be a fraction of the Nyquist frequency in (0, 1], got {cutoff}")
     if fixed_size < 0:
         raise ValueError(f"fixed_size must be the side of a map, or 0 for none, got {fixed_size}")
     h, w = x.shape[-2], x.shape[-1]
@@ -86,14 +87,14 @@ def band_limit2d(
 
 
 def highest_bin(n: int, cutoff: float, *, fixed_size: int = 0, rule: str = "exact") -> int:
-    """The largest |k| that `band_limit2d` keeps of the bins of an axis of `n` pixels."""
+    """The largest bin |k| that `band_limit2d` keeps on an axis of `n` pixels."""
     if fixed_size > 0:
         return min(fixed_size // 2, n // 2) if fixed_size < n else n // 2
     if rule == "authors":
         return int(n * cutoff / 2) - (1 if n % 4 == 0 else 0)
     if cutoff == 1:
         return n // 2
-    # the largest integer below n * cutoff / 2, where a third of n is a whole number too
+    # the largest integer below n * cutoff / 2, robust to rounding (n / 3 may be an integer)
     return math.ceil(n * cutoff / 2 - 1e-9) - 1
 
 
@@ -114,7 +115,7 @@ def upsampling(n: int, factor: int, authors: bool, like: Tensor) -> Tensor:
     """The matrix (factor * n, n) of `ideal_upsample2d` along an axis, for maps such as `like`."""
     top = n // 2
     fine = factor * n
-    # of an even axis the last bin counts half; a product, for a branch would hold an exported axis to its parity
+    # on an even axis the last bin counts half; as a product, since a branch would fix an exported axis's parity
     odd = min(fine % 4, 1) if authors else n % 2
     edge = 0.5 + 0.5 * odd if authors or factor > 1 else 1.0
     return _matrix(fine, top, edge, float(factor), 1, factor, like)
@@ -129,14 +130,14 @@ def _matrix(period: int, top: int, edge: float, gain: float, step: int, step_in:
     dtype = torch.promote_types(like.dtype, torch.float32)
     if torch.compiler.is_compiling():
         return _made(period, top, edge, gain, step, step_in, like.device).to(dtype)
-    # to a tracer a size is a tensor
+    # when traced, a size is a tensor
     kept = _cached(int(period), int(top), float(edge), gain, step, step_in, str(dtype).removeprefix("torch."))
     return torch.from_numpy(kept).to(like.device)
 
 
 @lru_cache(maxsize=256)
 def _cached(period: int, top: int, edge: float, gain: float, step: int, step_in: int, dtype: str) -> np.ndarray:
-    # an array: a tensor of an inference mode or of a tracer would be kept for those who have none
+    # cached as an array: a tensor made in inference mode or while tracing could not be used outside
     bins = np.arange(period // 2 + 1)
     weights = np.where(bins < top, 1.0, np.where(bins == top, edge, 0.0))
     response = gain * np.fft.irfft(weights, n=period)
@@ -145,7 +146,7 @@ def _cached(period: int, top: int, edge: float, gain: float, step: int, step_in:
 
 
 def _made(period: int, top: int, edge: float, gain: float, step: int, step_in: int, device: torch.device) -> Tensor:
-    """`_cached` in operations that a compiler may keep open for every size."""
+    """`_cached` in tensor operations, which a compiler can keep dynamic in the size."""
     bins = torch.arange(period // 2 + 1, device=device)
     weights = (bins < top).double() + (bins == top).double() * edge
     response = gain * torch.fft.irfft(weights, n=period)

@@ -1,4 +1,4 @@
-"""First-order scattering by dual-tree wavelet packets: what stays of an image when small shifts are averaged away.
+"""First-order scattering by dual-tree wavelet packets: local averages of moduli, stable to small shifts.
 
 Source: Mallat, "Group invariant scattering" (2012), and Bruna and Mallat, "Invariant scattering convolution networks"
 (2013), orders 0 and 1. Their Morlet wavelets are replaced by the complex packets of `wavelet_packets2d`, and the
@@ -34,14 +34,14 @@ def scattering2d(x: Tensor, *, depth: int = 2, stride: int = 4) -> Tensor:
     Raises:
         ValueError: a stride that is no power of two or below 4, or a size that is no multiple of it.
 
-    Laws: borders are circular, so f(roll(x, (s i, s j))) is roll(f(x), (i, j)) with s the stride; order 1 does not
-    change with the sign of x and does not see a constant added to it; f(a x) = a f(x) for a >= 0.
+    Laws: borders are circular, so f(roll(x, (s i, s j))) is roll(f(x), (i, j)) with s the stride; order 1 is invariant
+    to the sign of x and to an added constant; f(a x) = a f(x) for a >= 0.
     """
     return _ready(depth, stride, device=x.device, dtype=x.dtype)(x)
 
 
 class Scattering2d(nn.Module):
-    """`scattering2d` as a Module with its filters ready, nothing of it learned."""
+    """`scattering2d` as a Module with precomputed filters and no parameters."""
 
     def __init__(
         self,
@@ -56,18 +56,18 @@ class Scattering2d(nn.Module):
             raise ValueError(f"stride must be a power of two of at least 4, got {stride}")
         self.depth, self.stride = depth, stride
         packets = 4**depth
-        # packet 0 of each bank is a low-pass filter, whose modulus would tell the mean once more
+        # packet 0 of each bank is a low-pass filter, whose modulus would repeat the mean
         oriented = (*range(1, packets), *range(packets + 1, 2 * packets))
         build: dict[str, Any] = {"device": device, "dtype": dtype}
         self.packets = WaveletPackets2d(depth, 2, maps=oriented, padding="circular", **build)
         halvings = stride.bit_length() - 1
         self.mean = nn.Sequential(*(_halve(**build) for _ in range(halvings)))
-        # the packets have made the first halving
+        # the packets already halve the resolution once
         self.smooth = nn.Sequential(*(_halve(**build) for _ in range(halvings - 1)))
 
     @property
     def maps(self) -> int:
-        """Values for each channel of the image at each place."""
+        """Values for each channel of the image at each position."""
         return 2 * 4**self.depth - 1
 
     def output_size(self, size: int) -> int:

@@ -1,4 +1,4 @@
-"""Activations and norms by name: what a backbone calls with the channels of the place."""
+"""Activations and norms by name, as factories that a backbone calls with the number of channels."""
 
 from collections.abc import Callable
 
@@ -12,12 +12,12 @@ ModuleFactory = Callable[[int], nn.Module]
 
 
 def activation_factory(name: str) -> ModuleFactory:
-    """The activation of that name; ValueError, with the nearest, for one that is not known."""
+    """The activation of that name; ValueError, with the nearest names, for an unknown one."""
     return find("activation", name, ACTIVATIONS)
 
 
 def norm_factory(name: str) -> ModuleFactory:
-    """The norm of that name; ValueError, with the nearest, for one that is not known."""
+    """The norm of that name; ValueError, with the nearest names, for an unknown one."""
     return find("norm", name, NORMS)
 
 
@@ -47,7 +47,7 @@ def instance_norm(channels: int) -> nn.Module:
 
 
 def group_norm(channels: int) -> nn.Module:
-    """Of 32 groups, or of as many as divide the channels (Wu and He, ECCV 2018)."""
+    """Group norm of 32 groups, or of as many as divide the channels (Wu and He, ECCV 2018)."""
     return nn.GroupNorm(next(groups for groups in range(32, 0, -1) if channels % groups == 0), channels)
 
 

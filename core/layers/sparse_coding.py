@@ -24,9 +24,9 @@ from stillpoint.core.layers.linear_maps import Convolution, LinearMap, Matrix, c
 from stillpoint.core.layers.proximal_gradient import ProximalStep, Scheme, check_options, iterate
 from stillpoint.core.layers.step_size import largest_eigenvalue, step_for
 
-#: On a CPU a batch is coded in blocks, one after another, of so many images at least: what an iteration holds for a
-#: moment, and what backward adds to what was kept, is then that of a block. Two halve the peak of a forward pass alone,
-#: four that of both; each costs some time.
+#: On a CPU a batch is coded in successive blocks of at least this many images, which bounds the temporary memory of an
+#: iteration and of backward to that of a block. Two blocks halve the peak of a forward pass, four that of both; each
+#: costs some time.
 _IMAGES, _BLOCKS, _BLOCKS_WITH_BACKWARD = 4, 2, 4
 
 
@@ -64,9 +64,9 @@ def sparse_coding2d(
 ) -> Tensor:
     """Convolutional sparse code (B, K, H', W') of images `x` (B, C, H, W), H' = (H + 2 padding - kh) // stride + 1.
 
-    `weight` (K, n C, kh, kw) holds K atoms, used as they are; with n > 1 the input is repeated n times along the
-    channels. `step` (0-dim) defaults to 0.9 / lambda_max by a power iteration from a fixed start. With `recompute`
-    nothing but the input is kept for backward, at the cost of a second forward. Gradients are those of the unrolled
+    `weight` (K, n C, kh, kw) holds K atoms, used without normalisation; with n > 1 the input is repeated n times along
+    the channels. `step` (0-dim) defaults to 0.9 / lambda_max by a power iteration from a fixed start. With `recompute`
+    only the input is stored for backward, at the cost of a second forward. Gradients are those of the unrolled
     iterations with the step constant. ValueError for shapes that do not fit and options out of range.
     """
     if x.ndim != 4 or weight.ndim != 4:
@@ -90,7 +90,7 @@ def sparse_coding1d(
     step: Tensor | None = None,
     recompute: bool = False,
 ) -> Tensor:
-    """Sparse codes (..., K) of the vectors `x` (..., C), tokens for example, in the dictionary `weight` (K, n C).
+    """Sparse codes (..., K) of vectors `x` (..., C), such as tokens, in the dictionary `weight` (K, n C).
 
     Everything else is as in `sparse_coding2d`; with ``squared=False`` the norm is taken per vector.
     """
@@ -106,9 +106,9 @@ def sparse_coding1d(
 class SparseCoding2d(LearntDictionary):
     """`sparse_coding2d` with a learnt dictionary `weight` (dictionary_size, expansion * channels, k, k).
 
-    (B, C, H, W) -> (B, dictionary_size, H', W'), any H and W at any time. `penalty` may be set after construction, as
-    robust inference does, and acts at once; with `adaptive_penalty` it is multiplied by the number of values of an
-    input over that of its code. The dictionary starts Kaiming-uniform and is used with unit atoms if `normalise`.
+    (B, C, H, W) -> (B, dictionary_size, H', W'), for any H and W. `penalty` can be changed after construction, as
+    robust inference does; with `adaptive_penalty` it is multiplied by the ratio of an input's size to its code's. The
+    dictionary starts Kaiming-uniform and is used with unit atoms if `normalise`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The step of a proximal gradient iteration: below the inverse of the largest eigenvalue of its dictionary."""
+"""The step of a proximal gradient iteration: below the inverse of the dictionary's largest eigenvalue."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -7,7 +7,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
-# torch.compiler.disable, but for importing the compiler, seconds, only when it is at work
+# torch.compiler.disable, without importing the compiler (seconds) before it is used
 from torch._compile import _disable_dynamo
 
 from stillpoint.core.base.randomness import generator
@@ -15,7 +15,8 @@ from stillpoint.core.kernels.pool import plain_only
 from stillpoint.core.layers.linear_maps import LinearMap
 from stillpoint.core.layers.precision import without_autocast
 
-# the authors' limits of the power iteration: at most so many steps, or a squared change of the unit vector below this
+# the authors' limits of the power iteration: its number of steps, and the squared change of the unit vector at which it
+# stops
 POWER_STEPS = 50
 POWER_TOLERANCE = 1e-5
 # step = SAFETY / lambda_max; below 1 because fifty steps may underestimate lambda_max by about one per cent
@@ -32,8 +33,8 @@ def power_iteration(
 ) -> tuple[Tensor, Tensor]:
     """Largest eigenvalue of ``A^T A`` (0-dim) and its unit eigenvector, from the start `vector` (any length but 0).
 
-    At most 50 steps; it stops when the squared distance of two successive vectors is at most 1e-5. Where that distance
-    is not `readable`, as in a graph, it takes all 50, and those after the stop change nothing.
+    At most 50 steps; it stops when the squared distance of two successive vectors is at most 1e-5. If that distance is
+    not `readable`, as in a graph, it takes all 50, of which those after the stop change nothing.
     """
     stopped: Tensor | None = None
     for _ in range(POWER_STEPS):
@@ -49,7 +50,7 @@ def power_iteration(
 
 
 def step_for(largest: Tensor) -> Tensor:
-    """The step for lambda_max (0-dim); a finite one where the dictionary is zero, so that codes are zero too."""
+    """The step for lambda_max (0-dim); finite for a zero dictionary, so that codes are zero too."""
     return SAFETY / largest.clamp_min(torch.finfo(largest.dtype).tiny)
 
 
@@ -57,7 +58,7 @@ def step_for(largest: Tensor) -> Tensor:
 def largest_eigenvalue(a: LinearMap, vector: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """lambda_max(A^T A) and its eigenvector, from `vector` or else from one fixed draw: a function of A alone.
 
-    Constants to every derivative. What is transformed, traced or exported takes them as numbers, where A has numbers.
+    Constants to every derivative. Under a transform, tracing or export they are plain numbers, unless A has no data.
     """
     if vector is None:
         with unobserved():
@@ -68,13 +69,13 @@ def largest_eigenvalue(a: LinearMap, vector: Tensor | None = None) -> tuple[Tens
     if readable:
         a = copy(a)
         a.weight = weight
-    # full precision under autocast; never an inference tensor, because the step outlives the block it is measured in
+    # full precision under autocast; never an inference tensor, because the step outlives its block
     with unobserved() if readable else nullcontext(), torch.inference_mode(False), without_autocast(a.weight.device):
         return power_iteration(lambda v: a.analyse(a.synthesise(v)), a.synthesise, vector, readable=readable)
 
 
 def address(x: Tensor) -> int:
-    """Where the numbers of a tensor lie in memory; 0 where it has none: on the meta device, exporting, under vmap."""
+    """The memory address of a tensor's data; 0 if it has none: on the meta device, exporting, under vmap."""
     try:
         return x.data_ptr()
     except RuntimeError:
@@ -82,19 +83,19 @@ def address(x: Tensor) -> int:
 
 
 def underlying(x: Tensor) -> Tensor:
-    """The tensor that a derivative of torch.func, or a forward-mode one, is taken at."""
+    """The tensor underneath the wrappers of torch.func and forward-mode derivatives."""
     numbers = x
     while torch._C._functorch.is_gradtrackingtensor(numbers):
         numbers = torch._C._functorch.get_unwrapped(numbers)
     if numbers is x or torch._C._functorch.is_batchedtensor(numbers):
         return numbers.detach()
-    with unobserved():  # else it would be wrapped again
+    with unobserved():  # otherwise it would be wrapped again
         return numbers.detach()
 
 
 @contextmanager
 def unobserved() -> Iterator[None]:
-    """Within it PyTorch computes at once, and no transform, tracer or exporter takes note of it."""
+    """A context in which PyTorch computes eagerly, hidden from transforms, tracers and exporters."""
     if not plain_only():
         yield
         return

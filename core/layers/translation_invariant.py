@@ -1,9 +1,9 @@
-"""Translation invariant polyphase sampling: every channel of every image mixes its four phases by weights that it
-learns from where in the map it responds (Saha and Gokhale, "Improving shift invariance in convolutional neural networks
-with translation invariant polyphase sampling", WACV 2025).
+"""Translation invariant polyphase sampling: every channel of every image mixes its four phases by weights computed from
+where in the map it responds (Saha and Gokhale, "Improving shift invariance in convolutional neural networks with
+translation invariant polyphase sampling", WACV 2025).
 
-It is not shift-invariant, for all its name. The weights are read off the quadrants of the map, and a shift moves what
-the quadrants hold; so the output changes by more than that of average pooling does.
+Despite its name it is not shift-invariant. The weights depend on the quadrants of the map, whose content a shift
+changes; so the output changes by more than that of average pooling.
 """
 
 from typing import Any, NamedTuple
@@ -21,14 +21,14 @@ from stillpoint.core.layers.phases import Stride, mix_phases, stride_pair
 #: how odd sides are extended, by one pixel at the top and the left
 EXTENSIONS = ("reflect", "replicate", "zeros")
 
-# torch.fx, which cannot follow its checks, takes this as one step
+# torch.fx, which cannot trace its checks, treats this as one operation
 torch.fx.wrap("translation_invariant_downsample2d")
 
 
 class Response(NamedTuple):
-    """What the two losses of the method are taken of.
+    """The inputs of the method's two losses.
 
-    x     (B, C, H', W'), the map that was sampled, its sides made even
+    x     (B, C, H', W'), the sampled map, extended to even sides
     psi   (B, C, H', W'), relu of its depthwise convolution; one smaller along each axis for an even kernel
     tau   (B, C, 4), the weights of the phases, of sum 1
     """
@@ -46,7 +46,7 @@ def translation_invariant_downsample2d(
     Args:
         x: (B, C, H, W), sides of at least 2.
         weight: (C, 1, k, k) of the depthwise convolution, padded with (k - 1) // 2 zeros on every side.
-        scale: (C, 1, 1, 1), what the quadrants' means are multiplied by.
+        scale: (C, 1, 1, 1), the factor of the quadrants' means.
         extension: of odd sides, by one at the top and the left: "reflect", "replicate" or "zeros".
         return_response: also return the `Response`.
 
@@ -57,10 +57,10 @@ def translation_invariant_downsample2d(
         ValueError: weights that do not fit, an unknown extension, a side below 2.
 
     The weights of the phases (0,0), (1,0), (0,1), (1,1), the row first, are the softmax of scale times the means of psi
-    over the quadrants top left, top right, bottom left, bottom right, in this order: the column first. So the authors'
-    code has it.
+    over the quadrants top left, top right, bottom left, bottom right, in this order, which moves the column first, as
+    in the authors' code.
 
-    Law: at scale 0 it is 2 x 2 average pooling. There is no law for shifts.
+    Law: at scale 0 it is 2 x 2 average pooling. It obeys no law under shifts.
     """
     if extension not in EXTENSIONS:
         raise ValueError(f"extension must be one of {', '.join(EXTENSIONS)}, got {extension!r}")
@@ -84,10 +84,10 @@ def translation_invariant_downsample2d(
 
 
 def _evened(x: Tensor, extension: str) -> Tensor:
-    """The map with even sides, a first row and a first column added where it has an odd number of them."""
+    """The map extended to even sides by a first row and a first column as needed."""
     if not torch.compiler.is_exporting():
         return pad(x, [(x.shape[2] % 2, 0), (x.shape[3] % 2, 0)], padding=extension)
-    for axis in (2, 3):  # sizes may be symbols, of which nothing is known
+    for axis in (2, 3):  # sizes may be symbolic
         odd = x.shape[axis] % 2
         places = torch.arange(x.shape[axis] + odd, device=x.device) - odd
         inside = (places >= 0).to(x.dtype).unflatten(0, (1, -1, 1) if axis == 2 else (1, 1, -1))
@@ -99,7 +99,7 @@ def _evened(x: Tensor, extension: str) -> Tensor:
 class TranslationInvariantDownsample2d(Downsample):
     """`translation_invariant_downsample2d` as a Module, a filling of the Downsample slot.
 
-    Its grid is nothing that a shortcut could share: a shortcut has a layer of the kind with weights of its own.
+    Its choice cannot be shared with a shortcut, which gets its own layer of this class.
 
     Args:
         channels: C.
@@ -113,7 +113,7 @@ class TranslationInvariantDownsample2d(Downsample):
     Raises:
         ValueError: another stride, a size below 1 or an unknown extension.
 
-    `watch` makes it keep the response of every pass, for `translation_losses`.
+    Within `translation_losses.watch` it records the response of every pass.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class TranslationInvariantDownsample2d(Downsample):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
 
     def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
-        """The mixture of phases by this layer's own weights, whatever `grid`."""
+        """The mixture of phases by this layer's own weights; `grid` is ignored."""
         options: dict[str, Any] = {"scale": self.scale.weight, "extension": self.extension}
         if self.watched is None:
             return translation_invariant_downsample2d(x, self.psi.weight, **options)
@@ -154,7 +154,7 @@ class TranslationInvariantDownsample2d(Downsample):
         return y
 
     def follower(self, channels: int) -> Downsample:
-        """The layer of a shortcut, with weights of its own."""
+        """The layer for a shortcut, with its own weights."""
         like: dict[str, Any] = {"device": self.psi.weight.device, "dtype": self.psi.weight.dtype}
         return type(self)(channels, self.stride, size=self.size, extension=self.extension, **like)
 

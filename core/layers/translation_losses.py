@@ -1,8 +1,8 @@
-"""The two losses of translation invariant polyphase sampling (Saha and Gokhale, WACV 2025): psi, which the weights are
-read off, shall be the map moved at random, and the weights shall be far from equal.
+"""The two losses of translation invariant polyphase sampling (Saha and Gokhale, WACV 2025): psi, from which the weights
+are computed, should equal a randomly shifted map, and the weights should be far from equal.
 
-The first is taken of a target that no gradient flows into, as the paper draws it. The authors' code means to detach the
-target and does not, which also pulls the features towards psi; ``detach=False`` is that form.
+In the first no gradient flows into the target, as in the paper's figure. The authors' code intends that but does not
+detach the target, which also pulls the features towards psi; ``detach=False`` reproduces it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,8 @@ Shift = tuple[int, int]
 
 
 def shift_features(x: Tensor, *, shift: Shift, kind: str = "standard") -> Tensor:
-    """(..., H, W) moved down and to the right by whole pixels; what leaves is lost, unless `kind` is "circular".
+    """(..., H, W) shifted down and to the right by whole pixels; pixels that leave are lost, unless `kind` is
+    "circular".
 
     ValueError for another kind than "circular" and "standard".
     """
@@ -57,7 +58,8 @@ def undoing_losses(
     Raises:
         ValueError: another number of shifts than of responses, or psi of another size than the map (an even kernel).
 
-    A level's mean is over all elements, so that its layers count by their channels; levels are to count alike.
+    A level's mean is over all elements, so that its layers count by their channels; the caller weights all levels
+    equally.
     """
     if len(shifts) != len(responses):
         raise ValueError(f"{len(responses)} responses need as many shifts, got {len(shifts)}")
@@ -81,7 +83,7 @@ def evenness_penalty(responses: Sequence[Response]) -> Tensor:
 
 @contextmanager
 def watch(net: nn.Module) -> Iterator[list[Response]]:
-    """Within the context, the response of every `TranslationInvariantDownsample2d` of `net` is appended to the list, in
+    """A context that records the response of every `TranslationInvariantDownsample2d` of `net` in the yielded list, in
     the order of execution."""
     layers = [m for m in net.modules() if isinstance(m, TranslationInvariantDownsample2d)]
     found: list[Response] = []

@@ -1,5 +1,4 @@
-"""Filters of the dual-tree complex wavelet packet transform: the two trees, their 1-D paths, and the grid they are
-sampled on.
+"""Filters of the dual-tree complex wavelet packet transform: the two trees, their 1-D paths, and their sampling grid.
 
 Source of the taps: Kingsbury, "A dual-tree complex wavelet transform with improved orthogonality and symmetry
 properties" (ICIP 2000), q-shift filter of 10 taps with a delay of a quarter of a sample. Source of the packets:
@@ -8,7 +7,7 @@ stage is the same filter in both trees, shifted by one sample, instead of a bior
 
 A path is one choice of low (0) or high (1) pass for each stage, written as a number in base 2 whose first digit is the
 first stage (natural order). The filter of a path is the cascade of its stages; a stage after j others is dilated by
-2**j, and whether the cascade subsamples as it goes changes neither the filter nor the samples that are kept.
+2**j, and subsampling along the cascade changes neither the filter nor the remaining samples.
 """
 
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ _FIRST_LENGTH = len(_LOW) + 2
 
 def qshift_filters() -> tuple[Tensor, Tensor]:
     """Low-pass and high-pass filters of trees a and b, each (2, 10) in float64; tree b is tree a reversed in time."""
-    # with numbers, also where a network is being built without
+    # real data, even while a network is built on the meta device
     low = torch.tensor(_LOW, dtype=torch.float64, device="cpu")
     sign = low.new_tensor([-1.0, 1.0]).repeat(len(_LOW) // 2)
     high = sign * low.flip(0)
@@ -53,15 +52,15 @@ def tree_filters(depth: int) -> Tensor:
     (low_a, low_b), (high_a, high_b) = qshift_filters()
     pairs = ((low_a, high_a), (low_b, high_b))
     none = low_a.new_zeros(1)
-    # in the first stage the trees have one filter, a sample apart: half a sample after its subsampling
+    # in the first stage both trees have the same filter, one sample apart: half a sample after subsampling
     first = (
         (torch.cat([none, none, low_a]), torch.cat([high_a, none, none])),
         (torch.cat([none, low_a, none]), torch.cat([none, -high_a, none])),
     )
     trees = []
     for tree in (0, 1):
-        # (filter so far, the pair of filters of its next stage); a high pass in the first stage exchanges the trees, a
-        # later one ends in tree a for both: from there on the two differ by their past only
+        # (filter so far, the pair of filters of its next stage); a high pass in the first stage swaps the trees, a
+        # later one continues in tree a for both, which then differ by their earlier stages only
         paths = [(first[tree][0], tree), (first[tree][1], 1 - tree)]
         for stage in range(1, depth):
             paths = [
@@ -74,7 +73,7 @@ def tree_filters(depth: int) -> Tensor:
 
 
 def _cascade(first: Tensor, second: Tensor, dilation: int) -> Tensor:
-    """The filter that correlating with `first` and then with `second`, dilated, amounts to."""
+    """The filter equivalent to correlating with `first` and then with `second`, dilated."""
     total = first.new_zeros(len(first) + dilation * (len(second) - 1))
     for k, tap in enumerate(second):
         total[k * dilation : k * dilation + len(first)] += tap * first
@@ -82,15 +81,15 @@ def _cascade(first: Tensor, second: Tensor, dilation: int) -> Tensor:
 
 
 def runs_backwards(path: int, depth: int) -> bool:
-    """Whether correlation with the complex filter a + ib of a path lets pass mostly positive frequencies.
+    """Whether correlation with the complex filter a + ib of a path passes mostly positive frequencies.
 
-    So it is for the paths that are low-pass in every stage after the first, and for no others, at every depth.
+    True for exactly the paths that are low-pass in every stage after the first, at every depth.
     """
     return path % 2 ** (depth - 1) == 0
 
 
 def zero_padding(depth: int, stride: int) -> int:
-    """Zeros that the reference puts on either side, an even number close to half of the support.
+    """Zeros that the reference pads on either side, an even number close to half of the support.
 
     It is counted over the cascade, whose first log2(stride) stages have stride 2 and whose later ones are dilated
     instead.
@@ -150,7 +149,7 @@ Groups = list[tuple[tuple[tuple[int, int], ...], list[int]]]
 
 
 def group_maps(maps: Sequence[int], depth: int) -> Groups:
-    """Vertical paths that need the same maps, with those: [(((bank, horizontal path), ...), [vertical path, ...])]."""
+    """Vertical paths grouped by the maps they need: [(((bank, horizontal path), ...), [vertical path, ...])]."""
     if not maps or len(set(maps)) != len(maps) or not set(maps) <= set(range(2 * 4**depth)):
         raise ValueError(
             f"maps must be distinct numbers from 0 to {2 * 4**depth - 1} at depth {depth}, got {list(maps)}"
@@ -167,7 +166,7 @@ def group_maps(maps: Sequence[int], depth: int) -> Groups:
 
 
 def computing_order(groups: Groups, depth: int) -> tuple[int, ...]:
-    """The maps of `groups` in the order in which they are computed."""
+    """The maps of `groups` in the order of computation."""
     number = {split_packet(packet, depth): packet for packet in range(4**depth)}
     return tuple(
         bank * 4**depth + number[row, column] for needs, rows in groups for row in rows for bank, column in needs

@@ -8,8 +8,8 @@ are
     A = psi_v (vertical) psi_h (horizontal),    B = psi_v (vertical) conj(psi_h) (horizontal),
 
 each an oriented band-pass filter. The reference computes four real filter banks stage by stage and combines them; here
-a packet is one vertical and one horizontal pass, at the stride that is asked for, and only for the packets that are
-asked for. On a CPU one kernel makes both, where both maps of every packet are asked for.
+a packet is one vertical and one horizontal pass at the given stride, for the requested packets only. On a CPU one
+kernel does both, if both maps of every packet are requested.
 """
 
 from collections.abc import Iterable, Sequence
@@ -77,9 +77,9 @@ def wavelet_packets2d(
 
 
 class WaveletPackets2d(ConstantBuffers):
-    """`wavelet_packets2d` as a Module with its filters ready: (B, C, H, W) -> (B, C, M, P, H', W').
+    """`wavelet_packets2d` as a Module with precomputed filters: (B, C, H, W) -> (B, C, M, P, H', W').
 
-    Maps that are asked for in the order `computing_order(group_maps(maps, depth), depth)` are computed without a copy.
+    Maps requested in the order `computing_order(group_maps(maps, depth), depth)` are computed without a copy.
     """
 
     order: Tensor | None
@@ -142,8 +142,8 @@ class WaveletPackets2d(ConstantBuffers):
     ) -> Tensor:
         """Coefficients of (B, C, H, W) as (B, C, M, P, H', W').
 
-        `start`, `size` and `every` choose a window of the grid and keep every so many of its coefficients; only those
-        are computed: ``f(x)[..., i:i+h:e, j:j+w:e] == f(x, every=e, start=(i, j), size=(h, w))``.
+        `start`, `size` and `every` select a window of the grid and every `every`-th of its coefficients; only those are
+        computed: ``f(x)[..., i:i+h:e, j:j+w:e] == f(x, every=e, start=(i, j), size=(h, w))``.
         """
         if x.ndim != 4:
             raise ValueError(f"images are (B, C, H, W), got shape {tuple(x.shape)}")

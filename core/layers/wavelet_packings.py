@@ -1,7 +1,7 @@
 """Which wavelet packets each channel of a wavelet twin combines, as the authors chose them.
 
 Source: Leterme, Polisano, Perrier, Alahari, "From CNNs to Shift-Invariant Twin Models Based on Complex Wavelets" (lists
-of the authors' code). All maps kept have their energy at negative horizontal frequencies.
+of the authors' code). All these maps have their energy at negative horizontal frequencies.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Packing:
-    """Which packets a twin sees, and which of its outputs sees which.
+    """The packets of a twin, and which of them each output combines.
 
     maps     numbers of the feature maps (see `wavelet_packets2d`), section after section
     inputs   maps in each section
@@ -68,7 +68,7 @@ RESNET = Packing(
     ),
     inputs=(6, 24), outputs=(12, 12), groups=(6, 6),
 )
-#: ResNet, excluding also the packets that let pass most at 0.42 cycles per pixel along an axis: one atom per output
+#: ResNet, also without the packets that peak at 0.42 cycles per pixel along an axis: one atom per output
 RESNET_EXCLUDING = Packing(
     depth=2,
     maps=(1, 2, 19, 17, 18, 3, 5, 23, 10, 27, 31, 7, 21, 11, 26, 15),

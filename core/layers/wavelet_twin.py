@@ -1,4 +1,4 @@
-"""The wavelet twin of a first layer: some channels are trained freely, the others combine complex wavelet packets.
+"""The wavelet twin of a first layer: some channels are free convolutions, the others combine complex wavelet packets.
 
 Source: Leterme, Polisano, Perrier, Alahari, "From CNNs to Shift-Invariant Twin Models Based on Complex Wavelets". The
 oriented channels of a trained first layer look like Gabor filters; the twin makes them so by construction,
@@ -23,15 +23,15 @@ class WaveletMixing2d(ConstantBuffers):
     """Trained combinations of wavelet packets: (B, C, H, W) -> (B, O, P, H', W'), P = 2 (real, imaginary) or 1 (real).
 
     Args:
-        packing: the packets and who combines them.
+        packing: the packets, and which of them each output combines.
         stride: of the packets.
         part: "complex" or "real"; weights are real and shared by both parts.
-        luminance: True mixes the C colours first, by one weight each; False transforms every colour and mixes them
-            last, by C weights for each output.
+        luminance: True first mixes the C colours, by one weight each; False transforms every colour and mixes last, by
+            C weights for each output.
         colours: initial weights of the luminance; none: 3 / C each, the sum of the published ones.
-        bias: one trained number for each output, added to both parts.
-        scramble_nonsquare: exchange height and width of the result without moving a number in memory, as the authors'
-            code does; it matters for images that are not square, whose rows it breaks up. To reproduce theirs only.
+        bias: one trained bias for each output, added to both parts.
+        scramble_nonsquare: exchange height and width of the result without moving data, as the authors' code does,
+            which scrambles images that are not square. For reproduction only.
 
     Parameters: `mixing`, one (outputs, inputs / groups) per section, initialised as a convolution's; `colour` (C,) or
     (O, C); `biases`, one (outputs,) per section.
@@ -71,7 +71,7 @@ class WaveletMixing2d(ConstantBuffers):
             self.colour = _uniform((self.out_channels, in_channels), in_channels, **build)
         rows = packing.columns()
         self.biases = nn.ParameterList(_uniform((len(r),), r.shape[1], **build) for r in rows) if bias else None
-        # where each weight of `mixing` belongs in the dense matrix over the maps in the order of computing
+        # position of each weight of `mixing` in the dense matrix over the maps in the order of computation
         column = torch.tensor([order.index(q) for q in packing.maps], device="cpu")
         base, places = 0, []
         for r in rows:
@@ -109,18 +109,18 @@ class WaveletMixing2d(ConstantBuffers):
         if self.biases is None:
             return None
         bias = torch.cat(list(self.biases))
-        # where the colours are mixed last, each of them has already got the bias
+        # if the colours are mixed last, each of them already has the bias
         return bias if self.colour.ndim == 1 else bias * self.colour.sum(1)
 
     def kernel(self) -> Tensor:
-        """The convolution that the layer amounts to, (O, P, C, K, K) with K the filter's support, without bias."""
+        """The equivalent convolution, (O, P, C, K, K) with K the filter's support, without bias."""
         atoms = self.packets.kernels()  # (M, P, K, K)
         kernel = torch.einsum("ocm,mpij->opcij", self.matrix(), atoms)
         return self.colour[:, None, None] * kernel if self.colour.ndim == 1 else kernel
 
 
 class WaveletTwin2d(nn.Module):
-    """First layer of F free channels and O wavelet channels on one grid.
+    """A first layer of F free channels and O wavelet channels on one grid.
 
     (B, C, H, W) -> (B, F + O, H', W') with the real part, or (B, F + 2 O, H', W'), real and imaginary parts
     interleaved. Both halves are cropped about their centre to the smaller one's size.
@@ -152,11 +152,10 @@ class WaveletTwin2d(nn.Module):
 
     @torch.no_grad()
     def resulting_kernel(self, image_size: int = 224, *, size: int | None = None) -> Tensor:
-        """All kernels of the layer in one frame, (F + O P, C, S, S) without biases, free ones first.
+        """All kernels of the layer as (F + O P, C, S, S), without biases, free ones first.
 
-        S is the packets' support (66 at depth 3, 30 at depth 2), or `size` with zeros around, the support in its middle
-        as in the authors' figures. The free kernels lie where they look for an image of `image_size` pixels: it decides
-        the crop.
+        S is the packets' support (66 at depth 3, 30 at depth 2), or `size` with zeros around it, as in the authors'
+        figures. The free kernels lie at their position for an image of `image_size` pixels, which decides the crop.
         """
         wavelet = self.wavelet.kernel().flatten(0, 1)
         packets, side, k = self.wavelet.packets, wavelet.shape[-1], self.free.kernel_size[0]
@@ -174,7 +173,7 @@ class WaveletTwin2d(nn.Module):
 
 
 class TwinStem(nn.Module):
-    """A wavelet twin and what follows it, up to the first pooling: (B, C, H, W) -> (B, F + O, H', W').
+    """A wavelet twin and the layers up to the first pooling: (B, C, H, W) -> (B, F + O, H', W').
 
     Args:
         first: the twin.
@@ -207,13 +206,14 @@ class TwinStem(nn.Module):
 
 
 def centre_crop(x: Tensor, size: Sequence[int]) -> Tensor:
-    """The middle of (..., H, W) with that size; where it is half a pixel off, at the even offset (Python's `round`)."""
+    """The central (..., height, width) window of (..., H, W); half a pixel is rounded to the even offset, as by
+    Python's `round`."""
     top, left = (_margin(n, m) for n, m in zip(x.shape[-2:], size, strict=True))
     return x[..., top : top + size[0], left : left + size[1]]
 
 
 def _margin(size: int, inner: int) -> int:
-    # Python's round of a half, in whole numbers: a size that torch.jit.trace follows cannot be rounded
+    # Python's round of a half in integer arithmetic: torch.jit.trace cannot follow `round`
     half = (size - inner) // 2
     return half + (size - inner) % 2 * (half % 2)
 

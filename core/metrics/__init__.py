@@ -1,7 +1,7 @@
-"""What is measured: pure functions from logits or maps to numbers, and torchmetrics `Metric`s made of them.
+"""Metrics: pure functions from logits or maps to numbers, and torchmetrics `Metric`s built on them.
 
-A function is imported without torchmetrics, whose own import takes seconds; a class brings it. A new metric is a file
-of its own here and a line in `_CLASSES`.
+Functions are imported without torchmetrics, whose import takes seconds; classes import it. A new metric is a file here
+and a line in `_CLASSES`.
 """
 
 from importlib import import_module

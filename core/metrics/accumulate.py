@@ -1,7 +1,7 @@
-"""torchmetrics' contract with exact states: results that no batch size, order or number of processes changes.
+"""torchmetrics' contract with exact states: results do not depend on batch size, order or number of processes.
 
-Every state is a whole number and is added, or its largest taken, over processes. `Tally` counts, `Values` averages;
-the metrics of this room are one or the other.
+Every state is an integer, reduced over processes by sum or maximum. `Tally` counts, `Values` averages; every metric of
+this room derives from one of them.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ T = TypeVar("T")
 class Exact(Metric):
     """A torchmetrics `Metric` whose states are int64 tensors.
 
-    `settings` are what tells two metrics of one class apart. Other keywords are torchmetrics' (``sync_on_compute``,
-    ``process_group``, ...). A metric moves to the accelerator that its first values lie on; values on the CPU go to
-    where the metric is, so that an update never waits for a GPU.
+    `settings` distinguish metrics of one class. Other keywords are torchmetrics' (``sync_on_compute``,
+    ``process_group``, ...). A metric moves to the accelerator of its first values; values on the CPU move to the
+    metric's device, so that an update never waits for a GPU.
     """
 
     full_state_update = False
@@ -32,15 +32,15 @@ class Exact(Metric):
     def __init__(self, *settings: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         digest = hashlib.sha256(repr((type(self).__name__, *settings)).encode()).digest()
-        # a MetricCollection takes two metrics for one where their states agree after the first batch, as those of two
-        # fractions that are both 100 % would; these bytes differ by more than its tolerance
+        # a MetricCollection merges metrics whose states agree after the first batch, as those of two fractions of 100 %
+        # do; these bytes differ by more than its tolerance
         self.whole("signature", torch.tensor(list(digest[:16])), "max")
-        #: images whose views this metric drew itself, which number those that follow
+        #: number of images seen, from which the following ones are numbered
         self.drawn = 0
         self._one_batch = False
 
     def whole(self, name: str, default: Tensor, reduce: str = "sum") -> None:
-        """Adds a state of whole numbers."""
+        """Adds an integer state."""
         self.add_state(name, default.to(torch.int64), dist_reduce_fx=reduce)
 
     def here(self, values: Tensor) -> Tensor:
@@ -55,18 +55,19 @@ class Exact(Metric):
         return torch.tensor(value, dtype=wide, device=self.device)
 
     def fresh(self) -> None:
-        """Tells torchmetrics that the states have changed, for what adds to them beside `update`."""
+        """Tells torchmetrics that the states have changed, after an addition outside `update`."""
         self._computed = None
         self._update_count = max(self._update_count, 1)
 
     def over_processes(self, work: Callable[[], T]) -> T:
-        """`work` on the states of all processes together, which must all call this."""
+        """The result of `work` on the states of all processes, all of which must call this."""
         options: dict[str, Any] = {"should_sync": self._to_sync, "should_unsync": self._should_unsync}
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, **options):
             return work()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """torchmetrics' `forward`: this batch's result. It resets the states for a while, which is no new start."""
+        """torchmetrics' `forward`: this batch's result. It resets the states temporarily, which must not restart the
+        numbering of images."""
         self._one_batch = True
         try:
             return super().forward(*args, **kwargs)
@@ -108,7 +109,7 @@ class Tally(Exact):
             raise ValueError(f"{each} trials of each image after {self._each or 'none'}: all images must have as many")
         self._each = each
         counts = self.here(successes).to(torch.int64).reshape(len(successes), each).sum(1)
-        # numbers are added as numbers: they are on the states' device at once
+        # Python numbers need no transfer to the states' device
         self.successes = self.successes + counts.sum()
         self.squares = self.squares + (counts * counts).sum()
         self.images = self.images + len(successes)
@@ -130,7 +131,8 @@ class Tally(Exact):
 
     @property
     def standard_error(self) -> float:
-        """Of `mean`, taking images (not trials, which share an image) as independent; 0.0 for a single image."""
+        """The standard error of `mean`, with images (not trials, which share an image) as independent; 0.0 for a single
+        image."""
         return self.over_processes(self._standard_error)
 
     def _standard_error(self) -> float:
@@ -147,10 +149,10 @@ class Tally(Exact):
 
 
 class Values(Exact):
-    """One number or several of each image: `compute` gives their mean, or their largest where `reduce` is "max".
+    """One number or several for each image: `compute` returns their mean or, with ``reduce="max"``, the largest.
 
-    The sum behind the mean is exact and then rounded once. NaN and infinities are counted apart, and make of the mean
-    what they make of a sum. ValueError for the mean and the largest of no value.
+    The sum behind the mean is exact and rounded once. NaN and infinities are counted separately, and propagate as in a
+    sum. ValueError for the mean and the largest of no value.
     """
 
     higher_is_better = False

@@ -9,9 +9,8 @@ from torch import Tensor
 def topk_correct(logits: Tensor, labels: Tensor, k: Sequence[int] = (1,)) -> Tensor:
     """Whether each image's label is among its k highest logits.
 
-    logits (B, K), labels (B,) class numbers -> bool (B, len(k)). A row that holds a NaN is never correct, and a k of
-    at least K counts every other row. `torch.topk` leaves the order of equal logits open; here it is the class number,
-    as in argmax.
+    logits (B, K), labels (B,) class numbers -> bool (B, len(k)). A row with a NaN is never correct; for k >= K all
+    other rows are. Unlike in `torch.topk`, equal logits are ranked by class number, as in argmax.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"logits must be (B, K) and labels (B,), not {tuple(logits.shape)} and {tuple(labels.shape)}")

@@ -1,4 +1,4 @@
-"""Accuracy as torchmetrics `Metric`s: of the images as they are, and of each image at its worst shift."""
+"""Accuracy as torchmetrics `Metric`s: of unshifted images, and at each image's worst shift."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from stillpoint.core.metrics.views import every_shift, prepared
 
 class Accuracy(Tally):
     """Fraction of images whose label is among the `top_k` highest logits: ``update(net, images, labels)`` or
-    ``update(logits, labels)``. Equal logits are ranked by class number; a row that holds a NaN is never right.
+    ``update(logits, labels)``. Equal logits are ranked by class number; a row with a NaN is never correct.
     """
 
     def __init__(self, *, top_k: int = 1, output: Output | None = None, **kwargs: Any) -> None:
@@ -31,7 +31,7 @@ class Accuracy(Tally):
 
 
 class WorstShiftAccuracy(Tally):
-    """Fraction of images that are right at every shift.
+    """Fraction of images that are classified correctly at every shift.
 
     With a network, ``update(net, images, labels)``: at each of the H x W circular shifts, `batch_size` views at a time.
     With logits, ``update(logits, labels)``: at each of the S views of (B, S, K).
@@ -60,7 +60,7 @@ class WorstShiftAccuracy(Tally):
 
 
 def needed(labels: Any) -> Any:
-    """`labels`; a ValueError that says where to put them when there are none."""
+    """`labels`; a ValueError that says how to pass them if there are none."""
     if labels is None:
-        raise ValueError("the right classes are needed: update(net, images, labels=labels), or update(logits, labels)")
+        raise ValueError("labels are needed: update(net, images, labels=labels), or update(logits, labels)")
     return labels

@@ -1,4 +1,4 @@
-"""Consistency: how often a classifier says the same of two views of one image (Zhang, ICML 2019, section 4)."""
+"""Consistency: how often a classifier gives two views of an image the same class (Zhang, ICML 2019, section 4)."""
 
 from torch import Tensor
 
@@ -6,8 +6,8 @@ from torch import Tensor
 def agreement(first: Tensor, second: Tensor) -> Tensor:
     """Whether two views of each image are given the same class: (..., K) and (..., K) -> bool (...).
 
-    The class is the argmax, equal logits going to the lowest class. A row that holds a NaN agrees with nothing: a
-    network that has diverged must not count as perfectly consistent.
+    The class is the argmax, the lowest one among equal logits. A row with a NaN agrees with nothing: a diverged network
+    must not count as consistent.
     """
     if first.shape[-1] != second.shape[-1]:
         raise ValueError(f"logits of {first.shape[-1]} and {second.shape[-1]} classes cannot be compared")

@@ -13,7 +13,7 @@ def corruption_error(
     CIFAR-10-C. `clean` are the errors of both on clean images, for the relative error; (0, 0) gives the plain one.
 
     Source: Hendrycks and Dietterich (ICLR 2019), section 4. Law: a network has error 1 against itself. ValueError for
-    no severities, another number of them, and a baseline that makes no errors.
+    no severities, different numbers of them, and a baseline without errors.
     """
     if not errors:
         raise ValueError("a corruption error needs the errors of at least one severity")

@@ -16,15 +16,15 @@ from stillpoint.core.metrics.views import prepared
 
 
 class CorruptionError(Exact):
-    """Mean error under common corruptions (Hendrycks and Dietterich, ICLR 2019), over `baselines` where there are some.
+    """Mean error under common corruptions (Hendrycks and Dietterich, ICLR 2019), divided by `baselines` if given.
 
-    With a network, ``update(net, images, labels)``: images uint8 (B, 3, S, S), S of 32, 64 or 224, are corrupted in
-    each way and severity, and `preprocess` (default: pixels / 255) makes of them what the network takes. With logits,
-    ``update(logits, labels, corruption="fog", severity=3)``: of images that were corrupted before.
+    With a network, ``update(net, images, labels)``: images uint8 (B, 3, S, S), S of 32, 64 or 224, are corrupted by
+    each corruption and severity, and `preprocess` (default: pixels / 255) makes the network's input of them. With
+    logits of corrupted images, ``update(logits, labels, corruption="fog", severity=3)``.
 
-    corruptions     which; default the 15 of the benchmark
-    baselines       errors of the network that normalises, by corruption: of each severity, or their mean
-    seed            of what a corruption draws, with the image's number
+    corruptions     their names; default: the 15 of the benchmark
+    baselines       errors of the normalising network, by corruption: for each severity, or their mean
+    seed            of the corruptions' draws, which also depend on the image's number
 
     `errors` holds the error of every corruption and severity. ValueError where one of them has seen no image.
     """
@@ -70,7 +70,7 @@ class CorruptionError(Exact):
             return
         predict, images, numbers = prepared(first, second, self.drawn, indices, self.output)
         if images.dtype != torch.uint8:
-            raise ValueError(f"a corruption is of stored pixels: images must be uint8 (B, 3, S, S), not {images.dtype}")
+            raise ValueError(f"corruptions act on stored pixels: images must be uint8 (B, 3, S, S), not {images.dtype}")
         classes = as_tensor(needed(labels))
         pixels = images.permute(0, 2, 3, 1).cpu().contiguous().numpy()
         for name in self.corruptions:

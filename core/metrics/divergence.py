@@ -1,4 +1,4 @@
-"""How far a classifier's probabilities move with the image: divergence from those of the image that was not moved."""
+"""How much a shift changes a classifier's probabilities: divergence from those of the unshifted image."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from torch import Tensor
 def kl_divergence(reference: Tensor, other: Tensor) -> Tensor:
     """Kullback-Leibler divergence KL(p || q) of softmax probabilities in nats: logits (..., K) and (..., K) -> (...).
 
-    Computed from log-softmax, so that a probability too small for its dtype costs no digits and gives no NaN.
+    Computed from log-softmax, so that tiny probabilities neither lose digits nor give NaN.
     Non-negative up to rounding, zero for equal probabilities, unchanged by a constant added to all logits of a row.
     ValueError unless both have the same number of classes.
     """

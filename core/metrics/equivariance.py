@@ -1,4 +1,4 @@
-"""How far a map is from moving with its input: per module, and for networks whose output is an image."""
+"""Equivariance errors: how far a map is from moving with its input, for modules and for image-to-image networks."""
 
 from itertools import product
 from math import ceil, floor
@@ -16,17 +16,17 @@ def equivariance_error(
 ) -> Tensor:
     """Smallest relative change between roll(F(x), r) and F(roll(x, s)) over the rolls r that a shift by s may cause.
 
-    features, shifted   (B, C, h, w), or (B, K) where nothing may move: F(x) and F(roll(x, s))
+    features, shifted   (B, C, h, w), or (B, K) without positions: F(x) and F(roll(x, s))
     shift               s = (rows, columns) of the input
     size                (H, W) of the input
-    fractional          try s/t itself too, by trigonometric interpolation: so moves a band-limited map that is sampled
-                        on a fixed grid
-    Returns (B,): max |difference| / max |F(x)|, the maxima over channels and places.
+    fractional          also try s/t itself, by trigonometric interpolation, as a band-limited map sampled on a fixed
+                        grid moves
+    Returns (B,): max |difference| / max |F(x)|, the maxima over channels and positions.
 
-    With the cumulative stride t = H/h the map moves by s/t where that is whole. Elsewhere a map that samples where
-    its content says (adaptive polyphase sampling) moves by s/t rounded down or up on each axis (rounding at each
-    stride of a cascade and rounding once span the same two numbers); each image takes the better one. A fixed grid
-    has no such roll, and its error is what aliasing does.
+    With the cumulative stride t = H/h the map moves by s/t if that is an integer. Otherwise a map with a chosen grid
+    (adaptive polyphase sampling) moves by s/t rounded down or up on each axis (rounding at each stride of a cascade and
+    rounding once span the same two numbers); each image takes the better one. With a fixed grid no roll fits, and the
+    error is due to aliasing.
     """
     if features.ndim == 2:
         return relative_logit_change(features, shifted)
@@ -54,7 +54,7 @@ def nmse(target: Tensor, output: Tensor) -> Tensor:
 def psnr(target: Tensor, output: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of each image, the peak being the target's maximum: (B, ...) -> (B,).
 
-    Infinite where both are equal. The target's maximum must be positive (it is for magnitude images).
+    Infinite if both are equal. The target's maximum must be positive (it is for magnitude images).
     """
     target, output = _pair(target, output)
     error = (target - output).square().flatten(1).mean(1)
@@ -64,8 +64,9 @@ def psnr(target: Tensor, output: Tensor) -> Tensor:
 def ssim(target: Tensor, output: Tensor, *, window: int = 7) -> Tensor:
     """Structural similarity of each image: (B, C, H, W) -> (B,), 1 for equal images.
 
-    Wang et al. 2004 with what fastMRI's evaluation uses: a uniform `window` x `window`, unbiased local variances, terms
-    (0.01 L)^2 and (0.03 L)^2 for the target's maximum L over the image, mean over channels and all windows that fit.
+    Wang et al. 2004 with the settings of fastMRI's evaluation: a uniform `window` x `window`, unbiased local variances,
+    terms (0.01 L)^2 and (0.03 L)^2 for the target's maximum L over the image, mean over channels and all windows that
+    fit.
     """
     target, output = _pair(target, output)
     if target.ndim != 4 or min(target.shape[-2:]) < window:

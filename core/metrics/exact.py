@@ -1,9 +1,9 @@
-"""Sums of floating numbers that no order, grouping or number of processes can change, held in whole numbers."""
+"""Exact sums of floating-point numbers, held in integers and independent of order, grouping and number of processes."""
 
 import torch
 from torch import Tensor
 
-#: bits of the sum that one limb holds; an int64 has room for the carries of two thousand million more
+#: bits of the sum that one limb holds; an int64 leaves room for the carries of 2**30 additions
 _BITS = 32
 _MASK = (1 << _BITS) - 1
 #: the smallest float64 is 2**-1074, and its 53 binary digits may begin 52 places lower
@@ -13,15 +13,16 @@ LIMBS = (1024 + _POINT) // _BITS + 2
 
 
 def exact_sum(values: Tensor) -> Tensor:
-    """The sum of finite float64 `values` (N,) as a whole number of 2**-1126: int64 limbs (LIMBS,), the lowest first.
+    """The sum of finite float64 `values` (N,) as an integer multiple of 2**-1126: int64 limbs (LIMBS,), the lowest
+    first.
 
-    Limbs of several sums may be added, in any order; `carried` keeps them small. At most 2**30 values at once.
+    Limbs of several sums can be added in any order; `carried` keeps them small. At most 2**30 values at once.
     """
     mantissa, exponent = torch.frexp(values)
     whole = (mantissa * 2.0**53).to(torch.int64)  # exact: value = whole * 2**(exponent - 53)
     place = exponent.to(torch.int64) - 53 + _POINT
     limb, offset = place // _BITS, place % _BITS
-    # 53 digits moved by up to 31 would not fit 63 bits, so both halves are moved alone
+    # 53 digits shifted by up to 31 would not fit 63 bits, so both halves are shifted separately
     low, high = (whole & _MASK) << offset, (whole >> _BITS) << offset
     limbs = values.new_zeros(LIMBS, dtype=torch.int64)
     limbs.index_add_(0, limb, low & _MASK)
@@ -36,13 +37,13 @@ def carried(limbs: Tensor) -> Tensor:
 
 
 def rounded(limbs: Tensor) -> float:
-    """The sum that limbs hold, correctly rounded to float64. OverflowError beyond the largest float64."""
+    """The sum in `limbs`, correctly rounded to float64. OverflowError beyond the largest float64."""
     total = sum(limb << (_BITS * k) for k, limb in enumerate(limbs.tolist()))
     return total / (1 << _POINT)
 
 
 def ordered(values: Tensor) -> Tensor:
-    """float64 -> int64 in the same order, NaN above all, so that a maximum is one of whole numbers."""
+    """float64 -> int64 in the same order, with NaN the largest, so that a maximum can be taken of integers."""
     bits = values.view(torch.int64)
     return torch.where(bits < 0, bits ^ 0x7FFFFFFFFFFFFFFF, bits).masked_fill(
         values.isnan(), torch.iinfo(bits.dtype).max
@@ -50,6 +51,6 @@ def ordered(values: Tensor) -> Tensor:
 
 
 def from_ordered(number: int) -> float:
-    """The float64 that `ordered` made a number of."""
+    """The inverse of `ordered`."""
     bits = number if number >= 0 else number ^ 0x7FFFFFFFFFFFFFFF
     return float(torch.tensor(bits, dtype=torch.int64).view(torch.float64))

@@ -1,7 +1,7 @@
-"""The two things that translation invariant polyphase sampling calls shift fidelity or stability (WACV 2025).
+"""The two quantities that translation invariant polyphase sampling calls shift fidelity or stability (WACV 2025).
 
-Its code counts the images that keep one class as they are and however they are moved: `all_agree`. Its table holds the
-product of accuracy and consistency: `shift_fidelity`. At full consistency the first is one, the second the accuracy.
+Its code counts the images whose class is the same unshifted and under all shifts: `all_agree`. Its table holds the
+product of accuracy and consistency: `shift_fidelity`. At full consistency the first is 1, the second the accuracy.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def all_agree(predictions: Sequence[Tensor]) -> Tensor:
 
 
 def shift_fidelity(accuracy: float, consistency: float) -> float:
-    """accuracy * consistency, both fractions; ValueError for numbers that are none."""
+    """accuracy * consistency, both fractions; ValueError for numbers outside [0, 1]."""
     if not (0 <= accuracy <= 1 and 0 <= consistency <= 1):
         raise ValueError(f"accuracy and consistency are fractions, got {accuracy} and {consistency}")
     return accuracy * consistency

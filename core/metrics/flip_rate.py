@@ -19,7 +19,7 @@ def flips(predictions: Tensor, step: int) -> Tensor:
 
 
 def flip_rates(predictions: Tensor, max_step: int) -> Tensor:
-    """Fraction of flips for the steps 1 to `max_step`, over images and pairs of shifts: (B, S) -> float64 (max_step,).
+    """Flip rates for the steps 1 to `max_step`, over images and pairs of shifts: (B, S) -> float64 (max_step,).
 
     The mean flip rate of Hendrycks and Dietterich ("Benchmarking neural network robustness to common corruptions and
     perturbations", ICLR 2019) for a step of one frame, without their division by AlexNet's.

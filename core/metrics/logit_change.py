@@ -1,4 +1,5 @@
-"""How far a shift moves the logits. Agreement alone hides failures: a random net says one class of all."""
+"""How much a shift changes the logits. Agreement alone hides failures: an untrained network gives all images one
+class."""
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ def relative_logit_change(reference: Tensor, shifted: Tensor) -> Tensor:
 
     Both maxima run over everything but the first axis, in float64 (float32 where the device has no float64). Two zero
     rows change by 0; a zero reference is divided by float32's smallest normal number, so that the result stays finite.
-    NaN where either row holds a NaN. The measure is not symmetric, and it does not change when both rows are scaled.
+    NaN if either row holds a NaN. The measure is not symmetric, and invariant to scaling both rows.
     """
     if reference.shape != shifted.shape:
         raise ValueError(f"logits of shapes {tuple(reference.shape)} and {tuple(shifted.shape)} cannot be compared")

@@ -1,4 +1,4 @@
-"""Do the label maps of a segmentation network move with the image? A torchmetrics `Metric`."""
+"""Whether a segmentation network's label maps move with the image: a torchmetrics `Metric`."""
 
 import math
 import statistics
@@ -16,7 +16,7 @@ from stillpoint.core.metrics.views import Boundary, check_boundary, prepared
 
 
 def label_map(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels (B, H, W) of logits (B, K, h, w) that are brought to `size` bilinearly, or of such labels as they are."""
+    """Labels (B, H, W) from logits (B, K, h, w), first resized to `size` bilinearly; labels are returned unchanged."""
     if maps.ndim == 3 and not maps.is_floating_point():
         return maps
     if maps.ndim != 4:
@@ -33,7 +33,7 @@ def confusion(first: Tensor, second: Tensor, classes: int) -> Tensor:
 
 
 def mean_iou(counts: Tensor) -> float:
-    """Mean intersection over union of the classes that occur in either map; NaN where none does."""
+    """Mean intersection over union of the classes that occur in either map; NaN if none does."""
     both = counts.diagonal().tolist()
     union = (counts.sum(0) + counts.sum(1) - counts.diagonal()).tolist()
     known = [b / u for b, u in zip(both, union, strict=True) if u]
@@ -44,13 +44,13 @@ class MapConsistency(Exact):
     """Fraction of pixels whose label moves with the image: roll(f(x), s) against f(roll(x, s)), in [0, 1].
 
     With a network, ``update(net, images)`` or ``update(net, images, labels)``: `repeats` shifts s of each image, each
-    axis uniform in -max_shift..max_shift. Zeros may enter at the edge instead; then pixels count where both have the
-    image. With maps that are brought into register before, ``update(first, second)``: logits (B, K, H, W) or labels.
+    axis uniform in -max_shift..max_shift. With zeros entering at the edge, only pixels inside both views count. With
+    maps that are already aligned, ``update(first, second)``: logits (B, K, H, W) or labels.
 
     The result is the mean over repeats of the fraction over all pixels (mean average segmentation shift consistency,
     mASSC, of Rojas-Gomez et al., NeurIPS 2022), and `variance` its population variance over the repeats. With
-    `classes`, `iou` is the mean IoU of both maps, and where there are labels `change` how far a shift moves the
-    network's mean IoU. Pixels labelled `ignore` are left out of these alone.
+    `classes`, `iou` is the mean IoU of both maps, and with labels `change` is how much a shift changes the network's
+    mean IoU. Pixels labelled `ignore` are left out of these alone.
     """
 
     higher_is_better = True
@@ -136,13 +136,13 @@ class MapConsistency(Exact):
 
     @property
     def iou(self) -> float:
-        """Mean IoU of f(roll(x, s)) with roll(f(x), s), over all repeats. ValueError where `classes` was not said."""
+        """Mean IoU of f(roll(x, s)) with roll(f(x), s), over all repeats. ValueError without `classes`."""
         self._known()
         return self.over_processes(lambda: mean_iou(self.between))
 
     @property
     def change(self) -> tuple[float, float]:
-        """Mean IoU with the labels without a shift and with one; (NaN, NaN) where there were none."""
+        """Mean IoU with the labels, without and with a shift; (NaN, NaN) if there were no labels."""
         self._known()
         return self.over_processes(lambda: (mean_iou(self.still), mean_iou(self.moved)))
 

@@ -1,4 +1,4 @@
-"""Logits out of whatever a network gives: a tensor, an array, a tuple, a dictionary or an object with named fields."""
+"""Extracting logits from a network's output: a tensor, an array, a tuple, a dictionary or an object with fields."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,19 +7,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Keys that are taken for a network's logits without being told, in this order.
+#: Keys that are tried for a network's logits by default, in this order.
 KEYS = ("logits", "out")
-#: Which part of an output the logits are: its key or attribute, its place, or a function that takes them out.
+#: Where the logits are in an output: a key or attribute, a position, or a function that extracts them.
 Output = str | int | Callable[[Any], Any]
 
 
 def is_network(first: Any) -> bool:
-    """Whether the first argument of an update is a network, or any other function of images."""
+    """Whether the first argument of an update is a network or another function of images."""
     return callable(first) and not isinstance(first, Tensor | np.ndarray)
 
 
 def as_tensor(values: Any) -> Tensor:
-    """A tensor of a tensor, of a NumPy array (whose memory it shares where it may), or of (nested) numbers."""
+    """A tensor from a tensor, a NumPy array (sharing its memory if possible), or (nested) numbers."""
     if isinstance(values, Tensor):
         return values
     if isinstance(values, np.ndarray) and not values.flags.writeable:
@@ -30,9 +30,9 @@ def as_tensor(values: Any) -> Tensor:
 def logits_of(output: Any, part: Output | None = None) -> Tensor:
     """The tensor of logits in a network's output.
 
-    A tensor or array is taken as it is. Of a mapping or an object with named fields (Hugging Face's ModelOutput), the
-    entry called "logits", else "out"; of a tuple or list of which one entry alone is a tensor, that entry. `part` names
-    another: a key or attribute, a place, or a function. ValueError for an output that leaves a choice.
+    A tensor or array itself; the entry "logits", or else "out", of a mapping or an object with fields (Hugging Face's
+    ModelOutput); the only tensor of a tuple or list. `part` selects another: a key or attribute, a position, or a
+    function. ValueError for an ambiguous output.
     """
     if part is not None:
         output = _part(output, part)
@@ -56,7 +56,7 @@ def logits_of(output: Any, part: Output | None = None) -> Tensor:
             return as_tensor(tensors[0])
         raise ValueError(
             f"the network's output is a {type(output).__name__} that holds {len(tensors)} tensors: say which are the "
-            "logits with output=, its place"
+            "logits with output=, their position"
         )
     raise ValueError(
         f"the network's output is of type {type(output).__name__}, not a tensor of logits (B, K): wrap the network in "

@@ -1,4 +1,4 @@
-"""How well label maps are found, and how well they keep still when the image moves."""
+"""Accuracy of label maps, and their stability under shifts of the image."""
 
 from collections.abc import Sequence
 
@@ -44,12 +44,12 @@ def segmentation_scores(matrix: Tensor, *, transposed: bool = False) -> dict[str
 
 
 def label_agreement(still: Tensor, moved: Tensor, shift: Sequence[int], *, circular: bool = True) -> Tensor:
-    """Fraction of pixels that keep their label when the image moves, (B,) in float64.
+    """Fraction of pixels whose label moves with the image, (B,) in float64.
 
     Args:
-        still: (B, H, W) labels found in the images.
-        moved: (B, H, W) labels found in the images moved by `shift` pixels (rows, columns).
-        circular: whether they were rolled; otherwise only the pixels that both saw are compared.
+        still: (B, H, W) predicted labels of the images.
+        moved: (B, H, W) predicted labels of the images shifted by `shift` pixels (rows, columns).
+        circular: whether the shift was circular; otherwise only the pixels in both views are compared.
 
     ValueError for maps of different shapes, or without a pixel in common.
     """

@@ -1,9 +1,9 @@
-"""What shifts change, as torchmetrics `Metric`s: consistency, flip rate, divergence, change of logits.
+"""The effect of shifts as torchmetrics `Metric`s: consistency, flip rate, divergence, logit change.
 
-Each takes a network and its images, ``update(net, images)``, and moves them itself; or what a loop has at hand,
+Each takes a network and images, ``update(net, images)``, and shifts them itself; or the outputs of a user's loop,
 ``update(first_logits, second_logits)``, tensors or NumPy arrays (B, K), or (B, S, K) of S views. Results do not depend
-on how images fall into batches. Views are drawn by the images' numbers, `indices`; without them images are numbered as
-they come, in each process from 0 on.
+on the batches. Views are drawn by the images' numbers, `indices`; by default images are numbered in the order of the
+updates, in each process from 0 on.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ class Pairs:
     boundary    "circular", or "zeros": windows of the zero-padded image
     max_shift   each axis is uniform in -max_shift..max_shift-1 pixels
     repeats     pairs drawn of each image
-    name        tells the draws of one evaluation from another's
+    name        separates the draws of different evaluations
     """
 
     def __init__(self, boundary: Boundary, max_shift: int, repeats: int, seed: int, name: str | None) -> None:
@@ -55,8 +55,8 @@ class ShiftConsistency(Tally):
     """Fraction of pairs of shifted views that are given one class, in [0, 1] (Zhang, ICML 2019, section 4).
 
     With a network: `repeats` pairs of each image, both views shifted. With logits: do `first` and `second` agree?
-    The options are those of `Pairs`; `output` is the part of the network's output that its logits are. A view whose
-    logits hold a NaN agrees with nothing.
+    The options are those of `Pairs`; `output` is where the logits are in the network's output. A view whose logits hold
+    a NaN agrees with nothing.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class ShiftConsistency(Tally):
 
 
 class FromUnshifted(Values):
-    """A number of each shifted view against the unshifted one; a subclass says which (`compare`)."""
+    """A comparison of each shifted view with the unshifted one; subclasses define `compare`."""
 
     def __init__(
         self,
@@ -153,8 +153,8 @@ class ShiftDivergence(FromUnshifted):
 class FlipRate(Tally):
     """How often the class changes while the image moves: from view k to view k + `step`, a fraction in [0, 1].
 
-    With a network: `max_shift` + 1 views of each image, each a pixel further in `direction` and circular. With logits
-    (B, S, K) or classes (B, S) of S views in their order: ``update(views)``. With those of two views alone:
+    With a network: `max_shift` + 1 views of each image, each circularly shifted by one more pixel in `direction`. With
+    logits (B, S, K) or classes (B, S) of S views in their order: ``update(views)``. With those of two views alone:
     ``update(first, second)``. Lower is better, and a network that gives one class to everything never flips.
     """
 
@@ -205,9 +205,9 @@ class FlipRate(Tally):
 class FractionalConsistency(Exact):
     """Fraction of shifts by k / `fractions` of a pixel, k = 1..fractions-1 on both axes, that keep the class.
 
-    With a network: circular shifts by trigonometric interpolation. With logits: `first` (B, K) of the images as they
-    are, `second` (B, fractions, K) of the shifts by k = 1..fractions, the last of which is the whole pixel. `curve`
-    holds all of them.
+    With a network: circular shifts by trigonometric interpolation. With logits: `first` (B, K) of the unshifted images,
+    `second` (B, fractions, K) of the shifts by k = 1..fractions, the last of which is a whole pixel. `curve` holds all
+    of them.
     """
 
     higher_is_better = True

@@ -1,6 +1,6 @@
-"""Shifted views of a batch of images, and what a network says of them.
+"""Shifted views of a batch of images, and a network's logits of them.
 
-What is drawn for an image is a function of (name, seed, repeat, number of the image), so no view depends on the batch.
+Draws are a function of (name, seed, repeat, image number), so that no view depends on the batch.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from stillpoint.core.base.randomness import uniform_integers
 from stillpoint.core.data.shifts import crop_window, roll
 from stillpoint.core.metrics.outputs import Output, as_tensor, logits_of
 
-#: What enters at the edge: what leaves at the other, or zeros (the mean colour of normalised images).
+#: What enters at the edge: the pixels that leave at the other, or zeros (the mean colour of normalised images).
 Boundary = Literal["circular", "zeros"]
 
 
@@ -37,14 +37,14 @@ def shifted_pairs(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """`repeats` pairs of shifted views of images (B, C, H, W), each axis uniform in -max_shift..max_shift-1 pixels.
 
-    `indices` (B,) number the images in their set, and `name` tells one evaluation's draws from another's. With zeros
+    `indices` (B,) number the images in their set, and `name` separates the draws of different evaluations. With zeros
     the views are windows of the padded images, as in APS's standard consistency.
     """
     padded = F.pad(images, (max_shift,) * 4) if boundary == "zeros" else images
     for repeat in range(repeats):
         drawn = uniform_integers(indices, -max_shift, max_shift, 4, name, seed, repeat).to(images.device)
         if images.shape[2] == 1:
-            drawn[:, 0::2] = 0  # a signal has no rows to move along
+            drawn[:, 0::2] = 0  # a signal has no rows to shift
         yield tuple(_moved(padded, drawn[:, k : k + 2], images, max_shift) for k in (0, 2))  # type: ignore[misc]
 
 
@@ -73,8 +73,8 @@ def prepared(
 ) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
     """(`net` as a function from images to float32 logits, images (B, C, H, W), their numbers (B,) in the set).
 
-    A module is in eval mode for the time of a call. Signals (B, C, L) become images of one row, which the network does
-    not see. Numbers are those that are given, or follow from `first` on.
+    A module is in eval mode during a call. Signals (B, C, L) are handled as images of one row, hidden from the network.
+    The numbers are `indices`, or count up from `first`.
     """
     images = as_tensor(images)
     numbers = torch.arange(first, first + len(images)) if indices is None else as_tensor(indices).cpu()

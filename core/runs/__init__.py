@@ -1,1 +1,1 @@
-"""What a run leaves on disk and how it is kept: layout, records, checkpoints, cards, provenance."""
+"""The files of a run: layout, records, checkpoints, cards, provenance."""

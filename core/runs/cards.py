@@ -1,7 +1,7 @@
-"""Model cards: what a file of pretrained weights is, where it comes from, and the numbers that it must give again.
+"""Model cards: identity and origin of pretrained weights, and the metrics that they must reproduce.
 
-``pretrained/<pipeline>/<model>.safetensors`` is brought by DVC; the card, ``<model>.json`` beside it, is kept by git,
-and ``<model>.md`` says the same to people.
+``pretrained/<pipeline>/<model>.safetensors`` is stored by DVC; the card, ``<model>.json`` beside it, is in git, and
+``<model>.md`` is its readable version.
 """
 
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from stillpoint.core.config.former import modern
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: accuracies and consistencies that are measured anew, perhaps on another machine, may differ by this
+#: tolerance of accuracies and consistencies measured again, perhaps on another machine
 TOLERANCE = 0.002
 _REMEDY = "git checkout brings it back"
-#: what a card must hold to be read, measured again and shown
+#: the required entries of a card, with their types
 _HELD: dict[str, Any] = {
     **dict.fromkeys(("model", "source", "dataset", "data_digest", "recipe", "precision", "sha256"), str),
     **dict.fromkeys(("seed", "epoch", "parameters", "images", "bytes"), int),
@@ -28,7 +28,7 @@ _HELD: dict[str, Any] = {
 
 
 def weights_path(folder: Path, name: str) -> Path:
-    """Where the weights of a network (``aps/resnet20_aps3``) are kept."""
+    """The path of the weights of a network (``aps/resnet20_aps3``)."""
     return folder / f"{name}.safetensors"
 
 
@@ -38,12 +38,12 @@ def names(folder: Path) -> list[str]:
 
 
 def read(folder: Path, name: str) -> dict[str, Any]:
-    """The card of a network; a `UserError` that names those there are when it has none."""
+    """The card of a network; a `UserError` that lists the existing ones if it has none."""
     path = weights_path(folder, name).with_suffix(".json")
     if not path.exists():
         known = names(folder)
         said = f": there are {', '.join(known)}" if known else ""
-        raise UserError(f"no pretrained weights are kept of {name}{nearest(name, known)}{said}")
+        raise UserError(f"there are no pretrained weights of {name}{nearest(name, known)}{said}")
     card = read_json(path, remedy=_REMEDY, of=dict)
     for key, kind in _HELD.items():
         if not isinstance(card.get(key), kind) or isinstance(card[key], bool):
@@ -55,17 +55,17 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 
 
 def weights(folder: Path, name: str) -> Path:
-    """The weights that belong to a network's card; a `UserError` when they are not there or are others."""
+    """The weights that belong to a network's card; a `UserError` if they are missing or different."""
     path, card = weights_path(folder, name), read(folder, name)
     if not path.is_file():
-        raise UserError(f"{path} is not there: dvc pull {path}.dvc brings it")
+        raise UserError(f"{path} is missing: dvc pull {path}.dvc fetches it")
     if digest(path) != card["sha256"]:
-        raise UserError(f"{path} is not the file that its card describes: dvc pull --force {path}.dvc brings it")
+        raise UserError(f"{path} is not the file that its card describes: dvc pull --force {path}.dvc fetches it")
     return path
 
 
 def halved(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
-    """Kernels and matrices in float16; vectors and scalars (biases, batch statistics) as they are."""
+    """Kernels and matrices in float16; vectors and scalars (biases, batch statistics) unchanged."""
     return {
         name: tensor.half() if tensor.dim() > 1 and tensor.is_floating_point() else tensor
         for name, tensor in tensors.items()
@@ -73,7 +73,7 @@ def halved(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
 
 
 def changed(card: Mapping[str, float], found: Mapping[str, float], tolerance: float = TOLERANCE) -> list[str]:
-    """``["accuracy: 0.91 in the card, 0.88 now", ...]``: the shares in a card that were not found again.
+    """``["accuracy: 0.91 in the card, 0.88 now", ...]``: the fractions in a card that were not reproduced.
 
     Only accuracies and consistencies are compared: the rest (largest change of a logit, say) has no common scale.
     """
@@ -85,7 +85,7 @@ def changed(card: Mapping[str, float], found: Mapping[str, float], tolerance: fl
 
 
 def write(folder: Path, card: dict[str, Any]) -> None:
-    """Leaves a card and its page beside the weights; what of the weights themselves it says is read from them."""
+    """Writes a card and its page beside the weights, with size, digest and precision read from the weights."""
     path = weights_path(folder, card["model"])
     card = {**card, "bytes": path.stat().st_size, "sha256": digest(path)}
     write_json(path.with_suffix(".json"), card)

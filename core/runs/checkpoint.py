@@ -1,7 +1,7 @@
-"""Weights and resumable states: whole, proved by a digest, and never executed.
+"""Weights and resumable states: written atomically, verified by a digest, never executed.
 
-Weights are safetensors whose metadata says what they are; files from elsewhere are read with ``weights_only=True``. A
-state is a torch file with its SHA-256 behind it, and the one before it is kept until the next is safely written.
+Weights are safetensors described by their metadata; foreign files are read with ``weights_only=True``. A state is a
+torch file followed by its SHA-256; the previous state is kept until the next is safely written.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _METADATA = "stillpoint"
 _FORMAT = 1
 _TRAILER = b"\nstillpoint state, sha256 "
 _TRAILER_LENGTH = len(_TRAILER) + 64
-#: what torch puts into some of its sentences for terminals
+#: terminal codes in some of torch's messages
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -51,9 +51,9 @@ def save_weights(
     epoch: int,
     **more: str | int | float,
 ) -> None:
-    """Writes a network's state_dict as safetensors, in whole; `model` is its full name (``aps/resnet18_aps3``).
+    """Writes a network's state_dict as safetensors, atomically; `model` is its full name (``aps/resnet18_aps3``).
 
-    The metadata holds the arguments, the number of the format and a digest of everything.
+    The metadata holds the arguments, the format's version and a digest of everything.
     """
     # cloned, because safetensors refuses tensors that share memory and those that are not contiguous
     tensors = {
@@ -61,7 +61,7 @@ def save_weights(
     }
     metadata = {"format": _FORMAT, "model": model, "config_digest": config_digest, "epoch": epoch, **more}
     metadata["digest"] = _content_digest(tensors, metadata)
-    # by way of bytes, because safetensors' own writing makes a file that no other user can read
+    # through bytes, because safetensors' own writer makes a file that other users cannot read
     write_atomic(path, serialize(tensors, {_METADATA: json.dumps(metadata, sort_keys=True)}))
 
 
@@ -89,14 +89,14 @@ def _first_line(error: BaseException) -> str:
 
 
 def read_torch(path: Path) -> Any:
-    """What a torch file from elsewhere holds, on the CPU: tensors in plain containers, and nothing is executed.
+    """The content of a foreign torch file, on the CPU: tensors in plain containers; nothing is executed.
 
-    Objects of the plain classes in `foreign.INERT` are left out; something stands in their place. Raises `UserError`
-    when the file is truncated, damaged, no torch file, or asks for any other class or function.
+    Objects of the plain classes in `foreign.INERT` are replaced by empty placeholders. Raises `UserError` for a file
+    that is truncated, damaged, not a torch file, or that asks for any other class or function.
     """
     try:
         with torch.serialization.safe_globals(INERT), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of protocols that are then refused or read
+            warnings.simplefilter("ignore")  # the protocols are then read, or refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile or torn file may raise anything at all
         raise UserError(f"{path} was refused: {_cause(error)}") from None
@@ -115,11 +115,11 @@ def _cause(error: Exception) -> str:
 
 
 def read_tensors(path: str | os.PathLike[str], part: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors by the names they have, metadata) of a file of weights: ours, other safetensors, or a torch checkpoint.
+    """(tensors by name, metadata) of a file of weights: ours, other safetensors, or a torch checkpoint.
 
-    A torch checkpoint is looked into for its network (see `core.runs.foreign.tensors_of`, also for `part`), and a
-    warning says which was taken of several; its metadata is empty. Raises `UserError` when the file is missing,
-    truncated, damaged or foreign.
+    The network within a torch checkpoint is found by `core.runs.foreign.tensors_of` (which explains `part`), with a
+    warning if there are several; its metadata is empty. Raises `UserError` for a file that is missing, truncated,
+    damaged or of another kind.
     """
     path = Path(path)
     if not path.is_file():
@@ -154,8 +154,8 @@ def fill(
     model: str = "this network",
     head: str | None = None,
 ) -> None:
-    """Loads `state_dict` strictly, or nothing: a `UserError` names what is missing, unexpected, of another shape or not
-    finite. The module `head` stays as it is, whatever `state_dict` has in its place.
+    """Loads `state_dict` strictly, or nothing: a `UserError` names tensors that are missing, unexpected, of another
+    shape or not finite. The module `head` keeps its weights, whatever `state_dict` holds for it.
     """
     own = net.state_dict()
     if head is not None:
@@ -180,16 +180,14 @@ def fill(
         raise UserError(f"{origin} does not fit {model}: {'; '.join(faults)}")
     # as the network will hold them: a double may be too large for a float
     state_dict = {name: tensor.to(own[name].dtype) if name in own else tensor for name, tensor in state_dict.items()}
-    # a buffer that the network makes so itself may be infinite
+    # a buffer that is infinite in the network itself may be infinite here
     if broken := sorted({*not_finite(state_dict)} - {*not_finite(own)}):
-        raise UserError(
-            f"{origin} holds numbers that are not finite, in {listed(broken)}: no network can be made of it"
-        )
+        raise UserError(f"{origin} holds numbers that are not finite, in {listed(broken)}: it cannot be loaded")
     net.load_state_dict(state_dict, strict=head is None)
 
 
 def _kind(tensor: Tensor) -> str:
-    """What a tensor is that a network's own cannot be filled from; empty for plain real numbers."""
+    """Why a tensor cannot be loaded into a network; "" for plain real numbers."""
     if tensor.is_complex():
         return "complex"
     if tensor.is_meta:
@@ -200,13 +198,13 @@ def _kind(tensor: Tensor) -> str:
         return "sparse"
     try:
         tensor.new_empty(1).to(torch.float32)
-    except (NotImplementedError, RuntimeError):  # a type of few bits that is for storing alone
+    except (NotImplementedError, RuntimeError):  # a low-precision type for storage only
         return str(tensor.dtype).removeprefix("torch.")
     return ""
 
 
 def not_finite(tensors: Mapping[str, Any]) -> list[str]:
-    """The names of the tensors that hold an infinity or what is no number."""
+    """The names of the tensors that hold an infinity or NaN."""
     names = [name for name, one in tensors.items() if isinstance(one, Tensor) and one.is_floating_point()]
     whole = torch.stack([tensors[name].isfinite().all() for name in names]).tolist() if names else []
     return [name for name, good in zip(names, whole, strict=True) if not good]
@@ -215,9 +213,9 @@ def not_finite(tensors: Mapping[str, Any]) -> list[str]:
 def load_weights(net: nn.Module, path: str | os.PathLike[str], *, model: str | None = None) -> dict[str, Any]:
     """Fills `net` from a file (see `read_tensors`) and returns its metadata.
 
-    Names are tried as they are, then without the prefixes of wrappers. With `model` (full name), weights that were
-    saved for another network are refused even where every name and shape fits: networks that differ only in their blur
-    have the same parameters. Raises `UserError`.
+    Names are tried unchanged, then without the prefixes of wrappers. With `model` (full name), weights saved for
+    another network are refused even if every name and shape fits: networks that differ only in their blur have the same
+    parameters. Raises `UserError`.
     """
     tensors, metadata = read_tensors(path)
     saved = metadata.get("model")
@@ -235,10 +233,10 @@ def start_from(
     head: Literal["same", "new"] = "same",
     translate: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None = None,
 ) -> None:
-    """Fills `net` from weights that training is to start from; of whatever network they are, its names must fit.
+    """Fills `net` from the weights of any network with the same names, to start a training.
 
-    `translate` puts the tensors of a file under the names of `net`, where others may have written them. With the head
-    "new", the last layer (see `head_of`) stays as it is, and the file may have any number of classes.
+    `translate` renames the tensors of a foreign file to the names of `net`. With the head "new", the last layer (see
+    `head_of`) is not loaded, and the file may have any number of classes.
     """
     tensors, _ = read_tensors(path)
     kept = head_of(net) if head == "new" else None
@@ -250,12 +248,12 @@ def start_from(
 
 
 def head_of(net: nn.Module) -> str:
-    """The name of the last layer of `net`: of its modules with parameters of their own, the last in their order."""
+    """The name of the last layer of `net`: the last of its modules with parameters."""
     return [name for name, module in net.named_modules() if [*module.parameters(recurse=False)]][-1]
 
 
 def load_own(net: nn.Module, path: Path, *, model: str) -> int:
-    """Fills `net` from weights that a run of `model` left, and returns the epoch; a `UserError` for any other file."""
+    """Fills `net` from the weights of a run of `model`, and returns their epoch; a `UserError` for any other file."""
     metadata = load_weights(net, path, model=model)
     if "epoch" not in metadata:
         raise UserError(f"{path} does not say of which epoch it is, so it was not left by a run: train it again")
@@ -263,12 +261,12 @@ def load_own(net: nn.Module, path: Path, *, model: str) -> int:
 
 
 def previous(path: Path) -> Path:
-    """Where the state before the one at `path` is kept."""
+    """The path of the state before the one at `path`."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes `state` (tensors in plain containers) with its digest; what was at `path` becomes the previous state."""
+    """Writes `state` (tensors in plain containers) with its digest; the state at `path` becomes the previous one."""
     with atomic_path(path) as temporary:
         torch.save({"format": _FORMAT, **state}, temporary)
         with temporary.open("rb+") as file:
@@ -276,7 +274,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
             file.write(_TRAILER + digest.encode())
             file.flush()
             os.fsync(file.fileno())
-        # from here until atomic_path renames the new file, the previous state is the only one: and it is whole
+        # from here until atomic_path renames the new file, only the previous state exists, and it is complete
         if path.exists():
             path.replace(previous(path))
 
@@ -301,9 +299,9 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def load_state(path: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """(state, None), or (None, None) when there is none, or (previous state, a sentence) when the last one is damaged.
+    """(state, None); (None, None) if there is none; (previous state, a message) if the last one is damaged.
 
-    Raises `UserError` when there are states but none of them is whole.
+    Raises `UserError` if there are states but all are damaged.
     """
     kept = previous(path)
     try:

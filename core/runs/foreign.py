@@ -1,8 +1,8 @@
-"""Checkpoints that other people's code wrote: their wrappers, their names, their fixed filters.
+"""Checkpoints of other people's code: their wrappers, names and fixed filters.
 
-A checkpoint is read in three steps, none of which runs anything of it: `INERT` lets the plain classes of training
-scripts stand in a torch file without being built, `tensors_of` finds the named tensors among what else it holds, and
-`fitted` tries their names as they are before any prefix goes.
+A checkpoint is read in three steps, none of which executes anything in it: `INERT` replaces the plain classes of
+training scripts by placeholders, `tensors_of` finds the named tensors among the rest, and `fitted` tries their names
+unchanged, then without prefixes.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,7 +15,7 @@ from stillpoint.core.base.errors import UserError, listed, shortened
 
 Found = TypeVar("Found")
 
-#: where scripts put averaged weights (EMA): these are what they measure and publish, so they come first
+#: keys of averaged weights (EMA), which come first because scripts measure and publish them
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema")
 WRAPPERS = (
     *("state_dict", "model", "model_state_dict", "net", "network"),
@@ -23,18 +23,18 @@ WRAPPERS = (
 )
 #: wrappers in wrappers, such as {"state": {"model": ...}}
 DEPTH = 4
-#: what wrappers put in front of every name
+#: prefixes that wrappers add to every name
 PREFIXES = (
     *("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.", "encoder_q."),
     *("_forward_module.", "_fsdp_wrapped_module."),
 )
-#: what training keeps beside the network that a prefix marks: counters of averages, MoCo's queue, losses, metrics
+#: entries that training stores beside the prefixed network: counters of averages, MoCo's queue, losses, metrics
 BESIDE = ("n_averaged", "encoder_k.", "queue", "queue_ptr", "criterion.", "loss.", "loss_fn.")
 _BESIDE = tuple(name for name in BESIDE if name.endswith("."))
 
 
 class _Blank:
-    """Stands for an object that is not built; it keeps nothing of what the file says of it."""
+    """A placeholder for an object that is not built; it ignores the file's content."""
 
     def __new__(cls, *_: Any) -> "_Blank":
         return object.__new__(cls)
@@ -44,14 +44,14 @@ class _Blank:
 
 
 class _Dictionary:
-    """Stands for a class of dictionaries: torch fills plain ones alone."""
+    """A placeholder for dictionary classes: torch only fills plain ones."""
 
     def __new__(cls, *_: Any) -> dict[Any, Any]:  # type: ignore[misc]
         return {}
 
 
 class _List:
-    """Stands for a class of lists: torch fills plain ones alone."""
+    """A placeholder for list classes: torch only fills plain ones."""
 
     def __new__(cls, *_: Any) -> list[Any]:  # type: ignore[misc]
         return []
@@ -79,17 +79,17 @@ _STANDS: dict[Any, list[str]] = {
         *("numpy.dtype", "numpy.ndarray", "torch.torch_version.TorchVersion"),
     ],
 }
-#: (what stands for it, name) of the plain classes that training scripts leave in torch files, as torch's
-#: `safe_globals` takes them: the name is allowed, and the class itself is neither imported nor built
+#: (placeholder, name) of the plain classes that training scripts leave in torch files, for torch's `safe_globals`: the
+#: name is allowed, but the class is neither imported nor built
 INERT: list[Any] = [(stand, name) for stand, names in _STANDS.items() for name in names]
 
 
 def tensors_of(content: Any, part: str | None = None) -> tuple[dict[str, Tensor], str | None]:
     """(The named tensors of a checkpoint under the names they have, where in it they are if others were there too).
 
-    Knows the dictionaries of `WRAPPERS` around a network, also in one another, and averaged weights, which are taken
-    before those that they average. `part` is the key of another choice. `UserError` when there are no named tensors
-    inside, or several networks and no saying which.
+    Recognises the dictionaries of `WRAPPERS` around a network, also nested, and prefers averaged weights to those they
+    average. `part` is the key of another choice. `UserError` if there are no named tensors inside, or several networks
+    without a `part`.
     """
     if part is not None:
         if not isinstance(content, Mapping) or not isinstance(content.get(part), Mapping):
@@ -123,7 +123,7 @@ def _states(
 
 
 def _description(content: Any) -> str:
-    """What a file holds that is no network's tensors, in a clause."""
+    """The content of a file without a network's tensors, as a clause."""
     if isinstance(content, _Blank) or not isinstance(content, Mapping):
         return f"it is {_kind(content)}, no dictionary of tensors"
     if not content:
@@ -145,9 +145,9 @@ def _kind(value: Any) -> str:
 
 
 def readings(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """`state` under the names it has, then without the prefixes that wrappers add, one after the other.
+    """`state` under its own names, then without the prefixes of wrappers, one after the other.
 
-    A prefix goes from the front of all names at once, or from the front of a part that was wrapped alone
+    A prefix is removed from all names at once, or within a part that was wrapped alone
     (``features.module.0.weight``), so that two names never become one.
     """
     current: dict[str, Tensor] | None = dict(state)
@@ -177,10 +177,10 @@ def _without_inner(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
 
 
 def fitted(state: Mapping[str, Tensor], names: Collection[str], fit: Callable[[dict[str, Tensor]], Found]) -> Found:
-    """What `fit` makes of the first reading of `state` that it takes (see `readings`).
+    """The result of `fit` for the first reading of `state` that it accepts (see `readings`).
 
-    `fit` refuses by `UserError`. Where it takes none, its refusal of the reading that has most of `names`, those that
-    are looked for, is raised.
+    `fit` refuses by `UserError`. If it refuses all, the error of the reading with the most of the expected `names` is
+    raised.
     """
     refusals = []
     for reading in readings(state):
@@ -194,11 +194,10 @@ def fitted(state: Mapping[str, Tensor], names: Collection[str], fit: Callable[[d
 def translate(
     state: Mapping[str, Tensor], names: Mapping[str, str], *, filters: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """`state` under our names, where `names` says what each of our names is called there.
+    """`state` under our names; `names` maps each of our names to theirs.
 
-    `filters` are fixed tensors that they store and we do not: checked when present (each of their channels must hold
-    the same filter as ours), never needed. `UserError` naming the keys that are missing, unexpected, or hold another
-    filter.
+    `filters` are fixed tensors that they store and we do not: optional, and checked if present (each channel must hold
+    our filter). `UserError` with the keys that are missing, unexpected, or hold another filter.
     """
     filters = filters or {}
     missing = [theirs for theirs in names.values() if theirs not in state]

@@ -1,7 +1,7 @@
-"""Where a run keeps its files. Every path of a result is made here and nowhere else.
+"""The paths of a run's files. Every path of a result is made here and nowhere else.
 
 A run is (pipeline, recipe, model, seed) and owns ``results/<pipeline>/<recipe>/<model>/seed<k>/``. A recipe is named
-after its data set, with a variant behind an underscore where there is one: ``cifar10``, ``cifar10_crop``.
+after its data set, optionally with a variant after an underscore: ``cifar10``, ``cifar10_crop``.
 """
 
 import re
@@ -32,7 +32,7 @@ class Run:
         for what in ("pipeline", "recipe", "model"):
             name = getattr(self, what)
             if name in ("", ".", "..") or "/" in name or "\0" in name:
-                raise UserError(f"{name!r} is no name of a {what}: those are names of folders, without any /")
+                raise UserError(f"{name!r} is not a name of a {what}: names are single folders, without /")
 
     @property
     def folder(self) -> Path:
@@ -50,7 +50,7 @@ class Run:
 
     @property
     def state(self) -> Path:
-        """What a run resumes from; not a declared output of the workflow, so that a failed job keeps it."""
+        """The state to resume from; not a declared output of the workflow, so that a failed job keeps it."""
         return self.folder / "state.pt"
 
     @property
@@ -59,7 +59,7 @@ class Run:
 
     @property
     def timing(self) -> Path:
-        """Seconds of each epoch (csv); apart from the history, which is the same in every repetition."""
+        """Seconds of each epoch (csv); separate from the history, which is the same in every repetition."""
         return self.folder / "timing.csv"
 
     @property
@@ -74,12 +74,12 @@ class Run:
 
     @property
     def training(self) -> Path:
-        """Provenance of the weights (json); written last, so it says that training ended."""
+        """Provenance of the weights (json); written last, as the proof that training ended."""
         return self.folder / "train.json"
 
     @property
     def lock(self) -> Path:
-        """Held by the process that trains here."""
+        """The lock held by the process that trains here."""
         return self.folder / ".lock"
 
     @property
@@ -89,7 +89,7 @@ class Run:
 
     @property
     def kept(self) -> Path:
-        """Where this file is, the run is kept: no workflow makes it anew, whatever has changed."""
+        """Marks a kept run, which no workflow makes again, whatever has changed."""
         return self.folder / "kept.txt"
 
     @property
@@ -103,7 +103,7 @@ class Run:
 
     @property
     def scores(self) -> Path:
-        """Scores with the time and commit of each, where a paper keeps them so."""
+        """Scores with the time and commit of each, in papers that record them."""
         return self.folder / "scores.json"
 
     @property
@@ -117,7 +117,7 @@ class Run:
 
     @property
     def record(self) -> Path:
-        """What a paper recorded at every update, such as gradients (see stillpoint.core.runs.records.Record)."""
+        """A paper's record of every update, such as gradients (see stillpoint.core.runs.records.Record)."""
         return self.folder / "record.safetensors"
 
     def snapshot(self, epoch: int) -> Path:
@@ -125,7 +125,7 @@ class Run:
         return self.folder / "snapshots" / f"e{epoch}.safetensors"
 
     def snapshot_state(self, epoch: int) -> Path:
-        """What a run goes on from after that epoch, exactly."""
+        """The state to resume from exactly after that epoch."""
         return self.folder / "snapshots" / f"e{epoch}.pt"
 
     def snapshots(self) -> list[int]:
@@ -133,7 +133,7 @@ class Run:
         return sorted(int(path.stem[1:]) for path in self.snapshot(0).parent.glob("e*.safetensors"))
 
     def at(self, status: str) -> "Run":
-        """This run at another moment than that of the weights it kept, of which the measurements have other files.
+        """This run at another moment than that of its kept weights, with separate files of measurements.
 
         `status` is as `runs.statuses.fill_at` takes it; the files are ``measured/<status>.json`` and so on.
         """
@@ -143,7 +143,7 @@ class Run:
 
     @classmethod
     def of(cls, folder: str | Path) -> "Run":
-        """The run that owns `folder`, which may be named from inside or by a link; a `UserError` if none does."""
+        """The run that owns `folder`, given by any path or link; a `UserError` if it is no run's."""
         path = Path(folder).absolute()
         linked = ".." in path.parts or any(part.is_symlink() for part in (path, *path.parents[:3]))
         if linked or not _SEED.fullmatch(path.name):
@@ -154,14 +154,14 @@ class Run:
             raise UserError(f"{folder} is not a run's folder: those are <results>/<pipeline>/<recipe>/<model>/seed<k>")
         pipeline, recipe, model = path.parts[-4:-1]
         root = path.parents[3]
-        # shown as it was typed: from here where it lies here
+        # shown relative to the working directory, as it was typed
         if not Path(folder).is_absolute() and root.is_relative_to(Path.cwd()):
             root = root.relative_to(Path.cwd())
         return cls(pipeline, recipe, model, int(match[1]), root)
 
     @classmethod
     def listed(cls, pipeline: str, recipe: str, root: Path) -> list["Run"]:
-        """The runs of a recipe that were evaluated; a folder such as ``seed0_old`` is none."""
+        """The evaluated runs of a recipe; a folder such as ``seed0_old`` is not one."""
         paths = sorted((root / pipeline / recipe).glob("*/seed*/metrics.json"))
         named = [(path.parents[1].name, _SEED.fullmatch(path.parent.name)) for path in paths]
         return [cls(pipeline, recipe, model, int(match[1]), root) for model, match in named if match]

@@ -1,4 +1,4 @@
-"""Where a result comes from: enough to tell whether two files were made by the same code from the same data."""
+"""The origin of a result: enough to tell whether two files come from the same code and data."""
 
 import hashlib
 import platform
@@ -27,7 +27,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def commit() -> tuple[str | None, bool | None]:
-    """(commit, whether the tree was clean) of this code; (None, None) where it is not in a repository of its own."""
+    """(commit, whether the tree was clean) of this code; (None, None) outside its own repository."""
     top = _git("rev-parse", "--show-toplevel")
     # an installed copy may lie inside the repository of something else
     if top is None or Path(top).resolve() != _ROOT:
@@ -52,7 +52,7 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes held so far: of tensors on a GPU, of the whole process on a CPU."""
+    """Peak memory in bytes so far: of tensors on a GPU, of the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -71,9 +71,9 @@ def tensors_digest(tensors: dict[str, Tensor]) -> str:
 def provenance(
     config: RunConfig, data_digest: str, device: torch.device, seconds: float, data_order: str = ""
 ) -> dict[str, Any]:
-    """What every JSON of a result carries. `data_digest` is the digest of the images, `seconds` what the work took.
+    """The provenance in every JSON of a result. `data_digest` is the digest of the images, `seconds` the duration.
 
-    `data_order` says how the images lie where that is not as published.
+    `data_order` describes the order of the images where it differs from the published one.
     """
     revision, clean = commit()
     return {
@@ -83,7 +83,7 @@ def provenance(
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": device_name(device),
-        # other kernels are other last bits: such runs share no mean
+        # other kernels give other last bits: such runs are not averaged together
         "kernels": arithmetic(device),
         "seed": config.seed,
         "seconds": round(seconds, 3),

@@ -1,4 +1,4 @@
-"""The weights of a run at one of its moments: those that it kept, its last checkpoint, or a snapshot of an epoch."""
+"""The weights of a run at one of its moments: the kept ones, the last checkpoint, or a snapshot of an epoch."""
 
 import re
 
@@ -11,11 +11,10 @@ from stillpoint.core.runs.layout import Run
 
 
 def fill_at(net: nn.Module, run: Run, config: RunConfig, status: str) -> int:
-    """Puts the weights of `status` into `net` and returns after how many epochs they were taken.
+    """Loads the weights of `status` into `net` and returns their epoch.
 
-    `status` is "weights" (those that the run kept), "best" (the same, where TRAIN.KEEP is best), "checkpoint" (those
-    after the last step that was saved) or "e<N>" (those after epoch N, see TRAIN.SNAPSHOTS). `UserError` for one that
-    is not there, saying which are.
+    `status` is "weights" (the kept ones), "best" (the same, if TRAIN.KEEP is best), "checkpoint" (after the last saved
+    step) or "e<N>" (those after epoch N, see TRAIN.SNAPSHOTS). `UserError` for a missing one, with those that exist.
     """
     model = f"{run.pipeline}/{run.model}"
     if status == "best" and config.train.keep != "best":
@@ -50,12 +49,12 @@ def fill_at(net: nn.Module, run: Run, config: RunConfig, status: str) -> int:
 
 
 def kept_epoch(run: Run) -> int | None:
-    """The epoch of the weights that a finished run kept; None where they do not say it."""
+    """The epoch of a finished run's kept weights; None if not recorded."""
     return read_tensors(run.weights)[1].get("epoch") if run.weights.is_file() else None
 
 
 def statuses(run: Run) -> str:
-    """What there is of a run, as a sentence's end."""
+    """The statuses that a run has, as the end of a sentence."""
     found = ["weights"] if run.weights.is_file() else []
     found += ["checkpoint"] if run.state.is_file() else []
     epochs = {*run.snapshots(), *([kept] if (kept := kept_epoch(run)) is not None else [])}

@@ -1,1 +1,1 @@
-"""Other networks than ours: to find where they stride and put filters there, with their weights kept."""
+"""Antialiasing other people's networks: finding their strides and inserting filters, with the weights unchanged."""

@@ -78,12 +78,13 @@ def antialias(
         policy: what to treat, of "max_pool", "strided_conv", "average_pool" and "stem" (convolutions that see the
             image itself, which the paper leaves alone for their cost).
         downsample: factory (channels, stride) of the filter, or its name; none: `BlurPool2d` of size 4, the paper's
-            choice. Where rows and columns have strides of their own the stride is a pair, else an integer. Maps of one
+            choice. The stride is a pair where rows and columns differ, otherwise an integer. Maps of one
             or three dimensions get `BlurPool1d` or `BlurPool3d` of the same size.
         padding: "circular" with a Downsample that chooses its grid, "polyphase" being the one to take: the network
-            becomes truly shift-invariant. Every stride is treated, the stem's too, whatever the policy; all windows go
-            round; branches that meet share one grid. Law: its outputs change by rounding only under every circular
-            shift of images whose sides are multiples of its total stride, but for images of which two phases tie.
+            becomes truly shift-invariant. Every stride is treated, the stem's too, whatever the policy; all windows
+            wrap around; branches that meet share one grid. Law: its outputs change by rounding only under every
+            circular shift of images whose sides are multiples of its total stride, but for images of which two phases
+            tie.
         where: "behind", the paper's rule; "before", cheaper: the filter at full size in front of a strided convolution,
             which strides as it did, so that only the filter is new work.
         include, exclude: shell patterns of the names of layers, such as "layer4.*".
@@ -93,12 +94,12 @@ def antialias(
 
     Returns:
         A `Report`. What strides and was not treated is listed there with the reason, as far as `torch.fx` shows it:
-        what a library hides from it is not seen. A network in which nothing is to do is returned as it is.
+        strides that a library hides from it are not seen. A network without strides is left unchanged.
 
     Raises:
         ValueError: an unknown policy or place, no network, a Downsample that cannot be built for a place, or one that
             chooses its grid and no circular padding, or a network that cannot be made shift-invariant, with the reasons
-            (a dry run reports them instead). The network is then as it was.
+            (a dry run reports them instead). The network is then unchanged.
     """
     wanted = (policy,) if isinstance(policy, str) else tuple(policy)
     if unknown := [name for name in wanted if name not in POLICIES]:
@@ -137,7 +138,7 @@ def antialias(
 
 
 class _Surgeon:
-    """Plans everything while the network is as it was, so that a refusal leaves nothing half done; then operates."""
+    """Plans everything before changing the network, so that a refusal leaves it untouched; then operates."""
 
     def __init__(self, model: nn.Module, policy: tuple[str, ...], make: DownsampleFactory, where: str) -> None:
         self.model, self.policy, self.make, self.where, self.report = model, policy, make, where, Report()
@@ -209,7 +210,7 @@ class _Surgeon:
         return ""
 
     def _treat(self, place: Place) -> str:
-        """Plans what to do with a layer that strides, or says why it is left."""
+        """Plans the treatment of a layer that strides, or records why it is left."""
         if place in self.done:
             return ""
         if place.is_convolution:

@@ -1,4 +1,4 @@
-"""What a forward costs: multiply-adds, what is written, milliseconds."""
+"""The cost of a forward: multiply-adds, bytes written, milliseconds."""
 
 import math
 import time
@@ -33,7 +33,7 @@ class Cost(NamedTuple):
 
 @torch.no_grad()
 def cost(net: nn.Module, images: Any) -> Cost:
-    """The cost of ``net(images)``, in evaluation mode; the network is then as it was."""
+    """The cost of ``net(images)`` in evaluation mode; the network is left unchanged."""
     training = {module: module.training for module in net.modules()}
     net.eval()
     try:

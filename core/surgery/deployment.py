@@ -1,4 +1,4 @@
-"""Re-parametrisation of treated networks: what rebuilds a convolution keeps its filter, or refuses."""
+"""Re-parametrisation of treated networks: methods that rebuild a convolution keep its filter, or refuse."""
 
 import inspect
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Modules that see their input, or show their output, through a filter; names of weights, hooks and classes stay."""
+"""Modules with a filter on their input or output; names of weights, hooks and classes stay."""
 
 from collections.abc import Callable
 from functools import cache

@@ -1,4 +1,4 @@
-"""What becomes of a circular shift of the image on its way through a network, step by step, as far as a graph tells.
+"""The effect of a circular shift of the image on every step of a network's graph.
 
 Each step's output is a map that moves with the image, its channels first or last, on a grid that the strides before it
 chose (`Flow`: these strides in their order); or it is the same for every shift (None); or the step breaks the law,

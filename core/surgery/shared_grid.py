@@ -1,4 +1,4 @@
-"""Samplings of one network that share a grid: the first that runs chooses it, the others follow."""
+"""Sampling layers that share a grid: the first to run chooses it, the others follow."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ class ChosenSample2d(Downsample):
 
 
 class FollowingSample2d(Downsample):
-    """Samples where another did in this forward."""
+    """Samples on the grid that another layer chose in this forward."""
 
     def __init__(self, filling: Downsample, register: Register) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""What of a network strides: layers, functions inside a forward, slices with a step; and what stands around it."""
+"""Recognising what strides in a network: layers, functions inside a forward, slices with a step; and their
+neighbours."""
 
 import math
 import operator
@@ -34,7 +35,7 @@ _FUNCTIONS = {
 
 
 def strides(module: nn.Module) -> bool:
-    """Whether the module is a layer that leaves pixels out."""
+    """Whether the module is a layer that skips pixels."""
     return isinstance(module, LAYERS) and max(stride_of(module)) > 1
 
 
@@ -59,7 +60,7 @@ def each(number: Any, dims: int) -> tuple[int, ...]:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """A normalisation, whoever's, with an activation inside or not; or what does nothing to a map but drop some."""
+    """A normalisation of any library, with or without an activation inside; or dropout and its like."""
     named = isinstance(module, _TORCH_NORMS) and "Norm" in type(module).__name__
     return named or isinstance(module, (*PASSED, *_TORCH_NORMS[:2]))
 
@@ -94,7 +95,7 @@ def is_addition(node: fx.Node) -> bool:
 
 
 def left_out(node: fx.Node, module: nn.Module | None) -> str:
-    """What leaves pixels out in a step that is no convolution and no pool, in words; else nothing."""
+    """What skips pixels in a step that is neither a convolution nor a pool, in words; otherwise ""."""
     if module is not None:
         return _resizer(module)
     if node.op not in ("call_function", "call_method"):
@@ -179,7 +180,7 @@ def _argument(node: fx.Node, position: int, name: str) -> Any:
 
 
 def _steps(index: Any) -> bool:
-    """Whether an index of (B, C, H, W) leaves rows or columns out."""
+    """Whether an index of (B, C, H, W) skips rows or columns."""
     if not isinstance(index, tuple):
         return False
     places = range(index.index(...) if ... in index else 2, len(index))

@@ -1,7 +1,7 @@
 """The graph of a network that is not ours: as a whole, or part by part where `torch.fx` cannot follow a forward.
 
-Tracing looks at a shadow of the network: modules of its own that share its parameters. Whatever a forward keeps while
-it is followed (a cache, a counter, a list of maps) stays in the shadow.
+Tracing uses a shadow of the network: separate modules with shared parameters. Whatever a forward stores while traced (a
+cache, a counter, a list of maps) stays in the shadow.
 """
 
 import inspect

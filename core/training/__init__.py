@@ -1,1 +1,1 @@
-"""Weights from a configuration: the loop, its optimiser and its schedule."""
+"""Training: the loop, its optimiser and its schedules."""

@@ -1,4 +1,4 @@
-"""Temperatures that fall during training, as pure functions of the number of steps done: nothing to keep or to resume.
+"""Temperatures that fall during training, as pure functions of the number of steps done: no state to resume.
 
 The schedules of learnable polyphase sampling (Rojas-Gomez et al., NeurIPS 2022), whose steps may be epochs or batches.
 Before the first step the temperature is `start`.
@@ -9,7 +9,7 @@ from itertools import pairwise
 
 
 def step_decay(n: int, *, every: int, gamma: float, least: float = 0.0, start: float = 1.0) -> float:
-    """`start` times gamma for every `every` steps done, but never below `least`."""
+    """`start` multiplied by gamma after every `every` steps, but never below `least`."""
     return max(start * gamma ** (n // every), least) if n >= every else start
 
 
@@ -26,9 +26,10 @@ def multistep(n: int, *, milestones: Sequence[int], temperatures: Sequence[float
 
 
 def piecewise_linear(n: int, *, milestones: Sequence[int], temperatures: Sequence[float], start: float = 1.0) -> float:
-    """Straight lines from `start` after the first step to each milestone's temperature, and level after the last.
+    """Linear interpolation from `start` after the first step through the milestones' temperatures; constant after the
+    last.
 
-    A first milestone of 0 or 1 takes the place of the start.
+    A first milestone of 0 or 1 replaces the start.
     """
     _check(milestones, temperatures)
     if n < 1:
@@ -45,5 +46,5 @@ def piecewise_linear(n: int, *, milestones: Sequence[int], temperatures: Sequenc
 def _check(milestones: Sequence[int], temperatures: Sequence[float]) -> None:
     if len(milestones) != len(temperatures) or not milestones or list(milestones) != sorted(milestones):
         raise ValueError(
-            f"as many temperatures as milestones, these not falling, got {list(milestones)} and {list(temperatures)}"
+            f"milestones must not decrease, with one temperature each, got {list(milestones)} and {list(temperatures)}"
         )

@@ -1,4 +1,4 @@
-"""Where a training begins: at a state in its folder, or at the start; decided while the run's lock is held."""
+"""Whether a training resumes from a state in its folder or starts from scratch; decided under the run's lock."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ State = dict[str, Any]
 
 
 def begin(config: RunConfig, run: Run, progress: Progress, *, resume: bool, code: str, workflow: bool) -> State | None:
-    """The state to go on from, None to begin; see `stillpoint.core.runs.claim` for what a workflow may do."""
+    """The state to resume from, or None to start; see `stillpoint.core.runs.claim` for what a workflow may do."""
     if not resume:
         clear(run)
     elif workflow:
@@ -30,7 +30,7 @@ def begin(config: RunConfig, run: Run, progress: Progress, *, resume: bool, code
 def on_these_images(
     run: Run, state: State | None, images: str, progress: Progress, *, code: str, workflow: bool
 ) -> State | None:
-    """`state`, or None where a workflow finds other images than its run was trained on; `images` is their digest."""
+    """`state`, or None if a workflow's run was trained on other images; `images` is the digest of the present ones."""
     if state is None or not workflow or state.get("data") in (None, images):
         return state
     claim.may_replace(run, "other images")

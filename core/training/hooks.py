@@ -1,4 +1,4 @@
-"""What a paper's training does besides: the contract between core's loop and a paper."""
+"""Training hooks: the contract between core's loop and a paper."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from stillpoint.core.training.optim import ParameterGroup
 
 
 class Moment(NamedTuple):
-    """Where training stands, each from 0: `step` of `steps` in `epoch` of `epochs`."""
+    """A moment of training, counted from 0: `step` of `steps` in `epoch` of `epochs`."""
 
     epoch: int
     step: int
@@ -21,16 +21,16 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainHooks:
-    """What a paper's training does besides.
+    """What a paper adds to training.
 
-    before_step(net, at)  called without gradient before every step of training; torch's generator is then seeded by
-                         (seed, epoch, step), and what is set in `net` must follow from `at` (see `Moment`) or from it
+    before_step(net, at)  called without gradient before every training step. torch's generator is then seeded by (seed,
+                          epoch, step); changes to `net` must be a function of `at` (see `Moment`) and its draws
     groups(net)          parameters that train at another rate or decay than the recipe's; see `ParameterGroup`
     before_forward(net)  called before every forward, in training and in validation (without gradient)
-    penalty(net)         a scalar that is added to the loss of each mini-batch; not part of the history's losses
-    task_weight          what the loss itself counts beside the penalty; the history's losses are without it
-    record               told of every update between backward and the optimiser's step; see `Record`
-    translate(state, net)  the tensors of TRAIN.FINETUNE under the names of `net`, where others may have written them
+    penalty(net)         a scalar added to the loss of each mini-batch; not included in the history's losses
+    task_weight          weight of the loss itself beside the penalty; not applied in the history's losses
+    record               called at every update between backward and the optimiser's step; see `Record`
+    translate(state, net)  renames the tensors of a foreign TRAIN.FINETUNE to the names of `net`
     """
 
     before_step: Callable[[nn.Module, Moment], None] | None = None

@@ -1,4 +1,4 @@
-"""What learns: the network, its loss and its optimiser; one step, one pass without learning, and their state."""
+"""The learner: network, loss and optimiser, with a training step, an evaluation pass, and their state."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,10 +22,10 @@ Config = TypeVar("Config", bound=RunConfig)
 
 
 class Learner:
-    """The network that `build` makes of a configuration, ready to learn on `device`; with `fresh`, from TRAIN.FINETUNE.
+    """The network that `build` makes from a configuration, on `device`; with `fresh`, initialised from TRAIN.FINETUNE.
 
-    net        the network itself, whose weights are kept
-    model      what is called in training: `net`, compiled and shared between processes where that was asked for
+    net        the network itself, whose weights are saved
+    model      the module called in training: `net`, compiled and wrapped for several processes if requested
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Learner:
         if recipe.channels_last:
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net, self.optimizer = net, optimizer(recipe, net, hooks.groups(net) if hooks.groups else ())
-        self.infinite = set(not_finite(net.state_dict()))  # as the network makes them, such as a mask
+        self.infinite = set(not_finite(net.state_dict()))  # as the network initialises them, such as a mask
         self.parameters = [p for p in net.parameters() if p.requires_grad]
         self.unshared: nn.Module = torch.compile(net) if recipe.compile else net  # type: ignore[assignment]
         self.model = together.wrap(self.unshared)
@@ -59,17 +59,18 @@ class Learner:
 
     def set_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
-            # states of before have no factor
+            # states of earlier versions have no factor
             group["lr"] = group.get("lr_factor", 1.0) * rate
 
     def step(self, batches: Iterator[Any], source: Loader, sums: Sums) -> Tensor:
-        """One step of the optimiser on the next of `batches`, added to `sums`; its loss with penalty, on the device."""
+        """One optimiser step on the next of `batches`, added to `sums`; returns its loss with penalty, on the
+        device."""
         recipe, together = self.recipe, self.together
         shared = 1.0 if recipe.accumulate_like_authors else 1.0 / recipe.accumulate
         whole = torch.zeros((), device=self.device)
         for part in range(recipe.accumulate):
             number, images, labels, _ = next(batches)
-            # a process's loss counts by its share of the global batch; the average over processes undoes world_size
+            # a process's loss is weighted by its share of the global batch; averaging over processes undoes world_size
             size = len(labels) if together.world_size == 1 else source.global_size(number)
             last = part + 1 == recipe.accumulate
             if self.hooks.before_forward is not None:
@@ -94,7 +95,7 @@ class Learner:
         return whole
 
     def measure(self, loader: Loader, epoch: int, stop: StopRequest) -> Sums | None:
-        """Loss and hits over a loader's images, nothing learned; None if it was stopped."""
+        """Loss and correct predictions over a loader's images, without training; None if stopped."""
         self.model.eval()
         sums = Sums(self.device)
         with torch.no_grad(), self.autocast():
@@ -108,7 +109,7 @@ class Learner:
         return sums
 
     def broken(self) -> str | None:
-        """Which tensors of the network and of its optimiser have become infinite, in a clause; None where none has."""
+        """The tensors of network and optimiser that are no longer finite, as a clause; None if all are."""
         tensors = dict(self.net.state_dict())
         for number, own in enumerate(self.optimizer.state.values()):
             tensors |= {f"the optimiser's {key} of parameter {number}": value for key, value in own.items()}
@@ -117,7 +118,7 @@ class Learner:
         return f"{count} of {len(tensors)} tensors ({listed(found)}) became infinite" if count else None
 
     def state(self) -> dict[str, Any]:
-        """Weights, buffers that weights leave out, the optimiser's buffers, and what a paper recorded."""
+        """Weights, non-persistent buffers, the optimiser's buffers, and a paper's record."""
         return {
             "model": dict(self.net.state_dict()),
             "buffers": self._hidden(),
@@ -126,7 +127,7 @@ class Learner:
         }
 
     def restore(self, state: dict[str, Any], *, origin: str) -> None:
-        """Goes on from a `state`, which was read from `origin`."""
+        """Restores a `state`, which was read from `origin`."""
         fill(self.net, state["model"], origin=origin, model=self.name)
         for name, buffer in state["buffers"].items():
             owner, _, leaf = name.rpartition(".")
@@ -136,6 +137,6 @@ class Learner:
             self.hooks.record.restore(state.get("record", {}))
 
     def _hidden(self) -> dict[str, Tensor]:
-        """Buffers that weights leave out but the next step starts from, such as a power iteration's vector."""
+        """Non-persistent buffers that the next step depends on, such as a power iteration's vector."""
         saved = self.net.state_dict()
         return {name: buffer for name, buffer in self.net.named_buffers() if name not in saved}

@@ -1,4 +1,4 @@
-"""The loss of a batch, and the sums over an epoch that the history's rows are made of."""
+"""The loss of a batch, and the sums over an epoch for the history's rows."""
 
 from collections.abc import Callable
 from functools import partial
@@ -41,7 +41,7 @@ def _squared_error(output: Tensor, target: Tensor, *, clamp: float | None = None
 
 
 class Sums:
-    """Loss, hits and images of an epoch so far; the first two stay on the device."""
+    """Loss, correct predictions and images of an epoch so far; the first two stay on the device."""
 
     def __init__(self, device: torch.device) -> None:
         # Apple's GPUs have no float64
@@ -62,6 +62,6 @@ class Sums:
         return float(together.sum(self.loss)), correct, images
 
     def means(self, together: Group, train: TrainConfig) -> tuple[float, float | None]:
-        """(loss, accuracy) over all processes; there is no accuracy where images are compared with images."""
+        """(loss, accuracy) over all processes; the accuracy is None where the targets are images."""
         loss, correct, images = self.all(together)
         return loss / images, None if train.loss == "mse" else correct / images

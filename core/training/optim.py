@@ -1,4 +1,4 @@
-"""PyTorch's optimisers without the import of its compiler."""
+"""PyTorch's optimisers without importing its compiler."""
 
 import inspect
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ _DECORATED = ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "
 
 
 def _without_compiler(kind: type[Kind]) -> type[Kind]:
-    """The same optimiser, whose methods do not import the compiler when they are called for the first time.
+    """A subclass of an optimiser whose methods do not import the compiler on their first call.
 
-    PyTorch decorates them so that a compiled program leaves them out, and the decorators import `torch._dynamo`: two
-    seconds and more at the start of every training on one core. Nothing here compiles an optimiser.
+    PyTorch's decorators, which exclude them from compilation, import `torch._dynamo`: two seconds and more at the start
+    of every training on one core. Nothing here compiles an optimiser.
     """
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in _DECORATED}
     methods["step"] = torch.no_grad()(methods["step"])
@@ -33,10 +33,10 @@ AdamW = _without_compiler(torch.optim.AdamW)
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that train otherwise than the others.
+    """Parameters with their own training settings.
 
-    weight_decay  theirs; none: the recipe's
-    lr_factor     their rate is the recipe's times this
+    weight_decay  of these parameters; None: the recipe's
+    lr_factor     multiplies the recipe's learning rate
     """
 
     parameters: Sequence[nn.Parameter]
@@ -47,12 +47,11 @@ class ParameterGroup:
 def optimizer(train: TrainConfig, net: nn.Module, groups: Sequence[ParameterGroup] = ()) -> torch.optim.Optimizer:
     """The recipe's optimiser over the trainable parameters of `net`.
 
-    What is in none of `groups` forms the first one; so do those of modules with ``decays = False`` the last, as a
-    layer's scorer may be, whatever network it stands in: it has no weight decay. With TRAIN.DECAY matrices, what has
-    one axis is there too: biases, scales and norms. Each group carries its `lr_factor`.
+    Parameters in none of `groups` form the first group. Those of modules with ``decays = False``, such as a layer's
+    scorer, form the last one, without weight decay; with TRAIN.DECAY matrices, so do parameters with one axis: biases,
+    scales and norms. Each group carries its `lr_factor`.
 
-    Raises `UserError` for settings that do not go together, and ValueError for a parameter that is in two groups or not
-    in `net`.
+    Raises `UserError` for incompatible settings, and ValueError for a parameter in two groups or not in `net`.
     """
     if train.nesterov and not train.momentum:
         raise UserError("TRAIN.NESTEROV needs a TRAIN.MOMENTUM above 0")
@@ -67,7 +66,7 @@ def _grouped(train: TrainConfig, net: nn.Module, groups: Sequence[ParameterGroup
     listed = [p for group in groups for p in group.parameters]
     taken = {id(p) for p in listed}
     if len(taken) < len(listed) or taken - own.keys():
-        raise ValueError("a parameter is in two groups, or is none of the network's")
+        raise ValueError("a parameter is in two groups, or not in the network")
     still = {id(p) for module in net.modules() if not getattr(module, "decays", True) for p in module.parameters()}
     if train.decay == "matrices":
         still |= {key for key, p in own.items() if p.ndim < 2}

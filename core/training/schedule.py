@@ -4,7 +4,7 @@ import math
 
 from stillpoint.core.config.schema import TrainConfig
 
-# torch's OneCycleLR: rise over the first 30 % from 1/25 of the rate, end at 1/10,000 of where it began
+# torch's OneCycleLR: rises over the first 30 % from 1/25 of the rate, and ends at 1/10,000 of its start
 _RISE, _START, _END = 0.3, 1 / 25, 1e-4
 
 
@@ -23,9 +23,9 @@ def _one_cycle(position: float, total: float) -> float:
 def rate(train: TrainConfig, epoch: int, step: int, steps_per_epoch: int) -> float:
     """The rate of optimiser step `step` of `epoch`, both counted from 0.
 
-    With SCHEDULE_PER epoch the rate stands still during an epoch; with step it moves at every step. The cosine goes
-    from LR to LR_MIN over all moves of the run, COSINE_OFFSET moves ahead: 0 starts at LR itself (CosineAnnealingLR
-    stepped after its epoch), 1 ends at LR_MIN (stepped before it). The step and multistep schedules decay at whole
+    With SCHEDULE_PER epoch the rate is constant during an epoch; with step it changes at every step. The cosine goes
+    from LR to LR_MIN over all updates of the run, advanced by COSINE_OFFSET updates: 0 starts at LR (CosineAnnealingLR
+    stepped after each epoch), 1 ends at LR_MIN (stepped before it). The step and multistep schedules decay at whole
     epochs either way. A warm-up of n steps multiplies the schedule's rate by a linear rise from 1/n to 1; with WARMUP
     before it rises from 0 to 1, and a cosine per step begins after it.
     """

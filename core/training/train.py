@@ -1,7 +1,7 @@
 """Training: one run's weights from its configuration, exactly resumable at any step.
 
-Everything random is a function of (seed, epoch, step), and the rate is one of (epoch, step). So the state that is kept
-is the parameters, the optimiser's buffers, the sums of the epoch under way, and where it stood.
+Everything random is a function of (seed, epoch, step), and the learning rate one of (epoch, step). So the saved state
+consists of the parameters, the optimiser's buffers, the current epoch's sums, and the position.
 """
 
 import math
@@ -53,7 +53,7 @@ __all__ = ["Progress", "TrainHooks", "train"]
 
 Config = TypeVar("Config", bound=RunConfig)
 
-#: Steps between two looks at the loss where a look must wait for a GPU or for other processes.
+#: Steps between two checks of the loss where a check must wait for a GPU or for other processes.
 _LOOK_EVERY = 50
 
 
@@ -76,13 +76,13 @@ def train(
 ) -> list[Row]:
     """Trains the network that `build` makes from `config` and leaves its results in the folder of `run`.
 
-    Returns the rows of history.csv, one per epoch. A run that was interrupted goes on where it stood, one that is
-    finished is not repeated; ``resume=False`` removes what is there and starts anew. SIGINT and SIGTERM end the current
-    step, save the state and raise `Interrupted`. Under torchrun the processes share each batch. `loaders`, called with
-    (device, rank, world_size), replaces the data of the configuration; `workers` read those of a data set that streams.
-    `code` is the digest of the code that decides the run, which is recorded; with `workflow`, a workflow's run of other
-    code or other images is begun anew, and what is no workflow's is refused (stillpoint.core.runs.claim). After
-    `until` epochs the state is saved and training ends without results.
+    Returns the rows of history.csv, one per epoch. An interrupted run resumes, a finished one is not repeated;
+    ``resume=False`` removes what exists and starts from scratch. SIGINT and SIGTERM end the current step, save the
+    state and raise `Interrupted`. Under torchrun the processes share each batch. `loaders`, called with (device, rank,
+    world_size), replaces the data of the configuration; `workers` processes read a streaming data set. `code`, the
+    digest of the code that decides the run, is recorded. With `workflow`, a workflow's run of other code or images is
+    made again, and any other run is refused (stillpoint.core.runs.claim). After `until` epochs the state is saved and
+    training ends without results.
 
     Raises `UserError`: another process is at work in the folder, it holds a run of other settings or of other data, its
     states are damaged, the loss is not finite (the last good state is kept), no GPU where one was asked for.
@@ -101,7 +101,7 @@ def train(
         state = together.agree(lambda: _begin(fault, config, run, progress, resume=resume, **asked))
         stack.enter_context(crash_in_log(run))
         ended = config.train.epochs if until is None else min(until, config.train.epochs)
-        # a finished run needs no images, unless a workflow asks whether they are still the same
+        # a finished run needs no images, unless a workflow checks that they are still the same
         found: Loaders | None = None
         if state is None or state["epoch"] < ended or workflow:
             if loaders is None:
@@ -129,7 +129,7 @@ def _begin(fault: UserError | None, *where: Any, **asked: Any) -> dict[str, Any]
 
 
 def _loaders(config: RunConfig, root: Path | str | None, where: torch.device, together: Group, workers: int) -> Loaders:
-    # weights that are only measured need no images to train on
+    # weights that are only measured need no training images
     parts: tuple[Part, ...] = ("train", "validation") if config.train.epochs else ("test",)
     if config.train.epochs and config.train.test_each_epoch:
         parts = (*parts, "test")
@@ -210,7 +210,7 @@ class _Training:
         self._tell(f"training goes on ({done})")
 
     def state(self) -> dict[str, Any]:
-        """All that decides how the run goes on, in plain containers; every process takes part."""
+        """Everything that decides how the run continues, in plain containers; every process must call it."""
         return {
             "settings": self.config.dump(),
             "data": self.loaders.digest,
@@ -235,7 +235,7 @@ class _Training:
         self.together.agree(lambda: save_state(self.run.state, state))
 
     def _tell_skipped(self) -> None:
-        """Names the photographs that this process left out since it last did, and counts all."""
+        """Logs the images that this process skipped since its last call, and the total."""
         parts = vars(self.loaders).values()
         found = {one for part in parts for one in getattr(part, "skipped", ())}
         for sentence in sorted(found - self.told)[:TOLD]:
@@ -275,7 +275,7 @@ class _Training:
         raise Interrupted(sentence, self.together.largest(stop.number))
 
     def _train_epoch(self, stop: StopRequest) -> bool:
-        """The steps of the epoch that are left; False if it was stopped (the state is then at a whole step)."""
+        """Runs the remaining steps of the epoch; False if stopped (the state is then at the end of a step)."""
         recipe, seed, rank = self.config.train, self.config.seed, self.together.rank
         batches = iter(self.source.epoch(self.epoch, self.step * recipe.accumulate))
         self.learner.model.train()
@@ -283,7 +283,8 @@ class _Training:
         began, seen = time.perf_counter(), self.sums.images
         while self.step < self.steps:
             self.learner.set_rate(rate(recipe, self.epoch, self.step, self.steps))
-            # dropout and its like draw from torch's own generator; each process has a part of the batch of its own
+            # dropout and its like draw from torch's generator; the rank is in the seed because each process has its own
+            # images
             seed_generators(self.device, seed_for("step", seed, self.epoch, self.step, rank))
             if self.learner.hooks.before_step is not None:
                 with torch.no_grad():
@@ -303,12 +304,12 @@ class _Training:
         return True
 
     def _check_state(self) -> None:
-        """Stops where the last step blew up, whose own loss was taken before it."""
+        """Stops if the last step diverged, since its loss was computed before the update."""
         if what := self.learner.broken():
             self._blown_up(what, self.step)
 
     def _look(self, losses: list[Tensor], images_per_second: float) -> None:
-        """Tells the progress, and stops at a loss that is not finite, before anything of it is saved."""
+        """Reports progress, and stops at a loss that is not finite, before anything is saved."""
         if not losses:
             return
         values = self.together.sum(torch.stack(losses)).tolist()
@@ -336,11 +337,11 @@ class _Training:
         return None if sums is None else sums.means(self.together, self.config.train)
 
     def _test(self, number: int, stop: StopRequest) -> bool:
-        """Adds the test pass after `number` epochs, its images changed anew; False if it was stopped."""
+        """Adds the test pass after `number` epochs, on freshly augmented images; False if stopped."""
         if not self.config.train.test_each_epoch or any(row["epoch"] == number for row in self.tests):
             return True
         assert self.loaders.test is not None
-        # its seconds are its own: the epoch's clock stands still meanwhile
+        # timed separately: its duration does not count for the epoch
         began = time.perf_counter()
         seed_generators(self.device, seed_for("test", self.config.seed, number, self.together.rank))
         sums = self.learner.measure(self.loaders.test, number, stop)
@@ -378,7 +379,7 @@ class _Training:
         if number == 1:
             self.first_epoch = tensors_digest(self.learner.net.state_dict())
         if recipe.snapshots and number % recipe.snapshots == 0:
-            # before the state: a run that goes on from the state never comes back to make it
+            # before the state: a run resumed from the state would not write it again
             weights, state = self.learner.net.state_dict(), self.state()
             self.together.agree(lambda: save_state(self.run.snapshot_state(number), state))
             self.together.agree(lambda: save_net(self.config, self.run.snapshot(number), weights, number))

@@ -211,7 +211,7 @@ def test_explain_takes_a_module_and_says_what_it_leaves_out(
     monkeypatch.chdir(tmp_path)
     said = told(capsys, "explain", "--model", "ownmodule:net", "--size", "16")
     assert "3 of 3 modules" in said
-    assert "left out: 2 outputs that are no map (B, C, h, w) or vector (B, K), such as tokens (B, N, C)" in said
+    assert "left out: 2 outputs that are neither maps (B, C, h, w) nor vectors (B, K), such as tokens (B, N, C)" in said
 
 
 def test_measure_takes_no_network_that_gives_maps_or_several_outputs(

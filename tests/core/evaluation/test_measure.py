@@ -182,7 +182,7 @@ def test_labels_may_be_integers_of_any_size():
 @pytest.mark.parametrize(
     ("images", "words"),
     [
-        (torch.zeros(6, 2, 8, 8, dtype=torch.int64), "or uint8 where it takes stored pixels, not torch.int64"),
+        (torch.zeros(6, 2, 8, 8, dtype=torch.int64), "or uint8 if it takes stored pixels, not torch.int64"),
         (torch.zeros(2, 8, 8, 8, 1), "not of shape"),
     ],
 )

@@ -242,4 +242,4 @@ def test_where_programs_may_not_run_no_compiler_is_asked_for(kept, monkeypatch):
         raise OSError(f"{path}: failed to map segment from shared object")
 
     monkeypatch.setattr(native.ctypes, "CDLL", fails)
-    refused(f"programs may not run from {kept.parent}", "set STILLPOINT_CACHE to a folder where they can")
+    refused(f"programs cannot run from {kept.parent}", "set STILLPOINT_CACHE to a folder where they can")
