@@ -122,6 +122,11 @@ def explain(
     that are no maps or vectors (B, K), such as tokens, and those of padding, where a shift is of the map inside.
 
     Raises ValueError for an `x` of another rank, an unknown boundary, and for no shift.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.MaxPool2d(2))
+        >>> stillpoint.explain(net, torch.rand(2, 1, 8, 8)).first_broken.name
+        '1'
     """
     if not isinstance(net, nn.Module):
         raise ValueError(f"explain looks into the modules of a network, and a {type(net).__name__} has none")

@@ -24,6 +24,11 @@ def channel_norm2d(x: Tensor, weight: Tensor, bias: Tensor, *, divisor: str = "i
 
     Law: with the divisor of the image it commutes with every circular shift, also by a fraction of a pixel: what
     varies over the pixels is linear in the map. With that of the pixel, with whole pixels only.
+
+    Example:
+        >>> y = layers.channel_norm2d(torch.randn(2, 8, 5, 5), torch.ones(8), torch.zeros(8))
+        >>> bool(y.mean(1).abs().max() < 1e-5)
+        True
     """
     if divisor not in DIVISORS:
         raise ValueError(f"divisor must be one of {', '.join(DIVISORS)}, got {divisor!r}")
@@ -38,7 +43,12 @@ def channel_norm2d(x: Tensor, weight: Tensor, bias: Tensor, *, divisor: str = "i
 
 
 class ChannelNorm2d(nn.Module):
-    """`channel_norm2d` as a Module; weight 1 and bias 0 at first."""
+    """`channel_norm2d` as a Module; weight 1 and bias 0 at first.
+
+    Example:
+        >>> layers.ChannelNorm2d(8)(torch.randn(2, 8, 5, 5)).shape
+        torch.Size([2, 8, 5, 5])
+    """
 
     def __init__(
         self,

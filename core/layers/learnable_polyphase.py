@@ -83,6 +83,11 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
     autocast.
 
     The buffer `tau` starts at 1. Parameters of scorers, which have no weight decay, have ".scorer." in their names.
+
+    Example:
+        >>> pool, x = layers.LearnablePolyphaseDownsample2d(8).eval(), torch.randn(2, 8, 6, 6)
+        >>> torch.allclose(pool(x.roll(1, -1)).mean((2, 3)), pool(x).mean((2, 3)), atol=1e-6)
+        True
     """
 
     def __init__(
@@ -209,6 +214,11 @@ class LearnablePolyphaseUpsample2d(_Sampler):
 
     Law: with hard sampling and where both obey their laws, upsampling of the downsampling commutes with every
     circular shift. Odd sides come back one larger.
+
+    Example:
+        >>> up = layers.LearnablePolyphaseUpsample2d()
+        >>> up(torch.randn(2, 8, 3, 3), torch.tensor([0, 3])).shape
+        torch.Size([2, 8, 6, 6])
     """
 
     def __init__(

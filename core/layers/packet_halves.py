@@ -18,6 +18,10 @@ class PacketHalves2d(WaveletPackets2d):
     alone and the half difference one of tree b, each times one horizontal filter: half the multiplications of the maps.
 
     `maps` says whose packets; the attribute `maps` is then A of all N packets and B of all, in the order of the output.
+
+    Example:
+        >>> layers.PacketHalves2d()(torch.randn(1, 3, 32, 32)).shape[:2]
+        torch.Size([1, 3])
     """
 
     def __init__(

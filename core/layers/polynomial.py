@@ -55,6 +55,11 @@ def polynomial2d(
     Law: "upsampled" commutes with every circular shift, also by a fraction of a pixel; "filtered" does so up to the
     frequencies above 2 - `cutoff`, which a filter that keeps less than 1 - `cutoff` removes; "pointwise" with whole
     pixels only.
+
+    Example:
+        >>> square = torch.tensor([0.0, 0.0, 1.0])
+        >>> layers.polynomial2d(torch.full((1, 1, 2, 2), 3.0), square, form="pointwise").unique()
+        tensor([9.])
     """
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
@@ -90,6 +95,10 @@ class PolynomialActivation2d(nn.Module):
         train: the coefficients are trained.
 
     The coefficients (C, 3) begin as a fit of GELU. They have two axes, and are decayed where weights are.
+
+    Example:
+        >>> layers.PolynomialActivation2d(8)(torch.randn(2, 8, 6, 6)).shape
+        torch.Size([2, 8, 6, 6])
     """
 
     in_scale: Tensor

@@ -77,6 +77,11 @@ def polyphase_downsample2d(
     the stride, for fractional shifts, nor where two phases tie. Nor can it be trusted in bfloat16: the norms are taken
     in float32 and float64 whatever the dtype of `x` and whatever autocast says, but the map itself has been rounded to
     8 bits by then, and near ties of phases, which are common, may fall otherwise after a shift.
+
+    Example:
+        >>> y, phase = layers.polyphase_downsample2d(torch.randn(2, 8, 6, 6), return_phase=True)
+        >>> y.shape, phase.shape
+        (torch.Size([2, 8, 3, 3]), torch.Size([2]))
     """
     kernel = binomial_kernel(size, 2, device=x.device, dtype=torch.float32)
     y, phase = _downsample(x, kernel, stride, padding, criterion, _check_select(select), phase)
@@ -88,6 +93,11 @@ class PolyphaseDownsample2d(ConstantBuffers, Downsample):
 
     `channels` is for the slot and the reader only: any number of channels passes. On a shortcut its filter alone
     follows it, a `BlurPool2d`.
+
+    Example:
+        >>> pool, x = layers.PolyphaseDownsample2d(), torch.randn(2, 8, 6, 6)
+        >>> torch.allclose(pool(x.roll(1, -1)).mean((2, 3)), pool(x).mean((2, 3)), atol=1e-6)
+        True
     """
 
     chooses = True

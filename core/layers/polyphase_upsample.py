@@ -41,13 +41,23 @@ def polyphase_upsample2d(
 
     Law: with circular padding, upsampling of the downsampling commutes with every circular shift, where the
     downsampling obeys its law. With size 1 it is the adjoint of sampling at `phase`.
+
+    Example:
+        >>> y = layers.polyphase_upsample2d(torch.ones(1, 1, 1, 1), torch.tensor([3]))
+        >>> y.flatten()
+        tensor([0., 0., 0., 1.])
     """
     kernel = binomial_kernel(size, 2, device=y.device, dtype=torch.float32)
     return _upsample(y, kernel, phase, stride, padding, extend_input)
 
 
 class PolyphaseUpsample2d(ConstantBuffers):
-    """`polyphase_upsample2d` as a Module: ``forward(y, grid)`` of the grid that the way down sampled, a phase (B,)."""
+    """`polyphase_upsample2d` as a Module: ``forward(y, grid)`` of the grid that the way down sampled, a phase (B,).
+
+    Example:
+        >>> layers.PolyphaseUpsample2d()(torch.randn(2, 8, 3, 3), torch.tensor([0, 3])).shape
+        torch.Size([2, 8, 6, 6])
+    """
 
     kernel: Tensor
 
