@@ -10,7 +10,7 @@ import torch
 import stillpoint
 from stillpoint.core import layers, metrics
 
-#: rooms with names of their own, and what reads files that a fresh clone lacks: weights of `dvc pull`, runs of one's own
+#: rooms of names; what reads files that a fresh clone lacks: weights of `dvc pull`, runs of one's own
 ROOMS, OF_FILES = {"layers", "metrics"}, {"load", "pretrained"}
 SURFACE = {name: getattr(stillpoint, name) for name in set(stillpoint.__all__) - ROOMS - OF_FILES}
 #: what has a docstring of its own; tables and aliases of types have none
