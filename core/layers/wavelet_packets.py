@@ -72,8 +72,8 @@ def wavelet_packets2d(
     stride 2**J (circular) the transform is a tight frame: the squares of all coefficients sum to 8 times those of x.
 
     Example:
-        >>> layers.wavelet_packets2d(torch.randn(1, 3, 32, 32), depth=1).shape[2]  # maps at depth 1
-        4
+        >>> layers.wavelet_packets2d(torch.randn(1, 3, 32, 32)).shape  # 3 * 32 maps * 2 parts
+        torch.Size([1, 192, 16, 16])
     """
     chosen = None if maps is None else tuple(maps)
     build: dict[str, Any] = {"part": part, "analytic": analytic, "padding": padding}
