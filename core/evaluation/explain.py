@@ -121,6 +121,11 @@ def explain(
     padding layers, are left out and counted.
 
     Raises ValueError for an `x` of another rank, an unknown boundary, and for no shift.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.MaxPool2d(2))
+        >>> stillpoint.explain(net, torch.rand(2, 1, 8, 8)).first_broken.name
+        '1'
     """
     if not isinstance(net, nn.Module):
         raise ValueError(f"explain needs a network's modules, and a {type(net).__name__} has none")

@@ -237,6 +237,11 @@ def measure(
     Returns the results of `evaluation.engine.evaluate`, with the numbers of images and of predicted classes. Raises
     ValueError for unsupported images, labels or networks, and `UserError` for evaluations and settings that are unknown
     or out of range.
+
+    Example:
+        >>> net = stillpoint.create("aps/resnet20_aps1", dataset="cifar10", width=0.25)
+        >>> stillpoint.measure(net, torch.randn(4, 3, 32, 32), max_shift=2)["circular_consistency"]
+        1.0
     """
     config = _config(evaluations, settings)
     device = device_of(net)

@@ -43,6 +43,11 @@ def adaptive_blur2d(
 
     Law: with circular padding, a shift of x and logits together shifts the result; with "group" a constant map stays
     that constant.
+
+    Example:
+        >>> logits = torch.zeros(1, 9, 4, 4)  # one group, equal taps: a box filter
+        >>> layers.adaptive_blur2d(torch.ones(1, 2, 4, 4), logits, size=3).shape
+        torch.Size([1, 2, 4, 4])
     """
     s, t = stride_pair(stride)
     _check(size, normalise)
@@ -89,6 +94,10 @@ class AdaptiveBlur2d(Downsample):
 
     Raises:
         ValueError: an even size, or groups that do not divide the channels.
+
+    Example:
+        >>> layers.AdaptiveBlur2d(8, stride=2)(torch.randn(2, 8, 9, 9)).shape
+        torch.Size([2, 8, 5, 5])
     """
 
     def __init__(

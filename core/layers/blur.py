@@ -29,6 +29,10 @@ def binomial_taps(size: int, *, device: torch.device | str | None = None, dtype:
 
     Every tap and every product of two taps is exact in every floating dtype down to bfloat16. ValueError unless 1 <=
     size <= 7.
+
+    Example:
+        >>> layers.binomial_taps(3)
+        tensor([0.2500, 0.5000, 0.2500])
     """
     # `in range` would also accept 2.0 and True
     if not isinstance(size, int) or isinstance(size, bool) or size not in SIZES:
@@ -39,7 +43,12 @@ def binomial_taps(size: int, *, device: torch.device | str | None = None, dtype:
 def binomial_kernel(
     size: int, dims: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Outer product of `dims` rows of taps, (size, ..., size), of sum one."""
+    """Outer product of `dims` rows of taps, (size, ..., size), of sum one.
+
+    Example:
+        >>> layers.binomial_kernel(3, 2)[1]
+        tensor([0.1250, 0.2500, 0.1250])
+    """
     taps = kernel = binomial_taps(size, device=device, dtype=dtype)
     for _ in range(dims - 1):
         kernel = kernel[..., None] * taps
@@ -89,7 +98,12 @@ def blur_with(
 
 
 def blur_pool1d(x: Tensor, *, size: int = 4, stride: int = 2, padding: str = "reflect", pad_off: int = 0) -> Tensor:
-    """`blur_pool2d` along one axis: (B, C, L) -> (B, C, ceil(L/s))."""
+    """`blur_pool2d` along one axis: (B, C, L) -> (B, C, ceil(L/s)).
+
+    Example:
+        >>> layers.blur_pool1d(torch.tensor([[[0.0, 0, 4, 0, 0, 0]]]), size=3)
+        tensor([[[0., 2., 0.]]])
+    """
     kernel = binomial_kernel(size, 1, device=x.device, dtype=torch.float32)
     return blur_with(x, kernel, stride=stride, padding=padding, pad_off=pad_off)
 
@@ -117,6 +131,10 @@ def blur_pool2d(
 
     Law: with circular padding, stride s dividing H and W, f(roll(x, (s*i, s*j))) is roll(f(x), (i, j)), and at
     stride 1 every shift commutes. Except with zero padding, a constant map stays constant up to rounding.
+
+    Example:
+        >>> layers.blur_pool2d(torch.ones(1, 3, 8, 8), size=4).shape
+        torch.Size([1, 3, 4, 4])
     """
     kernel = binomial_kernel(size, 2, device=x.device, dtype=torch.float32)
     return blur_with(x, kernel, stride=stride, padding=padding, pad_off=pad_off)
@@ -125,7 +143,12 @@ def blur_pool2d(
 def blur_pool3d(
     x: Tensor, *, size: int = 4, stride: int | tuple[int, int, int] = 2, padding: str = "reflect", pad_off: int = 0
 ) -> Tensor:
-    """`blur_pool2d` along three axes: (B, C, D, H, W) -> (B, C, ceil(D/s), ceil(H/s), ceil(W/s))."""
+    """`blur_pool2d` along three axes: (B, C, D, H, W) -> (B, C, ceil(D/s), ceil(H/s), ceil(W/s)).
+
+    Example:
+        >>> layers.blur_pool3d(torch.ones(1, 1, 4, 4, 4), size=2).shape
+        torch.Size([1, 1, 2, 2, 2])
+    """
     kernel = binomial_kernel(size, 3, device=x.device, dtype=torch.float32)
     return blur_with(x, kernel, stride=stride, padding=padding, pad_off=pad_off)
 
@@ -163,7 +186,12 @@ class _BlurPool(ConstantBuffers):
 
 
 class BlurPool1d(_BlurPool):
-    """`blur_pool1d` as a Module; `channels` is informative only, and any number of channels is accepted."""
+    """`blur_pool1d` as a Module; `channels` is informative only, and any number of channels is accepted.
+
+    Example:
+        >>> layers.BlurPool1d(stride=2)(torch.ones(1, 3, 9)).shape
+        torch.Size([1, 3, 5])
+    """
 
     dims = 1
 
@@ -176,6 +204,11 @@ class BlurPool2d(_BlurPool, Downsample):
 
     `channels` is informative only: any number of channels is accepted. Given a grid, the blurred map is sampled there;
     a map whose size is not a multiple of the stride is first extended circularly.
+
+    Example:
+        >>> pool, x = layers.BlurPool2d(size=3, padding="circular"), torch.randn(1, 4, 8, 8)
+        >>> torch.equal(pool(x.roll(2, -1)), pool(x).roll(1, -1))
+        True
     """
 
     dims = 2
@@ -193,7 +226,12 @@ class BlurPool2d(_BlurPool, Downsample):
 
 
 class BlurPool3d(_BlurPool):
-    """`blur_pool3d` as a Module; `channels` is informative only, and any number of channels is accepted."""
+    """`blur_pool3d` as a Module; `channels` is informative only, and any number of channels is accepted.
+
+    Example:
+        >>> layers.BlurPool3d(stride=2)(torch.ones(1, 3, 8, 8, 5)).shape
+        torch.Size([1, 3, 4, 4, 3])
+    """
 
     dims = 3
 
@@ -207,6 +245,10 @@ class MaxBlurPool2d(BlurPool2d):
     Args:
         kernel_size, max_padding: of the max-pool that is replaced, in pixels.
         stride, size, padding, pad_off: of the blur, as in `blur_pool2d`.
+
+    Example:
+        >>> layers.MaxBlurPool2d(3, max_padding=1)(torch.ones(1, 4, 8, 8)).shape
+        torch.Size([1, 4, 4, 4])
     """
 
     def __init__(

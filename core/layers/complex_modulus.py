@@ -19,6 +19,10 @@ def complex_modulus(x: Tensor) -> Tensor:
 
     Its gradient is zero, not NaN, where the modulus is zero, and neither over- nor underflows where the modulus does
     not. Law: invariant to a rotation of every complex number.
+
+    Example:
+        >>> layers.complex_modulus(torch.tensor([3.0, 4.0]).view(1, 1, 2, 1, 1)).item()
+        5.0
     """
     if x.ndim != 5 or x.shape[2] != 2:
         raise ValueError(f"complex maps are (B, C, 2, H, W), got shape {tuple(x.shape)}")
@@ -26,7 +30,12 @@ def complex_modulus(x: Tensor) -> Tensor:
 
 
 class ComplexModulus(nn.Module):
-    """`complex_modulus` as a Module."""
+    """`complex_modulus` as a Module.
+
+    Example:
+        >>> layers.ComplexModulus()(torch.tensor([3.0, 4.0]).view(1, 1, 2, 1, 1)).item()
+        5.0
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return complex_modulus(x)
@@ -54,6 +63,12 @@ def modulus_batch_norm2d(
         weight, bias: (C,).
 
     Law: in training the result does not change when `x` is scaled by a positive factor, up to `eps`.
+
+    Example:
+        >>> one, x = torch.ones(4), torch.rand(2, 4, 5, 5)
+        >>> y = layers.modulus_batch_norm2d(x, 2 * one, one, 0 * one)  # the running energy is 2
+        >>> torch.allclose(y, x, atol=1e-4)
+        True
     """
     energy = running_energy
     if training:
@@ -67,6 +82,10 @@ class ModulusBatchNorm2d(nn.Module):
     """`modulus_batch_norm2d` as a Module, initialised with weight 1, bias 0 and running energy 1.
 
     Maps of unit variance would have energy 2; the reference starts at 1.
+
+    Example:
+        >>> layers.ModulusBatchNorm2d(4)(torch.rand(2, 4, 5, 5)).shape
+        torch.Size([2, 4, 5, 5])
     """
 
     running_energy: Tensor
@@ -110,6 +129,10 @@ class ModulusBias2d(nn.Module):
 
     Initialised uniformly in -1..1, as PyTorch does the bias of the depthwise 1x1 convolution that stands here in the
     reference.
+
+    Example:
+        >>> layers.ModulusBias2d(4)(torch.rand(2, 4, 5, 5)).shape
+        torch.Size([2, 4, 5, 5])
     """
 
     def __init__(

@@ -28,6 +28,11 @@ class SoftGrid(NamedTuple):
 
     weights  (B, s * t), the mixture's weights, phase k = row + s * column at index k
     scores   (B, s * t), from which the weights were computed
+
+    Example:
+        >>> half = torch.tensor([[0.5, 0.5, 0.0, 0.0]])
+        >>> layers.sample_at(torch.arange(4.0).view(1, 1, 2, 2), layers.SoftGrid(half, half)).item()
+        1.0
     """
 
     weights: Tensor
@@ -40,7 +45,13 @@ Grid = Tensor | SoftGrid
 
 def sample_at(x: Tensor, grid: Grid | None, *, stride: Stride = 2) -> Tensor:
     """The pixels of (B, C, H, W) on a grid, (B, C, ceil(H/s), ceil(W/t)): from the first one if None, at each image's
-    phase, or mixed by the weights of a `SoftGrid`. ValueError for a grid of another shape or dtype."""
+    phase, or mixed by the weights of a `SoftGrid`. ValueError for a grid of another shape or dtype.
+
+    Example:
+        >>> x = torch.arange(4.0).view(1, 1, 2, 2)
+        >>> layers.sample_at(x, torch.tensor([3])).item()  # the last of the four grids
+        3.0
+    """
     s, t = stride_pair(stride)
     if grid is None:
         return x[..., ::s, ::t]
@@ -59,6 +70,10 @@ class Downsample(nn.Module):
              choice cannot be shared (one for each channel, say) sets it to False, passes on None, and returns a
              complete filling as its follower.
     stride   (rows, columns)
+
+    Example:
+        >>> issubclass(layers.BlurPool2d, layers.Downsample)
+        True
     """
 
     chooses: bool = False
@@ -95,7 +110,13 @@ class Downsample(nn.Module):
 
 
 class DownsampleFactory(Protocol):
-    """Builds the filling for one place of a backbone."""
+    """Builds the filling for one place of a backbone.
+
+    Example:
+        >>> make: layers.DownsampleFactory = layers.downsample_factory("polyphase")
+        >>> make(16, 2).chooses
+        True
+    """
 
     def __call__(self, channels: int, stride: Stride = 2) -> Downsample: ...
 
@@ -127,6 +148,10 @@ class Subsample(Downsample):
     """Keep every stride-th pixel without a filter, from the first one or on the given grid.
 
     `device` and `dtype` are accepted as by every filling; the layer holds no tensor.
+
+    Example:
+        >>> layers.Subsample(stride=2)(torch.arange(6.0).view(1, 1, 1, 6))
+        tensor([[[[0., 2., 4.]]]])
     """
 
     def __init__(
@@ -171,6 +196,11 @@ def downsample_factory(kind: str, **options: Any) -> DownsampleFactory:
     Raises:
         ValueError: an unknown kind, or an option that the kind does not have. Invalid values are refused when a layer
             is built.
+
+    Example:
+        >>> make = layers.downsample_factory("blur", size=3)
+        >>> make(16, 2)(torch.ones(1, 16, 8, 8)).shape
+        torch.Size([1, 16, 4, 4])
     """
     made = filling(kind)
     allowed = [name for name in inspect.signature(made).parameters if name not in ("channels", "stride")]

@@ -15,6 +15,10 @@ def phase_weights(scores: Tensor, *, tau: Tensor | float, noise: Tensor | None =
     """softmax((scores + noise) / tau) over the phases, (B, K); ValueError for noise of another shape.
 
     Law: as tau tends to 0 the weights tend to one-hot at the best phase. At 0 they are NaN.
+
+    Example:
+        >>> layers.phase_weights(torch.zeros(1, 4), tau=1.0)
+        tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
     """
     if noise is not None:
         if noise.shape != scores.shape:

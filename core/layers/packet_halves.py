@@ -18,6 +18,10 @@ class PacketHalves2d(WaveletPackets2d):
     tree a only, the half difference one of tree b, each with one horizontal filter: half the multiplications.
 
     The argument `maps` selects the packets; the attribute `maps` lists A of all N packets, then B, in output order.
+
+    Example:
+        >>> layers.PacketHalves2d()(torch.randn(1, 3, 32, 32)).shape[:2]
+        torch.Size([1, 3])
     """
 
     def __init__(

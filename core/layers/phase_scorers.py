@@ -74,6 +74,10 @@ class ConvScorer(_Scorer):
 
     Args:
         residual: add X_k to conv2's result before the mean; needs h = C.
+
+    Example:
+        >>> layers.ConvScorer(8)(torch.randn(2, 8, 6, 6), stride=2).shape  # a score for each grid
+        torch.Size([2, 4])
     """
 
     def __init__(
@@ -108,6 +112,10 @@ class AttentionScorer(_Scorer):
 
     Args:
         batch_norm: batch normalisation before the second convolutions, and no bias in the first.
+
+    Example:
+        >>> layers.AttentionScorer(8)(torch.randn(2, 8, 6, 6), stride=2).shape  # a score for each grid
+        torch.Size([2, 4])
     """
 
     def __init__(
@@ -159,6 +167,10 @@ class GraphScorer(_Scorer):
 
     Node: spatial mean of relu(conv 3x3). Message: two linear layers, each with a ReLU, of sender and receiver. Score:
     two linear layers, with a ReLU between, of the mean of the messages received.
+
+    Example:
+        >>> layers.GraphScorer(8)(torch.randn(2, 8, 6, 6), stride=2).shape  # a score for each grid
+        torch.Size([2, 4])
     """
 
     def __init__(
@@ -189,7 +201,12 @@ class GraphScorer(_Scorer):
 
 
 class PerceptronScorer(_Scorer):
-    """A linear function of a phase's channel means; `padding` and `hidden` are unused."""
+    """A linear function of a phase's channel means; `padding` and `hidden` are unused.
+
+    Example:
+        >>> layers.PerceptronScorer(8)(torch.randn(2, 8, 6, 6), stride=2).shape  # a score for each grid
+        torch.Size([2, 4])
+    """
 
     def __init__(
         self,
@@ -244,6 +261,10 @@ def phase_scorer(kind: str, *, channels: int, **options: Any) -> nn.Module:
             `device`, `dtype`.
 
     ValueError for an unknown name.
+
+    Example:
+        >>> layers.phase_scorer("conv", channels=8)(torch.randn(2, 8, 6, 6), stride=2).shape
+        torch.Size([2, 4])
     """
     if kind not in SCORERS:
         raise ValueError(f"scorer must be one of {', '.join(SCORERS)}, got {kind!r}")

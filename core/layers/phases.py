@@ -53,6 +53,10 @@ def polyphase_components(x: Tensor, *, stride: Stride = 2) -> Tensor:
         (B, s * t, C, ceil(H/s), ceil(W/t)), phase k at index k.
 
     Law: a circular shift by one row moves phase (r, c) to phase (r + 1 mod s, c), if s divides H; columns likewise.
+
+    Example:
+        >>> layers.polyphase_components(torch.arange(4.0).view(1, 1, 2, 2)).flatten()
+        tensor([0., 2., 1., 3.])
     """
     s, t = stride_pair(stride)
     grids = _split(extend(x, (s, t)), s, t)  # (B, C, h, s, w, t)
@@ -84,6 +88,10 @@ def choose_phase(x: Tensor, *, stride: Stride = 2, criterion: str = "l2") -> Ten
     because the even taps of a binomial filter add to what the odd ones do. An image whose squares would over- or
     underflow (in float32, magnitudes above 1e19 or below 1e-19) is first scaled by a power of two to its largest
     number; all others are summed unscaled.
+
+    Example:
+        >>> layers.choose_phase(torch.tensor([[[[0.0, 0.0], [5.0, 0.0]]]]))  # rows move first
+        tensor([1])
     """
     check_criterion(criterion)
     s, t = stride_pair(stride)
@@ -109,6 +117,10 @@ def take_phase(x: Tensor, phase: Tensor, *, stride: Stride = 2) -> Tensor:
     """Sample every image of (B, C, H, W) on its own grid, phase (B,): (B, C, ceil(H/s), ceil(W/t)).
 
     ValueError for a phase of another shape or dtype, and on a CPU for one that is not in 0..s*t-1.
+
+    Example:
+        >>> layers.take_phase(torch.arange(4.0).view(1, 1, 2, 2), torch.tensor([1])).item()
+        2.0
     """
     s, t = stride_pair(stride)
     check_phase(x, phase)
@@ -132,6 +144,10 @@ def mix_phases(x: Tensor, weights: Tensor, *, stride: Stride = 2) -> Tensor:
         ValueError: weights of another shape.
 
     Law: a one-hot row of weights gives what `take_phase` does.
+
+    Example:
+        >>> layers.mix_phases(torch.arange(4.0).view(1, 1, 2, 2), torch.full((1, 4), 0.25)).item()
+        1.5
     """
     s, t = _check_weights(x, weights, stride)
     x = extend(x, (s, t))
@@ -149,7 +165,12 @@ def mix_phases(x: Tensor, weights: Tensor, *, stride: Stride = 2) -> Tensor:
 
 def spread_phases(y: Tensor, weights: Tensor, *, stride: Stride = 2) -> Tensor:
     """Write (B, C, h, w) on every grid of a map, times the grid's weight, (B, C, s * h, t * w): the adjoint of
-    `mix_phases`, with the same errors."""
+    `mix_phases`, with the same errors.
+
+    Example:
+        >>> layers.spread_phases(torch.ones(1, 1, 1, 1), torch.full((1, 4), 0.25)).flatten()
+        tensor([0.2500, 0.2500, 0.2500, 0.2500])
+    """
     s, t = _check_weights(y, weights, stride)
     if (s, t) == (2, 2) and mixture.fused(y):
         return mixture.spread(y, weights)
@@ -161,7 +182,12 @@ def spread_phases(y: Tensor, weights: Tensor, *, stride: Stride = 2) -> Tensor:
 
 def place_phase(y: Tensor, phase: Tensor, *, stride: Stride = 2) -> Tensor:
     """Write (B, C, h, w) on the grid `phase` (B,) of a map of zeros, (B, C, s * h, t * w): the adjoint of
-    `take_phase`, with the same errors."""
+    `take_phase`, with the same errors.
+
+    Example:
+        >>> layers.place_phase(torch.ones(1, 1, 1, 1), torch.tensor([1])).flatten()
+        tensor([0., 0., 1., 0.])
+    """
     s, t = stride_pair(stride)
     check_phase(y, phase)
     if kernels.fused(y):

@@ -42,13 +42,23 @@ def polyphase_upsample2d(
 
     Law: with circular padding, downsampling followed by upsampling commutes with every circular shift, if the
     downsampling obeys its law. With size 1 it is the adjoint of sampling at `phase`.
+
+    Example:
+        >>> y = layers.polyphase_upsample2d(torch.ones(1, 1, 1, 1), torch.tensor([3]))
+        >>> y.flatten()
+        tensor([0., 0., 0., 1.])
     """
     kernel = binomial_kernel(size, 2, device=y.device, dtype=torch.float32)
     return _upsample(y, kernel, phase, stride, padding, extend_input)
 
 
 class PolyphaseUpsample2d(ConstantBuffers):
-    """`polyphase_upsample2d` as a Module: ``forward(y, grid)`` with the phase (B,) of the downsampling."""
+    """`polyphase_upsample2d` as a Module: ``forward(y, grid)`` with the phase (B,) of the downsampling.
+
+    Example:
+        >>> layers.PolyphaseUpsample2d()(torch.randn(2, 8, 3, 3), torch.tensor([0, 3])).shape
+        torch.Size([2, 8, 6, 6])
+    """
 
     kernel: Tensor
 

@@ -41,6 +41,11 @@ def ideal_upsample2d(x: Tensor, *, factor: int = 2, rule: str = "exact") -> Tens
         ValueError: a factor below one, an unknown rule, an input that is not four-dimensional and floating.
 
     Law: a circular shift of `x` by one pixel is one of the result by `factor` pixels.
+
+    Example:
+        >>> x = torch.randn(1, 3, 5, 5)
+        >>> torch.allclose(layers.ideal_upsample2d(x)[..., ::2, ::2], x, atol=1e-5)
+        True
     """
     _check_map(x)
     if factor < 1:
@@ -73,6 +78,10 @@ def band_limit2d(
         ValueError: a cutoff outside (0, 1], a bad stride or size, an unknown rule, an input of another kind.
 
     Law: at stride 1 it commutes with every shift, fractional ones included, and is idempotent.
+
+    Example:
+        >>> layers.band_limit2d(torch.randn(1, 3, 8, 8), cutoff=0.5, stride=2).shape
+        torch.Size([1, 3, 4, 4])
     """
     s, t = stride_pair(stride)
     _check_map(x)

@@ -68,6 +68,10 @@ def sparse_coding2d(
     the channels. `step` (0-dim) defaults to 0.9 / lambda_max by a power iteration from a fixed start. With `recompute`
     only the input is stored for backward, at the cost of a second forward. Gradients are those of the unrolled
     iterations with the step constant. ValueError for shapes that do not fit and options out of range.
+
+    Example:
+        >>> layers.sparse_coding2d(torch.randn(2, 3, 8, 8), torch.randn(16, 3, 3, 3)).shape
+        torch.Size([2, 16, 6, 6])
     """
     if x.ndim != 4 or weight.ndim != 4:
         raise ValueError(f"x and weight have {x.ndim} and {weight.ndim} dimensions; both must have 4")
@@ -93,6 +97,10 @@ def sparse_coding1d(
     """Sparse codes (..., K) of vectors `x` (..., C), such as tokens, in the dictionary `weight` (K, n C).
 
     Everything else is as in `sparse_coding2d`; with ``squared=False`` the norm is taken per vector.
+
+    Example:
+        >>> layers.sparse_coding1d(torch.eye(3), torch.eye(3), penalty=10.0).any().item()
+        False
     """
     if weight.ndim != 2 or x.ndim < 1:
         raise ValueError(f"x and weight have {x.ndim} and {weight.ndim} dimensions; x has at least 1 and weight 2")
@@ -109,6 +117,10 @@ class SparseCoding2d(LearntDictionary):
     (B, C, H, W) -> (B, dictionary_size, H', W'), for any H and W. `penalty` can be changed after construction, as
     robust inference does; with `adaptive_penalty` it is multiplied by the ratio of an input's size to its code's. The
     dictionary starts Kaiming-uniform and is used with unit atoms if `normalise`.
+
+    Example:
+        >>> layers.SparseCoding2d(3, 16, padding=1)(torch.randn(2, 3, 8, 8)).shape
+        torch.Size([2, 16, 8, 8])
     """
 
     def __init__(
@@ -183,6 +195,11 @@ class SparseCoding1d(LearntDictionary):
     """`sparse_coding1d` with a learnt dictionary `weight` (dictionary_size, expansion * channels).
 
     Everything else is as in `SparseCoding2d`.
+
+    Example:
+        >>> code = layers.SparseCoding1d(8, 16)(torch.randn(2, 5, 8))
+        >>> code.shape, bool((code >= 0).all())
+        (torch.Size([2, 5, 16]), True)
     """
 
     def __init__(

@@ -61,6 +61,13 @@ def translation_invariant_downsample2d(
     in the authors' code.
 
     Law: at scale 0 it is 2 x 2 average pooling. It obeys no law under shifts.
+
+    Example:
+        >>> weight, scale = torch.randn(8, 1, 3, 3), torch.zeros(8, 1, 1, 1)
+        >>> x = torch.randn(2, 8, 6, 6)
+        >>> y = layers.translation_invariant_downsample2d(x, weight, scale=scale)
+        >>> torch.allclose(y, torch.nn.functional.avg_pool2d(x, 2), atol=1e-6)
+        True
     """
     if extension not in EXTENSIONS:
         raise ValueError(f"extension must be one of {', '.join(EXTENSIONS)}, got {extension!r}")
@@ -114,6 +121,10 @@ class TranslationInvariantDownsample2d(Downsample):
         ValueError: another stride, a size below 1 or an unknown extension.
 
     Within `translation_losses.watch` it records the response of every pass.
+
+    Example:
+        >>> layers.TranslationInvariantDownsample2d(8)(torch.randn(2, 8, 6, 6)).shape
+        torch.Size([2, 8, 3, 3])
     """
 
     def __init__(

@@ -26,6 +26,10 @@ def shift_features(x: Tensor, *, shift: Shift, kind: str = "standard") -> Tensor
     "circular".
 
     ValueError for another kind than "circular" and "standard".
+
+    Example:
+        >>> layers.shift_features(torch.tensor([[1.0, 2.0, 3.0]]), shift=(0, 1))
+        tensor([[0., 1., 2.]])
     """
     if kind not in SHIFTS:
         raise ValueError(f"kind must be one of {', '.join(SHIFTS)}, got {kind!r}")
@@ -60,6 +64,14 @@ def undoing_losses(
 
     A level's mean is over all elements, so that its layers count by their channels; the caller weights all levels
     equally.
+
+    Example:
+        >>> from stillpoint.core.layers.translation_losses import watch
+        >>> pool = layers.TranslationInvariantDownsample2d(8)
+        >>> with watch(pool) as responses:
+        ...     _ = pool(torch.randn(2, 8, 6, 6))
+        >>> layers.undoing_losses(responses, shifts=[(1, 0)]).shape
+        torch.Size([1])
     """
     if len(shifts) != len(responses):
         raise ValueError(f"{len(responses)} responses need as many shifts, got {len(shifts)}")
@@ -76,7 +88,17 @@ def undoing_losses(
 
 def evenness_penalty(responses: Sequence[Response]) -> Tensor:
     """Mean of 1 - |tau| (2-norm) over the images and the channels of all layers: 0 for one-hot weights, 1/2 for equal
-    ones."""
+    ones.
+
+    Example:
+        >>> from stillpoint.core.layers.translation_losses import watch
+        >>> pool = layers.TranslationInvariantDownsample2d(8)
+        >>> _ = torch.nn.init.zeros_(pool.scale.weight)
+        >>> with watch(pool) as responses:
+        ...     _ = pool(torch.randn(2, 8, 6, 6))
+        >>> layers.evenness_penalty(responses).item()
+        0.5
+    """
     tau = torch.cat([response.tau for response in responses], 1)  # (B, channels of all layers, 4)
     return 1 - torch.linalg.vector_norm(tau, dim=2).mean()
 

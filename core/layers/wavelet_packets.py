@@ -70,6 +70,10 @@ def wavelet_packets2d(
     Laws: linear; with circular padding and stride s dividing H and W, f(roll(x, (s i, s j))) is roll(f(x), (i, j));
     every `stride` gives samples of the undecimated transform (circular), on a grid that may begin some pixels later; at
     stride 2**J (circular) the transform is a tight frame: the squares of all coefficients sum to 8 times those of x.
+
+    Example:
+        >>> layers.wavelet_packets2d(torch.randn(1, 3, 32, 32)).shape  # 3 * 32 maps * 2 parts
+        torch.Size([1, 192, 16, 16])
     """
     chosen = None if maps is None else tuple(maps)
     build: dict[str, Any] = {"part": part, "analytic": analytic, "padding": padding}
@@ -80,6 +84,10 @@ class WaveletPackets2d(ConstantBuffers):
     """`wavelet_packets2d` as a Module with precomputed filters: (B, C, H, W) -> (B, C, M, P, H', W').
 
     Maps requested in the order `computing_order(group_maps(maps, depth), depth)` are computed without a copy.
+
+    Example:
+        >>> layers.WaveletPackets2d(depth=2, stride=4)(torch.randn(1, 3, 32, 32)).shape[:2]
+        torch.Size([1, 3])
     """
 
     order: Tensor | None

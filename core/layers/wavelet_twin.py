@@ -35,6 +35,12 @@ class WaveletMixing2d(ConstantBuffers):
 
     Parameters: `mixing`, one (outputs, inputs / groups) per section, initialised as a convolution's; `colour` (C,) or
     (O, C); `biases`, one (outputs,) per section.
+
+    Example:
+        >>> from stillpoint.core.layers.wavelet_packings import RESNET
+        >>> mixing = layers.WaveletMixing2d(3, RESNET, stride=2)
+        >>> mixing(torch.randn(2, 3, 32, 32)).ndim
+        5
     """
 
     places: Tensor
@@ -129,6 +135,13 @@ class WaveletTwin2d(nn.Module):
         free: convolution of the freely trained channels.
         wavelet: the other channels, at the same stride.
         subsample: of the complex wavelet channels in `halves`: the modulus is sampled at that many times the stride.
+
+    Example:
+        >>> from stillpoint.core.layers.wavelet_packings import RESNET
+        >>> mixing = layers.WaveletMixing2d(3, RESNET, stride=2)
+        >>> twin = layers.WaveletTwin2d(torch.nn.Conv2d(3, 4, 7, stride=2, padding=3), mixing)
+        >>> twin(torch.randn(2, 3, 32, 32)).shape[1] == 4 + mixing.kernel().shape[0]
+        True
     """
 
     def __init__(self, free: nn.Conv2d, wavelet: WaveletMixing2d, *, subsample: int = 1) -> None:
@@ -180,6 +193,13 @@ class TwinStem(nn.Module):
         joint: activation and pooling of all channels (real part only), or
         low, high: those of the free channels, and of the wavelet channels: (B, O, H', W') of the real part, or
             (B, O, 2, H', W') of both, at `first.subsample`. Their results are cropped to the smaller one.
+
+    Example:
+        >>> from stillpoint.core.layers.wavelet_packings import RESNET
+        >>> mixing = layers.WaveletMixing2d(3, RESNET, stride=2)
+        >>> twin = layers.WaveletTwin2d(torch.nn.Conv2d(3, 4, 7, stride=2, padding=3), mixing)
+        >>> layers.TwinStem(twin, joint=torch.nn.ReLU())(torch.randn(2, 3, 32, 32)).ndim
+        4
     """
 
     def __init__(

@@ -85,6 +85,12 @@ class Tally(Exact):
 
     `update` takes booleans or whole numbers (B,) or (B, trials), at least one trial. The result is exactly 1 only when
     every trial succeeded. ValueError for another number of trials than before, and for the mean of no image.
+
+    Example:
+        >>> tally = metrics.Tally()
+        >>> tally.count(torch.tensor([True, True, False, True]))
+        >>> tally.mean, round(tally.standard_error, 3)
+        (0.75, 0.25)
     """
 
     higher_is_better = True
@@ -153,6 +159,12 @@ class Values(Exact):
 
     The sum behind the mean is exact and rounded once. NaN and infinities are counted separately, and propagate as in a
     sum. ValueError for the mean and the largest of no value.
+
+    Example:
+        >>> values = metrics.Values()
+        >>> values.update(torch.tensor([1.0, 1e20, -1e20]))  # the sum is exact
+        >>> round(values.mean, 4)
+        0.3333
     """
 
     higher_is_better = False

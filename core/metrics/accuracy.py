@@ -11,6 +11,10 @@ def topk_correct(logits: Tensor, labels: Tensor, k: Sequence[int] = (1,)) -> Ten
 
     logits (B, K), labels (B,) class numbers -> bool (B, len(k)). A row with a NaN is never correct; for k >= K all
     other rows are. Unlike in `torch.topk`, equal logits are ranked by class number, as in argmax.
+
+    Example:
+        >>> metrics.topk_correct(torch.eye(3), torch.tensor([0, 1, 0])).flatten()
+        tensor([ True,  True, False])
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"logits must be (B, K) and labels (B,), not {tuple(logits.shape)} and {tuple(labels.shape)}")
@@ -24,5 +28,10 @@ def topk_correct(logits: Tensor, labels: Tensor, k: Sequence[int] = (1,)) -> Ten
 
 
 def topk_accuracy(logits: Tensor, labels: Tensor, k: Sequence[int] = (1,)) -> Tensor:
-    """Fractions of images whose label is among the k highest logits: float64 (len(k),) in [0, 1]."""
+    """Fractions of images whose label is among the k highest logits: float64 (len(k),) in [0, 1].
+
+    Example:
+        >>> metrics.topk_accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0]))
+        tensor([0.7500], dtype=torch.float64)
+    """
     return topk_correct(logits, labels, k).double().mean(0)

@@ -13,6 +13,12 @@ from stillpoint.core.metrics.views import every_shift, prepared
 class Accuracy(Tally):
     """Fraction of images whose label is among the `top_k` highest logits: ``update(net, images, labels)`` or
     ``update(logits, labels)``. Equal logits are ranked by class number; a row with a NaN is never correct.
+
+    Example:
+        >>> accuracy = metrics.Accuracy()
+        >>> accuracy.update(torch.eye(3), torch.tensor([0, 1, 0]))
+        >>> round(float(accuracy.compute()), 4)
+        0.6667
     """
 
     def __init__(self, *, top_k: int = 1, output: Output | None = None, **kwargs: Any) -> None:
@@ -35,6 +41,13 @@ class WorstShiftAccuracy(Tally):
 
     With a network, ``update(net, images, labels)``: at each of the H x W circular shifts, `batch_size` views at a time.
     With logits, ``update(logits, labels)``: at each of the S views of (B, S, K).
+
+    Example:
+        >>> worst = metrics.WorstShiftAccuracy()
+        >>> views = torch.tensor([[[2.0, 1.0], [1.0, 2.0]], [[2.0, 1.0], [2.0, 1.0]]])  # 2 images, 2 shifts
+        >>> worst.update(views, torch.tensor([0, 0]))
+        >>> float(worst.compute())
+        0.5
     """
 
     def __init__(self, *, batch_size: int = 250, output: Output | None = None, **kwargs: Any) -> None:

@@ -8,6 +8,10 @@ def agreement(first: Tensor, second: Tensor) -> Tensor:
 
     The class is the argmax, the lowest one among equal logits. A row with a NaN agrees with nothing: a diverged network
     must not count as consistent.
+
+    Example:
+        >>> metrics.agreement(torch.eye(3), torch.eye(3).flip(0))
+        tensor([False,  True, False])
     """
     if first.shape[-1] != second.shape[-1]:
         raise ValueError(f"logits of {first.shape[-1]} and {second.shape[-1]} classes cannot be compared")
@@ -16,7 +20,12 @@ def agreement(first: Tensor, second: Tensor) -> Tensor:
 
 
 def consistency(first: Tensor, second: Tensor) -> float:
-    """Fraction of images that are given the same class in both views, in [0, 1]."""
+    """Fraction of images that are given the same class in both views, in [0, 1].
+
+    Example:
+        >>> metrics.consistency(torch.eye(4), torch.eye(4)[[0, 1, 3, 2]])
+        0.5
+    """
     same = agreement(first, second)
     if same.numel() == 0:
         raise ValueError("the consistency of no image is not defined")

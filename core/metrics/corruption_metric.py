@@ -27,6 +27,13 @@ class CorruptionError(Exact):
     seed            of the corruptions' draws, which also depend on the image's number
 
     `errors` holds the error of every corruption and severity. ValueError where one of them has seen no image.
+
+    Example:
+        >>> error = metrics.CorruptionError(corruptions=["fog"])
+        >>> for severity in range(1, 6):
+        ...     error.update(torch.eye(2), torch.tensor([0, 0]), corruption="fog", severity=severity)
+        >>> float(error.compute())
+        0.5
     """
 
     higher_is_better = False

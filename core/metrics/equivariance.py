@@ -27,6 +27,11 @@ def equivariance_error(
     (adaptive polyphase sampling) moves by s/t rounded down or up on each axis (rounding at each stride of a cascade and
     rounding once span the same two numbers); each image takes the better one. With a fixed grid no roll fits, and the
     error is due to aliasing.
+
+    Example:
+        >>> x = torch.randn(1, 3, 8, 8)
+        >>> metrics.equivariance_error(x, x.roll(2, -1), shift=(0, 2), size=(8, 8)).item()
+        0.0
     """
     if features.ndim == 2:
         return relative_logit_change(features, shifted)
@@ -46,7 +51,12 @@ def equivariance_error(
 
 
 def nmse(target: Tensor, output: Tensor) -> Tensor:
-    """Normalised mean squared error ||target - output||^2 / ||target||^2 of each image: (B, ...) -> (B,)."""
+    """Normalised mean squared error ||target - output||^2 / ||target||^2 of each image: (B, ...) -> (B,).
+
+    Example:
+        >>> metrics.nmse(torch.ones(1, 4), torch.zeros(1, 4)).item()
+        1.0
+    """
     target, output = _pair(target, output)
     return (target - output).square().flatten(1).sum(1) / target.square().flatten(1).sum(1)
 
@@ -55,6 +65,10 @@ def psnr(target: Tensor, output: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of each image, the peak being the target's maximum: (B, ...) -> (B,).
 
     Infinite if both are equal. The target's maximum must be positive (it is for magnitude images).
+
+    Example:
+        >>> round(metrics.psnr(torch.ones(1, 4), torch.full((1, 4), 0.9)).item(), 2)
+        20.0
     """
     target, output = _pair(target, output)
     error = (target - output).square().flatten(1).mean(1)
@@ -67,6 +81,11 @@ def ssim(target: Tensor, output: Tensor, *, window: int = 7) -> Tensor:
     Wang et al. 2004 with the settings of fastMRI's evaluation: a uniform `window` x `window`, unbiased local variances,
     terms (0.01 L)^2 and (0.03 L)^2 for the target's maximum L over the image, mean over channels and all windows that
     fit.
+
+    Example:
+        >>> x = torch.rand(1, 1, 16, 16)
+        >>> round(metrics.ssim(x, x).item(), 4)
+        1.0
     """
     target, output = _pair(target, output)
     if target.ndim != 4 or min(target.shape[-2:]) < window:

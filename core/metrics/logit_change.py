@@ -11,6 +11,10 @@ def relative_logit_change(reference: Tensor, shifted: Tensor) -> Tensor:
     Both maxima run over everything but the first axis, in float64 (float32 where the device has no float64). Two zero
     rows change by 0; a zero reference is divided by float32's smallest normal number, so that the result stays finite.
     NaN if either row holds a NaN. The measure is not symmetric, and invariant to scaling both rows.
+
+    Example:
+        >>> metrics.relative_logit_change(torch.tensor([[2.0, -4.0]]), torch.tensor([[3.0, -4.0]]))
+        tensor([0.2500], dtype=torch.float64)
     """
     if reference.shape != shifted.shape:
         raise ValueError(f"logits of shapes {tuple(reference.shape)} and {tuple(shifted.shape)} cannot be compared")

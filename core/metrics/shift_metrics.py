@@ -57,6 +57,12 @@ class ShiftConsistency(Tally):
     With a network: `repeats` pairs of each image, both views shifted. With logits: do `first` and `second` agree?
     The options are those of `Pairs`; `output` is where the logits are in the network's output. A view whose logits hold
     a NaN agrees with nothing.
+
+    Example:
+        >>> consistency = metrics.ShiftConsistency()
+        >>> consistency.update(torch.eye(4), torch.eye(4)[[0, 1, 3, 2]])  # logits of two views
+        >>> float(consistency.compute())
+        0.5
     """
 
     def __init__(
@@ -126,6 +132,12 @@ class LogitChange(FromUnshifted):
 
     With a network: both views of each pair against the unshifted image. With logits: `second` (B, K) or (B, S, K)
     against `first` (B, K). The options are those of `ShiftConsistency`.
+
+    Example:
+        >>> change = metrics.LogitChange()
+        >>> change.update(torch.tensor([[2.0, -4.0]]), torch.tensor([[3.0, -4.0]]))
+        >>> float(change.compute())
+        0.25
     """
 
     def __init__(self, *, reduce: Literal["max", "mean"] = "max", **kwargs: Any) -> None:
@@ -140,6 +152,12 @@ class ShiftDivergence(FromUnshifted):
 
     With a network: both views of each pair against the unshifted image. With logits: `second` (B, K) or (B, S, K)
     against `first` (B, K). Computed in float64. The options are those of `ShiftConsistency`.
+
+    Example:
+        >>> divergence = metrics.ShiftDivergence()
+        >>> divergence.update(torch.zeros(2, 3), torch.zeros(2, 3))
+        >>> float(divergence.compute())
+        0.0
     """
 
     def __init__(self, *, reduce: Literal["max", "mean"] = "mean", **kwargs: Any) -> None:
@@ -156,6 +174,12 @@ class FlipRate(Tally):
     With a network: `max_shift` + 1 views of each image, each circularly shifted by one more pixel in `direction`. With
     logits (B, S, K) or classes (B, S) of S views in their order: ``update(views)``. With those of two views alone:
     ``update(first, second)``. Lower is better, and a network that gives one class to everything never flips.
+
+    Example:
+        >>> flips = metrics.FlipRate()
+        >>> flips.update(torch.eye(4), torch.eye(4)[[0, 1, 3, 2]])  # logits of two views
+        >>> float(flips.compute())
+        0.5
     """
 
     higher_is_better = False
@@ -208,6 +232,13 @@ class FractionalConsistency(Exact):
     With a network: circular shifts by trigonometric interpolation. With logits: `first` (B, K) of the unshifted images,
     `second` (B, fractions, K) of the shifts by k = 1..fractions, the last of which is a whole pixel. `curve` holds all
     of them.
+
+    Example:
+        >>> net = lambda images: images.mean((1, 2, 3), keepdim=True).expand(-1, 2, 1, 1).flatten(1)
+        >>> steady = metrics.FractionalConsistency(fractions=2)
+        >>> steady.update(net, torch.rand(2, 1, 8, 8))
+        >>> float(steady.compute())
+        1.0
     """
 
     higher_is_better = True

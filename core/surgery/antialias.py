@@ -100,6 +100,12 @@ def antialias(
         ValueError: an unknown policy or place, no network, a Downsample that cannot be built for a place, or one that
             chooses its grid and no circular padding, or a network that cannot be made shift-invariant, with the reasons
             (a dry run reports them instead). The network is then unchanged.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.MaxPool2d(2))
+        >>> report = stillpoint.antialias(net, verbose=False)
+        >>> [change.name for change in report.changes]
+        ['1']
     """
     wanted = (policy,) if isinstance(policy, str) else tuple(policy)
     if unknown := [name for name in wanted if name not in POLICIES]:

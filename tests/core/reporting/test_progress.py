@@ -9,7 +9,16 @@ import pytest
 from rich.console import Console
 
 from stillpoint.core.reporting import progress
-from stillpoint.core.reporting.progress import EVALUATION, START, Status, clock, evaluation_share, follow, remaining, status
+from stillpoint.core.reporting.progress import (
+    EVALUATION,
+    START,
+    Status,
+    clock,
+    evaluation_share,
+    follow,
+    remaining,
+    status,
+)
 from stillpoint.core.runs.layout import Run
 
 
