@@ -78,6 +78,8 @@ def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: 
 def parser() -> argparse.ArgumentParser:
     top = _Top(prog="stillpoint", allow_abbrev=False)
     top.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
+    # the completion of a shell is made from the parser as a whole
+    top.set_defaults(top=top)
     inner = top.add_subparsers(dest="command", metavar="command", required=True, parser_class=_Parser)
     for name, command in COMMANDS.items():
         form = inner.add_parser(
