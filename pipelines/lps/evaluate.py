@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from stillpoint.core.config.catalogue import info
 from stillpoint.core.config.schema import EvaluateConfig, RunConfig
 from stillpoint.core.data.shifts import roll, shift_zeros
-from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result, View
+from stillpoint.core.evaluation.registry import EVALUATIONS, MAP_EVALUATIONS, Evaluation, Result, View
 from stillpoint.core.evaluation.segmentation import Segmentation
 from stillpoint.core.metrics.segmentation import label_agreement, label_map, segmentation_scores
 from stillpoint.pipelines.lps.protocol import draw_offsets, imagenet_consistency, imagenet_offsets
@@ -84,6 +84,7 @@ OF_MAPS: dict[str, Callable[[EvaluateConfig, int], Evaluation]] = {
 
 def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:
     """Core's, and under the authors' protocol their own."""
-    if config.evaluate.protocol != "authors":
-        return EVALUATIONS
-    return {**EVALUATIONS, **(OF_MAPS if info(config.data.name).label_maps else OF_CLASSES)}
+    of_maps, authors = info(config.data.name).label_maps, config.evaluate.protocol == "authors"
+    if of_maps:
+        return MAP_EVALUATIONS | (OF_MAPS if authors else {})
+    return EVALUATIONS | (OF_CLASSES if authors else {})
