@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillpoint.core.backbones.resnet import CONV_PADDINGS, ResNet
+from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.downsample import Downsample, Grid
 from stillpoint.core.layers.padding import PaddedConv2d
 
-#: (channels) -> a module (y, grid) -> map of twice the size, placed on the grid of the downsampling
+#: (channels) -> a module (y, grid, size=(H, W)) -> the map of that size, on the grid that the way down sampled
 UpsampleFactory = Callable[[int], nn.Module]
 
 
@@ -26,7 +27,11 @@ class AtrousPyramid(nn.Module):
     (B, inputs, h, w) -> (B, channels, h, w).
 
     Args:
-        rates: dilations. conv_padding: of the dilated convolutions. last_padding: of the last one, if different.
+        rates: of the dilated convolutions.
+        conv_padding: of them.
+        last_padding: of the last of them, where it differs.
+
+    `UserError` in training for a batch of one image.
     """
 
     def __init__(
@@ -49,6 +54,11 @@ class AtrousPyramid(nn.Module):
         self.project = nn.Sequential(*_convolution(channels * len(branches), channels, 1), nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and len(x) == 1:
+            raise UserError(
+                "one image alone cannot train the pyramid, which normalises the images' means over the batch: choose a "
+                "TRAIN.BATCH_SIZE that leaves no batch of one"
+            )
         *local, whole = self.convs
         found = [branch(x) for branch in local]
         found.append(whole(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:]))
@@ -61,8 +71,9 @@ class DeepLabV3Plus(nn.Module):
     Args:
         backbone: a ResNet, whose last layer is dropped. Its strides are kept: there is no dilated variant here.
         num_classes: K.
-        upsample: upsampling by two on the grids of the backbone: first of the last map to the first stage's size, then
-            of the class scores to the image's. None: bilinear interpolation.
+        upsample: what goes back up by two on a grid of the backbone: first the last map to the size of the first
+            stage's, then the class scores to the size of the image. None: bilinear interpolation.
+        channels: of the decoder; 3/16 of them are of the first stage's map.
         rates: dilations of the `AtrousPyramid`, for a stride of 16; (12, 24, 36) are usual for one of 8.
         conv_padding: of the decoder's convolutions, one of the backbones'.
         last_rate_padding: of the pyramid's last rate alone. The published code of learnable polyphase sampling pads it
@@ -71,8 +82,10 @@ class DeepLabV3Plus(nn.Module):
     Raises:
         ValueError: an unknown padding; with an upsample, a backbone that does not choose its grid wherever it strides.
 
-    Law: with circular padding throughout and a backbone and upsamples that share their grids, the result moves with a
-    circular shift of the image, if every side is a multiple of the backbone's stride.
+    Odd sides come back as they were.
+
+    Law: with circular padding throughout and a backbone and upsamples that keep their grids in register, the result
+    moves with a circular shift of the image, as long as every side is a multiple of the backbone's stride.
     """
 
     def __init__(
@@ -81,6 +94,7 @@ class DeepLabV3Plus(nn.Module):
         num_classes: int,
         *,
         upsample: UpsampleFactory | None = None,
+        channels: int = 256,
         rates: Sequence[int] = (6, 12, 18),
         conv_padding: str = "zeros",
         last_rate_padding: str | None = None,
@@ -92,14 +106,18 @@ class DeepLabV3Plus(nn.Module):
         low, high = _widths(backbone)
         self.backbone = backbone
         backbone.fc = nn.Identity()  # type: ignore[assignment]
-        self.low = _convolution(low, 48, 1)
-        self.aspp = AtrousPyramid(high, rates=rates, conv_padding=conv_padding, last_padding=last_rate_padding)
-        self.head = nn.Sequential(*_convolution(48 + 256, 256, 3, padding=conv_padding), nn.Conv2d(256, num_classes, 1))
+        few = max(1, channels * 3 // 16)
+        self.low = _convolution(low, few, 1)
+        self.aspp = AtrousPyramid(
+            high, channels, rates=rates, conv_padding=conv_padding, last_padding=last_rate_padding
+        )
+        joined = _convolution(few + channels, channels, 3, padding=conv_padding)
+        self.head = nn.Sequential(*joined, nn.Conv2d(channels, num_classes, 1))
         self._initialise()
         self.ups = self.last_ups = None
         if upsample is not None:
             before, after = _choosers(backbone)
-            self.ups = nn.ModuleList(upsample(256) for _ in after)
+            self.ups = nn.ModuleList(upsample(channels) for _ in after)
             self.last_ups = nn.ModuleList(upsample(num_classes) for _ in before)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,11 +129,11 @@ class DeepLabV3Plus(nn.Module):
             return _resized(self._decoded(low, y), x.shape[2:])
         # the grids in the order of upsampling
         path = [grids[m] for m in reversed(list(grids))]
-        for up, grid in zip(self.ups, path, strict=False):
-            y = up(y, grid)
+        for up, (grid, size) in zip(self.ups, path, strict=False):
+            y = up(y, grid, size=size)
         y = self._decoded(low, y)
-        for up, grid in zip(self.last_ups, path[len(self.ups) :], strict=True):
-            y = up(y, grid)
+        for up, (grid, size) in zip(self.last_ups, path[len(self.ups) :], strict=True):
+            y = up(y, grid, size=size)
         return y
 
     def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,9 +192,10 @@ def _choosers(net: nn.Module) -> tuple[list[str], list[str]]:
 
 
 @contextmanager
-def _kept(net: nn.Module) -> Iterator[dict[nn.Module, Grid]]:
-    """A context that collects the grid of every layer of `net` that chooses one, in the order of execution."""
-    found: dict[nn.Module, Grid] = {}
+def _kept(net: nn.Module) -> Iterator[dict[nn.Module, tuple[Grid, tuple[int, int]]]]:
+    """Within the context, the grid of every layer of `net` that chooses one, and the sides (H, W) of the map that it
+    sampled, in the order of execution."""
+    found: dict[nn.Module, tuple[Grid, tuple[int, int]]] = {}
     asked: dict[nn.Module, bool] = {}
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -184,7 +203,7 @@ def _kept(net: nn.Module) -> Iterator[dict[nn.Module, Grid]]:
         return args, {**kwargs, "return_grid": True}
 
     def after(module: nn.Module, args: Any, output: tuple[Tensor, Grid]) -> Any:
-        found[module] = output[1]
+        found[module] = output[1], (args[0].shape[2], args[0].shape[3])
         return output if asked[module] else output[0]
 
     layers = [m for m in net.modules() if isinstance(m, Downsample) and m.chooses]

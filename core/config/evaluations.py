@@ -38,12 +38,14 @@ class Entry:
     home        its factory as ``file:name``
     reads       the fields of the EVALUATE section that it reads
     columns     of a table, in order
-    everywhere  whether recipes measure it by default, and ``...`` in EVALUATE.METRICS includes it
+    of          what it measures: networks that give "classes" of images, or "label_maps"
+    everywhere  whether it is measured where a recipe does not say, and stands for ``...`` in EVALUATE.METRICS
     """
 
     home: str
     reads: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()
+    of: str = "classes"
     everywhere: bool = False
 
 
@@ -77,12 +79,46 @@ EVALUATIONS: dict[str, Entry] = {
         tuple(Column(f"erase{side}_consistency", f"consistency, {side}x{side} erased") for side in (3, 6, 9)),
     ),
     "all_shifts": Entry("all_shifts:AllShifts", ("limit_all_shifts",)),
+    "segmentation": Entry(
+        "segmentation:Segmentation",
+        columns=(
+            Column("segmentation_mean_iou", "mean IoU"),
+            Column("segmentation_mean_accuracy", "mean class accuracy"),
+            Column("segmentation_pixel_accuracy", "pixel accuracy"),
+        ),
+        of="label_maps",
+    ),
+    "circular_maps": Entry(
+        "segmentation:CircularMaps",
+        ("max_shift", "repeats"),
+        (
+            Column("circular_maps_agreement", "circular mASSC"),
+            Column("circular_maps_iou", "mean IoU of moved with moving maps"),
+        ),
+        of="label_maps",
+    ),
+    "crop_maps": Entry(
+        "segmentation:CropMaps",
+        ("max_shift", "repeats"),
+        (Column("crop_maps_agreement", "linear mASSC"),),
+        of="label_maps",
+    ),
 }
-#: every column of these evaluations
-COLUMNS = tuple(column for entry in EVALUATIONS.values() for column in entry.columns)
+
+
+def columns(of: str = "classes") -> tuple[Column, ...]:
+    """Every column of the evaluations of that kind."""
+    return tuple(column for entry in EVALUATIONS.values() if entry.of == of for column in entry.columns)
+
+
+def reads(of: str = "classes") -> dict[str, tuple[str, ...]]:
+    """Evaluation of that kind -> the settings that it reads."""
+    return {name: entry.reads for name, entry in EVALUATIONS.items() if entry.of == of}
+
+
+#: every column of the evaluations of classes
+COLUMNS = columns()
 #: what every table has
 EVERYWHERE = tuple(name for name, entry in EVALUATIONS.items() if entry.everywhere)
-#: evaluation -> the settings that it reads
-READS = {name: entry.reads for name, entry in EVALUATIONS.items()}
 #: the files of `stillpoint.core.evaluation` that hold them
 FILES = tuple(sorted({entry.home.partition(":")[0] for entry in EVALUATIONS.values()}))

@@ -137,7 +137,7 @@ class TrainConfig(Section):
     batch_size: int = Field(256, ge=1, description="images per optimiser step over all processes, before ACCUMULATE")
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = Field(0.1, gt=0)
-    lr_min: float = Field(0.0, ge=0, description="the rate at which the cosine schedule ends")
+    lr_min: float = Field(0.0, ge=0, description="the rate at which the cosine schedule ends; poly's smallest")
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(5e-4, ge=0)
@@ -147,11 +147,20 @@ class TrainConfig(Section):
     loss: Literal["cross_entropy", "nll", "mse"] = "cross_entropy"
     clamp: float | None = Field(None, gt=0, description="loss mse: outputs are first clamped to -CLAMP..CLAMP")
     label_smoothing: Fraction = 0.0
-    schedule: Literal["constant", "step", "multistep", "cosine", "one_cycle"] = "step"
+    focal_gamma: float = Field(
+        0.0, ge=0, description="loss cross_entropy: times (1 - p) ** FOCAL_GAMMA, p being the label's probability"
+    )
+    pixels: Literal["labelled", "all"] = Field(
+        "labelled",
+        description="label maps: an image's loss is the mean over the pixels that have a class, or over all, of which "
+        "the others count as zero",
+    )
+    schedule: Literal["constant", "step", "multistep", "cosine", "poly", "one_cycle"] = "step"
     schedule_per: Literal["epoch", "step"] = "epoch"
     step_epochs: int = Field(100, ge=1, description="epochs between two decays of the step schedule")
     milestones: tuple[int, ...] = Field((), description="epochs at which the multistep schedule decays")
     gamma: float = Field(0.1, gt=0, le=1, description="factor of one decay")
+    poly_power: float = Field(0.9, gt=0, description="poly: LR times (1 - part of the run done) ** POLY_POWER")
     cosine_offset: int = Field(
         0, ge=0, le=1, description="1: epoch e uses the cosine of e + 1, so that the last epoch has rate 0"
     )
@@ -206,7 +215,12 @@ class EvaluateConfig(Section):
         evaluations.EVERYWHERE,
         description="names of evaluations, run in this order; ... stands for the default ones",
     )
-    max_shift: int = Field(3, ge=1, description="circular and crop shifts are drawn from -MAX_SHIFT..MAX_SHIFT-1")
+    max_shift: int = Field(
+        3,
+        ge=1,
+        description="circular and crop shifts are drawn from -MAX_SHIFT..MAX_SHIFT-1; those of label maps from "
+        "-MAX_SHIFT..MAX_SHIFT",
+    )
     repeats: int = Field(5, ge=1, description="pairs of shifts drawn for each image")
     margin: int = Field(
         0, ge=0, description="pixels by which test photographs exceed DATA.IMAGE_SIZE, for windows in them"
@@ -258,9 +272,9 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
 
     def known_metrics(self) -> dict[str, tuple[str, ...]]:
-        """The names that EVALUATE.METRICS may hold, each with the fields of EVALUATE that it reads; imports no
-        torch."""
-        return dict(evaluations.READS)
+        """What EVALUATE.METRICS may name, each with the fields of EVALUATE that it reads; said without torch."""
+        of_maps = evaluations.reads("label_maps") if DATASETS[self.data.name].label_maps else {}
+        return evaluations.reads() | of_maps
 
     def check_effect(self, keys: Iterable[str]) -> None:
         """Raises `UserError` for a key of EVALUATE that no evaluation in EVALUATE.METRICS reads."""
@@ -307,6 +321,15 @@ class RunConfig(Section):
                 f"TRAIN.LOSS nll takes log-probabilities, but networks of {self.pipeline or 'this pipeline'} return "
                 "logits: use TRAIN.LOSS cross_entropy"
             )
+        of_maps = DATASETS[self.data.name].label_maps
+        if self.train.pixels == "all" and not of_maps:
+            raise ValueError(f"TRAIN.PIXELS all is of label maps: {self.data.name} has one class for each image")
+        if of_maps and self.train.loss != "cross_entropy":
+            raise ValueError(
+                f"TRAIN.LOSS {self.train.loss}: {self.data.name} has a class for each pixel: set cross_entropy"
+            )
+        if self.train.focal_gamma and self.train.loss != "cross_entropy":
+            raise ValueError(f"TRAIN.FOCAL_GAMMA belongs to the loss cross_entropy, not to {self.train.loss}")
         if self.train.accumulate > 1 and self.train.batch_size % self.train.accumulate:
             raise ValueError(
                 f"TRAIN.ACCUMULATE {self.train.accumulate} does not divide TRAIN.BATCH_SIZE {self.train.batch_size}"

@@ -11,8 +11,8 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.modes import evaluating
 from stillpoint.core.evaluation.engine import Predictor
 from stillpoint.core.evaluation.view import ALONE
-from stillpoint.core.metrics.map_metrics import MapConsistency
 from stillpoint.core.metrics.outputs import Output
+from stillpoint.core.metrics.segmentation_metrics import MapConsistency
 from stillpoint.core.metrics.views import Boundary
 
 

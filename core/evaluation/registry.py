@@ -11,7 +11,7 @@ from stillpoint.core.config import evaluations as catalogue
 from stillpoint.core.config.schema import EvaluateConfig
 from stillpoint.core.evaluation.view import Evaluation, Result, View
 
-__all__ = ["EVALUATIONS", "Evaluation", "Result", "View"]
+__all__ = ["EVALUATIONS", "MAP_EVALUATIONS", "Evaluation", "Result", "View"]
 
 
 def _make(home: str, config: EvaluateConfig, seed: int) -> Evaluation:
@@ -19,7 +19,11 @@ def _make(home: str, config: EvaluateConfig, seed: int) -> Evaluation:
     return getattr(import_module(f"stillpoint.core.evaluation.{module}"), name)(config, seed)
 
 
-#: name -> factory (config, seed) -> Evaluation
-EVALUATIONS: dict[str, Callable[[EvaluateConfig, int], Evaluation]] = {
-    name: partial(_make, entry.home) for name, entry in catalogue.EVALUATIONS.items()
-}
+def _of(kind: str) -> dict[str, Callable[[EvaluateConfig, int], Evaluation]]:
+    return {name: partial(_make, entry.home) for name, entry in catalogue.EVALUATIONS.items() if entry.of == kind}
+
+
+#: name -> factory (config, seed) -> Evaluation, of networks that give classes of images
+EVALUATIONS = _of("classes")
+#: the same of those that give a class for each pixel
+MAP_EVALUATIONS = _of("label_maps")

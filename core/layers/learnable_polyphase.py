@@ -17,12 +17,12 @@ from stillpoint.core.layers.gumbel import Tempered
 from stillpoint.core.layers.padding import check_padding
 from stillpoint.core.layers.phase_convolution import wide
 from stillpoint.core.layers.phase_scorers import phase_scorer
-from stillpoint.core.layers.phases import Stride, extend, place_phase, spread_phases, stride_pair
+from stillpoint.core.layers.phases import Stride, extend, place_phase, shortened, spread_phases, stride_pair
 from stillpoint.core.layers.polyphase import SELECTIONS
 from stillpoint.core.layers.precision import without_autocast
 
-# torch.fx, which cannot trace their checks, treats each of these as one operation
-for _name in ("extend", "place_phase", "spread_phases", "wide"):
+# torch.fx, which cannot follow their checks, takes each of these as one step
+for _name in ("extend", "place_phase", "shortened", "spread_phases", "wide"):
     torch.fx.wrap(_name)
 
 FILTERS = ("binomial", "adaptive")
@@ -209,13 +209,14 @@ class LearnablePolyphaseUpsample2d(_Sampler):
         redraw: in training, draw new weights, by a Gumbel softmax of the scores, instead of using the given ones.
         soften_twice: in evaluation, use softmax(weights / tau) of the given weights, as the authors' code does.
 
-    `forward(y, grid)`: at a phase (B,) everything else is zero; a `SoftGrid` fills all phases.
+    `forward(y, grid)`: at a phase (B,) everything else is zero; a `SoftGrid` fills all phases. Sides that the way down
+    extended come back longer, as the authors have them; `size` (H, W) cuts them to what they were, before the filter.
 
     Raises:
-        ValueError: an option outside its set, or a grid that does not fit.
+        ValueError: an option outside its set, a grid that does not fit, or a size that nothing of (h, w) was made of.
 
-    Law: with hard sampling, and if the downsampling obeys its law, downsampling followed by upsampling commutes with
-    every circular shift. Odd sides come back one larger.
+    Law: with hard sampling and where both obey their laws, upsampling of the downsampling commutes with every
+    circular shift. With a `size` and no filter it is the adjoint of sampling at the grid after an extension by zeros.
 
     Example:
         >>> up = layers.LearnablePolyphaseUpsample2d()
@@ -243,7 +244,9 @@ class LearnablePolyphaseUpsample2d(_Sampler):
         needed = redraw or soften_twice
         self.register_buffer("tau", torch.ones((), device=device, dtype=dtype) if needed else None)
 
-    def forward(self, y: Tensor, grid: Grid, *, noise: Tensor | None = None) -> Tensor:
+    def forward(
+        self, y: Tensor, grid: Grid, *, size: tuple[int, int] | None = None, noise: Tensor | None = None
+    ) -> Tensor:
         if isinstance(grid, SoftGrid):
             weights = grid.weights
             if self.training and self.redraw:
@@ -253,7 +256,7 @@ class LearnablePolyphaseUpsample2d(_Sampler):
             placed = spread_phases(y, weights, stride=self.stride)
         else:
             placed = place_phase(y, grid, stride=self.stride)
-        smooth = self.filter(placed)
+        smooth = self.filter(placed if size is None else shortened(placed, size, self.stride))
         return smooth if self.gain == 1 else smooth * self.gain
 
     def extra_repr(self) -> str:

@@ -96,5 +96,8 @@ def _dividing(x: Tensor, stride: Stride) -> tuple[int, int]:
     s, t = stride_pair(stride)
     if x.shape[-2] % s or x.shape[-1] % t:
         sides = f"{x.shape[-2]}x{x.shape[-1]}"
-        raise ValueError(f"a map of {sides} has no phases of one size at stride {(s, t)}: extend it first")
+        raise ValueError(
+            f"a map of {sides} has no phases of one size at stride {(s, t)}: its sides must be multiples of the "
+            "stride, as `extend` makes them"
+        )
     return s, t

@@ -42,6 +42,15 @@ def extend(x: Tensor, stride: Stride, *, padding: str = "circular") -> Tensor:
     return pad(x, [(0, down), (0, right)], padding=padding) if down or right else x
 
 
+def shortened(x: Tensor, size: tuple[int, int], stride: Stride) -> Tensor:
+    """The map of `size` (H, W) of which `extend` made (B, C, H', W'); ValueError for another."""
+    pairs = list(zip(size, x.shape[-2:], stride_pair(stride), strict=True))
+    if not torch.compiler.is_exporting() and any(-(-n // k) * k != whole for n, whole, k in pairs):
+        allowed = " x ".join(f"{whole - k + 1} to {whole}" for _, whole, k in pairs)
+        raise ValueError(f"size must be {allowed}, of which the stride makes {tuple(x.shape[-2:])}, got {tuple(size)}")
+    return x[..., : size[0], : size[1]]
+
+
 def polyphase_components(x: Tensor, *, stride: Stride = 2) -> Tensor:
     """All phases of a map.
 

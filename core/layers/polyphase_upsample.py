@@ -8,7 +8,7 @@ from torch import Tensor
 from stillpoint.core.layers.blur import binomial_kernel, blur_with
 from stillpoint.core.layers.constants import ConstantBuffers
 from stillpoint.core.layers.padding import check_padding
-from stillpoint.core.layers.phases import Stride, check_phase, extend, place_phase, stride_pair
+from stillpoint.core.layers.phases import Stride, check_phase, extend, place_phase, shortened, stride_pair
 
 # torch.fx, which cannot follow its checks, takes this as one step
 torch.fx.wrap("_upsample")
@@ -53,7 +53,9 @@ def polyphase_upsample2d(
 
 
 class PolyphaseUpsample2d(ConstantBuffers):
-    """`polyphase_upsample2d` as a Module: ``forward(y, grid)`` with the phase (B,) of the downsampling.
+    """`polyphase_upsample2d` as a Module: ``forward(y, grid)`` of the grid that the way down sampled, a phase (B,).
+
+    With a `size` (H, W) what the way down appended to odd sides is cut off again, before the blur.
 
     Example:
         >>> layers.PolyphaseUpsample2d()(torch.randn(2, 8, 3, 3), torch.tensor([0, 3])).shape
@@ -79,18 +81,27 @@ class PolyphaseUpsample2d(ConstantBuffers):
         kernel = binomial_kernel(size, 2, device="cpu", dtype=torch.float64)
         self.register_constant("kernel", kernel, device=device, dtype=dtype)
 
-    def forward(self, y: Tensor, grid: Tensor) -> Tensor:
-        return _upsample(y, self.kernel, grid, self.stride, self.padding, self.extend_input)
+    def forward(self, y: Tensor, grid: Tensor, *, size: tuple[int, int] | None = None) -> Tensor:
+        return _upsample(y, self.kernel, grid, self.stride, self.padding, self.extend_input, size)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, stride={self.stride}, size={self.size}, padding={self.padding!r}"
 
 
-def _upsample(y: Tensor, kernel: Tensor, phase: Tensor, stride: Stride, padding: str, extend_input: bool) -> Tensor:
+def _upsample(
+    y: Tensor,
+    kernel: Tensor,
+    phase: Tensor,
+    stride: Stride,
+    padding: str,
+    extend_input: bool,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
     check_phase(y, phase)
     check_padding(padding)
     if stride_pair(stride) == (1, 1):
         return y
     if extend_input:
         y = extend(y, stride)
-    return blur_with(place_phase(y, phase, stride=stride), kernel, padding=padding)
+    placed = place_phase(y, phase, stride=stride)
+    return blur_with(placed if size is None else shortened(placed, size, stride), kernel, padding=padding)

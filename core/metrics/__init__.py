@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stillpoint.core.metrics.accumulate import Tally, Values
     from stillpoint.core.metrics.accuracy_metrics import Accuracy, WorstShiftAccuracy
     from stillpoint.core.metrics.corruption_metric import CorruptionError
+    from stillpoint.core.metrics.segmentation_metrics import MapConsistency, SegmentationScores
     from stillpoint.core.metrics.shift_metrics import (
         FlipRate,
         FractionalConsistency,
@@ -31,6 +32,8 @@ _CLASSES = {
     "FlipRate": "shift_metrics",
     "FractionalConsistency": "shift_metrics",
     "LogitChange": "shift_metrics",
+    "MapConsistency": "segmentation_metrics",
+    "SegmentationScores": "segmentation_metrics",
     "ShiftConsistency": "shift_metrics",
     "ShiftDivergence": "shift_metrics",
     "Tally": "accumulate",
@@ -44,6 +47,8 @@ __all__ = [
     "FlipRate",
     "FractionalConsistency",
     "LogitChange",
+    "MapConsistency",
+    "SegmentationScores",
     "ShiftConsistency",
     "ShiftDivergence",
     "Tally",

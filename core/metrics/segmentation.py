@@ -3,7 +3,19 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+
+def label_map(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels (B, H, W) of logits (B, K, h, w) that are brought to `size` bilinearly, or of such labels as they are."""
+    if maps.ndim == 3 and not maps.is_floating_point():
+        return maps
+    if maps.ndim != 4:
+        raise ValueError(f"maps must be logits (B, K, h, w) or labels (B, H, W), not {tuple(maps.shape)}")
+    if maps.shape[2:] != size:
+        maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    return maps.argmax(1)
 
 
 def confusion_matrix(predicted: Tensor, labels: Tensor, *, classes: int, ignore: int = 255) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn import functional
 from stillpoint.core.base.distributed import Group
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.schema import TrainConfig
+from stillpoint.core.data.label_maps import IGNORED
 
 
 def criterion(train: TrainConfig) -> Callable[[Tensor, Tensor], Tensor]:
@@ -22,10 +24,38 @@ def criterion(train: TrainConfig) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda output, labels: functional.nll_loss(output.float(), labels, reduction="sum")
     if train.loss == "mse":
         return partial(_squared_error, clamp=train.clamp)
-    smoothing = train.label_smoothing
-    return lambda output, labels: functional.cross_entropy(
-        output.float(), labels, reduction="sum", label_smoothing=smoothing
+    return partial(
+        _cross_entropy, smoothing=train.label_smoothing, gamma=train.focal_gamma, counted=train.pixels == "all"
     )
+
+
+def pixel_losses(output: Tensor, labels: Tensor, *, gamma: float = 0.0, smoothing: float = 0.0) -> Tensor:
+    """Cross entropy of each label times (1 - p) ** gamma, p being its probability (Lin et al., ICCV 2017).
+
+    Logits (B, K) with labels (B,), or (B, K, H, W) with (B, H, W): float32 of the labels' shape, 0 at pixels `IGNORED`.
+    `UserError` where logits and label maps are not of one size.
+    """
+    if output.shape[2:] != labels.shape[1:]:
+        sizes = ("x".join(map(str, shape)) or "one class an image" for shape in (output.shape[2:], labels.shape[1:]))
+        raise UserError("the network gives maps of {}, but the label maps are {}".format(*sizes))
+    # of images, 255 is a class like any other
+    left_out = IGNORED if labels.ndim > 1 else -100
+    losses = functional.cross_entropy(
+        output.float(), labels, reduction="none", ignore_index=left_out, label_smoothing=smoothing
+    )
+    return losses if gamma == 0 else (1 - (-losses).exp()) ** gamma * losses
+
+
+def _cross_entropy(output: Tensor, labels: Tensor, *, smoothing: float, gamma: float, counted: bool) -> Tensor:
+    """Summed over images: of each its loss, or the mean over those of its pixels that have a class; with `counted`, the
+    mean over all of them."""
+    if labels.ndim == 1 and gamma == 0:
+        return functional.cross_entropy(output.float(), labels, reduction="sum", label_smoothing=smoothing)
+    losses = pixel_losses(output, labels, gamma=gamma, smoothing=smoothing)
+    if labels.ndim == 1:
+        return losses.sum()
+    judged = labels[0].numel() if counted else (labels != IGNORED).sum((1, 2)).clamp(min=1)
+    return (losses.sum((1, 2)) / judged).sum()
 
 
 def _squared_error(output: Tensor, target: Tensor, *, clamp: float | None = None) -> Tensor:
@@ -40,28 +70,46 @@ def _squared_error(output: Tensor, target: Tensor, *, clamp: float | None = None
     return (output - target).square().flatten(1).mean(1).sum()
 
 
+class Totals(NamedTuple):
+    """Of an epoch over all processes: `judged` are the images, or of label maps the pixels, that could be correct."""
+
+    loss: float
+    correct: int
+    images: int
+    judged: int
+
+
 class Sums:
-    """Loss, correct predictions and images of an epoch so far; the first two stay on the device."""
+    """Loss, hits and images of an epoch so far; all but the images stay on the device."""
 
     def __init__(self, device: torch.device) -> None:
         # Apple's GPUs have no float64
         self.loss = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
+        self.judged = torch.zeros_like(self.correct)
         self.images = 0
 
     def add(self, loss: Tensor, output: Tensor, labels: Tensor) -> None:
         self.loss += loss.detach()
-        if labels.dim() == 1:
+        if not labels.is_floating_point():
             self.correct += (output.detach().argmax(1) == labels).sum()
+            self.judged += len(labels) if labels.ndim == 1 else (labels != IGNORED).sum()
         self.images += len(labels)
 
-    def all(self, together: Group) -> tuple[float, int, int]:
-        """(loss, correct, images) over all processes."""
-        counts = torch.stack([self.correct, self.correct.new_tensor(self.images)])
-        correct, images = together.sum(counts).tolist()
-        return float(together.sum(self.loss)), correct, images
+    def all(self, together: Group) -> Totals:
+        """Over all processes."""
+        counts = torch.stack([self.correct, self.correct.new_tensor(self.images), self.judged])
+        correct, images, judged = together.sum(counts).tolist()
+        return Totals(float(together.sum(self.loss)), correct, images, judged)
 
-    def means(self, together: Group, train: TrainConfig) -> tuple[float, float | None]:
-        """(loss, accuracy) over all processes; the accuracy is None where the targets are images."""
-        loss, correct, images = self.all(together)
-        return loss / images, None if train.loss == "mse" else correct / images
+    def fill(self, loss: float, correct: int, images: int, judged: int | None = None) -> None:
+        """Sets them to `Totals`, of which older states have but three."""
+        self.loss.fill_(loss)
+        self.correct.fill_(correct)
+        self.judged.fill_(images if judged is None else judged)
+        self.images = images
+
+    def means(self, together: Group) -> tuple[float, float | None]:
+        """(loss, accuracy) over all processes; there is no accuracy where images are compared with images."""
+        found = self.all(together)
+        return found.loss / found.images, found.correct / found.judged if found.judged else None

@@ -23,9 +23,10 @@ def _one_cycle(position: float, total: float) -> float:
 def rate(train: TrainConfig, epoch: int, step: int, steps_per_epoch: int) -> float:
     """The rate of optimiser step `step` of `epoch`, both counted from 0.
 
-    With SCHEDULE_PER epoch the rate is constant during an epoch; with step it changes at every step. The cosine goes
-    from LR to LR_MIN over all updates of the run, advanced by COSINE_OFFSET updates: 0 starts at LR (CosineAnnealingLR
-    stepped after each epoch), 1 ends at LR_MIN (stepped before it). The step and multistep schedules decay at whole
+    With SCHEDULE_PER epoch the rate stands still during an epoch; with step it moves at every step. The cosine goes
+    from LR to LR_MIN over all moves of the run, COSINE_OFFSET moves ahead: 0 starts at LR itself (CosineAnnealingLR
+    stepped after its epoch), 1 ends at LR_MIN (stepped before it). Poly falls as (1 - moves done / all moves) to
+    the power POLY_POWER, never below LR_MIN. The step and multistep schedules decay at whole
     epochs either way. A warm-up of n steps multiplies the schedule's rate by a linear rise from 1/n to 1; with WARMUP
     before it rises from 0 to 1, and a cosine per step begins after it.
     """
@@ -41,6 +42,8 @@ def rate(train: TrainConfig, epoch: int, step: int, steps_per_epoch: int) -> flo
         value = train.lr * train.gamma ** sum(milestone <= epoch for milestone in train.milestones)
     elif train.schedule == "cosine":
         value = _cosine(train.lr, train.lr_min, min((position + train.cosine_offset) / moves, 1.0))
+    elif train.schedule == "poly":
+        value = max(train.lr * (1 - position / moves) ** train.poly_power, train.lr_min)
     elif train.schedule == "one_cycle":
         value = train.lr * _one_cycle(position, moves)
     else:

@@ -200,9 +200,7 @@ class _Training:
         self.learner.restore(state, origin=str(self.run.state))
         self.epoch, self.step, self.before = state["epoch"], state["step"], state["seconds"]
         if self.together.main:
-            loss, correct, self.sums.images = state["sums"]
-            self.sums.loss.fill_(loss)
-            self.sums.correct.fill_(correct)
+            self.sums.fill(*state["sums"])
         self.history, self.timing, self.best = state["history"], state["timing"], state["best"]
         self.tests, self.test_timing = state["tests"], state["test_timing"]
         self.first_epoch, self.codes = state.get("first_epoch"), list(state.get("codes", []))
@@ -334,7 +332,7 @@ class _Training:
             return None, None
         seed_generators(self.device, seed_for("validate", self.config.seed, self.epoch, self.together.rank))
         sums = self.learner.measure(self.loaders.validation, 0, stop)
-        return None if sums is None else sums.means(self.together, self.config.train)
+        return None if sums is None else sums.means(self.together)
 
     def _test(self, number: int, stop: StopRequest) -> bool:
         """Adds the test pass after `number` epochs, on freshly augmented images; False if stopped."""
@@ -347,10 +345,10 @@ class _Training:
         sums = self.learner.measure(self.loaders.test, number, stop)
         if sums is None:
             return False
-        loss, correct, images = sums.all(self.together)
+        loss, correct, images, _ = sums.all(self.together)
         seconds = time.perf_counter() - began
         self.before -= seconds
-        values = (number, loss / images, correct, images, sums.means(self.together, self.config.train)[1])
+        values = (number, loss / images, correct, images, sums.means(self.together)[1])
         self.tests.append(dict(zip(TEST_HISTORY, values, strict=True)))
         self.test_timing.append(dict(zip(TEST_TIMING, (number, round(seconds, 3)), strict=True)))
         return True
@@ -360,8 +358,8 @@ class _Training:
         if val_loss is not None and not math.isfinite(val_loss):
             self._blown_up(f"the validation loss became {val_loss}", self.step)
         lr = rate(recipe, self.epoch, self.steps - 1, self.steps)
-        images = self.sums.all(self.together)[2]
-        values = (number, lr, *self.sums.means(self.together, recipe), val_loss, val_accuracy)
+        images = self.sums.all(self.together).images
+        values = (number, lr, *self.sums.means(self.together), val_loss, val_accuracy)
         row: Row = dict(zip(HISTORY, values, strict=True))
         seconds = self.before + time.perf_counter() - self.began
         self.history.append(row)

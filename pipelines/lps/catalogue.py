@@ -14,6 +14,13 @@ ARCHITECTURES = {
     "resnet101": ("imagenet",),
     "resnet20": SMALL,
 }
+#: architecture of a segmenter's ResNet -> the data sets that it is made for
+SEGMENTERS = {
+    "resnet18": ("digits_segmentation", "voc2012"),
+    "resnet50": ("voc2012",),
+    "resnet101": ("voc2012",),
+    "resnet20": ("digits_segmentation",),
+}
 #: scorer -> suffix of the network's name
 SCORERS = {
     "residual_conv": "residual",
@@ -32,7 +39,8 @@ def models() -> dict[str, ModelEntry]:
     """``resnet18`` strides; ``_lps`` samples by learned scores, with a digit after a binomial filter of so many taps,
     with ``_ddac3`` after a predicted one; ``_aps`` by norms and ``_lpf`` at a fixed grid. ``_wide`` scorers have as
     many channels as what they score; ``_graph`` and its like are the other scorers of the code, ``_soft`` networks
-    mix the grids in evaluation too."""
+    mix the grids in evaluation too. ``deeplab_`` are DeepLabV3+ over them, back up on the grids that were chosen, or
+    bilinearly (``_bilinear``, and where none is)."""
     entries = []
 
     def add(name: str, settings: dict[str, Any], source: str = CODE) -> None:
@@ -57,7 +65,29 @@ def models() -> dict[str, ModelEntry]:
         for scorer, suffix in SCORERS.items():
             narrow = scorer not in ("residual_conv", "perceptron")
             add(f"{arch}_lps_{suffix}", _lps(arch, f"scorer={scorer}", narrow=narrow))
-    return {entry.name: entry for entry in entries}
+    return {entry.name: entry for entry in [*entries, *_segmenters()]}
+
+
+def _segmenters() -> list[ModelEntry]:
+    found = []
+    for arch, datasets in SEGMENTERS.items():
+        own: dict[str, Any] = {"ARCH": arch, "DECODER": "deeplabv3plus"}
+        back, small = {"UPSAMPLE": "polyphase"}, arch == "resnet20"
+        groups: dict[str, Any] = {"GROUPS": 4} if small else {}
+        bare = {} if small else {"FILLING": [BARE]}
+        filtered = {"FILTER_SIZE": 3, "FILTER_PADDING": "circular"}
+        unfiltered, three = _lps(arch), _lps(arch, FILTER_SIZE=3)
+        kinds: dict[str, dict[str, Any]] = {
+            "": {},
+            "_lpf3": {"DOWNSAMPLE": "blur", **filtered, **bare},
+            "_aps3": {"DOWNSAMPLE": "polyphase", "SELECT": "after_blur", **filtered, **bare, **back},
+            "_lps": {**unfiltered, **back},
+            "_lps3": {**three, **back},
+            "_lps3_bilinear": three,
+            "_lps_ddac3": {**_lps(arch, "filter=adaptive", FILTER_SIZE=3, **groups), **back},
+        }
+        found += [ModelEntry(f"deeplab_{arch}{name}", {**own, **more}, CODE, datasets) for name, more in kinds.items()]
+    return found
 
 
 def _lps(arch: str, *options: str, narrow: bool = True, **settings: Any) -> dict[str, Any]:

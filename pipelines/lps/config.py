@@ -2,11 +2,15 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
+from stillpoint.core.config import evaluations
+from stillpoint.core.config.catalogue import info
 from stillpoint.core.config.network import NetworkConfig
 from stillpoint.core.config.schema import RunConfig, TrainConfig
 
+#: fillings that choose their grid
+CHOOSING = ("learnable_polyphase", "polyphase")
 SMALL = 64  # images up to this size get a stem that does not stride
 
 
@@ -27,6 +31,36 @@ class Model(NetworkConfig):
     sample_after_convolution: bool = Field(
         False, description="ResNet-18 and the like: sample after a block's second convolution, not before it"
     )
+    decoder: Literal["none", "deeplabv3plus"] = Field(
+        "none", description="deeplabv3plus: a class for each pixel, from the ResNet's first and last stage"
+    )
+    decoder_channels: int = Field(256, ge=1)
+    rates: tuple[PositiveInt, ...] = Field((6, 12, 18), description="dilations of the decoder's pyramid")
+    last_rate_padding: Literal["circular", "zeros"] | None = Field(
+        None, description="of the last of RATES alone; none: CONV_PADDING. zeros: as the authors' code has it"
+    )
+    upsample: Literal["bilinear", "polyphase"] = Field(
+        "bilinear", description="polyphase: back up on the grids that the way down chose (LPU)"
+    )
+    upsample_gain: float = Field(
+        4.0, gt=0, description="of the filter behind UPSAMPLE polyphase; 4 keeps a map's mean, as in the authors' tests"
+    )
+
+    @model_validator(mode="after")
+    def _segments(self) -> "Model":
+        if self.decoder == "none":
+            names = ("decoder_channels", "rates", "last_rate_padding", "upsample", "upsample_gain")
+            for name in names:
+                if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                    raise ValueError(f"MODEL.{name.upper()} {value} changes nothing with MODEL.DECODER none")
+        elif self.arch == "basic":
+            raise ValueError("MODEL.DECODER deeplabv3plus needs a ResNet, not MODEL.ARCH basic")
+        elif self.upsample == "polyphase" and self.downsample not in CHOOSING:
+            raise ValueError(
+                f"MODEL.UPSAMPLE polyphase needs grids that were chosen: MODEL.DOWNSAMPLE {' or '.join(CHOOSING)}, not "
+                f"{self.downsample}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _possible(self) -> "Model":
@@ -53,6 +87,9 @@ class Train(TrainConfig):
     tau_every: int = Field(10, ge=1)
     tau_gamma: float = Field(0.85, gt=0, le=1)
     tau_min: float = Field(0.0, ge=0)
+    backbone_lr_factor: float = Field(
+        1.0, gt=0, description="segmentation: the rate of the ResNet, its scorers included, is LR times this"
+    )
     tau_milestones: tuple[int, ...] = ()
     tau_temperatures: tuple[float, ...] = Field((), description="one for each milestone, above 0")
 
@@ -78,7 +115,20 @@ class Config(RunConfig):
     model: Model = Model()
     train: Train = Train()
 
+    @model_validator(mode="after")
+    def _of_data(self) -> "Config":
+        of_maps, decoder = info(self.data.name).label_maps, self.model.decoder
+        if of_maps and decoder == "none":
+            raise ValueError(f"{self.data.name} has a class for each pixel: set MODEL.DECODER deeplabv3plus")
+        if not of_maps and decoder != "none":
+            raise ValueError(f"MODEL.DECODER {decoder} gives a class for each pixel: {self.data.name} has one an image")
+        if decoder == "none" and self.train.backbone_lr_factor != 1:
+            raise ValueError("TRAIN.BACKBONE_LR_FACTOR changes nothing with MODEL.DECODER none")
+        return self
+
     def known_metrics(self) -> dict[str, tuple[str, ...]]:
+        if info(self.data.name).label_maps:
+            return evaluations.reads("label_maps")
         own: dict[str, tuple[str, ...]] = {"standard_and_circular": ("max_shift", "margin")}
         return super().known_metrics() | (own if self.evaluate.protocol == "authors" else {})
 

@@ -1,18 +1,24 @@
-"""The paper's consistency on ImageNet: windows of the network's size out of a larger crop, and rolls of that crop.
+"""What ``EVALUATE.PROTOCOL authors`` measures, for its strange parts.
 
-Only under ``EVALUATE.PROTOCOL authors``, for its strange parts: one draw for a whole batch from NumPy's generator, and
-rolled images that are classified at the size of the crop, not of the windows. What Stillpoint measures by itself
-is ``circular`` and ``crop``.
+On ImageNet one draw for a whole batch from NumPy's generator, and rolled images that are classified at the size of the
+larger crop, not of the windows; what Stillpoint measures by itself is ``circular`` and ``crop``. Of segmenters one draw
+for a whole batch too, the mean over batches, and the mean precision by the name of the mean accuracy.
 """
 
+import statistics
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch.nn.functional as F
 
+from stillpoint.core.config.catalogue import info
 from stillpoint.core.config.schema import EvaluateConfig, RunConfig
-from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result, View
-from stillpoint.pipelines.lps.protocol import imagenet_consistency, imagenet_offsets
+from stillpoint.core.data.shifts import roll, shift_zeros
+from stillpoint.core.evaluation.registry import EVALUATIONS, MAP_EVALUATIONS, Evaluation, Result, View
+from stillpoint.core.evaluation.segmentation import Segmentation
+from stillpoint.core.metrics.segmentation import label_agreement, label_map, segmentation_scores
+from stillpoint.pipelines.lps.protocol import draw_offsets, imagenet_consistency, imagenet_offsets
 
 #: the authors' seed and number of views
 SEED, SAMPLES = 7, 2
@@ -36,8 +42,49 @@ class StandardAndCircular:
         return {"standard_consistency": float(standard), "rolled_consistency": float(circular)}
 
 
+class Precision(Segmentation):
+    """The scores of the transposed matrix: the mean accuracy is then the mean precision."""
+
+    def compute(self) -> Result:
+        assert self.found is not None, "there is at least one image"
+        scores = segmentation_scores(self.found.matrix, transposed=True)
+        return {f"segmentation_{name}": value for name, value in scores.items()}
+
+
+class BatchShifts:
+    """REPEATS shifts of each batch, each axis uniform in -MAX_SHIFT..MAX_SHIFT: mASSC is the mean over them of means
+    over batches. The authors seed nothing; here it is the run's seed."""
+
+    def __init__(self, config: EvaluateConfig, seed: int, *, circular: bool) -> None:
+        self.name, self.circular = "circular_maps" if circular else "crop_maps", circular
+        self.random, self.reach, self.repeats = np.random.RandomState(seed), config.max_shift, config.repeats
+        self.found: list[list[float]] = []
+
+    def update(self, view: View) -> None:
+        size = (view.images.shape[2], view.images.shape[3])
+        still, move = label_map(view.logits, size), roll if self.circular else shift_zeros
+        self.found.append([])
+        for shift in draw_offsets(self.random, -self.reach, self.reach + 1, self.repeats):
+            moved = label_map(view.predict(move(view.images, shift)), size)
+            self.found[-1].append(float(label_agreement(still, moved, shift, circular=self.circular).mean()))
+
+    def compute(self) -> Result:
+        means = [statistics.fmean(values) for values in zip(*self.found, strict=True)]
+        variance = statistics.pvariance(means)
+        return {f"{self.name}_agreement": statistics.fmean(means), f"{self.name}_agreement_variance": variance}
+
+
+OF_CLASSES: dict[str, Callable[[EvaluateConfig, int], Evaluation]] = {"standard_and_circular": StandardAndCircular}
+OF_MAPS: dict[str, Callable[[EvaluateConfig, int], Evaluation]] = {
+    "segmentation": Precision,
+    "circular_maps": partial(BatchShifts, circular=True),
+    "crop_maps": partial(BatchShifts, circular=False),
+}
+
+
 def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:
     """Core's, and under the authors' protocol their own."""
-    if config.evaluate.protocol == "authors":
-        return {**EVALUATIONS, "standard_and_circular": StandardAndCircular}
-    return EVALUATIONS
+    of_maps, authors = info(config.data.name).label_maps, config.evaluate.protocol == "authors"
+    if of_maps:
+        return MAP_EVALUATIONS | (OF_MAPS if authors else {})
+    return EVALUATIONS | (OF_CLASSES if authors else {})

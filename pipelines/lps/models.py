@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,18 +14,18 @@ from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.downsample import Downsample, DownsampleFactory
-from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d
+from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d, LearnablePolyphaseUpsample2d
 from stillpoint.core.layers.padding import PaddedConv2d
 from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
-from stillpoint.pipelines.lps.config import SMALL, Model
+from stillpoint.pipelines.lps.config import CHOOSING, SMALL, Model
 
-#: fillings that choose their grid
-CHOOSING = ("learnable_polyphase", "polyphase")
+#: options of the filling that its way back up has too
+SHARED = ("filter", "size", "padding", "groups")
 WIDTHS = (64, 128, 256, 512)
 
 
 def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
-    """The network of a MODEL section, (B, in_channels, S, S) -> logits (B, num_classes).
+    """The network of a MODEL section, (B, in_channels, S, S) -> logits (B, num_classes), or a segmenter's maps of them.
 
     Warns:
         UserWarning: a network that chooses its grids, with circular padding, at a size where a map with an odd side is
@@ -40,7 +41,7 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
                 "odd side: there its shift invariance is no longer exact",
                 stacklevel=2,
             )
-    return classifier(
+    net = classifier(
         model.arch,
         filled.pop("downsample"),
         imagenet=imagenet,
@@ -54,6 +55,22 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
         sample_after_convolution=model.sample_after_convolution,
         widths=None if model.arch == "basic" else [model.scaled(n) for n in FAMILY[model.arch].get("widths", WIDTHS)],
         **filled,
+    )
+    if model.decoder == "none":
+        return net
+    assert isinstance(net, ResNet), "only ResNets have a decoder"
+    upsample = None
+    if model.upsample == "polyphase":
+        options = {key: value for key, value in model.fill().options.items() if key in SHARED}
+        upsample = partial(LearnablePolyphaseUpsample2d, gain=model.upsample_gain, **options)
+    return segmenter(
+        net,
+        num_classes=num_classes,
+        upsample=upsample,
+        channels=model.decoder_channels,
+        rates=model.rates,
+        conv_padding=model.conv_padding,
+        last_rate_padding=model.last_rate_padding,
     )
 
 
@@ -203,6 +220,7 @@ def segmenter(
     *,
     num_classes: int,
     upsample: Callable[[int], nn.Module] | None,
+    channels: int = 256,
     rates: Sequence[int] = (6, 12, 18),
     conv_padding: str = "circular",
     last_rate_padding: str | None = None,
@@ -215,6 +233,7 @@ def segmenter(
         net,
         num_classes,
         upsample=upsample,
+        channels=channels,
         rates=rates,
         conv_padding=conv_padding,
         last_rate_padding=last_rate_padding,

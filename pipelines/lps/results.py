@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from stillpoint.core.config.catalogue import info
+from stillpoint.core.config.evaluations import columns
 from stillpoint.core.reporting.columns import Column, arranged
 from stillpoint.pipelines.results import Figure, Shown, consistency_accuracy, learning_curves
 
@@ -20,4 +22,7 @@ FIGURES = {"consistency_accuracy": Figure(consistency_accuracy), "learning_curve
 
 
 def shown(config: "RunConfig") -> Shown:
+    """By what the recipe's networks give: a class for each image, or for each pixel."""
+    if info(config.data.name).label_maps:
+        return Shown(columns("label_maps"), ("segmentation_mean_iou", "circular_maps_agreement"), FIGURES)
     return Shown(COLUMNS, ("accuracy", "circular_consistency"), FIGURES)

@@ -1,14 +1,19 @@
 """What training does besides: the temperature falls, and the noise is a function of (seed, epoch, step, layer)."""
 
-import torch
-from torch import nn
+from collections.abc import Mapping
 
+import torch
+from torch import Tensor, nn
+
+from stillpoint.core.backbones.deeplab import DeepLabV3Plus
 from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.layers.gumbel import set_noise, set_tau
 from stillpoint.core.training.annealing import multistep, piecewise_linear, step_decay
 from stillpoint.core.training.hooks import Moment
+from stillpoint.core.training.optim import ParameterGroup
 from stillpoint.core.training.train import TrainHooks
 from stillpoint.pipelines.lps.config import Train
+from stillpoint.pipelines.lps.models import scorer_parameters
 from stillpoint.pipelines.lps.weights import recognised
 
 
@@ -43,6 +48,31 @@ class _Annealing:
             self.part += 1
 
 
+def groups(net: nn.Module, factor: float) -> list[ParameterGroup]:
+    """A segmenter's ResNet at `factor` times the rate, its scorers without weight decay; nothing for a classifier."""
+    if not isinstance(net, DeepLabV3Plus) or factor == 1:
+        return []
+    scorers = scorer_parameters(net.backbone)
+    apart = {id(p) for p in scorers}
+    others = [p for p in net.backbone.parameters() if id(p) not in apart]
+    return [ParameterGroup(others, lr_factor=factor), ParameterGroup(scorers, weight_decay=0.0, lr_factor=factor)]
+
+
+def begun(tensors: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """What training starts from: weights of the network, or for a segmenter those of the classifier that it is over."""
+    if not isinstance(net, DeepLabV3Plus) or any(name.startswith(("backbone.", "model.")) for name in tensors):
+        return recognised(tensors, net)
+    body = {name: tensor for name, tensor in tensors.items() if not name.removeprefix("core.").startswith("fc.")}
+    own = net.state_dict()
+    return own | {f"backbone.{name}": tensor for name, tensor in recognised(body, net.backbone).items()}
+
+
 def hooks(config: RunConfig) -> TrainHooks:
     annealing = _Annealing(config)
-    return TrainHooks(before_step=annealing.begin, before_forward=annealing.draw, translate=recognised)
+    factor = annealing.train.backbone_lr_factor
+    return TrainHooks(
+        before_step=annealing.begin,
+        before_forward=annealing.draw,
+        groups=lambda net: groups(net, factor),
+        translate=begun,
+    )

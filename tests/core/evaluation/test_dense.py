@@ -13,7 +13,7 @@ from stillpoint.core.data.shifts import roll, shift_zeros
 from stillpoint.core.evaluation.boxes import box_iou, matched, measure_boxes
 from stillpoint.core.evaluation.dense import measure_maps
 from stillpoint.core.evaluation.measure import measure
-from stillpoint.core.metrics.map_metrics import MapConsistency, confusion, mean_iou
+from stillpoint.core.metrics.segmentation_metrics import MapConsistency
 
 
 def images(count=5, size=16, seed=0):
@@ -67,14 +67,6 @@ def test_labels_say_what_a_shift_costs():
     assert found["maps_miou"] == 1
     assert found["maps_shifted_miou"] < 1 and found["maps_miou_change"] == found["maps_shifted_miou"] - 1
     assert measure(net, x, labels)["maps_miou"] == 1
-
-
-def test_the_mean_iou_is_that_of_the_classes_that_occur():
-    first, second = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 1, 1, 1, 2])
-    counts = confusion(first, second, 5)
-    assert counts.tolist()[0] == [1, 1, 0, 0, 0] and int(counts.sum()) == 5
-    assert mean_iou(counts) == pytest.approx((1 / 2 + 2 / 3 + 1) / 3)
-    assert math.isnan(mean_iou(torch.zeros(3, 3, dtype=torch.int64)))
 
 
 def test_maps_in_register_are_compared_as_they_are():

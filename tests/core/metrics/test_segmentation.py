@@ -1,6 +1,9 @@
+import math
+
 import pytest
 import torch
 
+from stillpoint.core.metrics import SegmentationScores
 from stillpoint.core.metrics.segmentation import confusion_matrix, label_agreement, segmentation_scores
 
 
@@ -38,6 +41,26 @@ def test_scores_are_those_of_the_definition_and_a_missing_class_is_left_out():
         "mean_iou": sum(iou for _, iou in ious) / 4,
         "frequency_weighted_iou": sum(n / total * iou for n, iou in ious),
     })  # fmt: skip
+
+
+def test_the_mean_iou_is_that_of_the_classes_that_occur_and_nan_of_none():
+    labels, predicted = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 1, 1, 1, 2])
+    matrix = confusion_matrix(predicted, labels, classes=5)
+    assert matrix.tolist()[0] == [1, 1, 0, 0, 0]
+    assert segmentation_scores(matrix)["mean_iou"] == pytest.approx((1 / 2 + 2 / 3 + 1) / 3)
+    assert math.isnan(segmentation_scores(torch.zeros(3, 3, dtype=torch.int64))["mean_iou"])
+
+
+def test_the_metric_counts_over_batches_and_brings_small_maps_to_size():
+    predicted, labels = maps()
+    metric = SegmentationScores(4)
+    for part, right in zip(predicted.split(2), labels.split(2), strict=True):
+        metric.update(torch.nn.functional.one_hot(part, 4).permute(0, 3, 1, 2).float(), right)
+    assert metric.scores == segmentation_scores(confusion_matrix(predicted, labels, classes=4))
+    assert float(metric.compute()) == metric.scores["mean_iou"]
+    small = SegmentationScores(2)
+    small.update(torch.tensor([[[[1.0]], [[0.0]]]]), torch.tensor([[[0, 0], [0, 255]]]))
+    assert small.matrix.tolist() == [[3, 0], [0, 0]]
 
 
 def test_the_authors_transposed_matrix_gives_the_precision():

@@ -10,8 +10,8 @@ from stillpoint.core.config.schema import TrainConfig
 from stillpoint.core.layers.phase_scorers import ConvScorer
 from stillpoint.core.metrics.segmentation import confusion_matrix, segmentation_scores
 from stillpoint.core.training.annealing import multistep, piecewise_linear, step_decay
+from stillpoint.core.training.loss import pixel_losses
 from stillpoint.core.training.schedule import rate
-from stillpoint.pipelines.lps.losses import cross_entropy, focal_loss
 from stillpoint.pipelines.lps.models import scorer_parameters
 from stillpoint.pipelines.lps.protocol import Offset, imagenet_consistency, imagenet_offsets
 
@@ -72,15 +72,15 @@ def _schedule(case: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _loss(case: dict[str, Any]) -> dict[str, Tensor]:
-    ignore, (logits, target) = (
-        case["kwargs"].get("ignore_index", 255),
-        (case["inputs"][k] for k in ("logits", "target")),
-    )
+    logits, target = (case["inputs"][k] for k in ("logits", "target"))
+    if (ignore := case["kwargs"].get("ignore_index", 255)) != 255:
+        raise KeyError(f"pixels of no class are 255 here, not {ignore}")
     outputs: dict[str, Tensor] = {}
+    valid = (target != 255).sum()
     losses = {
-        "focal": lambda x: focal_loss(x, target, ignore=ignore),
-        "focal_gamma2": lambda x: focal_loss(x, target, gamma=2.0, ignore=ignore),
-        "crossentropy": lambda x: cross_entropy(x, target, ignore=ignore),
+        "focal": lambda x: pixel_losses(x, target).mean(),
+        "focal_gamma2": lambda x: pixel_losses(x, target, gamma=2.0).mean(),
+        "crossentropy": lambda x: pixel_losses(x, target).sum() / valid,
     }
     for name, loss in losses.items():
         x = logits.clone().requires_grad_()

@@ -1,43 +1,47 @@
-"""Whether a segmentation network's label maps move with the image: a torchmetrics `Metric`."""
+"""Are the label maps of a segmentation network right, and do they move with the image? torchmetrics `Metric`s."""
 
-import math
 import statistics
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stillpoint.core.base.randomness import uniform_integers
 from stillpoint.core.data.shifts import roll, shift_zeros
 from stillpoint.core.metrics.accumulate import Exact
 from stillpoint.core.metrics.outputs import Output, as_tensor, is_network
+from stillpoint.core.metrics.segmentation import confusion_matrix, label_map, segmentation_scores
 from stillpoint.core.metrics.views import Boundary, check_boundary, prepared
 
 
-def label_map(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels (B, H, W) from logits (B, K, h, w), first resized to `size` bilinearly; labels are returned unchanged."""
-    if maps.ndim == 3 and not maps.is_floating_point():
-        return maps
-    if maps.ndim != 4:
-        raise ValueError(f"maps must be logits (B, K, h, w) or labels (B, H, W), not {tuple(maps.shape)}")
-    if maps.shape[2:] != size:
-        maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
-    return maps.argmax(1)
+class SegmentationScores(Exact):
+    """The mean intersection over union of label maps with the right ones, in [0, 1]; `scores` has the others as well.
 
+    ``update(maps, labels)``: logits (B, K, h, w), brought to the labels' size bilinearly, or labels (B, H, W); the
+    right ones (B, H, W). Pixels labelled `ignore` do not count. ValueError as `confusion_matrix`.
+    """
 
-def confusion(first: Tensor, second: Tensor, classes: int) -> Tensor:
-    """How many pixels of each class of `first` (rows) have each class in `second`: labels of one shape -> (K, K)."""
-    pairs = first.flatten() * classes + second.flatten()
-    return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+    higher_is_better = True
+    matrix: Tensor
 
+    def __init__(self, classes: int, *, ignore: int = 255, **kwargs: Any) -> None:
+        super().__init__(classes, ignore, **kwargs)
+        self.classes, self.ignore = classes, ignore
+        self.whole("matrix", torch.zeros(classes, classes))
 
-def mean_iou(counts: Tensor) -> float:
-    """Mean intersection over union of the classes that occur in either map; NaN if none does."""
-    both = counts.diagonal().tolist()
-    union = (counts.sum(0) + counts.sum(1) - counts.diagonal()).tolist()
-    known = [b / u for b, u in zip(both, union, strict=True) if u]
-    return sum(known) / len(known) if known else math.nan
+    def update(self, maps: Any, labels: Any) -> None:
+        labels = as_tensor(labels)
+        found = label_map(as_tensor(maps), (labels.shape[-2], labels.shape[-1]))
+        counts = confusion_matrix(found, labels.to(found.device), classes=self.classes, ignore=self.ignore)
+        self.matrix = self.matrix + self.here(counts)
+
+    def compute(self) -> Tensor:
+        return self.number(segmentation_scores(self.matrix)["mean_iou"])
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """`segmentation_scores` of all pixels."""
+        return self.over_processes(lambda: segmentation_scores(self.matrix))
 
 
 class MapConsistency(Exact):
@@ -115,11 +119,12 @@ class MapConsistency(Exact):
         self.same = self.same + place * self.here(((before == after) & there).sum())
         self.pixels = self.pixels + place * self.here(there.sum())
         if self.classes:
-            self.between = self.between + self.here(confusion(before[there], after[there], self.classes))
+            pairs = confusion_matrix(after, before.masked_fill(~there, -1), classes=self.classes, ignore=-1)
+            self.between = self.between + self.here(pairs)
 
     def _against(self, right: Tensor, found: Tensor) -> Tensor:
-        kept = (right != self.ignore) & (right >= 0)
-        return self.here(confusion(right[kept].long(), found[kept], self.classes or 0))
+        right = right.masked_fill(right < 0, self.ignore)
+        return self.here(confusion_matrix(found, right, classes=self.classes or 0, ignore=self.ignore))
 
     def _fractions(self) -> list[float]:
         found = [s / p for s, p in zip(self.same.tolist(), self.pixels.tolist(), strict=True) if p]
@@ -138,13 +143,18 @@ class MapConsistency(Exact):
     def iou(self) -> float:
         """Mean IoU of f(roll(x, s)) with roll(f(x), s), over all repeats. ValueError without `classes`."""
         self._known()
-        return self.over_processes(lambda: mean_iou(self.between))
+        return self.over_processes(lambda: segmentation_scores(self.between)["mean_iou"])
 
     @property
     def change(self) -> tuple[float, float]:
         """Mean IoU with the labels, without and with a shift; (NaN, NaN) if there were no labels."""
         self._known()
-        return self.over_processes(lambda: (mean_iou(self.still), mean_iou(self.moved)))
+
+        def both() -> tuple[float, float]:
+            still, moved = (segmentation_scores(counts)["mean_iou"] for counts in (self.still, self.moved))
+            return still, moved
+
+        return self.over_processes(both)
 
     def _known(self) -> None:
         if not self.classes:
