@@ -1,6 +1,17 @@
 """The commands of ``stillpoint``, by name. A command's module imports torch only when the command runs."""
 
-from stillpoint.pipelines.commands import bench, compute, look, maximise, pretrained, probe, results, verify, weights
+from stillpoint.pipelines.commands import (
+    bench,
+    compute,
+    look,
+    maximise,
+    pages,
+    probe,
+    release,
+    results,
+    verify,
+    weights,
+)
 from stillpoint.pipelines.commands.base import Command
 
 COMMANDS: dict[str, Command] = {
@@ -9,7 +20,8 @@ COMMANDS: dict[str, Command] = {
     **probe.COMMANDS,
     **maximise.COMMANDS,
     **results.COMMANDS,
-    **pretrained.COMMANDS,
+    **release.COMMANDS,
+    **pages.COMMANDS,
     **verify.COMMANDS,
     **weights.COMMANDS,
     **bench.COMMANDS,
