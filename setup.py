@@ -1,4 +1,4 @@
-"""What a wheel holds beside the code: the workflow's own files, and the pretrained weights with their cards.
+"""What a wheel holds beside the code: the workflow's own files, and the kept runs of which the weights are kept.
 
 The weights lie in DVC's committed store under their digests, so that a wheel is whole without `dvc pull`.
 """
@@ -23,17 +23,17 @@ class BuildWithWorkflow(build_py):
         if self.editable_mode:
             return
         home = Path(self.build_lib) / "stillpoint"
-        for source in [ROOT / "Snakefile", ROOT / "config.yaml", *sorted(ROOT.glob("pretrained/*/*.json"))]:
-            self._lay(source, home / source.relative_to(ROOT))
-            if (card := source.with_suffix(".md")).is_file():
-                self._lay(card, home / card.relative_to(ROOT))
-        for pointer in sorted(ROOT.glob("pretrained/*/*.dvc")):
+        for source in (ROOT / "Snakefile", ROOT / "config.yaml"):
+            self._lay(source, home / source.name)
+        for pointer in sorted(ROOT.glob("runs/*/*/*/*/weights.safetensors.dvc")):
             (tracked,) = yaml.safe_load(pointer.read_text())["outs"]
             digest = tracked["md5"]
             weights = STORE / digest[:2] / digest[2:]
             if hashlib.md5(weights.read_bytes(), usedforsecurity=False).hexdigest() != digest:
                 raise SystemExit(f"{weights} is damaged: its digest is not the one in {pointer}")
             self._lay(weights, home / pointer.relative_to(ROOT).with_suffix(""))
+            for source in sorted({*pointer.parent.glob("[!.]*")} - {pointer, pointer.with_suffix("")}):
+                self._lay(source, home / source.relative_to(ROOT))
 
     def _lay(self, source: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)

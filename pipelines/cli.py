@@ -42,6 +42,10 @@ EXTRAS = {
 }
 
 
+#: commands that had another name -> the one they have
+FORMER = {"publish": "release RUN --weights"}
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse whose errors are one sentence, without the usage in front of it."""
 
@@ -108,6 +112,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     argparse cannot take optional words on both sides of an option, so the pairs are what it leaves over.
     """
     form = parser()
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words and words[0] in FORMER:
+        form.exit(2, f"stillpoint: {words[0]} is now: stillpoint {FORMER[words[0]]}\n")
     args, rest = form.parse_known_args(arguments)
     stray = rest if args.pairs is None else [word for word in rest[0::2] if word.startswith("-")]
     if stray:

@@ -1,5 +1,6 @@
 """From a folder of evaluated runs to a paper's table under one recipe, and the files beside it."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from stillpoint.core.config.catalogue import info
 from stillpoint.core.config.schema import deciding, differences
 from stillpoint.core.reporting import tables
 from stillpoint.core.reporting.reading import dataset_title, found_runs, read_metrics
-from stillpoint.core.runs import layout
+from stillpoint.core.runs import cards, layout
 from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines.networks import departures, models, paper, recipe_config
 from stillpoint.pipelines.results import Results, Shown, shown_by
@@ -18,13 +19,18 @@ from stillpoint.pipelines.results import Results, Shown, shown_by
 FEW_CLASSES = 10
 
 
-def gather(name: str, recipe: str, root: Path, seeds: int | None, pairs: list[str]) -> Results:
+def gather(
+    name: str, recipe: str, root: Path, seeds: int | None, pairs: list[str], kept: Path | None = None
+) -> Results:
     """What was evaluated of a paper under a recipe; its table is titled with the data set's own title and the recipe's.
 
-    A folder that is named after no network of the paper is left out, and the table says so.
+    A folder that is named after no network of the paper is left out, and the table says so. With `kept`, the folder of
+    the kept runs, those are taken, and of `root` only what is not kept under these settings; the table is for `kept`.
     """
     config, known = recipe_config(name, recipe, pairs), models(name)
     every = found_runs(name, recipe, root, seeds)
+    if kept is not None:
+        every, root = _with_kept(found_runs(name, recipe, kept, seeds), every if root != kept else [], pairs), kept
     runs = [run for run in every if run.model in known]
     foreign = dict.fromkeys(run.model for run in every if run.model not in known)
     left_out = f"Left out, because {name} has no such network: {', '.join(map(repr, foreign))}." if foreign else ""
@@ -35,18 +41,32 @@ def gather(name: str, recipe: str, root: Path, seeds: int | None, pairs: list[st
         )
     data = dataset_title(read_metrics(runs[0]))
     title = f"{data}: {config.title}" if config.title else data
-    shown = shown_by(paper(name), config)
+    shown = shown_by(paper(name), config, kept=kept is not None)
     # of ten classes, being among the first five says little
     few = info(config.data.name).num_classes <= FEW_CLASSES
     columns = tuple(column for column in shown.columns if not (few and column.key.endswith("accuracy_top5")))
     published = paper(name).published
     table = tables.collect(runs, config.grid, published, title=title, columns=columns, axes=shown.axes)
-    by_model = {row.model: [Run(name, recipe, row.model, seed, root) for seed in row.seeds] for row in table.rows}
+    by_model = {row.model: [run for run in runs if run.model == row.model] for row in table.rows}
     found = Results(paper(name), recipe, root, config, table, by_model)
     changed = differences(deciding(recipe_config(name, recipe).dump()), deciding(config.dump()))
     asked = [f"Not the recipe as it stands: {', '.join(changed)}."] if changed else []
+    fresh = [f"{run.model} seed {run.seed}" for run in runs if kept is not None and run.root != kept]
+    asked += [f"Not kept: {', '.join(fresh)}."] if fresh else []
     notes = (*table.notes, *shown.notes(found), *asked, *_departures(runs, pairs), *filter(None, [left_out]))
     return replace(found, table=replace(table, notes=notes))
+
+
+def _with_kept(kept: list[Run], others: list[Run], pairs: list[str]) -> list[Run]:
+    """The kept runs, and others in the place of those that are missing or of other settings; by network and seed."""
+    for run in kept:
+        cards.check(run)
+    chosen = {(run.model, run.seed): run for run in kept}
+    for run in others:
+        held = chosen.get((run.model, run.seed))
+        if held is None or departures(held, pairs):
+            chosen[run.model, run.seed] = run
+    return [chosen[key] for key in sorted(chosen)]
 
 
 def _departures(runs: list[Run], pairs: list[str]) -> list[str]:
@@ -64,17 +84,28 @@ def _departures(runs: list[Run], pairs: list[str]) -> list[str]:
 
 def write_table(found: Results, shown: Shown) -> list[Path]:
     """Writes the table's files and the pages beside it, all or none, and returns their paths."""
-    contents = tables.contents(found.table, found.root)
-    for name, page in shown.pages.items():
-        contents[layout.page(found.paper.name, found.recipe, name, found.root)] = page.text(found)
-    write_together(contents)
-    return list(contents)
+    made = contents(found, shown)
+    write_together(made)
+    return list(made)
+
+
+def contents(found: Results, shown: Shown) -> dict[Path, str]:
+    """What the table's files and the pages beside it hold."""
+    made = tables.contents(found.table, found.root)
+    for name, page in shown.pages.items() if complete(run for own in found.runs.values() for run in own) else ():
+        made[layout.page(found.paper.name, found.recipe, name, found.root)] = page.text(found)
+    return made
+
+
+def complete(runs: Iterable[Run]) -> bool:
+    """Whether pictures and pages of a paper's own can be made of these runs: some were kept before histories were."""
+    return all(run.history.is_file() or not run.card.is_file() for run in runs)
 
 
 def draw_figures(found: Results, shown: Shown) -> list[Path]:
-    """Draws the figures, and returns their paths."""
-    paths = []
-    for name, figure in shown.figures.items():
+    """Draws the figures, and returns their paths; none of runs whose histories were not kept."""
+    paths: list[Path] = []
+    for name, figure in shown.figures.items() if complete(run for own in found.runs.values() for run in own) else ():
         paths.append(layout.figure(found.paper.name, found.recipe, name, found.root))
         figure.draw(found, paths[-1])
     return paths

@@ -8,10 +8,12 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillpoint.core.base.errors import UserError, closest, nearest
 from stillpoint.core.config.catalogue import DATASETS, takes
+from stillpoint.core.runs import layout
 from stillpoint.pipelines.paper import HERE, ModelEntry, Paper
 from stillpoint.pipelines.papers import PAPERS
 
@@ -21,8 +23,13 @@ if TYPE_CHECKING:
     from stillpoint.core.config.schema import RunConfig
     from stillpoint.core.runs.layout import Run
 
-#: where pretrained weights and their cards are
-PRETRAINED = HERE.parent / "pretrained"
+#: where the kept runs are, with their cards and some of their weights
+KEPT = HERE.parent / layout.KEPT
+
+
+def kept_root() -> Path:
+    """The folder of the kept runs, as it is named from here."""
+    return KEPT.relative_to(Path.cwd()) if KEPT.is_relative_to(Path.cwd()) else KEPT
 
 
 def papers() -> list[str]:
@@ -153,17 +160,19 @@ def create(name: str, *, dataset: str | None = None, seed: int = 0, **settings: 
     return build(without_recipe(name, dataset, pairs, seed))
 
 
-def pretrained(name: str) -> nn.Module:
-    """A network with its pretrained weights, in eval mode: ``pretrained("aps/resnet20_aps3")``.
+def pretrained(name: str, *, recipe: str | None = None, seed: int | None = None) -> nn.Module:
+    """A network with its kept weights, in eval mode: ``pretrained("aps/resnet20_aps3")``.
 
-    ``dvc pull`` brings them; ``pretrained/<name>.md`` says what they are. `UserError` where there are none.
+    ``dvc pull`` brings them; the card beside them, ``runs/.../card.md``, says what they are. `recipe` and `seed` say
+    which, where several are kept. `UserError` where there are none.
     """
+    from stillpoint.core.config.merge import read_settings
     from stillpoint.core.config.schema import validate
     from stillpoint.core.runs import cards
     from stillpoint.core.runs.checkpoint import load_weights
 
     own, _ = entry(name)
-    card, path = cards.read(PRETRAINED, name), cards.weights(PRETRAINED, name)
-    net = build(validate(paper(own).schema(), card["config"]))
-    load_weights(net, path, model=name)
+    run = cards.find(KEPT, name, recipe, seed)
+    net = build(validate(paper(own).schema(), read_settings(run.config)))
+    load_weights(net, cards.weights(run), model=name)
     return net.eval()

@@ -65,7 +65,7 @@ rule evaluate:
 rule table:
     input:
         plan.metrics(),
-        [str(r.history) for r in plan.runs],
+        plan.histories(),
         plan.read_by_pages(),
     output:
         report(
@@ -80,7 +80,7 @@ rule table:
     params:
         decides=lambda w: plan.decides("table"),
         paper=PAPER,
-        options=plan.options("--recipe", "--results", "--seeds"),
+        options=plan.gathering,
         settings=plan.tail,
     log:
         f"{plan.folder}/logs/table.txt",
@@ -94,8 +94,8 @@ rule table:
 rule figures:
     input:
         plan.metrics(),
-        [str(r.maps) for r in plan.runs],
-        [str(r.history) for r in plan.runs],
+        plan.maps(),
+        plan.histories(),
     output:
         [
             report(
@@ -110,7 +110,7 @@ rule figures:
     params:
         decides=lambda w: plan.decides("figures"),
         paper=PAPER,
-        options=plan.options("--recipe", "--results", "--seeds"),
+        options=plan.gathering,
         settings=plan.tail,
     log:
         f"{plan.folder}/logs/figures.txt",

@@ -55,10 +55,14 @@ class Needs:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture ``figures/<name>.png``: `draw` writes it to the path that it is given."""
+    """A picture ``figures/<name>.png``: `draw` writes it to the path that it is given.
+
+    `kept` says that it can be drawn of kept runs, most of which have neither weights nor large arrays.
+    """
 
     draw: Callable[[Results, Path], object]
     needs: Needs = Needs()
+    kept: bool = True
 
 
 @dataclass(frozen=True)
@@ -126,13 +130,15 @@ class Shown:
     notes: Callable[[Results], Sequence[str]] = lambda results: ()
 
 
-def shown_by(paper: "Paper", config: "RunConfig") -> Shown:
-    """What a paper shows of a recipe, without the figures and pages that no network of the recipe's can fill."""
+def shown_by(paper: "Paper", config: "RunConfig", *, kept: bool = False) -> Shown:
+    """What a paper shows of a recipe, without the figures and pages that no network of the recipe's can fill, nor, of
+    `kept` runs, those figures that take more than is kept."""
     shown = paper.shown(config)
+    figures = {name: figure for name, figure in shown.figures.items() if figure.needs.met_by(config)}
     return Shown(
         shown.columns,
         shown.axes,
-        {name: figure for name, figure in shown.figures.items() if figure.needs.met_by(config)},
+        {name: figure for name, figure in figures.items() if figure.kept or not kept},
         {name: page for name, page in shown.pages.items() if page.needs.met_by(config)},
         shown.notes,
     )

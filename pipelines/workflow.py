@@ -27,7 +27,9 @@ from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.reporting.reading import found_runs
 from stillpoint.core.reporting.tables import table_files
 from stillpoint.core.runs import claim, layout
+from stillpoint.pipelines import networks
 from stillpoint.pipelines.code_digest import ROOT, code_digest
+from stillpoint.pipelines.gathering import complete
 from stillpoint.pipelines.papers import PAPERS
 from stillpoint.pipelines.results import Shown, shown_by
 
@@ -74,6 +76,7 @@ class WorkflowConfig(BaseModel):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     threads: int = Field(1, ge=1, description="threads of one training or evaluation")
     workers: int = Field(0, ge=0, description="processes that read photographs, of one training or evaluation")
+    kept: bool = Field(False, description="take kept runs for done; tables and figures are then beside them")
     settings: str = Field("", description="KEY VALUE pairs laid over the recipe, as on the command line")
 
 
@@ -133,18 +136,32 @@ class Plan:
 
     @cached_property
     def shown(self) -> Shown:
-        return shown_by(pipelines.paper(self.paper), self.config)
+        return shown_by(pipelines.paper(self.paper), self.config, kept=self.settings.kept)
 
     @property
+    def kept(self) -> Path | None:
+        """The folder of the kept runs, where they are taken for done."""
+        return networks.kept_root() if self.settings.kept else None
+
+    @cached_property
     def seeds(self) -> int:
-        return self.settings.seeds or self.config.seeds
+        if self.settings.seeds or self.kept is None:
+            return self.settings.seeds or self.config.seeds
+        # as many as are kept, where the recipe asks for fewer
+        return max([self.config.seeds, *(run.seed + 1 for run in found_runs(self.paper, self.recipe, self.kept))])
 
     @property
     def root(self) -> Path:
         return Path(self.settings.results)
 
     @property
+    def shown_in(self) -> Path:
+        """The root of the table and the figures."""
+        return self.kept or self.root
+
+    @property
     def folder(self) -> Path:
+        """Where runs are trained, and where the logs of all jobs are."""
         return self.root / self.paper / self.recipe
 
     @property
@@ -158,11 +175,15 @@ class Plan:
 
     @cached_property
     def runs(self) -> list[layout.Run]:
-        return [
-            layout.Run(self.paper, self.recipe, model, seed, self.root)
-            for model in self.config.grid
-            for seed in range(self.seeds)
-        ]
+        return [self._run(model, seed) for model in self.config.grid for seed in range(self.seeds)]
+
+    def _run(self, model: str, seed: int) -> layout.Run:
+        """The run to use: the kept one where it has these settings."""
+        if self.kept is not None:
+            held = layout.Run(self.paper, self.recipe, model, seed, self.kept)
+            if held.card.is_file() and not claim.departures(held, self.resolved(model, seed)):
+                return held
+        return layout.Run(self.paper, self.recipe, model, seed, self.root)
 
     @property
     def gpus(self) -> int:
@@ -172,15 +193,26 @@ class Plan:
     def metrics(self) -> list[str]:
         return [str(run.metrics) for run in self.runs]
 
+    def maps(self) -> list[str]:
+        """The arrays of the runs; of kept ones, those that are kept."""
+        return [str(run.maps) for run in self.runs if not run.card.is_file() or run.maps.is_file()]
+
+    def histories(self) -> list[str]:
+        return [str(run.history) for run in self.runs if not run.card.is_file() or run.history.is_file()]
+
     def tables(self) -> dict[str, str]:
-        files = table_files(self.paper, self.recipe, self.root)
+        files = table_files(self.paper, self.recipe, self.shown_in)
         return {suffix: str(path) for suffix, path in files.items()}
 
     def figures(self) -> dict[str, str]:
-        return {name: str(layout.figure(self.paper, self.recipe, name, self.root)) for name in self.shown.figures}
+        if self.kept is not None and not complete(self.runs):
+            return {}
+        return {name: str(layout.figure(self.paper, self.recipe, name, self.shown_in)) for name in self.shown.figures}
 
     def pages(self) -> dict[str, str]:
-        return {name: str(layout.page(self.paper, self.recipe, name, self.root)) for name in self.shown.pages}
+        if self.kept is not None and not complete(self.runs):
+            return {}
+        return {name: str(layout.page(self.paper, self.recipe, name, self.shown_in)) for name in self.shown.pages}
 
     def read_by_pages(self) -> list[str]:
         """What the pages read beside this recipe's own runs, as far as it is there: evaluated runs of other recipes,
@@ -188,7 +220,7 @@ class Plan:
         found: dict[Path, None] = {}
         for page in self.shown.pages.values():
             others = [recipe for recipe in page.reads if recipe != self.recipe]
-            runs = [run for recipe in others for run in found_runs(self.paper, recipe, self.root)]
+            runs = [run for recipe in others for run in found_runs(self.paper, recipe, self.shown_in)]
             found |= dict.fromkeys([*(run.metrics for run in runs), *(path for path in page.files if path.is_file())])
         return [str(path) for path in found]
 
@@ -253,6 +285,11 @@ class Plan:
             "--workers": str(self.settings.workers or ""),
         }
         return shlex.join(word for name in names if known[name] for word in (name, known[name]))
+
+    @property
+    def gathering(self) -> str:
+        """Options of the commands that gather the runs."""
+        return self.options("--recipe", "--results", "--seeds") + (" --kept" if self.settings.kept else "")
 
     @property
     def tail(self) -> str:

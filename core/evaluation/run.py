@@ -60,8 +60,9 @@ def evaluate_run(
     metrics.json is written last, so that its presence implies both.
 
     Evaluation is always in float32, whatever training's precision: rounding to bfloat16 would decide near ties of an
-    adaptive grid, and so affect the measured consistency. Raises `UserError` when the folder holds no run or one of
-    other settings, its weights are missing, damaged or another network's, and as `evaluation.engine.evaluate` does.
+    adaptive grid, and so the consistency that is measured. Raises `UserError` when the folder holds no run, one of
+    other settings or a kept one, its weights are missing, damaged or another network's, and as
+    `evaluation.engine.evaluate` does.
     """
     _check(run, config)
     if evaluations is None:
@@ -85,6 +86,8 @@ def evaluate_run(
         asked = config.dump()["EVALUATE"]
         if workflow and (held := claim.measured(run.at(status), asked, weights, images.digest, code)):
             return held
+        if run.at(status) is run:
+            claim.not_kept(run, "measuring")
         found: dict[str, Any] = {}
         maps: dict[str, Tensor] = {}
         rate: dict[str, float] = {}

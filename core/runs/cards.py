@@ -1,7 +1,8 @@
-"""Model cards: identity and origin of pretrained weights, and the metrics that they must reproduce.
+"""Cards of kept runs: what a released run is, where it comes from, and the digests of all that is kept of it.
 
-``pretrained/<pipeline>/<model>.safetensors`` is stored by DVC; the card, ``<model>.json`` beside it, is in git, and
-``<model>.md`` is its readable version.
+``runs/<pipeline>/<recipe>/<model>/seed<k>/`` holds the run's small files, which git keeps; ``card.json`` has their
+digests and that of the full weights, and ``card.md`` says the same to people. Of some runs the weights are there too,
+``weights.safetensors``, mostly in half precision: DVC brings them.
 """
 
 from collections.abc import Mapping
@@ -10,114 +11,193 @@ from typing import TYPE_CHECKING, Any
 
 from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError, nearest
-from stillpoint.core.base.files import digest, write_atomic, write_json
-from stillpoint.core.config.former import modern
+from stillpoint.core.base.files import digest, json_text
+from stillpoint.core.runs.layout import Run
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: tolerance of accuracies and consistencies measured again, perhaps on another machine
+FORM = 1
+#: accuracies and consistencies that are measured anew, perhaps on another machine, may differ by this
 TOLERANCE = 0.002
-_REMEDY = "git checkout brings it back"
-#: the required entries of a card, with their types
+#: name of the store in the repository; weights elsewhere are in a remote of another name
+STORE = "store"
+REMEDY = "git checkout brings it back"
+#: what is kept of a run beside its card and, of some, its weights: those that every run has, and those that some have
+NEEDED = ("config.yaml", "metrics.json", "train.json")
+FILES = (*NEEDED, "history.csv", "timing.csv", "test_history.csv", "test_timing.csv", "scores.json", "maps.safetensors")
+#: what a card must hold to be read, measured again and shown
 _HELD: dict[str, Any] = {
-    **dict.fromkeys(("model", "source", "dataset", "data_digest", "recipe", "precision", "sha256"), str),
-    **dict.fromkeys(("seed", "epoch", "parameters", "images", "bytes"), int),
-    **dict.fromkeys(("metrics", "before_rounding", "training", "config"), dict),
+    **dict.fromkeys(("model", "recipe", "source", "weights_digest"), str),
+    **dict.fromkeys(("form", "seed", "epoch"), int),
+    **dict.fromkeys(("files", "before_rounding", "measured_again"), dict),
+    **dict.fromkeys(("probe",), list),
+    "weights": (dict, type(None)),
 }
 
 
-def weights_path(folder: Path, name: str) -> Path:
-    """The path of the weights of a network (``aps/resnet20_aps3``)."""
-    return folder / f"{name}.safetensors"
-
-
-def names(folder: Path) -> list[str]:
-    """Full names of the networks that have a card."""
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.glob("*/*.json"))
-
-
-def read(folder: Path, name: str) -> dict[str, Any]:
-    """The card of a network; a `UserError` that lists the existing ones if it has none."""
-    path = weights_path(folder, name).with_suffix(".json")
-    if not path.exists():
-        known = names(folder)
-        said = f": there are {', '.join(known)}" if known else ""
-        raise UserError(f"there are no pretrained weights of {name}{nearest(name, known)}{said}")
-    card = read_json(path, remedy=_REMEDY, of=dict)
+def read(run: Run) -> dict[str, Any]:
+    """The card of a kept run; a `UserError` where it has none, or one that is damaged or of another run."""
+    if not run.card.is_file():
+        raise UserError(f"{run.folder} is no kept run: there is no {run.card.name} in it")
+    card = read_json(run.card, remedy=REMEDY, of=dict)
     for key, kind in _HELD.items():
         if not isinstance(card.get(key), kind) or isinstance(card[key], bool):
-            raise UserError(f"{path} is no card ({key} is not there, or of another type): {_REMEDY}")
-    for key in ("metrics", "before_rounding"):
-        if not all(isinstance(value, int | float) for value in card[key].values()):
-            raise UserError(f"{path} is no card ({key} holds what is no number): {_REMEDY}")
-    return {**card, "config": modern(card["config"])}
+            raise UserError(f"{run.card} is no card ({key} is not there, or of another type): {REMEDY}")
+    if card["form"] != FORM:
+        raise UserError(f"{run.card} is of form {card['form']}, and this version reads {FORM}")
+    whose = f"{run.pipeline}/{run.model}", run.recipe, run.seed
+    if (card["model"], card["recipe"], card["seed"]) != whose:
+        raise UserError(f"{run.card} is the card of {card['model']}, recipe {card['recipe']}, seed {card['seed']}")
+    if set(card["files"]) - set(FILES) or set(NEEDED) - set(card["files"]):
+        raise UserError(f"{run.card} is no card (its files are not those of a run): {REMEDY}")
+    return card
 
 
-def weights(folder: Path, name: str) -> Path:
-    """The weights that belong to a network's card; a `UserError` if they are missing or different."""
-    path, card = weights_path(folder, name), read(folder, name)
+def check(run: Run) -> dict[str, Any]:
+    """The card of a kept run whose files are those that it names; a `UserError` for the first that is not."""
+    card = read(run)
+    for name, expected in card["files"].items():
+        path = run.folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is not there: {REMEDY}")
+        if digest(path) != expected:
+            raise UserError(f"{path} is not the file that its card describes: {REMEDY}")
+    for name in FILES:
+        if name not in card["files"] and (run.folder / name).exists():
+            raise UserError(f"{run.folder / name} is no file of this kept run: remove it")
+    return card
+
+
+def about(run: Run) -> dict[str, Any]:
+    """All that a kept run says of itself: its card, with "config", "metrics" and "training"."""
+    from stillpoint.core.config.merge import read_settings
+
+    card = check(run)
+    metrics, training = (read_json(path, remedy=REMEDY, of=dict) for path in (run.metrics, run.training))
+    return {**card, "config": read_settings(run.config), "metrics": metrics, "training": training}
+
+
+def weights(run: Run) -> Path:
+    """The weights that belong to a kept run's card; a `UserError` when they are not there or are others."""
+    card, path = read(run), run.weights
+    if card["weights"] is None:
+        raise UserError(f"{run.folder} is kept without its weights: {again(card)} makes them")
     if not path.is_file():
-        raise UserError(f"{path} is missing: dvc pull {path}.dvc fetches it")
-    if digest(path) != card["sha256"]:
-        raise UserError(f"{path} is not the file that its card describes: dvc pull --force {path}.dvc fetches it")
+        raise UserError(f"{path} is not there: {fetching(card, path)} brings it")
+    if digest(path) != card["weights"]["sha256"]:
+        raise UserError(f"{path} is not the file that its card describes: {fetching(card, path, ' --force')} brings it")
     return path
 
 
-def halved(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
-    """Kernels and matrices in float16; vectors and scalars (biases, batch statistics) unchanged."""
+def fetching(card: Mapping[str, Any], path: Path | str, force: str = "") -> str:
+    """The command that brings a card's weights to `path`: from the repository's store, or out of the remote that has
+    them. Of those, DVC has no pointer in the clone, so that a plain ``dvc pull`` asks for nothing out of reach."""
+    kept = card["weights"]
+    if kept["remote"] == STORE:
+        return f"dvc pull{force} {path}.dvc"
+    return f"dvc get-url{force} remote://{kept['remote']}/files/md5/{kept['md5'][:2]}/{kept['md5'][2:]} {path}"
+
+
+def again(card: Mapping[str, Any]) -> str:
+    """The command that trains the run of a card once more."""
+    return f"stillpoint train {card['model']} --recipe {card['recipe']} --seed {card['seed']}"
+
+
+def with_weights(root: Path) -> list[Run]:
+    """The kept runs whose weights are kept."""
+    return [run for run in Run.all_kept(root) if read(run)["weights"] is not None]
+
+
+def find(root: Path, name: str, recipe: str | None = None, seed: int | None = None) -> Run:
+    """The kept run with weights of a network (``aps/resnet20_aps3``): of one recipe, its first seed unless told.
+
+    A `UserError` that names those there are where there is none, or where there is one of several recipes.
+    """
+    known = with_weights(root)
+    found = [run for run in known if f"{run.pipeline}/{run.model}" == name]
+    if not found:
+        names = list(dict.fromkeys(f"{run.pipeline}/{run.model}" for run in known))
+        said = f": there are {', '.join(names)}" if names else ""
+        raise UserError(f"no pretrained weights are kept of {name}{nearest(name, names)}{said}")
+    chosen = [run for run in found if recipe in (None, run.recipe) and seed in (None, run.seed)]
+    if not chosen or len({run.recipe for run in chosen}) > 1:
+        there = ", ".join(f"{run.recipe} seed {run.seed}" for run in found)
+        raise UserError(f"weights of {name} are kept of {there}: say which by its recipe and seed")
+    return chosen[0]
+
+
+def halved(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """Kernels and matrices in float16; vectors and scalars (biases, batch statistics) as they are."""
     return {
         name: tensor.half() if tensor.dim() > 1 and tensor.is_floating_point() else tensor
         for name, tensor in tensors.items()
     }
 
 
-def changed(card: Mapping[str, float], found: Mapping[str, float], tolerance: float = TOLERANCE) -> list[str]:
-    """``["accuracy: 0.91 in the card, 0.88 now", ...]``: the fractions in a card that were not reproduced.
+def changed(
+    card: Mapping[str, Any], found: Mapping[str, Any], tolerance: float = TOLERANCE, where: str = "in the card"
+) -> list[str]:
+    """``["accuracy: 0.91 in the card, 0.88 now", ...]``: the shares in a card that were not found again.
 
     Only accuracies and consistencies are compared: the rest (largest change of a logit, say) has no common scale.
     """
     return [
-        f"{key}: {value} in the card, {found.get(key)} now"
+        f"{key}: {value} {where}, {found.get(key)} now"
         for key, value in card.items()
         if key.endswith(("accuracy", "consistency")) and not abs(found.get(key, float("nan")) - value) <= tolerance
     ]
 
 
-def write(folder: Path, card: dict[str, Any]) -> None:
-    """Writes a card and its page beside the weights, with size, digest and precision read from the weights."""
-    path = weights_path(folder, card["model"])
-    card = {**card, "bytes": path.stat().st_size, "sha256": digest(path)}
-    write_json(path.with_suffix(".json"), card)
-    write_atomic(path.with_suffix(".md"), page(card))
+def texts(run: Run, card: Mapping[str, Any]) -> dict[Path, str]:
+    """What ``card.json`` and ``card.md`` of a run hold whose other files are in its folder."""
+    from stillpoint.core.config.merge import read_settings
+
+    held = {name: digest(run.folder / name) for name in FILES if (run.folder / name).is_file()}
+    whole = {"form": FORM, **card, "files": held}
+    metrics, training = (read_json(path, of=dict) for path in (run.metrics, run.training))
+    said = {**whole, "config": read_settings(run.config), "metrics": metrics, "training": training}
+    return {run.card: json_text(whole), run.page: page(said)}
 
 
-def page(card: Mapping[str, Any]) -> str:
-    """A card as Markdown."""
+def page(said: Mapping[str, Any]) -> str:
+    """What a kept run says of itself (see `about`) as Markdown."""
+    config, metrics, training, kept = said["config"], said["metrics"], said["training"], said["weights"]
+    origin = metrics.get("provenance", {})
+    stored = (
+        f"{kept['precision']}, {kept['bytes']:,} bytes, SHA-256 `{kept['sha256']}`"
+        + ("" if kept["remote"] == STORE else f", in the DVC remote `{kept['remote']}` and not in the clone")
+        if kept
+        else f"not kept; full weights had the digest `{said['weights_digest'][:16]}`"
+    )
     rows = {
-        "Source of the network": card["source"] or "none",
-        "Data": f"{card['dataset']} (digest `{card['data_digest'][:16]}`)",
-        "Recipe": f"`{card['recipe']}`{': ' + card['config']['TITLE'] if card['config']['TITLE'] else ''}",
-        "Seed, epoch": f"{card['seed']}, {card['epoch']} of {card['config']['TRAIN']['EPOCHS']}",
-        "Parameters": f"{card['parameters']:,}",
-        "Stored as": f"{card['precision']}, {card['bytes']:,} bytes, SHA-256 `{card['sha256']}`",
-        "Trained by": f"commit `{card['training']['commit']}`"
-        f"{'' if card['training']['clean'] else ' and uncommitted changes'}, torch {card['training']['torch']}, "
-        f"{card['training']['device']}, {card['training']['seconds']:.0f} s",
+        "Source of the network": said["source"] or "none",
+        "Data": f"{metrics['dataset']} (digest `{origin['data_digest'][:16]}`)",
+        "Recipe": f"`{said['recipe']}`{': ' + config['TITLE'] if config.get('TITLE') else ''}",
+        "Seed, epoch": f"{said['seed']}, {said['epoch']} of {config['TRAIN']['EPOCHS']}",
+        "Parameters": f"{metrics['parameters']:,}",
+        "Weights": stored,
+        "Trained by": f"commit `{training['commit']}`{'' if training['clean'] else ' and uncommitted changes'}, "
+        f"torch {training['torch']}, {training['device']}, {training['seconds']:.0f} s",
     }
-    lines = [f"# {card['model']}", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
-    lines += ["", f"Measured on {card['images']:,} test images:", "", "| metric | stored weights | before rounding |"]
-    lines.append("|---|---:|---:|")
-    lines += [
-        f"| {key.replace('_', ' ')} | {value:.6g} | {card['before_rounding'][key]:.6g} |"
-        for key, value in card["metrics"].items()
-    ]
-    commands = [
-        f"dvc pull pretrained/{card['model']}.safetensors.dvc",
-        f"stillpoint evaluate {card['model']} --pretrained",
-        f"stillpoint train {card['model']} --recipe {card['recipe']} --seed {card['seed']}",
-    ]
-    told = ("fetches the weights", "measures them again and compares", "trains them again")
+    lines = [f"# {said['model']}, seed {said['seed']}", "", "| | |", "|---|---|"]
+    lines += [f"| {key} | {value} |" for key, value in rows.items()]
+    before = said["before_rounding"]
+    lines += ["", f"Measured on {metrics['images']:,} test images{', with the weights as they are kept' * bool(kept)}:"]
+    lines += ["", "| metric | value | before rounding |" if before else "| metric | value |"]
+    lines.append("|---|---:|---:|" if before else "|---|---:|")
+    for key, value in metrics["trained"].items():
+        second = f" {before[key]:.6g} |" if key in before else " |" if before else ""
+        lines.append(f"| {key.replace('_', ' ')} | {value:.6g} |{second}")
+    folder = f"runs/{said['model'].partition('/')[0]}/{said['recipe']}/{said['model'].partition('/')[2]}"
+    folder += f"/seed{said['seed']}"
+    commands = {again(said): "trains them again"}
+    if kept:
+        commands = {
+            fetching(said, f"{folder}/weights.safetensors"): "fetches the weights",
+            f"stillpoint evaluate {said['model']} --pretrained": "measures them again and compares",
+            **commands,
+        }
     width = max(map(len, commands))
-    lines += ["", "```sh", *(f"{c:<{width}}  # {t}" for c, t in zip(commands, told, strict=True)), "```", ""]
+    lines += ["", "```sh", *(f"{command:<{width}}  # {told}" for command, told in commands.items()), "```", ""]
     return "\n".join(lines)

@@ -18,6 +18,12 @@ NAMED = 4
 REMEDY = "make it anew (--anew), or keep these results and make the others elsewhere (--results)"
 
 
+def not_kept(run: Run, what: str) -> None:
+    """A `UserError` where the run is kept: `what` ("training") would change files that its card has the digests of."""
+    if run.card.is_file():
+        raise UserError(f"{run.folder} is a kept run, and {what} would change it: name another folder (--results)")
+
+
 def by_workflow(run: Run) -> bool:
     """Whether a workflow began what is in the run's folder."""
     return run.code.is_file()
@@ -34,7 +40,7 @@ def refusal(run: Run, config: RunConfig) -> UserError | None:
     if not found:
         return None
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    who = "kept" if run.kept.is_file() else "made by a workflow" if by_workflow(run) else "trained by hand"
+    who = "kept" if run.card.is_file() else "made by a workflow" if by_workflow(run) else "trained by hand"
     return UserError(
         f"{run.folder} holds a run that was {who} with other settings ({'; '.join(found[:NAMED])}{more}): {REMEDY}"
     )
@@ -42,13 +48,13 @@ def refusal(run: Run, config: RunConfig) -> UserError | None:
 
 def outdated(run: Run, code: str) -> bool:
     """Whether a workflow that runs `code` makes the run anew, because a workflow made it with other code."""
-    return by_workflow(run) and not run.kept.is_file() and run.code.read_text() != code
+    return by_workflow(run) and not run.card.is_file() and run.code.read_text() != code
 
 
 def may_replace(run: Run, what: str) -> None:
     """A `UserError` unless a workflow may make the run anew because `what` has changed, such as "other images"."""
-    if run.kept.is_file() or not by_workflow(run):
-        who = "is kept, and was made" if run.kept.is_file() else "was trained by hand"
+    if run.card.is_file() or not by_workflow(run):
+        who = "is kept, and was made" if run.card.is_file() else "was trained by hand"
         raise UserError(f"{run.folder} {who} with {what} than a workflow would use now: {REMEDY}")
 
 
@@ -75,5 +81,5 @@ def measured(run: Run, evaluate: dict[str, Any], weights: str, images: str, code
         )
     if not run.maps.is_file():
         return None
-    kept = run.kept.is_file() or not by_workflow(run)
+    kept = run.card.is_file() or not by_workflow(run)
     return found if kept or measured_with == code else None

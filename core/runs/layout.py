@@ -1,7 +1,8 @@
 """The paths of a run's files. Every path of a result is made here and nowhere else.
 
-A run is (pipeline, recipe, model, seed) and owns ``results/<pipeline>/<recipe>/<model>/seed<k>/``. A recipe is named
-after its data set, optionally with a variant after an underscore: ``cifar10``, ``cifar10_crop``.
+A run is (pipeline, recipe, model, seed) and owns ``results/<pipeline>/<recipe>/<model>/seed<k>/``; once it is released,
+``runs/...`` of the same form, where it is kept. A recipe is named after its data set, with a variant behind an
+underscore where there is one: ``cifar10``, ``cifar10_crop``.
 """
 
 import re
@@ -11,6 +12,8 @@ from pathlib import Path
 from stillpoint.core.base.errors import UserError
 
 RESULTS = Path("results")
+#: name of the folder of the kept runs, which git has
+KEPT = "runs"
 #: as we write it: no ``seed007`` beside ``seed7``, and no digits of other scripts
 _SEED = re.compile(r"seed(0|[1-9][0-9]*)")
 
@@ -88,9 +91,15 @@ class Run:
         return self.folder / "code.txt"
 
     @property
-    def kept(self) -> Path:
-        """Marks a kept run, which no workflow makes again, whatever has changed."""
-        return self.folder / "kept.txt"
+    def card(self) -> Path:
+        """What a released run is (json; see `stillpoint.core.runs.cards`). Where this file is, the run is kept: nothing
+        makes it anew, whatever has changed."""
+        return self.folder / "card.json"
+
+    @property
+    def page(self) -> Path:
+        """The card for people (md)."""
+        return self.folder / "card.md"
 
     @property
     def verified(self) -> Path:
@@ -158,6 +167,16 @@ class Run:
         if not Path(folder).is_absolute() and root.is_relative_to(Path.cwd()):
             root = root.relative_to(Path.cwd())
         return cls(pipeline, recipe, model, int(match[1]), root)
+
+    @classmethod
+    def all_kept(cls, root: Path, pipeline: str = "*", recipe: str = "*") -> list["Run"]:
+        """The kept runs below `root`, by paper, recipe, network and seed."""
+        paths = root.glob(f"{pipeline}/{recipe}/*/seed*/card.json")
+        named = [(path.parts, _SEED.fullmatch(path.parent.name)) for path in paths]
+        return sorted(
+            (cls(at[-5], at[-4], at[-3], int(match[1]), root) for at, match in named if match),
+            key=lambda run: (run.pipeline, run.recipe, run.model, run.seed),
+        )
 
     @classmethod
     def listed(cls, pipeline: str, recipe: str, root: Path) -> list["Run"]:

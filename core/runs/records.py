@@ -97,7 +97,7 @@ def clear(run: Run) -> None:
     results = run.metrics, run.maps, run.training, run.weights, *_tables(run)
     snapshots = [*run.snapshot(0).parent.glob("*.safetensors"), *run.snapshot_state(0).parent.glob("*.pt")]
     results = *results, run.scores, run.record, run.verified, *run.folder.glob("measured/*")
-    for path in (*results, *snapshots, run.state, previous(run.state), run.kept, run.code, run.config):
+    for path in (*results, *snapshots, run.state, previous(run.state), run.card, run.page, run.code, run.config):
         path.unlink(missing_ok=True)
 
 

@@ -23,6 +23,7 @@ def begin(config: RunConfig, run: Run, progress: Progress, *, resume: bool, code
             clear(run)
     state = resumable(config, run, progress)
     if state is None:
+        claim.not_kept(run, "training")
         _mark(run, code, workflow)
     return state
 

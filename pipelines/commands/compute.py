@@ -165,7 +165,7 @@ def _evaluate_options(form: ArgumentParser) -> None:
     form.add_argument(
         "--pretrained",
         action="store_true",
-        help="measure the pretrained weights of a network, given by its name, and compare with their card",
+        help="measure the kept weights of a network, given by its name, and compare with their card",
     )
     form.add_argument(
         "--status",
@@ -174,7 +174,11 @@ def _evaluate_options(form: ArgumentParser) -> None:
         help="weights (those that the run kept), checkpoint (its last state), best (with TRAIN.KEEP best), or e<N>, "
         "the snapshot of epoch N (default: weights)",
     )
-    form.add_argument("--recipe", metavar="NAME", help="measure as this recipe says now, not as it did in training")
+    form.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="measure as this recipe says now, not as it did in training; with --pretrained: whose weights",
+    )
     form.add_argument("--data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)")
     add_device(form)
     _add_workers(form)
@@ -184,7 +188,7 @@ def _evaluate_options(form: ArgumentParser) -> None:
 
 def _evaluate(args: Namespace) -> int:
     if args.pretrained:
-        from stillpoint.pipelines.commands.pretrained import evaluate_pretrained
+        from stillpoint.pipelines.commands.release import evaluate_pretrained
 
         return evaluate_pretrained(args)
     run = Run.of(args.folder)

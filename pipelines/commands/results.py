@@ -12,6 +12,7 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import sweep
 from stillpoint.core.base.interrupt import locked
 from stillpoint.core.runs import layout
+from stillpoint.pipelines import networks
 from stillpoint.pipelines.commands.base import (
     Command,
     add_device,
@@ -33,7 +34,13 @@ def _shared_options(form: ArgumentParser) -> None:
     form.add_argument("pipeline", help="a paper, such as aps")
     add_recipe(form)
     add_places(form)
+    form.set_defaults(results=None)
     form.add_argument("--seeds", type=int, metavar="N", help="use seeds 0..N-1 (default: all that were evaluated)")
+    form.add_argument(
+        "--kept",
+        action="store_true",
+        help="of the kept runs, in runs/, and beside them; with --results too: there what is not kept",
+    )
 
 
 def _table_options(form: ArgumentParser) -> None:
@@ -76,7 +83,7 @@ def _table(args: Namespace) -> int:
 
     with _writing(args):
         found = _gathered(args)
-        paths = gathering.write_table(found, gathering.shown_by(found.paper, found.config))
+        paths = gathering.write_table(found, gathering.shown_by(found.paper, found.config, kept=args.kept))
     if args.json:
         print_json(tables.as_dict(found.table))
         return 0
@@ -90,7 +97,7 @@ def _figures(args: Namespace) -> int:
 
     with _writing(args):
         found = _gathered(args)
-        paths = gathering.draw_figures(found, gathering.shown_by(found.paper, found.config))
+        paths = gathering.draw_figures(found, gathering.shown_by(found.paper, found.config, kept=args.kept))
     tell("written: " + ", ".join(str(path) for path in paths))
     return 0
 
@@ -101,7 +108,8 @@ def _writing(args: Namespace) -> Iterator[None]:
     import stillpoint.pipelines as pipelines
 
     pipelines.paper(args.pipeline).recipe_file(recipe_of(args))  # a wrong name makes no folder
-    folder = layout.table(args.pipeline, recipe_of(args), "md", args.results).parent
+    place = networks.kept_root() if args.kept else args.results or layout.RESULTS
+    folder = layout.table(args.pipeline, recipe_of(args), "md", place).parent
     if not folder.is_dir():
         yield  # there is nothing to show, which is told
         return
@@ -115,7 +123,9 @@ def _gathered(args: Namespace) -> "Results":
     # pydantic comes with it, which takes as long as all else that --help needs
     from stillpoint.pipelines.gathering import gather
 
-    return gather(args.pipeline, recipe_of(args), args.results, args.seeds, args.pairs)
+    kept = networks.kept_root() if args.kept else None
+    root = args.results or kept or layout.RESULTS
+    return gather(args.pipeline, recipe_of(args), root, args.seeds, args.pairs, kept)
 
 
 def _workflow_options(form: ArgumentParser) -> None:
@@ -128,7 +138,12 @@ def _workflow_options(form: ArgumentParser) -> None:
     form.add_argument(
         "--anew",
         action="store_true",
-        help="remove the runs that are there and begin them all anew, however they were made and whether or not kept",
+        help="remove the runs that are there and begin them all anew, however they were made",
+    )
+    form.add_argument(
+        "--kept",
+        action="store_true",
+        help="take the kept runs for done and train only what is not kept under these settings; the table is in runs/",
     )
     add_places(form)
     add_device(form)
@@ -139,6 +154,8 @@ def _workflow(args: Namespace) -> int:
     from stillpoint.core.runs.records import clear
     from stillpoint.pipelines import gathering, workflow
 
+    if args.anew and args.kept:
+        raise UserError("--kept takes runs as they are, and --anew begins them anew: leave out one of them")
     given = {
         "recipe": recipe_of(args),
         "seeds": args.seeds,
@@ -147,6 +164,7 @@ def _workflow(args: Namespace) -> int:
         "device": args.device,
         "threads": args.threads or 1,
         "settings": shlex.join(args.pairs),
+        "kept": args.kept,
     }
     plan = workflow.plan(args.pipeline, given)
     for model in plan.config.grid:
@@ -171,7 +189,8 @@ def _workflow(args: Namespace) -> int:
         raise UserError(
             f"the workflow stopped (exit code {code}); its output is in {plan.folder / 'logs' / 'workflow.txt'}"
         )
-    print_table(gathering.gather(args.pipeline, plan.recipe, args.results, args.seeds, plan.pairs).table)
+    found = gathering.gather(args.pipeline, plan.recipe, args.results, args.seeds, plan.pairs, plan.kept)
+    print_table(found.table)
     files = [*plan.tables().values(), *plan.pages().values(), *plan.figures().values()]
     tell("written: " + ", ".join(files))
     return 0
@@ -182,21 +201,21 @@ COMMANDS = {
         "make a paper's table from evaluated runs",
         _table_options,
         _table,
-        ("stillpoint table aps", "stillpoint table aps --recipe cifar10 --seeds 3", "stillpoint table aps --json"),
+        ("stillpoint table aps", "stillpoint table aps --recipe cifar10 --seeds 3", "stillpoint table aps --kept"),
         takes_pairs=True,
     ),
     "figures": Command(
         "draw a paper's figures from evaluated runs",
         _shared_options,
         _figures,
-        ("stillpoint figures aps", "stillpoint figures aps --recipe cifar10"),
+        ("stillpoint figures aps", "stillpoint figures aps --kept"),
         takes_pairs=True,
     ),
     "run": Command(
         "run a paper's whole workflow, to table and figures",
         _workflow_options,
         _workflow,
-        ("stillpoint run aps", "stillpoint run aps --recipe cifar10 --seeds 3 -j 1"),
+        ("stillpoint run aps", "stillpoint run aps --recipe cifar10 --seeds 3 -j 1", "stillpoint run aps --kept"),
         takes_pairs=True,
     ),
 }

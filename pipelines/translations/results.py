@@ -116,9 +116,9 @@ FIGURES = {
     "learning_curves": Figure(learning_curves),
     "samples": Figure(samples, Needs("samples")),
     "confusion": Figure(confusion, Needs("confusion")),
-    "class_images": Figure(class_images, MAXIMISERS),
-    "neurons": Figure(neurons, MAXIMISERS),
-    "second_layer": Figure(second_layer),
+    "class_images": Figure(class_images, MAXIMISERS, kept=False),
+    "neurons": Figure(neurons, MAXIMISERS, kept=False),
+    "second_layer": Figure(second_layer, kept=False),
 }
 TRANSLATED = Needs("translated")
 LESSON = {"lesson.csv": Page(pages.lesson_csv, TRANSLATED), "lesson.md": Page(pages.lesson_markdown, TRANSLATED)}

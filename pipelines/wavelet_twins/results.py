@@ -131,7 +131,7 @@ FIGURES = {
     "accuracy_flips": Figure(accuracy_flips, SHIFTS),
     "divergence": Figure(divergence, SHIFTS),
     "flip_rate": Figure(flip_rate, SHIFTS),
-    "kernels": Figure(kernels, Needs(networks="*wy*")),
+    "kernels": Figure(kernels, Needs(networks="*wy*"), kept=False),
     "learning_curves": Figure(learning_curves),
 }
 PAGES = {

@@ -63,7 +63,7 @@ def commands(root: Path) -> dict[str, list[str]]:
         "weights": ["weights", "convert", f"{run}/weights.safetensors", str(root / "[w] é.safetensors")],
         "pretrained": ["evaluate", "aps/nothing [/b] é", "--pretrained"],
         "verify": ["verify", run, *data],
-        "publish": ["publish", run, "--to", str(root / "[p] é"), *data],
+        "release": ["release", run, "--to", str(root / "[p] é"), *data],
         "bench": ["bench", "layer", "--network", "[b] é"],
         "run": ["run", "aps", "TITLE", TITLE, "TRAIN.EPOCHS", "[b] é"],
         "doctor": ["doctor", "--results", str(root), *data],
@@ -77,7 +77,7 @@ def test_every_command_writes_in_every_encoding(results: Path, monkeypatch, enco
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
     for name, words in commands(results).items():
-        if name in ("publish", "verify") and (encoding, terminal) != ("ascii", True):
+        if name in ("release", "verify") and (encoding, terminal) != ("ascii", True):
             continue  # they train and measure: seconds, in the poorest encoding alone
         out, err = Terminal(encoding, terminal=terminal), Terminal(encoding, terminal=terminal)
         monkeypatch.setattr(sys, "stdout", out)

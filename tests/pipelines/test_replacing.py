@@ -93,14 +93,14 @@ def test_a_finished_run_by_hand_or_kept_is_never_remade(
 ) -> None:
     trained(*(["--workflow"] if whose == "kept" else []))
     if whose == "kept":
-        run.kept.write_text("cited\n")
+        run.card.write_text("cited\n")
     before = contents(run)
     other_code(monkeypatch)
     assert plan(run).outdated() == []
     code, said = trained("--workflow")
     assert code == 0 and "nothing is trained again" in said and contents(run) == before
     # asked for by name, it is
-    assert "begins" in trained("--anew")[1] and not run.kept.exists() and not run.code.exists()
+    assert "begins" in trained("--anew")[1] and not run.card.exists() and not run.code.exists()
 
 
 @pytest.mark.parametrize("whose", ["by hand", "a workflow", "kept"])
@@ -109,7 +109,7 @@ def test_a_trial_with_other_settings_is_refused(
 ) -> None:
     trained(*([] if whose == "by hand" else ["--workflow"]))
     if whose == "kept":
-        run.kept.write_text("cited\n")
+        run.card.write_text("cited\n")
     before, trial = contents(run), ["TRAIN.EPOCHS", "1", *PAIRS[2:]]
     said = {"by hand": "trained by hand", "a workflow": "made by a workflow", "kept": "kept"}[whose]
     said = f"seed0 holds a run that was {said} with other settings (TRAIN.EPOCHS: 2 -> 1): make it anew (--anew)"
@@ -297,7 +297,7 @@ def test_anew_is_the_one_way_to_replace_what_was_made_by_hand_by_other_settings_
     run: Run, trained: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained()
-    run.kept.write_text("cited\n")
+    run.card.write_text("cited\n")
     before, words = contents(run), ["run", "aps", "--results", str(run.root), "--data", str(tmp_path / "data")]
     trial = ["TRAIN.EPOCHS", "1", *PAIRS[2:], "GRID", "['resnet20']"]
     monkeypatch.setattr("stillpoint.core.reporting.progress.follow", lambda *given, **named: 1)

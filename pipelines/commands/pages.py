@@ -1,0 +1,53 @@
+"""``pages``: the tables, pictures and pages that are made from the kept runs."""
+
+from argparse import ArgumentParser, Namespace
+
+from stillpoint.pipelines import networks
+from stillpoint.pipelines.commands.base import Command, tell
+
+
+def _options(form: ArgumentParser) -> None:
+    form.add_argument("--check", action="store_true", help="write nothing, and end with 1 where something would change")
+
+
+def _pages(args: Namespace) -> int:
+    from stillpoint.core.base.files import write_together
+    from stillpoint.core.runs import layout
+    from stillpoint.pipelines import gathering, pages
+    from stillpoint.pipelines.results import shown_by
+
+    kept, changed = networks.kept_root(), []
+    says = pages.Kept(kept)
+    for paper, recipe in pages.recipes(kept):
+        found = says.gathered(paper, recipe)
+        assert found is not None
+        shown = shown_by(found.paper, found.config, kept=True)
+        contents = gathering.contents(found, shown)
+        new = {path: text for path, text in contents.items() if not path.is_file() or path.read_text() != text}
+        figures = [layout.figure(paper, recipe, name, kept) for name in shown.figures]
+        if not gathering.complete(run for own in found.runs.values() for run in own):
+            figures = []
+        draw = bool(new) or not all(path.is_file() for path in figures)
+        changed += [*new, *(figures if draw else [])]
+        if not args.check:
+            write_together(contents)
+            if figures and draw:
+                gathering.draw_figures(found, shown)
+    texts = dict(pages.outdated(kept))
+    changed += texts
+    if not args.check:
+        write_together(texts)
+    tell(
+        f"{'to be written' if args.check else 'written'}: {', '.join(map(str, changed)) or 'nothing, all is as it is'}"
+    )
+    return int(args.check and bool(changed))
+
+
+COMMANDS = {
+    "pages": Command(
+        "write the tables, pictures and pages that show the kept runs",
+        _options,
+        _pages,
+        ("stillpoint pages", "stillpoint pages --check"),
+    ),
+}

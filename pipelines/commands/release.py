@@ -1,0 +1,129 @@
+"""``release``: keeps finished runs, once their numbers came out again; ``evaluate --pretrained`` asks later."""
+
+import math
+import sys
+from argparse import ArgumentParser, Namespace
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.runs import cards
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines import networks
+from stillpoint.pipelines.commands.base import Command, add_device, console, positive, print_json, tell
+
+
+def _options(form: ArgumentParser) -> None:
+    form.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folders of measured runs, or of a recipe or paper with all in it; or where DVC can fetch one from: "
+        "ssh://host/path/to/results/..., remote://name/results/...",
+    )
+    form.add_argument(
+        "--weights", action="store_true", help="keep the weights too, kernels and matrices in half precision"
+    )
+    form.add_argument("--full", action="store_true", help="with --weights: all in float32")
+    form.add_argument(
+        "--remote",
+        metavar="NAME",
+        default=cards.STORE,
+        help="the DVC remote that holds the weights (default: the store in the repository)",
+    )
+    form.add_argument(
+        "--sample", type=positive, metavar="N", help="test images that are measured again (default: 2000)"
+    )
+    form.add_argument("--anew", action="store_true", help="put the runs in the place of those that are kept")
+    form.add_argument("--to", type=Path, metavar="DIR", help="folder of the kept runs (default: runs)")
+    form.add_argument("--data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)")
+    add_device(form)
+
+
+def _release(args: Namespace) -> int:
+    if args.full and not args.weights:
+        raise UserError("--full is about the weights that are kept: give --weights too")
+    from stillpoint.pipelines import released
+
+    asked = released.Asked(
+        to=args.to or networks.kept_root(),
+        weights=args.weights,
+        full=args.full,
+        remote=args.remote,
+        sample=args.sample or released.SAMPLE,
+        anew=args.anew,
+        data=args.data,
+        device=args.device,
+        threads=args.threads,
+    )
+    with ExitStack() as stack:
+        runs: list[Run] = []
+        for named in args.runs:
+            runs += [stack.enter_context(released.fetched(named))] if "://" in named else _below(Path(named))
+        kept = released.release(runs, asked, tell)
+    size = sum(path.stat().st_size for run in kept for path in run.folder.iterdir())
+    tell(f"kept: {', '.join(str(run.folder) for run in kept)} ({size:,} bytes)")
+    next_step = f"stillpoint pages, then git add {asked.to}"
+    if args.weights and released.store_of(asked.to) is not None and args.remote == cards.STORE:
+        next_step += " .dvc-store"
+    tell(f"next: {next_step}")
+    return 0
+
+
+def _below(folder: Path) -> list[Run]:
+    """The run of a folder, or all measured runs below one that is a recipe's or a paper's."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not there")
+    depths = [path.parent for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/metrics.json")]
+    inside = [place for place in depths if place.name.startswith("seed")]
+    if inside and not (folder / "config.yaml").is_file():
+        return [Run.of(place) for place in sorted(inside)]
+    return [Run.of(folder)]
+
+
+def evaluate_pretrained(args: Namespace) -> int:
+    """``stillpoint evaluate <pipeline>/<model> --pretrained``: a kept run's numbers, measured again; 1 if others."""
+    name = args.folder
+    pipelines.entry(name)
+    if args.pairs or args.status != "weights":
+        raise UserError("--pretrained measures as the card says: leave out --status and KEY VALUE pairs")
+    run = cards.find(networks.KEPT, name, args.recipe)
+    from stillpoint.pipelines import measuring, released
+
+    card = cards.about(run)
+    weights = cards.weights(run)
+    options: dict[str, Any] = {"data": args.data, "device": args.device, "threads": args.threads}
+    config = measuring.trained_alone(released.own_config(run), card["metrics"]["evaluate"])
+    found = measuring.measured(config, weights, workers=args.workers, **options)
+    stated = measuring.numbers(card["metrics"]["trained"])
+    if found["provenance"]["data_digest"] != card["metrics"]["provenance"]["data_digest"]:
+        said = f"these are other images of {found['dataset']} than the card's: its numbers need not come out"
+        print(f"stillpoint: {said}", file=sys.stderr)
+    differing = cards.changed(stated, found["trained"])
+    if args.json:
+        print_json({**found, "card": stated, "differing": differing})
+    else:
+        from rich.table import Table
+
+        grid = Table("metric", "card", "now", title=f"{name}, {found['dataset']}", title_justify="left")
+        for key, value in stated.items():
+            grid.add_row(key.replace("_", " "), f"{value:.6g}", f"{found['trained'].get(key, math.nan):.6g}")
+        console().print(grid)
+        tell("; ".join(differing) if differing else "the card's numbers came out again")
+    return int(bool(differing))
+
+
+COMMANDS = {
+    "release": Command(
+        "keep finished runs in runs/, once their numbers are confirmed",
+        _options,
+        _release,
+        (
+            "stillpoint release results/aps/digits",
+            "stillpoint release results/aps/cifar10/resnet20_aps3/seed0 --weights",
+            "stillpoint release remote://cluster/results/aps/cifar10/resnet20_aps3/seed1",
+        ),
+    ),
+}

@@ -1,0 +1,195 @@
+"""Results in pages: between ``<!-- kept: ... -->`` and ``<!-- /kept -->`` stands what the kept runs say.
+
+    table PAPER/RECIPE [networks=PATTERN] [columns=KEY,KEY] [states=trained]    the table and what must be known of it
+    page PAPER/RECIPE NAME.md                                                  a page of the paper's own
+    number PAPER/RECIPE/NETWORK KEY [state=untrained]                          one number with its spread, in a sentence
+    runs PAPER                                                                 which recipes are kept, of how many runs
+
+Where nothing is kept, the command that would make it stands there. ``stillpoint pages`` writes all of them.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+
+from stillpoint.core.base.documents import read_json
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.reporting import tables
+from stillpoint.core.reporting.reading import STATES, found_runs
+from stillpoint.core.reporting.writing import escaped, markdown_table
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines import networks
+from stillpoint.pipelines.gathering import complete, gather
+from stillpoint.pipelines.papers import PAPERS
+from stillpoint.pipelines.results import Results, shown_by
+
+#: the pages, relative to the repository's root
+WHERE = ("README.md", "pipelines/*/README.md", "docs/**/*.md")
+MARKED = re.compile(r"<!-- kept: ([^>]*?) -->(.*?)<!-- /kept -->", re.S)
+ROOT = networks.HERE.parent
+
+
+def pages(root: Path = ROOT) -> list[Path]:
+    """The pages that may show results."""
+    return sorted({path for pattern in WHERE for path in root.glob(pattern)})
+
+
+def recipes(kept: Path) -> list[tuple[str, str]]:
+    """(paper, recipe) of all kept runs."""
+    return list(dict.fromkeys((run.pipeline, run.recipe) for run in Run.all_kept(kept) if run.pipeline in PAPERS))
+
+
+class Kept:
+    """What the kept runs in a folder say; each recipe is gathered once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.gathered = cache(self._gathered)
+
+    def _gathered(self, paper: str, recipe: str) -> Results | None:
+        networks.paper(paper).recipe_file(recipe)
+        if not found_runs(paper, recipe, self.root):
+            return None
+        return gather(paper, recipe, self.root, None, [], self.root)
+
+    def written(self, text: str, name: str) -> str:
+        """A page's text with what stands between its markers made anew; `name` is what a refusal calls the page."""
+        if text.count("<!-- kept:") != len(MARKED.findall(text)):
+            raise UserError(f"{name} has a marker <!-- kept: ... --> without its <!-- /kept -->")
+
+        def anew(found: re.Match[str]) -> str:
+            try:
+                inside = self.says(found[1])
+            except UserError as error:
+                raise UserError(f"{name}: <!-- kept: {found[1]} -->: {error}") from None
+            return f"<!-- kept: {found[1]} -->{inside}<!-- /kept -->"
+
+        return MARKED.sub(anew, text)
+
+    def says(self, words: str) -> str:
+        """What stands behind a marker."""
+        what, *rest = words.split()
+        kinds: dict[str, Callable[..., str]] = {
+            "table": self.table,
+            "page": self.page,
+            "number": self.number,
+            "runs": self.runs,
+        }
+        if what not in kinds:
+            raise UserError(f"{what!r} is none of {', '.join(kinds)}")
+        given = [word for word in rest if "=" not in word]
+        options = dict(word.split("=", 1) for word in rest if "=" in word)
+        try:
+            text = kinds[what](*given, **options)
+        except TypeError:
+            raise UserError(f"a {what} is not asked for like this") from None
+        return text if what == "number" else f"\n\n{text.strip()}\n\n"
+
+    def table(self, which: str, networks: str = "*", columns: str = "", states: str = ",".join(STATES)) -> str:
+        """A recipe's table, or some of its rows and columns, and its remarks."""
+        paper, recipe = _two(which)
+        found = self.gathered(paper, recipe)
+        if found is None:
+            return not_run(paper, recipe, self.root)
+        table, wanted = found.table, [key for key in columns.split(",") if key]
+        held = {column.key for column in table.held}
+        if unknown := [key for key in wanted if key not in held]:
+            raise UserError(f"no kept run has {unknown[0]}: there are {', '.join(sorted(held))}")
+        rows = tuple(
+            replace(row, cells={state: cells for state, cells in row.cells.items() if state in states.split(",")})
+            for row in table.rows
+            if fnmatchcase(row.model, networks)
+        )
+        if not rows:
+            raise UserError(f"no kept network of {which} is called like {networks}")
+        by_key = {column.key: column for column in table.columns}
+        chosen = tuple(by_key[key] for key in wanted) if wanted else table.columns
+        some = replace(table, rows=rows, columns=chosen)
+        head, lines = tables.layout(some)
+        return "\n\n".join([markdown_table(head, lines), *map(escaped, tables.remarks(replace(table, rows=rows)))])
+
+    def page(self, which: str, name: str) -> str:
+        """A page of the paper's own, without its title."""
+        paper, recipe = _two(which)
+        found = self.gathered(paper, recipe)
+        if found is None:
+            return not_run(paper, recipe, self.root)
+        whole = complete(run for runs in found.runs.values() for run in runs)
+        own = shown_by(found.paper, found.config, kept=True).pages if whole else {}
+        if name not in own:
+            raise UserError(f"{which} has no page {name}: {', '.join(own) or 'it has none'}")
+        return re.sub(r"\A# .*\n", "", own[name].text(found))
+
+    def number(self, which: str, key: str, state: str = "trained") -> str:
+        """A cell of a table."""
+        paper, recipe, model = [*which.split("/"), "", ""][:3]
+        found = self.gathered(paper, recipe)
+        rows = [] if found is None else [row for row in found.table.rows if row.model == model]
+        cell = rows[0].cells.get(state, {}).get(key) if rows else None
+        if found is None or cell is None:
+            raise UserError("no kept run has this number: take the sentence out, or release the run")
+        return tables.show_cell(found.table.column(key), cell)
+
+    def runs(self, paper: str) -> str:
+        """A line for each kept recipe of a paper."""
+        lines = []
+        for name, recipe in recipes(self.root):
+            own = found_runs(name, recipe, self.root) if name == paper else []
+            if own:
+                models = len({run.model for run in own})
+                seconds = sum(float(read_json(run.training, of=dict).get("seconds") or 0) for run in own)
+                title = networks.recipe_config(name, recipe).title
+                lines.append([f"{recipe}", title, str(models), str(len(own)), f"{seconds / 3600:.1f}"])
+        if not lines:
+            return "No run of this paper is kept."
+        return markdown_table(["recipe", "title", "networks", "runs", "hours of training"], lines)
+
+
+def _two(which: str) -> tuple[str, str]:
+    paper, slash, recipe = which.partition("/")
+    if not slash or "/" in recipe:
+        raise UserError(f"{which!r} is no paper/recipe")
+    return paper, recipe
+
+
+def not_run(paper: str, recipe: str, kept: Path) -> str:
+    """The sentence in the place of a table that no run is kept of: the command, and how long it takes where a kept run
+    of the same network, data and settings of the model tells what an epoch takes."""
+    config = networks.recipe_config(paper, recipe)
+    command = f"stillpoint run {paper} --recipe {recipe}"
+    work = f"{len(config.grid)} networks, {config.seeds} seed{'s' * (config.seeds > 1)}, {config.train.epochs} epochs"
+    text = f"Not run here yet: `{command}` does it ({work}"
+    if told := _epoch_seconds(paper, recipe, kept):
+        run, seconds = told
+        hours = seconds * config.train.epochs * config.seeds * len(config.grid) / 3600
+        text += f"; some {hours:.0f} hours of one core, at the {seconds:.0f} s that an epoch of `{run.model}` took"
+    return f"{text})."
+
+
+def _epoch_seconds(paper: str, recipe: str, kept: Path) -> tuple[Run, float] | None:
+    """A kept run of a network of the recipe's grid, with the data and model that the recipe gives it, and the seconds
+    that an epoch of it took."""
+    config = networks.recipe_config(paper, recipe)
+    for run in Run.all_kept(kept, pipeline=paper):
+        if run.model not in config.grid:
+            continue
+        asked = networks.configure(f"{paper}/{run.model}", recipe)
+        from stillpoint.core.config.merge import read_settings
+
+        there, training = read_settings(run.config), read_json(run.training, of=dict)
+        same = there["MODEL"] == asked.dump()["MODEL"] and there["DATA"]["NAME"] == asked.data.name
+        if same and there["DATA"]["LIMIT"] == asked.data.limit and training.get("seconds") and training.get("epochs"):
+            return run, training["seconds"] / training["epochs"]
+    return None
+
+
+def outdated(kept: Path, root: Path = ROOT) -> Iterator[tuple[Path, str]]:
+    """(page, what it should say) of each page that says something else."""
+    says = Kept(kept)
+    for path in pages(root):
+        text = path.read_text()
+        if (new := says.written(text, path.relative_to(root).as_posix())) != text:
+            yield path, new

@@ -1,0 +1,398 @@
+"""From a finished run to a kept one: what is looked at before, what is measured again, and what is written.
+
+Everything is made in a folder beside its place and takes its name in the end, so that a run that is refused, a full
+disk or a store without room leaves all as it was.
+"""
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.files import digest, write_json, write_together
+from stillpoint.core.reporting.reading import read_maps, read_metrics, read_training
+from stillpoint.core.runs import cards
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines import measuring
+
+if TYPE_CHECKING:
+    from stillpoint.core.config.schema import RunConfig
+
+#: test images that a run is measured on again, unless told otherwise: all of most data sets
+SAMPLE = 2_000
+#: standard errors that the accuracy of a sample may be off that of all images
+ERRORS = 4.0
+#: what the store in the repository may hold, which every clone brings along for ever, and one file in it
+STORE_BYTES, LARGEST = 60 << 20, 6 << 20
+#: arrays of this size and more are for pictures of their own, and are not kept
+MAPS_BYTES = 256 << 10
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a release is asked for.
+
+    to       folder of the kept runs
+    weights  keep them too: with kernels and matrices in float16, or `full`, in the DVC remote `remote`
+    sample   test images that are measured again
+    anew     replace runs that are kept
+    """
+
+    to: Path
+    weights: bool = False
+    full: bool = False
+    remote: str = cards.STORE
+    sample: int = SAMPLE
+    anew: bool = False
+    data: str | None = None
+    device: str = "auto"
+    threads: int | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"data": self.data, "device": self.device, "threads": self.threads}
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A finished and measured run that was found to hold together; `epoch` is that of its weights."""
+
+    run: Run
+    config: "RunConfig"
+    metrics: dict[str, Any]
+    training: dict[str, Any]
+    epoch: int
+    weights_digest: str
+
+
+def release(runs: Sequence[Run], asked: Asked, tell: Callable[[str], None] = print) -> list[Run]:
+    """Keeps `runs`, all or none of them, and returns where.
+
+    Raises `UserError` where one of them is not finished, was not measured, is damaged, foreign or kept already, where
+    its numbers do not come out again, and where there is no room for the weights.
+    """
+    targets = [Run(run.pipeline, run.recipe, run.model, run.seed, asked.to) for run in runs]
+    for run, target in zip(runs, targets, strict=True):
+        if targets.count(target) > 1:
+            raise UserError(f"{target.folder} would be made of two of these runs: release one of them")
+        if target.card.exists() and not asked.anew:
+            raise UserError(f"{target.folder} is kept already: --anew puts {run.folder} in its place")
+    asked.to.mkdir(parents=True, exist_ok=True)
+    place = asked.to / f".release.{secrets.token_hex(4)}"
+    try:
+        for run in runs:
+            staged = Run(run.pipeline, run.recipe, run.model, run.seed, place)
+            staged.folder.mkdir(parents=True)
+            if run.card.is_file():
+                _stage_kept(run, staged, asked)
+            else:
+                _stage(run, staged, asked)
+            tell(f"{run.folder}: its numbers came out again")
+        with _placed(place, targets):
+            _store([target for target in targets if target.weights.is_file()], asked)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return targets
+
+
+def whole(run: Run) -> Whole:
+    """What a run says of itself, once its files were found to belong together; a `UserError` for the first that does
+    not."""
+    from stillpoint.core.runs.checkpoint import read_tensors
+    from stillpoint.core.runs.provenance import tensors_digest
+    from stillpoint.core.runs.records import read_history
+
+    config = own_config(run)
+    for path, what in ((run.training, "has not finished training"), (run.metrics, "was not measured")):
+        if not path.is_file():
+            remedy = "go on with it" if path is run.training else f"stillpoint evaluate {run.folder} does it"
+            raise UserError(f"{run.folder} {what}, so it is no result: {remedy}")
+    training, metrics = read_training(run), read_metrics(run)
+    origin = metrics.get("provenance", {})
+    absent = [key for key in ("weights_digest", "data_digest", "code_digest") if not origin.get(key)]
+    if absent or "trained" not in metrics or not isinstance(metrics.get("evaluate"), dict):
+        raise UserError(f"{run.metrics} does not say what it measured: stillpoint evaluate {run.folder} does it again")
+    for path, said in ((run.training, training), (run.metrics, metrics)):
+        if said.get("config_digest") != config.digest():
+            raise UserError(f"{path} is of other settings than {run.config}: it belongs to another run")
+    if config.train.epochs and len(read_history(run.history)) != config.train.epochs:
+        raise UserError(f"{run.history} has not the {config.train.epochs} epochs of {run.config}: it is of another run")
+    read_maps(run.maps)
+    tensors, about = read_tensors(run.weights)
+    name = f"{run.pipeline}/{run.model}"
+    stated = {"model": name, "config_digest": config.digest(), "seed": run.seed, "dataset": config.data.name}
+    if wrong := [key for key, value in stated.items() if about.get(key) != value]:
+        raise UserError(
+            f"{run.weights} is not of this run (its {wrong[0]} is {about.get(wrong[0])}, not {stated[wrong[0]]})"
+        )
+    net = pipelines.build(config)
+    from stillpoint.core.runs.checkpoint import fill
+
+    fill(net, tensors, origin=str(run.weights), model=name)
+    found = tensors_digest(net.state_dict())
+    if found != origin["weights_digest"]:
+        raise UserError(
+            f"{run.metrics} was measured with other weights than those in the folder: stillpoint evaluate {run.folder}"
+        )
+    return Whole(run, config, metrics, training, int(about["epoch"]), found)
+
+
+def own_config(run: Run) -> "RunConfig":
+    """The configuration of a run, which must be that of its folder and of a network that there is."""
+    from stillpoint.core.config.merge import read_settings
+    from stillpoint.core.config.schema import validate
+
+    if not run.config.is_file():
+        raise UserError(f"{run.folder} holds no run: there is no {run.config.name} in it")
+    settings = read_settings(run.config)
+    pipelines.entry(f"{run.pipeline}/{run.model}")
+    model = settings.get("MODEL")
+    own = settings.get("PIPELINE"), settings.get("RECIPE"), model.get("NAME") if isinstance(model, dict) else None
+    if own != (run.pipeline, run.recipe, run.model) or settings.get("SEED") != run.seed:
+        raise UserError(
+            f"{run.folder} holds the run of {own[0]}/{own[2]}, recipe {own[1]}, seed {settings.get('SEED')}: it was "
+            "moved"
+        )
+    return validate(pipelines.paper(run.pipeline).schema(), settings)
+
+
+def _stage(run: Run, staged: Run, asked: Asked) -> None:
+    """Makes a kept run of one that was trained here."""
+    found = whole(run)
+    _copy(run, staged)
+    kept, before = None, {}
+    if asked.weights:
+        kept, again = _rounded(found, staged, asked)
+        before = {} if asked.full else measuring.numbers(found.metrics["trained"])
+    else:
+        again = sampled(found, run.weights, asked)
+    name = f"{run.pipeline}/{run.model}"
+    card: dict[str, Any] = {
+        "model": name,
+        "recipe": run.recipe,
+        "seed": run.seed,
+        "epoch": found.epoch,
+        "source": pipelines.entry(name)[1].source,
+        "weights_digest": found.weights_digest,
+        "weights": kept,
+        "before_rounding": before,
+        "measured_again": again,
+        "probe": measuring.probe(name, found.config, staged.weights if kept else run.weights),
+    }
+    if kept:
+        card["on_digits"] = measuring.on_digits(found.config, staged.weights, asked.device, asked.threads)
+    if staged.maps.is_file() and staged.maps.stat().st_size >= MAPS_BYTES:
+        card["maps_digest"] = digest(staged.maps)
+        staged.maps.unlink()
+    staged.lock.unlink(missing_ok=True)
+    write_together(cards.texts(staged, card))
+
+
+def _stage_kept(run: Run, staged: Run, asked: Asked) -> None:
+    """Takes in a run that is kept elsewhere, as it is; its numbers are measured again where its weights came along."""
+    card = cards.check(run)
+    own_config(run)
+    if read_metrics(run).get("config_digest") != own_config(run).digest():
+        raise UserError(f"{run.metrics} is of other settings than {run.config}: it belongs to another run")
+    if asked.weights and card["weights"] is None:
+        raise UserError(f"{run.folder} is kept without its weights: leave out --weights")
+    _copy(run, staged)
+    for path in (run.card, run.page):
+        shutil.copyfile(path, staged.folder / path.name)
+    if card["weights"] is not None and asked.weights:
+        shutil.copyfile(cards.weights(run), staged.weights)
+        metrics = read_metrics(run)
+        sampled(Whole(run, own_config(run), metrics, {}, card["epoch"], ""), staged.weights, asked)
+
+
+def _copy(run: Run, staged: Run) -> None:
+    for name in cards.FILES:
+        if (run.folder / name).is_file():
+            shutil.copyfile(run.folder / name, staged.folder / name)
+
+
+def _rounded(found: Whole, staged: Run, asked: Asked) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Writes the weights that are kept, and their numbers in the place of the full ones'; what a card says of both."""
+    from safetensors.numpy import save
+
+    from stillpoint.core.base.files import write_atomic
+    from stillpoint.core.runs.checkpoint import read_tensors, save_weights
+    from stillpoint.pipelines.workflow import stage_code
+
+    run, config, before = found.run, found.config, found.metrics
+    code = stage_code("evaluate", run.pipeline, config.data.name)
+    if before["provenance"]["code_digest"] != code:
+        raise UserError(
+            f"{run.metrics} was measured by other code than would measure the kept weights now, so they could share no "
+            f"mean: stillpoint evaluate {run.folder} measures it again, and so the other seeds"
+        )
+    tensors, about = read_tensors(run.weights)
+    precision = "float32" if asked.full else "float16 (kernels and matrices), float32 (the rest)"
+    named = {key: about[key] for key in ("config_digest", "epoch", "dataset", "seed")}
+    name, stored = f"{run.pipeline}/{run.model}", tensors if asked.full else cards.halved(tensors)
+    save_weights(staged.weights, stored, model=name, precision=precision, **named)
+    again = measuring.measured_in(
+        staged, measuring.trained_alone(config, before["evaluate"]), code=code, **asked.options
+    )
+    _same_images(found, again["provenance"]["data_digest"])
+    if lost := cards.changed(before["trained"], again["trained"], where="before rounding"):
+        raise UserError(f"half precision costs {run.folder} too much ({'; '.join(lost)}): release it with --full")
+    # what was measured before training has nothing to do with the weights
+    maps = {k: v for k, v in read_maps(run.maps).items() if k.startswith("untrained/")} | read_maps(staged.maps)
+    write_atomic(staged.maps, save(maps))
+    untrained = {"untrained": before["untrained"]} if "untrained" in before else {}
+    trained = again.pop("trained")
+    write_json(staged.metrics, {**again, **untrained, "trained": trained, "evaluate": before["evaluate"]})
+    kept = {
+        "sha256": digest(staged.weights),
+        "md5": digest(staged.weights, "md5"),
+        "bytes": staged.weights.stat().st_size,
+        "precision": precision,
+        "remote": asked.remote,
+    }
+    return kept, _again(again["images"], trained, again["provenance"])
+
+
+def sampled(found: Whole, weights: Path, asked: Asked) -> dict[str, Any]:
+    """Measures some of a run's numbers again on some of its test images, and says what came out.
+
+    Raises `UserError` where that does not follow from the run's: beyond `cards.TOLERANCE` on the same images, beyond
+    `ERRORS` standard errors too on a part of them.
+    """
+    from stillpoint.core.data.build import images
+
+    config, metrics = found.config, found.metrics
+    whole_set = images(config, "test", asked.data)
+    assert whole_set is not None, "every data set has a test part"
+    _same_images(found, whole_set.digest)
+    few = measuring.shortened(config, metrics["evaluate"], asked.sample)
+    again = measuring.measured(few, weights, **asked.options)
+    stated, now = metrics["trained"], again["trained"]
+    part, every = again["images"], metrics["images"]
+    shared = [key for key in stated if key in now and key.endswith(("accuracy", "consistency"))]
+    off = []
+    for key in shared or [key for key in measuring.numbers(stated) if key in now]:
+        value = float(stated[key])
+        allowed = cards.TOLERANCE if shared else 0.01 * max(1.0, abs(value))
+        if part < every:
+            allowed += ERRORS * max(value * (1 - value), 1 / every) ** 0.5 / part**0.5 if shared else float("inf")
+        if not abs(float(now[key]) - value) <= allowed:
+            off.append(f"{key}: {value:.6g} in {found.run.metrics.name}, {now[key]:.6g} now")
+    if off:
+        raise UserError(f"the numbers of {found.run.folder} do not follow from its weights ({'; '.join(off[:3])})")
+    return _again(part, {key: now[key] for key in shared} or measuring.numbers(now), again["provenance"])
+
+
+def _same_images(found: Whole, now: str) -> None:
+    if now != found.metrics["provenance"]["data_digest"]:
+        raise UserError(f"{found.run.metrics} was measured on other images of {found.metrics['dataset']} than are here")
+
+
+def _again(images: int, numbers: dict[str, Any], origin: dict[str, Any]) -> dict[str, Any]:
+    """What a card says of the measurement at release."""
+    where = {key: origin[key] for key in ("commit", "clean", "torch", "device")}
+    return {"images": images, "metrics": measuring.numbers(numbers), **where}
+
+
+@contextmanager
+def _placed(place: Path, targets: Sequence[Run]) -> Iterator[None]:
+    """The staged runs in their places while the block runs and, where it ends well, for good."""
+    moved: list[tuple[Path, Path | None]] = []
+    try:
+        for target in targets:
+            staged = place / target.folder.relative_to(target.root)
+            target.folder.parent.mkdir(parents=True, exist_ok=True)
+            before = None
+            if target.folder.exists():
+                before = place / f"before{len(moved)}"
+                target.folder.rename(before)
+            moved.append((target.folder, before))
+            staged.rename(target.folder)
+        yield
+    except BaseException:
+        for folder, before in moved:
+            shutil.rmtree(folder, ignore_errors=True)
+            if before is not None:
+                before.rename(folder)
+        raise
+
+
+def store_of(folder: Path) -> Path | None:
+    """The repository of DVC that a folder of kept runs lies in; None where it lies in none."""
+    above = [parent for parent in folder.resolve().parents if (parent / ".dvc" / "config").is_file()]
+    return above[0] if above else None
+
+
+def _store(runs: Sequence[Run], asked: Asked) -> None:
+    """Gives the weights of placed runs to DVC, and pushes them; a `UserError` where there is no room."""
+    home = store_of(asked.to)
+    if not runs or home is None:
+        return
+    paths = [run.weights.resolve().relative_to(home).as_posix() for run in runs]
+    if asked.remote == cards.STORE:
+        _room(home / ".dvc-store", [run.weights for run in runs])
+    _dvc(home, "add", *paths)
+    pointers = [f"{path}.dvc" for path in paths]
+    try:
+        _dvc(home, "push", "-r", asked.remote, *pointers)
+    finally:
+        if asked.remote != cards.STORE:
+            for pointer in pointers:
+                (home / pointer).unlink()
+
+
+def _room(store: Path, files: Sequence[Path]) -> None:
+    for path in files:
+        if path.stat().st_size > LARGEST:
+            raise UserError(
+                f"{path.name} has {path.stat().st_size / 1e6:.1f} MB, and the store takes {LARGEST >> 20} MiB a file: "
+                "--remote NAME keeps it elsewhere, or release the run without --weights"
+            )
+    held = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+    more = sum(path.stat().st_size for path in files)
+    if held + more > STORE_BYTES:
+        raise UserError(
+            f"{store.name} holds {held >> 20} of {STORE_BYTES >> 20} MiB and has no room for {more / 1e6:.1f} MB more: "
+            "--remote NAME keeps them elsewhere, or release the runs without --weights"
+        )
+
+
+def _dvc(home: Path, *words: str) -> str:
+    command = [sys.executable, "-m", "dvc", *words]
+    done = subprocess.run(
+        command, cwd=home, capture_output=True, text=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"}
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it says nothing"]
+        said = next((line for line in lines if line.startswith("ERROR: ")), lines[-1]).removeprefix("ERROR: ")
+        raise UserError(f"dvc {words[0]} failed: {said}")
+    return done.stdout
+
+
+@contextmanager
+def fetched(address: str) -> Iterator[Run]:
+    """The run in a folder that DVC can reach, ``ssh://host/path/...`` or ``remote://name/...``, as long as the block
+    runs. Raises `UserError` where the address names no run's folder or cannot be reached."""
+    parts = address.rstrip("/").split("/")
+    with TemporaryDirectory() as root:
+        folder = Path(root, *parts[-4:])
+        run = Run.of(_named(address, folder))
+        folder.parent.mkdir(parents=True)
+        _dvc(Path.cwd(), "get-url", address.rstrip("/"), str(folder))
+        yield run
+
+
+def _named(address: str, folder: Path) -> Path:
+    scheme, _, rest = address.partition("://")
+    if not scheme or len(rest.rstrip("/").split("/")) < 5 or any(part in ("", ".", "..") for part in folder.parts[-4:]):
+        raise UserError(f"{address} names no run: it ends in <pipeline>/<recipe>/<model>/seed<k>")
+    return folder

@@ -1,0 +1,214 @@
+"""``release``: a run is kept once its numbers came out again, and refused in a sentence where anything is off."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from stillpoint import pipelines
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.runs import cards
+from stillpoint.core.runs.checkpoint import read_tensors, save_weights
+from stillpoint.core.runs.layout import Run
+from stillpoint.pipelines import networks, released
+from stillpoint.pipelines.cli import main
+
+PAIRS = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "64", "MODEL.WIDTH", "0.25", "EVALUATE.METRICS", "['accuracy', 'circular']"]
+NAME = "aps/resnet20_aps3"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a short run, seeds 0 and 1, and their data."""
+    place = tmp_path_factory.mktemp("release")
+    where = ["--data", str(place / "data"), "--threads", "1", "--device", "cpu"]
+    for seed in ("0", "1"):
+        assert main(["train", NAME, "--results", str(place / "results"), "--seed", seed, *where, *PAIRS]) == 0
+        assert (
+            main(["evaluate", str(place / "results" / "aps" / "digits" / "resnet20_aps3" / f"seed{seed}"), *where]) == 0
+        )
+    return place
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A copy of seed 0 that a test may damage, beside seed 1."""
+    shutil.copytree(made / "results", tmp_path / "results")
+    monkeypatch.setenv("STILLPOINT_DATA", str(made / "data"))
+    monkeypatch.setattr(networks, "KEPT", tmp_path / "runs")
+    return Run("aps", "digits", "resnet20_aps3", 0, tmp_path / "results")
+
+
+def release(*words: object) -> int:
+    return main(["release", *map(str, words), "--threads", "1", "--device", "cpu"])
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_runs_are_kept_without_weights_and_nothing_is_trained_or_measured_over_them(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert release(run.root / "aps" / "digits") == 0
+    kept = [Run("aps", "digits", "resnet20_aps3", seed, tmp_path / "runs") for seed in (0, 1)]
+    for one, source in zip(kept, (run, Run("aps", "digits", "resnet20_aps3", 1, run.root)), strict=True):
+        said = cards.about(one)
+        assert (
+            said["weights"] is None
+            and not one.weights.exists()
+            and one.metrics.read_bytes() == source.metrics.read_bytes()
+        )
+        stated = json.loads(source.metrics.read_text())["trained"]["accuracy"]
+        assert (
+            said["measured_again"]["metrics"]["accuracy"] == pytest.approx(stated)
+            and said["measured_again"]["images"] == 64
+        )
+        assert said["weights_digest"] == json.loads(source.metrics.read_text())["provenance"]["weights_digest"]
+        assert set(said["files"]) == {path.name for path in one.folder.iterdir()} - {"card.json", "card.md"}
+    before = files(tmp_path / "runs")
+    words = ["train", NAME, "--results", str(tmp_path / "runs"), "--device", "cpu", *PAIRS]
+    assert main(words) == 2 and "is a kept run, and training would change it" in capsys.readouterr().err
+    assert release(run.folder) == 2 and "is kept already: --anew puts" in capsys.readouterr().err
+    assert {k: v for k, v in files(tmp_path / "runs").items() if not k.endswith((".lock", "log.txt"))} == before
+    assert release(run.folder, "--anew") == 0
+    # a table of them, and one that a changed file spoils
+    assert main(["table", "aps", "--kept", *PAIRS]) == 0
+    rows = (tmp_path / "runs" / "aps" / "digits" / "table.csv").read_text()
+    assert ",2," in rows
+    kept[0].metrics.write_text(kept[0].metrics.read_text() + " ")
+    capsys.readouterr()
+    assert main(["table", "aps", "--kept", *PAIRS]) == 2
+    assert "metrics.json is not the file that its card describes" in capsys.readouterr().err
+
+
+def test_weights_are_kept_in_half_precision_and_the_metrics_are_theirs(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert release(run.folder, "--weights") == 0
+    kept = Run("aps", "digits", "resnet20_aps3", 0, tmp_path / "runs")
+    tensors, about = read_tensors(cards.weights(kept))
+    assert {t.dtype for t in tensors.values() if t.dim() > 1} == {torch.float16}
+    assert tensors["bn1.running_var"].dtype == torch.float32 and about["precision"].startswith("float16")
+    metrics, before = json.loads(kept.metrics.read_text()), json.loads(run.metrics.read_text())
+    assert metrics["untrained"] == before["untrained"] and metrics["evaluate"] == before["evaluate"]
+    assert metrics["provenance"]["weights_digest"] != before["provenance"]["weights_digest"]
+    assert cards.read(kept)["before_rounding"]["accuracy"] == before["trained"]["accuracy"]
+    assert torch.equal(pipelines.pretrained(NAME).state_dict()["conv1.weight"], tensors["conv1.weight"].float())
+    capsys.readouterr()
+    assert main(["evaluate", NAME, "--pretrained", "--json", "--threads", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["differing"] == []
+    # what is kept elsewhere comes in as it is, its digests looked at
+    assert main(["release", str(kept.folder), "--to", str(tmp_path / "home"), "--weights", "--threads", "1"]) == 0
+    assert files(tmp_path / "home") == {k: v for k, v in files(tmp_path / "runs").items() if not k.endswith(".lock")}
+    kept.weights.write_bytes(run.weights.read_bytes())
+    with pytest.raises(UserError, match="not the file that its card describes"):
+        pipelines.pretrained(NAME)
+    assert main(["release", str(kept.folder), "--to", str(tmp_path / "third"), "--weights"]) == 2
+    assert not (tmp_path / "third" / "aps").exists()
+    kept.weights.unlink()
+    with pytest.raises(UserError, match=r"dvc pull .*weights.safetensors.dvc brings it"):
+        pipelines.pretrained(NAME)
+    with pytest.raises(UserError, match="no pretrained weights are kept of aps/resnet20"):
+        pipelines.pretrained("aps/resnet20")
+
+
+def changed(path: Path, change: Callable[[dict[str, object]], object]) -> None:
+    found = json.loads(path.read_text())
+    change(found)
+    path.write_text(json.dumps(found))
+
+
+def _other_weights(run: Run) -> None:
+    tensors, about = read_tensors(run.weights)
+    more = {key: about[key] for key in ("config_digest", "epoch", "dataset", "seed")}
+    save_weights(run.weights, {k: t * 1.5 if t.dim() > 1 else t for k, t in tensors.items()}, model=NAME, **more)
+
+
+def _moved(run: Run) -> None:
+    other = run.folder.parents[1] / "resnet20_aps1"
+    other.mkdir()
+    run.folder.rename(other / "seed0")
+    run.folder.mkdir()
+    (run.folder / "elsewhere").symlink_to(other / "seed0")
+
+
+WRONG: dict[str, tuple[Callable[[Run], object], str]] = {
+    "not finished": (lambda run: run.training.unlink(), "has not finished training"),
+    "not measured": (lambda run: run.metrics.unlink(), "was not measured"),
+    "no run": (lambda run: run.config.unlink(), "holds no run"),
+    "other weights": (_other_weights, "was measured with other weights"),
+    "torn weights": (lambda run: run.weights.write_bytes(run.weights.read_bytes()[:-9]), "truncated or damaged"),
+    "torn maps": (lambda run: run.maps.write_bytes(b"12345678"), "truncated or damaged"),
+    "short history": (
+        lambda run: run.history.write_text(run.history.read_text().splitlines()[0] + "\n"),
+        "has not the 1 epoch",
+    ),
+    "other settings": (
+        lambda run: changed(run.training, lambda d: d.update(config_digest="0")),
+        "is of other settings",
+    ),
+    "other images": (
+        lambda run: changed(run.metrics, lambda d: d["provenance"].update(data_digest="0")),
+        "on other images",
+    ),
+    "better numbers": (
+        lambda run: changed(run.metrics, lambda d: d["trained"].update(accuracy=0.99)),
+        "do not follow from",
+    ),
+    "no origin": (lambda run: changed(run.metrics, lambda d: d.pop("provenance")), "does not say what it measured"),
+    "of another seed": (
+        lambda run: run.config.write_text(run.config.read_text().replace("SEED: 0", "SEED: 7")),
+        "was moved",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_run_that_does_not_hold_together_is_refused_with_all_others(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    damage, said = WRONG[what]
+    damage(run)
+    # the good run before it is not kept either
+    before = [run.folder.with_name("seed1")] if what == "torn weights" else []
+    assert release(*before, run.folder) == 2
+    told = capsys.readouterr().err
+    assert said in told and told.count("\n") == 1, told
+    assert not files(tmp_path / "runs")
+
+
+def test_a_run_of_a_network_that_is_not_there_or_in_another_folder_is_refused(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for model, said in (("resnet20_aps1", "it was moved"), ("resnet19", "unknown network 'aps/resnet19'")):
+        shutil.copytree(run.folder, other := run.folder.parents[1] / model / "seed0")
+        assert release(other) == 2 and said in capsys.readouterr().err
+    assert release(run.folder, run.folder) == 2 and "made of two of these runs" in capsys.readouterr().err
+    assert release(tmp_path / "nothing") == 2 and "is not there" in capsys.readouterr().err
+    assert not files(tmp_path / "runs")
+
+
+def test_a_store_without_room_and_a_remote_that_is_not_there_leave_all_as_it_was(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+    assert release(run.folder, "--weights", "--remote", "cluster") == 2
+    assert "dvc push failed" in (said := capsys.readouterr().err) and "cluster" in said and said.count("\n") == 1
+    monkeypatch.setattr(released, "STORE_BYTES", 1000)
+    assert release(run.folder, "--weights") == 2 and "has no room for" in capsys.readouterr().err
+    monkeypatch.setattr(released, "LARGEST", 1000)
+    assert release(run.folder, "--weights") == 2 and "the store takes" in capsys.readouterr().err
+    assert not files(tmp_path / "runs")
+
+
+def test_the_former_word_is_refused_with_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["publish", "results/aps/digits/resnet20/seed0"])
+    assert ended.value.code == 2 and "publish is now: stillpoint release RUN" in capsys.readouterr().err
