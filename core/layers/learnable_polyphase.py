@@ -21,7 +21,7 @@ from stillpoint.core.layers.phases import Stride, extend, place_phase, shortened
 from stillpoint.core.layers.polyphase import SELECTIONS
 from stillpoint.core.layers.precision import without_autocast
 
-# torch.fx, which cannot follow their checks, takes each of these as one step
+# torch.fx, which cannot trace their checks, treats each of these as one operation
 for _name in ("extend", "place_phase", "shortened", "spread_phases", "wide"):
     torch.fx.wrap(_name)
 
@@ -201,11 +201,10 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
 
 
 class LearnablePolyphaseUpsample2d(_Sampler):
-    """Put a map back on the grid of a `LearnablePolyphaseDownsample2d`, then filter: (B, C, h, w) -> (B, C, s h, t w).
+    """Map (B, C, h, w) -> (B, C, s h, t w), on the grid of a `LearnablePolyphaseDownsample2d`, then filtered.
 
     Args:
-        channels, stride, filter, size, padding, groups: as in that layer.
-        gain: factor of the filter; s * t in the authors' decoder.
+        channels, stride, filter, size, padding, groups: as there. gain: factor of the filter; s * t for the authors.
         redraw: in training, draw new weights, by a Gumbel softmax of the scores, instead of using the given ones.
         soften_twice: in evaluation, use softmax(weights / tau) of the given weights, as the authors' code does.
 

@@ -45,7 +45,7 @@ def _pages(args: Namespace) -> int:
 
 COMMANDS = {
     "pages": Command(
-        "write the tables, pictures and pages that show the kept runs",
+        "write tables and pictures of the kept runs into pages",
         _options,
         _pages,
         ("stillpoint pages", "stillpoint pages --check"),

@@ -117,7 +117,7 @@ def evaluate_pretrained(args: Namespace) -> int:
 
 COMMANDS = {
     "release": Command(
-        "keep finished runs in runs/, once their numbers are confirmed",
+        "keep finished runs in runs/, once confirmed",
         _options,
         _release,
         (

@@ -242,7 +242,7 @@ def test_measure_takes_no_network_that_gives_maps_or_several_outputs(
         (("show-config", "aps/resnet20", "PIPELINE", "blurpool"), "PIPELINE is aps"),
         (("run", "aps", "SEED", "3"), "SEED is each run's own"),
         (("run", "nosuch"), "unknown pipeline 'nosuch'"),
-        (("evaluate", "aps/resnet20_aps3", "--pretrained", "--status", "e3"), "leave out --recipe, --status"),
+        (("evaluate", "aps/resnet20_aps3", "--pretrained", "--status", "e3"), "leave out --status"),
         (("train", "aps/resnet20", "--threads", "0"), "'0' is no whole number from 1 on"),
     ],
 )
