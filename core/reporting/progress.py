@@ -1,4 +1,4 @@
-"""What a workflow is doing and how long it has left, read from the files that its runs write."""
+"""Progress of a workflow and its remaining time, read from the files of its runs."""
 
 import signal
 import subprocess
@@ -22,7 +22,7 @@ EVALUATION, START = 0.5, 0.05
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands: `stage` is waiting, training, to measure (it may be under way) or done."""
+    """The status of a run: `stage` is waiting, training, to measure (perhaps in progress) or done."""
 
     stage: str
     epoch: int
@@ -30,7 +30,7 @@ class Status:
 
     @property
     def work(self) -> float:
-        """Part of the run's work that is done, 0..1."""
+        """The fraction of the run's work that is done, 0..1."""
         if self.stage == "done":
             return 1.0
         trained = self.epoch / self.epochs if self.epochs else float(self.stage == "to measure")
@@ -41,7 +41,7 @@ class Status:
 
 
 def status(run: Run, epochs: int) -> Status:
-    """A run's status by the files it has: history grows by a line each epoch, then come weights, then metrics."""
+    """A run's status from its files: history grows by a line each epoch, weights and metrics follow."""
     try:
         rows = max(0, len(run.history.read_text().splitlines()) - 1)
     except OSError:
@@ -55,7 +55,7 @@ def status(run: Run, epochs: int) -> Status:
 
 
 def remaining(done: float, before: float, seconds: float) -> float | None:
-    """Seconds left when the part that is done has gone from `before` to `done` in `seconds`; none while unknown."""
+    """Estimated seconds left when the done fraction grew from `before` to `done` in `seconds`; None while unknown."""
     return None if done <= before else seconds * (1 - done) / (done - before)
 
 
@@ -88,10 +88,11 @@ def follow(
     interval: float = 0.5,
     keep: Sequence[int] = (),
 ) -> int:
-    """Runs `command`, its output in ``<folder>/logs/workflow.txt``, and shows how its `runs` fare; the exit code.
+    """Runs `command`, with its output in ``<folder>/logs/workflow.txt``, shows the progress of `runs`, and returns the
+    exit code.
 
     The command inherits the descriptors `keep`.
-    On a terminal the display is live; elsewhere a line is printed when something has changed.
+    On a terminal the display is live; elsewhere a line is printed at every change.
     """
     log = folder / "logs" / "workflow.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +140,7 @@ def follow(
             try:
                 process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
-                # it was sent to this process alone, as `kill` does
+                # sent to this process alone, as by `kill`
                 process.send_signal(signal.SIGINT)
                 process.wait()
             raise
