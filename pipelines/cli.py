@@ -1,6 +1,6 @@
-"""The command line: ``stillpoint <command>``. Commands are in `pipelines.commands`; torch only where it is needed.
+"""The command line: ``stillpoint <command>``. Commands are in `pipelines.commands`; torch is imported only if needed.
 
-What the user can mend ends with one sentence and exit code 2; anything else is a fault of ours and shows its traceback.
+An error that the user can mend ends with one sentence and exit code 2; anything else is a bug and shows its traceback.
 """
 
 import argparse
@@ -18,21 +18,21 @@ from stillpoint.pipelines.commands import COMMANDS
 
 DESCRIPTION = """Shift invariance of image classifiers: reproducible pipelines, one per paper.
 
-  stillpoint list 'aps/*'                                 what there is
+  stillpoint list 'aps/*'                                 all networks by name
   stillpoint run aps                                      a paper's whole table, on real handwritten digits
   stillpoint train aps/resnet20_aps1 --recipe digits      one network
-  stillpoint measure aps/resnet18_aps1 --image photo.jpg  one picture under all shifts
+  stillpoint measure aps/resnet18_aps1 --image photo.jpg  one image under all shifts
 """
 
 
-#: how a terminal that is not UTF-8 shows what its encoding lacks; "?" for the rest
+#: replacements on terminals that are not UTF-8; "?" for all other characters
 _SPELLED = str.maketrans(
     {**dict(zip("·░▒▓█–—−×‘’“”", ".:+*#---x''\"\"", strict=True)), **{"±": "+-", "…": "...", "→": "->", "≤": "<="}}
 )
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
-    """Error handler of a stream: what it cannot carry in plain letters."""
+    """Error handler of an output stream: replaces characters that its encoding lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end].translate(_SPELLED)
@@ -42,7 +42,7 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("stillpoint.spelled", _spell)
 
 
-#: packages that only some commands need -> the extra that brings them
+#: packages that only some commands need -> the extra that installs them
 EXTRAS = {
     **dict.fromkeys(("PIL", "dvc", "matplotlib", "scipy", "sklearn", "snakemake", "torchvision", "yacs"), "pipelines"),
     "timm": "interop",
@@ -50,14 +50,14 @@ EXTRAS = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are one sentence, without the usage in front of it."""
+    """An argparse parser whose errors are one sentence, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {printable(message)} (see: {self.prog} --help)\n")
 
 
 class _Version(argparse.Action):
-    """The version of what is installed, looked up when it is asked for."""
+    """The installed version, looked up on demand."""
 
     def __call__(self, form: argparse.ArgumentParser, *rest: Any) -> NoReturn:
         import stillpoint
@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    top.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version")
     inner = top.add_subparsers(dest="command", metavar="command", required=True, parser_class=_Parser)
     for name, command in COMMANDS.items():
         form = inner.add_parser(
@@ -99,23 +99,21 @@ def parser() -> argparse.ArgumentParser:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments, with the trailing KEY VALUE pairs in `pairs`.
 
-    argparse cannot take optional words on both sides of an option, so the pairs are what it leaves over.
+    argparse cannot take optional words on both sides of an option, so the pairs are the arguments that it leaves.
     """
     form = parser()
     args, rest = form.parse_known_args(arguments)
     stray = rest if args.pairs is None else [word for word in rest[0::2] if word.startswith("-")]
     if stray:
-        form.exit(
-            2, f"stillpoint {args.command}: {stray[0]!r} is not known here (see: stillpoint {args.command} --help)\n"
-        )
+        form.exit(2, f"stillpoint {args.command}: {stray[0]!r} is unknown (see: stillpoint {args.command} --help)\n")
     if args.pairs is not None:
         args.pairs = rest
     return args
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; the exit code is 0, 2 for what the user can mend, 130 when interrupted."""
-    # Importing PyTorch makes 300,000 objects that stay; passing over them 400 times takes a fifth of the import.
+    """Runs one command; the exit code is 0, 2 for a user's error, 130 when interrupted."""
+    # Importing PyTorch creates 300,000 permanent objects; collecting garbage among them takes a fifth of the import.
     gc.set_threshold(20_000)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -140,11 +138,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"stillpoint: {package} is not installed: pip install 'stillpoint[{EXTRAS[package]}]'", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # the reader (head, less) has gone; the interpreter would complain once more when it flushes
+        # the reader (head, less) has exited; otherwise the interpreter would fail again when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        # a folder that is a file, a place where nothing may be written: a path of the user's
+        # a user's path: a folder that is a file, or one without write permission
         if error.filename is None:
             raise
         print(f"stillpoint: {printable(str(error.filename))}: {error.strerror}", file=sys.stderr)

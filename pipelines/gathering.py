@@ -14,14 +14,14 @@ from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines.networks import departures, models, paper, recipe_config
 from stillpoint.pipelines.results import Results, Shown, shown_by
 
-#: no column of top-5 accuracy for data sets of so many classes or fewer
+#: data sets with at most this many classes have no column of top-5 accuracy
 FEW_CLASSES = 10
 
 
 def gather(name: str, recipe: str, root: Path, seeds: int | None, pairs: list[str]) -> Results:
-    """What was evaluated of a paper under a recipe; its table is titled with the data set's own title and the recipe's.
+    """A paper's evaluated runs under a recipe; the table's title joins the data set's and the recipe's.
 
-    A folder that is named after no network of the paper is left out, and the table says so.
+    A folder without a network of that name is left out, and the table says so.
     """
     config, known = recipe_config(name, recipe, pairs), models(name)
     every = found_runs(name, recipe, root, seeds)
@@ -36,7 +36,7 @@ def gather(name: str, recipe: str, root: Path, seeds: int | None, pairs: list[st
     data = dataset_title(read_metrics(runs[0]))
     title = f"{data}: {config.title}" if config.title else data
     shown = shown_by(paper(name), config)
-    # of ten classes, being among the first five says little
+    # among ten classes, top-5 accuracy means little
     few = info(config.data.name).num_classes <= FEW_CLASSES
     columns = tuple(column for column in shown.columns if not (few and column.key.endswith("accuracy_top5")))
     published = paper(name).published
@@ -44,19 +44,19 @@ def gather(name: str, recipe: str, root: Path, seeds: int | None, pairs: list[st
     by_model = {row.model: [Run(name, recipe, row.model, seed, root) for seed in row.seeds] for row in table.rows}
     found = Results(paper(name), recipe, root, config, table, by_model)
     changed = differences(deciding(recipe_config(name, recipe).dump()), deciding(config.dump()))
-    asked = [f"Not the recipe as it stands: {', '.join(changed)}."] if changed else []
+    asked = [f"Differs from the recipe: {', '.join(changed)}."] if changed else []
     notes = (*table.notes, *shown.notes(found), *asked, *_departures(runs, pairs), *filter(None, [left_out]))
     return replace(found, table=replace(table, notes=notes))
 
 
 def _departures(runs: list[Run], pairs: list[str]) -> list[str]:
-    """A sentence for each run that was trained by other settings than those the table is of."""
+    """A sentence for each run trained with other settings than the table's."""
     found = []
     for run in runs:
         if changed := departures(run, pairs):
             more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
             found.append(
-                f"{run.model}, seed {run.seed}, was trained by other settings than this table's: "
+                f"{run.model}, seed {run.seed}, was trained with other settings than this table's: "
                 f"{', '.join(changed[:4])}{more}"
             )
     return found

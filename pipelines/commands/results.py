@@ -1,4 +1,4 @@
-"""Commands that gather what runs left behind: table, figures, and run, which does a paper's whole workflow."""
+"""Commands on the results of runs: table, figures, and run, which executes a paper's whole workflow."""
 
 import os
 import shlex
@@ -33,7 +33,7 @@ def _shared_options(form: ArgumentParser) -> None:
     form.add_argument("pipeline", help="a paper, such as aps")
     add_recipe(form)
     add_places(form)
-    form.add_argument("--seeds", type=int, metavar="N", help="use seeds 0..N-1 (default: all that were evaluated)")
+    form.add_argument("--seeds", type=int, metavar="N", help="use seeds 0..N-1 (default: all evaluated ones)")
 
 
 def _table_options(form: ArgumentParser) -> None:
@@ -97,13 +97,13 @@ def _figures(args: Namespace) -> int:
 
 @contextmanager
 def _writing(args: Namespace) -> Iterator[None]:
-    """Holds the tables and figures of a recipe, and removes what a killed command was drawing."""
+    """Holds the lock of a recipe's tables and figures, and removes the temporary files of a killed command."""
     import stillpoint.pipelines as pipelines
 
-    pipelines.paper(args.pipeline).recipe_file(recipe_of(args))  # a wrong name makes no folder
+    pipelines.paper(args.pipeline).recipe_file(recipe_of(args))  # an unknown name must not create a folder
     folder = layout.table(args.pipeline, recipe_of(args), "md", args.results).parent
     if not folder.is_dir():
-        yield  # there is nothing to show, which is told
+        yield  # nothing to show: reported below
         return
     with locked(folder / ".tables.lock", wait=lambda sentence: print(sentence, file=sys.stderr)):
         sweep(folder, below=False)
@@ -112,7 +112,7 @@ def _writing(args: Namespace) -> Iterator[None]:
 
 
 def _gathered(args: Namespace) -> "Results":
-    # pydantic comes with it, which takes as long as all else that --help needs
+    # imports pydantic, which takes as long as everything else that --help needs
     from stillpoint.pipelines.gathering import gather
 
     return gather(args.pipeline, recipe_of(args), args.results, args.seeds, args.pairs)
@@ -121,14 +121,14 @@ def _gathered(args: Namespace) -> "Results":
 def _workflow_options(form: ArgumentParser) -> None:
     form.add_argument("pipeline", help="a paper, such as aps")
     add_recipe(form)
+    form.add_argument("--seeds", type=int, metavar="N", help="seeds 0..N-1 of each network (default: the recipe's)")
     form.add_argument(
-        "--seeds", type=int, metavar="N", help="seeds 0..N-1 of each network (default: what the recipe says)"
+        "-j", "--jobs", type=int, metavar="N", help="number of parallel jobs (default: one for each core)"
     )
-    form.add_argument("-j", "--jobs", type=int, metavar="N", help="jobs at once (default: one for each core)")
     form.add_argument(
         "--anew",
         action="store_true",
-        help="remove the runs that are there and begin them all anew, however they were made and whether or not kept",
+        help="remove all existing runs, also kept ones and those made by hand, and start from scratch",
     )
     add_places(form)
     add_device(form)
@@ -150,10 +150,10 @@ def _workflow(args: Namespace) -> int:
     }
     plan = workflow.plan(args.pipeline, given)
     for model in plan.config.grid:
-        plan.resolved(model, 0)  # a wrong setting is told now, not by the first job
+        plan.resolved(model, 0)  # a wrong setting is reported now, not by the first job
     for run in () if args.anew else plan.runs:
         plan.refuse(run)
-    # snakemake inherits the lock, which so is held until it has ended too, however either of them ends
+    # snakemake inherits the lock, which is thus held until both have ended, even after SIGKILL
     with locked(plan.folder / ".lock", wait=tell) as held:
         for run in plan.runs:
             # what a killed workflow was training or measuring goes on without it, and is then there to be used
@@ -179,21 +179,21 @@ def _workflow(args: Namespace) -> int:
 
 COMMANDS = {
     "table": Command(
-        "make the table of a paper from the runs that were evaluated",
+        "make the table of a paper from its evaluated runs",
         _table_options,
         _table,
         ("stillpoint table aps", "stillpoint table aps --recipe cifar10 --seeds 3", "stillpoint table aps --json"),
         takes_pairs=True,
     ),
     "figures": Command(
-        "draw the figures of a paper from the runs that were evaluated",
+        "draw the figures of a paper from its evaluated runs",
         _shared_options,
         _figures,
         ("stillpoint figures aps", "stillpoint figures aps --recipe cifar10"),
         takes_pairs=True,
     ),
     "run": Command(
-        "run a paper's workflow to its table and figures, showing what runs and how long it has left",
+        "run a paper's workflow to its table and figures, showing progress and remaining time",
         _workflow_options,
         _workflow,
         ("stillpoint run aps", "stillpoint run aps --recipe cifar10 --seeds 3 -j 1"),
