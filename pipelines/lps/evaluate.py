@@ -1,8 +1,8 @@
 """The paper's consistency on ImageNet: windows of the network's size out of a larger crop, and rolls of that crop.
 
-Only under ``EVALUATE.PROTOCOL authors``, for its strange parts: one draw for a whole batch from NumPy's generator, and
-rolled images that are classified at the size of the crop, not of the windows. What Stillpoint measures by itself
-is ``circular`` and ``crop``.
+Only under ``EVALUATE.PROTOCOL authors``, because of its peculiarities: one draw for a whole batch from NumPy's
+generator, and rolled images classified at the size of the crop, not of the windows. Our own measurements are
+``circular`` and ``crop``.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,8 @@ SEED, SAMPLES = 7, 2
 
 
 class StandardAndCircular:
-    """``standard_consistency`` and ``rolled_consistency``: means over batches of the share of one class throughout."""
+    """``standard_consistency`` and ``rolled_consistency``: means over batches of the fraction of images with the same
+    class throughout."""
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
         self.random, self.max_shift = np.random.RandomState(SEED), config.max_shift
