@@ -162,5 +162,5 @@ def test_other_weights_than_the_cards_are_refused(entry: tuple[str, Path]) -> No
     path.unlink()
     with pytest.raises(UserError, match="dvc pull"):
         pipelines.pretrained(name)
-    with pytest.raises(UserError, match="no pretrained weights are kept of aps/resnet20"):
+    with pytest.raises(UserError, match="there are no pretrained weights of aps/resnet20"):
         pipelines.pretrained("aps/resnet20")

@@ -67,7 +67,7 @@ def translate_bilinear(images: Tensor, translation: Shift, *, rule: str = "exact
         images: (B, C, H, W), floating.
         translation: (rows, columns) as fractions of the side; positive moves the content up and left.
         rule: "exact" shifts by that fraction; "authors" builds the sampling grid with align_corners=True and samples it
-            with False, which magnifies the image slightly: even a zero translation blurs it.
+            with False, which shrinks the image slightly: even a zero translation blurs it.
 
     Raises:
         ValueError: an unknown rule.

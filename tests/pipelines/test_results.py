@@ -166,8 +166,8 @@ def test_a_filling_that_the_paper_does_not_have_is_told_of_in_its_table(
     plain, asked = (gather(paper, "digits", tmp_path, None, given).table.notes for given in ([], pairs))
     told = f"{model}, seed 0, was trained with other settings than this table's: MODEL.DOWNSAMPLE: {filling} -> {usual}"
     assert told in plain and told not in asked
-    assert f"Not the recipe as it stands: MODEL.DOWNSAMPLE: {usual} -> {filling}." in asked
-    assert not any("Not the recipe" in note for note in plain)
+    assert f"Differs from the recipe: MODEL.DOWNSAMPLE: {usual} -> {filling}." in asked
+    assert not any("Differs from the recipe" in note for note in plain)
 
 
 #: figure -> the evaluation that it shows, and the networks that this evaluation has a result for

@@ -199,7 +199,7 @@ def test_cifar10_c_is_judged_by_what_it_can_be(corrupted) -> None:
     root, images = corrupted
     folder = root / "CIFAR-10-C"
     np.save(folder / "labels.npy", np.arange(20, dtype=np.uint8) % 10)
-    with pytest.raises(UserError, match="does not tell each severity the same classes"):
+    with pytest.raises(UserError, match="does not give every severity the same classes"):
         load("cifar10_c", root, "gaussian_noise/1")
     np.save(folder / "labels.npy", np.tile(np.arange(4, dtype=np.uint8), 5))
     images[12:16] = 0

@@ -172,7 +172,7 @@ def test_a_filling_of_one_s_own_is_named_by_its_module(tmp_path, monkeypatch):
     assert type(downsample_factory("my_fillings:Mine")(3)).__name__ == "Mine"
     for kind, words in {
         "my_fillings:Other": "downsample my_fillings:Other: the module my_fillings has no Other",
-        "my_fillings:other": "downsample my_fillings:other is no filling of the slot",
+        "my_fillings:other": "downsample my_fillings:other is not a filling",
         "no_fillings:Mine": "downsample no_fillings:Mine: there is no module no_fillings",
     }.items():
         with pytest.raises(ValueError, match=words):
