@@ -102,7 +102,7 @@ def test_nll_is_for_networks_that_give_logarithms_of_probabilities(paper: str) -
         chances = net(torch.rand(2, 1, size, size)).exp().sum(1)
     assert torch.allclose(chances, torch.ones(2), atol=1e-5) == (not recipe.LOGITS)
     if recipe.LOGITS:
-        with pytest.raises(UserError, match=f"nll takes log-probabilities, but networks of {paper} give"):
+        with pytest.raises(UserError, match=f"nll takes log-probabilities, but networks of {paper} return"):
             pipelines.configure(name, "digits", ["TRAIN.LOSS", "nll"])
     else:
         assert pipelines.configure(name, "digits", ["TRAIN.LOSS", "nll"]).train.loss == "nll"
@@ -112,7 +112,7 @@ def test_nll_is_for_networks_that_give_logarithms_of_probabilities(paper: str) -
     ("pairs", "sentence"),
     [
         (["MODEL.NORM", "bach"], r"MODEL\.NORM must be one of [^:]*, got 'bach'; nearest: batch"),
-        (["MODEL.WIDTH", "16"], r"MODEL\.WIDTH: it multiplies [^:]* \(given: 16\)"),
+        (["MODEL.WIDTH", "16"], r"MODEL\.WIDTH: it is a multiplier [^:]* \(given: 16\)"),
         (["TRAIN.EPOCHS", "-1"], r"TRAIN\.EPOCHS: [^:]* \(given: -1\)"),
     ],
 )

@@ -89,7 +89,7 @@ def test_a_place_inherits_what_the_patterns_around_it_say() -> None:
     ("settings", "words"),
     [
         ({"DOWNSAMPLE": "polyphas"}, "nearest: polyphase"),
-        ({"DOWNSAMPLE": "pasa"}, "pasa is spelt adaptive_blur here"),
+        ({"DOWNSAMPLE": "pasa"}, "pasa is now spelt adaptive_blur"),
         (
             {"DOWNSAMPLE": "blur", "GROUPS": 2},
             "GROUPS 2 changes nothing with MODEL.DOWNSAMPLE blur: it is of adaptive_bl",

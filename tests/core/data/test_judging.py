@@ -191,7 +191,7 @@ def test_cifar100_in_folders_has_its_hundred_classes(tmp_path: Path) -> None:
             folder = tmp_path / "cifar100" / part / f"c{k:03}"
             folder.mkdir(parents=True)
             Image.new("RGB", (32, 32), (k, 0, 0)).save(folder / "0.png")
-    with pytest.raises(UserError, match=r"of the class 'c0\d\d', which cifar100 does not have"):
+    with pytest.raises(UserError, match=r"the class 'c0\d\d', which cifar100 does not have"):
         prepare("cifar100", tmp_path)
 
 
