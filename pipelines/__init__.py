@@ -1,11 +1,11 @@
-"""The door: every network of every paper by name, made or loaded in one line.
+"""Access to every network of every paper by name: created or loaded in one line.
 
     import stillpoint
     net = stillpoint.create("aps/resnet18_aps3", dataset="cifar10")
     stillpoint.names("aps/*lpf3")
 
-A paper is the folder of its name (see `stillpoint.pipelines.paper`); one is imported only when asked for, torch only
-when a network is made.
+A paper is the folder of its name (see `stillpoint.pipelines.paper`), imported on demand; torch is imported only when a
+network is made.
 """
 
 from pathlib import Path

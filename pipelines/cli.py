@@ -1,6 +1,6 @@
-"""The command line: ``stillpoint <command>``. Commands are in `pipelines.commands`; torch only where it is needed.
+"""The command line: ``stillpoint <command>``. Commands are in `pipelines.commands`; torch is imported only if needed.
 
-What the user can mend ends with one sentence and exit code 2; anything else is a fault of ours and shows its traceback.
+An error that the user can mend ends with one sentence and exit code 2; anything else is a bug and shows its traceback.
 """
 
 import argparse
@@ -16,14 +16,14 @@ from stillpoint.core.base.errors import UserError, printable
 from stillpoint.core.base.interrupt import Interrupted
 from stillpoint.pipelines.commands import COMMANDS, GROUPS
 
-#: how a terminal that is not UTF-8 shows what its encoding lacks; "?" for the rest
+#: replacements on terminals that are not UTF-8; "?" for all other characters
 _SPELLED = str.maketrans(
     {**dict(zip("·░▒▓█–—−×‘’“”", ".:+*#---x''\"\"", strict=True)), **{"±": "+-", "…": "...", "→": "->", "≤": "<="}}
 )
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
-    """Error handler of a stream: what it cannot carry in plain letters."""
+    """Error handler of an output stream: replaces characters that its encoding lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end].translate(_SPELLED)
@@ -33,7 +33,7 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("stillpoint.spelled", _spell)
 
 
-#: packages that only some commands need -> the extra that brings them
+#: packages that only some commands need -> the extra that installs them
 EXTRAS = {
     **dict.fromkeys(
         ("PIL", "dvc", "matplotlib", "scipy", "shtab", "sklearn", "snakemake", "torchvision", "yacs"), "pipelines"
@@ -47,7 +47,7 @@ FORMER = {"publish": "release RUN --weights"}
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are one sentence, without the usage in front of it."""
+    """An argparse parser whose errors are one sentence, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {printable(message)} (see: {self.prog} --help)\n")
@@ -66,7 +66,7 @@ class _Top(_Parser):
 
 
 class _Version(argparse.Action):
-    """The version of what is installed, looked up when it is asked for."""
+    """The installed version, looked up on demand."""
 
     def __call__(self, form: argparse.ArgumentParser, *rest: Any) -> NoReturn:
         import stillpoint
@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments, with the trailing KEY VALUE pairs in `pairs`.
 
-    argparse cannot take optional words on both sides of an option, so the pairs are what it leaves over.
+    argparse cannot take optional words on both sides of an option, so the pairs are the arguments that it leaves.
     """
     form = parser()
     words = sys.argv[1:] if arguments is None else list(arguments)
@@ -118,17 +118,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args, rest = form.parse_known_args(arguments)
     stray = rest if args.pairs is None else [word for word in rest[0::2] if word.startswith("-")]
     if stray:
-        form.exit(
-            2, f"stillpoint {args.command}: {stray[0]!r} is not known here (see: stillpoint {args.command} --help)\n"
-        )
+        form.exit(2, f"stillpoint {args.command}: {stray[0]!r} is unknown (see: stillpoint {args.command} --help)\n")
     if args.pairs is not None:
         args.pairs = rest
     return args
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; the exit code is 0, 2 for what the user can mend, 130 when interrupted."""
-    # Importing PyTorch makes 300,000 objects that stay; passing over them 400 times takes a fifth of the import.
+    """Runs one command; the exit code is 0, 2 for a user's error, 130 when interrupted."""
+    # Importing PyTorch creates 300,000 permanent objects; collecting garbage among them takes a fifth of the import.
     gc.set_threshold(20_000)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -153,11 +151,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"stillpoint: {package} is not installed: pip install 'stillpoint[{EXTRAS[package]}]'", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # the reader (head, less) has gone; the interpreter would complain once more when it flushes
+        # the reader (head, less) has exited; otherwise the interpreter would fail again when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        # a folder that is a file, a place where nothing may be written: a path of the user's
+        # a user's path: a folder that is a file, or one without write permission
         if error.filename is None:
             raise
         print(f"stillpoint: {printable(str(error.filename))}: {error.strerror}", file=sys.stderr)

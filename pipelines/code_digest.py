@@ -1,11 +1,11 @@
-"""Digests of the code that decides a result: equal digests, equal bits; a comment or a sentence changes nothing.
+"""Digests of the code that decides a result: equal digests, equal bits; comments and messages do not count.
 
 A digest covers
 
-  modules    of this repository that some files import, directly or not, without what decides no number: comments,
-             docstrings, error texts, help, and the fields of settings classes, which act through the configuration;
-             also those that a table names as ``module:name``, where a file looks names up in it (`LOOKUP`)
-  C++        of the kernels, where a module that compiles them is among those, without comments
+  modules    of this repository that given files import, directly or not, without what affects no number: comments,
+             docstrings, messages, help, and the fields of settings classes, which act through the configuration; also
+             modules named as ``module:name`` in a table in which a file looks names up (`LOOKUP`)
+  C++        of the kernels, without comments, if a module that compiles them is among those
   libraries  that those modules import, by their versions
 """
 
@@ -23,17 +23,17 @@ from stillpoint.core.base.files import digest_of
 #: The folder that holds core/ and pipelines/; links that lead there are resolved.
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "stillpoint"
-#: Libraries that carry, check and show values but compute none.
+#: Libraries that carry, check and show values but compute nothing.
 CARRIERS = frozenset({"dvc", "pydantic", "rich", "safetensors", "snakemake", "yacs", "yaml"})
-#: Distributions that are called otherwise than what they are imported as.
+#: Distributions whose name differs from their import name.
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "pywt": "PyWavelets"}
-#: What imports by a name: the tables ``{"name": "module:name"}`` that a file imports beside it are its imports too.
+#: The function that imports by name: tables ``{"name": "module:name"}`` imported beside it count as imports too.
 LOOKUP = "stillpoint.core.base.lookup.find"
-#: Folders of C++ that a package beside them compiles.
+#: Name of the folders of C++ that the package around them compiles.
 COMPILED = "csrc"
-#: Calls whose text is for people alone, where nothing is done with what they return.
+#: Calls whose texts are messages, if their result is not used.
 TELLS = frozenset({"print", "warn", "wait", "note", "tell", "_tell", "on_note"})
-#: Arguments of any call that are texts for people.
+#: Arguments of any call that are messages.
 TEXTS = frozenset({"description", "help", "metavar"})
 
 
@@ -55,8 +55,8 @@ def imported(entries: tuple[str, ...]) -> tuple[Path, ...]:
         if not (ROOT / path).is_file() or (path in found and (parent or not found[path])):
             continue
         found[path] = parent
-        # a package runs what it imports at its top; what its functions would import is for those who call them. Of a
-        # package that is only the parent of what is imported, that holds for all that its top imports in turn
+        # a package executes the imports at its top; those within its functions belong to their callers. For a package
+        # that is only the parent of an imported module, that holds for all that its top imports in turn
         top = parent or (path.name == "__init__.py" and path not in map(Path, entries))
         for name in imports_of(ROOT / path, top=top):
             files = module_files(name)
@@ -65,13 +65,13 @@ def imported(entries: tuple[str, ...]) -> tuple[Path, ...]:
 
 
 def _is(file: Path, name: str) -> bool:
-    """Whether a file is the very module of a dotted name, not a parent's ``__init__``."""
+    """Whether a file is the module of a dotted name itself, not a parent's ``__init__``."""
     place = Path(*name.split(".")[1:])
     return file in (place / "__init__.py", place.parent / f"{place.name}.py")
 
 
 def compiled(files: Iterable[Path]) -> list[Path]:
-    """The C++ that lies in a folder `csrc` beside some of `files`; relative to `ROOT`."""
+    """The C++ in folders `csrc` beside `files`; relative to `ROOT`."""
     folders = {path.parent / COMPILED for path in files}
     return sorted(
         path.relative_to(ROOT)
@@ -82,14 +82,14 @@ def compiled(files: Iterable[Path]) -> list[Path]:
 
 
 def libraries(files: Iterable[Path]) -> dict[str, str]:
-    """Versions of the libraries that `files` import and that compute: ``{"numpy": "2.1.0", ...}``."""
+    """Versions of the computing libraries that `files` import: ``{"numpy": "2.1.0", ...}``."""
     names = {name for path in files for name in _module(ROOT / path).libraries} - CARRIERS
     return {name: version for name in sorted(names) if (version := _version(name))}
 
 
 @cache
 def _version(name: str) -> str | None:
-    """The version of what is imported as `name`; None for a part of Python, and for what is not installed."""
+    """The version of the library imported as `name`; None for the standard library and for a missing one."""
     try:
         return metadata.version(DISTRIBUTIONS.get(name, name))
     except metadata.PackageNotFoundError:
@@ -99,8 +99,8 @@ def _version(name: str) -> str | None:
 def imports_of(path: Path, *, top: bool = False) -> frozenset[str]:
     """Dotted names that a file imports from this repository; ``from a import b`` gives a and a.b.
 
-    Wherever in the file, or only outside functions, classes and conditions with `top`. What a table names is imported
-    where a function looks it up, never at the top.
+    Everywhere in the file, or with `top` only outside functions, classes and conditions. Modules named in a table are
+    imported by the functions that look them up, never at the top.
     """
     module = _module(path)
     if top:
@@ -110,7 +110,7 @@ def imports_of(path: Path, *, top: bool = False) -> frozenset[str]:
 
 
 def _named(table: str) -> frozenset[str]:
-    """The modules that a table of this dotted name names; none where it is no table."""
+    """The modules named in the table of this dotted name; none if it is not a table."""
     holder, _, name = table.rpartition(".")
     found = [file for file in module_files(holder) if _is(file, holder)]
     return _module(ROOT / found[0]).tables.get(name, frozenset()) if found else frozenset()
@@ -137,7 +137,7 @@ class _Module(NamedTuple):
     imports: frozenset[str]
     imports_at_top: frozenset[str]  # those outside functions, classes and conditions
     libraries: frozenset[str]
-    tables: dict[str, frozenset[str]]  # what is assigned at the top and names modules as ``module:name``
+    tables: dict[str, frozenset[str]]  # tables assigned at the top that name modules as ``module:name``
 
 
 @cache
@@ -160,7 +160,7 @@ _PLACE = re.compile(rf"({PACKAGE}(?:\.\w+)+):\w+")
 
 
 def _tables(tree: ast.Module) -> dict[str, frozenset[str]]:
-    """Name at the top of a module -> the modules that the texts in its value name, those put together included."""
+    """Name at the top of a module -> the modules named by the texts in its value, f-strings included."""
     texts: dict[str, str] = {}
     tables: dict[str, frozenset[str]] = {}
     for target, value in _assigned(tree):
@@ -187,7 +187,7 @@ def _assigned(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
 
 
 def _text(node: ast.AST, texts: dict[str, str]) -> str:
-    """A text, also one that an f-string puts together of `texts`; empty where it is neither."""
+    """The value of a string or of an f-string of `texts`; "" for anything else."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if not isinstance(node, ast.JoinedStr):
@@ -204,14 +204,14 @@ def _imports(nodes: Iterable[ast.AST]) -> frozenset[str]:
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             inside = {f"{node.module}.{alias.name}" for alias in node.names}
-            # a package whose modules alone are imported is their parent, and nothing of its own is used
+            # importing a package's modules uses nothing of the package itself
             own = any(not any(_is(file, name) for file in module_files(name)) for name in inside)
             names |= inside | ({node.module} if own else set())
     return frozenset(names)
 
 
 def program(tree: ast.Module) -> str:
-    """Digest of a module without what decides no number; changes `tree`."""
+    """Digest of a module without what affects no number; modifies `tree`."""
     for node in ast.walk(tree):
         _drop_docstring(node)
         if isinstance(node, ast.ClassDef) and _holds_settings(node):
@@ -234,13 +234,13 @@ def _drop_docstring(node: ast.AST) -> None:
 
 
 def _holds_settings(node: ast.ClassDef) -> bool:
-    """Whether a class is a section of the configuration: one of its bases is, by its name."""
+    """Whether a class is a section of the configuration, judged by the names of its bases."""
     named = [base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "") for base in node.bases]
     return any(name.endswith(("Section", "Config")) for name in named)
 
 
 def _drop_fields(node: ast.ClassDef) -> None:
-    """Leaves out fields and validators: what they decide stands in the configuration, which has its own digest."""
+    """Removes fields and validators: their effect is in the configuration, which has its own digest."""
     node.body = [part for part in node.body if not isinstance(part, ast.AnnAssign) and not _validates(part)]
 
 
@@ -250,7 +250,7 @@ def _validates(node: ast.stmt) -> bool:
 
 
 def _told(node: ast.AST) -> Iterator[ast.AST]:
-    """The parts of a statement that only people read."""
+    """The parts of a statement that are messages."""
     if isinstance(node, ast.Raise) and node.exc is not None:
         yield node.exc
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
@@ -260,7 +260,7 @@ def _told(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _blank_sentences(function: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-    """Blanks texts that are put into a variable of which nothing is made but sentences."""
+    """Blanks texts assigned to variables that are used in messages alone."""
     nodes = list(ast.walk(function))
     assigned = [
         (node.targets[0].id, node.value)
@@ -297,7 +297,7 @@ def _is_text(value: ast.expr) -> bool:
 
 
 def _blank(place: ast.AST) -> None:
-    """Takes all texts out of an expression; what its f-strings show stays, in alphabetical order."""
+    """Removes all texts from an expression; the values in its f-strings stay, in alphabetical order."""
     for node in ast.walk(place):
         if isinstance(node, ast.JoinedStr):
             shown = [part for part in node.values if isinstance(part, ast.FormattedValue)]
@@ -310,6 +310,6 @@ _CPP = re.compile(r'(?P<text>"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\')|//[^\n]
 
 
 def _without_comments(source: str) -> str:
-    """C++ without comments and without what they leave behind: empty lines and blanks at a line's end."""
+    """C++ without comments, empty lines and trailing blanks."""
     bare = _CPP.sub(lambda match: match["text"] or " ", source)
     return "\n".join(line.rstrip() for line in bare.splitlines() if line.strip())

@@ -34,14 +34,14 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         network: full name, such as ``aps/resnet20_aps1``.
-        recipe: of the network's paper; its data set says the images' form and normalisation.
+        recipe: of the network's paper; its data set determines the images' shape and normalisation.
         settings: KEY VALUE pairs laid over the recipe, ``("TRAIN.EPOCHS", "5")``.
         seed: of the weights, the order of images and the augmentation.
-        device: as `stillpoint.core.base.device.pick` takes it.
-        folder: where the run is kept, so that a fit that was interrupted goes on; none: nothing is kept.
+        device: see `stillpoint.core.base.device.pick`.
+        folder: where to store the run, so that an interrupted fit resumes; None: nothing is stored.
 
-    `X` are uint8 images (N, C, H, W), or (N, H, W) where there is one channel, of the data set's form; `y` are
-    labels of any kind, at most as many different ones as the data set has classes. After `fit`: `classes_`, `net_`,
+    `X` are uint8 images (N, C, H, W), or (N, H, W) with one channel, of the data set's shape; `y` are labels of any
+    type, with at most as many different values as the data set has classes. After `fit`: `classes_`, `net_`,
     `history_`. The same arguments and images give the same network.
     """
 
@@ -59,9 +59,9 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         self.seed, self.device, self.folder = seed, device, folder
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> "NetworkClassifier":
-        """Trains a new network; a `UserError` for images or labels of another form than the data set's, scikit-learn's
-        ValueError for labels that are no classes."""
-        # what is not in X cannot be held out of it, nor tested on
+        """Trains a new network; a `UserError` for images or labels that do not fit the data set, scikit-learn's
+        ValueError for labels that are not classes."""
+        # X has neither validation nor test images
         pairs = [*self.settings, "DATA.VALIDATION", "0", "TRAIN.KEEP", "last", "TRAIN.TEST_EACH_EPOCH", "False"]
         config = pipelines.configure(self.network, self.recipe, pairs, self.seed)
         labels, X = np.asarray(y), np.asarray(X)
@@ -105,7 +105,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Probabilities of `classes_`: float32 (N, classes). The network's outputs beyond them are left out."""
+        """Probabilities of `classes_`: float32 (N, classes). Further outputs of the network are dropped."""
         check_is_fitted(self)
         images, device = self._images(X), pick(self.device)
         net = self.net_.to(device)

@@ -15,7 +15,7 @@ from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines.networks import departures, models, paper, recipe_config
 from stillpoint.pipelines.results import Results, Shown, shown_by
 
-#: no column of top-5 accuracy for data sets of so many classes or fewer
+#: data sets with at most this many classes have no column of top-5 accuracy
 FEW_CLASSES = 10
 
 
@@ -70,13 +70,13 @@ def _with_kept(kept: list[Run], others: list[Run], pairs: list[str]) -> list[Run
 
 
 def _departures(runs: list[Run], pairs: list[str]) -> list[str]:
-    """A sentence for each run that was trained by other settings than those the table is of."""
+    """A sentence for each run trained with other settings than the table's."""
     found = []
     for run in runs:
         if changed := departures(run, pairs):
             more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
             found.append(
-                f"{run.model}, seed {run.seed}, was trained by other settings than this table's: "
+                f"{run.model}, seed {run.seed}, was trained with other settings than this table's: "
                 f"{', '.join(changed[:4])}{more}"
             )
     return found

@@ -1,4 +1,4 @@
-"""A run that was trained, as an object: its network at a chosen moment, and what was measured of it.
+"""A trained run as an object: its network at a chosen moment, and its measurements.
 
 run = pipelines.load("wavelet_twins/R34wyC", recipe="cifar10", status="e300")
 run.net, run.losses, run.val_errors, run.scores
@@ -26,8 +26,8 @@ class LoadedRun:
     """One training with one seed.
 
     net       the network in evaluation mode, on the CPU, with the weights of `status`
-    epoch     after how many epochs these weights were taken
-    status    "weights" (those that the run kept), "checkpoint", "best" or "e<N>"
+    epoch     the epoch of these weights
+    status    "weights" (the kept ones), "checkpoint", "best" or "e<N>"
     """
 
     run: Run
@@ -48,30 +48,30 @@ class LoadedRun:
 
     @property
     def val_errors(self) -> dict[int, float]:
-        """{epoch: share of the validation images that were given another class}; empty without validation images."""
+        """{epoch: fraction of misclassified validation images}; empty without validation images."""
         rows = [(row["epoch"], row["val_accuracy"]) for row in self.history]
         return {int(epoch): 1 - right for epoch, right in rows if epoch is not None and right is not None}
 
     @cached_property
     def measured(self) -> Run | None:
-        """Where what was measured of these weights is; none before they were evaluated."""
+        """The run that holds the measurements of these weights; None before they were evaluated."""
         own = self.run.at(self.status)
-        # an epoch that the run kept need not be measured twice
+        # a snapshot of the kept epoch need not be measured twice
         same = self.run if self.run.metrics.is_file() and kept_epoch(self.run) == self.epoch else None
         return own if own.metrics.is_file() else same
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What was measured of the network at this moment; empty before ``stillpoint evaluate <folder> --status``."""
+        """The metrics of the network at this moment; empty before ``stillpoint evaluate <folder> --status``."""
         from stillpoint.core.reporting.reading import read_metrics
 
         return read_metrics(self.measured)["trained"] if self.measured else {}
 
     @property
     def scores(self) -> dict[str, Any]:
-        """What was measured of these weights, under the data set's name.
+        """The scores of these weights, under the data set's name.
 
-        Of a paper that keeps dated scores (wavelet_twins): data set / split / mode / metric -> value, date and commit.
+        For a paper with dated scores (wavelet_twins): data set / split / mode / metric -> value, date and commit.
         """
         if self.measured and self.measured.scores.is_file():
             remedy = "remove it and evaluate the run again"
@@ -87,11 +87,9 @@ def load_run(
 ) -> LoadedRun:
     """The run of a network under a recipe in the folder of all results.
 
-    `recipe` may be left out where there is one alone under which the network was trained with this seed.
-    `status` says which weights: "weights" are those that the run kept, "checkpoint" those of the last epoch that was
-    finished, "best" those of the best validation accuracy (TRAIN.KEEP best), "e<N>" those after epoch N (see
-    TRAIN.SNAPSHOTS).
-    `UserError` for a run or a snapshot that is not there, saying which are.
+    `recipe` can be omitted if the network was trained with this seed under only one. `status`: "weights" are the kept
+    ones, "checkpoint" those of the last finished epoch, "best" those of the best validation accuracy (TRAIN.KEEP best),
+    "e<N>" those after epoch N (see TRAIN.SNAPSHOTS). `UserError` for a missing run or snapshot, with those that exist.
     """
     pipeline, model = entry(name)
     found = recipe or _recipe(pipeline, model.name, seed, Path(results))
@@ -107,7 +105,7 @@ def load_run(
 
 
 def _recipe(paper: str, model: str, seed: int, results: Path) -> str:
-    """The one recipe under which there is a run; the smallest where there is none."""
+    """The only recipe with a run; the smallest if there is none."""
     found = sorted(path.parents[2].name for path in results.glob(f"{paper}/*/{model}/seed{seed}/config.yaml"))
     if len(found) > 1:
         raise UserError(f"there are runs of {paper}/{model} under {', '.join(found)}: say which as recipe")

@@ -1,6 +1,6 @@
-"""Every network of every paper by its name: found, configured, built, loaded.
+"""Every network of every paper by name: looked up, configured, built, loaded.
 
-A paper is imported only when it is asked for, torch only when a network is made.
+Papers are imported on demand, torch only when a network is made.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def names(pattern: str = "*") -> list[str]:
 
 
 def entry(name: str) -> tuple[str, ModelEntry]:
-    """(paper, entry) of a full name; a `UserError` that proposes the nearest names when there is none."""
+    """(paper, entry) of a full name; a `UserError` with the nearest names for an unknown one."""
     own, slash, model = name.partition("/")
     if not slash:
         raise UserError(f"a network is named pipeline/model, not {name!r}{_full_names(name)}")
@@ -73,7 +73,7 @@ def entry(name: str) -> tuple[str, ModelEntry]:
 
 
 def _full_names(model: str) -> str:
-    """A clause that proposes the full names of the networks that are called `model`, or nearly so."""
+    """A clause that proposes the full names of networks called `model`, or similarly."""
     full: dict[str, list[str]] = {}
     for name in names():
         full.setdefault(name.partition("/")[2], []).append(name)
@@ -82,7 +82,7 @@ def _full_names(model: str) -> str:
 
 
 def configure(name: str, recipe: str = "digits", pairs: list[str] | None = None, seed: int = 0) -> RunConfig:
-    """The resolved configuration of a network under a recipe, with `pairs` (``KEY VALUE ...``) laid over it."""
+    """The resolved configuration of a network under a recipe, overlaid by `pairs` (``KEY VALUE ...``)."""
     from stillpoint.core.config.merge import merge, read_recipe
 
     own, model = entry(name)
@@ -92,11 +92,11 @@ def configure(name: str, recipe: str = "digits", pairs: list[str] | None = None,
     for key, value in zip((pairs or [])[0::2], (pairs or [])[1::2], strict=False):
         fixed = {"PIPELINE": own, "RECIPE": recipe, "MODEL.NAME": model.name}.get(key.upper(), value)
         if value != fixed:
-            raise UserError(f"{key} is {fixed} and follows from what the command names: name another network or recipe")
+            raise UserError(f"{key} is {fixed} and follows from the network and recipe of the command: name others")
     config = merge(schema, [given, named], pairs)
     if not takes(model.datasets, config.data.name):
         made_for = ", ".join(model.datasets) or "classes"
-        raise UserError(f"{name} has no form for {config.data.name}: it is made for {made_for}")
+        raise UserError(f"{name} does not support {config.data.name}: it is made for {made_for}")
     return config
 
 
@@ -110,7 +110,7 @@ def recipe_config(name: str, recipe: str, pairs: list[str] | None = None) -> Run
 
 
 def without_recipe(name: str, dataset: str, pairs: list[str] | None = None, seed: int = 0) -> RunConfig:
-    """The configuration of a network in the form it has for a data set, without a recipe: to build, not to train."""
+    """The configuration of a network for a data set, without a recipe: for building, not training."""
     own, model = entry(name)
     from stillpoint.core.config.merge import merge
 
@@ -121,14 +121,14 @@ def without_recipe(name: str, dataset: str, pairs: list[str] | None = None, seed
         "SEED": seed,
         "DATA": {"NAME": dataset},
         "MODEL": {"NAME": model.name, **model.settings},
-        # nothing is measured, and the defaults are not for every network
+        # nothing is measured, and the default metrics do not suit every network
         "EVALUATE": {"METRICS": []},
     }
     return merge(paper(own).schema(), [layer], pairs)
 
 
 def departures(run: Run, pairs: list[str]) -> list[str]:
-    """What in a run's folder was trained otherwise than its recipe and `pairs` say, as ``KEY: there -> asked``."""
+    """How a run's settings differ from its recipe and `pairs`, as ``KEY: stored -> asked``."""
     from stillpoint.core.runs import claim
 
     if not run.config.is_file() or run.model not in models(run.pipeline):
@@ -155,7 +155,7 @@ def create(name: str, *, dataset: str | None = None, seed: int = 0, **settings: 
     made_for = entry(name)[1].datasets
     dataset = dataset or ("imagenet" if not made_for or "imagenet" in made_for else made_for[0])
     if dataset in DATASETS and not takes(made_for, dataset):
-        raise UserError(f"{name} has no form for {dataset}: it is made for {', '.join(made_for) or 'classes'}")
+        raise UserError(f"{name} does not support {dataset}: it is made for {', '.join(made_for) or 'classes'}")
     pairs = [text for key, value in settings.items() for text in (f"MODEL.{key.upper()}", str(value))]
     return build(without_recipe(name, dataset, pairs, seed))
 

@@ -1,11 +1,11 @@
-"""The contract of a paper: one object that says all that core, the commands and the workflow ever ask of it.
+"""The contract of a paper: one object with everything that core, the commands and the workflow ask of it.
 
 A paper is its folder and its name in `stillpoint.pipelines.papers`. The folder's ``__init__`` derives from `Paper` and
-ends with ``PAPER = <its class>()``; beside it lie ``configs/<recipe>.yaml``, and where there are numbers to compare
-with, ``published.yaml``. ``_template`` is the least one. All else in the folder is the paper's own business.
+ends with ``PAPER = <its class>()``; beside it lie ``configs/<recipe>.yaml`` and, if the paper states numbers,
+``published.yaml``. ``_template`` is the minimal paper. Everything else in the folder is private to the paper.
 
-Names of networks and recipes are listed without torch and without pydantic: a method imports what it needs when it
-is called. A paper imports core, this file and `stillpoint.pipelines.results`, nothing else of the pipelines.
+Networks and recipes are listed without torch and pydantic: a method imports what it needs when called. A paper imports
+core, this file and `stillpoint.pipelines.results`, nothing else of the pipelines.
 """
 
 import sys
@@ -32,12 +32,12 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A network that a paper names.
+    """A named network of a paper.
 
     name      the paper's own name, without the pipeline's
-    settings  what it sets in the MODEL section of the configuration
+    settings  its values in the MODEL section of the configuration
     source    where the paper (or its code) states it: paper, section or table, row
-    datasets  the data sets whose form it has; empty: all
+    datasets  the data sets that it supports; empty: all
     """
 
     name: str
@@ -47,10 +47,10 @@ class ModelEntry:
 
 
 class Paper:
-    """One paper. `models` and `build` are its own; everything else has a default, which is what core does alone."""
+    """One paper. `models` and `build` must be defined; everything else defaults to what core does alone."""
 
-    #: stage -> the folder's files that decide its result, beside core's; their imports are followed. Those that are not
-    #: there are passed over. The catalogue and the schema act through the configuration alone.
+    #: stage -> the folder's files that decide its result, besides core's; their imports are followed, and missing files
+    #: are skipped. Catalogue and schema act through the configuration alone.
     code: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "train": ("models.py", "training.py"),
         "evaluate": ("models.py", "evaluate.py"),
@@ -68,20 +68,20 @@ class Paper:
         return Path(str(sys.modules[type(self).__module__].__file__)).resolve().parent
 
     def models(self) -> dict[str, ModelEntry]:
-        """The networks by their names; torch-free, and so that `stillpoint list` is fast, without pydantic."""
+        """The networks by name; without torch and pydantic, so that `stillpoint list` is fast."""
         raise NotImplementedError
 
     def build(self, model: Any, *, in_channels: int, num_classes: int, image_size: int) -> "nn.Module":
         """The network of a MODEL section, for square images (in_channels, image_size, image_size).
 
-        Called under a seed of its own, so that whatever it draws is a function of the run's seed. Raises ValueError
-        for a section that no network can have.
+        torch is seeded before the call, so that its draws are a function of the run's seed. Raises ValueError for an
+        impossible section.
         """
         raise NotImplementedError
 
     def schema(self) -> "type[RunConfig]":
         """The configuration's schema, whose MODEL section holds the options of this paper's networks. Default: core's,
-        of networks without options."""
+        for networks without options."""
         from stillpoint.core.config.schema import RunConfig
 
         return RunConfig
@@ -92,44 +92,44 @@ class Paper:
         return None
 
     def measured(self, config: "RunConfig", run: "Run") -> None:
-        """Called when a run was measured and its files are written, to keep something besides. Default: nothing."""
+        """Called after a run was measured and its files written, to store more. Default: nothing."""
 
     def hooks(self, config: "RunConfig") -> "TrainHooks | None":
-        """What the paper does besides in training: a penalty, a record, a starting point. Default: nothing."""
+        """What the paper adds to training: a penalty, a record, a starting point. Default: nothing."""
         return None
 
     def translated(self, tensors: "dict[str, Tensor]", net: "nn.Module") -> "dict[str, Tensor]":
-        """A checkpoint of the authors' under the names of `net`. Default: as it is. Raises `UserError` where it is of
-        another network."""
+        """An authors' checkpoint under the names of `net`. Default: unchanged. Raises `UserError` for another
+        network's."""
         return tensors
 
     def shown(self, config: "RunConfig") -> "Shown":
-        """What a recipe's results are shown as: columns, axes, figures, pages, notes. Default: core's columns, and the
-        figures that every paper has."""
+        """How a recipe's results are shown: columns, axes, figures, pages, notes. Default: core's columns and
+        figures."""
         from stillpoint.pipelines.results import Shown
 
         return Shown()
 
     @cached_property
     def published(self) -> "Published":
-        """The numbers and weights that the authors state, from ``published.yaml``. Default: none, where there is no
-        such file; a `UserError` for one of another form."""
+        """The numbers and weights that the authors state, from ``published.yaml``. Default: none, without such a file;
+        a `UserError` for an invalid one."""
         from stillpoint.core.reporting.published import read_published
 
         return read_published(self.published_file)
 
-    # what follows from the above is not for a paper to change
+    # the rest follows from the above, and no paper overrides it
 
     @property
     def published_file(self) -> Path:
         return self.folder / "published.yaml"
 
     def recipes(self) -> list[str]:
-        """Names of the recipes: of the files ``configs/<recipe>.yaml``."""
+        """Names of the recipes, the files ``configs/<recipe>.yaml``."""
         return sorted(path.stem for path in (self.folder / "configs").glob("*.yaml"))
 
     def recipe_file(self, recipe: str) -> Path:
-        """The yaml of a recipe; a `UserError` that lists those there are when there is none of that name."""
+        """The yaml of a recipe; a `UserError` that lists the recipes for an unknown one."""
         known = self.recipes()
         if recipe not in known:
             close = nearest(recipe, known)
@@ -137,8 +137,8 @@ class Paper:
         return self.folder / "configs" / f"{recipe}.yaml"
 
     def caption(self, name: str) -> Path:
-        """What the workflow's report says under a figure, or under the table: the paper's own words in
-        ``report/<name>.rst``, or those for all papers."""
+        """The caption of a figure or of the table in the workflow's report: the paper's ``report/<name>.rst``, or the
+        one for all papers."""
         own = self.folder / "report" / f"{name}.rst"
         return own if own.is_file() else HERE / "report" / f"{name}.rst"
 
@@ -157,7 +157,7 @@ class Paper:
             return self.build(model, image_size=config.data.image_size or data.size, **shape)
 
     def trained(self, run: "Run") -> "nn.Module":
-        """The network of a run with the weights that it kept, in evaluation mode."""
+        """The network of a run with its kept weights, in evaluation mode."""
         from stillpoint.core.config.merge import merge, read_recipe
         from stillpoint.core.runs.checkpoint import load_weights
 

@@ -1,4 +1,4 @@
-"""What a paper shows of its evaluated runs: the columns of its table, its figures, and pages of its own.
+"""How a paper presents its evaluated runs: the columns of its table, its figures, and further pages.
 
 Snakemake asks which files there will be, so nothing heavy is imported outside functions.
 """
@@ -34,11 +34,11 @@ class Results:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a figure or page shows: it is made where a recipe measures that, of a network that can have it.
+    """The requirements of a figure or page: it is made for recipes that meet them.
 
     evaluation  in the recipe's EVALUATE.METRICS; "": any recipe
-    networks    shell pattern of the networks that have it, one of which is in the recipe's GRID
-    recipes     shell patterns of the recipes that have it
+    networks    shell pattern of the networks that can have it; one must be in the recipe's GRID
+    recipes     shell patterns of the recipes that can have it
     """
 
     evaluation: str = ""
@@ -67,10 +67,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Page:
-    """A file beside the table: `text` gives what it holds.
+    """A file beside the table: `text` returns its content.
 
-    `reads` are recipes, beside its own, whose evaluated runs it shows, and `files` what else it reads: with either
-    changed, the workflow makes the page again. A page is for the recipes that can fill a row of it (`needs`).
+    `reads` are further recipes whose evaluated runs it shows, and `files` other files that it reads: if either changes,
+    the workflow makes the page again. A page is made for recipes that can fill a row of it (`needs`).
     """
 
     text: Callable[[Results], str]
@@ -104,7 +104,7 @@ def learning_curves(results: Results, path: Path) -> None:
     figures.learning_curves(histories, path, title=results.table.title)
 
 
-#: of every paper that does not say otherwise
+#: the default figures of every paper
 FIGURES: dict[str, Figure] = {
     "consistency_accuracy": Figure(consistency_accuracy),
     "shift_maps": Figure(shift_maps, Needs("all_shifts")),
@@ -117,7 +117,7 @@ class Shown:
     """How a paper shows the results of one recipe.
 
     columns  of the table: core's with the paper's own among them (`stillpoint.core.reporting.columns.arranged`)
-    axes     keys of the two columns that the Pareto front is drawn over
+    axes     keys of the two columns of the Pareto front
     figures  name -> figure
     pages    file name -> page
     notes    sentences below the table, such as what images were made of

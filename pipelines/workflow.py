@@ -1,8 +1,8 @@
-"""What the Snakefiles ask: which recipe, which runs, which files, which commands. Torch-free, for speed.
+"""What the Snakefiles ask: recipes, runs, files, commands. Imports no torch, for speed.
 
-A rule sees only the files and parameters that it names. So each rule carries as a parameter a digest of the code, the
-settings and the raw data that decide its result. Where one has changed, Snakemake calls the command once more, and the
-command, which holds the run's lock, decides what is really made anew (stillpoint.core.runs.claim).
+Snakemake compares only a rule's files and parameters. So each rule has as a parameter a digest of the code, settings
+and raw data that decide its result. If it changes, Snakemake calls the command again, and the command, under the run's
+lock, decides what is made again (stillpoint.core.runs.claim).
 """
 
 import atexit
@@ -33,16 +33,16 @@ from stillpoint.pipelines.gathering import complete
 from stillpoint.pipelines.papers import PAPERS
 from stillpoint.pipelines.results import Shown, shown_by
 
-#: The command line of this very Python, whether or not its folder is on the PATH.
+#: The command line of the running Python, whether or not its folder is on the PATH.
 STILLPOINT = f"{shlex.quote(sys.executable)} -m stillpoint"
-#: What the shell of every job knows: `logged LOG WORDS...` runs a command of ours and shows its last lines if it fails.
+#: Shell prefix of every job: `logged LOG WORDS...` runs a stillpoint command and shows its last lines if it fails.
 SHELL = (
     f'set -euo pipefail; logged() {{ local log=$1; shift; {STILLPOINT} "$@" > "$log" 2>&1 || '
     '{ local code=$?; tail -n 20 "$log" >&2; exit "$code"; }; }; '
 )
-#: Set for the snakemake that `stillpoint run` calls: the folder that it holds the lock of.
+#: Environment variable for the snakemake that `stillpoint run` calls: the folder whose lock it holds.
 HOLDS = "STILLPOINT_HOLDS"
-#: What decides a result beside a paper's own files (`stillpoint.pipelines.paper.Paper.code`); the imports are followed.
+#: What decides a result besides a paper's files (`stillpoint.pipelines.paper.Paper.code`); the imports are followed.
 ENTRIES: dict[str, tuple[str, ...]] = {
     "train": ("core/training/train.py",),
     "evaluate": ("core/evaluation/run.py", *(f"core/evaluation/{name}.py" for name in evaluations.FILES)),
@@ -54,7 +54,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
 def entries(stage: str, paper: str, data: str = "") -> tuple[str, ...]:
     """The files, relative to the repository's root, whose code decides a stage of a paper on the data set `data`."""
     own = pipelines.paper(paper).code[stage]
-    # the catalogue imports a data set's module by its name, which no import statement shows
+    # the catalogue imports a data set's module by name, without an import statement
     read = (f"core/data/sources/{data}.py",) if data else ()
     return (*ENTRIES[stage], *(f"pipelines/{paper}/{name}" for name in own), *read)
 
@@ -65,12 +65,12 @@ def stage_code(stage: str, paper: str, data: str = "") -> str:
 
 
 class WorkflowConfig(BaseModel):
-    """``config.yaml`` and snakemake's ``--config``: what a whole workflow is asked to do."""
+    """``config.yaml`` and snakemake's ``--config``: the options of a whole workflow."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    recipe: str = Field("digits", description="a recipe by its name: the data set's, or <data set>_<variant>")
-    seeds: int | None = Field(None, ge=1, description="seeds 0..seeds-1 of every network; none: what the recipe says")
+    recipe: str = Field("digits", description="a recipe by name: the data set's, or <data set>_<variant>")
+    seeds: int | None = Field(None, ge=1, description="seeds 0..seeds-1 of every network; none: the recipe's")
     results: str = Field("results", min_length=1, description="folder of all results")
     data: str = Field("", description="folder of the data; empty: the environment's STILLPOINT_DATA, or data")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
@@ -97,7 +97,7 @@ def read(config: dict[str, Any]) -> WorkflowConfig:
     for key, path in (("results", found.results), ("data", found.data)):
         if wrong := [letter for letter in path if letter in "{}" or not letter.isprintable()]:
             raise UserError(
-                f"--config {key}: {path!r} holds {wrong[0]!r}, which snakemake keeps for itself: choose another folder"
+                f"--config {key}: {path!r} holds {wrong[0]!r}, which is special to snakemake: choose another folder"
             )
     return found
 
@@ -127,7 +127,9 @@ class Plan:
             raise UserError(f"--config settings: {error} in {self.settings.settings!r}") from None
         for key in found[0::2]:
             if key.upper() in ("SEED", "PIPELINE", "RECIPE", "MODEL.NAME"):
-                raise UserError(f"{key} is each run's own: a workflow has seeds (--seeds), a recipe, and GRID '[...]'")
+                raise UserError(
+                    f"{key} belongs to a single run: a workflow has seeds (--seeds), a recipe, and GRID '[...]'"
+                )
         return found
 
     @cached_property
@@ -170,7 +172,7 @@ class Plan:
 
     @property
     def marker(self) -> Path:
-        """What `prepare` leaves when a data set is ready."""
+        """The file that `prepare` writes when a data set is ready."""
         return self.data / "prepared" / f"{self.config.data.name}.json"
 
     @cached_property
@@ -187,7 +189,7 @@ class Plan:
 
     @property
     def gpus(self) -> int:
-        """1 where jobs share a GPU and so must queue for it (snakemake --resources gpu=1), otherwise 0."""
+        """1 if jobs share a GPU and must queue for it (snakemake --resources gpu=1), otherwise 0."""
         return int(self.settings.device.startswith("cuda"))
 
     def metrics(self) -> list[str]:
@@ -215,8 +217,8 @@ class Plan:
         return {name: str(layout.page(self.paper, self.recipe, name, self.shown_in)) for name in self.shown.pages}
 
     def read_by_pages(self) -> list[str]:
-        """What the pages read beside this recipe's own runs, as far as it is there: evaluated runs of other recipes,
-        and files. With one of them changed, or another one there, Snakemake makes the pages again."""
+        """The existing files that the pages read besides this recipe's runs: evaluated runs of other recipes, and
+        others. If one changes or is added, Snakemake makes the pages again."""
         found: dict[Path, None] = {}
         for page in self.shown.pages.values():
             others = [recipe for recipe in page.reads if recipe != self.recipe]
@@ -225,16 +227,16 @@ class Plan:
         return [str(path) for path in found]
 
     def caption(self, name: str) -> str:
-        """The report's words below a figure or the table."""
+        """The report's caption of a figure or the table."""
         return str(pipelines.paper(self.paper).caption(name))
 
     def resolved(self, model: str, seed: int) -> RunConfig:
         return pipelines.configure(f"{self.paper}/{model}", self.recipe, self.pairs, seed)
 
     def begins_from(self, model: str, seed: int, *, alone: bool = False) -> str:
-        """The input of a training; a `UserError` where its folder holds a run that no workflow may replace.
+        """The input of a training; a `UserError` if its folder holds a run that no workflow may replace.
 
-        With `alone` also where another workflow is at work among these results.
+        With `alone`, also if another workflow is at work on these results.
         """
         if alone:
             self.hold()
@@ -242,24 +244,24 @@ class Plan:
         return str(self.marker)
 
     def refuse(self, run: layout.Run) -> None:
-        """A `UserError` where the folder of `run` holds one of other settings."""
+        """Raises `UserError` if the folder of `run` holds a run of other settings."""
         if error := claim.refusal(run, self.resolved(run.model, run.seed)):
             raise error
 
     def hold(self) -> None:
-        """Holds the folder of this plan for as long as this process lives; a `UserError` where another one does."""
+        """Locks the folder of this plan until this process exits; a `UserError` if another process holds it."""
         folder = self.folder.resolve()
         if folder not in _held and os.environ.get(HOLDS) != str(folder):
             _until_exit.enter_context(locked(folder / ".lock"))
         _held.add(folder)
 
     def outdated(self) -> list[layout.Run]:
-        """The runs that a workflow made with other code than that which is here."""
+        """The runs that a workflow made with other code than the present one."""
         code = stage_code("train", self.paper, self.config.data.name)
         return [run for run in self.runs if claim.outdated(run, code)]
 
     def decides(self, stage: str, model: str = "", seed: int = 0) -> str:
-        """Digest of what decides a stage's result beside its input files: its code, its settings and the raw data."""
+        """Digest of what decides a stage's result besides its input files: code, settings and raw data."""
         code = stage_code(stage, self.paper, self.config.data.name)
         if stage in ("table", "figures"):
             published = pipelines.paper(self.paper).published_file
@@ -297,7 +299,7 @@ class Plan:
         return shlex.join(self.pairs)
 
 
-#: folders that are held until this process ends
+#: folders that are locked until this process exits
 _held: set[Path] = set()
 _until_exit = ExitStack()
 atexit.register(_until_exit.close)
@@ -308,7 +310,7 @@ def plan(paper: str, config: dict[str, Any]) -> Plan:
 
 
 def refusal(paper: str, config: dict[str, Any]) -> UserError | None:
-    """Why a paper cannot do what a workflow is asked to do: it has no recipe for the data, or no such setting."""
+    """Why a paper cannot run a workflow's options: it lacks the recipe, or a setting."""
     try:
         assert plan(paper, config).config
     except UserError as error:
@@ -321,19 +323,19 @@ def refuse(error: UserError) -> NoReturn:
 
 
 def raw_data(name: str, root: Path) -> str:
-    """Digest of where the raw files of a data set lie, their sizes and when they were last changed.
+    """Digest of the paths, sizes and modification times of a data set's raw files.
 
-    It says when to look again; whether the images have changed is decided by their own digests. Empty without files.
+    It only says when to check again; whether the images have changed is decided by their digests. Empty without files.
     """
     found = dataset(name).signature(root)
     return digest_of(found) if found else ""
 
 
 def snakemake(plan: Plan, jobs: int | None = None) -> list[str]:
-    """The call of snakemake that does a plan: what ``snakemake -j4 pipelines/aps/all`` does, as a list of words.
+    """The snakemake command of a plan, equivalent to ``snakemake -j4 pipelines/aps/all``, as a list of words.
 
-    What the plan is asked to do goes through a file beside its logs, because snakemake guesses at the type of what
-    stands behind --config, and takes quotes from its ends.
+    The options are passed in a file beside the logs, because snakemake guesses the types of --config values and strips
+    quotes from them.
     """
     cores = str(jobs) if jobs else "all"
     given = {key: value for key, value in plan.settings.model_dump().items() if value not in ("", None)}
@@ -341,11 +343,11 @@ def snakemake(plan: Plan, jobs: int | None = None) -> list[str]:
     write_json(asked, given)
     words = [sys.executable, "-m", "snakemake", f"pipelines/{plan.paper}/all", "--cores", cores]
     words += ["--snakefile", str(ROOT / "Snakefile")]
-    # snakemake's own lock outlives a snakemake that is killed; `stillpoint run` holds one that does not
+    # snakemake's own lock survives a killed snakemake; the one that `stillpoint run` holds does not
     words.append("--nolock")
     if plan.gpus:
         words += ["--resources", "gpu=1"]
-    # snakemake remembers what it made in the folder it was called in: what it made elsewhere is told by the runs
+    # snakemake records results in its working directory only: for those made elsewhere the runs themselves are checked
     if outdated := plan.outdated():
         words += ["--forcerun", *(str(run.weights) for run in outdated)]
     return [*words, "--configfile", str(asked)]

@@ -18,7 +18,7 @@ from stillpoint.core.base.files import atomic_path
 
 _ELSEWHERE = "set STILLPOINT_CACHE to a folder of your own"
 _OTHER_DISK = "make room on it, or set STILLPOINT_CACHE to a folder on another disk"
-_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of the disk is used up"}
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 _UNWRITABLE = {
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "there is no permission",

@@ -1,1 +1,1 @@
-"""What people look at: tables, figures, progress."""
+"""Reporting: tables, figures, progress."""

@@ -1,4 +1,4 @@
-"""The columns of a table, and how a number stands in one.
+"""The columns of a table, and the formatting of their numbers.
 
 Core's columns are those of its evaluations (`stillpoint.core.config.evaluations`). A paper adds to them, or puts them
 in another order (`arranged`).
@@ -8,16 +8,15 @@ from collections.abc import Iterable
 
 from stillpoint.core.config.evaluations import COLUMNS, Column
 
-#: What the Pareto front is drawn over.
+#: The two axes of the Pareto front.
 AXES = ("accuracy", "circular_consistency")
 
 
 def arranged(*own: Column | str, without: Iterable[str] = ()) -> tuple[Column, ...]:
-    """Core's columns with a paper's: those named here in this order, then the rest of core's in theirs.
+    """Core's columns with a paper's: first those named here, in this order, then the rest of core's.
 
-    `own` are columns, or keys of core's columns to put in their place; a column whose key core has takes its heading
-    from here. `without` are keys of core's columns that the paper does not show. Raises ValueError for a key that core
-    does not have.
+    `own` are columns, or keys of core's columns to move here; a column with a key of core's replaces it. `without` are
+    keys of core's columns that the paper does not show. Raises ValueError for a key that core does not have.
     """
     core, left_out = {column.key: column for column in COLUMNS}, set(without)
     if unknown := {key for key in (*own, *left_out) if isinstance(key, str)} - set(core):
@@ -28,9 +27,9 @@ def arranged(*own: Column | str, without: Iterable[str] = ()) -> tuple[Column, .
 
 
 def described(key: str, columns: Iterable[Column] = COLUMNS) -> Column | None:
-    """How a number of ``metrics.json`` is shown that may have no column: as a column of that name is, or in the unit of
-    the one that its name holds (``accuracy_standard_error``, ``normalised_kl_vertical_pixel``); a consistency is a
-    share too. None for a plain number: a count, a slope, a largest change.
+    """The column that formats a number of ``metrics.json``: its own, or one whose key its name contains
+    (``accuracy_standard_error``, ``normalised_kl_vertical_pixel``); consistencies are percentages too. None for a plain
+    number: a count, a slope, a largest change.
     """
     units = {column.key: column for column in columns}
     if key in units:
@@ -44,15 +43,15 @@ def described(key: str, columns: Iterable[Column] = COLUMNS) -> Column | None:
 
 
 def show_plain(value: float) -> str:
-    """A number that has no column: a count as it is, any other with four digits."""
+    """A number without a column: a count in full, any other with four digits."""
     return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
 
 
 def show(column: Column, value: float | None, spread: float | None = None, *, signed: bool = False) -> str:
     """A number in the column's unit as a table shows it, ``95.31 ± 0.42`` with its spread; "" for none.
 
-    A percentage has two decimals, but is never 100 for what is below it: exactly 100 is written ``100``, and 99.998
-    gets as many decimals as tell it from 100. A bound is written ``3.1e-07`` and has no spread, and a number in another
+    A percentage has two decimals, but is never rounded up to 100: exactly 100 is written ``100``, and 99.998 gets as
+    many decimals as distinguish it from 100. A bound is written ``3.1e-07`` and has no spread, and a number in another
     unit (nats) has four decimals.
     """
     if value is None:
@@ -67,7 +66,7 @@ def show(column: Column, value: float | None, spread: float | None = None, *, si
 
 
 def percent(value: float) -> str:
-    """Two decimals of a percentage, but ``100`` for exactly that and as many as tell it from 100 for what is below."""
+    """A percentage with two decimals, or with as many as distinguish it from 100; exactly 100 is ``100``."""
     if value == 100:
         return "100"
     digits = 2

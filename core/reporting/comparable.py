@@ -1,7 +1,7 @@
-"""Whether runs may share a mean: same images, settings, arithmetic and code; else which of them differ, in a sentence.
+"""Whether runs can be averaged: same images, settings, arithmetic and code; otherwise an error that says what differs.
 
-Code may differ where it was shown to give the same bits in the first epoch (``stillpoint verify``); the table then
-names the commits.
+Code may differ if ``stillpoint verify`` showed that it gives the same bits in the first epoch; the table then names the
+commits.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,15 +13,15 @@ from stillpoint.core.config.merge import read_settings
 from stillpoint.core.config.schema import deciding, differences, shared
 from stillpoint.core.runs.layout import Run
 
-#: of many different settings, so many are named
+#: number of differing settings that a message names
 NAMED = 4
 
 
 def check(metrics: Mapping[Run, dict[str, Any]]) -> list[str]:
-    """Sentences that a table of these runs must say; `metrics` are what their metrics.json hold.
+    """The notes for a table of these runs; `metrics` are the contents of their metrics.json.
 
-    Raises `UserError` where runs of one network differ in what a mean over seeds takes to be the same, or where any two
-    were measured on different images. What a file does not say (it may be older) is not compared.
+    Raises `UserError` if runs of one network differ in more than the seed, or any two were measured on different
+    images. What an older file does not record is not compared.
     """
     about = {run: _training(run) for run in metrics}
     measured = {run: found.get("provenance") or {} for run, found in metrics.items()}
@@ -40,7 +40,7 @@ def check(metrics: Mapping[Run, dict[str, Any]]) -> list[str]:
 
 
 def _training(run: Run) -> dict[str, Any]:
-    """What train.json says; nothing where there is none, or a damaged one, which other commands tell."""
+    """The content of train.json; empty if it is missing or damaged, which other commands report."""
     return _read(run.training)
 
 
@@ -72,7 +72,7 @@ def _same_settings(runs: list[Run]) -> None:
             raise _apart(other, run, f"are both of seed {seed} (one is a copy of the other)", "")
     for run, settings in known[1:]:
         first, own = known[0]
-        # a setting that is younger than one of them decided nothing in it; seeds are what the mean is over
+        # a setting newer than one of the runs had no effect in it; the mean is over seeds
         found = differences({**shared(own, settings), "SEED": 0}, {**shared(settings, own), "SEED": 0})
         if found:
             raise _apart(first, run, f"were trained by different settings ({'; '.join(found[:NAMED])})", "")
@@ -83,7 +83,7 @@ def _same_code(model: str, about: dict[Run, dict[str, Any]]) -> list[str]:
     known = {run: codes for run, found in about.items() if (codes := _codes(run, found))}
     if not known:
         return []
-    # runs are alike where a chain of codes joins them
+    # runs are equivalent if a chain of verified codes connects them
     joined, rest = set(next(iter(known.values()))), dict(known)
     while found := [run for run, codes in rest.items() if codes & joined]:
         for run in found:
@@ -104,7 +104,7 @@ def _trained_with(found: dict[str, Any]) -> str:
 
 
 def _codes(run: Run, found: dict[str, Any]) -> set[str]:
-    """The codes that give the first epoch of a run: that which trained it, and those that were compared with it."""
+    """The codes that reproduce the first epoch of a run: the one that trained it, and the verified ones."""
     own = _trained_with(found)
     return {own, *_read(run.verified)} if own else set()
 

@@ -1,4 +1,4 @@
-"""The picture of an explanation: how far each module is from moving with its input, and what it adds itself."""
+"""The chart of an explanation: each module's equivariance error, and the share that it adds."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 from stillpoint.core.evaluation.explain import Explanation
 from stillpoint.core.reporting.figures import entitle, save, styled, subplots
 
-#: modules that fit one picture; of more, those with the largest shares are named
+#: number of modules that are named, those with the largest shares
 NAMED = 12
 
 
 @styled
 def explanation_chart(found: Explanation, path: Path, *, title: str) -> Path:
-    """Errors of all modules in the order they run (above, logarithmic), and the largest shares (below)."""
+    """Errors of all modules in the order of execution (above, logarithmic), and the largest shares (below)."""
     rows = [row for row in found.rows if row.name != "(network)"]
     figure, axes = subplots(2, 1, (7.2, 5.6))
     errors, shares = axes[0, 0], axes[1, 0]
@@ -21,7 +21,7 @@ def explanation_chart(found: Explanation, path: Path, *, title: str) -> Path:
     errors.axhline(found.threshold, linestyle="--", linewidth=0.8, color="#777777")
     errors.set_yscale("log")
     errors.set_ylabel("relative error")
-    errors.set_xlabel("module, in the order in which they run")
+    errors.set_xlabel("module, in the order of execution")
     first = found.first_broken
     if first is not None and first in rows:
         place = rows.index(first)
@@ -31,7 +31,7 @@ def explanation_chart(found: Explanation, path: Path, *, title: str) -> Path:
     shares.barh(range(len(named)), [100 * rows[k].share for k in named], color="#b2372f", height=0.7)
     shares.set_yticks(range(len(named)), [f"{rows[k].name} ({rows[k].type})" for k in named])
     shares.invert_yaxis()
-    shares.set_xlabel("share of what the modules add (%)")
+    shares.set_xlabel("share of the error (%)")
     if not named:
         shares.text(0.5, 0.5, "every module moves with its input", transform=shares.transAxes, ha="center")
     entitle(figure, title)

@@ -1,6 +1,6 @@
-"""Pictures of results. The same inputs give the same bytes.
+"""Figures of results. The same inputs give the same bytes.
 
-Colours are told apart by colour-blind readers too, and networks by markers as well: a print in grey can be read.
+Colours suit colour-blind readers, and markers distinguish networks too, so that figures can be read in grey.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ _STYLE = {
 
 
 def styled(draw: Callable[P, Path]) -> Callable[P, Path]:
-    """Runs a drawing function under the house's style, leaving the caller's matplotlib settings alone."""
+    """Runs a drawing function in the project's style, without changing the caller's matplotlib settings."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Path:
@@ -61,14 +61,14 @@ def subplots(rows: int, columns: int, size: tuple[float, float], **options: Any)
 
 
 def save(figure: "Figure", path: Path) -> Path:
-    """Writes a figure whole or not at all, closes it, and returns its path."""
+    """Writes a figure atomically, closes it, and returns its path."""
     import matplotlib.pyplot as plt
 
     if path.suffix.lower() != ".png":
         plt.close(figure)
         raise UserError(f"pictures are written as PNG: give {path} a name that ends in .png")
     with atomic_path(path) as temporary:
-        # without the software's name, another version's number cannot change the bytes
+        # without the software's name, whose version would change the bytes
         figure.savefig(temporary, metadata={"Software": None})
     plt.close(figure)
     return path
@@ -115,7 +115,7 @@ def _paler(colour: str, share: float) -> str:
 def wrapped(title: str, width: int) -> str:
     """A title in lines of at most `width` characters, so that none is cut off at the edge of a picture.
 
-    A dollar sign is one: Matplotlib would otherwise read what stands between two as a formula.
+    Dollar signs are escaped: Matplotlib would read the text between two as a formula.
     """
     return "\n".join(fill(line, width) for line in title.splitlines()).replace("$", r"\$")
 
@@ -151,7 +151,7 @@ def consistency_accuracy(table: Table, path: Path) -> Path:
             if across not in cells or up not in cells:
                 continue
             accuracy, consistency = cells[across], cells[up]
-            # exactly 100 % has no logarithm of its gap: it stands on a tick of its own
+            # exactly 100 % has a gap without a logarithm: it gets its own tick
             gap = (100 - consistency.mean or floor) if percent else consistency.mean
             trained = state == "trained"
             said.add(state)
@@ -191,7 +191,7 @@ def consistency_accuracy(table: Table, path: Path) -> Path:
 
 
 def beside(axis: "Axes", text: str, point: tuple[float, float]) -> None:
-    """Small text beside a point of a picture."""
+    """Small text beside a point of a figure."""
     axis.annotate(text, point, (4, 3), textcoords="offset points", fontsize=7, zorder=4)
 
 
@@ -221,8 +221,8 @@ def _centred(grid: np.ndarray) -> np.ndarray:
 def shift_maps(maps: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path, *, title: str) -> Path:
     """After every circular shift: accuracy (upper row) and largest relative logit change (lower row), a column each.
 
-    `maps` holds for each network two arrays (H, W), index = shift in rows and columns from 0: fractions of images that
-    are classified right, and changes. A row has one colour scale; that of the changes is logarithmic.
+    `maps` holds for each network two arrays (H, W), index = shift in rows and columns from 0: fractions of correctly
+    classified images, and changes. A row has one colour scale; that of the changes is logarithmic.
     """
     from matplotlib.colors import LogNorm
 
@@ -233,7 +233,7 @@ def shift_maps(maps: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path, *,
     floor, top = (float(positive.min()), float(positive.max())) if len(positive) else (1e-8, 1.0)
     low = min(float(grid.min()) for grid in accuracy.values())
     figure, axes = subplots(2, len(maps), (2.1 * len(maps) + 1.0, 5.4), sharex=True, sharey=True)
-    # perfect maps all around would otherwise leave the scale without a width
+    # if all maps are perfect, the scale would have no width
     shades: dict[str, Any] = {"vmin": min(low, 99.0), "vmax": 100.0, "cmap": "viridis"}
     decades: dict[str, Any] = {"norm": LogNorm(floor, max(top, floor * 10)), "cmap": "magma"}
     rows = ((accuracy, shades, "accuracy (%)"), (change, decades, "largest relative logit change"))
@@ -259,8 +259,8 @@ def shift_maps(maps: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path, *,
 def read_shift_maps(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray] | None:
     """(accuracy, largest logit change) after every circular shift, (H, W) each, of a trained network over its seeds.
 
-    `paths` are the ``maps.safetensors`` of its runs: accuracies are averaged, of changes the largest is taken. None if
-    a run has not measured them.
+    `paths` are the ``maps.safetensors`` of its runs: accuracies are averaged, changes maximised. None if a run has not
+    measured them.
     """
     found = [read_maps(path) for path in paths]
     names = ("trained/all_shifts_accuracy_map", "trained/all_shifts_logit_change_map")
@@ -327,10 +327,10 @@ def shift_map(
     picture: np.ndarray | None = None,
     prediction: str = "",
 ) -> Path:
-    """What a network says of one picture after each shift: relative change of the logits, crosses at changed classes.
+    """A network's reaction to every shift of one image: relative change of the logits, with crosses at changed classes.
 
     change   (2M+1, 2M+1), see `stillpoint.core.metrics.relative_logit_change`; index 0 = shift by -M
-    same     (2M+1, 2M+1) of bool: the class is that of the unshifted picture
+    same     (2M+1, 2M+1) of bool: the class is that of the unshifted image
     picture  (H, W) or (H, W, 3) in [0, 1], drawn beside the map
     """
     panels = 1 if picture is None else 2
@@ -345,7 +345,7 @@ def shift_map(
     image = axis.imshow(change, cmap="viridis", extent=extent, vmin=0, interpolation="nearest")
     rows, columns = np.nonzero(~np.asarray(same, dtype=bool))
     if len(rows):
-        # white alone would not be seen on the brightest colours, which are where classes change
+        # white alone would be invisible on the brightest colours, where classes change
         for colour, width in (("black", 2.4), ("white", 1.0)):
             axis.scatter(columns - most, rows - most, marker="x", s=16, color=colour, linewidths=width)
     axis.grid(False)

@@ -1,4 +1,4 @@
-"""What a workflow is doing and how long it has left, read from the files that its runs write."""
+"""Progress of a workflow and its remaining time, read from the files of its runs."""
 
 import signal
 import subprocess
@@ -25,7 +25,7 @@ EVALUATION, START = 0.5, 0.05
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands: `stage` is waiting, training, to measure (it may be under way) or done."""
+    """The status of a run: `stage` is waiting, training, to measure (perhaps in progress) or done."""
 
     stage: str
     epoch: int
@@ -43,7 +43,7 @@ class Status:
 
 
 def status(run: Run, epochs: int) -> Status:
-    """A run's status by the files it has: history grows by a line each epoch, then come weights, then metrics."""
+    """A run's status from its files: history grows by a line each epoch, weights and metrics follow."""
     try:
         rows = max(0, len(run.history.read_text().splitlines()) - 1)
     except OSError:
@@ -71,7 +71,7 @@ def evaluation_share(runs: Iterable[Run]) -> float:
 
 
 def remaining(done: float, before: float, seconds: float) -> float | None:
-    """Seconds left when the part that is done has gone from `before` to `done` in `seconds`; none while unknown."""
+    """Estimated seconds left when the done fraction grew from `before` to `done` in `seconds`; None while unknown."""
     return None if done <= before else seconds * (1 - done) / (done - before)
 
 
@@ -107,10 +107,11 @@ def follow(
     interval: float = 0.5,
     keep: Sequence[int] = (),
 ) -> int:
-    """Runs `command`, its output in ``<folder>/logs/workflow.txt``, and shows how its `runs` fare; the exit code.
+    """Runs `command`, with its output in ``<folder>/logs/workflow.txt``, shows the progress of `runs`, and returns the
+    exit code.
 
     The command inherits the descriptors `keep`.
-    On a terminal the display is live; elsewhere a line is printed when something has changed.
+    On a terminal the display is live; elsewhere a line is printed at every change.
     """
     log = folder / "logs" / "workflow.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +163,7 @@ def follow(
             try:
                 process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
-                # it was sent to this process alone, as `kill` does
+                # sent to this process alone, as by `kill`
                 process.send_signal(signal.SIGINT)
                 process.wait()
             raise

@@ -1,4 +1,4 @@
-"""What a paper states: the numbers, by network and recipe, that a table shows beside ours, and weights to fetch."""
+"""A paper's published numbers, by network and recipe, to show beside ours, and its published weights."""
 
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,7 +18,7 @@ class PublishedRow(BaseModel):
 
     models: tuple[str, ...] = Field(description="names of networks, as shell patterns")
     state: Literal["trained", "untrained"] = "trained"
-    method: str = Field("", description="what the source calls it")
+    method: str = Field("", description="the source's name for it")
 
     def number(self, key: str) -> float | None:
         return (self.__pydantic_extra__ or {}).get(key)
@@ -29,13 +29,13 @@ class PublishedEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str = Field(description="where the numbers stand: work, table, what it says of them")
-    recipes: tuple[str, ...] = Field(description="our recipes that they may stand beside, as shell patterns")
+    source: str = Field(description="where the numbers are stated: work, table, remarks")
+    recipes: tuple[str, ...] = Field(description="our recipes with which they can be compared, as shell patterns")
     rows: tuple[PublishedRow, ...]
 
 
 class PublishedWeights(BaseModel):
-    """Checkpoints that can be fetched: ``<address>/<name>-<first digits of its SHA-256>.pth``."""
+    """Downloadable checkpoints: ``<address>/<name>-<first digits of its SHA-256>.pth``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,7 +44,7 @@ class PublishedWeights(BaseModel):
 
 
 class Published(BaseModel):
-    """A paper's ``published.yaml``. Keys beside these are the paper's own, and its pages read them (`own`)."""
+    """A paper's ``published.yaml``. Further keys belong to the paper, whose pages read them (`own`)."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -56,7 +56,7 @@ class Published(BaseModel):
         return self.__pydantic_extra__ or {}
 
     def cell(self, recipe: str, model: str, state: str, key: str) -> tuple[float, str] | None:
-        """(number, source) that is stated for this cell, or None. The first row that matches wins."""
+        """(number, source) stated for this cell, or None. The first matching row wins."""
         for entry in self.entries:
             if not any(fnmatchcase(recipe, pattern) for pattern in entry.recipes):
                 continue
@@ -68,7 +68,7 @@ class Published(BaseModel):
 
 
 def read_published(path: Path) -> Published:
-    """What a paper states; nothing where there is no such file, and a `UserError` for one of another form."""
+    """Reads a ``published.yaml``; empty if there is no such file, a `UserError` for an invalid one."""
     found = read_yaml(path) if path.is_file() else None
     try:
         return Published.model_validate(found or {})

@@ -1,4 +1,4 @@
-"""What a table reads of a run that was evaluated; a file that is not what it should be is told in one sentence."""
+"""Reading an evaluated run's files for a table; an invalid file is reported in one sentence."""
 
 import math
 import re
@@ -16,16 +16,16 @@ STATES = ("untrained", "trained")
 
 
 def found_runs(pipeline: str, recipe: str, root: Path, seeds: int | None = None) -> list[Run]:
-    """Runs that were evaluated, ordered by network and seed; with `seeds`, those of the seeds 0..seeds-1."""
+    """The evaluated runs, ordered by network and seed; with `seeds`, those of the seeds 0..seeds-1."""
     runs = Run.listed(pipeline, recipe, root)
     return sorted((r for r in runs if seeds is None or r.seed < seeds), key=lambda r: (r.model, r.seed))
 
 
 def read_metrics(run: Run) -> dict[str, Any]:
-    """A run's ``metrics.json``; a `UserError` when it is not one.
+    """A run's ``metrics.json``; a `UserError` if it is invalid.
 
-    "untrained" and "trained" hold finite numbers by name, and "trained" or "untrained" is there; "dataset" is text or
-    an object, "evaluate" an object and "parameters" a number, where they are there.
+    It must hold "trained" or "untrained", each with finite numbers by name; "dataset", if present, is text or an
+    object, "evaluate" an object and "parameters" a number.
     """
     found = read_json(run.metrics, remedy="evaluate the run again", of=dict)
     if not isinstance(found.get("trained", found.get("untrained")), dict):
@@ -57,7 +57,7 @@ def _short(value: object) -> str:
 
 
 def read_maps(path: Path) -> dict[str, "np.ndarray"]:
-    """The arrays of a run's ``maps.safetensors``, none where there is no such file; a `UserError` for a damaged one."""
+    """The arrays of a run's ``maps.safetensors``, empty if there is no such file; a `UserError` for a damaged one."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -68,8 +68,8 @@ def read_maps(path: Path) -> dict[str, "np.ndarray"]:
 
 
 def read_training(run: Run) -> dict[str, Any]:
-    """A run's ``train.json``; a `UserError` when it is not one."""
-    remedy = "remove it, and give the command that trained the run once more"
+    """A run's ``train.json``; a `UserError` if it is invalid."""
+    remedy = "remove it, and repeat the command that trained the run"
     found = read_json(run.training, remedy=remedy, of=dict)
     if not isinstance(found.get("device"), str) or not isinstance(found.get("peak_memory_bytes"), int):
         raise UserError(f"{run.training} does not say how the run was trained: {remedy}")
@@ -77,6 +77,6 @@ def read_training(run: Run) -> dict[str, Any]:
 
 
 def dataset_title(metrics: dict[str, Any]) -> str:
-    """What a table says of the images, from a run's metrics."""
+    """A table's description of the images, from a run's metrics."""
     found = metrics.get("dataset", "")
     return str(found.get("title", found.get("name", ""))) if isinstance(found, dict) else str(found)

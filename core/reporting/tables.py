@@ -1,7 +1,7 @@
 """From the metrics of many runs to one table: mean and spread over seeds, beside the paper's number and the difference.
 
-Every number comes from a run's ``metrics.json`` or from a paper's ``published.yaml``; a cell without a file behind it
-stays empty. The same inputs give the same bytes.
+Every number comes from a run's ``metrics.json`` or a paper's ``published.yaml``; other cells stay empty. The same
+inputs give the same bytes.
 """
 
 import json
@@ -25,9 +25,9 @@ from stillpoint.core.runs.layout import table as table_path
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one network over its seeds, in its unit; `spread` is the standard deviation, none for n = 1.
+    """One metric of one network over its seeds, in its unit; `spread` is the standard deviation, None for n = 1.
 
-    `mean` is the largest value instead for a metric that is a bound (``better == "lower"`` and no unit).
+    For a metric that is a bound, `mean` is the largest value instead (``better == "lower"`` and no unit).
     """
 
     mean: float
@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One network: ``cells[state][metric]``, and whether no other network of the table is better in both axes."""
+    """One network: ``cells[state][metric]``, and whether the network is on the Pareto front."""
 
     model: str
     seeds: tuple[int, ...]
@@ -67,7 +67,7 @@ class Table:
 
     @property
     def held(self) -> list[Column]:
-        """The columns that at least one row has a number for, in their order."""
+        """The columns with a number in at least one row, in their order."""
         keys = {key for row in self.rows for cells in row.cells.values() for key in cells}
         return [column for column in self.columns if column.key in keys]
 
@@ -78,8 +78,8 @@ class Table:
 def over_seeds(
     column: Column, found: Sequence[Mapping[str, Any]], published: tuple[float, str] | None = None
 ) -> Cell | None:
-    """The cell of a metric from what was measured of each seed; None where one of them lacks it, because the rest
-    would average over another set of seeds than the table says."""
+    """The cell of a metric from what was measured of each seed; None if a seed lacks it, because the mean would be over
+    fewer seeds than the table says."""
     if not found or not all(column.key in one for one in found):
         return None
     values = [float(one[column.key]) * column.scale for one in found]
@@ -134,7 +134,7 @@ def collect(
     return Table(pipeline, recipe, title, tuple(rows), missing, notes, columns, axes)
 
 
-#: settings that decide which numbers there are, not what they are
+#: settings that decide which numbers exist, not their values
 _WHICH = ("METRICS", "UNTRAINED")
 
 
@@ -155,7 +155,7 @@ def _check_settings(metrics: dict[Run, dict[str, Any]]) -> None:
 
 
 def _axes(row: Row, axes: tuple[str, str], columns: tuple[Column, ...]) -> tuple[float, float] | None:
-    """The row's point in the plane of `axes`, turned so that more is better in both."""
+    """The row's point in the plane of `axes`, with signs such that larger is better in both."""
     cells = row.cells.get("trained", {})
     if any(key not in cells for key in axes):
         return None
@@ -174,7 +174,7 @@ def pareto_front(points: list[tuple[float, float] | None]) -> list[bool]:
 
 
 def layout(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Headings and lines of the table that people read (md, tex and the terminal): a line for each network and state.
+    """Headings and lines of the readable table (md, tex and terminal): a line for each network and state.
 
     The paper's number and the difference from it follow a column for which the paper states any. Nothing is escaped.
     """
@@ -210,14 +210,14 @@ def show_cell(column: Column, cell: Cell | None) -> str:
 
 
 def remarks(table: Table) -> list[str]:
-    """What a reader of the numbers must know, one sentence each."""
+    """The notes below a table, one sentence each."""
     bounds = any(column.unit == "" for column in table.held)
     notes = [f"Mean ± standard deviation over n seeds{'; of the logit change, the largest over the seeds' * bounds}."]
     if any(row.pareto for row in table.rows):
         first, second = (table.column(key).title for key in table.axes)
         notes.append(f"* on the Pareto front of trained {first} and {second}.")
     if table.missing:
-        notes.append(f"Not there yet: {', '.join(table.missing)}.")
+        notes.append(f"Not evaluated yet: {', '.join(table.missing)}.")
     return notes + [note if note.endswith(".") else note + "." for note in table.notes]
 
 
@@ -243,7 +243,7 @@ def to_csv(table: Table) -> str:
 
 
 def to_json(table: Table) -> str:
-    """``{network: {state: {metric: mean}}}`` and the particulars: what ``dvc metrics show`` and other programs read."""
+    """``{network: {state: {metric: mean}}}`` with details, for ``dvc metrics show`` and other programs."""
     means = {
         row.model: {state: {k: c.mean for k, c in cells.items()} for state, cells in row.cells.items()}
         for row in table.rows
@@ -251,7 +251,7 @@ def to_json(table: Table) -> str:
     return json_text({"title": table.title, "seeds": {row.model: len(row.seeds) for row in table.rows}, "mean": means})
 
 
-#: suffix of a table's file -> what it holds
+#: suffix of a table's file -> function that makes its content
 WRITERS = {"csv": to_csv, "md": to_markdown, "tex": to_latex, "json": to_json}
 
 
@@ -261,7 +261,7 @@ def table_files(pipeline: str, recipe: str, root: Path) -> dict[str, Path]:
 
 
 def contents(table: Table, root: Path) -> dict[Path, str]:
-    """What the files of a table hold, to be written together (`stillpoint.core.base.files.write_together`)."""
+    """The contents of a table's files, to be written together (`stillpoint.core.base.files.write_together`)."""
     files = table_files(table.pipeline, table.recipe, root)
     return {path: WRITERS[suffix](table) for suffix, path in files.items()}
 

@@ -1,7 +1,7 @@
 """The one writer of tables: rows of cells as Markdown, LaTeX and CSV, with every cell escaped.
 
-A cell is text that somebody else may have chosen: the name of a folder, the title of a data set, a recipe's TITLE. None
-of it may become markup, a formula or a second row.
+A cell may hold text chosen by others: a folder's name, a data set's title, a recipe's TITLE. None of it may become
+markup, a formula or a second row.
 """
 
 import csv
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
-#: a star and an underscore are emphasis only where they touch a word from outside; ``resnet20_aps1 *`` is none
+#: stars and underscores are emphasis only at the edges of a word; ``resnet20_aps1 *`` has none
 _MARKDOWN = re.compile(r"[\\`|\[\]]|\*(?=\S)|(?<=\S)\*|(?<!\w)_|_(?!\w)")
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _LATEX = {
@@ -23,12 +23,12 @@ _LATEX = {
     "±": r"$\pm$",
     **{mark: "\\" + mark for mark in "_%&#${}"},
 }
-#: what a spreadsheet takes for a formula
+#: first characters of a formula in spreadsheets
 _FORMULA = ("=", "+", "-", "@")
 
 
 class Markdown(str):
-    """Text that is Markdown already."""
+    """Text that is already Markdown."""
 
     __slots__ = ()
 
@@ -39,24 +39,24 @@ def one_line(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """`text` as Markdown that shows it."""
+    """`text` escaped for Markdown."""
     if isinstance(text, Markdown):
         return text
     return _MARKDOWN.sub(lambda found: "\\" + found[0], one_line(text).translate(_ENTITIES))
 
 
 def bold(text: str) -> Markdown:
-    """`text` in bold type; nothing for nothing."""
+    """`text` in bold; "" stays ""."""
     return Markdown(f"**{escaped(text)}**" if text else "")
 
 
 def italic(text: str) -> Markdown:
-    """`text` in italics; nothing for nothing."""
+    """`text` in italics; "" stays ""."""
     return Markdown(f"*{escaped(text)}*" if text else "")
 
 
 def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """Rows of cells as a table of Markdown, its columns as wide as their widest cell."""
+    """Rows of cells as a Markdown table, each column as wide as its widest cell."""
     rows = [[escaped(cell) for cell in row] for row in (head, *lines)]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
 
@@ -68,12 +68,12 @@ def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def markdown_page(title: str, *parts: str) -> str:
-    """A page: its title, then its parts, which are Markdown, with a blank line between any two."""
+    """A page: its title, then its Markdown parts, separated by blank lines."""
     return "\n\n".join([f"# {escaped(title)}", *(part for part in parts if part)]) + "\n"
 
 
 def latex(text: str) -> str:
-    """`text` as LaTeX that shows it."""
+    """`text` escaped for LaTeX."""
     return "".join(_LATEX.get(mark, mark) for mark in one_line(text))
 
 
@@ -93,7 +93,7 @@ def latex_table(head: Sequence[str], lines: Iterable[Sequence[str]], caption: st
 
 def csv_text(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     """Rows of cells as comma-separated values: numbers in full precision, "" for none, and no text that a spreadsheet
-    would take for a formula."""
+    would read as a formula."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([_csv_cell(cell) for cell in row] for row in (head, *lines))

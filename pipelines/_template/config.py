@@ -1,4 +1,4 @@
-"""What the networks can be told: what every paper's can, in the MODEL section (`NetworkConfig`)."""
+"""The options of the networks: those of every paper's, in the MODEL section (`NetworkConfig`)."""
 
 from typing import ClassVar
 

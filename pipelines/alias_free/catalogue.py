@@ -1,4 +1,4 @@
-"""The networks of the paper and its code: ConvNeXt, and what makes it circular, adaptive, polynomial or alias-free."""
+"""The networks of the paper and its code: ConvNeXt and its circular, adaptive, polynomial and alias-free variants."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the networks of alias-free convnets can be told, and which shifts their evaluations try."""
+"""The options of alias-free convnets, and the shifts that their evaluations try."""
 
 from typing import ClassVar, Literal
 
@@ -7,12 +7,12 @@ from pydantic import Field, model_validator
 from stillpoint.core.config.network import NetworkConfig
 from stillpoint.core.config.schema import EvaluateConfig, RunConfig
 
-#: of the networks for small images: the stem's stride, and that of the rest
+#: for small images: the stride of the stem, and of the rest
 SMALL_STRIDES = {"convnext_mini": (1, 4), "convnext_nano": (2, 2)}
 
 
 class Model(NetworkConfig):
-    """MODEL: a ConvNeXt, and what fills its slots."""
+    """MODEL: a ConvNeXt and the fillings of its slots."""
 
     arch: Literal[
         "convnext_tiny", "convnext_small", "convnext_base", "convnext_large", "convnext_xlarge", "convnext_mini",
@@ -21,11 +21,11 @@ class Model(NetworkConfig):
     conv_padding: Literal["zeros", "circular"] = Field("circular", description="of the 7x7 convolutions")
     stem_kernel: int | None = Field(None, ge=1, description="of the first convolution; none: the network's own")
     stem_stride: Literal[1, 2, 4] | None = Field(None, description="none: the network's own")
-    stem_steps: Literal[1, 2] = Field(1, description="2: a stem's stride of 4 is taken by 2 twice in a row")
+    stem_steps: Literal[1, 2] = Field(1, description="2: split a stem's stride of 4 into two strides of 2")
     stem_activation: Literal["none", "residual", "plain"] = Field(
         "none",
-        description="a polynomial between the stem's convolution and its filter: added with a trained gain of 0 at "
-        "first, or in its place",
+        description="a polynomial between the stem's convolution and its filter: added with a trained gain, "
+        "initially 0, or on its own",
     )
     stem_cutoff: float | None = Field(
         None,
@@ -37,11 +37,14 @@ class Model(NetworkConfig):
     scale: float = Field(
         7.0,
         gt=0,
-        description="of a polynomial's input and output at first; trained. The authors' 7 counts on LAYER_SCALE",
+        description="initial scale of a polynomial's input and output, then trained. The authors' 7 presumes their "
+        "LAYER_SCALE",
     )
-    layer_scale: float = Field(1e-6, gt=0, description="of each block's branch, per channel, at first; trained")
+    layer_scale: float = Field(
+        1e-6, gt=0, description="initial scale of each block's branch, per channel, then trained"
+    )
     drop_path: float = Field(
-        0.0, ge=0, lt=1, description="rate of branches left out of the last block; the first's is 0"
+        0.0, ge=0, lt=1, description="rate of dropped branches in the last block, rising from 0 in the first"
     )
     resample: Literal["activation", "block"] = Field(
         "activation",
@@ -53,17 +56,19 @@ class Model(NetworkConfig):
         description="authors: their filters drop one more bin where a size is a multiple of 4 that is none of 8",
     )
     any_size: bool = Field(
-        False, description="take images whose sides are no multiples of the total stride: no shift is then exact"
+        False, description="accept images whose sides are not multiples of the total stride: no shift is then exact"
     )
 
     @model_validator(mode="after")
     def _together(self) -> "Model":
         if self.resample == "block" and self.activation != "polynomial":
-            raise ValueError("MODEL.RESAMPLE block is of MODEL.ACTIVATION polynomial: nothing else needs a finer map")
+            raise ValueError(
+                "MODEL.RESAMPLE block needs MODEL.ACTIVATION polynomial: nothing else uses an upsampled map"
+            )
         if self.stem_steps == 2 and (self.stem_stride or 4) != 4:
-            raise ValueError(f"MODEL.STEM_STEPS 2 is of a MODEL.STEM_STRIDE of 4, not of {self.stem_stride}")
+            raise ValueError(f"MODEL.STEM_STEPS 2 needs MODEL.STEM_STRIDE 4, not {self.stem_stride}")
         if self.stem_cutoff is not None and self.stem_activation == "none":
-            raise ValueError("MODEL.STEM_CUTOFF is of a stem with a MODEL.STEM_ACTIVATION")
+            raise ValueError("MODEL.STEM_CUTOFF needs a MODEL.STEM_ACTIVATION")
         return self
 
     @property
@@ -86,11 +91,11 @@ class Evaluate(EvaluateConfig):
     crop_shift: int = Field(
         3,
         ge=1,
-        description="crop_grid: windows up to so many pixels from the middle; needs an EVALUATE.MARGIN of twice that",
+        description="crop_grid: windows up to this many pixels from the centre; needs an EVALUATE.MARGIN of twice that",
     )
     translation: float = Field(8.0, gt=0, description="translation_grid: the largest, in 280ths of the image's side")
     translation_steps: int = Field(4, ge=2, description="translation_grid: translations tried on each axis")
-    limit_grids: int = Field(200, ge=1, description="images that the grids are tried on")
+    limit_grids: int = Field(200, ge=1, description="images on which the grids are tried")
 
 
 class Config(RunConfig):
@@ -118,7 +123,7 @@ class Config(RunConfig):
     def _grids(self) -> "Config":
         if "crop_grid" in self.evaluate.metrics and self.evaluate.margin < 2 * self.evaluate.crop_shift:
             raise ValueError(
-                f"EVALUATE.METRICS crop_grid cuts windows up to {self.evaluate.crop_shift} pixels from the middle: set "
-                f"EVALUATE.MARGIN to {2 * self.evaluate.crop_shift} at least"
+                f"EVALUATE.METRICS crop_grid cuts windows up to {self.evaluate.crop_shift} pixels from the centre: "
+                f"set EVALUATE.MARGIN to {2 * self.evaluate.crop_shift} at least"
             )
         return self

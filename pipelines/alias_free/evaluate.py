@@ -1,7 +1,7 @@
-"""Who stands every shift of a set: the adversarial grids of the paper, as evaluations.
+"""The paper's adversarial grids as evaluations: images classified correctly under every shift of a set.
 
-By ``EVALUATE.PROTOCOL authors`` the crop windows leave out offset 0 and the translations are sampled as in their code;
-shifts that they draw anew for a batch are not: our grids are whole.
+With ``EVALUATE.PROTOCOL authors`` the crop windows omit offset 0 and translations are interpolated as in their code.
+Shifts that their code draws for each batch are not drawn: our grids are complete.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,12 +16,12 @@ from stillpoint.core.evaluation.view import ALONE
 from stillpoint.core.metrics.accuracy_metrics import WorstShiftAccuracy
 from stillpoint.pipelines.alias_free import grids
 
-#: images (n, C, H, W) and their places in the batch -> what they look like after one shift
+#: images (n, C, H, W) and their positions in the batch -> the images after one shift
 Move = Callable[[Tensor, Tensor], Tensor]
 
 
 class Grid:
-    """The fraction of images that are right as they are and after every shift of a set: ``<name>_accuracy``."""
+    """The fraction of images that are correct without a shift and under every shift of a set: ``<name>_accuracy``."""
 
     def __init__(self, name: str, limit: int) -> None:
         self.name, self.limit = name, limit
@@ -72,7 +72,7 @@ class ShiftGrid(Grid):
 
 
 class CropGrid(Grid):
-    """Windows of a larger crop, up to `shift` pixels from its middle on each axis; the middle counts as unshifted."""
+    """Windows of a larger crop, up to `shift` pixels from its centre on each axis; the centre counts as unshifted."""
 
     def __init__(self, limit: int, shift: int, *, authors: bool) -> None:
         super().__init__("crop_grid", limit)
@@ -97,7 +97,7 @@ class CropGrid(Grid):
 
 
 class TranslationGrid(Grid):
-    """Translations by fractions of the side, zeros coming in, with bilinear interpolation."""
+    """Translations by fractions of the side, with zeros entering and bilinear interpolation."""
 
     def __init__(self, limit: int, constraint: float, steps: int, *, authors: bool) -> None:
         super().__init__("translation_grid", limit)
@@ -113,7 +113,7 @@ class TranslationGrid(Grid):
 
 
 def evaluations(config: RunConfig) -> Mapping[str, Callable[..., Evaluation]]:
-    """Core's, and the grids; none draws anything, so no seed matters."""
+    """Core's evaluations and the grids, which draw nothing and ignore the seed."""
     authors = config.evaluate.protocol == "authors"
     return {
         **EVALUATIONS,

@@ -1,7 +1,7 @@
-"""The shifts that alias-free convnets are attacked with, and who stands all of them.
+"""The adversarial shifts of alias-free convnets, and which images withstand all of them.
 
-Michaeli, Michaeli and Soudry, CVPR 2023, and their code: every set is fixed, the same for all images, and an image
-counts only where it is right as it is and after every shift of the set.
+Michaeli, Michaeli and Soudry, CVPR 2023, and their code: every set is fixed and the same for all images, and an image
+counts only if it is correct without a shift and under every shift of the set.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -34,7 +34,7 @@ def fraction_grid(max_factor: int) -> list[Shift]:
 
 
 def shifted(images: Tensor, shift: Shift) -> Tensor:
-    """(B, C, H, W) moved circularly: rolled by whole pixels, interpolated by its Fourier series at fractions."""
+    """(B, C, H, W) shifted circularly: rolled by whole pixels, interpolated by Fourier series for fractions."""
     if all(float(s).is_integer() for s in shift):
         return roll(images, (int(shift[0]), int(shift[1])))
     return fourier_shift(images, shift)
@@ -43,13 +43,13 @@ def shifted(images: Tensor, shift: Shift) -> Tensor:
 def right_under_all(
     predict: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, shifts: Iterable[Shift]
 ) -> Tensor:
-    """(B,) bool: the class is right for the image as it is and after every one of `shifts`.
+    """(B,) bool: the image is classified correctly without a shift and under all `shifts`.
 
     Args:
         predict: (B, C, H, W) -> logits (B, K).
         labels: (B,).
 
-    Images that have failed are not shifted again.
+    Images that have failed once are not tried again.
     """
     right = predict(images).argmax(1) == labels
     for shift in shifts:
@@ -61,14 +61,13 @@ def right_under_all(
 
 
 def translate_bilinear(images: Tensor, translation: Shift, *, rule: str = "exact") -> Tensor:
-    """Move the content by a fraction of the image's side, zeros coming in, with bilinear interpolation.
+    """Shift the content by a fraction of the image's side, with zeros entering and bilinear interpolation.
 
     Args:
         images: (B, C, H, W), floating.
         translation: (rows, columns) as fractions of the side; positive moves the content up and left.
-        rule: "exact" moves it by that fraction; "authors" lays the places as if the corners' centres were the borders,
-            then samples as if the corners' edges were, which magnifies the image a little: a translation by nothing
-            blurs it.
+        rule: "exact" shifts by that fraction; "authors" builds the sampling grid with align_corners=True and samples it
+            with False, which shrinks the image slightly: even a zero translation blurs it.
 
     Raises:
         ValueError: an unknown rule.

@@ -24,7 +24,7 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
     if image_size % model.total_stride and not model.any_size:
         raise UserError(
             f"{model.name or model.arch} needs sides that are multiples of its total stride, {model.total_stride}, "
-            f"not {image_size} pixels; MODEL.ANY_SIZE True takes them, without exact shifts"
+            f"not {image_size} pixels; MODEL.ANY_SIZE True accepts them, without exact shifts"
         )
     filled = slots(model, rule=model.filter_rule)
     options: dict[str, Any] = {}
@@ -36,8 +36,8 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
         )
         options["resample"] = at_block
     if model.stem_activation != "none":
-        # what the stem's filter does not bear is cut from one factor of the square; without a stride there is no
-        # filter, so the square is made at twice the resolution
+        # frequencies beyond the stem's filter are removed from one factor of the square; without a stride there is no
+        # filter, so the square is computed at twice the resolution
         stride = model.first_stride
         cutoff = model.stem_cutoff or (1 - 1 / stride if stride > 1 else 1.0)
         options["stem_activation"] = partial(

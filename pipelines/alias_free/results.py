@@ -1,4 +1,4 @@
-"""What is shown: the paper's four columns beside core's."""
+"""The table: the paper's columns beside core's."""
 
 from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.reporting.columns import Column, arranged

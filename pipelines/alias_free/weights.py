@@ -1,7 +1,7 @@
 """The names in the authors' checkpoints -> ours.
 
-Theirs wrap what they pad or filter, so that the convolution of ``dwconv`` is ``dwconv.1``, and put the two linear maps
-of a block with its activation into ``mlp``; 1x1 convolutions are linear maps (out, in), coefficients (C, 3, 1, 1).
+Theirs wrap padded or filtered modules, so that the convolution of ``dwconv`` is ``dwconv.1``, and put the two linear
+maps of a block with its activation into ``mlp``; 1x1 convolutions are linear maps (out, in), coefficients (C, 3, 1, 1).
 """
 
 import re
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from stillpoint.core.base.errors import UserError
 
-#: fixed filters and masks: theirs become buffers at the first image
+#: fixed filters and masks, which become buffers in their code at the first image
 _FIXED = re.compile(r"(^|\.)(filt|rect)$")
 
 
 def from_authors(state_dict: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     """The authors' tensors under the names and shapes of `net`, for ``net.load_state_dict``.
 
-    Raises `UserError` for tensors that `net` has no place for, or that it misses, or of another size.
+    Raises `UserError` for unexpected, missing or differently shaped tensors.
     """
     wanted = net.state_dict()
     found: dict[str, Tensor] = {}

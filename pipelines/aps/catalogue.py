@@ -1,7 +1,7 @@
-"""Every network that the papers on adaptive polyphase sampling name.
+"""All networks of the papers on adaptive polyphase sampling.
 
 A name ends in ``_lpfN`` (BlurPool) or ``_apsN`` with a binomial filter of N taps; without that, it is the plain
-network. The same name is the CIFAR form for small images and the ImageNet form for ImageNet, where both exist.
+network. The same name means the CIFAR variant for small images and the ImageNet variant for ImageNet, if both exist.
 """
 
 from stillpoint.pipelines.paper import ModelEntry

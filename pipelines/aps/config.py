@@ -1,4 +1,4 @@
-"""What the networks of adaptive polyphase sampling can be told, and what follows from it without building one."""
+"""The options of the networks of adaptive polyphase sampling, and what follows from them without building one."""
 
 from typing import ClassVar, Literal
 
@@ -23,7 +23,7 @@ SMALL = 64
 
 
 class Model(NetworkConfig):
-    """MODEL: the network, and how it subsamples."""
+    """MODEL: the network and its subsampling."""
 
     arch: Literal[
         "resnet18",
@@ -46,7 +46,7 @@ class Model(NetworkConfig):
         description="replicate_pad: the authors' replication by 3 pixels, with which maps grow (CIFAR form)",
     )
     pool_only: bool = Field(
-        False, description="ImageNet form: leave the stride of the first convolution as it is; not shift invariant then"
+        False, description="ImageNet form: keep the stride of the first convolution; then not shift invariant"
     )
     out_channels: int | None = Field(None, gt=0, description="U-Nets only; none: as many as the image has")
 
@@ -94,7 +94,7 @@ class Config(RunConfig):
 
 
 def form(model: Model, image_size: int) -> Form:
-    """Which of the authors' two ResNets is meant, from MODEL.FORM and, where that is auto, the size of the images."""
+    """Which of the authors' two ResNets: MODEL.FORM or, if that is auto, by the size of the images."""
     if model.form != "auto":
         return model.form
     return "cifar" if image_size <= SMALL or HALVINGS[model.arch] == 2 else "imagenet"
@@ -116,5 +116,5 @@ def subsampled_sizes(model: Model, image_size: int) -> list[int]:
 
 
 def odd_sizes(model: Model, image_size: int) -> list[int]:
-    """Those of `subsampled_sizes` that are odd: there, and so in the whole network, exact shift invariance is lost."""
+    """The odd sides among `subsampled_sizes`, at which exact shift invariance is lost."""
     return [size for size in subsampled_sizes(model, image_size) if size % 2]

@@ -1,9 +1,8 @@
 """Evaluation as the APS authors' code does it (``EVALUATE.PROTOCOL authors``).
 
-One pair of shifts serves a whole batch, drawn from NumPy's RandomState(0) that each evaluation starts anew, so
-results depend on the batch size. The CIFAR code averages batch means without weights (the last, smaller batch counts
-as much as the others); the ImageNet code weighs them by batch size. Numbers are fractions here; the authors print
-ImageNet's in percent.
+One pair of shifts serves a whole batch, drawn from a NumPy RandomState(0) for each evaluation, so results depend on the
+batch size. The CIFAR code averages batch means unweighted (a smaller last batch counts as much as the others); the
+ImageNet code weights them by batch size. Numbers are fractions here; the authors print ImageNet's in percent.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,8 +36,8 @@ def batch_mean(means: Sequence[float], sizes: Sequence[int], *, weighted: bool) 
 def torch_topk_correct(logits: Tensor, labels: Tensor) -> Tensor:
     """Whether each label is the first and among the first five of ``torch.topk(logits, 5)``: bool (B, 2).
 
-    The ImageNet code counts so. `torch.topk` leaves the order of equal logits open, so that on ties this may differ
-    from the argmax, from `stillpoint.core.metrics.topk_correct` and between versions of torch.
+    As in the ImageNet code. `torch.topk` does not define the order of equal logits, so on ties this may differ from the
+    argmax, from `stillpoint.core.metrics.topk_correct` and between versions of torch.
     """
     found = logits.topk(min(5, logits.shape[1]), 1).indices == labels[:, None]
     return torch.stack([found[:, 0], found.any(1)], 1)
@@ -136,15 +135,14 @@ def _forms(weighted: bool) -> dict[str, Callable[[EvaluateConfig, int], Evaluati
     }
 
 
-#: What the authors' protocol replaces: in the CIFAR code, and in the ImageNet code.
+#: The evaluations that the authors' protocol replaces: in the CIFAR code, and in the ImageNet code.
 AUTHORS = _forms(weighted=False)
 AUTHORS_IMAGENET = _forms(weighted=True)
 
 
 def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:
-    """The evaluations of a run by name: core's, and the authors' in place of theirs under their protocol.
-
-    Of a U-Net, which gives images, those of `pipelines.aps.reconstruction`.
+    """The evaluations of a run by name: core's, some replaced by the authors' under their protocol. For a U-Net, which
+    returns images, those of `pipelines.aps.reconstruction`.
     """
     if info(config.data.name).pairs:
         return reconstruction.EVALUATIONS

@@ -1,8 +1,9 @@
 """The authors' ``replicate_pad``: 3x3 convolutions that pad 3 pixels, so that every one makes its map 4 pixels larger.
 
 Their CIFAR-10 networks offer it beside circular, zero and reflection padding. It looks like a slip (1 pixel would keep
-the size), and is kept because their checkpoints may need it. No reference result pins how they fit a shortcut to its
-main branch: here it is replicated evenly at its borders after its projection, which in evaluation is as good as before.
+the size), and is kept because their checkpoints may need it. No reference result determines how they fit a shortcut to
+its main branch: here its borders are replicated evenly after its projection, which in evaluation is equivalent to doing
+so before.
 """
 
 from typing import Any
@@ -43,7 +44,7 @@ BLOCKS: dict[type, type] = {BasicBlock: GrowingBasicBlock, Bottleneck: GrowingBo
 
 
 def grow_stem(net: ResNet) -> None:
-    """Give the first convolution of a CIFAR stem the same padding; its weights stay."""
+    """Gives the first convolution of a CIFAR stem the same padding, keeping its weights."""
     old = net.get_submodule("conv1")
     assert isinstance(old, nn.Conv2d)
     net.conv1 = growing_conv(old.in_channels, old.out_channels, 3, stride=1, padding=1)

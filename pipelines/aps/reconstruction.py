@@ -1,7 +1,7 @@
-"""What is measured of the U-Nets: how good a reconstruction is, and whether it moves with its input.
+"""The evaluations of the U-Nets: quality of the reconstruction, and whether it moves with its input.
 
 Chaman and Dokmanic, arXiv 2105.04040. Decibels are at most `FINEST`: a difference below float32's resolution counts as
-that resolution, so that exact equality is a number too.
+that resolution, so that exact equality has a finite value.
 """
 
 import math
@@ -48,11 +48,11 @@ class Quality:
 
 
 class Equivariance:
-    """Does the reconstruction move with its input: roll(f(x), s) against f(roll(x, s)), by NMSE, PSNR and SSIM.
+    """Whether the reconstruction moves with its input: roll(f(x), s) against f(roll(x, s)), by NMSE, PSNR and SSIM.
 
     REPEATS shifts s of each image, each axis uniform in -MAX_SHIFT..MAX_SHIFT-1, a function of (seed, image, repeat).
-    Where there is a target, ``psnr_change`` is the largest |PSNR(f(x)) - PSNR(f(roll(x, s)))| of an image over its
-    shifts, the mean over images. `alter` replaces the inputs by others, for which there is no target.
+    With targets, ``psnr_change`` is the largest |PSNR(f(x)) - PSNR(f(roll(x, s)))| of an image over its
+    shifts, the mean over images. `alter` replaces the inputs, which then have no targets.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ def noisy(view: View, seed: int) -> Tensor:
 
 
 def white_noise(view: View, seed: int) -> Tensor:
-    """Nothing but white noise, a function of (seed, image)."""
+    """White noise alone, a function of (seed, image)."""
     shape = view.images.shape[1:]
     drawn = [torch.randn(shape, generator=generator("white noise", seed, int(index))) for index in view.indices]
     return torch.stack(drawn).to(view.images)

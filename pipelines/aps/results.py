@@ -1,4 +1,4 @@
-"""What is shown of the classifiers, and what of the U-Nets."""
+"""Tables and figures of the classifiers and of the U-Nets."""
 
 from stillpoint.core.config.catalogue import info
 from stillpoint.core.config.schema import RunConfig
@@ -20,11 +20,11 @@ U_NETS = (
 
 
 def shown(config: RunConfig) -> Shown:
-    """By what the recipe's networks give: classes or images."""
+    """Depends on the output of the recipe's networks: classes or images."""
     if not info(config.data.name).pairs:
         return Shown()
     return Shown(
-        # none of core's columns is of images
+        # core's columns are for classifiers
         columns=U_NETS,
         axes=("reconstruction_psnr", "equivariance_psnr"),
         figures={"equivariance_quality": Figure(consistency_accuracy), "learning_curves": Figure(learning_curves)},

@@ -1,6 +1,6 @@
 """The names in the authors' checkpoints -> ours.
 
-Where they pad or blur, they put a module before the convolution, which lengthens its name (``conv2.1.1.weight``);
+Their padding or blur is a module before the convolution, which lengthens its name (``conv2.1.1.weight``);
 ours keep torchvision's names, and a U-Net the places of a double convolution without explicit padding.
 """
 
@@ -26,7 +26,8 @@ _STEM = {"0": "0", "2": "1", "3": "2"}
 def read_authors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a file that the authors' code wrote, by their names, without the dictionaries around them.
 
-    Nothing in the file is executed. Raises `UserError` for one that is absent, torn, or no checkpoint of tensors.
+    Nothing in the file is executed. Raises `UserError` for a file that is missing, torn, or not a checkpoint of
+    tensors.
     """
     tensors, _ = read_tensors(path)
     return tensors
@@ -43,8 +44,8 @@ def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Ten
         A state_dict with exactly the names of `net`.
 
     Raises:
-        UserError: tensors that `net` has no place for or that it misses, or filters that are not those `net` has at
-            their places: the weights of networks with and without filters have the same names.
+        UserError: unexpected or missing tensors, or filters that differ from those of `net`: networks with and without
+            filters have weights of the same names.
     """
     return fitted(tensors_of(state_dict)[0], net.state_dict().keys(), lambda given: _from_authors(given, net))
 
@@ -73,7 +74,7 @@ def _check_filters(given: Mapping[str, Tensor], net: nn.Module) -> None:
     ]
     if bare:
         raise UserError(f"the checkpoint is of another network: it has no filter for {bare[0]}, where ours has one")
-    # the ImageNet form alone tells the two apart: there a filter that is not adaptive stands before the convolution
+    # only the ImageNet form distinguishes them: there a filter that is not adaptive precedes the convolution
     adaptive = any(isinstance(module, Downsample) and module.chooses for module in modules.values())
     before = any(re.search(r"\.conv\d\.0\.filt$", key) for key in stored)
     if any(".aps_down." in key for key in stored) and not adaptive:

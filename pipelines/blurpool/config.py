@@ -1,4 +1,4 @@
-"""What only this pipeline can be told."""
+"""The configuration of this pipeline."""
 
 from typing import Any, ClassVar
 
@@ -16,13 +16,13 @@ RESIDUAL = ("resne", "wide_resnet")
 
 
 class Model(NetworkConfig):
-    """A network of torchvision's and what stands where it would stride."""
+    """A network of torchvision and the filling of its strides."""
 
     arch: str = Field(
-        "resnet18", description="a network of torchvision's by its name there, or a backbone of one's own, MODULE:NAME"
+        "resnet18", description="a torchvision network by its name there, or your own backbone, MODULE:NAME"
     )
     pool_only: bool = Field(
-        True, description="leave the stride of the first convolution alone (False in AlexNet's entries, as published)"
+        True, description="keep the stride of the first convolution (False in AlexNet's entries, as published)"
     )
     relu_first: bool = Field(True, description="AlexNet: ReLU before the first blur")
     replace_stride_with_dilation: tuple[bool, bool, bool] = Field(
@@ -84,7 +84,7 @@ class Config(RunConfig):
         size = self.data.image_size or DATASETS[self.data.name].size
         if size <= SMALL and not self.model.pool_only and self.model.arch != "alexnet":
             raise ValueError(
-                f"MODEL.POOL_ONLY False changes nothing at {size} pixels: up to {SMALL} the first convolution does not "
+                f"MODEL.POOL_ONLY False changes nothing at {size} pixels: up to {SMALL} the first convolution has no "
                 "stride anyway"
             )
         return self
@@ -92,7 +92,8 @@ class Config(RunConfig):
     @model_validator(mode="before")
     @classmethod
     def _start(cls, settings: Any) -> Any:
-        """``{arch}`` in TRAIN.FINETUNE becomes the network's name in torchvision: a grid's files have one pattern."""
+        """Replaces ``{arch}`` in TRAIN.FINETUNE by the network's name in torchvision, so that one pattern serves a
+        whole grid."""
         try:
             pattern, arch = settings["TRAIN"]["FINETUNE"], settings["MODEL"]["ARCH"]
         except (KeyError, TypeError):

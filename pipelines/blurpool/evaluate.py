@@ -1,7 +1,8 @@
-"""What the paper measures on ImageNet: windows that move over a larger crop, the diagonal sweep, distances inside.
+"""The paper's measurements on ImageNet: windows moving over a larger crop, the diagonal sweep, internal feature
+distance.
 
-The images of a view are the windows' middle ones; the larger crop they come from is `View.wide` (256 pixels for
-windows of 224). Where ``EVALUATE.MARGIN`` is 0 it is the image itself with its border repeated MAX_SHIFT times.
+The images of a view are the central windows; the larger crop is `View.wide` (256 pixels for windows of 224). If
+``EVALUATE.MARGIN`` is 0 it is the image itself with its border replicated by MAX_SHIFT pixels.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,13 +27,13 @@ from stillpoint.pipelines.blurpool.config import Model
 
 
 def _wide(view: View, max_shift: int) -> tuple[Tensor, int]:
-    """(images in which windows of the network's size can move, how many positions there are on each axis)."""
+    """(images in which windows of the network's size can move, number of positions along an axis)."""
     wide = view.wide if view.wide is not None else F.pad(view.images, (max_shift,) * 4, mode="replicate")
     return wide, wide.shape[2] - view.images.shape[2]
 
 
 class Windows:
-    """Shift consistency (Zhang 2019, section 4): two windows of the network's size out of a larger crop, one class?
+    """Shift consistency (Zhang 2019, section 4): do two windows of a larger crop get the same class?
 
     Each image draws its own two corners per repeat, uniform over 0..margin-1 on each axis (the published range
     leaves the last one out); the paper draws one pair for a whole batch.
@@ -60,11 +61,10 @@ class Windows:
 
 
 class AuthorsWindows:
-    """The same as the authors' code does it: one pair of corners per batch and pass, REPEATS passes, NumPy's
-    RandomState.
+    """As in the authors' code: one pair of corners per batch and pass, REPEATS passes, NumPy's RandomState.
 
     Zhang's generator is unseeded, ours starts from 0; that of Zou et al. starts from 7. Draws run through the batches
-    of one pass before the next pass, so that a result is of EVALUATE.BATCH_SIZE too: 8 is Zhang's.
+    of one pass before the next, so the result depends on EVALUATE.BATCH_SIZE: Zhang's is 8.
     """
 
     def __init__(self, config: EvaluateConfig, seed: int, *, start: int = 0) -> None:
@@ -76,7 +76,7 @@ class AuthorsWindows:
         wide, positions = _wide(view, self.max_shift)
         size = (view.images.shape[2], view.images.shape[3])
         if not len(self.offsets):
-            # all that will be drawn, because a pass here is not outside the loop over batches but inside it
+            # draws of all passes at once, because here the loop over passes is inside that over batches
             self.offsets = np.stack(
                 [self.random.randint(positions, size=2) for _ in range(2 * self.repeats * view.steps)]
             ).reshape(self.repeats * view.steps, 2, 2)
@@ -94,7 +94,7 @@ class Diagonal:
     """The probability of the right class while the window moves along the diagonal (Zhang 2019, figure 1).
 
     Curves are kept of every image: (images, positions) in [0, 1]; `stability` is one minus the mean absolute step of
-    the probability from one position to the next, and `always_right` the share of images that are right at every
+    the probability from one position to the next, and `always_right` the fraction of images that are correct at every
     position.
     """
 
@@ -150,15 +150,15 @@ def diagonal_sweep(
 
 @torch.no_grad()
 def feature_distance(predict: Callable[[Tensor], Tensor], images: Tensor, max_shift: int = 8) -> dict[str, Tensor]:
-    """How far maps inside a network are from moving with its input (Zhang 2019, internal feature distance).
+    """How far internal maps are from moving with the input (Zhang 2019, internal feature distance).
 
     predict       a network, or a callable that holds one as `net`.
     images        (B, C, H, W).
 
     For each layer that a backbone names and each slot of `net`, a map (max_shift + 1, max_shift + 1) over circular
-    shifts (rows, columns) of the mean cosine distance, in [0, 2], between shift(F(x)) and F(shift(x)), both brought to
-    the input's resolution by repeating pixels. A layer of cumulative stride t is 0 at multiples of t at least; 0
-    everywhere is shift equivariance. ValueError without a network; a `UserError` for one with neither.
+    shifts (rows, columns) of the mean cosine distance, in [0, 2], between shift(F(x)) and F(shift(x)), both upsampled
+    to the input's resolution by repeating pixels. A layer of cumulative stride t is 0 at multiples of t at least; 0
+    everywhere is shift equivariance. ValueError without a network; a `UserError` for one without such layers or slots.
     """
     net = predict if isinstance(predict, nn.Module) else getattr(predict, "net", None)
     if not isinstance(net, nn.Module):
@@ -169,7 +169,7 @@ def feature_distance(predict: Callable[[Tensor], Tensor], images: Tensor, max_sh
     def keep(name: str, output: Tensor | tuple[Tensor, ...]) -> None:
         y = output[0] if isinstance(output, tuple) else output
         if y.ndim == 4:
-            # a new tensor, because a ReLU in place overwrites the map of the layer before it
+            # a copy, because an in-place ReLU overwrites the previous layer's map
             kept[name] = _directions(y)
 
     handles = [
@@ -198,17 +198,17 @@ def feature_distance(predict: Callable[[Tensor], Tensor], images: Tensor, max_sh
 
 
 def _directions(y: Tensor) -> Tensor:
-    """Vectors over the channels (B, C, h, w) at length 1; those of length 0 stay."""
+    """The vectors over the channels of (B, C, h, w), normalised to length 1; zero vectors stay."""
     length = torch.linalg.vector_norm(y, dim=1, keepdim=True)
     return y / length.masked_fill(length == 0, 1)
 
 
 def _distance(still: Tensor, moved: Tensor, shift: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Mean cosine distance of two maps of directions, the first moved by `shift` at the input's resolution `size`.
+    """Mean cosine distance of two maps of directions, the first shifted by `shift` at the input's resolution `size`.
 
-    Maps that are repeated up to the input's size hold few different pairs of rows and of columns, so each pair is
-    compared once and weighed by how often it occurs. Half the squared difference of two directions is their cosine
-    distance, and exactly 0 for equal ones; a direction and none are at distance 1, as are orthogonal ones.
+    Upsampled maps have few distinct pairs of rows and of columns, so each pair is compared once and weighted by its
+    frequency. The cosine distance is half the squared difference of two directions, exactly 0 for equal ones; a
+    direction and a zero vector have distance 1, like orthogonal ones.
     """
     (old_rows, new_rows, by_row), (old_columns, new_columns, by_column) = (
         _pairs(full, still.shape[axis], by, still.device) for axis, full, by in zip((2, 3), size, shift, strict=True)
@@ -221,7 +221,8 @@ def _distance(still: Tensor, moved: Tensor, shift: tuple[int, int], size: tuple[
 
 
 def _pairs(full: int, small: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(places of the still map, places of the moved map, how often they meet) along an axis of `full` pixels."""
+    """(positions in the unshifted map, positions in the shifted map, frequency of each pair) along an axis of `full`
+    pixels."""
     pixel = torch.arange(full, device=device)
     both = torch.stack([(pixel - shift) % full * small // full, pixel * small // full])
     places, counts = both.unique(dim=1, return_counts=True)
@@ -252,7 +253,7 @@ class FeatureDistance:
     def compute(self) -> Result:
         maps = {name: total / self.images for name, total in self.sums.items()}
         deepest = list(maps.values())[-1]
-        shifts = deepest.numel() - 1  # no shift at all is no distance
+        shifts = deepest.numel() - 1  # the zero shift always has distance 0
         named = {f"feature_distance_map:{k:02d}:{name}": grid.float() for k, (name, grid) in enumerate(maps.items())}
         return {
             "feature_distance_images": float(self.images),

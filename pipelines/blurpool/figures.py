@@ -1,4 +1,4 @@
-"""The paper's pictures."""
+"""The paper's figures."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,13 +16,13 @@ def diagonal(curves: Mapping[str, np.ndarray], path: Path, *, title: str) -> Pat
 
     curves   network -> (images, positions) in [0, 1]; names that differ in ``_lpf<k>`` alone are one family
 
-    Above: the image on which the family's first network moves most. Below: the mean absolute step from one position to
+    Above: the image on which the family's first network varies most. Below: the mean absolute step from one position to
     the next, over all images.
     """
     families: dict[str, list[str]] = {}
     for model in curves:
         families.setdefault(model.partition("_lpf")[0], []).append(model)
-    # a filter looks the same in all families, also where one of them lacks another filter
+    # a filter has the same style in all families, even if one of them lacks another filter
     look = colours(list(dict.fromkeys(_taps(model, family) for family, own in families.items() for model in own)))
     figure, axes = subplots(2, len(families), (3.0 * len(families) + 0.6, 5.6), sharex=True, sharey="row")
     handles = {}

@@ -1,4 +1,4 @@
-"""torchvision's names -> core's backbones with their slots filled."""
+"""From torchvision's names to core's backbones with filled slots."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
 
 
 def _published(model: Model) -> dict[str, Any]:
-    """What the papers' networks have besides their fillings."""
+    """The peculiarities of the papers' networks besides their fillings."""
     filled = model.downsample != "none"
     if model.arch == "alexnet":
         # the published antialiased network without its full stem has no ReLU after the first convolution
@@ -44,11 +44,11 @@ def _published(model: Model) -> dict[str, Any]:
 
 
 def _refuse_mirrors(model: Model, size: int) -> None:
-    """A `UserError` where the last of VGG's five maps is too small to be padded by its own reflection."""
+    """Raises `UserError` if the last of VGG's five maps is too small for reflection padding."""
     for _ in range(4):
         size = size // 2
     fill = model.fill("features.*")
-    # the fillings that mirror have these taps, and mirror, where they are not told otherwise
+    # default taps of the fillings that pad by reflection by default
     before = fill.options.get("size", {"blur": 4, "adaptive_blur": 3}.get(fill.kind, 1)) // 2
     mirrors = fill.options.get("padding", "reflect" if fill.kind in ("blur", "adaptive_blur") else "") == "reflect"
     if mirrors and before >= size - 1:

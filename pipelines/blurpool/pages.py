@@ -1,4 +1,4 @@
-"""The paper's tables on ImageNet, ours beside theirs. Where there is no run of ours the cell stays blank."""
+"""The paper's tables on ImageNet, with ours beside theirs. Cells without a run of ours stay blank."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ RULE = (
 
 @dataclass(frozen=True)
 class Pair:
-    """Accuracy and consistency in percent, of `n` seeds; none where there is no number."""
+    """Accuracy and consistency in percent, of `n` seeds; None for a missing number."""
 
     accuracy: float | None = None
     consistency: float | None = None
@@ -48,7 +48,7 @@ class Pair:
 
 
 def theirs(published: Published, model: str, recipe: str) -> Pair:
-    """What the authors state of a network under a recipe."""
+    """The authors' numbers of a network under a recipe."""
     accuracy, consistency = (published.cell(recipe, model, "trained", key) for key in KEYS)
     return Pair(accuracy and accuracy[0], consistency and consistency[0])
 
@@ -66,7 +66,7 @@ def ours(model: str, recipes: Sequence[str], root: Path) -> Pair:
 
 
 def marked(pairs: Sequence[Pair], names: Sequence[str]) -> list[list[str]]:
-    """Name, accuracy and consistency of each pair as a table shows them: bold for the best, italic for the front."""
+    """Name, accuracy and consistency of each pair, formatted: bold for the best, italic for the Pareto front."""
     front = pareto_front([pair.whole for pair in pairs])
     lines = []
     for pair, name, best in zip(pairs, names, front, strict=True):
@@ -81,7 +81,7 @@ def marked(pairs: Sequence[Pair], names: Sequence[str]) -> list[list[str]]:
 
 
 def sources(published: Published, kind: str) -> str:
-    """The sources of the published numbers whose description holds one of the words of `kind`."""
+    """The sources of the published numbers whose description contains a word of `kind`."""
     found = [entry.source for entry in published.entries]
     return "\n".join(f"- {escaped(source)}" for source in found if "own weights" in source or kind in source)
 
@@ -116,7 +116,7 @@ def finetuned(results: Results) -> str:
     head = ["network"]
     for whose in ("theirs", "ours"):
         head += [f"{what}, {state}, {whose}" for state in ("baseline", "Tri-4") for what in ("accuracy", "consistency")]
-    # italic as the fine-tuned networks' front says
+    # italic by the Pareto front of the fine-tuned networks
     lines = [[shown[1][k][0], *(cell for column in shown for cell in column[k][1:])] for k in range(len(bases))]
     title = "ImageNet, fine-tuned from torchvision's weights"
     return markdown_page(title, RULE, markdown_table(head, lines), "Sources:", sources(published, "fine-tuned"))

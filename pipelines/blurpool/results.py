@@ -1,5 +1,5 @@
-"""What the paper shows: consistency of moving windows against accuracy, the diagonal sweep, distances inside a network,
-and its tables on ImageNet with our runs beside its numbers.
+"""The paper's results: consistency of moving windows against accuracy, the diagonal sweep, internal feature distance,
+and its ImageNet tables with our runs beside its numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ COLUMNS = arranged(
     without=("circular_max_logit_change",),
 )
 AXES = ("accuracy", "windows_consistency")
-SHOWN = 6  # networks with a panel of their own
+SHOWN = 6  # number of networks with their own panel
 
 
 def diagonal(results: Results, path: Path) -> None:
@@ -43,7 +43,7 @@ def diagonal(results: Results, path: Path) -> None:
 
 
 def feature_distance(results: Results, path: Path) -> None:
-    """Maps of the distance inside the networks that measured it, up to `SHOWN` of them, seed 0."""
+    """Maps of the feature distance of up to `SHOWN` networks, seed 0."""
     from stillpoint.pipelines.blurpool import figures
 
     maps = {model: _distances(own[0]) for model, own in results.runs.items()}
@@ -72,7 +72,7 @@ def _distances(run: "Run") -> dict[str, "np.ndarray"]:
 
 
 def _contrasts(maps: Mapping[str, Mapping[str, "np.ndarray"]]) -> dict[str, Mapping[str, "np.ndarray"]]:
-    """The plain network and its longest filter, of as many families as there is room for."""
+    """The plain network and its longest filter, of as many families as fit."""
     families: dict[str, list[str]] = {}
     for model in maps:
         families.setdefault(model.partition("_lpf")[0], []).append(model)

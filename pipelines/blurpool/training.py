@@ -1,4 +1,4 @@
-"""What training does besides: a fine-tune may start from torchvision's file, ours, or the authors'."""
+"""Training hooks: fine-tuning can start from a checkpoint of torchvision, ours, or the authors'."""
 
 from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.training.train import TrainHooks

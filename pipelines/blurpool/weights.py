@@ -1,7 +1,7 @@
 """The names in the authors' checkpoints -> ours, which are torchvision's.
 
 Their networks insert a module wherever they blur, which shifts the numbers of its neighbours and leaves a buffer
-`filt`. Ours keep torchvision's positions, so a torchvision checkpoint needs no mapping at all.
+`filt`. Ours keep torchvision's positions, so a torchvision checkpoint needs no renaming.
 """
 
 import re
@@ -28,13 +28,13 @@ def from_authors(state: Mapping[str, Any], net: nn.Module) -> dict[str, torch.Te
     """The authors' state of the same network under our names, strictly: `UserError` names missing and unexpected keys.
 
     `state` may be wrapped (``{"state_dict": ...}``, ``module.`` prefixes, old DenseNet names). Stored `filt` buffers
-    are compared with our filters and dropped; they may be absent.
+    are compared with our filters and dropped; they are optional.
     """
     return fitted(tensors_of(state)[0], net.state_dict().keys(), lambda given: _from_authors(_modern(given), net))
 
 
 def recognised(state: Mapping[str, Any], net: nn.Module) -> dict[str, torch.Tensor]:
-    """A checkpoint of torchvision's, of ours or of the authors' under our names; `UserError` where it is none of them.
+    """A checkpoint of torchvision's, of ours or of the authors' under our names; `UserError` if it is none of them.
 
     Checkpoints from before torch 0.4 lack the counters of the batch norms, which then start at 0.
     """
@@ -105,7 +105,7 @@ def _resnet(net: ResNet) -> Iterator[tuple[str, str]]:
 
 
 def _flattened(prefix: str, features: nn.Module) -> Iterator[tuple[str, str]]:
-    """Their list is ours with the groups that share one position spread out."""
+    """Their list is ours with the groups at one position flattened."""
     leaves = [
         path
         for path, module in features.named_modules()

@@ -1,4 +1,4 @@
-"""What commands share: their form, the options that several of them take, and the choice of a recipe."""
+"""What commands share: the `Command` type, common options, and the choice of a recipe."""
 
 import json
 import os
@@ -31,7 +31,7 @@ class Command:
 
 
 def add_recipe(form: ArgumentParser) -> None:
-    """``--recipe``, and the words that it had before, which `recipe_of` refuses."""
+    """``--recipe``, and its former spellings, which `recipe_of` refuses."""
     form.add_argument("--recipe", default="digits", metavar="NAME", help="a recipe by its name (default: digits)")
     for word in ("--dataset", "--scale"):
         form.add_argument(word, help=SUPPRESS)
@@ -48,14 +48,14 @@ def add_places(form: ArgumentParser) -> None:
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on, as an option's type."""
+    """A positive integer, as an option's type."""
     if not text.isdecimal() or len(text) > 9 or int(text) < 1:
-        raise ArgumentTypeError(f"{text[:40]!r} is no whole number from 1 on, of nine digits at most")
+        raise ArgumentTypeError(f"{text[:40]!r} is not a positive integer of at most nine digits")
     return int(text)
 
 
 def thread_count(text: str) -> int:
-    """A number of threads as an option's type: more than the machine can hold end in a library's message."""
+    """A number of threads as an option's type; too many would end in a library's message."""
     count, most = positive(text), 16 * (os.cpu_count() or 1)
     if count > most:
         raise ArgumentTypeError(f"{count} threads are more than {most}, sixteen for each core of this machine")
@@ -75,21 +75,21 @@ def add_json(form: ArgumentParser) -> None:
 
 
 def recipe_of(args: Namespace) -> str:
-    """The recipe that was asked for; a `UserError` that says how a data set and a scale are spelled now."""
+    """The requested recipe; a `UserError` with the new spelling for a data set and a scale."""
     old = [f"--{word} {getattr(args, word)}" for word in ("dataset", "scale") if getattr(args, word) is not None]
     if old:
         from stillpoint.pipelines.workflow import recipe_for
 
-        # a workflow had a scale of its own, demo; every other command took the data set's name for the recipe's
+        # only workflows had the default scale demo; all other commands used the data set's name as the recipe
         scale = args.scale or ("demo" if args.command == "run" else "")
         raise UserError(f"{' '.join(old)} is one word now: --recipe {recipe_for(args.dataset or 'digits', scale)}")
     return args.recipe
 
 
 def console() -> "Console":
-    """Where tables and messages for people go; as wide as they need when the output is not a terminal.
+    """The console of tables and messages; of unlimited width if the output is not a terminal.
 
-    Text is printed as it is: nothing in a name or a title is taken for markup.
+    Text is printed verbatim: names and titles are never parsed as markup.
     """
     from rich.console import Console
 
@@ -99,12 +99,12 @@ def console() -> "Console":
 
 
 def tell(sentence: str) -> None:
-    """A message for people. The terminal breaks it where it ends, so that a path can be copied."""
+    """Prints a message without wrapping it, so that paths can be copied from the terminal."""
     console().print(sentence, soft_wrap=True)
 
 
 def bars(*more: "ProgressColumn", shown: bool = True) -> "Progress":
-    """Bars over pieces of work, gone when they are done; `more` columns stand behind the usual ones."""
+    """Progress bars that vanish when done; `more` columns follow the usual ones."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
@@ -116,7 +116,7 @@ def print_json(value: Any) -> None:
 
 
 def build(config: "RunConfig") -> "nn.Module":
-    """The network of a configuration that a user gave; what its layers refuse is told in a sentence."""
+    """The network of a user's configuration; what its layers refuse is reported in a sentence."""
     from stillpoint import pipelines
 
     with checked():
@@ -131,11 +131,11 @@ def configured(name: str, args: Namespace, seed: int = 0) -> "RunConfig":
 
 
 def run_config(run: Run, pairs: list[str]) -> "RunConfig":
-    """The configuration that a run was made with, `pairs` laid over it; a `UserError` where there is none."""
+    """The configuration of a run, overlaid by `pairs`; a `UserError` if there is none."""
     from stillpoint import pipelines
     from stillpoint.core.config.merge import merge, read_recipe
 
     if not run.config.is_file():
-        raise UserError(f"{run.folder} is not there or holds no config.yaml: train the run first")
+        raise UserError(f"{run.folder} does not exist or has no config.yaml: train the run first")
     schema = pipelines.paper(run.pipeline).schema()
     return merge(schema, [read_recipe(run.config, schema)], pairs)

@@ -1,4 +1,4 @@
-"""The command that times this code beside its peers: bench."""
+"""The command `bench`, which compares the speed of this code with other libraries."""
 
 import importlib.util
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Subject:
-    """What can be timed: the module that does it, how often a contender runs, the options it takes, its peers."""
+    """A subject of benchmarks: its module, the number of rounds, its options, the packages it compares with."""
 
     module: str
     rounds: int
@@ -48,22 +48,22 @@ def _options(form: ArgumentParser) -> None:
         help="layer: beside timm, kornia, pytorch_wavelets and textbook code; network: ResNet-50 with filters beside "
         "the plain one and timm's; train, eval, loader: whole jobs beside torchvision's transforms and DataLoader, and "
         "beside the bare network; corruptions: beside imagecorruptions; "
-        "demo: `stillpoint run aps`, whole; start: how long commands take to begin (default: layer)",
+        "demo: `stillpoint run aps`, whole; start: startup times of commands (default: layer)",
     )
     form.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: cpu)")
     form.add_argument(
         "--threads", type=int, default=1, metavar="N", help="threads of the CPU (default: 1, the steadiest)"
     )
     usual = ", ".join(f"{name} {subject.rounds}" for name, subject in SUBJECTS.items())
-    form.add_argument("--rounds", type=int, metavar="N", help=f"times each contender runs (default: {usual})")
+    form.add_argument("--rounds", type=int, metavar="N", help=f"number of runs of each contender (default: {usual})")
     form.add_argument(
-        "--only", default="", metavar="WORD", help="only the jobs whose name holds this word; no file is written"
+        "--only", default="", metavar="WORD", help="only jobs whose name contains this word; no file is written"
     )
     form.add_argument(
         "--network",
         action="append",
         metavar="NAME",
-        help="train, eval: a network by its name, as often as wanted (default: aps/resnet20; train: aps/resnet18 too)",
+        help="train, eval: a network by its name, repeatable (default: aps/resnet20; train: aps/resnet18 too)",
     )
     form.add_argument(
         "--photographs",
@@ -74,7 +74,7 @@ def _options(form: ArgumentParser) -> None:
 
 
 def _words(args: Namespace) -> list[str]:
-    """The options for the module that does it; a `UserError` for one that it does not take."""
+    """The options for the subject's module; a `UserError` for one that it does not take."""
     subject = SUBJECTS[args.subject]
     rounds = subject.rounds if args.rounds is None else args.rounds
     for name, value, least in (("threads", args.threads, 1), ("rounds", rounds, subject.least)):
@@ -84,7 +84,7 @@ def _words(args: Namespace) -> list[str]:
         if getattr(args, name) and name not in subject.own:
             raise UserError(f"bench {args.subject} takes no --{name}")
     if args.device not in subject.devices:
-        raise UserError(f"bench {args.subject} works on the {subject.devices[0]} alone, not on {args.device}")
+        raise UserError(f"bench {args.subject} runs only on the {subject.devices[0]}, not on {args.device}")
     if args.device == "cuda":
         from stillpoint.core.base.device import pick
 
@@ -103,13 +103,13 @@ def _words(args: Namespace) -> list[str]:
 
 def _bench(args: Namespace) -> int:
     if not (ROOT / "benchmarks").is_dir():
-        raise UserError("the benchmarks are in the repository and not in the package: run this from a clone")
+        raise UserError("the benchmarks are not part of the package: run this from a clone of the repository")
     words, subject = _words(args), SUBJECTS[args.subject]
     missing = [name for name in subject.peers if importlib.util.find_spec(name) is None]
     if missing:
         print(f"stillpoint: not installed, so left out: {', '.join(missing)} (pip install '.[bench]')", file=sys.stderr)
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    # A process of its own: threads and allocator are read when a process starts.
+    # A separate process: threads and allocator are read when a process starts.
     return subprocess.run(
         [sys.executable, "-m", subject.module, *words], env={**os.environ, "PYTHONPATH": path}, check=False
     ).returncode

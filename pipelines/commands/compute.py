@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
 def _add_workers(form: ArgumentParser) -> None:
     form.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes that read photographs (default: this one does)"
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that read photographs (default: none but this one)",
     )
 
 
@@ -38,7 +42,7 @@ def _add_workflow(form: ArgumentParser) -> None:
     form.add_argument(
         "--workflow",
         action="store_true",
-        help="replace only what a workflow made under these settings with other code or data (used by Snakemake)",
+        help="replace only runs that a workflow made with these settings and other code or data (used by Snakemake)",
     )
 
 
@@ -51,9 +55,7 @@ def _train_options(form: ArgumentParser) -> None:
     add_places(form)
     add_device(form)
     _add_workers(form)
-    form.add_argument(
-        "--anew", action="store_true", help="remove what is in the run's folder and start from the beginning"
-    )
+    form.add_argument("--anew", action="store_true", help="remove the run's results and start from scratch")
     form.add_argument(
         "--from-epoch",
         type=int,
@@ -72,7 +74,7 @@ def _train(args: Namespace) -> int:
     if args.anew and args.workflow:
         raise UserError("--anew is for a run by hand: stillpoint run has its own")
     if args.from_epoch is not None and (args.anew or args.workflow):
-        raise UserError(f"--{'anew' if args.anew else 'workflow'} decides where to begin: leave out --from-epoch")
+        raise UserError(f"--{'anew' if args.anew else 'workflow'} excludes --from-epoch: leave it out")
     run = Run(config.pipeline, recipe_of(args), config.model.name, config.seed, args.results)
     with _training_display(config.train.epochs) as progress:
         if args.from_epoch is not None:
@@ -102,7 +104,7 @@ def _train(args: Namespace) -> int:
 
 
 def _reached(row: dict[str, Any], part: str) -> str:
-    """What an epoch reached: its accuracy, or the loss where images are compared with images."""
+    """The result of an epoch: its accuracy, or the loss where the targets are images."""
     accuracy = row[f"{part}_accuracy"]
     return f"loss {row[f'{part}_loss']:.4f}" if accuracy in (None, "") else f"accuracy {accuracy:.2%}"
 
@@ -171,13 +173,14 @@ def _evaluate_options(form: ArgumentParser) -> None:
         "--status",
         default="weights",
         metavar="WHICH",
-        help="weights (those that the run kept), checkpoint (its last state), best (with TRAIN.KEEP best), or e<N>, "
-        "the snapshot of epoch N (default: weights)",
+        help="weights (the kept ones), checkpoint (the last state), best (with TRAIN.KEEP best), or e<N>, the "
+        "snapshot of epoch N (default: weights)",
     )
     form.add_argument(
         "--recipe",
         metavar="NAME",
-        help="measure as this recipe says now, not as it did in training; with --pretrained: whose weights",
+        help="measure by this recipe's present EVALUATE section, not the run's; with --pretrained: the recipe of the "
+        "kept weights",
     )
     form.add_argument("--data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)")
     add_device(form)
@@ -193,7 +196,7 @@ def _evaluate(args: Namespace) -> int:
         return evaluate_pretrained(args)
     run = Run.of(args.folder)
     if not run.config.is_file():
-        raise UserError(f"{run.folder} is not there or holds no run: train it first")
+        raise UserError(f"{run.folder} does not exist or holds no run: train it first")
     if args.status == "weights" and not run.weights.is_file():
         raise UserError(
             f"{run.folder} holds no weights: train them first "
@@ -269,7 +272,7 @@ def _print_metrics(run: Run, config: "RunConfig", found: dict[str, Any]) -> None
     for sentence in skipped[:TOLD]:
         tell(f"left out: {sentence}")
     if len(skipped) > TOLD:
-        tell(f"left out in all: {len(skipped)} photographs, each named in {run.metrics}")
+        tell(f"left out: {len(skipped)} photographs in all, listed in {run.metrics}")
     tell(f"written: {run.metrics}, {run.maps}")
 
 

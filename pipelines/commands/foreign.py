@@ -1,4 +1,4 @@
-"""Networks that this house did not build: of torchvision, of timm, and a user's own."""
+"""Other people's networks: from torchvision, from timm, and a user's own."""
 
 import sys
 from collections.abc import Callable
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 def of_torchvision(name: str) -> "nn.Module":
-    """A network of torchvision with random weights; a `UserError` with the nearest names for one that is not there."""
+    """A network of torchvision with random weights; a `UserError` with the nearest names for an unknown one."""
     from inspect import signature
 
     from torchvision.models import get_model, get_model_builder, list_models
 
     if name not in list_models():
         raise UserError(f"torchvision has no network {name!r}{nearest(name, list_models())}")
-    # this keeps it from fetching the weights of a detector's or segmenter's backbone
+    # otherwise it downloads the weights of a detector's or segmenter's backbone
     backbone = "weights_backbone" in signature(get_model_builder(name)).parameters
     return get_model(name, weights=None, **({"weights_backbone": None} if backbone else {}))
 
 
 def of_timm(name: str) -> "nn.Module":
-    """A network of timm with random weights; a `UserError` where there is none of that name, or no timm."""
+    """A network of timm with random weights; a `UserError` for an unknown name, or without timm."""
     try:
         import timm
     except ImportError:
@@ -38,10 +38,11 @@ def of_timm(name: str) -> "nn.Module":
 
 
 def of_user(words: str) -> Any:
-    """What ``MODULE:FUNCTION`` or ``FILE.py:FUNCTION`` names: a network, or what a function without arguments returns.
+    """The network that ``MODULE:FUNCTION`` or ``FILE.py:FUNCTION`` names, or that this function without arguments
+    returns.
 
-    Modules are looked for in this folder first, then where Python looks; packages may have any name. A `UserError`
-    where there is none, and where it is no network.
+    Modules are searched for in the working directory first, then where Python searches; packages may have any name. A
+    `UserError` if there is none, or it is not a network.
     """
     from torch import nn
 
@@ -64,7 +65,7 @@ def of_user(words: str) -> Any:
 
 
 def _file(path: Path) -> Any:
-    """The module that a file is; it finds those beside it."""
+    """Imports a file as a module, which can import those beside it."""
     form = util.spec_from_file_location(path.stem, path)
     if not path.is_file() or form is None or form.loader is None:
         raise ImportError(f"there is no file {path}")

@@ -78,14 +78,14 @@ def _prepare_options(form: ArgumentParser) -> None:
         "--root", "--data", dest="data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)"
     )
     form.add_argument(
-        "--links", action="store_true", help="imagenet: link photographs symbolically where they would be copied"
+        "--links", action="store_true", help="imagenet: link photographs symbolically instead of copying them"
     )
 
 
 def _prepare(args: Namespace) -> int:
     from stillpoint.core.config.catalogue import info
 
-    info(args.dataset)  # a wrong name is told before torch is imported
+    info(args.dataset)  # an unknown name is reported before torch is imported
     from stillpoint.core.base.documents import read_json
     from stillpoint.core.data.datasets import prepare
 
@@ -114,7 +114,7 @@ COMMANDS = {
         ("stillpoint list", "stillpoint list 'aps/*_aps3'", "stillpoint list 'aps/resnet20*' --json"),
     ),
     "show-config": Command(
-        "print what a run will really use",
+        "print a run's resolved configuration",
         _show_config_options,
         _show_config,
         (

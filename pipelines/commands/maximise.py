@@ -1,4 +1,4 @@
-"""The command that shows what a trained network looks for: maximise."""
+"""The command `maximise`, which shows the images that a trained network responds to most."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -13,13 +13,11 @@ def _options(form: ArgumentParser) -> None:
     form.add_argument("folder", help="a run's folder, such as results/translations/digits/TwoFullNet/seed0")
     what = form.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--class", dest="label", type=int, metavar="K", help="the image most certainly of class K, from 0"
+        "--class", dest="label", type=int, metavar="K", help="the image with the highest probability of class K, from 0"
     )
-    what.add_argument("--neuron", type=int, metavar="N", help="the image that neuron N answers to most, from 0")
+    what.add_argument("--neuron", type=int, metavar="N", help="the image that maximises neuron N, from 0")
     form.add_argument("--layer", default="fc1", metavar="NAME", help="the linear layer of --neuron (default: fc1)")
-    form.add_argument(
-        "--output", type=Path, metavar="PNG", help="where it is drawn (default: <network>_<what>.png here)"
-    )
+    form.add_argument("--output", type=Path, metavar="PNG", help="the image file (default: <network>_<what>.png here)")
     add_device(form)
     add_json(form)
 
@@ -28,7 +26,7 @@ def _maximise(args: Namespace) -> int:
     run = Run.of(args.folder)
     config = run_config(run, [])
     if not run.weights.is_file():
-        raise UserError(f"{run.weights} is not there: train the run first")
+        raise UserError(f"{run.weights} does not exist: train the run first")
     from stillpoint.core.base.device import pick, settings
     from stillpoint.core.config.catalogue import info
     from stillpoint.core.evaluation.maximise import class_images, neuron_images, strongest_pair_share

@@ -1,4 +1,4 @@
-"""Commands that look into one network with pictures: measure, explain."""
+"""Commands that examine one network with images: measure, explain."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from stillpoint.core.evaluation.measure import ShiftMap
 
 
-UNTRAINED = "no weights were given: this is the network before training (see --weights, or give a run's folder)"
+UNTRAINED = "no weights were given, so the network is untrained (see --weights, or give a run's folder)"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The network that is looked into: what it is called, whether it was trained, and the images it takes."""
+    """The network to examine: its name, whether it was trained, and the images that it takes."""
 
     net: "nn.Module"
     title: str
@@ -45,7 +45,7 @@ class Subject:
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    foreign: bool = False  # not built by this house
+    foreign: bool = False  # not one of this project's networks
 
 
 def _subject_options(form: ArgumentParser) -> None:
@@ -53,32 +53,32 @@ def _subject_options(form: ArgumentParser) -> None:
     which.add_argument(
         "--torchvision",
         metavar="NAME",
-        help="a network of torchvision instead, with random weights unless --weights is given",
+        help="a torchvision network instead, with random weights unless --weights is given",
     )
-    which.add_argument("--timm", metavar="NAME", help="a network of timm instead, with random weights likewise")
+    which.add_argument("--timm", metavar="NAME", help="a timm network instead, likewise")
     which.add_argument(
         "--model",
         metavar="MODULE:FUNCTION",
-        help="your own instead, of a module (mynets.small:build) or a file (nets/small.py:build): an nn.Module, or a "
-        "function without arguments that returns one",
+        help="your own network instead, from a module (mynets.small:build) or a file (nets/small.py:build): an "
+        "nn.Module, or a function without arguments that returns one",
     )
-    form.add_argument("network", nargs="?", help="pipeline/model, or the folder of a run that was trained")
+    form.add_argument("network", nargs="?", help="pipeline/model, or the folder of a trained run")
     form.add_argument(
         "--dataset",
         metavar="NAME",
-        help="form, classes and normalisation (default: imagenet, but cifar10 for a named network that has its form "
-        "where --size is at most 64; or what the network is made for)",
+        help="the data set whose image size, classes and normalisation to use (default: imagenet; cifar10 for a "
+        "network that supports it, if --size is at most 64; otherwise what the network is made for)",
     )
     form.add_argument("--weights", metavar="FILE", help="weights to load: safetensors, or a torch file of tensors")
     form.add_argument(
-        "--size", type=int, metavar="PIXELS", help="height and width that the network sees (default: the data set's)"
+        "--size", type=int, metavar="PIXELS", help="height and width of the network's input (default: the data set's)"
     )
     add_device(form)
     add_json(form)
 
 
 def subject(args: Namespace) -> Subject:
-    """The network that the options name, on its device, in eval mode; a `UserError` when it cannot be had."""
+    """The network that the options name, on its device, in eval mode; a `UserError` if there is none."""
     given = [word for word in (args.network, args.torchvision, args.timm, args.model) if word]
     if len(given) != 1:
         raise UserError(
@@ -100,7 +100,7 @@ def subject(args: Namespace) -> Subject:
 
 
 def _default_dataset(args: Namespace) -> str:
-    """ImageNet's form unless the pictures are small or the network has none."""
+    """ImageNet, unless the images are small or the network does not support it."""
     _, entry = pipelines.entry(args.network)
     if args.size is not None and args.size <= 64 and (not entry.datasets or "cifar10" in entry.datasets):
         return "cifar10"
@@ -111,7 +111,7 @@ def _default_dataset(args: Namespace) -> str:
 
 def _by_name(args: Namespace) -> Subject:
     name = args.network
-    pipelines.entry(name)  # an unknown name is told before torch is imported
+    pipelines.entry(name)  # an unknown name is reported before torch is imported
     dataset = info(args.dataset or _default_dataset(args))
     size = args.size or dataset.size
     config = pipelines.without_recipe(name, dataset.name, [*args.pairs, "DATA.IMAGE_SIZE", str(size)])
@@ -133,7 +133,7 @@ def _from_run(args: Namespace) -> Subject:
 
     weights = Path(args.weights) if args.weights else run.weights
     if not weights.is_file():
-        raise UserError(f"{weights} is not there: train the run first, or name its network instead of its folder")
+        raise UserError(f"{weights} does not exist: train the run first, or name its network instead of its folder")
     load_weights(net, weights, model=f"{run.pipeline}/{run.model}")
     dataset = info(config.data.name)
     size = args.size or config.data.image_size or dataset.size
@@ -159,9 +159,9 @@ def _own(args: Namespace) -> Subject:
 
 @contextmanager
 def _fits(found: Subject) -> Iterator[None]:
-    """A network that breaks on a picture says so in PyTorch's words, which are told as one sentence.
+    """Reports a network's failure on an image, in PyTorch's words, as one sentence.
 
-    One of the house is first given a blank picture: where it takes that, any later error is a fault of ours.
+    One of this project's networks first gets a blank image: if that works, any later error is a bug.
     """
     import torch
 
@@ -176,7 +176,7 @@ def _fits(found: Subject) -> Iterator[None]:
     except (RuntimeError, AssertionError, AttributeError) as error:
         said = str(error).strip().splitlines()[:1]
         raise UserError(
-            f"{found.title} cannot take pictures of {found.channels}x{found.size}x{found.size}, or gives no logits: "
+            f"{found.title} cannot take images of {found.channels}x{found.size}x{found.size}, or returns no logits: "
             f"{said[0] if said else type(error).__name__}"
         ) from error
     if not found.foreign:
@@ -192,7 +192,7 @@ def _threads(args: Namespace) -> None:
 
 
 def picture(path: str, found: Subject) -> tuple["Tensor", Any]:
-    """A picture, upright, its shorter side resized and its centre cropped: normalised (C, H, W), and in [0, 1] for
+    """An image, upright, its shorter side resized and its centre cropped: normalised (C, H, W), and in [0, 1] for
     drawing."""
     import numpy as np
     import torch
@@ -214,7 +214,7 @@ def _measure_options(form: ArgumentParser) -> None:
         "--image",
         required=True,
         metavar="FILE",
-        help="the picture, or a folder of pictures; shorter sides are resized and centres cropped",
+        help="the image, or a folder of images; shorter sides are resized and centres cropped",
     )
     form.add_argument(
         "--max-shift", type=int, default=8, metavar="M", help="try all shifts of up to M pixels (default: 8)"
@@ -226,12 +226,15 @@ def _measure_options(form: ArgumentParser) -> None:
         help="what enters at the edge (default: circular)",
     )
     form.add_argument(
-        "--output", type=Path, metavar="PNG", help="where the map is drawn (default: <picture>_shifts.png here)"
+        "--output",
+        type=Path,
+        metavar="PNG",
+        help="file of the map (default: <image>_shifts.png in the working directory)",
     )
 
 
 def _pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder and of those in it, in order; a `UserError` where there is none."""
+    """The images in a folder and its subfolders, in order; a `UserError` if there is none."""
     from stillpoint.core.data.formats import IMAGE_SUFFIXES
 
     found = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES)
@@ -241,13 +244,13 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _measure_folder(args: Namespace, found: Subject) -> int:
-    """Every picture of a folder: pairs of shifts of each, as the evaluations draw them."""
+    """Measures every image of a folder by pairs of shifts, as the evaluations draw them."""
     import torch
 
     from stillpoint.core.evaluation.measure import measure
 
     if args.boundary == "crop":
-        raise UserError("--boundary crop is of one picture: a folder is measured with circular or zeros")
+        raise UserError("--boundary crop needs a single image: a folder is measured with circular or zeros")
     paths = _pictures(Path(args.image))
     batches = (
         torch.stack([picture(str(path), found)[0] for path in paths[start : start + 50]])
@@ -279,7 +282,7 @@ def _measure(args: Namespace) -> int:
 
     size = found.size
     if args.boundary == "crop":
-        # the windows that move have the network's size, so the picture is larger
+        # the moving windows have the network's size, so the image is larger
         found = Subject(**{**found.__dict__, "size": size + 2 * args.max_shift})
     x, pixels = picture(args.image, found)
     with bars(shown=console().is_terminal and not args.json) as shown, _fits(found):
@@ -347,7 +350,7 @@ def _print_map(found: Subject, result: "ShiftMap", output: Path, others: str) ->
 
 
 def _others(found: Subject, x: "Tensor", result: "ShiftMap") -> str:
-    """Pictures of quite another kind that are given the picture's class too, where all of them are."""
+    """Names of very different images, if they all get the image's class too."""
     import torch
 
     from stillpoint.core.base.randomness import generator
@@ -366,13 +369,11 @@ def _explain_options(form: ArgumentParser) -> None:
         "--boundary",
         choices=("interior", "whole"),
         default="interior",
-        help="interior: paddings go round, so that borders are not blamed; whole: the network as it is "
+        help="interior: circular padding everywhere, so that borders do not count; whole: the unchanged network "
         "(default: interior)",
     )
     form.add_argument("--output", type=Path, metavar="PNG", help="draw errors and shares of the modules")
-    form.add_argument(
-        "--all", action="store_true", help="show every module, not only those up to the first broken ones"
-    )
+    form.add_argument("--all", action="store_true", help="show every module, not only those up to the first that break")
 
 
 def _explain(args: Namespace) -> int:
@@ -442,7 +443,7 @@ def _print_explanation(title: str, result: "Explanation", every: bool) -> None:
         )
         if result.worst is not None:
             worst = result.worst
-            tell(f"{worst.share:.0%} of what the modules add is added by {worst.name} ({worst.type})")
+            tell(f"{worst.share:.0%} of the error is added by {worst.name} ({worst.type})")
         tell(result.remedy)
     if result.left_out:
         tell(f"left out: {', '.join(f'{count} {why}' for why, count in result.left_out.items())}")

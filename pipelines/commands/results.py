@@ -1,4 +1,4 @@
-"""Commands that gather what runs left behind: table, figures, and run, which does a paper's whole workflow."""
+"""Commands on the results of runs: table, figures, and run, which executes a paper's whole workflow."""
 
 import os
 import shlex
@@ -104,14 +104,14 @@ def _figures(args: Namespace) -> int:
 
 @contextmanager
 def _writing(args: Namespace) -> Iterator[None]:
-    """Holds the tables and figures of a recipe, and removes what a killed command was drawing."""
+    """Holds the lock of a recipe's tables and figures, and removes the temporary files of a killed command."""
     import stillpoint.pipelines as pipelines
 
     pipelines.paper(args.pipeline).recipe_file(recipe_of(args))  # a wrong name makes no folder
     place = networks.kept_root() if args.kept else args.results or layout.RESULTS
     folder = layout.table(args.pipeline, recipe_of(args), "md", place).parent
     if not folder.is_dir():
-        yield  # there is nothing to show, which is told
+        yield  # nothing to show: reported below
         return
     with locked(folder / ".tables.lock", wait=lambda sentence: print(sentence, file=sys.stderr)):
         sweep(folder, below=False)
@@ -120,7 +120,7 @@ def _writing(args: Namespace) -> Iterator[None]:
 
 
 def _gathered(args: Namespace) -> "Results":
-    # pydantic comes with it, which takes as long as all else that --help needs
+    # imports pydantic, which takes as long as everything else that --help needs
     from stillpoint.pipelines.gathering import gather
 
     kept = networks.kept_root() if args.kept else None
@@ -131,10 +131,10 @@ def _gathered(args: Namespace) -> "Results":
 def _workflow_options(form: ArgumentParser) -> None:
     form.add_argument("pipeline", help="a paper, such as aps")
     add_recipe(form)
+    form.add_argument("--seeds", type=int, metavar="N", help="seeds 0..N-1 of each network (default: the recipe's)")
     form.add_argument(
-        "--seeds", type=int, metavar="N", help="seeds 0..N-1 of each network (default: what the recipe says)"
+        "-j", "--jobs", type=int, metavar="N", help="number of parallel jobs (default: one for each core)"
     )
-    form.add_argument("-j", "--jobs", type=int, metavar="N", help="jobs at once (default: one for each core)")
     form.add_argument(
         "--anew",
         action="store_true",
@@ -168,10 +168,10 @@ def _workflow(args: Namespace) -> int:
     }
     plan = workflow.plan(args.pipeline, given)
     for model in plan.config.grid:
-        plan.resolved(model, 0)  # a wrong setting is told now, not by the first job
+        plan.resolved(model, 0)  # a wrong setting is reported now, not by the first job
     for run in () if args.anew else plan.runs:
         plan.refuse(run)
-    # snakemake inherits the lock, which so is held until it has ended too, however either of them ends
+    # snakemake inherits the lock, which is thus held until both have ended, even after SIGKILL
     with locked(plan.folder / ".lock", wait=tell) as held:
         for run in plan.runs:
             # what a killed workflow was training or measuring goes on without it, and is then there to be used

@@ -1,4 +1,4 @@
-"""``verify``: whether the code that is here gives the bits of a run that other code trained."""
+"""The command `verify`: whether the present code reproduces the bits of a run that other code trained."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -37,7 +37,9 @@ def _verify(args: Namespace) -> int:
         hooks = pipelines.paper(config.pipeline).hooks(config)
         train(config, again, build=build, hooks=hooks, code=code, until=1, **options)
         if first_epoch(again) != about["first_epoch"]:
-            tell(f"{name}: this code gives other weights after the first epoch; the run stays apart")
+            tell(
+                f"{name}: this code gives other weights after the first epoch; the run cannot be averaged with new ones"
+            )
             return 1
         revision, clean = commit()
         found = read_json(run.verified, remedy="remove it", of=dict) if run.verified.is_file() else {}
@@ -47,7 +49,7 @@ def _verify(args: Namespace) -> int:
 
 
 def _first_epoch(run: Run) -> dict[str, Any]:
-    """What train.json says of a run; a `UserError` where it says nothing of the first epoch."""
+    """The content of a run's train.json; a `UserError` if it does not record the first epoch."""
     try:
         found = read_json(run.training, of=dict)
         if found["first_epoch"]:
@@ -60,7 +62,7 @@ def _first_epoch(run: Run) -> dict[str, Any]:
 
 
 def first_epoch(run: Run) -> str | None:
-    """Digest of the weights after the first epoch, from the state of a run that is under way."""
+    """Digest of the weights after the first epoch, from the state of an unfinished run."""
     from stillpoint.core.runs.checkpoint import load_state
 
     state, _ = load_state(run.state)

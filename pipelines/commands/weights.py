@@ -1,4 +1,4 @@
-"""Weights that others trained: convert a checkpoint to ours, fetch one that a paper published."""
+"""Weights trained by others: converting checkpoints to ours, and fetching published ones."""
 
 import hashlib
 from argparse import ArgumentParser, Namespace
@@ -13,32 +13,36 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TIMEOUT = 30  # seconds without a byte
-#: bytes of a download; the largest network that a paper here publishes has a third of it
+#: maximum bytes of a download; the largest published network here has a third of it
 LARGEST = 2 << 30
 
 
 def _options(form: ArgumentParser) -> None:
     inner = form.add_subparsers(dest="what", metavar="convert | fetch", required=True)
-    convert = inner.add_parser("convert", help="a checkpoint of torchvision's or of a paper's authors -> safetensors")
+    convert = inner.add_parser(
+        "convert", help="convert a checkpoint of torchvision or of a paper's authors to safetensors"
+    )
     convert.add_argument("source", type=Path, metavar="IN", help="the checkpoint: .pth, .pth.tar, .safetensors")
     convert.add_argument("target", type=Path, metavar="OUT.safetensors")
     convert.add_argument(
         "--model",
         metavar="NAME",
-        help="the network that it is to fit, such as blurpool/resnet50_lpf4: its names are then ours, and checked "
-        "(default: the tensors under the names they have)",
+        help="the network that it must fit, such as blurpool/resnet50_lpf4; its tensors are renamed and checked "
+        "(default: names are kept)",
     )
-    convert.add_argument("--dataset", default="imagenet", metavar="NAME", help="whose form it has (default: imagenet)")
+    convert.add_argument(
+        "--dataset", default="imagenet", metavar="NAME", help="the data set of the network (default: imagenet)"
+    )
     convert.add_argument(
         "--part",
         metavar="KEY",
-        help="which part of the checkpoint, where it holds several networks: state_dict_ema, ...",
+        help="which part of the checkpoint, if it holds several networks: state_dict_ema, ...",
     )
     convert.set_defaults(work=_convert)
-    fetch = inner.add_parser("fetch", help="a checkpoint that a paper published, checked by its hash")
+    fetch = inner.add_parser("fetch", help="fetch a paper's published checkpoint, verified by its hash")
     fetch.add_argument("name", metavar="NAME", help="such as blurpool/resnet50_lpf4_finetune")
-    fetch.add_argument("--to", type=Path, metavar="DIR", help="the folder (default: weights in the data root)")
-    fetch.add_argument("--address", metavar="URL", help="fetch from here, where a copy of the published folder is")
+    fetch.add_argument("--to", type=Path, metavar="DIR", help="target folder (default: weights in the data root)")
+    fetch.add_argument("--address", metavar="URL", help="fetch from a copy of the published folder at this address")
     fetch.set_defaults(work=_fetch)
 
 
@@ -48,16 +52,16 @@ def _weights(args: Namespace) -> int:
 
 def _convert(args: Namespace) -> int:
     if args.target.suffix != ".safetensors":
-        raise UserError(f"{args.target}: what is written is safetensors, so let its name end in .safetensors")
+        raise UserError(f"{args.target}: the output is safetensors, so its name must end in .safetensors")
     if args.target.exists() and args.source.exists() and args.target.samefile(args.source):
-        raise UserError(f"{args.target} is the checkpoint itself: give another name for what is written")
+        raise UserError(f"{args.target} is the checkpoint itself: give the output another name")
     if args.model is None:
         return _strip(args)
     config = pipelines.without_recipe(args.model, args.dataset, args.pairs)
     from stillpoint.core.runs.checkpoint import fill, read_tensors, save_weights
     from stillpoint.core.runs.records import model_name
 
-    model = model_name(config)  # settings may make another network of the one that was named
+    model = model_name(config)  # settings can change the named network
     tensors, found = read_tensors(args.source, args.part)
     if found.get("model") not in (None, model):
         raise UserError(f"{args.source} holds the weights of {found['model']}, not of {model}")
@@ -77,9 +81,9 @@ def _convert(args: Namespace) -> int:
 
 
 def _strip(args: Namespace) -> int:
-    """The tensors of a network alone, without what else a checkpoint holds."""
+    """Writes only the network's tensors of a checkpoint."""
     if args.pairs:
-        raise UserError(f"settings such as {args.pairs[0]} are of a network: say which by --model")
+        raise UserError(f"settings such as {args.pairs[0]} need a network: give --model")
     from safetensors.torch import save
 
     from stillpoint.core.base.files import write_atomic
@@ -90,13 +94,13 @@ def _strip(args: Namespace) -> int:
     # cloned, because safetensors refuses tensors that share memory
     whole = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     write_atomic(args.target, save(whole, {"converted_from": origin}))
-    note = "under the names they had; --model NAME checks them"
+    note = "with unchanged names; --model NAME checks them"
     tell(f"written: {args.target} ({len(whole)} tensors, {note})")
     return 0
 
 
 def ours(paper: str, tensors: "dict[str, Tensor]", net: "nn.Module") -> "dict[str, Tensor]":
-    """`tensors` under the names of `net`: as they are where they fit, else as the paper translates them."""
+    """`tensors` under the names of `net`: unchanged if they fit, otherwise as the paper translates them."""
     if tensors.keys() == net.state_dict().keys():
         return tensors
     return pipelines.paper(paper).translated(tensors, net)
@@ -108,7 +112,7 @@ def published(name: str) -> tuple[str, str, str]:
     paper = pipelines.paper(name_of_paper)
     stated = paper.published.weights
     if stated is None:
-        raise UserError(f"{paper.name} has no published weights that can be fetched")
+        raise UserError(f"{paper.name} has no published weights to fetch")
     if checkpoint not in stated.files:
         known = [f"{paper.name}/{file}" for file in stated.files]
         raise UserError(
@@ -137,10 +141,10 @@ def _fetch(args: Namespace) -> int:
 
 
 def download(address: str, target: Path, digits: str) -> None:
-    """Fetches a file whose SHA-256 begins with `digits`; `target` appears whole or not at all.
+    """Fetches a file whose SHA-256 begins with `digits`; `target` is written atomically.
 
-    Raises `UserError` when the server refuses, cannot be reached or breaks off, when it sends more than it announced or
-    than `LARGEST`, and when the file is another one.
+    Raises `UserError` if the server refuses, cannot be reached, breaks off, sends more than announced or than
+    `LARGEST`, or sends another file.
     """
     from http.client import HTTPException
     from urllib.error import HTTPError, URLError
@@ -164,7 +168,7 @@ def download(address: str, target: Path, digits: str) -> None:
                 while block := answer.read(1 << 20):
                     done += len(block)
                     if done > most:
-                        raise UserError(f"{address} sends more than {most:,} bytes: nothing was kept")
+                        raise UserError(f"{address} sends more than {most:,} bytes: nothing was saved")
                     file.write(block)
                     state.update(block)
                     shown.update(task, completed=done)
@@ -177,14 +181,14 @@ def download(address: str, target: Path, digits: str) -> None:
                 )
     except HTTPError as error:
         raise UserError(
-            f"the server refuses {address} (HTTP {error.code} {error.reason}): with a copy from elsewhere, go on with "
-            f"stillpoint weights convert, or give --address"
+            f"the server refuses {address} (HTTP {error.code} {error.reason}): convert a copy from elsewhere with "
+            "stillpoint weights convert, or give --address"
         ) from None
     except (URLError, TimeoutError, ConnectionError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(f"{address} cannot be reached ({reason}): is there a network?") from None
     except ValueError as error:
-        raise UserError(f"{address} is no address: {error}") from None
+        raise UserError(f"{address} is not an address: {error}") from None
 
 
 COMMANDS = {

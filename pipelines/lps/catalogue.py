@@ -1,4 +1,4 @@
-"""The networks of the paper: ResNets that sample by learned scores, and what it compares them with."""
+"""The networks of the paper: ResNets that sample by learned scores, and those it compares with."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What only this pipeline can be told."""
+"""The configuration of this pipeline."""
 
 from typing import ClassVar, Literal
 
@@ -15,7 +15,7 @@ SMALL = 64  # images up to this size get a stem that does not stride
 
 
 class Model(NetworkConfig):
-    """A ResNet and what stands where it would stride."""
+    """A ResNet and the filling of its strides."""
 
     arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet20", "resnet56", "basic"] = "resnet18"
     form: Literal["auto", "cifar", "imagenet"] = Field(
@@ -26,7 +26,7 @@ class Model(NetworkConfig):
     )
     strided_stem: bool = Field(False, description="ImageNet form: the first convolution strides, and is not exact")
     max_pool_margin: Literal["circular", "zeros"] = Field(
-        "circular", description="ImageNet form: what the stem's dense max-pool sees past the border"
+        "circular", description="ImageNet form: padding of the stem's dense max-pool"
     )
     sample_after_convolution: bool = Field(
         False, description="ResNet-18 and the like: sample after a block's second convolution, not before it"
@@ -71,18 +71,18 @@ class Model(NetworkConfig):
             if self.arch == "basic":
                 raise ValueError("MODEL.ARCH basic has no strided form: it needs a MODEL.DOWNSAMPLE")
         if self.sample_after_convolution and self.arch in ("resnet50", "resnet101", "basic"):
-            raise ValueError(f"MODEL.SAMPLE_AFTER_CONVOLUTION is of BasicBlocks, which {self.arch} has none of")
+            raise ValueError(f"MODEL.SAMPLE_AFTER_CONVOLUTION needs BasicBlocks, which {self.arch} does not have")
         return self
 
 
 class Train(TrainConfig):
-    """TRAIN, and how the temperature of soft sampling falls: it begins at 1 and moves after whole epochs or steps."""
+    """TRAIN, and the temperature of soft sampling, which starts at 1 and changes after whole epochs or steps."""
 
     tau: Literal["constant", "step", "multistep", "linear"] = Field(
         "constant", description="step: times TAU_GAMMA every TAU_EVERY; multistep and linear: by TAU_MILESTONES"
     )
     tau_per: Literal["epoch", "step"] = Field(
-        "epoch", description="what is counted; the authors' code counts steps where their file does not say"
+        "epoch", description="the unit of TAU_EVERY and TAU_MILESTONES; the authors' code defaults to steps"
     )
     tau_every: int = Field(10, ge=1)
     tau_gamma: float = Field(0.85, gt=0, le=1)

@@ -25,7 +25,8 @@ SEED, SAMPLES = 7, 2
 
 
 class StandardAndCircular:
-    """``standard_consistency`` and ``rolled_consistency``: means over batches of the share of one class throughout."""
+    """``standard_consistency`` and ``rolled_consistency``: means over batches of the fraction of images with the same
+    class throughout."""
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
         self.random, self.max_shift = np.random.RandomState(SEED), config.max_shift

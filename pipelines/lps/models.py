@@ -1,4 +1,4 @@
-"""The paper's networks: the shared ResNet with its slots filled, and what the authors' code has besides."""
+"""The paper's networks: the shared ResNet with filled slots, and the peculiarities of the authors' code."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
         conv_padding=model.conv_padding,
         max_pool_margin=model.max_pool_margin,
         strided_stem=model.strided_stem,
-        # what stands at a place is said by the section
+        # the section decides the filling of each place
         filtered_stem=True,
         sample_after_convolution=model.sample_after_convolution,
         widths=None if model.arch == "basic" else [model.scaled(n) for n in FAMILY[model.arch].get("widths", WIDTHS)],
@@ -129,7 +129,7 @@ def sampling(
     select: str = "after_blur",
     **options: Any,
 ) -> Sampling:
-    """What fills the slot of a network of the paper's comparison.
+    """The filling of the slot in a network of the paper's comparison.
 
     Args:
         kind: "lps", "aps" ("max_2_norm" of the authors), "decimation" (a filter, then every second pixel) or "average"
@@ -225,7 +225,7 @@ def segmenter(
     conv_padding: str = "circular",
     last_rate_padding: str | None = None,
 ) -> DeepLabV3Plus:
-    """A DeepLabV3+ over a classifier of the paper, whose batch norms move as slowly as the authors let them."""
+    """A DeepLabV3+ over a classifier of the paper, with the authors' batch-norm momentum."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.01
@@ -241,5 +241,5 @@ def segmenter(
 
 
 def scorer_parameters(net: nn.Module) -> list[nn.Parameter]:
-    """The parameters of all scorers, which the authors give no weight decay."""
+    """The parameters of all scorers, which the authors train without weight decay."""
     return [p for name, p in net.named_parameters() if "scorer" in name.split(".")]

@@ -1,4 +1,4 @@
-"""The authors' consistency measures: one draw of shifts for a whole batch, from a generator that goes on."""
+"""The authors' consistency measures: one draw of shifts for a whole batch, from a running generator."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,7 +16,7 @@ def draw_offsets(random: np.random.RandomState, low: int, high: int, samples: in
 
 
 def imagenet_offsets(random: np.random.RandomState, *, largest: int, samples: int) -> tuple[list[Offset], list[Offset]]:
-    """What one batch is moved by: windows begin at 0 to largest - 1, then rolls by -largest to largest - 1."""
+    """The shifts of one batch: windows starting at 0 to largest - 1, then rolls by -largest to largest - 1."""
     standard = draw_offsets(random, 0, largest, samples)
     return standard, draw_offsets(random, -largest, largest, samples)
 
@@ -26,7 +26,7 @@ def imagenet_consistency(
 ) -> tuple[float, float]:
     """Percent of a batch (B, C, H, W) whose class is the same in all windows of `patch` pixels, and under all rolls.
 
-    Rolled images are classified at their whole size, which is not that of the windows.
+    Rolled images are classified at full size, unlike the windows.
     """
     standard, circular = offsets
     windows = [net(images[:, :, i : i + patch, j : j + patch]).argmax(1) for i, j in standard]

@@ -1,4 +1,4 @@
-"""What the paper shows: accuracy beside consistency, and whether circular shifts change a logit at all."""
+"""The paper's table: accuracy, consistency, and whether circular shifts change a logit at all."""
 
 from typing import TYPE_CHECKING
 

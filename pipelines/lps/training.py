@@ -1,4 +1,4 @@
-"""What training does besides: the temperature falls, and the noise is a function of (seed, epoch, step, layer)."""
+"""Training hooks: the temperature schedule, and noise as a function of (seed, epoch, step, layer)."""
 
 from collections.abc import Mapping
 
@@ -29,7 +29,7 @@ def temperature(train: Train, at: Moment) -> float:
 
 
 class _Annealing:
-    """Sets both before every forward of training; the forwards of one step have noise of their own."""
+    """Sets both before every training forward; each forward of a step has its own noise."""
 
     def __init__(self, config: RunConfig) -> None:
         assert isinstance(config.train, Train)

@@ -1,7 +1,7 @@
 """The names in the authors' checkpoints -> ours.
 
-In their blocks a layer of sampling and the convolution after it are one Sequential (``conv2.0``, ``conv2.1``); ours
-keep torchvision's names, and the layer is the block's ``pool``. Their shortcuts keep a temperature that nothing reads.
+In their blocks a sampling layer and the convolution after it are one Sequential (``conv2.0``, ``conv2.1``); ours keep
+torchvision's names, and the layer is the block's ``pool``. Their shortcuts hold an unused temperature.
 """
 
 import re
@@ -77,7 +77,7 @@ def segmenter_name(name: str, given: Mapping[str, Any]) -> str:
 
 
 def recognised(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
-    """A checkpoint of ours or of the authors' under the names of `net`; `UserError` where it is neither."""
+    """A checkpoint of ours or of the authors' under the names of `net`; `UserError` if it is neither."""
     names = net.state_dict().keys()
     return fitted(tensors_of(state_dict)[0], names, lambda g: g if g.keys() == names else _from_authors(g, net))
 
@@ -85,8 +85,8 @@ def recognised(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tenso
 def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
     """The authors' tensors under the names of `net`, for ``net.load_state_dict``.
 
-    Raises `UserError` for the checkpoint of another network: tensors too many or too few, of another shape, or filters
-    that are not those of `net` at their places.
+    Raises `UserError` for the checkpoint of another network: extra or missing tensors, other shapes, or filters that
+    differ from those of `net`.
     """
     names = net.state_dict().keys()
     return fitted(tensors_of(state_dict)[0], names, lambda given: _from_authors(given, net))
@@ -104,7 +104,7 @@ def renamed(given: Mapping[str, Tensor], ours: Mapping[str, str], net: nn.Module
     stored = {name for theirs, name in ours.items() if theirs.endswith(".filt")}
     if bare := [name for name, kernel in kernels.items() if kernel.numel() > 1 and name not in stored]:
         raise UserError(f"the checkpoint is of another network: it has no filter for {bare[0].rpartition('.')[0]}")
-    # a layer without a scorer of its own never reads its temperature
+    # a layer without a scorer does not use its temperature
     idle = {name for name in ours.values() if name.rpartition(".")[2] == "tau" and name not in wanted}
     theirs = {name: key for key, name in ours.items()}
     filters = {key: _gained(given[key], kernels[name]) for key, name in ours.items() if name in kernels}
@@ -118,7 +118,7 @@ def renamed(given: Mapping[str, Tensor], ours: Mapping[str, str], net: nn.Module
 
 
 def _gained(theirs: Tensor, kernel: Tensor) -> Tensor:
-    # a layer that puts samples back may store its filter times its gain
+    # an upsampling layer may store its filter multiplied by its gain
     return kernel * (theirs[0].sum() / kernel.sum()).round()
 
 

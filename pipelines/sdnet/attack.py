@@ -17,8 +17,9 @@ from stillpoint.pipelines.sdnet.views import chosen, first_layer, network
 class Attack:
     """Accuracy under projected gradient descent, attack and defence at one lambda in eval mode; both norms.
 
-    ``attack_<norm>_accuracy`` is at the lambda of training. The maps tell, for each lambda, the accuracy without an
-    attack, with one made at that very lambda, and with one that was made at the lambda of training: the last flatters.
+    ``attack_<norm>_accuracy`` is at the lambda of training. The maps hold, for each lambda, the accuracy without an
+    attack, under an attack made at that lambda, and under one made at the lambda of training, which overstates
+    robustness.
     """
 
     NORMS: tuple[Norm, ...] = ("linf", "l2")
@@ -58,7 +59,7 @@ class Attack:
             parameter.requires_grad_(False)
         shape = images.shape[1:]
         draws = [torch.randn(shape, generator=generator("attack", norm, self.seed, int(n))) for n in indices]
-        # a first change on the sphere, or at the corners of the box
+        # start on the sphere, or at a corner of the box
         start = project(torch.stack(draws).to(images) * 1e3, norm, radius)
         view.progress(f"attack, {norm}", 0, 1)
         try:

@@ -1,7 +1,7 @@
-"""AutoAttack (Croce and Hein, ICML 2020) by a package that is installed: its authors' own, or else torchattacks.
+"""AutoAttack (Croce and Hein, ICML 2020) by an installed package: its authors' or torchattacks.
 
-Neither is needed for anything else, so the evaluation is offered only where one can be imported. Attack and defence are
-at the lambda of training, in eval mode, through all iterations, as for projected gradient descent.
+Neither is needed for anything else, so the evaluation requires one only when used. Attack and defence use the lambda of
+training, in eval mode, through all iterations, as for projected gradient descent.
 """
 
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ from stillpoint.pipelines.sdnet.views import chosen, network
 PACKAGES = ("autoattack", "torchattacks")
 #: the packages' names of the norms -> ours
 NORMS = {"Linf": "linf", "L2": "l2"}
-#: of how many other classes the standard version aims at each
+#: number of target classes of the standard version
 TARGETS = 9
 
 
@@ -40,8 +40,8 @@ class _FromPixels(nn.Module):
 class AutoAttacked:
     """Accuracy under AutoAttack's standard version: ``autoattack_<norm>_accuracy``, of EVALUATE.LIMIT_ATTACK images.
 
-    The packages draw for a batch as a whole, so a result depends on EVALUATE.BATCH_SIZE. ``autoattack_authors_package``
-    is 1 where the authors' own was used. `UserError` where none is installed.
+    The packages draw for a batch as a whole, so results depend on EVALUATE.BATCH_SIZE. ``autoattack_authors_package``
+    is 1 if the authors' was used. `UserError` if neither is installed.
     """
 
     def __init__(self, config: Any, seed: int, *, run: RunConfig) -> None:

@@ -1,4 +1,4 @@
-"""What only this pipeline can be told, under the authors' keys."""
+"""The configuration of this pipeline, under the authors' keys."""
 
 from math import isfinite
 from typing import Any, ClassVar
@@ -17,9 +17,7 @@ class Model(NetworkConfig):
     """A sparse-coding network: which one, and the problem that its layers solve."""
 
     name: str = Field("sdnet18", description=f"one of {', '.join(NAMES)}")
-    shortcut: bool = Field(
-        True, description="residual connections of the *_all networks; the others always have theirs"
-    )
+    shortcut: bool = Field(True, description="residual connections of the *_all networks; the others always have them")
     num_layers: int = Field(2, ge=1, description="iterations of every sparse-coding layer (T)")
     scheme: str = Field(
         "sdnet", pattern="^(sdnet|fista|ista)$", description="where the gradient is taken from T = 3 on"
@@ -38,7 +36,7 @@ class Model(NetworkConfig):
     wnorm: bool = Field(True, description="dictionaries of unit-norm atoms")
     pooling: bool = Field(False, description="*_all: 2x2 max-pool after a layer of stride 1 where a block has stride 2")
     square_noise: bool = Field(True, description="squared data term; False: its norm")
-    recompute: bool = Field(False, description="keep no inner iteration for backward; costs a second forward")
+    recompute: bool = Field(False, description="store no inner iteration for backward; costs a second forward")
 
     @field_validator("lambda_", mode="before")
     @classmethod
@@ -92,7 +90,7 @@ class Model(NetworkConfig):
 
 
 class Evaluate(EvaluateConfig):
-    """What robust inference and attacks are measured on; the defaults are the authors' where their code has any."""
+    """Settings of robust inference and attacks; the defaults are the authors', where their code states them."""
 
     lambdas: tuple[float, ...] = Field(
         tuple(round(0.1 * k, 1) for k in range(1, 15)),
@@ -101,22 +99,22 @@ class Evaluate(EvaluateConfig):
     noise_levels: int = Field(
         10,
         ge=2,
-        description="at most so many of the authors' levels of each noise, evenly from the lowest to the highest",
+        description="at most this many of the authors' levels of each noise, evenly from the lowest to the highest",
     )
     limit_sweep: int | None = Field(
-        1000, ge=1, description="images of each part, evenly spaced, that lambda is chosen and tried on; none: all"
+        1000, ge=1, description="images of each part, evenly spaced, on which lambda is chosen and tried; none: all"
     )
     limit_corruptions: int | None = Field(
-        None, ge=1, description="corrupt only so many images, evenly spaced; none: all"
+        None, ge=1, description="corrupt only this many images, evenly spaced; none: all"
     )
-    limit_attack: int | None = Field(1000, ge=1, description="attack only so many images, evenly spaced; none: all")
+    limit_attack: int | None = Field(1000, ge=1, description="attack only this many images, evenly spaced; none: all")
     attack_steps: int = Field(20, ge=1, description="steps of projected gradient descent")
     attack_linf: float = Field(8.0, ge=0, description="largest change of a pixel, of 255")
     attack_l2: float = Field(0.5, ge=0, description="Euclidean length of a change, of pixels in [0, 1]")
     attack_lambdas: tuple[float, ...] = Field(
-        (0.5, 1.0), description="further values of the first layer's lambda that are attacked and defended with"
+        (0.5, 1.0), description="further values of the first layer's lambda for attack and defence"
     )
-    pictures: int = Field(8, ge=1, description="images, evenly spaced, whose reconstructions are kept")
+    pictures: int = Field(8, ge=1, description="images, evenly spaced, whose reconstructions are stored")
     tensorboard: bool = Field(
         False, description="write the reconstructions for TensorBoard too, into the run's folder (needs that package)"
     )

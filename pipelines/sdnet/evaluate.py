@@ -1,4 +1,4 @@
-"""What the paper measures: robustness to noise and to common corruptions, attacks, and reconstructions."""
+"""The paper's evaluations: robustness to noise and common corruptions, attacks, and reconstructions."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,7 +14,8 @@ from stillpoint.pipelines.sdnet.robustness import Robustness
 
 
 def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:
-    """Core's evaluations and the paper's; the authors' protocol changes what lambda is chosen on, and the inverse."""
+    """Core's evaluations and the paper's; the authors' protocol changes the images on which lambda is chosen, and the
+    inverse of batch norms."""
     if getattr(config.evaluate, "tensorboard", False):
         events.require()
     return {
@@ -27,6 +28,6 @@ def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int
 
 
 def measured(config: RunConfig, run: Run) -> None:
-    """Writes the reconstructions for TensorBoard where that was asked for."""
+    """Writes the reconstructions for TensorBoard if requested."""
     if getattr(config.evaluate, "tensorboard", False):
         events.write(run)

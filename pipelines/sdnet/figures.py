@@ -1,4 +1,4 @@
-"""The paper's pictures."""
+"""The paper's figures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -110,9 +110,9 @@ def lambda_line(maps: Maps, path: Path, *, title: str) -> Path:
 
 @styled
 def attack(maps: Maps, models: Sequence[str], path: Path, *, title: str) -> Path:
-    """Accuracy attacked at the same lambda (solid), with pictures made for that of training (dashed), and unharmed.
+    """Accuracy attacked at the same lambda (solid), by images made at that of training (dashed), and without an attack.
 
-    `models` are all networks of the table, so that each has its colour in every picture.
+    `models` are all networks of the table, so that each has the same colour in every figure.
     """
     figure, axes = subplots(1, 2, (9.4, 3.4), sharey=True)
     look = colours(models)

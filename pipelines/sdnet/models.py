@@ -1,4 +1,4 @@
-"""The authors' names -> core's ResNet with sparse-coding layers in its stem and its blocks."""
+"""From the authors' names to core's ResNet with sparse-coding layers in its stem and blocks."""
 
 from functools import partial
 from typing import Any
@@ -99,7 +99,7 @@ def _layer(
 def _pooled_layer(
     layer: Any, inputs: int, outputs: int, kernel_size: int, *, stride: int = 1, padding: int = 0
 ) -> nn.Module:
-    """Where a block strides, the code of the full grid and a max-pool."""
+    """For a block that strides: the code on the full grid, followed by a max-pool."""
     if stride == 1:
         return layer(inputs, outputs, kernel_size, padding=padding)
     return nn.Sequential(layer(inputs, outputs, kernel_size, padding=padding), nn.MaxPool2d(stride, ceil_mode=True))

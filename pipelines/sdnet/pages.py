@@ -1,6 +1,6 @@
 """Tables beside the common one: pretrained networks, each corruption, the noises, speed and memory; ours and theirs.
 
-A cell without a run of ours or a number of theirs behind it stays blank.
+Cells without a run of ours or a number of theirs stay blank.
 """
 
 import statistics
@@ -27,9 +27,9 @@ RECIPES = {"CIFAR-10": ("cifar10_authors", "cifar10"), "CIFAR-100": ("cifar100",
 EVERY_RECIPE = tuple(recipe for own in RECIPES.values() for recipe in own)
 NOISES = ("gaussian", "shot", "speckle", "impulse")
 COMPUTED = "a computed texture"
-#: how the numbers that `published.yaml` has under robustness_line_* came about
+#: origin of the numbers under robustness_line_* in `published.yaml`
 TUNED = "a merged row labelled per-sample lambda tuning, and how lambda was chosen is not known"
-#: whose lambda: ours by name, the start of the metric under our noises, and in the corruptions
+#: choice of lambda -> prefixes of its metrics, under our noises and in the corruptions
 WAYS = {
     "of training": ("levels", "robustness"),
     "chosen for each level": ("levels_chosen", None),
@@ -47,7 +47,7 @@ def trained(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def cell(values: Sequence[dict[str, Any]], key: str) -> str:
-    """Mean and spread over seeds of a share, in percent; "" where one of them lacks it."""
+    """Mean and spread over seeds of a fraction, in percent; "" if a seed lacks it."""
     column = Column(key, key)
     return show_cell(column, over_seeds(column, values))
 
@@ -57,7 +57,7 @@ def number(value: float | None, form: str = ".2f") -> str:
 
 
 def origin(results: Results) -> str:
-    """What must be said of the corrupted images wherever a number of theirs is shown."""
+    """The note on the origin of the corrupted images, required beside every number on them."""
     values = [one for runs in results.runs.values() for one in trained(runs) if "robustness_images" in one]
     if not values:
         return "no corrupted images were measured"
@@ -137,7 +137,7 @@ def _normalised(values: Sequence[dict[str, Any]], start: str, unit: dict[str, fl
     from stillpoint.core.data.corruptions import BENCHMARK
     from stillpoint.core.metrics.corruption import mean_corruption_error
 
-    # a mean over severities stands for each of them: their sums have the same ratio
+    # means over severities suffice: their ratio is that of the sums
     own = [mean_corruption_error({n: [1 - one[f"{start}_{n}_accuracy"]] for n in BENCHMARK}, unit) for one in values]
     return f"{100 * statistics.fmean(own):.2f}"
 
@@ -214,7 +214,7 @@ def _chosen_on(results: Results) -> str:
 
 
 def _part(results: Results, run: Run) -> str:
-    """What `robust.part_of` says of a run's own settings."""
+    """`robust.part_of` for a run's settings."""
     if read_metrics(run).get("evaluate", {}).get("PROTOCOL") == "authors":
         return "test"
     held_out = (

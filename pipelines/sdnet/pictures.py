@@ -1,4 +1,4 @@
-"""The evaluation `reconstructions`: what is left of some test images after the stem and after each stage."""
+"""The evaluation `reconstructions`: test images reconstructed from the codes after the stem and each stage."""
 
 from copy import deepcopy
 from typing import Any
@@ -14,10 +14,10 @@ from stillpoint.pipelines.sdnet.views import chosen, network
 
 
 class Reconstructions:
-    """Pictures that are left of some test images after the stem and after each stage, where the network can be
-    inverted: a map (1 + stages, pictures, C, H, W) of pixels, not cut to [0, 1], the images themselves first.
+    """Reconstructions of some test images from the stem and each stage of an invertible network: a map (1 + stages,
+    pictures, C, H, W) of pixels, not clipped to [0, 1], the images themselves first.
 
-    A network that cannot (shortcuts, a plain ResNet, MODEL.DOWNSAMPLE) has none. Batch norms are inverted with the eps
+    Other networks (shortcuts, a plain ResNet, MODEL.DOWNSAMPLE) have none. Batch norms are inverted with the eps
     of the forward, or under the authors' protocol without, as they do.
     """
 
@@ -27,11 +27,11 @@ class Reconstructions:
 
     def update(self, view: View) -> None:
         rows, net = chosen(view, self.config.pictures), network(view)
-        # after sdnet18's stem the shortcuts begin
+        # only the stem of other sdnets is invertible: their blocks have shortcuts
         model: Any = self.run.model
         if not len(rows) or not model.name.endswith("_noshortcut") or model.downsample != "none":
             return
-        # the deepest stages differ from picture to picture in the seventh decimal
+        # in the deepest stages images differ in the seventh decimal
         net, images, authors = (
             deepcopy(net).double(),
             view.images[rows].double(),

@@ -1,4 +1,4 @@
-"""Between what a network sees and pictures: 8-bit RGB for the corruptions, [0, 1] for attacks and for the eye."""
+"""Conversion between normalised images and pixels: 8-bit RGB for corruptions, [0, 1] for attacks and figures."""
 
 from dataclasses import dataclass
 
@@ -31,9 +31,10 @@ class Pixels:
         return (pixels - self._column(self.mean, pixels)) / self._column(self.std, pixels)
 
     def stored(self, images: Tensor) -> np.ndarray:
-        """Normalised images as they were stored, uint8 RGB (B, H, W, 3); grey ones are repeated to three channels."""
+        """Normalised images converted back to stored pixels, uint8 RGB (B, H, W, 3); grey ones are repeated to three
+        channels."""
         pixels = (self.scaled(images) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        # an array of its own: of images in channels_last the rest would be a view that may not be written
+        # a copy: for channels-last images the rest would be a read-only view
         return np.array(np.broadcast_to(pixels, (*pixels.shape[:3], 3)), order="C")
 
     def seen(self, pictures: np.ndarray, like: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""From a code back to a picture: what a stage of an ``*_all`` network without shortcuts keeps of its input.
+"""From a code back to an image: what a stage of an ``*_all`` network without shortcuts preserves of its input.
 
-Every layer is inverted in turn, sparse coding by its dictionary and batch norm by its own statistics. Nothing undoes
-the shrinkage, so pictures lose contrast with depth. Source: Dai et al. (2022), section on visualisation.
+Every layer is inverted in turn, sparse coding by its dictionary and batch norm by its own statistics. The shrinkage is
+not undone, so images lose contrast with depth. Source: Dai et al. (2022), section on visualisation.
 """
 
 from collections.abc import Iterator, Sequence
@@ -62,7 +62,7 @@ def encode(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, list[Size]]:
 def decode(layers: Sequence[nn.Module], code: Tensor, sizes: list[Size], *, authors: bool = False) -> Tensor:
     """Pictures (B, C, H, W) from a code, by the inverses of the layers from last to first.
 
-    With `authors` the inverse of a batch norm leaves out its eps, as their code does, although the forward has it.
+    With `authors` the inverse of a batch norm omits its eps, as in their code, although the forward has it.
     """
     for layer, size in zip(reversed(layers), reversed(sizes), strict=True):
         if isinstance(layer, nn.BatchNorm2d):
@@ -83,14 +83,14 @@ def _unnormalised(norm: nn.BatchNorm2d, z: Tensor, eps: float) -> Tensor:
 
 
 def reconstruct(net: ResNet, x: Tensor, stage: int, block: int, *, authors: bool = False) -> Tensor:
-    """The picture of `x` (B, C, H, W), normalised as `x` is, that is left after a block."""
+    """The reconstruction of `x` (B, C, H, W) from its code after a block, normalised like `x`."""
     layers = layers_up_to(net, stage, block)
     code, sizes = encode(layers, x)
     return decode(layers, code, sizes, authors=authors)
 
 
 def stages(net: ResNet) -> list[tuple[int, int]]:
-    """The places (stage, block) that pictures are shown of: the stem, and the last block of every stage."""
+    """The places (stage, block) of reconstructions: the stem, and the last block of every stage."""
     depths = [len(cast(nn.Sequential, net.get_submodule(name))) for name in net.stages]
     return [(0, 0), *enumerate(depths, start=1)]
 

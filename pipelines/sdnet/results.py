@@ -1,4 +1,4 @@
-"""What the paper shows: clean accuracy against robustness, lambda and noise, attacks, and pictures of what is kept."""
+"""The paper's results: clean accuracy against robustness, lambda and noise, attacks, and reconstructions."""
 
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ AXES = ("accuracy", "robustness_noises_accuracy")
 
 
 def _held(results: Results, name: str) -> "dict[str, list[dict[str, np.ndarray]]]":
-    """Network -> the maps of its seeds, of those that hold one of this name; a `UserError` where none does."""
+    """Network -> the maps of its seeds, for networks with a map of this name; a `UserError` if there is none."""
     found: dict[str, list[dict[str, np.ndarray]]] = {}
     for model, runs in results.runs.items():
         maps = [read_maps(run.maps) for run in runs]
@@ -86,7 +86,7 @@ def _pictures(results: Results, path: Path, kind: str) -> None:
 
 
 def notes(results: Results) -> list[str]:
-    """Where the corrupted images are from, below every table that has a number of theirs."""
+    """The origin of the corrupted images, noted below every table with numbers on them."""
     said = pages.origin(results)
     held = any(column.key.startswith("robustness") for column in results.table.held)
     return [said[0].upper() + said[1:]] if held else []
@@ -115,6 +115,6 @@ PAGES = {
 
 
 def shown(config: Any) -> Shown:
-    """How a recipe's results are shown: a network with a MODEL.DOWNSAMPLE cannot be inverted."""
+    """How a recipe's results are shown; a network with a MODEL.DOWNSAMPLE cannot be inverted."""
     pictures = PICTURES if config.model.downsample == "none" else {}
     return Shown(COLUMNS, AXES, {**FIGURES, **pictures}, PAGES, notes)

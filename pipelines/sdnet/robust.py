@@ -1,8 +1,10 @@
-"""Robust inference: more noise wants a larger lambda in the first layer, and its reconstruction error tells the noise.
+"""Robust inference: more noise needs a larger lambda in the first layer, whose reconstruction error indicates the
+noise.
 
-Source: Dai et al. (2022), section on robust inference, and their code, whose noises and levels are `NOISES`. There the
-best lambda of each level is found on labelled test images; here on held-out images (EVALUATE.PROTOCOL authors repeats
-theirs). The line from error to lambda, which they fit and leave there, is then applied to unseen images without labels.
+Source: Dai et al. (2022), section on robust inference, and their code, whose noises and levels are `NOISES`. They
+choose the best lambda of each level on labelled test images; here it is chosen on held-out images (EVALUATE.PROTOCOL
+authors repeats theirs). The line from error to lambda, which they only fit, is then applied to unseen images without
+labels.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,7 +37,7 @@ NOISES: dict[str, tuple[Callable[..., np.ndarray], tuple[float, ...]]] = {
     "speckle": (noise.speckle_noise, tuple(round(0.1 * k, 1) for k in range(1, 7))),
     "impulse": (noise.impulse_noise, tuple(round(0.03 * k, 2) for k in range(1, 11))),
 }
-#: what no noise at all is called among the conditions
+#: the condition without noise
 CLEAN = "clean"
 POOLED = "pooled"
 Condition = tuple[str, float]
@@ -48,12 +50,12 @@ def levels(name: str, count: int) -> list[float]:
 
 
 def conditions(count: int) -> list[Condition]:
-    """Every noise with its levels, after no noise."""
+    """All conditions: no noise first, then every noise with its levels."""
     return [(CLEAN, 0.0), *((name, level) for name in NOISES for level in levels(name, count))]
 
 
 def noisy(pictures: np.ndarray, condition: Condition, indices: Tensor, *key: int | str) -> np.ndarray:
-    """`pictures` uint8 (N, H, W, 3) with noise; what is drawn for one depends on (key, condition, its number) alone."""
+    """`pictures` uint8 (N, H, W, 3) with noise; an image's draws depend on (key, condition, its number) alone."""
     name, level = condition
     if name == CLEAN:
         return pictures
@@ -64,7 +66,7 @@ def noisy(pictures: np.ndarray, condition: Condition, indices: Tensor, *key: int
 
 @contextmanager
 def inference_penalty(layer: SparseCoding2d, value: float) -> Iterator[None]:
-    """Sets the layer's lambda, and puts it back."""
+    """A context with another lambda of the layer."""
     before, layer.penalty = layer.penalty, value
     try:
         yield
@@ -80,7 +82,7 @@ def reconstruction_errors(layer: SparseCoding2d, seen: Tensor) -> Tensor:
 
 def fit_line(errors: np.ndarray, lambdas: np.ndarray) -> tuple[float, float, float]:
     """(slope, intercept, share of the variance explained) of the least-squares line through points (N,), (N,)."""
-    if np.ptp(errors) == 0 or np.ptp(lambdas) == 0:  # nothing to explain, or nothing to explain it by
+    if np.ptp(errors) == 0 or np.ptp(lambdas) == 0:  # no variance to explain, or to explain it by
         return 0.0, float(lambdas.mean()), 0.0
     slope, intercept = np.polyfit(errors, lambdas, 1)
     spread = float(((lambdas - lambdas.mean()) ** 2).sum())
@@ -90,10 +92,10 @@ def fit_line(errors: np.ndarray, lambdas: np.ndarray) -> tuple[float, float, flo
 
 @dataclass(frozen=True)
 class Sweep:
-    """Accuracy at every lambda under every condition, and what follows from it.
+    """Accuracy at every lambda under every condition, and the resulting choices and lines.
 
-    accuracy (conditions, lambdas); errors (conditions,) are reconstruction errors at the lambda of training, since
-    that is what can be known of unseen images.
+    accuracy (conditions, lambdas); errors (conditions,) are reconstruction errors at the lambda of training, which can
+    be computed for unseen images.
     """
 
     conditions: tuple[Condition, ...]
@@ -103,7 +105,7 @@ class Sweep:
 
     @property
     def chosen(self) -> dict[Condition, float]:
-        """The best lambda of each condition, the smallest of several."""
+        """The best lambda of each condition, the smallest in a tie."""
         return {one: self.lambdas[int(row.argmax())] for one, row in zip(self.conditions, self.accuracy, strict=True)}
 
     def line(self, name: str = POOLED) -> tuple[float, float, float]:
@@ -119,21 +121,22 @@ class Sweep:
 
 
 def part_of(config: RunConfig) -> str:
-    """Which images lambda is chosen on: held-out ones, or if there are none those of training; theirs: the test's."""
+    """The images on which lambda is chosen: held-out ones, or training images if there are none; the authors': test
+    images."""
     if config.evaluate.protocol == "authors":
         return "test"
     return "validation" if config.data.validation else "train"
 
 
 def batches(config: RunConfig, root: Path | str | None, device: torch.device, limit: int | None) -> Iterator[Batch]:
-    """The images that lambda is chosen on, unchanged, `limit` of them evenly spaced; their numbers are among these."""
+    """The unaltered images on which lambda is chosen, `limit` of them evenly spaced, with their indices among all."""
     found = images(config, part_of(config), root)  # type: ignore[arg-type]
     assert isinstance(found, ImageSet | FolderSet), "this paper's networks classify"
     return loaded(config, found, evenly(len(found), limit), device)
 
 
 def loaded(config: RunConfig, whole: ImageSet | FolderSet, numbers: Tensor, device: torch.device) -> Iterator[Batch]:
-    """The images `numbers` of a set, unchanged, under these numbers."""
+    """The unaltered images `numbers` of a set, with these indices."""
     found, size = whole.take(numbers), config.evaluate.batch_size
     options: dict[str, Any] = {"device": device, "mean": config.data.mean, "std": config.data.std}
     options["channels_last"] = config.train.channels_last

@@ -1,4 +1,4 @@
-"""The evaluation `robustness`: noise and common corruptions, by the lambda of training, the best one and the line.
+"""The evaluation `robustness`: noise and common corruptions, at the lambda of training, the best one and the line's.
 
 A plain ResNet has no lambda to set, and is measured once for each condition.
 """
@@ -41,22 +41,22 @@ from stillpoint.pipelines.sdnet.views import chosen, first_layer
 
 #: the four noises of the paper's tables
 PAPER_NOISES = ("gaussian_noise", "shot_noise", "speckle_noise", "impulse_noise")
-#: what is tallied at the lambda of training -> the same by the line
+#: tally at the lambda of training -> the one at the line's
 BY_LINE = {"trained": "line", "levels": "levels_line"}
-#: how it is tallied, the condition, and what a network sees of it
+#: name of the tally, the condition, and the network's input
 Shown = tuple[str, Condition, Tensor]
 
 
 class Robustness:
-    """Accuracy under the authors' noises and under all 19 corruptions: at the lambda of training, at the one chosen for
-    each noise and level, and at the one that the fitted line gives each condition, of which it sees no label.
+    """Accuracy under the authors' noises and under all 19 corruptions: at the lambda of training, at the best one of
+    each noise and level, and at the one that the fitted line predicts for each condition without labels.
 
-    The line is told the mean error of a condition over at most EVALUATE.LIMIT_SWEEP of its images, evenly spaced, as it
-    was fitted on means over so many; no result depends on EVALUATE.BATCH_SIZE.
+    The line's input is the mean error of a condition over at most EVALUATE.LIMIT_SWEEP of its images, evenly spaced,
+    since it was fitted on such means; no result depends on EVALUATE.BATCH_SIZE.
 
     Names: ``robustness_<corruption>_accuracy`` (mean of five severities) and ``..._error`` (mean corruption error, not
     normalised) at the lambda of training, ``robustness_line_...`` by the line, ``robustness_levels_...`` for the
-    authors' own levels. Images of 28 pixels and other sizes that no corruption is defined for raise `UserError`.
+    authors' own levels. Images of 28 pixels and other sizes without defined corruptions raise `UserError`.
     """
 
     def __init__(self, config: Any, seed: int, *, run: RunConfig) -> None:
@@ -66,7 +66,7 @@ class Robustness:
         self.by_line: dict[Condition, float] = {}
         self.prepared, self.photographs, self.images = True, True, 0
         self.published: set[str] = set()
-        # what is measured, and of how many images
+        # what is measured, and on how many images
         self.kinds: tuple[tuple[Callable[[View, Tensor], Iterator[Shown]], int | None], ...] = (
             (self._clean, None),
             (self._levels, config.limit_sweep),
@@ -97,7 +97,7 @@ class Robustness:
                         self.tallies.update(("levels_chosen", *condition), view.predict(seen), labels)
 
     def _errors(self, layer: SparseCoding2d, view: View) -> dict[Condition, float]:
-        """The mean reconstruction error of every condition, of a set of images that no batch decides."""
+        """The mean reconstruction error of every condition, over images that do not depend on the batches."""
         found: dict[Condition, Values] = {}
         for shown, limit in self.kinds:
             for part in self._parts(view, limit):
@@ -106,7 +106,7 @@ class Robustness:
         return {condition: values.mean for condition, values in found.items()}
 
     def _parts(self, view: View, limit: int | None) -> Iterator[View]:
-        """At most LIMIT_SWEEP of the images that something is measured on, in batches."""
+        """At most LIMIT_SWEEP of the measured images, in batches."""
         if view.image_set is None:
             yield view
             return
@@ -121,7 +121,7 @@ class Robustness:
 
     def _levels(self, view: View, rows: Tensor) -> Iterator[Shown]:
         images, pictures = view.images[rows], self.pixels.stored(view.images[rows])
-        # under the authors' protocol the very noise that lambda was chosen on
+        # under the authors' protocol, the same noise on which lambda was chosen
         part = part_of(self.run) if self.run.evaluate.protocol == "authors" else "unseen"
         for condition in conditions(self.config.noise_levels)[1:]:
             changed = noisy(pictures, condition, view.indices[rows], part, self.seed)
@@ -136,18 +136,18 @@ class Robustness:
                 yield "trained", (name, severity), self.pixels.seen(changed, images)
 
     def _corrupted(self, name: str, severity: int, pictures: np.ndarray, view: View, rows: Tensor) -> np.ndarray:
-        """Of CIFAR-10 what was prepared or published, where it is there; else made now."""
+        """The corrupted images: for CIFAR-10 from the prepared or published files if present, otherwise generated."""
         root, indices = data_root(view.root), view.indices[rows].numpy()
         if self.run.data.name == "cifar10" and (root / FOLDER / f"{name}.npy").is_file():
             stored, labels = cifar10_c_rows(root, name)
             whole = len(stored) // len(SEVERITIES)
-            # indices are among those that DATA.LIMIT leaves, rows of the file of the whole test set
+            # indices count the images under DATA.LIMIT, rows of the file the whole test set
             left = sample(torch.from_numpy(labels[:whole].astype(np.int64)), self.run.data.limit).numpy()
             places = left[indices.clip(max=len(left) - 1)] + (severity - 1) * whole
             if indices.max() >= len(left) or not np.array_equal(labels[places], view.labels[rows].cpu().numpy()):
                 raise UserError(
-                    f"{root / FOLDER} holds other images than the test images of {root}, or these in another order: "
-                    "move it away, and stillpoint prepare cifar10_c makes it anew from them"
+                    f"{root / FOLDER} holds other images than the test images of {root}, or another order: move it "
+                    "away, and stillpoint prepare cifar10_c generates it again"
                 )
             if severity == SEVERITIES[0] and name in published(root / FOLDER):
                 self.published.add(name)

@@ -1,4 +1,4 @@
-"""What training does besides: a fine-tune may start from our file or from the authors'."""
+"""Training hooks: fine-tuning can start from our checkpoints or the authors'."""
 
 from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.training.train import TrainHooks

@@ -1,4 +1,4 @@
-"""What the paper's evaluations ask of a batch: the network behind its predictions, and some of its images."""
+"""Helpers of the evaluations: the network behind a view's predictions, and a selection of its images."""
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,12 @@ def network(view: View) -> nn.Module:
 
 
 def chosen(view: View, limit: int | None) -> Tensor:
-    """Places in the batch of the images that are among `limit` of the set, evenly spaced."""
+    """Positions in the batch of the images among `limit` evenly spaced ones of the set."""
     if limit is None or view.image_set is None:
         return torch.arange(len(view.indices))
     return torch.isin(view.indices, evenly(len(view.image_set), limit)).nonzero().flatten()
 
 
 def first_layer(view: View) -> SparseCoding2d | None:
-    """The first sparse-coding layer of the network, where everything is set at test time; None in a plain ResNet."""
+    """The first sparse-coding layer of the network, which is the one adjusted at test time; None in a plain ResNet."""
     return next(iter(sparse_layers(network(view)).values()), None)

@@ -42,13 +42,13 @@ def names(net: nn.Module) -> dict[str, str]:
 def from_authors(checkpoint: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
     """A state_dict for `net` from a checkpoint of the authors' network of the same kind.
 
-    UserError that names them: entries that are missing or unexpected, an atom that is zero, a step size that is none.
+    UserError for entries that are missing or unexpected, a zero atom, and an invalid step size.
     """
     return fitted(tensors_of(checkpoint)[0], net.state_dict().keys(), lambda given: _from_authors(given, net))
 
 
 def recognised(checkpoint: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
-    """A checkpoint of ours or of the authors' under our names; `UserError` where it is neither."""
+    """A checkpoint of ours or of the authors' under our names; `UserError` if it is neither."""
     own = net.state_dict().keys()
     return fitted(
         tensors_of(checkpoint)[0], own, lambda given: given if given.keys() == own else _from_authors(given, net)

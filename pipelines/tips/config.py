@@ -1,4 +1,4 @@
-"""What only this pipeline can be told."""
+"""The configuration of this pipeline."""
 
 from typing import ClassVar, Literal
 
@@ -12,11 +12,11 @@ LAYER = "translation_invariant"
 
 
 class Model(NetworkConfig):
-    """A ResNet and what halves its maps."""
+    """A ResNet and the filling that halves its maps."""
 
     arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet20"] = "resnet18"
     downsample: str = Field(
-        "translation_invariant", description="what halves the maps: a filling of the slot, or MODULE:CLASS of one's own"
+        "translation_invariant", description="what halves the maps: a filling, or your own MODULE:CLASS"
     )
     num_down: int = Field(3, description="halvings: 3 to 5, of Bottlenecks 4 or 5; resnet20 has 2")
     conv_padding: Literal["zeros", "circular"] = "zeros"
@@ -26,7 +26,10 @@ class Model(NetworkConfig):
     def _possible(self) -> "Model":
         known = {"resnet20": (2,), "resnet18": (3, 4, 5), "resnet34": (3, 4, 5)}.get(self.arch, (4, 5))
         if self.num_down not in known:
-            raise ValueError(f"MODEL.NUM_DOWN {self.num_down} is none of {self.arch}: {', '.join(map(str, known))}")
+            raise ValueError(
+                f"MODEL.NUM_DOWN {self.num_down} is not available in {self.arch}, which has "
+                f"{', '.join(map(str, known))}"
+            )
         if self.downsample == "none":
             raise ValueError("MODEL.DOWNSAMPLE none: nothing would halve the maps of these networks")
         return self
@@ -36,16 +39,17 @@ class Train(TrainConfig):
     """TRAIN, and the two losses of the paper."""
 
     alpha: float = Field(0.35, ge=0, lt=1, description="weight of undoing the shift; the task's is 1 - ALPHA")
-    wake_up_at: int = Field(1, ge=1, description="first epoch, from 1, in which the shift is to be undone")
-    evenness: bool = Field(True, description="penalise even weights; where the published code does, it cannot run")
+    wake_up_at: int = Field(1, ge=1, description="first epoch, from 1, with the undoing loss")
+    evenness: bool = Field(True, description="penalise even weights; the published code fails with it")
     shift: Literal["standard", "circular"] = Field(
-        "standard", description="of the maps: standard loses what leaves, as the paper says; circular is in the code"
+        "standard",
+        description="shift of the maps: standard loses what leaves, as in the paper; circular as in the code",
     )
-    max_shift: float = Field(0.25, ge=0, le=1, description="largest shift, part of the side of what SHIFT_OF says")
+    max_shift: float = Field(0.25, ge=0, le=1, description="largest shift, as a fraction of the side given by SHIFT_OF")
     shift_of: Literal["map", "image"] = Field(
         "map", description="image: as many pixels at every level, as in the code; small maps are then lost"
     )
-    attached: bool = Field(False, description="let the gradient into the shifted map, as the published code does")
+    attached: bool = Field(False, description="let gradients flow into the shifted map, as in the published code")
 
 
 class Config(RunConfig):

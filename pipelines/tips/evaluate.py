@@ -1,7 +1,7 @@
-"""What the paper measures: consistency and stability under two shifts of up to a quarter of the image, of each kind.
+"""The paper's measurements: consistency and stability under two shifts of each kind, up to a quarter of the image.
 
-Stillpoint draws two shifts for every image and repeat; the authors' draw for a whole batch, and their means over
-batches, are `stillpoint.pipelines.tips.protocol`.
+Two shifts are drawn for every image and repeat; the authors' draws for a whole batch, and their means over batches, are
+in `stillpoint.pipelines.tips.protocol`.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ KINDS = ("standard", "circular")
 
 
 def moved(images: Tensor, shifts: Tensor, *, circular: bool) -> Tensor:
-    """Each of (B, C, H, W) moved by its own shift (B, 2); what leaves is lost, unless it is rolled."""
+    """Each image of (B, C, H, W) shifted by its own shift (B, 2), circularly or with zeros entering."""
     rolled = roll(images, shifts)
     if circular:
         return rolled
@@ -35,8 +35,8 @@ def moved(images: Tensor, shifts: Tensor, *, circular: bool) -> Tensor:
 
 
 class Fidelity:
-    """Of each kind of shift: the share of pairs with one class, the share that has it unmoved too (the code's
-    stability), and accuracy times the first (what the paper's table has under that name)."""
+    """Of each kind of shift: the fraction of pairs with one class, the fraction that also has it unshifted (the code's
+    stability), and accuracy times the first (the paper's table's stability)."""
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
         self.seed, self.repeats = seed, config.repeats

@@ -1,4 +1,4 @@
-"""The paper's networks: the shared ResNet with 3 to 5 halvings, and the pools that it is compared with."""
+"""The paper's networks: the shared ResNet with 3 to 5 halvings, and the pools of its comparison."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -21,7 +21,7 @@ POOLS = ("tips", "max", "average", "blur", "channel_polyphase")
 
 
 class _OwnPool(Downsample):
-    """A pool of stride 2 that hands nothing on: a shortcut has one of its own."""
+    """A pool of stride 2 without a shared grid: a shortcut has its own."""
 
     def __init__(
         self,
@@ -55,10 +55,10 @@ class AveragePool2d(_OwnPool):
 
 
 class ChannelPolyphase2d(_OwnPool):
-    """What the paper's code compares itself with as APS: the phase of largest norm of every channel of every image.
+    """What the paper's code calls APS: the phase of largest norm of every channel of every image.
 
-    Not APS as published, which has one phase an image, shared with the shortcut. Odd sides are extended by reflection
-    at the top and the left.
+    Published APS instead chooses one phase for each image, shared with the shortcut. Odd sides are extended by
+    reflection at the top and the left.
     """
 
     def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
@@ -90,7 +90,8 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
 
 
 def pool_factory(kind: str, *, size: int = 3, extension: str = "reflect") -> DownsampleFactory:
-    """What fills the slot, by a name of `POOLS`; `size` and `extension` are those of "tips". ValueError for another."""
+    """The factory of the slot's filling, by a name of `POOLS`; `size` and `extension` are those of "tips". ValueError
+    for another."""
     factories: dict[str, DownsampleFactory] = {
         "tips": partial(TranslationInvariantDownsample2d, size=size, extension=extension),
         "max": MaxPool2d,

@@ -1,4 +1,4 @@
-"""What the paper shows: accuracy, consistency and fidelity under standard and circular shifts, as we measure them."""
+"""The paper's table: accuracy, consistency and fidelity under standard and circular shifts, by our protocol."""
 
 from typing import TYPE_CHECKING
 

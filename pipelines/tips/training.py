@@ -10,25 +10,25 @@ from stillpoint.core.training.train import TrainHooks
 from stillpoint.pipelines.tips.config import LAYER, Model, Train
 from stillpoint.pipelines.tips.weights import recognised
 
-#: epochs that the code warms up for, and the rate that it begins with whatever the recipe's
+#: warm-up epochs of the code, and its initial rate, whatever the recipe's
 _WARMUP_EPOCHS, _FIRST_RATE = 10, 0.01
 
 
 def objective(task: Tensor, undoing: Tensor, evenness: Tensor, *, alpha: float, awake: bool) -> Tensor:
-    """evenness + (1 - alpha) * task + alpha * mean of `undoing` over the levels, this last term once `awake`.
+    """evenness + (1 - alpha) * task + alpha * mean of `undoing` over the levels, the last term only once `awake`.
 
     Args:
         task: cross entropy of the batch.
         undoing: of `undoing_losses`, (levels,).
         evenness: of `evenness_penalty`.
-        alpha: between 0 and 1. The task counts 1 - alpha also before the other term wakes up.
+        alpha: between 0 and 1. The task has weight 1 - alpha even before the last term starts.
     """
     whole = evenness + (1 - alpha) * task
     return whole + alpha * undoing.mean() if awake else whole
 
 
 class Losses:
-    """What is added to the task's part of the objective: the layers are watched in training, each forward anew."""
+    """The terms added to the task loss, from the layers' responses in each training forward."""
 
     def __init__(self, train: Train, seed: int) -> None:
         self.train, self.seed = train, seed
@@ -63,7 +63,7 @@ class Losses:
 
 
 def hooks(config: RunConfig) -> TrainHooks:
-    """A network with another pool is trained on the task alone."""
+    """The paper's losses; a network with another pool is trained on the task alone."""
     assert isinstance(config.train, Train) and isinstance(config.model, Model)
     if config.model.downsample != LAYER:
         return TrainHooks(translate=recognised)
@@ -80,8 +80,8 @@ def hooks(config: RunConfig) -> TrainHooks:
 def authors_warmup(rate: float, epoch: int, step: int, steps_per_epoch: int, *, at_end: float) -> float:
     """The rate of a step, both counted from 0, while the code warms up; afterwards `rate`.
 
-    It goes in a straight line from 0.01 to what the schedule has at the tenth epoch, `at_end`: a fall where the
-    recipe's own rate is 0.01.
+    It moves linearly from 0.01 to the schedule's rate at the tenth epoch, `at_end`, which is a decrease if the recipe's
+    rate is 0.01.
     """
     if epoch >= _WARMUP_EPOCHS:
         return rate

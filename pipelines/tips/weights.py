@@ -1,6 +1,6 @@
 """The names in the authors' checkpoints -> ours.
 
-There ``downsample`` is the layer of sampling of a main branch, and ``shortcut`` what torchvision calls ``downsample``.
+There ``downsample`` is a main branch's sampling layer, and ``shortcut`` is torchvision's ``downsample``.
 """
 
 import re
@@ -32,7 +32,7 @@ def network_name(name: str) -> str:
 
 
 def recognised(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
-    """A checkpoint of ours or of the authors' under the names of `net`; `UserError` where it is neither."""
+    """A checkpoint of ours or of the authors' under the names of `net`; `UserError` if it is neither."""
     names = net.state_dict().keys()
     return fitted(tensors_of(state_dict)[0], names, lambda g: g if g.keys() == names else _from_authors(g, net))
 

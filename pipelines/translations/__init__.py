@@ -1,4 +1,4 @@
-"""Translated Fashion-MNIST: what a classifier loses when objects are not centred, and which networks get it back."""
+"""Translated Fashion-MNIST: what a classifier loses when objects are not centred, and which networks recover it."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any

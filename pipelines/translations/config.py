@@ -1,4 +1,4 @@
-"""What only this pipeline can be told."""
+"""The configuration of this pipeline."""
 
 from typing import Literal
 
@@ -17,7 +17,7 @@ class Model(NetworkConfig):
     )
     circular: bool = Field(False, description="convolutions and pools wrap around the border")
     head: Literal["flatten", "average"] = Field(
-        "flatten", description="what the linear layers see: positions, or their mean"
+        "flatten", description="input of the linear layers: all positions, or their mean"
     )
     front: Literal["none", "scattering"] = Field("none", description="a fixed transform before the first convolution")
     dropout: float = Field(0.5, ge=0, lt=1)

@@ -1,4 +1,4 @@
-"""What the lesson measures: consistency under translation, confusions, and what a network looks for.
+"""The lesson's measurements: consistency under translation, confusions, and images that maximise classes and neurons.
 
 Images of a view are random windows of larger canvases (`View.wide`): translation is part of the data, in testing too.
 """
@@ -23,7 +23,8 @@ SAMPLES = 4
 
 
 class Translated:
-    """REPEATS pairs of translations of each image, uniform over all offsets: do both get one class, and the right one?
+    """REPEATS pairs of translations of each image, uniform over all offsets: do both get the same class, and the
+    correct one?
 
     The draws are a function of (seed, image, repeat).
     """
@@ -57,7 +58,7 @@ class Translated:
 
 
 class Confusion:
-    """How many images of each class (rows) are given each class (columns): a map (K, K)."""
+    """Confusion matrix, true classes in rows, predictions in columns: a map (K, K)."""
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
         self.counts: Tensor | None = None
@@ -75,9 +76,9 @@ class Confusion:
 
 
 class Samples:
-    """The first images of each class as the network sees them, translated and normalised: a map (K, 4, H, W).
+    """The first images of each class, translated and normalised for the network: a map (K, 4, H, W).
 
-    A class with fewer images than that has zeros in their place.
+    A class with fewer images is filled up with zeros.
     """
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
@@ -106,8 +107,8 @@ class Maximisers:
     """The image that maximises each class, and each neuron of the first linear layer (see `maximise`).
 
     `maximisers_stripes` is the mean over neurons of the share of an image's spectral energy in its strongest pair of
-    frequencies, 1 for a pure stripe; `maximisers_class_losses` (K,) and `..._probabilities` (K, K) say what the
-    class images reach.
+    frequencies, 1 for a pure stripe; `maximisers_class_losses` (K,) and `..._probabilities` (K, K) are those of the
+    class images.
     """
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
@@ -115,7 +116,7 @@ class Maximisers:
         self.shape: tuple[int, ...] = ()
 
     def update(self, view: View) -> None:
-        # the network itself, because what follows needs gradients
+        # the network itself, because the ascent needs gradients
         self.net, self.shape = getattr(view.predict, "net", None), tuple(view.images.shape[1:])
         self.device = view.images.device
 

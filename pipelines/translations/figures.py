@@ -1,4 +1,4 @@
-"""The notebook's pictures."""
+"""The notebook's figures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from stillpoint.pipelines.translations.passes import Pass
 
 @styled
 def samples(grid: np.ndarray, classes: Sequence[str], path: Path, *, title: str) -> Path:
-    """Images (K, 4, H, W) as a network sees them: a column for each class."""
+    """The network's input images (K, 4, H, W), a column for each class."""
     count, each = grid.shape[:2]
     figure, axes = subplots(each, count, (0.95 * count, 0.95 * each + 0.9))
     for column, name in enumerate(classes):
@@ -60,7 +60,7 @@ def learning_curves(
 
 @styled
 def confusion(counts: np.ndarray, classes: Sequence[str], path: Path, *, title: str) -> Path:
-    """Images of each class (rows) that are given each class (columns): counts, and shares of the row in percent."""
+    """Confusion matrix, true classes in rows: counts, and percentages of the row."""
     figure, axes = subplots(1, 2, (11.5, 5.0))
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     panels = ((counts, "images", "{:.0f}"), (shares, "per cent of the class", "{:.1f}"))
@@ -120,7 +120,7 @@ def neurons(images: np.ndarray, shares: np.ndarray, path: Path, *, title: str) -
 
 @styled
 def second_layer(weights: np.ndarray, classes: Sequence[str], path: Path, *, title: str) -> Path:
-    """What each hidden neuron (columns) adds to each class (rows): (K, N)."""
+    """The weight of each hidden neuron (columns) in each class (rows): (K, N)."""
     figure, axes = subplots(1, 1, (9.0, 2.4))
     most = np.abs(weights).max()
     picture = axes[0, 0].imshow(weights, cmap="gray", vmin=-most, vmax=most, aspect="auto", interpolation="nearest")

@@ -12,7 +12,7 @@ from stillpoint.pipelines.translations.config import Model
 
 
 def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
-    """The network of a MODEL section; (B, in_channels, S, S) -> logarithms of class probabilities (B, num_classes)."""
+    """The network of a MODEL section; (B, in_channels, S, S) -> log-probabilities (B, num_classes)."""
     if model.arch == "perceptron":
         features = in_channels * image_size * image_size
         return Perceptron(features, hidden=model.scaled(model.hidden), num_classes=num_classes)
@@ -26,12 +26,12 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
 
 
 def parameters(net: nn.Module) -> int:
-    """How many numbers a network learns."""
+    """The number of trainable parameters."""
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
 
 
 def _variant(make: partial, model: Model, width: int) -> ConvNet:
-    """The ConvNet of `model`; `width` is what it can be scaled by: hidden neurons, or channels before an average."""
+    """The ConvNet of `model`; `width` is its scalable size: hidden neurons, or channels before an average."""
     channels = _channels(model)
     options: dict = {"circular": model.circular, "head": model.head, "dropout": model.dropout, **slots(model)}
     if model.front == "scattering":

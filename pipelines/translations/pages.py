@@ -1,4 +1,4 @@
-"""Pages beside the lesson's table: the notebook's test passes, and which architectures get the accuracy back."""
+"""Pages beside the lesson's table: the notebook's test passes, and which architectures recover the accuracy."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ MEASURED = ("accuracy", "translated_consistency")
 
 
 def passes_csv(results: Results) -> str:
-    """Every test pass of every run, a line each; the notebook's numbers behind it."""
+    """Every test pass of every run, a line each, followed by the notebook's numbers."""
     lines = []
     for model, runs in results.runs.items():
         known = published_passes(results.paper.published, results.recipe, model)
@@ -36,7 +36,7 @@ def passes_csv(results: Results) -> str:
 
 
 def passes_markdown(results: Results) -> str:
-    """The test passes, mean over seeds, a table for each network, with the notebook's columns where it has them."""
+    """The test passes, mean over seeds, a table for each network, with the notebook's columns if it has them."""
     parts, share = [], Column("percent", "%")
     for model, runs in results.runs.items():
         known, means = published_passes(results.paper.published, results.recipe, model), mean_passes(runs)

@@ -14,7 +14,7 @@ from stillpoint.core.runs.layout import Run
 
 @dataclass(frozen=True)
 class Pass:
-    """One test pass: after how many epochs, seconds since training began, mean loss, hits and images."""
+    """One test pass: epochs done, seconds since training began, mean loss, correct predictions and images."""
 
     epoch: int
     elapsed: float
@@ -28,7 +28,7 @@ class Pass:
 
 
 def run_passes(run: Run) -> list[Pass]:
-    """The test passes of a run; a `UserError` where it made none."""
+    """The test passes of a run; a `UserError` if it made none."""
     if not (run.test_history.is_file() and run.test_timing.is_file() and run.timing.is_file()):
         raise UserError(f"{run.folder} has no test passes: train it with TRAIN.TEST_EACH_EPOCH True")
     trained = {int(row["epoch"]): float(row["seconds"]) for row in _rows(run.timing)}
@@ -54,7 +54,7 @@ def mean_passes(runs: list[Run]) -> list[Pass]:
 
 
 def published_passes(published: Published, recipe: str, model: str) -> dict[int, Pass]:
-    """The notebook's test passes by epoch, where it printed any for this network and recipe."""
+    """The notebook's test passes by epoch, if it printed any for this network and recipe."""
     for entry in published.own["passes"]:
         named = any(fnmatchcase(model, pattern) for pattern in entry["models"])
         if named and any(fnmatchcase(recipe, pattern) for pattern in entry["recipes"]):
@@ -64,7 +64,7 @@ def published_passes(published: Published, recipe: str, model: str) -> dict[int,
 
 
 def seconds_per_epoch(runs: list[Run]) -> float | None:
-    """Of training alone, the median over epochs and its mean over `runs`; None where one of them has no epochs."""
+    """Training time alone: the median over epochs, averaged over `runs`; None if a run has no epochs."""
     seconds = [[float(row["seconds"]) for row in _rows(run.timing)] for run in runs]
     return statistics.fmean(map(statistics.median, seconds)) if all(seconds) else None
 

@@ -1,10 +1,10 @@
-"""Which recipe gives the test passes that the notebook printed.
+"""Which recipe reproduces the test passes that the notebook printed.
 
     python -m stillpoint.pipelines.translations.readings
 
 The notebook states one recipe and prints the curve of another. Each reading here changes one stated number, is trained
-with the same seeds, and its test passes are compared with the printed ones. It stops and goes on like any training;
-half an hour on one core. Writes readings.json and readings.md.
+with the same seeds, and its test passes are compared with the printed ones. It can be interrupted and resumed like any
+training, and takes half an hour on one core. Writes readings.json and readings.md.
 """
 
 import argparse
@@ -27,7 +27,7 @@ RECIPE, MODEL = "fashion_mnist_batch250", "TwoFullNet"
 
 @dataclass(frozen=True)
 class Reading:
-    """A recipe: what differs from the stated one, its settings, and how many passes over the images are an epoch."""
+    """A recipe: its difference from the stated one, its settings, and the passes over the images in an epoch."""
 
     name: str
     says: str
@@ -55,7 +55,7 @@ READINGS = (
 
 
 def train(reading: Reading, seed: int, results: Path, options: Sequence[str]) -> Run:
-    """The run of one reading and seed; at once where it is finished."""
+    """The run of one reading and seed, trained unless it is finished."""
     from stillpoint.pipelines.cli import main as stillpoint
 
     where = results / reading.name
@@ -89,7 +89,7 @@ def compare(reading: Reading, runs: list[Run]) -> dict[str, object]:
 
 
 def markdown(rows: dict[str, dict]) -> str:
-    """The table, and what the notebook's own clock says."""
+    """The table, and the notebook's own timings."""
     known = published_passes(PAPER.published, RECIPE, MODEL)
     first, last = known[1], known[max(known)]
     head = ["reading", "n", "steps an epoch", "after 1 epoch (%)", "after 10 epochs (%)"]

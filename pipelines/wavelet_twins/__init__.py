@@ -1,4 +1,4 @@
-"""Wavelet twins: an early layer made of complex wavelet packets, and what its modulus does for shift invariance."""
+"""Wavelet twins: a first layer of complex wavelet packets, whose modulus improves shift invariance."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any

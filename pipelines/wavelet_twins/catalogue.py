@@ -25,7 +25,8 @@ _RESNETS: dict[str, Pooling] = {"": "none", "zhang_": "blur", "zou_": "adaptive_
 
 @dataclass(frozen=True)
 class Architecture:
-    """family: "alexnet" or "resnet18", ...; pooling: what antialiases the network; twin: it begins with wavelets."""
+    """family: "alexnet" or "resnet18", ...; pooling: its antialiasing method; twin: whether its first layer has
+    wavelets."""
 
     family: str
     pooling: Pooling
@@ -38,15 +39,15 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Form:
-    """A configuration, read.
+    """A parsed configuration.
 
-    blur        taps of the blur, or none where the name has no Bf
+    blur        taps of the blur, or None without Bf
     luminance   the colours are mixed before the transform (Y)
     excluding   16 packets instead of 30 (Ex)
     modulus     CMod on the wavelet channels (_mod)
     ablation    "abl1", "abl1ada": only the wavelet channels' pooling is blurred; "abl2": all but theirs
-    small_pool  the dense max-pool of an antialiased stem has kernel 2 (K2)
-    frozen      the first convolution stays as it was initialised (Frozen)
+    small_pool  the dense max-pool of an antialiased stem has kernel size 2 (K2)
+    frozen      the first convolution is not trained (Frozen)
     """
 
     blur: int | None = None
@@ -71,16 +72,16 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def architecture(arch: str) -> Architecture:
-    """The architecture of that name; ValueError with the nearest names when there is none."""
+    """The architecture of that name; ValueError with the nearest names for an unknown one."""
     if arch not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {arch!r}{nearest(arch, list(ARCHITECTURES))}")
     return ARCHITECTURES[arch]
 
 
 def configs(arch: str) -> list[str]:
-    """Names of the configurations of an architecture; the default first where there is one (without wavelets)."""
+    """Names of the configurations of an architecture; the default, if any (without wavelets), first."""
     kind = architecture(arch)
-    # filters that are predicted have a centre, so an odd size
+    # predicted filters have a centre, hence an odd size
     blurs = [f"Bf{size}" for size in BLURS if kind.pooling != "adaptive_blur" or size % 2]
     if not kind.twin:
         return ["Std", *blurs, "Frozen", *(["StdK2", "Bf3K2", "Bf5K2"] if kind.resnet else [])]
@@ -93,7 +94,7 @@ def configs(arch: str) -> list[str]:
 
 
 def form(arch: str, config: str) -> Form:
-    """The configuration `config` of `arch`, read; "" is the default. ValueError with the nearest names if unknown."""
+    """The parsed configuration `config` of `arch`; "" is the default. ValueError with the nearest names if unknown."""
     known = configs(arch)
     if not config:
         if architecture(arch).twin:
@@ -101,8 +102,8 @@ def form(arch: str, config: str) -> Form:
         config = "Std"
     if config in NAMED_ONLY and not architecture(arch).twin and not architecture(arch).resnet:
         raise ValueError(
-            f"{arch} {config} is a configuration of the authors' code of which only the name is known, not what it "
-            f"changes, so it cannot be built; those that can: {', '.join(known)}"
+            f"{arch} {config} is only a name in the authors' code, without a description, so it cannot be built; "
+            f"those that can: {', '.join(known)}"
         )
     if config not in known:
         raise ValueError(f"{arch} has no configuration {config!r}{nearest(config, known)}; all: {', '.join(known)}")
@@ -179,7 +180,7 @@ def _settings(arch: str, config: str) -> dict[str, object]:
 def models() -> dict[str, ModelEntry]:
     """Entries by short name, then by architecture: those with wavelets need ``MODEL.CONFIG``, one of `configs`.
 
-    A ResNet has one form for all data sets (the 7x7 stem also at 32x32); AlexNet needs the size of ImageNet's images.
+    ResNets are the same for all data sets (the 7x7 stem even at 32x32); AlexNet needs images of ImageNet's size.
     """
     entries = []
     for table, source in ((CLASSIFIERS, STORED), (DEEPER, "Leterme et al., configurations of the authors' code")):

@@ -1,4 +1,4 @@
-"""What only this pipeline can be told."""
+"""The configuration of this pipeline."""
 
 from typing import Annotated, ClassVar, Literal
 

@@ -1,4 +1,4 @@
-"""Pictures: every kernel of a first layer in the colours that it sees, curves over shifts, accuracy against flips."""
+"""Figures: the kernels of a first layer in their colours, curves over shifts, accuracy against flip rate."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def kernel_sheet(first: WaveletTwin2d, image_size: int = 224, *, framed: bool = 
     """All kernels of a first layer as one picture in [0, 1], (H, W, 3): free ones, then real and imaginary parts in
     turn.
 
-    Zero is grey and each kernel has a contrast of its own. One channel is shown in grey; more than three as their mean.
+    Zero is grey and each kernel has its own contrast. One channel is shown in grey; more than three as their mean.
     """
     kernels = resulting_kernel(first, image_size, framed=framed)  # (N, C, S, S)
     if kernels.shape[1] not in (1, 3):
@@ -96,7 +96,7 @@ def curves(
         if row == rows[-1]:
             axis.set_xlabel(across)
     for axis in axes[:, 0]:
-        # when all curves of a row are there: a limit that is set stops the scale from growing
+        # after all curves of a row are drawn: setting a limit ends autoscaling
         axis.set_ylim(bottom=0)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center")
@@ -107,7 +107,7 @@ def curves(
 @styled
 def accuracy_flips(table: "Table", path: Path, *, name: Callable[[str], str] = str) -> Path:
     """Flip rate under diagonal shifts against accuracy, without and with normalisation; the stored classifiers, hollow,
-    in a panel of their own.
+    in their own panel.
 
     Bars are standard deviations over seeds; a ring marks the Pareto front of `table.axes`. Where there are more
     networks than markers, each has its number in the legend beside its points.
@@ -150,7 +150,7 @@ def accuracy_flips(table: "Table", path: Path, *, name: Callable[[str], str] = s
 
 
 def _published(table: "Table", across: str, up: str) -> dict[str, tuple[float, float]]:
-    """{network: what its authors state of both metrics}, of those for which they state both."""
+    """{network: the authors' values of both metrics}, for networks with both."""
     found = {}
     for row in table.rows:
         x, y = (row.cells.get("trained", {}).get(key) for key in (across, up))
@@ -161,7 +161,7 @@ def _published(table: "Table", across: str, up: str) -> dict[str, tuple[float, f
 
 @styled
 def kernels(sheets: Mapping[str, np.ndarray], path: Path, *, title: str) -> Path:
-    """Sheets of `kernel_sheet` above one another."""
+    """Stacked sheets of `kernel_sheet`."""
     if not sheets:
         raise UserError(f"{path.name} shows networks with wavelets: there is none in this grid")
     heights = [sheet.shape[0] / sheet.shape[1] for sheet in sheets.values()]

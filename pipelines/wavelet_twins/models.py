@@ -1,4 +1,4 @@
-"""The paper's architectures and configurations -> core's backbones with their slots filled."""
+"""From the paper's architectures and configurations to core's backbones with filled slots."""
 
 from dataclasses import replace
 from functools import partial
@@ -22,8 +22,7 @@ from stillpoint.pipelines.wavelet_twins.config import Model
 
 #: initial weights of red, green and blue in the luminance (authors' code)
 ALEXNET_COLOURS, RESNET_COLOURS = (1.0036, 1.1630, 0.8334), (0.9802, 1.3060, 0.7138)
-#: taps of the blur where the configuration does not say: in the body, and in the stem of a twin, which keeps the
-#: default of Zhang's library
+#: default taps of the blur: in the body, and in the stem of a twin, which has the default of Zhang's library
 BODY_BLUR, TWIN_STEM_BLUR = 3, 4
 #: channels that share the predicted filters of an adaptive blur in a stem; in the body there are 8 groups
 STEM_GROUP = 8
@@ -55,11 +54,11 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
 
 
 def smallest(kind: Architecture, options: Form) -> int:
-    """The smallest side of an image: a blur reflects its last map, which must be larger than what it reflects."""
+    """The smallest side of an image: the last map must be larger than its blur's reflection padding."""
     margin = (options.blur or BODY_BLUR) // 2
     if kind.resnet:
-        # the last blur is on a map of a 16th, in an ablation the only one on a half; packets need two pixels, and of an
-        # odd side they leave the smaller half
+        # the last blur is at 1/16 of the size (in an ablation the only one, at 1/2); packets need two pixels, and round
+        # odd sides down
         blurred = 16 * margin if kind.pooling != "none" else 2 * margin if options.ablation else 0
         # a dense max-pool of 2 loses a row of a map at a half of the size
         lost = 2 if options.small_pool and kind.pooling != "none" else 0
@@ -85,9 +84,9 @@ def network(
 ) -> Backbone:
     """An architecture in one of its configurations; ValueError with the nearest names for one that does not exist.
 
-    `downsample` stands in place of all strides that an architecture without a blur pools at; of a modulus stem the free
-    channels alone are sampled so. `width` multiplies the channels but for those of a twin's stem, which its packets
-    decide; `layers` are a backbone's `activation` and `norm`, the stem's being the paper's.
+    `downsample` replaces all strides of an architecture without a blur; in a modulus stem, those of the free channels
+    only. `width` multiplies the channels except those of a twin's stem, which its packets decide; `layers` are a
+    backbone's `activation` and `norm`, which do not apply to the stem.
     """
     kind, options = architecture(arch), form(arch, config)
     if downsample is not None:
@@ -110,12 +109,12 @@ def twin_stem(arch: str, config: str, *, in_channels: int = 3) -> TwinStem:
 
 
 def twin(net: nn.Module) -> WaveletTwin2d | None:
-    """The first layer of a network with wavelets, or none."""
+    """The first layer of a network with wavelets, or None."""
     return next((module for module in net.modules() if isinstance(module, WaveletTwin2d)), None)
 
 
 def mixing_weights(net: nn.Module) -> list[nn.Parameter]:
-    """The weights that combine packets, (outputs, inputs / groups) for each section; none for a network without."""
+    """The weights that combine packets, (outputs, inputs / groups) for each section; empty for a network without."""
     first = twin(net)
     return [] if first is None else list(first.wavelet.mixing)
 
@@ -188,7 +187,7 @@ def _first(kind: Architecture, options: Form, in_channels: int) -> WaveletTwin2d
     else:
         packing, stride = ALEXNET, 4 if kind.pooling == "none" else 2
         free = nn.Conv2d(in_channels, 32, 11, stride=stride, padding=2)
-        # 8 pixels from one modulus to the next, as far as from one pooled free channel to the next
+        # the moduli are 8 pixels apart, like the pooled free channels
         colours, subsample = ALEXNET_COLOURS, 8 // stride
     wavelet = WaveletMixing2d(
         in_channels,

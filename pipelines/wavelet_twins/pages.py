@@ -1,4 +1,4 @@
-"""Pages beside the table: every stored classifier, all scores over shifts, and what the variants cost."""
+"""Pages beside the table: every stored classifier, all scores over shifts, and the cost of the variants."""
 
 from functools import cache
 from pathlib import Path
@@ -37,7 +37,7 @@ def stored_scores(published: Published) -> dict[str, dict[str, float | None]]:
 
 
 def classifiers(results: Results) -> str:
-    """Each of the 35 stored classifiers: the authors' score, and ours behind it where this recipe trained it."""
+    """Each of the 35 stored classifiers: the authors' score, followed by ours if this recipe trained it."""
     stored = stored_scores(results.paper.published)
     ours = {row.model: row for row in results.table.rows}
     parts = [
@@ -91,7 +91,7 @@ def shifts(results: Results) -> str:
 
 @cache
 def costs() -> list[dict[str, Any]]:
-    """A row for each variant at ImageNet's size; milliseconds are empty where the benchmark has not been run."""
+    """A row for each variant at ImageNet's size; milliseconds are empty if the benchmark was not run."""
     from stillpoint.pipelines.wavelet_twins.cost import VARIANTS, cost
 
     times = read_json(TIMES, of=dict)["milliseconds"] if TIMES.is_file() else {}
@@ -118,7 +118,7 @@ def cost_csv(results: Results) -> str:
 
 
 def cost_markdown(results: Results) -> str:
-    """The cost table, with the device that the milliseconds were measured on."""
+    """The cost table, with the device of the timings."""
     head = [
         "network",
         "stem MMAC",

@@ -11,8 +11,8 @@ from stillpoint.core.base.errors import UserError
 def concentration(weight: Tensor) -> Tensor:
     """Sum over the rows w of (outputs, inputs) of ``|w|_1 / |w|_inf - 1``, 0-dim (Leterme et al., authors' code).
 
-    Zero exactly when each row has at most one number that is not zero, and inputs - 1 per row when all are equal in
-    size. A row of zeros counts as zero, where the authors' quotient is not defined. Law: scaling a row changes nothing.
+    Zero exactly if each row has at most one non-zero entry, and inputs - 1 per row if all have equal magnitude. A row
+    of zeros counts as zero; the authors' quotient is undefined there. Law: scaling a row changes nothing.
     """
     sizes = weight.flatten(1).abs()
     largest = sizes.amax(1)

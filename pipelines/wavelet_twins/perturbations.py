@@ -25,7 +25,7 @@ _SIDE = 224
 
 
 def videos(folder: Path) -> dict[str, list[Path]]:
-    """The videos of each perturbation, in order; a `UserError` that says what to put where when there are none."""
+    """The videos of each perturbation, in order; a `UserError` that says which files to put where if there are none."""
     found = {
         kind.name: sorted(p for p in kind.glob("[!._]*/[!._]*") if p.suffix == ".mp4" or p.is_dir())
         for kind in sorted(folder.iterdir() if folder.is_dir() else ())
@@ -50,7 +50,7 @@ def frames(video: Path) -> Tensor:
     program = shutil.which("ffmpeg")
     if program is None:
         raise UserError(f"{video} needs the program ffmpeg to be read: install it, or unpack videos into frames")
-    # no playlist, which could name files and addresses, whatever the file holds
+    # never as a playlist, which could name files and addresses
     taken = ["-protocol_whitelist", "file,pipe", "-f", "mov", "-i", f"file:{video}"]
     words = [program, "-v", "error", *taken, "-f", "rawvideo", "-pix_fmt", "rgb24"]
     done = subprocess.run([*words, "-s", f"{_SIDE}x{_SIDE}", "-"], capture_output=True)
@@ -78,7 +78,7 @@ class Perturbations:
         self.view: View | None = None
 
     def update(self, view: View) -> None:
-        # the videos are images of their own; a view tells the network and its device
+        # the videos replace the view's images; the view provides the network and its device
         self.view = view
 
     def _classes(self, paths: Sequence[Path]) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""What the paper shows: one crop and ten crops, divergence and flip rates over shifts, its kernels, its cost."""
+"""The paper's results: one crop and ten crops, divergence and flip rates over shifts, kernels, cost."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ COLUMNS = arranged(
     # of other perturbations
     Column("perturbations", "flip rate on perturbed videos", "%", "lower"),
 )
-#: with normalisation: without it a network may say one class of all images, and never flip
+#: with normalisation: without it a network may give all images one class, and never flip
 AXES = ("accuracy", "normalised_mfr_diagonal")
 #: grid's names -> the paper's
 NAMES = {
@@ -49,7 +49,7 @@ def title(model: str) -> str:
 
 
 def _curves(results: Results, name: str) -> "dict[str, list[np.ndarray]]":
-    """For each network its curves over the seeds, where they were measured."""
+    """The curves of each network over the seeds, if measured."""
     found = {}
     for model, runs in results.runs.items():
         maps = [read_maps(run.maps) for run in runs]
@@ -60,7 +60,7 @@ def _curves(results: Results, name: str) -> "dict[str, list[np.ndarray]]":
 
 
 def _panels(results: Results, kind: str) -> "dict[tuple[str, str], dict[str, list[np.ndarray]]]":
-    """{(row, column): curves} for both ways to show a shifted image, and all directions."""
+    """{(row, column): curves} for shifted images with and without normalisation, and all directions."""
     rows = {"": "not normalised (the authors')", "normalised_": "normalised"}
     held = {
         (shown, way): _curves(results, f"{prefix}{kind}_{way}") for prefix, shown in rows.items() for way in DIRECTIONS
@@ -102,7 +102,7 @@ def flip_rate(results: Results, path: Path) -> None:
 
 
 def accuracy_flips(results: Results, path: Path) -> None:
-    """Flip rate against accuracy, with the stored classifiers where they saw the same images."""
+    """Flip rate against accuracy, with the stored classifiers if they were measured on the same images."""
     from stillpoint.pipelines.wavelet_twins import figures
 
     figures.accuracy_flips(results.table, path, name=title)

@@ -1,8 +1,8 @@
-"""The scores of a run as the authors keep theirs: dataset / split / mode / metric, each with its time and commit, and
+"""The scores of a run in the authors' structure: dataset / split / mode / metric, each with its time and commit, and
 with the number of test images.
 
-``metrics.json`` says what one measurement found and repeats to the byte; ``scores.json`` collects what was measured of
-the same weights at different times.
+``metrics.json`` holds one measurement and is reproducible to the byte; ``scores.json`` collects measurements of the
+same weights at different times.
 """
 
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ Scores = dict[str, dict[str, dict[str, dict[str, dict[str, Any]]]]]
 
 
 def nested(metrics: dict[str, Any], maps: dict[str, Any], dataset: str) -> dict[tuple[str, str, str, str], Any]:
-    """{(dataset, split, mode, metric): value} of what metrics.json and maps.safetensors hold of the trained network.
+    """{(dataset, split, mode, metric): value} from metrics.json and maps.safetensors of the trained network.
 
     Metrics have the authors' names. `kldiv` is a list over half-pixel shifts (a list of lists over all pairs), `mfr`
     {step: rate}; modes that end in ``_normalised`` are not the authors'.
@@ -64,7 +64,7 @@ def write_scores(config: RunConfig, run: Run) -> None:
 
 
 def _images(metrics: dict[str, Any], mode: str) -> dict[str, int]:
-    """How many test images a score is of, fewer where EVALUATE.LIMIT_SHIFTS says so; none for videos."""
+    """The number of test images of a score, limited by EVALUATE.LIMIT_SHIFTS; None for videos."""
     if mode == "perturbations":
         return {}
     if not mode.startswith("shifts_"):
@@ -74,7 +74,7 @@ def _images(metrics: dict[str, Any], mode: str) -> dict[str, int]:
 
 
 def read(run: Run) -> dict[str, Any]:
-    """What scores.json holds, ``{}`` where there is none; a `UserError` for a damaged one."""
+    """The content of scores.json, ``{}`` if there is none; a `UserError` for a damaged one."""
     if not run.scores.is_file():
         return {}
     remedy = "remove it and evaluate the run again"

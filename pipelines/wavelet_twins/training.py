@@ -1,4 +1,4 @@
-"""What training does besides: the penalty on the mixing weights, and the record of their gradients."""
+"""Training hooks: the penalty on the mixing weights, and the record of their gradients."""
 
 from functools import partial
 
@@ -20,7 +20,7 @@ class GradientRecord:
         self._sizes: list[int] = []
 
     def update(self, net: nn.Module) -> None:
-        """To be called when the gradients are complete, penalty included, and before the optimiser's step."""
+        """Called when the gradients are complete, penalty included, before the optimiser's step."""
         found = row_gradients(mixing_weights(net))
         self._sizes = [len(rows) for rows in found]
         self._rows.append(torch.cat(found).detach())
@@ -28,7 +28,7 @@ class GradientRecord:
     def state(self) -> dict[str, Tensor]:
         """``section<i>`` -> float32 (updates, rows); empty before the first update."""
         if self._rows:
-            # what came before is one tensor, so that a state costs one copy however many updates there were
+            # earlier updates are one tensor, so that a state costs one copy
             self._kept = [torch.cat([*self._kept, torch.stack(self._rows).float().cpu()])]
             self._rows = []
         if not self._kept:
@@ -37,14 +37,14 @@ class GradientRecord:
         return {f"section{number}": part.contiguous() for number, part in enumerate(parts)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Goes on from what `state` gave."""
+        """Restores the result of `state`."""
         parts = [state[f"section{number}"] for number in range(len(state))]
         self._sizes, self._rows = [part.shape[1] for part in parts], []
         self._kept = [torch.cat(parts, 1)] if parts else []
 
 
 def hooks(config: RunConfig) -> TrainHooks:
-    """The penalty of MODEL.PENALTY and the record of MODEL.RECORD_GRADIENTS, where they are asked for."""
+    """The penalty of MODEL.PENALTY and the record of MODEL.RECORD_GRADIENTS, if requested."""
     model = config.model
     factors, recorded = getattr(model, "penalty", ()), getattr(model, "record_gradients", False)
     return TrainHooks(

@@ -1,8 +1,8 @@
 """The names in the authors' checkpoints -> ours, strictly.
 
-Their first layer is `conv1` (ResNet) or `features.0` (AlexNet) and what follows it `maxpool` or `features.1`; ours is
-one module, `stem` or `features.0`. They number the layers of AlexNet one after the other; ours keep torchvision's
-positions.
+Their first layer is `conv1` (ResNet) or `features.0` (AlexNet), and the pooling after it `maxpool` or `features.1`;
+ours is one module, `stem` or `features.0`. They number the layers of AlexNet one after the other; ours keep
+torchvision's positions.
 """
 
 import re
@@ -23,10 +23,10 @@ from stillpoint.core.runs.foreign import fitted, tensors_of, translate
 def from_authors(state: Mapping, net: nn.Module) -> dict[str, torch.Tensor]:
     """The authors' state under our names, strictly: `UserError` names missing and unexpected keys.
 
-    `net` is the same network, or the `WaveletTwin2d` or `WaveletMixing2d` that their layer of it is. `state` may be
+    `net` is the same network, or its `WaveletTwin2d` or `WaveletMixing2d` alone. `state` may be
     wrapped (``{"net": ...}``, ``module.`` prefixes). What they store and we do not (wavelet and blur filters, the
-    weights of 1 beside a bias) is compared with ours and dropped; so is, unread, the running mean that CMod's norm
-    never uses.
+    weights of 1 beside a bias) is compared with ours and dropped; the running mean, which CMod's norm never uses, is
+    dropped unread.
     """
     paths = authors_paths(net)
     names = {key: _renamed(key, paths) for key in net.state_dict()}
@@ -125,7 +125,7 @@ def _resnet(net: ResNet) -> dict[str, str]:
 
 
 def _alexnet(net: AlexNet) -> dict[str, str]:
-    """Their list is ours with the groups that share one position spread out; a twin stem fills two of theirs."""
+    """Their list is ours with the groups at one position flattened; a twin stem takes two of their positions."""
     found: dict[str, str] = {}
     number = 0
     for position, module in enumerate(net.features):

@@ -241,7 +241,7 @@ def test_bench_hands_its_options_on():
         (["loader", "--network", "aps/resnet20"], "bench loader takes no --network"),
         (["train", "--photographs", "some.tar"], "bench train takes no --photographs"),
         (["loader", "--photographs", "nowhere.tar"], "there is no archive nowhere.tar"),
-        (["loader", "--device", "cuda"], "bench loader works on the cpu alone, not on cuda"),
+        (["loader", "--device", "cuda"], "bench loader runs only on the cpu, not on cuda"),
         (["train", "--network", "aps/resnet21"], "unknown network 'aps/resnet21'"),
     ],
 )

@@ -127,7 +127,7 @@ def test_what_a_toy_lacks_is_told_as_of_any_other(copy: Path) -> None:
 def test_a_network_takes_what_it_is_made_for_and_what_is_like_that() -> None:
     assert takes(("cifar10",), "cifar10") and takes(("cifar10",), "tiny_imagenet") and not takes(("digits",), "cifar10")
     assert takes((), "imagenet") and not takes((), "voc2012") and not takes((), "fastmri")
-    with pytest.raises(UserError, match="has no form for digits_segmentation: it is made for classes"):
+    with pytest.raises(UserError, match="does not support digits_segmentation: it is made for classes"):
         pipelines.create("sdnet/resnet18", dataset="digits_segmentation")
 
 

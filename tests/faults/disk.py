@@ -20,7 +20,7 @@ from tests.faults.children import REFUSED, Count, child, last_line
 from tests.faults.kill import differing, result
 from tests.faults.setting import Setting, setting
 
-SAID = ("the disk is full", "a file may not grow")
+SAID = ("the disk is full", "the file is larger than allowed")
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def test_every_command_has_help_with_examples(command: str, capsys: pytest.Captu
 @pytest.mark.parametrize("command", ["measure", "explain"])
 def test_help_says_whose_form_a_small_picture_gets(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     shown = " ".join(told(capsys, command, "--help").split())
-    assert "imagenet, but cifar10 for a named network that has its form where --size is at most 64" in shown
+    assert "imagenet; cifar10 for a network that supports it, if --size is at most 64" in shown
     for size, dataset in ((None, "imagenet"), (64, "cifar10"), (65, "imagenet")):
         assert _default_dataset(Namespace(network="blurpool/resnet18", size=size)) == dataset
 
@@ -87,9 +87,9 @@ BAD = [
     (["show-config", "aps/resnet18", "--recipe", "cifar11"], "no recipe 'cifar11'"),
     (["show-config", "aps/resnet18_aps3", *CIFAR, "MODEL.FILTER_SIZE", "9"], "less than or equal to 7"),
     (["show-config", "aps/resnet18", "MODEL", "5"], "is a section"),
-    (["show-config", "aps/resnet18", "--frob"], "'--frob' is not known here"),
+    (["show-config", "aps/resnet18", "--frob"], "'--frob' is unknown"),
     (["list", "nets/*"], "no network matches"),
-    (["list", "aps/*", "more"], "'more' is not known here"),
+    (["list", "aps/*", "more"], "'more' is unknown"),
     (["frob"], "invalid choice"),
     ([], "required: command"),
     (["prepare", "cifar11"], "unknown data set"),
@@ -240,7 +240,7 @@ def test_measure_takes_no_network_that_gives_maps_or_several_outputs(
     [
         (("train", "aps/resnet20", "MODEL.NAME", "resnet18_aps3"), "MODEL.NAME is resnet20"),
         (("show-config", "aps/resnet20", "PIPELINE", "blurpool"), "PIPELINE is aps"),
-        (("run", "aps", "SEED", "3"), "SEED is each run's own"),
+        (("run", "aps", "SEED", "3"), "SEED belongs to a single run"),
         (("run", "nosuch"), "unknown pipeline 'nosuch'"),
         (("evaluate", "aps/resnet20_aps3", "--pretrained", "--status", "e3"), "leave out --status"),
         (("train", "aps/resnet20", "--threads", "0"), "'0' is no whole number from 1 on"),
@@ -257,7 +257,7 @@ def test_what_names_a_run_is_not_set_by_hand(
     [
         (("--max-shift", "0"), "must be at least 1"),
         (("--max-shift", "1", "--output", "map.jpg"), "give map.jpg a name that ends in .png"),
-        (("--max-shift", "1", "--size", "8"), "cannot take pictures of 3x8x8"),
+        (("--max-shift", "1", "--size", "8"), "cannot take images of 3x8x8"),
     ],
 )
 def test_pictures_that_cannot_be_measured_or_drawn(

@@ -54,7 +54,7 @@ def test_an_evaluation_that_is_not_known_is_refused_before_anything_is_trained()
         ),
         ("wavelet_twins/R18C", ["EVALUATE.IMAGENET_P", "videos"], "only perturbations would read it"),
         ("sdnet/sdnet18", ["EVALUATE.METRICS", "[accuracy]", "EVALUATE.TENSORBOARD", "True"], "only reconstructions"),
-        ("wavelet_twins/R18C", ["EVALUATE.PROTOCOL", "authors"], "wavelet_twins measures by its own protocol alone"),
+        ("wavelet_twins/R18C", ["EVALUATE.PROTOCOL", "authors"], "wavelet_twins has only one protocol"),
     ],
 )
 def test_a_setting_of_evaluation_without_effect_is_refused_when_it_is_read(name, pairs, words) -> None:
@@ -102,7 +102,7 @@ def test_nll_is_for_networks_that_give_logarithms_of_probabilities(paper: str) -
         chances = net(torch.rand(2, 1, size, size)).exp().sum(1)
     assert torch.allclose(chances, torch.ones(2), atol=1e-5) == (not recipe.LOGITS)
     if recipe.LOGITS:
-        with pytest.raises(UserError, match=f"nll takes logarithms of probabilities, but networks of {paper} give"):
+        with pytest.raises(UserError, match=f"nll takes log-probabilities, but networks of {paper} return"):
             pipelines.configure(name, "digits", ["TRAIN.LOSS", "nll"])
     else:
         assert pipelines.configure(name, "digits", ["TRAIN.LOSS", "nll"]).train.loss == "nll"
@@ -112,7 +112,7 @@ def test_nll_is_for_networks_that_give_logarithms_of_probabilities(paper: str) -
     ("pairs", "sentence"),
     [
         (["MODEL.NORM", "bach"], r"MODEL\.NORM must be one of [^:]*, got 'bach'; nearest: batch"),
-        (["MODEL.WIDTH", "16"], r"MODEL\.WIDTH: it multiplies [^:]* \(given: 16\)"),
+        (["MODEL.WIDTH", "16"], r"MODEL\.WIDTH: it is a multiplier [^:]* \(given: 16\)"),
         (["TRAIN.EPOCHS", "-1"], r"TRAIN\.EPOCHS: [^:]* \(given: -1\)"),
     ],
 )

@@ -63,7 +63,7 @@ def test_a_folder_of_pictures_is_measured_together(place: Path, capsys: pytest.C
     zeros = json.loads(said(capsys, *words, "--boundary", "zeros", "--json"))
     assert set(zeros) > {"crop_consistency", "crop_max_logit_change"}
     assert "mine:cat on 3 pictures of photographs" in said(capsys, *words)
-    assert "of one picture" in said(capsys, *words, "--boundary", "crop", code=2)
+    assert "needs a single image" in said(capsys, *words, "--boundary", "crop", code=2)
     (place / "empty").mkdir()
     assert "there is no picture in empty" in said(capsys, *words[:3], "--image", "empty", code=2)
     maps = json.loads(said(capsys, "measure", "--model", "mine:maps", *words[3:], "--json"))
@@ -94,7 +94,7 @@ def test_explain_names_what_mends_and_draws_it(place: Path, capsys: pytest.Captu
     words = ("explain", "--model", "mine:cat", "--size", "16", "--output", "chart.png")
     told = said(capsys, *words)
     assert "away from the borders, shift equivariance first breaks in 0 (Conv2d)" in told
-    assert "of what the modules add is added by 0 (Conv2d)" in told
+    assert "of the error is added by 0 (Conv2d)" in told
     assert "stillpoint.antialias(net, policy=(" in told and "written: chart.png" in told
     with Image.open("chart.png") as chart:
         assert min(chart.size) > 300

@@ -143,7 +143,7 @@ def test_a_run_that_was_trained_by_other_settings_is_told_of(tmp_path: Path) -> 
         run.metrics.write_text(json.dumps({"dataset": "Digits", "trained": {"accuracy": 0.5}}))
     (told,) = (note for note in gather("aps", "digits", tmp_path, None, []).table.notes if "trained by" in note)
     assert told == (
-        "resnet20_aps1, seed 1, was trained by other settings than this table's: "
+        "resnet20_aps1, seed 1, was trained with other settings than this table's: "
         "MODEL.WIDTH: 0.25 -> 1.0, TRAIN.EPOCHS: 1 -> 5"
     )
     assert "resnet20, seed 0" in gather("aps", "digits", tmp_path, None, small).table.notes[-1]
@@ -164,10 +164,10 @@ def test_a_filling_that_the_paper_does_not_have_is_told_of_in_its_table(
     run.metrics.write_text(json.dumps({"dataset": "Digits", "trained": {"accuracy": 0.5}}))
     usual = pipelines.paper(paper).schema()().model.downsample
     plain, asked = (gather(paper, "digits", tmp_path, None, given).table.notes for given in ([], pairs))
-    told = f"{model}, seed 0, was trained by other settings than this table's: MODEL.DOWNSAMPLE: {filling} -> {usual}"
+    told = f"{model}, seed 0, was trained with other settings than this table's: MODEL.DOWNSAMPLE: {filling} -> {usual}"
     assert told in plain and told not in asked
-    assert f"Not the recipe as it stands: MODEL.DOWNSAMPLE: {usual} -> {filling}." in asked
-    assert not any("Not the recipe" in note for note in plain)
+    assert f"Differs from the recipe: MODEL.DOWNSAMPLE: {usual} -> {filling}." in asked
+    assert not any("Differs from the recipe" in note for note in plain)
 
 
 #: figure -> the evaluation that it shows, and the networks that this evaluation has a result for

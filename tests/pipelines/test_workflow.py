@@ -158,7 +158,7 @@ def test_measuring_and_titles_do_not_decide_training() -> None:
 @pytest.mark.parametrize("key", ["results", "data"])
 @pytest.mark.parametrize("folder", ["a{x}b", "{", "two\nlines"])
 def test_a_folder_that_snakemake_cannot_name_is_refused(key: str, folder: str) -> None:
-    with pytest.raises(UserError, match="which snakemake keeps for itself"):
+    with pytest.raises(UserError, match="which is special to snakemake"):
         workflow.read({key: folder})
 
 

@@ -42,13 +42,13 @@ def test_every_yaml_of_the_house_reads_as_pyyaml_reads_it() -> None:
     ("text", "said"),
     [
         (LAUGHS, "more than 200000 values once aliases are expanded"),
-        ("a: &a [*a]", r"the alias \*a holds itself"),
-        ("a: &a {b: {c: *a}}", r"the alias \*a holds itself"),
+        ("a: &a [*a]", r"the alias \*a contains itself"),
+        ("a: &a {b: {c: *a}}", r"the alias \*a contains itself"),
         ("[" * 5000 + "]" * 5000, "nested more than 50 levels deep"),
         ("\n".join(" " * depth + "a:" for depth in range(200)), "nested more than 50 levels deep"),
         ("a: 1" + ":1" * 1_500_000, "too long"),
         ("a: [" + "x," * 1_900_000 + "]", "more than 200000 values"),
-        ("a: 1\nb: 2\na: 3", r"the key a is there twice \(line 3\)"),
+        ("a: 1\nb: 2\na: 3", r"the key a occurs twice \(line 3\)"),
         ("!!python/object/apply:os.mkdir [x]", "could not determine a constructor"),
         ("? [a, b]\n: 1", "unhashable key"),
         ("a: " + "9" * 5000, "too long"),
@@ -78,13 +78,13 @@ def test_aliases_within_bounds_are_taken() -> None:
     ("text", "said"),
     [
         ('{"a": NaN}', "NaN is not a JSON number"),
-        ('{"a": -Infinity}', "-Infinity is no number"),
+        ('{"a": -Infinity}', "-Infinity is not a JSON number"),
         ('{"a": 1e999}', "1e999 is not a finite number"),
         ("[" * 100_000, "nested too deep"),
         ("[" * 60 + "]" * 60, "nested more than 50"),
         ('{"a": 1', "delimiter"),
-        ("9" * 5000, "no finite number"),
-        ("9" * 400, "no finite number"),
+        ("9" * 5000, "not a finite number"),
+        ("9" * 400, "not a finite number"),
         ("[1]", "a list, not names with values"),
         ("null", "nothing, not names with values"),
         ('"a"', "text, not names with values"),
@@ -116,7 +116,7 @@ def test_whole_json_comes_back(tmp_path: Path) -> None:
         (b"a,b\n1,1e999\n", "1e999 is not a finite number"),
         (b"a,b\n1,x\n", "could not convert"),
         (b'a,b\n1,"' + b"x" * 200_000 + b'"\n', "field larger"),
-        (b"\xff\xfe", "no text in UTF-8"),
+        (b"\xff\xfe", "not UTF-8 text"),
     ],
 )
 def test_tables_that_are_damaged_are_refused(tmp_path: Path, content: bytes, said: str) -> None:
@@ -142,7 +142,7 @@ def test_what_is_no_file_is_told_and_not_waited_for(tmp_path: Path, read) -> Non
     (tmp_path / "folder").mkdir()
     for name in ("pipe", "folder", "nowhere"):
         refused(lambda name=name: read(tmp_path / name), f"{name} cannot be read")
-    refused(lambda: read(Path("/dev/zero")), "it is no file")
+    refused(lambda: read(Path("/dev/zero")), "it is not a regular file")
 
 
 def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:

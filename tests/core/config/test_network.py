@@ -89,7 +89,7 @@ def test_a_place_inherits_what_the_patterns_around_it_say() -> None:
     ("settings", "words"),
     [
         ({"DOWNSAMPLE": "polyphas"}, "nearest: polyphase"),
-        ({"DOWNSAMPLE": "pasa"}, "pasa is spelt adaptive_blur here"),
+        ({"DOWNSAMPLE": "pasa"}, "pasa is now spelt adaptive_blur"),
         (
             {"DOWNSAMPLE": "blur", "GROUPS": 2},
             "GROUPS 2 changes nothing with MODEL.DOWNSAMPLE blur: it is of adaptive_bl",
@@ -99,7 +99,7 @@ def test_a_place_inherits_what_the_patterns_around_it_say() -> None:
         ({"DOWNSAMPLE": "blur", "FILLING": ("taps=3",)}, "blur has size, padding, pad_off, not taps"),
         ({"DOWNSAMPLE": "blur", "FILLING": ("layer1:downsample=none",)}, "got 'none'"),
         ({"ACTIVATION": "rellu"}, "MODEL.ACTIVATION must be one of relu, .*; nearest: relu"),
-        ({"WIDTH": 16}, "WIDTH: it multiplies the channels"),
+        ({"WIDTH": 16}, "WIDTH: it is a multiplier"),
         ({"WIDTH": 0}, "greater than 0"),
     ],
 )

@@ -191,7 +191,7 @@ def test_cifar100_in_folders_has_its_hundred_classes(tmp_path: Path) -> None:
             folder = tmp_path / "cifar100" / part / f"c{k:03}"
             folder.mkdir(parents=True)
             Image.new("RGB", (32, 32), (k, 0, 0)).save(folder / "0.png")
-    with pytest.raises(UserError, match=r"of the class 'c0\d\d', which cifar100 does not have"):
+    with pytest.raises(UserError, match=r"the class 'c0\d\d', which cifar100 does not have"):
         prepare("cifar100", tmp_path)
 
 
@@ -199,7 +199,7 @@ def test_cifar10_c_is_judged_by_what_it_can_be(corrupted) -> None:
     root, images = corrupted
     folder = root / "CIFAR-10-C"
     np.save(folder / "labels.npy", np.arange(20, dtype=np.uint8) % 10)
-    with pytest.raises(UserError, match="does not tell each severity the same classes"):
+    with pytest.raises(UserError, match="does not give every severity the same classes"):
         load("cifar10_c", root, "gaussian_noise/1")
     np.save(folder / "labels.npy", np.tile(np.arange(4, dtype=np.uint8), 5))
     images[12:16] = 0

@@ -96,7 +96,7 @@ def test_maps_are_not_resized_nor_erased(root: Path) -> None:
     name = ("DATA.NAME", "digits_segmentation")
     for pairs, said in (
         (("AUGMENT.RESIZED_CROP", "[0.5, 1.0]"), "are not resized"),
-        (("AUGMENT.ERASE", "4"), "AUGMENT.ERASE would leave the classes"),
+        (("AUGMENT.ERASE", "4"), "AUGMENT.ERASE would erase pixels"),
     ):
         with pytest.raises(UserError, match=said):
             loader(settings(*name, *pairs), "train", root)

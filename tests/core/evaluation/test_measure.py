@@ -119,7 +119,7 @@ def test_a_network_that_gives_images_has_no_prediction_to_follow():
 
 
 def test_a_papers_protocol_is_refused_where_it_is_not_known():
-    with pytest.raises(ValueError, match="protocol='authors' is a paper's"):
+    with pytest.raises(ValueError, match="protocol='authors' needs a paper's pipeline"):
         measure(torch.nn.Flatten(), torch.zeros(2, 1, 4, 4), protocol="authors")
 
 
@@ -137,8 +137,8 @@ class Gives(nn.Module):
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (lambda x: x.flatten(1)[:, :1], r"logits \((6|4|25), 1\).* at least 2 for an image"),
-        (lambda x: x.flatten(1)[:, :0], "at least 2 for an image"),
+        (lambda x: x.flatten(1)[:, :1], r"logits \((6|4|25), 1\).* at least 2 for each image"),
+        (lambda x: x.flatten(1)[:, :0], "at least 2 for each image"),
         (lambda x: x[:, 0, 0, 0], "not logits"),
         (lambda x: x.flatten(2).flatten(0, 1), "not logits"),
         (
@@ -166,7 +166,7 @@ def test_a_network_without_logits_is_refused_in_a_sentence(function, words):
         (torch.zeros(6, dtype=torch.bool), "integers, not torch.bool"),
         (torch.zeros(6, 1, dtype=torch.int64), r"not of shape \(6, 1\)"),
         (torch.tensor([0, 1, 2, -1, 0, 0]), "from 0 on, not -1"),
-        (torch.tensor([0, 1, 2, 106, 0, 0]), "label 106 is no class of the network, which has those from 0 to 3"),
+        (torch.tensor([0, 1, 2, 106, 0, 0]), "label 106 is not a class of the network, which has 0 to 3"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(labels, words):
@@ -205,7 +205,7 @@ def test_images_of_another_form_are_refused(images, words):
 def test_data_of_another_kind_is_refused(data, words):
     with pytest.raises(ValueError, match=words):
         measure(Corner(), data)
-    with pytest.raises(ValueError, match="gives its own"):
+    with pytest.raises(ValueError, match="provides its own"):
         measure(Corner(), [torch.zeros(2, 2, 8, 8)], torch.zeros(2))
 
 
@@ -287,7 +287,7 @@ def test_signals_move_along_their_one_axis():
 def test_a_network_that_gives_one_class_to_everything_is_said_to():
     constant = measure(Gives(lambda x: torch.tensor([[0.0, 1.0]]).expand(len(x), 2)), torch.randn(6, 2, 8, 8))
     assert constant["circular_consistency"] == 1 and constant.one_class
-    assert str(constant).endswith("gives one class to all images: its consistency says nothing")
+    assert str(constant).endswith("gives one class to all images: its consistency is meaningless")
     assert not measure(Corner(), torch.randn(6, 2, 8, 8)).one_class
 
 

@@ -110,7 +110,7 @@ def test_without_a_compiler_one_warning_and_the_plain_code(fresh, monkeypatch):
 
 def test_a_compiler_that_is_named_and_not_there_is_not_to_be_installed(fresh, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    refused("CXX=no-such-compiler names no program", "name an existing one")
+    refused("CXX=no-such-compiler is not a program", "name an existing one")
 
 
 def test_a_compiler_that_fails_leaves_no_library_and_its_first_words(fresh, compiler):
@@ -227,13 +227,13 @@ def test_what_another_user_put_there_is_not_loaded(kept, which, monkeypatch):
 def test_what_others_may_write_is_not_loaded(kept, which, bit):
     path = {"library": kept, "digest": cache.digest_file(kept), "folder": kept.parent}[which]
     path.chmod(path.stat().st_mode | bit)
-    refused(f"others may write {path} (mode", "chmod go-w")
+    refused(f"others can write to {path} (mode", "chmod go-w")
 
 
 def test_nothing_is_built_where_others_may_write(fresh):
     fresh.mkdir()
     fresh.chmod(0o777)
-    refused(f"others may write {fresh} (mode 777)", "chmod go-w")
+    refused(f"others can write to {fresh} (mode 777)", "chmod go-w")
     assert not list(fresh.iterdir())
 
 

@@ -50,7 +50,7 @@ def test_every_filling_keeps_the_contract_of_the_slot(factory, stride, shape):
         assert torch.equal(layer.scores(x).argmax(1), chosen)
     else:
         assert chosen is None
-        with pytest.raises(ValueError, match="compares nothing"):
+        with pytest.raises(ValueError, match="no scores"):
             layer.scores(x)
     given = torch.tensor([0, stride - 1, stride * stride - 1])
     y, returned = layer(x, given, return_grid=True)
@@ -103,7 +103,7 @@ def test_a_filling_with_weights_of_its_own_hands_nothing_on(kind, shape):
     y, grid = layer(x, return_grid=True)
     assert grid is None and not layer.chooses and y.shape == (3, 4, *(-(-n // 2) for n in shape))
     assert torch.equal(layer(x, torch.tensor([0, 3, 1])), y)
-    with pytest.raises(ValueError, match="compares nothing"):
+    with pytest.raises(ValueError, match="no scores"):
         layer.scores(x)
     follower = layer.follower(6)
     assert type(follower) is type(layer)
@@ -172,7 +172,7 @@ def test_a_filling_of_one_s_own_is_named_by_its_module(tmp_path, monkeypatch):
     assert type(downsample_factory("my_fillings:Mine")(3)).__name__ == "Mine"
     for kind, words in {
         "my_fillings:Other": "downsample my_fillings:Other: the module my_fillings has no Other",
-        "my_fillings:other": "downsample my_fillings:other is no filling of the slot",
+        "my_fillings:other": "downsample my_fillings:other is not a filling",
         "no_fillings:Mine": "downsample no_fillings:Mine: there is no module no_fillings",
     }.items():
         with pytest.raises(ValueError, match=words):

@@ -31,5 +31,5 @@ def test_a_first_milestone_at_the_start_takes_its_place():
 @pytest.mark.parametrize("schedule", [multistep, piecewise_linear])
 def test_tables_that_do_not_fit_are_refused(schedule):
     for milestones, temperatures in (([1, 2], [0.5]), ([], []), ([5, 2], [0.5, 0.1])):
-        with pytest.raises(ValueError, match="as many temperatures as milestones"):
+        with pytest.raises(ValueError, match="milestones must not decrease"):
             schedule(1, milestones=milestones, temperatures=temperatures)

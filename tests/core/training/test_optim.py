@@ -81,5 +81,5 @@ def test_parameters_may_have_a_rate_and_a_decay_of_their_own() -> None:
     assert [(g["weight_decay"], g["lr"]) for g in ours] == [(0.1, 0.5), (0.3, pytest.approx(0.05))]
     assert ours[1]["params"] == list(net.scorer.parameters())
     for wrong in ([group, group], [optim.ParameterGroup(list(nn.Linear(1, 1).parameters()))]):
-        with pytest.raises(ValueError, match="in two groups, or is none of the network's"):
+        with pytest.raises(ValueError, match="in two groups, or not in the network"):
             optim.optimizer(TrainConfig(lr=0.5), net, wrong)

@@ -59,9 +59,9 @@ def test_an_alias_free_activation_and_norm_are_one_line_in_another_papers_networ
 @pytest.mark.parametrize(
     ("pairs", "said"),
     [
-        (["MODEL.RESAMPLE", "block", "MODEL.ACTIVATION", "gelu"], "RESAMPLE block is of MODEL.ACTIVATION polynomial"),
-        (["MODEL.STEM_ACTIVATION", "none", "MODEL.STEM_CUTOFF", "0.5"], "STEM_CUTOFF is of a stem with a"),
-        (["MODEL.STEM_STEPS", "2", "MODEL.STEM_STRIDE", "2"], "STEM_STEPS 2 is of a MODEL.STEM_STRIDE of 4, not of 2"),
+        (["MODEL.RESAMPLE", "block", "MODEL.ACTIVATION", "gelu"], "RESAMPLE block needs MODEL.ACTIVATION polynomial"),
+        (["MODEL.STEM_ACTIVATION", "none", "MODEL.STEM_CUTOFF", "0.5"], "STEM_CUTOFF needs a"),
+        (["MODEL.STEM_STEPS", "2", "MODEL.STEM_STRIDE", "2"], "STEM_STEPS 2 needs MODEL.STEM_STRIDE 4, not 2"),
         (["DATA.IMAGE_SIZE", "30"], "needs sides that are multiples of its total stride, 4, not 30 pixels"),
     ],
 )

@@ -231,7 +231,7 @@ def test_selection_and_padding_of_the_filter_follow_the_form(
     ],
 )
 def test_a_spelling_of_the_papers_is_refused_with_ours(key: str, theirs: str, ours: str) -> None:
-    with pytest.raises(UserError, match=f"MODEL.{key} {theirs} is spelt {ours} here"):
+    with pytest.raises(UserError, match=f"MODEL.{key} {theirs} is now spelt {ours}"):
         merge(Config, [{"TRAIN": {"KEEP": "last"}}], [f"MODEL.{key}", theirs])
 
 

@@ -154,13 +154,13 @@ def test_convert_strips_optimizer_and_wrappers(tmp_path: Path, capsys: pytest.Ca
     # without a network to fit, the tensors under the names they have
     bare = tmp_path / "bare.safetensors"
     assert main(["weights", "convert", str(source), str(bare)]) == 0
-    assert "tensors, under the names they had" in capsys.readouterr().out
+    assert "tensors, with unchanged names" in capsys.readouterr().out
     tensors, _ = read_tensors(bare)
     assert tensors.keys() == stored.keys() and "module.features.0.weight" in tensors
     assert all(torch.equal(tensor, stored[name]) for name, tensor in tensors.items())
     assert convert(bare, tmp_path / "c.safetensors", "blurpool/vgg11_bn_lpf3") == 0
     assert main(["weights", "convert", str(source), str(bare), "MODEL.WIDTH", "0.125"]) == 2
-    assert "say which by --model" in capsys.readouterr().err
+    assert "give --model" in capsys.readouterr().err
 
 
 class _Files(http.server.BaseHTTPRequestHandler):

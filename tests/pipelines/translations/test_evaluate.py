@@ -92,5 +92,5 @@ def test_images_without_a_canvas_are_refused():
 
 
 def test_another_protocol_is_refused():
-    with pytest.raises(UserError, match="translations measures by its own protocol alone"):
+    with pytest.raises(UserError, match="translations has only one protocol"):
         pipelines.configure("translations/TwoFullNet", "digits", ["EVALUATE.PROTOCOL", "authors"])

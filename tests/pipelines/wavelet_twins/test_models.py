@@ -150,7 +150,7 @@ def test_the_door_says_what_is_wrong() -> None:
         pipelines.create("wavelet_twins/dtcwpt_resnet18", dataset="cifar10")
     with pytest.raises(UserError, match="no configuration 'Ft41Y'"):
         pipelines.create("wavelet_twins/dtcwpt_resnet18", dataset="cifar10", config="Ft41Y")
-    with pytest.raises(UserError, match="wavelet_twins/AI has no form for cifar10: it is made for imagenet"):
+    with pytest.raises(UserError, match="wavelet_twins/AI does not support cifar10: it is made for imagenet"):
         pipelines.create("wavelet_twins/AI", dataset="cifar10")
     small = pipelines.without_recipe("wavelet_twins/AI", "imagenet", ["DATA.IMAGE_SIZE", "32"])
     with pytest.raises(UserError, match="AlexNet Std needs images of at least 63 pixels, not 32"):
