@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
         places = [(str(place.metavar or place.dest), place.nargs) for place in form._get_positional_actions()]
         words = [f"[{word}]" if nargs == "?" else word for word, nargs in places]
         form.usage = " ".join(["stillpoint", name, *words, "[options]", *["[KEY VALUE ...]"] * command.takes_pairs])
-        form.set_defaults(run=command.run, pairs=None)
+        form.set_defaults(run=command.run, pairs=None, parser=top)
         if command.takes_pairs:
             form.set_defaults(pairs=[])
             form.epilog = f"{form.epilog}\n\nKEY VALUE pairs at the end change the configuration: TRAIN.LR 0.05"

@@ -44,9 +44,7 @@ def _completion_options(form: ArgumentParser) -> None:
 def _completion(args: Namespace) -> int:
     import shtab
 
-    from stillpoint.pipelines.cli import parser
-
-    print(shtab.complete(parser(), args.shell))
+    print(shtab.complete(args.parser, args.shell))
     return 0
 
 
