@@ -134,7 +134,7 @@ def test_no_layer_file_is_over_250_lines() -> None:
     """Examples in docstrings do not count."""
     layers = [path for path in SOURCES if path.parts[:2] == ("core", "layers")]
     assert len(layers) > 20
-    example = re.compile(r'\n *Examples:\n.*?(?= *""")', re.S)
+    example = re.compile(r'\s+Examples:\n.*?(?=""")', re.S)
     texts = {path: example.sub("", (ROOT / path).read_text()) for path in layers}
     assert not {str(path): lines for path, text in texts.items() if (lines := len(text.splitlines())) > 250}
 
