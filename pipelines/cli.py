@@ -82,8 +82,6 @@ def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: 
 def parser() -> argparse.ArgumentParser:
     top = _Top(prog="stillpoint", allow_abbrev=False)
     top.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
-    # the completion of a shell is made from the parser as a whole
-    top.set_defaults(top=top)
     inner = top.add_subparsers(dest="command", metavar="command", required=True, parser_class=_Parser)
     for name, command in COMMANDS.items():
         form = inner.add_parser(
@@ -99,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
         places = [(str(place.metavar or place.dest), place.nargs) for place in form._get_positional_actions()]
         words = [f"[{word}]" if nargs == "?" else word for word, nargs in places]
         form.usage = " ".join(["stillpoint", name, *words, "[options]", *["[KEY VALUE ...]"] * command.takes_pairs])
-        form.set_defaults(run=command.run, pairs=None)
+        form.set_defaults(run=command.run, pairs=None, parser=top)
         if command.takes_pairs:
             form.set_defaults(pairs=[])
             form.epilog = f"{form.epilog}\n\nKEY VALUE pairs at the end change the configuration: TRAIN.LR 0.05"

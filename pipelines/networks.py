@@ -54,7 +54,7 @@ def models(name: str) -> dict[str, ModelEntry]:
 def names(pattern: str = "*") -> list[str]:
     """Full names (``paper/model``) that match a shell pattern.
 
-    Example:
+    Examples:
         >>> stillpoint.names("lps/resnet20*_ddac3")
         ['lps/resnet20_lps_ddac3']
     """
@@ -147,7 +147,7 @@ def create(name: str, *, dataset: str | None = None, seed: int = 0, **settings: 
     `dataset` decides its form (stem, channels, classes): ImageNet's by default, or the first that the network is made
     for. `settings` are keys of the MODEL section in small letters. `UserError` for a data set that it has no form for.
 
-    Example:
+    Examples:
         >>> net = stillpoint.create("aps/resnet20_aps1", dataset="cifar10", width=0.25)
         >>> net(torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 10])

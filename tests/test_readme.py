@@ -12,7 +12,7 @@ from stillpoint.pipelines.commands import COMMANDS
 ROOT = Path(__file__).parent.parent
 TEXTS = {
     path.relative_to(ROOT).as_posix(): path.read_text()
-    for path in [ROOT / "README.md", *ROOT.glob("pipelines/*/README.md"), *sorted(ROOT.glob("docs/**/*.md"))]
+    for path in [*sorted(ROOT.glob("*.md")), *ROOT.glob("pipelines/*/README.md"), *sorted(ROOT.glob("docs/**/*.md"))]
 }
 
 
@@ -23,9 +23,15 @@ def blocks(text: str, language: str) -> list[str]:
     return [block.partition("\n")[2] for block in code if block.partition("\n")[0] == language]
 
 
-@pytest.mark.parametrize("code", blocks(TEXTS["README.md"], "python"))
-def test_a_block_of_python_runs(code: str) -> None:
-    exec(compile(code, "README.md", "exec"), {})
+#: pages whose Python is whole programs
+PROGRAMS = ("README.md", "docs/index.md", "docs/train.md", "docs/extending.md")
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [(name, code) for name in PROGRAMS for code in blocks(TEXTS[name], "python")]
+)
+def test_a_block_of_python_runs(name: str, code: str) -> None:
+    exec(compile(code, name, "exec"), {})
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -122,7 +122,7 @@ def explain(
 
     Raises ValueError for an `x` of another rank, an unknown boundary, and for no shift.
 
-    Example:
+    Examples:
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.MaxPool2d(2))
         >>> stillpoint.explain(net, torch.rand(2, 1, 8, 8)).first_broken.name
         '1'

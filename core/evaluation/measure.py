@@ -238,7 +238,7 @@ def measure(
     ValueError for unsupported images, labels or networks, and `UserError` for evaluations and settings that are unknown
     or out of range.
 
-    Example:
+    Examples:
         >>> net = stillpoint.create("aps/resnet20_aps1", dataset="cifar10", width=0.25)
         >>> stillpoint.measure(net, torch.randn(4, 3, 32, 32), max_shift=2)["circular_consistency"]
         1.0

@@ -44,7 +44,7 @@ def adaptive_blur2d(
     Law: with circular padding, a shift of x and logits together shifts the result; with "group" a constant map stays
     that constant.
 
-    Example:
+    Examples:
         >>> logits = torch.zeros(1, 9, 4, 4)  # one group, equal taps: a box filter
         >>> layers.adaptive_blur2d(torch.ones(1, 2, 4, 4), logits, size=3).shape
         torch.Size([1, 2, 4, 4])
@@ -95,7 +95,7 @@ class AdaptiveBlur2d(Downsample):
     Raises:
         ValueError: an even size, or groups that do not divide the channels.
 
-    Example:
+    Examples:
         >>> layers.AdaptiveBlur2d(8, stride=2)(torch.randn(2, 8, 9, 9)).shape
         torch.Size([2, 8, 5, 5])
     """

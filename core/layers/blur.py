@@ -30,7 +30,7 @@ def binomial_taps(size: int, *, device: torch.device | str | None = None, dtype:
     Every tap and every product of two taps is exact in every floating dtype down to bfloat16. ValueError unless 1 <=
     size <= 7.
 
-    Example:
+    Examples:
         >>> layers.binomial_taps(3)
         tensor([0.2500, 0.5000, 0.2500])
     """
@@ -45,7 +45,7 @@ def binomial_kernel(
 ) -> Tensor:
     """Outer product of `dims` rows of taps, (size, ..., size), of sum one.
 
-    Example:
+    Examples:
         >>> layers.binomial_kernel(3, 2)[1]
         tensor([0.1250, 0.2500, 0.1250])
     """
@@ -100,7 +100,7 @@ def blur_with(
 def blur_pool1d(x: Tensor, *, size: int = 4, stride: int = 2, padding: str = "reflect", pad_off: int = 0) -> Tensor:
     """`blur_pool2d` along one axis: (B, C, L) -> (B, C, ceil(L/s)).
 
-    Example:
+    Examples:
         >>> layers.blur_pool1d(torch.tensor([[[0.0, 0, 4, 0, 0, 0]]]), size=3)
         tensor([[[0., 2., 0.]]])
     """
@@ -132,7 +132,7 @@ def blur_pool2d(
     Law: with circular padding, stride s dividing H and W, f(roll(x, (s*i, s*j))) is roll(f(x), (i, j)), and at
     stride 1 every shift commutes. Except with zero padding, a constant map stays constant up to rounding.
 
-    Example:
+    Examples:
         >>> layers.blur_pool2d(torch.ones(1, 3, 8, 8), size=4).shape
         torch.Size([1, 3, 4, 4])
     """
@@ -145,7 +145,7 @@ def blur_pool3d(
 ) -> Tensor:
     """`blur_pool2d` along three axes: (B, C, D, H, W) -> (B, C, ceil(D/s), ceil(H/s), ceil(W/s)).
 
-    Example:
+    Examples:
         >>> layers.blur_pool3d(torch.ones(1, 1, 4, 4, 4), size=2).shape
         torch.Size([1, 1, 2, 2, 2])
     """
@@ -188,7 +188,7 @@ class _BlurPool(ConstantBuffers):
 class BlurPool1d(_BlurPool):
     """`blur_pool1d` as a Module; `channels` is informative only, and any number of channels is accepted.
 
-    Example:
+    Examples:
         >>> layers.BlurPool1d(stride=2)(torch.ones(1, 3, 9)).shape
         torch.Size([1, 3, 5])
     """
@@ -205,7 +205,7 @@ class BlurPool2d(_BlurPool, Downsample):
     `channels` is informative only: any number of channels is accepted. Given a grid, the blurred map is sampled there;
     a map whose size is not a multiple of the stride is first extended circularly.
 
-    Example:
+    Examples:
         >>> pool, x = layers.BlurPool2d(size=3, padding="circular"), torch.randn(1, 4, 8, 8)
         >>> torch.equal(pool(x.roll(2, -1)), pool(x).roll(1, -1))
         True
@@ -228,7 +228,7 @@ class BlurPool2d(_BlurPool, Downsample):
 class BlurPool3d(_BlurPool):
     """`blur_pool3d` as a Module; `channels` is informative only, and any number of channels is accepted.
 
-    Example:
+    Examples:
         >>> layers.BlurPool3d(stride=2)(torch.ones(1, 3, 8, 8, 5)).shape
         torch.Size([1, 3, 4, 4, 3])
     """
@@ -246,7 +246,7 @@ class MaxBlurPool2d(BlurPool2d):
         kernel_size, max_padding: of the max-pool that is replaced, in pixels.
         stride, size, padding, pad_off: of the blur, as in `blur_pool2d`.
 
-    Example:
+    Examples:
         >>> layers.MaxBlurPool2d(3, max_padding=1)(torch.ones(1, 4, 8, 8)).shape
         torch.Size([1, 4, 4, 4])
     """

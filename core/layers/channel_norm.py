@@ -25,7 +25,7 @@ def channel_norm2d(x: Tensor, weight: Tensor, bias: Tensor, *, divisor: str = "i
     Law: with divisor "image" it commutes with every circular shift, fractional ones included, since it is then linear
     in the map at each pixel. With "pixel" it commutes with whole-pixel shifts only.
 
-    Example:
+    Examples:
         >>> y = layers.channel_norm2d(torch.randn(2, 8, 5, 5), torch.ones(8), torch.zeros(8))
         >>> bool(y.mean(1).abs().max() < 1e-5)
         True
@@ -45,7 +45,7 @@ def channel_norm2d(x: Tensor, weight: Tensor, bias: Tensor, *, divisor: str = "i
 class ChannelNorm2d(nn.Module):
     """`channel_norm2d` as a Module; weight is initialised to 1, bias to 0.
 
-    Example:
+    Examples:
         >>> layers.ChannelNorm2d(8)(torch.randn(2, 8, 5, 5)).shape
         torch.Size([2, 8, 5, 5])
     """

@@ -20,7 +20,7 @@ def complex_modulus(x: Tensor) -> Tensor:
     Its gradient is zero, not NaN, where the modulus is zero, and neither over- nor underflows where the modulus does
     not. Law: invariant to a rotation of every complex number.
 
-    Example:
+    Examples:
         >>> layers.complex_modulus(torch.tensor([3.0, 4.0]).view(1, 1, 2, 1, 1)).item()
         5.0
     """
@@ -32,7 +32,7 @@ def complex_modulus(x: Tensor) -> Tensor:
 class ComplexModulus(nn.Module):
     """`complex_modulus` as a Module.
 
-    Example:
+    Examples:
         >>> layers.ComplexModulus()(torch.tensor([3.0, 4.0]).view(1, 1, 2, 1, 1)).item()
         5.0
     """
@@ -64,7 +64,7 @@ def modulus_batch_norm2d(
 
     Law: in training the result does not change when `x` is scaled by a positive factor, up to `eps`.
 
-    Example:
+    Examples:
         >>> one, x = torch.ones(4), torch.rand(2, 4, 5, 5)
         >>> y = layers.modulus_batch_norm2d(x, 2 * one, one, 0 * one)  # the running energy is 2
         >>> torch.allclose(y, x, atol=1e-4)
@@ -83,7 +83,7 @@ class ModulusBatchNorm2d(nn.Module):
 
     Maps of unit variance would have energy 2; the reference starts at 1.
 
-    Example:
+    Examples:
         >>> layers.ModulusBatchNorm2d(4)(torch.rand(2, 4, 5, 5)).shape
         torch.Size([2, 4, 5, 5])
     """
@@ -130,7 +130,7 @@ class ModulusBias2d(nn.Module):
     Initialised uniformly in -1..1, as PyTorch does the bias of the depthwise 1x1 convolution that stands here in the
     reference.
 
-    Example:
+    Examples:
         >>> layers.ModulusBias2d(4)(torch.rand(2, 4, 5, 5)).shape
         torch.Size([2, 4, 5, 5])
     """

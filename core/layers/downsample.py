@@ -29,7 +29,7 @@ class SoftGrid(NamedTuple):
     weights  (B, s * t), the mixture's weights, phase k = row + s * column at index k
     scores   (B, s * t), from which the weights were computed
 
-    Example:
+    Examples:
         >>> half = torch.tensor([[0.5, 0.5, 0.0, 0.0]])
         >>> layers.sample_at(torch.arange(4.0).view(1, 1, 2, 2), layers.SoftGrid(half, half)).item()
         1.0
@@ -47,7 +47,7 @@ def sample_at(x: Tensor, grid: Grid | None, *, stride: Stride = 2) -> Tensor:
     """The pixels of (B, C, H, W) on a grid, (B, C, ceil(H/s), ceil(W/t)): from the first one if None, at each image's
     phase, or mixed by the weights of a `SoftGrid`. ValueError for a grid of another shape or dtype.
 
-    Example:
+    Examples:
         >>> x = torch.arange(4.0).view(1, 1, 2, 2)
         >>> layers.sample_at(x, torch.tensor([3])).item()  # the last of the four grids
         3.0
@@ -71,7 +71,7 @@ class Downsample(nn.Module):
              complete filling as its follower.
     stride   (rows, columns)
 
-    Example:
+    Examples:
         >>> issubclass(layers.BlurPool2d, layers.Downsample)
         True
     """
@@ -112,7 +112,7 @@ class Downsample(nn.Module):
 class DownsampleFactory(Protocol):
     """Builds the filling for one place of a backbone.
 
-    Example:
+    Examples:
         >>> make: layers.DownsampleFactory = layers.downsample_factory("polyphase")
         >>> make(16, 2).chooses
         True
@@ -149,7 +149,7 @@ class Subsample(Downsample):
 
     `device` and `dtype` are accepted as by every filling; the layer holds no tensor.
 
-    Example:
+    Examples:
         >>> layers.Subsample(stride=2)(torch.arange(6.0).view(1, 1, 1, 6))
         tensor([[[[0., 2., 4.]]]])
     """
@@ -197,7 +197,7 @@ def downsample_factory(kind: str, **options: Any) -> DownsampleFactory:
         ValueError: an unknown kind, or an option that the kind does not have. Invalid values are refused when a layer
             is built.
 
-    Example:
+    Examples:
         >>> make = layers.downsample_factory("blur", size=3)
         >>> make(16, 2)(torch.ones(1, 16, 8, 8)).shape
         torch.Size([1, 16, 4, 4])

@@ -16,7 +16,7 @@ def phase_weights(scores: Tensor, *, tau: Tensor | float, noise: Tensor | None =
 
     Law: as tau tends to 0 the weights tend to one-hot at the best phase. At 0 they are NaN.
 
-    Example:
+    Examples:
         >>> layers.phase_weights(torch.zeros(1, 4), tau=1.0)
         tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
     """

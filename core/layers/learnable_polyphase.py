@@ -86,7 +86,7 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
 
     The buffer `tau` starts at 1. Parameters of scorers, which have no weight decay, have ".scorer." in their names.
 
-    Example:
+    Examples:
         >>> pool, x = layers.LearnablePolyphaseDownsample2d(8).eval(), torch.randn(2, 8, 6, 6)
         >>> torch.allclose(pool(x.roll(1, -1)).mean((2, 3)), pool(x).mean((2, 3)), atol=1e-6)
         True
@@ -217,7 +217,7 @@ class LearnablePolyphaseUpsample2d(_Sampler):
     Law: with hard sampling and where both obey their laws, upsampling of the downsampling commutes with every
     circular shift. With a `size` and no filter it is the adjoint of sampling at the grid after an extension by zeros.
 
-    Example:
+    Examples:
         >>> up = layers.LearnablePolyphaseUpsample2d()
         >>> up(torch.randn(2, 8, 3, 3), torch.tensor([0, 3])).shape
         torch.Size([2, 8, 6, 6])

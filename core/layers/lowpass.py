@@ -40,7 +40,7 @@ def ideal_lowpass2d(
     Law: at stride 1 it commutes with every circular shift, fractional ones included, and is idempotent; at a stride
     up to `factor` that divides H and W, a shift of `x` by d moves the result by d / stride.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([1.0, -1.0] * 4).expand(1, 1, 8, 8)  # the highest frequency alone
         >>> bool(layers.ideal_lowpass2d(x).abs().max() < 1e-6)
         True
@@ -72,7 +72,7 @@ class IdealLowPass2d(Downsample):
     factor: by default the stride. Given a grid, the filtered map is sampled there instead of at the first pixel.
     `device` and `dtype` are accepted as by every filling; the layer holds no tensor.
 
-    Example:
+    Examples:
         >>> layers.IdealLowPass2d(stride=2)(torch.randn(1, 3, 8, 8)).shape
         torch.Size([1, 3, 4, 4])
     """

@@ -19,7 +19,7 @@ class PacketHalves2d(WaveletPackets2d):
 
     The argument `maps` selects the packets; the attribute `maps` lists A of all N packets, then B, in output order.
 
-    Example:
+    Examples:
         >>> layers.PacketHalves2d()(torch.randn(1, 3, 32, 32)).shape[:2]
         torch.Size([1, 3])
     """

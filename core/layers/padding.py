@@ -37,7 +37,7 @@ def pad(x: Tensor, pads: Sequence[tuple[int, int]], *, padding: str) -> Tensor:
     Raises:
         ValueError: an unknown padding, an axis cropped to nothing, or a reflection longer than its axis.
 
-    Example:
+    Examples:
         >>> layers.pad(torch.tensor([[1.0, 2.0, 3.0]]), [(1, 1)], padding="circular")
         tensor([[3., 1., 2., 3., 1.]])
     """
@@ -92,7 +92,7 @@ class PaddedConv2d(nn.Conv2d):
 
     Shapes: (B, C, H, W) or (C, H, W), as `nn.Conv2d`.
 
-    Example:
+    Examples:
         >>> conv = layers.PaddedConv2d(3, 8, 3, padding=1, padding_mode="circular")
         >>> conv(torch.randn(1, 3, 8, 8)).shape
         torch.Size([1, 8, 8, 8])

@@ -75,7 +75,7 @@ class ConvScorer(_Scorer):
     Args:
         residual: add X_k to conv2's result before the mean; needs h = C.
 
-    Example:
+    Examples:
         >>> layers.ConvScorer(8)(torch.randn(2, 8, 6, 6), stride=2).shape  # a score for each grid
         torch.Size([2, 4])
     """
@@ -113,7 +113,7 @@ class AttentionScorer(_Scorer):
     Args:
         batch_norm: batch normalisation before the second convolutions, and no bias in the first.
 
-    Example:
+    Examples:
         >>> layers.AttentionScorer(8)(torch.randn(2, 8, 6, 6), stride=2).shape  # a score for each grid
         torch.Size([2, 4])
     """
@@ -168,7 +168,7 @@ class GraphScorer(_Scorer):
     Node: spatial mean of relu(conv 3x3). Message: two linear layers, each with a ReLU, of sender and receiver. Score:
     two linear layers, with a ReLU between, of the mean of the messages received.
 
-    Example:
+    Examples:
         >>> layers.GraphScorer(8)(torch.randn(2, 8, 6, 6), stride=2).shape  # a score for each grid
         torch.Size([2, 4])
     """
@@ -203,7 +203,7 @@ class GraphScorer(_Scorer):
 class PerceptronScorer(_Scorer):
     """A linear function of a phase's channel means; `padding` and `hidden` are unused.
 
-    Example:
+    Examples:
         >>> layers.PerceptronScorer(8)(torch.randn(2, 8, 6, 6), stride=2).shape  # a score for each grid
         torch.Size([2, 4])
     """
@@ -262,7 +262,7 @@ def phase_scorer(kind: str, *, channels: int, **options: Any) -> nn.Module:
 
     ValueError for an unknown name.
 
-    Example:
+    Examples:
         >>> layers.phase_scorer("conv", channels=8)(torch.randn(2, 8, 6, 6), stride=2).shape
         torch.Size([2, 4])
     """

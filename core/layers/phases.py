@@ -63,7 +63,7 @@ def polyphase_components(x: Tensor, *, stride: Stride = 2) -> Tensor:
 
     Law: a circular shift by one row moves phase (r, c) to phase (r + 1 mod s, c), if s divides H; columns likewise.
 
-    Example:
+    Examples:
         >>> layers.polyphase_components(torch.arange(4.0).view(1, 1, 2, 2)).flatten()
         tensor([0., 2., 1., 3.])
     """
@@ -98,7 +98,7 @@ def choose_phase(x: Tensor, *, stride: Stride = 2, criterion: str = "l2") -> Ten
     underflow (in float32, magnitudes above 1e19 or below 1e-19) is first scaled by a power of two to its largest
     number; all others are summed unscaled.
 
-    Example:
+    Examples:
         >>> layers.choose_phase(torch.tensor([[[[0.0, 0.0], [5.0, 0.0]]]]))  # rows move first
         tensor([1])
     """
@@ -127,7 +127,7 @@ def take_phase(x: Tensor, phase: Tensor, *, stride: Stride = 2) -> Tensor:
 
     ValueError for a phase of another shape or dtype, and on a CPU for one that is not in 0..s*t-1.
 
-    Example:
+    Examples:
         >>> layers.take_phase(torch.arange(4.0).view(1, 1, 2, 2), torch.tensor([1])).item()
         2.0
     """
@@ -154,7 +154,7 @@ def mix_phases(x: Tensor, weights: Tensor, *, stride: Stride = 2) -> Tensor:
 
     Law: a one-hot row of weights gives what `take_phase` does.
 
-    Example:
+    Examples:
         >>> layers.mix_phases(torch.arange(4.0).view(1, 1, 2, 2), torch.full((1, 4), 0.25)).item()
         1.5
     """
@@ -176,7 +176,7 @@ def spread_phases(y: Tensor, weights: Tensor, *, stride: Stride = 2) -> Tensor:
     """Write (B, C, h, w) on every grid of a map, times the grid's weight, (B, C, s * h, t * w): the adjoint of
     `mix_phases`, with the same errors.
 
-    Example:
+    Examples:
         >>> layers.spread_phases(torch.ones(1, 1, 1, 1), torch.full((1, 4), 0.25)).flatten()
         tensor([0.2500, 0.2500, 0.2500, 0.2500])
     """
@@ -193,7 +193,7 @@ def place_phase(y: Tensor, phase: Tensor, *, stride: Stride = 2) -> Tensor:
     """Write (B, C, h, w) on the grid `phase` (B,) of a map of zeros, (B, C, s * h, t * w): the adjoint of
     `take_phase`, with the same errors.
 
-    Example:
+    Examples:
         >>> layers.place_phase(torch.ones(1, 1, 1, 1), torch.tensor([1])).flatten()
         tensor([0., 0., 1., 0.])
     """

@@ -14,7 +14,7 @@ class PointwiseConv2d(nn.Conv2d):
     Raises:
         ValueError: a stride below 1, or other sizes that `nn.Conv2d` refuses.
 
-    Example:
+    Examples:
         >>> layers.PointwiseConv2d(6, 8, stride=2)(torch.randn(2, 6, 9, 8)).shape
         torch.Size([2, 8, 5, 4])
     """

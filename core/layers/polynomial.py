@@ -56,7 +56,7 @@ def polynomial2d(
     frequencies above 2 - `cutoff`, which a filter that keeps less than 1 - `cutoff` removes; "pointwise" commutes with
     whole-pixel shifts only.
 
-    Example:
+    Examples:
         >>> square = torch.tensor([0.0, 0.0, 1.0])
         >>> layers.polynomial2d(torch.full((1, 1, 2, 2), 3.0), square, form="pointwise").unique()
         tensor([9.])
@@ -97,7 +97,7 @@ class PolynomialActivation2d(nn.Module):
     The coefficients (C, 3) start as a fit of GELU. They have two axes, and so weight decay applies to them as to
     weights.
 
-    Example:
+    Examples:
         >>> layers.PolynomialActivation2d(8)(torch.randn(2, 8, 6, 6)).shape
         torch.Size([2, 8, 6, 6])
     """

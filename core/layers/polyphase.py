@@ -78,7 +78,7 @@ def polyphase_downsample2d(
     autocast, but the map itself was rounded to 8 bits, and near ties of phases, which are common, may be decided
     differently after a shift.
 
-    Example:
+    Examples:
         >>> y, phase = layers.polyphase_downsample2d(torch.randn(2, 8, 6, 6), return_phase=True)
         >>> y.shape, phase.shape
         (torch.Size([2, 8, 3, 3]), torch.Size([2]))
@@ -94,7 +94,7 @@ class PolyphaseDownsample2d(ConstantBuffers, Downsample):
     `channels` is informative only: any number of channels is accepted. Its follower on a shortcut is the filter alone,
     a `BlurPool2d`.
 
-    Example:
+    Examples:
         >>> pool, x = layers.PolyphaseDownsample2d(), torch.randn(2, 8, 6, 6)
         >>> torch.allclose(pool(x.roll(1, -1)).mean((2, 3)), pool(x).mean((2, 3)), atol=1e-6)
         True

@@ -43,7 +43,7 @@ def polyphase_upsample2d(
     Law: with circular padding, downsampling followed by upsampling commutes with every circular shift, if the
     downsampling obeys its law. With size 1 it is the adjoint of sampling at `phase`.
 
-    Example:
+    Examples:
         >>> y = layers.polyphase_upsample2d(torch.ones(1, 1, 1, 1), torch.tensor([3]))
         >>> y.flatten()
         tensor([0., 0., 0., 1.])
@@ -57,7 +57,7 @@ class PolyphaseUpsample2d(ConstantBuffers):
 
     With a `size` (H, W) what the way down appended to odd sides is cut off again, before the blur.
 
-    Example:
+    Examples:
         >>> layers.PolyphaseUpsample2d()(torch.randn(2, 8, 3, 3), torch.tensor([0, 3])).shape
         torch.Size([2, 8, 6, 6])
     """

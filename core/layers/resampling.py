@@ -42,7 +42,7 @@ def ideal_upsample2d(x: Tensor, *, factor: int = 2, rule: str = "exact") -> Tens
 
     Law: a circular shift of `x` by one pixel is one of the result by `factor` pixels.
 
-    Example:
+    Examples:
         >>> x = torch.randn(1, 3, 5, 5)
         >>> torch.allclose(layers.ideal_upsample2d(x)[..., ::2, ::2], x, atol=1e-5)
         True
@@ -79,7 +79,7 @@ def band_limit2d(
 
     Law: at stride 1 it commutes with every shift, fractional ones included, and is idempotent.
 
-    Example:
+    Examples:
         >>> layers.band_limit2d(torch.randn(1, 3, 8, 8), cutoff=0.5, stride=2).shape
         torch.Size([1, 3, 4, 4])
     """

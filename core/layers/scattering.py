@@ -37,7 +37,7 @@ def scattering2d(x: Tensor, *, depth: int = 2, stride: int = 4) -> Tensor:
     Laws: borders are circular, so f(roll(x, (s i, s j))) is roll(f(x), (i, j)) with s the stride; order 1 is invariant
     to the sign of x and to an added constant; f(a x) = a f(x) for a >= 0.
 
-    Example:
+    Examples:
         >>> layers.scattering2d(torch.randn(1, 1, 16, 16), stride=8).shape[2:]
         torch.Size([2, 2])
     """
@@ -47,7 +47,7 @@ def scattering2d(x: Tensor, *, depth: int = 2, stride: int = 4) -> Tensor:
 class Scattering2d(nn.Module):
     """`scattering2d` as a Module with precomputed filters and no parameters.
 
-    Example:
+    Examples:
         >>> layers.Scattering2d()(torch.randn(2, 3, 16, 16)).shape[2:]
         torch.Size([4, 4])
     """

@@ -69,7 +69,7 @@ def sparse_coding2d(
     only the input is stored for backward, at the cost of a second forward. Gradients are those of the unrolled
     iterations with the step constant. ValueError for shapes that do not fit and options out of range.
 
-    Example:
+    Examples:
         >>> layers.sparse_coding2d(torch.randn(2, 3, 8, 8), torch.randn(16, 3, 3, 3)).shape
         torch.Size([2, 16, 6, 6])
     """
@@ -98,7 +98,7 @@ def sparse_coding1d(
 
     Everything else is as in `sparse_coding2d`; with ``squared=False`` the norm is taken per vector.
 
-    Example:
+    Examples:
         >>> layers.sparse_coding1d(torch.eye(3), torch.eye(3), penalty=10.0).any().item()
         False
     """
@@ -118,7 +118,7 @@ class SparseCoding2d(LearntDictionary):
     robust inference does; with `adaptive_penalty` it is multiplied by the ratio of an input's size to its code's. The
     dictionary starts Kaiming-uniform and is used with unit atoms if `normalise`.
 
-    Example:
+    Examples:
         >>> layers.SparseCoding2d(3, 16, padding=1)(torch.randn(2, 3, 8, 8)).shape
         torch.Size([2, 16, 8, 8])
     """
@@ -196,7 +196,7 @@ class SparseCoding1d(LearntDictionary):
 
     Everything else is as in `SparseCoding2d`.
 
-    Example:
+    Examples:
         >>> code = layers.SparseCoding1d(8, 16)(torch.randn(2, 5, 8))
         >>> code.shape, bool((code >= 0).all())
         (torch.Size([2, 5, 16]), True)

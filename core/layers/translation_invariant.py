@@ -62,7 +62,7 @@ def translation_invariant_downsample2d(
 
     Law: at scale 0 it is 2 x 2 average pooling. It obeys no law under shifts.
 
-    Example:
+    Examples:
         >>> weight, scale = torch.randn(8, 1, 3, 3), torch.zeros(8, 1, 1, 1)
         >>> x = torch.randn(2, 8, 6, 6)
         >>> y = layers.translation_invariant_downsample2d(x, weight, scale=scale)
@@ -122,7 +122,7 @@ class TranslationInvariantDownsample2d(Downsample):
 
     Within `translation_losses.watch` it records the response of every pass.
 
-    Example:
+    Examples:
         >>> layers.TranslationInvariantDownsample2d(8)(torch.randn(2, 8, 6, 6)).shape
         torch.Size([2, 8, 3, 3])
     """

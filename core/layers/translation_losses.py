@@ -27,7 +27,7 @@ def shift_features(x: Tensor, *, shift: Shift, kind: str = "standard") -> Tensor
 
     ValueError for another kind than "circular" and "standard".
 
-    Example:
+    Examples:
         >>> layers.shift_features(torch.tensor([[1.0, 2.0, 3.0]]), shift=(0, 1))
         tensor([[0., 1., 2.]])
     """
@@ -65,7 +65,7 @@ def undoing_losses(
     A level's mean is over all elements, so that its layers count by their channels; the caller weights all levels
     equally.
 
-    Example:
+    Examples:
         >>> from stillpoint.core.layers.translation_losses import watch
         >>> pool = layers.TranslationInvariantDownsample2d(8)
         >>> with watch(pool) as responses:
@@ -90,7 +90,7 @@ def evenness_penalty(responses: Sequence[Response]) -> Tensor:
     """Mean of 1 - |tau| (2-norm) over the images and the channels of all layers: 0 for one-hot weights, 1/2 for equal
     ones.
 
-    Example:
+    Examples:
         >>> from stillpoint.core.layers.translation_losses import watch
         >>> pool = layers.TranslationInvariantDownsample2d(8)
         >>> _ = torch.nn.init.zeros_(pool.scale.weight)

@@ -71,7 +71,7 @@ def wavelet_packets2d(
     every `stride` gives samples of the undecimated transform (circular), on a grid that may begin some pixels later; at
     stride 2**J (circular) the transform is a tight frame: the squares of all coefficients sum to 8 times those of x.
 
-    Example:
+    Examples:
         >>> layers.wavelet_packets2d(torch.randn(1, 3, 32, 32)).shape  # 3 * 32 maps * 2 parts
         torch.Size([1, 192, 16, 16])
     """
@@ -85,7 +85,7 @@ class WaveletPackets2d(ConstantBuffers):
 
     Maps requested in the order `computing_order(group_maps(maps, depth), depth)` are computed without a copy.
 
-    Example:
+    Examples:
         >>> layers.WaveletPackets2d(depth=2, stride=4)(torch.randn(1, 3, 32, 32)).shape[:2]
         torch.Size([1, 3])
     """

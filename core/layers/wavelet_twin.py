@@ -36,7 +36,7 @@ class WaveletMixing2d(ConstantBuffers):
     Parameters: `mixing`, one (outputs, inputs / groups) per section, initialised as a convolution's; `colour` (C,) or
     (O, C); `biases`, one (outputs,) per section.
 
-    Example:
+    Examples:
         >>> from stillpoint.core.layers.wavelet_packings import RESNET
         >>> mixing = layers.WaveletMixing2d(3, RESNET, stride=2)
         >>> mixing(torch.randn(2, 3, 32, 32)).ndim
@@ -136,7 +136,7 @@ class WaveletTwin2d(nn.Module):
         wavelet: the other channels, at the same stride.
         subsample: of the complex wavelet channels in `halves`: the modulus is sampled at that many times the stride.
 
-    Example:
+    Examples:
         >>> from stillpoint.core.layers.wavelet_packings import RESNET
         >>> mixing = layers.WaveletMixing2d(3, RESNET, stride=2)
         >>> twin = layers.WaveletTwin2d(torch.nn.Conv2d(3, 4, 7, stride=2, padding=3), mixing)
@@ -194,7 +194,7 @@ class TwinStem(nn.Module):
         low, high: those of the free channels, and of the wavelet channels: (B, O, H', W') of the real part, or
             (B, O, 2, H', W') of both, at `first.subsample`. Their results are cropped to the smaller one.
 
-    Example:
+    Examples:
         >>> from stillpoint.core.layers.wavelet_packings import RESNET
         >>> mixing = layers.WaveletMixing2d(3, RESNET, stride=2)
         >>> twin = layers.WaveletTwin2d(torch.nn.Conv2d(3, 4, 7, stride=2, padding=3), mixing)

@@ -86,7 +86,7 @@ class Tally(Exact):
     `update` takes booleans or whole numbers (B,) or (B, trials), at least one trial. The result is exactly 1 only when
     every trial succeeded. ValueError for another number of trials than before, and for the mean of no image.
 
-    Example:
+    Examples:
         >>> tally = metrics.Tally()
         >>> tally.count(torch.tensor([True, True, False, True]))
         >>> tally.mean, round(tally.standard_error, 3)
@@ -160,7 +160,7 @@ class Values(Exact):
     The sum behind the mean is exact and rounded once. NaN and infinities are counted separately, and propagate as in a
     sum. ValueError for the mean and the largest of no value.
 
-    Example:
+    Examples:
         >>> values = metrics.Values()
         >>> values.update(torch.tensor([1.0, 1e20, -1e20]))  # the sum is exact
         >>> round(values.mean, 4)

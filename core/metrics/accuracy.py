@@ -12,7 +12,7 @@ def topk_correct(logits: Tensor, labels: Tensor, k: Sequence[int] = (1,)) -> Ten
     logits (B, K), labels (B,) class numbers -> bool (B, len(k)). A row with a NaN is never correct; for k >= K all
     other rows are. Unlike in `torch.topk`, equal logits are ranked by class number, as in argmax.
 
-    Example:
+    Examples:
         >>> metrics.topk_correct(torch.eye(3), torch.tensor([0, 1, 0])).flatten()
         tensor([ True,  True, False])
     """
@@ -30,7 +30,7 @@ def topk_correct(logits: Tensor, labels: Tensor, k: Sequence[int] = (1,)) -> Ten
 def topk_accuracy(logits: Tensor, labels: Tensor, k: Sequence[int] = (1,)) -> Tensor:
     """Fractions of images whose label is among the k highest logits: float64 (len(k),) in [0, 1].
 
-    Example:
+    Examples:
         >>> metrics.topk_accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0]))
         tensor([0.7500], dtype=torch.float64)
     """

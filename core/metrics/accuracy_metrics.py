@@ -14,7 +14,7 @@ class Accuracy(Tally):
     """Fraction of images whose label is among the `top_k` highest logits: ``update(net, images, labels)`` or
     ``update(logits, labels)``. Equal logits are ranked by class number; a row with a NaN is never correct.
 
-    Example:
+    Examples:
         >>> accuracy = metrics.Accuracy()
         >>> accuracy.update(torch.eye(3), torch.tensor([0, 1, 0]))
         >>> round(float(accuracy.compute()), 4)
@@ -42,7 +42,7 @@ class WorstShiftAccuracy(Tally):
     With a network, ``update(net, images, labels)``: at each of the H x W circular shifts, `batch_size` views at a time.
     With logits, ``update(logits, labels)``: at each of the S views of (B, S, K).
 
-    Example:
+    Examples:
         >>> worst = metrics.WorstShiftAccuracy()
         >>> views = torch.tensor([[[2.0, 1.0], [1.0, 2.0]], [[2.0, 1.0], [2.0, 1.0]]])  # 2 images, 2 shifts
         >>> worst.update(views, torch.tensor([0, 0]))

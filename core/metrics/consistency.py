@@ -9,7 +9,7 @@ def agreement(first: Tensor, second: Tensor) -> Tensor:
     The class is the argmax, the lowest one among equal logits. A row with a NaN agrees with nothing: a diverged network
     must not count as consistent.
 
-    Example:
+    Examples:
         >>> metrics.agreement(torch.eye(3), torch.eye(3).flip(0))
         tensor([False,  True, False])
     """
@@ -22,7 +22,7 @@ def agreement(first: Tensor, second: Tensor) -> Tensor:
 def consistency(first: Tensor, second: Tensor) -> float:
     """Fraction of images that are given the same class in both views, in [0, 1].
 
-    Example:
+    Examples:
         >>> metrics.consistency(torch.eye(4), torch.eye(4)[[0, 1, 3, 2]])
         0.5
     """

@@ -28,7 +28,7 @@ class CorruptionError(Exact):
 
     `errors` holds the error of every corruption and severity. ValueError where one of them has seen no image.
 
-    Example:
+    Examples:
         >>> error = metrics.CorruptionError(corruptions=["fog"])
         >>> for severity in range(1, 6):
         ...     error.update(torch.eye(2), torch.tensor([0, 0]), corruption="fog", severity=severity)

@@ -28,7 +28,7 @@ def equivariance_error(
     rounding once span the same two numbers); each image takes the better one. With a fixed grid no roll fits, and the
     error is due to aliasing.
 
-    Example:
+    Examples:
         >>> x = torch.randn(1, 3, 8, 8)
         >>> metrics.equivariance_error(x, x.roll(2, -1), shift=(0, 2), size=(8, 8)).item()
         0.0
@@ -53,7 +53,7 @@ def equivariance_error(
 def nmse(target: Tensor, output: Tensor) -> Tensor:
     """Normalised mean squared error ||target - output||^2 / ||target||^2 of each image: (B, ...) -> (B,).
 
-    Example:
+    Examples:
         >>> metrics.nmse(torch.ones(1, 4), torch.zeros(1, 4)).item()
         1.0
     """
@@ -66,7 +66,7 @@ def psnr(target: Tensor, output: Tensor) -> Tensor:
 
     Infinite if both are equal. The target's maximum must be positive (it is for magnitude images).
 
-    Example:
+    Examples:
         >>> round(metrics.psnr(torch.ones(1, 4), torch.full((1, 4), 0.9)).item(), 2)
         20.0
     """
@@ -82,7 +82,7 @@ def ssim(target: Tensor, output: Tensor, *, window: int = 7) -> Tensor:
     terms (0.01 L)^2 and (0.03 L)^2 for the target's maximum L over the image, mean over channels and all windows that
     fit.
 
-    Example:
+    Examples:
         >>> x = torch.rand(1, 1, 16, 16)
         >>> round(metrics.ssim(x, x).item(), 4)
         1.0

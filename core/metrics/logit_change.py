@@ -12,7 +12,7 @@ def relative_logit_change(reference: Tensor, shifted: Tensor) -> Tensor:
     rows change by 0; a zero reference is divided by float32's smallest normal number, so that the result stays finite.
     NaN if either row holds a NaN. The measure is not symmetric, and invariant to scaling both rows.
 
-    Example:
+    Examples:
         >>> metrics.relative_logit_change(torch.tensor([[2.0, -4.0]]), torch.tensor([[3.0, -4.0]]))
         tensor([0.2500], dtype=torch.float64)
     """

@@ -20,7 +20,7 @@ class SegmentationScores(Exact):
     ``update(maps, labels)``: logits (B, K, h, w), brought to the labels' size bilinearly, or labels (B, H, W); the
     right ones (B, H, W). Pixels labelled `ignore` do not count. ValueError as `confusion_matrix`.
 
-    Example:
+    Examples:
         >>> metric = metrics.SegmentationScores(2)
         >>> metric.update(torch.tensor([[[0, 0], [1, 1]]]), torch.tensor([[[0, 1], [1, 1]]]))
         >>> round(metric.compute().item(), 4)  # 1/2 of class 0, 2/3 of class 1
@@ -62,7 +62,7 @@ class MapConsistency(Exact):
     `classes`, `iou` is the mean IoU of both maps, and with labels `change` is how much a shift changes the network's
     mean IoU. Pixels labelled `ignore` are left out of these alone.
 
-    Example:
+    Examples:
         >>> metric = metrics.MapConsistency()
         >>> metric.update(torch.tensor([[[0, 1], [1, 1]]]), torch.tensor([[[0, 0], [1, 1]]]))
         >>> metric.compute().item()

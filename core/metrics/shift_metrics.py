@@ -58,7 +58,7 @@ class ShiftConsistency(Tally):
     The options are those of `Pairs`; `output` is where the logits are in the network's output. A view whose logits hold
     a NaN agrees with nothing.
 
-    Example:
+    Examples:
         >>> consistency = metrics.ShiftConsistency()
         >>> consistency.update(torch.eye(4), torch.eye(4)[[0, 1, 3, 2]])  # logits of two views
         >>> float(consistency.compute())
@@ -133,7 +133,7 @@ class LogitChange(FromUnshifted):
     With a network: both views of each pair against the unshifted image. With logits: `second` (B, K) or (B, S, K)
     against `first` (B, K). The options are those of `ShiftConsistency`.
 
-    Example:
+    Examples:
         >>> change = metrics.LogitChange()
         >>> change.update(torch.tensor([[2.0, -4.0]]), torch.tensor([[3.0, -4.0]]))
         >>> float(change.compute())
@@ -153,7 +153,7 @@ class ShiftDivergence(FromUnshifted):
     With a network: both views of each pair against the unshifted image. With logits: `second` (B, K) or (B, S, K)
     against `first` (B, K). Computed in float64. The options are those of `ShiftConsistency`.
 
-    Example:
+    Examples:
         >>> divergence = metrics.ShiftDivergence()
         >>> divergence.update(torch.zeros(2, 3), torch.zeros(2, 3))
         >>> float(divergence.compute())
@@ -175,7 +175,7 @@ class FlipRate(Tally):
     logits (B, S, K) or classes (B, S) of S views in their order: ``update(views)``. With those of two views alone:
     ``update(first, second)``. Lower is better, and a network that gives one class to everything never flips.
 
-    Example:
+    Examples:
         >>> flips = metrics.FlipRate()
         >>> flips.update(torch.eye(4), torch.eye(4)[[0, 1, 3, 2]])  # logits of two views
         >>> float(flips.compute())
@@ -233,7 +233,7 @@ class FractionalConsistency(Exact):
     `second` (B, fractions, K) of the shifts by k = 1..fractions, the last of which is a whole pixel. `curve` holds all
     of them.
 
-    Example:
+    Examples:
         >>> net = lambda images: images.mean((1, 2, 3), keepdim=True).expand(-1, 2, 1, 1).flatten(1)
         >>> steady = metrics.FractionalConsistency(fractions=2)
         >>> steady.update(net, torch.rand(2, 1, 8, 8))

@@ -101,7 +101,7 @@ def antialias(
             chooses its grid and no circular padding, or a network that cannot be made shift-invariant, with the reasons
             (a dry run reports them instead). The network is then unchanged.
 
-    Example:
+    Examples:
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.MaxPool2d(2))
         >>> report = stillpoint.antialias(net, verbose=False)
         >>> [change.name for change in report.changes]

@@ -44,7 +44,7 @@ def _completion_options(form: ArgumentParser) -> None:
 def _completion(args: Namespace) -> int:
     import shtab
 
-    print(shtab.complete(args.top, args.shell))
+    print(shtab.complete(args.parser, args.shell))
     return 0
 
 

@@ -82,7 +82,7 @@ def _results_are_a_file(folder: Path, patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("harm", "subject", "said"),
     [
-        (_open_cache, "cache", "others may write"),
+        (_open_cache, "cache", "others can write"),
         (_foreign_library, "cache", "chmod go-w"),
         (_no_kernels, "kernels", "wavelet packets, a few times slower (there is no C++ compiler): install g++"),
         (_torn_marker, "data", "digits.json"),
