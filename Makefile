@@ -1,5 +1,5 @@
 # make demo: environment, then the APS pipeline on real handwritten digits, to a table and figures.
-# make check-demo: that table against the committed one; EXACT=1: not a byte may differ. SEEDS=1: for both, one seed of three.
+# make check-demo: that table against the one of the kept runs; EXACT=1: not a byte may differ. SEEDS=1: for both, one seed of three.
 # make test: environment, then the whole test suite on both of two cores. make lint: format, lint and types.
 # make lessons: runs the lessons on digits. make docs: the site, in site/, with the lessons' output where they were run.
 # make interop: the examples with Lightning, Hugging Face and segmentation-models-pytorch, which it installs.

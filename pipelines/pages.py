@@ -3,6 +3,7 @@
     table PAPER/RECIPE [networks=PATTERN] [columns=KEY,KEY] [states=trained]    the table and what must be known of it
     page PAPER/RECIPE NAME.md                                                  a page of the paper's own
     number PAPER/RECIPE/NETWORK KEY [state=untrained]                          one number with its spread, in a sentence
+    figure PAPER/RECIPE NAME                                                   a picture of the kept runs, by a link
     runs PAPER                                                                 which recipes are kept, of how many runs
 
 Where nothing is kept, the command that would make it stands there. ``stillpoint pages`` writes all of them.
@@ -20,6 +21,7 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.reporting import tables
 from stillpoint.core.reporting.reading import STATES, found_runs
 from stillpoint.core.reporting.writing import escaped, markdown_table
+from stillpoint.core.runs import layout
 from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines import networks
 from stillpoint.pipelines.gathering import complete, gather
@@ -28,6 +30,7 @@ from stillpoint.pipelines.results import Results, shown_by
 
 #: the pages, relative to the repository's root
 WHERE = ("README.md", "pipelines/*/README.md", "docs/**/*.md")
+FENCED = re.compile(r"(^```.*?^```$)", re.M | re.S)
 MARKED = re.compile(r"<!-- kept: ([^>]*?) -->(.*?)<!-- /kept -->", re.S)
 ROOT = networks.HERE.parent
 
@@ -46,7 +49,7 @@ class Kept:
     """What the kept runs in a folder say; each recipe is gathered once."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self.up = root, ""
         self.gathered = cache(self._gathered)
 
     def _gathered(self, paper: str, recipe: str) -> Results | None:
@@ -56,9 +59,17 @@ class Kept:
         return gather(paper, recipe, self.root, None, [], self.root)
 
     def written(self, text: str, name: str) -> str:
-        """A page's text with what stands between its markers made anew; `name` is what a refusal calls the page."""
+        """A page's text with what stands between its markers made anew, but for those in blocks of code;
+        `name` is what a refusal calls the page."""
+        parts = FENCED.split(text)
+        parts[0::2] = [self._written(part, name) for part in parts[0::2]]
+        return "".join(parts)
+
+    def _written(self, text: str, name: str) -> str:
         if text.count("<!-- kept:") != len(MARKED.findall(text)):
             raise UserError(f"{name} has a marker <!-- kept: ... --> without its <!-- /kept -->")
+
+        self.up = "../" * name.count("/")
 
         def anew(found: re.Match[str]) -> str:
             try:
@@ -76,6 +87,7 @@ class Kept:
             "table": self.table,
             "page": self.page,
             "number": self.number,
+            "figure": self.figure,
             "runs": self.runs,
         }
         if what not in kinds:
@@ -86,7 +98,7 @@ class Kept:
             text = kinds[what](*given, **options)
         except TypeError:
             raise UserError(f"a {what} is not asked for like this") from None
-        return text if what == "number" else f"\n\n{text.strip()}\n\n"
+        return text if what == "number" or not text else f"\n\n{text.strip()}\n\n"
 
     def table(self, which: str, networks: str = "*", columns: str = "", states: str = ",".join(STATES)) -> str:
         """A recipe's table, or some of its rows and columns, and its remarks."""
@@ -132,6 +144,18 @@ class Kept:
         if found is None or cell is None:
             raise UserError("no kept run has this number: take the sentence out, or release the run")
         return tables.show_cell(found.table.column(key), cell)
+
+    def figure(self, which: str, name: str) -> str:
+        """A picture of the kept runs, linked from the page; nothing where there are none."""
+        paper, recipe = _two(which)
+        found = self.gathered(paper, recipe)
+        if found is None:
+            return ""
+        own = shown_by(found.paper, found.config, kept=True).figures
+        if name not in own:
+            raise UserError(f"{which} has no picture {name}: {', '.join(own) or 'it has none'}")
+        path = layout.figure(paper, recipe, name, Path(layout.KEPT))
+        return f"![{name.replace('_', ' ')}: {escaped(found.table.title)}]({self.up}{path.as_posix()})"
 
     def runs(self, paper: str) -> str:
         """A line for each kept recipe of a paper."""

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A DVC remote on a web server, tried for real: nginx with PUT on loopback is started, the pretrained weights are pushed to
+# A DVC remote on a web server, tried for real: nginx with PUT on loopback is started, the kept weights are pushed to
 # it and pulled into a fresh clone that has no other store, and all is removed again. Needs Debian's nginx-light.
 #   scripts/dvc_http_remote.sh          try it: push, clone, pull, compare
 #   scripts/dvc_http_remote.sh serve    serve until Ctrl-C; it prints the commands that use it
@@ -36,23 +36,23 @@ trap 'exit 130' INT TERM
 url=http://127.0.0.1:$port
 if [ "${1:-try}" = serve ]; then
   echo "dvc remote add --local web $url && dvc remote modify --local web method PUT"
-  echo "dvc push -r web pretrained/*/*.dvc"
+  echo "dvc push -r web runs/*/*/*/*/*.dvc"
   echo "serving $place/store; Ctrl-C ends and removes it"
   while :; do sleep 1; done
 fi
 # in a clone, so that no setting of this checkout changes
 git clone -q "$root" "$place/from"
 cd "$place/from"
-$dvc pull -q pretrained/*/*.dvc
+$dvc pull -q runs/*/*/*/*/*.dvc
 $dvc remote add --local web "$url"
 $dvc remote modify --local web method PUT
-$dvc push -r web pretrained/*/*.dvc
+$dvc push -r web runs/*/*/*/*/*.dvc
 git clone -q "$root" "$place/to"
 cd "$place/to"
 rm -rf .dvc-store
 $dvc remote add --local web "$url"
-$dvc pull -r web pretrained/*/*.dvc
-for file in pretrained/*/*.safetensors; do
+$dvc pull -r web runs/*/*/*/*/*.dvc
+for file in runs/*/*/*/*/*.safetensors; do
   cmp "$file" "$place/from/$file"
   echo "the same bytes: $file"
 done

@@ -1,11 +1,11 @@
-"""``python -m tests.demo``: whether the table that the demonstration has just made is the committed one.
+"""``python -m tests.demo``: whether the table that the demonstration has just made is that of the kept runs.
 
 Two runs on machines of one kind give the same bytes, and ``--exact`` asks for them. Processors of other kinds add the
 terms of a convolution in another order. Training enlarges that rounding until it acts like another seed. So without
 ``--exact`` a number may differ as seeds do: what is exact by construction, and all that is no measurement, may not.
 
 ``--seeds 1`` compares the table of the first seed alone (``stillpoint run aps --seeds 1``), which a third of the time
-makes. ``--write`` makes what the demonstration has just given the committed tables.
+makes. ``stillpoint run aps`` trains in results/, whatever is kept in runs/: so both are there to be compared.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-COMMITTED = ROOT / "docs" / "demo" / "aps"
 MADE = ROOT / "results"
 #: what a percentage may differ by: so many of the committed spreads, and never less than so many points
 SPREADS, POINTS = 3.0, 3.0
@@ -70,44 +69,36 @@ def differences(committed: str, made: str) -> list[str]:
     return list(lines)
 
 
-def write(results: Path, folder: Path) -> None:
-    """Leaves in `folder` the tables of the demonstration that is in `results`: of all seeds, and of the first alone."""
-    from stillpoint.core.base.files import write_atomic
+def committed_table(seeds: int) -> str:
+    """The ``table.csv`` of the kept runs of the demonstration, seeds 0..seeds-1."""
     from stillpoint.core.reporting import tables
+    from stillpoint.pipelines import networks
     from stillpoint.pipelines.gathering import gather
 
-    whole = gather("aps", "digits", results, None, []).table
-    write_atomic(folder / "table.csv", tables.to_csv(whole))
-    write_atomic(folder / "table.md", tables.to_markdown(whole))
-    write_atomic(folder / "seed0.csv", tables.to_csv(gather("aps", "digits", results, 1, []).table))
+    return tables.to_csv(gather("aps", "digits", networks.KEPT, seeds, [], networks.KEPT).table)
 
 
 def main(words: list[str] | None = None) -> int:
     form = argparse.ArgumentParser(prog="python -m tests.demo", description=__doc__)
     form.add_argument("--results", type=Path, default=MADE, metavar="DIR", help="folder of all results")
-    form.add_argument("--committed", type=Path, default=COMMITTED, metavar="DIR", help="folder of the committed tables")
     form.add_argument("--seeds", type=int, choices=(1, 3), default=3, help="of the demonstration that was made")
     form.add_argument("--exact", action="store_true", help="not a byte may differ")
-    form.add_argument("--write", action="store_true", help="commit these tables instead of comparing them")
     args = form.parse_args(words)
     path = args.results / "aps" / "digits" / "table.csv"
     if not path.is_file():
         print(f"{path} is not there: make demo makes it", file=sys.stderr)
         return 2
-    if args.write:
-        write(args.results, args.committed)
-        return 0
-    several = (args.committed / "table.csv").read_text()
-    committed = several if args.seeds == 3 else (args.committed / "seed0.csv").read_text()
+    several = committed_table(3)
+    committed = several if args.seeds == 3 else committed_table(1)
     made = path.read_text()
     if committed == made:
-        print("the demonstration's table has the committed one's bytes")
+        print("the demonstration's table has the bytes of the kept runs'")
         return 0
     print("\n".join(differences(committed, made)))
     said = ["not a byte may differ"] if args.exact else problems(committed, made, several)
     if said:
         print("\n".join(["", "the demonstration's table is not the committed one:", *said]))
-        print("where this was meant: make demo, python -m tests.demo --write, and commit docs/demo")
+        print("where this was meant: stillpoint release results/aps/digits --anew, stillpoint pages, and commit runs")
         return 1
     print("\nother bytes than the committed table's, and no number beyond what another processor's rounding may give")
     return 0

@@ -11,7 +11,7 @@ from stillpoint import pipelines
 from stillpoint.pipelines.results import shown_by
 from tests import demo
 
-SEVERAL, ONE = ((demo.COMMITTED / name).read_text() for name in ("table.csv", "seed0.csv"))
+SEVERAL, ONE = demo.committed_table(3), demo.committed_table(1)
 #: a run to its table in one process, because the import of torch is most of a short one's time
 PROGRAM = """
 import sys

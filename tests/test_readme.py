@@ -53,10 +53,17 @@ def test_every_picture_and_page_that_is_linked_is_there(name: str) -> None:
     assert not [link for link in links if not (folder / link).exists()]
 
 
-@pytest.mark.parametrize(
-    "table", sorted((ROOT / "docs" / "demo").glob("*/table.md")), ids=lambda path: path.parent.name
-)
-def test_a_demonstrations_table_is_on_its_page(table: Path) -> None:
-    lines = [line for line in table.read_text().splitlines() if line.startswith("|")]
-    assert len(lines) > 2
-    assert not [line for line in lines if line not in TEXTS[f"pipelines/{table.parent.name}/README.md"]]
+#: what reads like a result: a spread, a share, a difference, or a row of a table with several measured numbers
+RESULT = re.compile(r"±|\d[\d.,]* ?%|\d[\d.,]* points|^\|(?:.*\b\d+\.\d{2,}\b){2}", re.M)
+#: between these stands what the kept runs say, or what a paper or another file says, which the marker names
+MARKED = re.compile(r"<!-- (kept|stated): ([^>]*?) -->.*?<!-- /\1 -->", re.S)
+
+
+@pytest.mark.parametrize("name", [name for name in TEXTS if name != "docs/performance.md"])
+def test_no_result_stands_outside_a_marker(name: str) -> None:
+    prose = re.sub(r"^```.*?^```$", "", TEXTS[name], flags=re.M | re.S)
+    text = re.sub(r"`[^`]*`", "", MARKED.sub("", prose))
+    assert not [line for line in text.splitlines() if RESULT.search(line)]
+    for kind, source in re.findall(r"<!-- (kept|stated): ([^>]*?) -->", prose):
+        # the kept runs are compared in tests/test_kept.py
+        assert kind == "kept" or source in ("law", "paper") or (ROOT / source).is_file(), source
