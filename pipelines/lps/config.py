@@ -132,7 +132,8 @@ class Config(RunConfig):
     def known_metrics(self) -> dict[str, tuple[str, ...]]:
         if info(self.data.name).label_maps:
             return evaluations.reads("label_maps")
-        own: dict[str, tuple[str, ...]] = {"standard_and_circular": ("max_shift", "margin")}
+        read = ("max_shift", "margin") if info(self.data.name).size > SMALL else ("max_shift",)
+        own: dict[str, tuple[str, ...]] = {"standard_and_circular": read}
         return super().known_metrics() | (own if self.evaluate.protocol == "authors" else {})
 
     def known_protocols(self) -> tuple[str, ...]:
