@@ -16,13 +16,13 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "performance.md"
 
-_ABOUT = ("size", "padding", "select", "depth", "groups", "layout", "dtype")
+_ABOUT = ("hidden", "size", "padding", "select", "depth", "groups", "layout", "dtype")
 
 
-def load() -> dict[str, dict[str, Any]]:
+def load(subject: str = "layers") -> dict[str, dict[str, Any]]:
     """What was measured on each device: "cpu", "cuda"."""
-    found = {path.stem.removeprefix("layers-"): json.loads(path.read_text()) for path in RESULTS.glob("layers-*.json")}
-    return dict(sorted(found.items()))
+    paths = sorted(RESULTS.glob(f"{subject}-*.json"))
+    return {path.stem.removeprefix(f"{subject}-"): json.loads(path.read_text()) for path in paths}
 
 
 def table(measured: dict[str, Any], job: str) -> str:
@@ -33,6 +33,8 @@ def table(measured: dict[str, Any], job: str) -> str:
     head = [*about, "pass", "stillpoint, ms", f"{baseline}, ms", f"ratio to {baseline}", "others, ms", "floor, ms"]
     bounded = any(case.get("bounds") for case in cases)
     head += ["its pieces, ms"] * bounded
+    beyond = any("beyond" in case for case in cases)
+    head += ["ratio beyond them"] * beyond
     head += ["peak, MiB", f"{baseline} peak, MiB"]
     lines = []
     for case in cases:
@@ -44,6 +46,7 @@ def table(measured: dict[str, Any], job: str) -> str:
         cells += [bold(ratio) if case["ratio"] > 1 else ratio, ", ".join(others), f"{case['floor_ms']:.2f}"]
         pieces = ", ".join(f"{name} {v['median_ms']:.2f}" for name, v in case.get("bounds", {}).items())
         cells += [pieces] * bounded
+        cells += [f"{case['beyond']:.2f}" if "beyond" in case else ""] * beyond
         cells += [f"{v['peak_bytes'] / 2**20:.1f}" for v in (ours, base)]
         lines.append(cells)
     return markdown_table(head, lines)
@@ -111,9 +114,18 @@ def page() -> str:
                     f"Measured {1 + len(later)} times; of each contender stands the run in which it was fastest. "
                     "The later ones:\n\n" + "\n".join(f"- {machine({'machine': run})}" for run in later)
                 )
-        lost = losses(measured)
-        parts += ["### Where we lose", "\n".join(lost) if lost else "Nowhere in this table."]
+        parts += _lost(measured)
+    for device, measured in load("sampling").items():
+        parts += [f"## Learned sampling and alias-free layers: {device}", machine(measured)]
+        for job in dict.fromkeys(case["job"] for case in measured["cases"]):
+            parts += [f"### {job}", table(measured, job)]
+        parts += _lost(measured)
     return "\n\n".join([*parts, *jobs.sections(RESULTS)]) + "\n"
+
+
+def _lost(measured: dict[str, Any]) -> list[str]:
+    lost = losses(measured)
+    return ["### Where we lose", "\n".join(lost) if lost else "Nowhere in this table."]
 
 
 def keep(subject: str, device: str, rows: dict[str, Any]) -> None:

@@ -1,15 +1,18 @@
-"""Learned sampling beside its textbook form: ``python -m benchmarks.sampling [--rounds 7] [--json]``.
+"""Learned sampling and alias-free layers beside textbook code: ``python -m benchmarks.sampling [--rounds 7] [--json]``.
 
-About a minute on one core. LPS: four phases sliced and stacked, two padded convolutions of them, a softmax, a weighted
-sum; the two convolutions alone, on phases that are split and padded already, are timed beside it. `beyond` is what ours
-takes above them, over what the textbook does: below zero where ours is faster than they are, since it never computes
-the second one. TIPS: a depthwise convolution, a pooling, a softmax, four slices and a weighted sum.
+About two minutes on one core. LPS: four phases sliced and stacked, two padded convolutions of them, a softmax, a
+weighted sum; the two convolutions alone, on phases that are split and padded already, are timed beside it. `beyond` is
+what ours takes above them, over what the textbook does: below zero where ours is faster than they are, since it never
+computes the second one. TIPS: a depthwise convolution, a pooling, a softmax, four slices and a weighted sum. The others
+are in `benchmarks.alias_free`.
 """
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +103,20 @@ def main(arguments: list[str] | None = None) -> None:
     form.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     form.add_argument("--threads", type=int, default=1)
     form.add_argument("--rounds", type=int, default=7)
+    form.add_argument(
+        "--only", metavar="WORD", default="", help="only jobs whose name holds this word; nothing is kept"
+    )
     form.add_argument("--json", action="store_true", help="print the JSON that is written to benchmarks/results/")
     args = form.parse_args(arguments)
     pin(args.threads, "benchmarks.sampling")
     clock = Clock(args.device, args.threads)
+    from benchmarks.alias_free import cases as alias_free
+
     rate, begun, rows = clock.bandwidth(), time.perf_counter(), []
-    for case in cases(args.device):
+    about = {**machine(clock), "copy_gigabytes_per_second": round(rate / 1e6, 2), "rounds": args.rounds}
+    for case in chain(cases(args.device), alias_free(args.device)):
+        if args.only.lower() not in case.job.lower():
+            continue
         row = measure(case, clock, rate, args.rounds)
         found = {name: v["median_ms"] for name, v in row["contenders"].items()}
         if "convolutions" in row["bounds"]:
@@ -114,18 +125,22 @@ def main(arguments: list[str] | None = None) -> None:
         rows.append(row)
         if not args.json:
             peak = {name: round(v["peak_bytes"] / 2**20, 1) for name, v in row["contenders"].items()}
-            about = [str(row[key]) for key in ("job", "hidden", "layout", "mode") if key in row]
+            words = [str(row[key]) for key in ("job", "hidden", "layout", "mode") if key in row]
             print(
-                f"{' '.join(about):45} {row['ratio']:6.3f} beyond {row.get('beyond', '-')} | {found} ms, {peak} MiB",
+                f"{' '.join(words):45} {row['ratio']:6.3f} beyond {row.get('beyond', '-')} | {found} ms, {peak} MiB",
                 flush=True,
             )
-    about = {**machine(clock), "rounds": args.rounds, "seconds": round(time.perf_counter() - begun, 1)}
+    about |= {"load_after": [round(v, 2) for v in os.getloadavg()], "seconds": round(time.perf_counter() - begun, 1)}
     result = {"machine": about, "cases": rows}
+    if args.json:
+        print(json.dumps(result, indent=2))
+    if args.only:
+        return
+    from benchmarks.report import write
     from stillpoint.core.base.files import write_json
 
     write_json(RESULTS / f"sampling-{args.device}.json", result)
-    if args.json:
-        print(json.dumps(result, indent=2))
+    write()
 
 
 if __name__ == "__main__":

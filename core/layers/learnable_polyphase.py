@@ -14,7 +14,6 @@ from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
 from stillpoint.core.layers.gumbel import Tempered
-from stillpoint.core.layers.padding import check_padding
 from stillpoint.core.layers.phase_convolution import wide
 from stillpoint.core.layers.phase_scorers import phase_scorer
 from stillpoint.core.layers.phases import Stride, extend, place_phase, shortened, spread_phases, stride_pair
@@ -26,6 +25,8 @@ for _name in ("extend", "place_phase", "shortened", "spread_phases", "wide"):
     torch.fx.wrap(_name)
 
 FILTERS = ("binomial", "adaptive")
+#: how sides that are not multiples of the stride are extended
+EXTENSIONS = ("circular", "zeros")
 #: minimum width of a scorer that is narrower than its map
 LEAST = 8
 #: how scores become a grid: the best phase; softmax(scores / tau); softmax((scores + Gumbel noise) / tau)
@@ -120,7 +121,9 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
                 raise ValueError(f"{name} must be one of {', '.join(SAMPLINGS)}, got {given!r}")
         if reduction < 1:
             raise ValueError(f"reduction must be a positive integer, got {reduction}")
-        self.select, self.extension = select, check_padding(extension)
+        if extension not in EXTENSIONS:
+            raise ValueError(f"extension must be one of {', '.join(EXTENSIONS)}, got {extension!r}")
+        self.select, self.extension = select, extension
         self.sampling, self.test_sampling = sampling, test_sampling
         self.options: dict[str, Any] = {
             "filter": filter,

@@ -30,6 +30,7 @@ class Subject:
 SUBJECTS = {
     "layer": Subject("benchmarks.layers", 15, peers=("timm", "kornia", "pytorch_wavelets")),
     "network": Subject("benchmarks.networks", 5, peers=("timm",)),
+    "sampling": Subject("benchmarks.sampling", 7),
     "train": Subject("benchmarks.training", 30, ("network",)),
     "eval": Subject("benchmarks.evaluation", 5, ("network",)),
     "loader": Subject("benchmarks.loaders", 5, ("photographs",), ("cpu",)),
@@ -46,9 +47,9 @@ def _options(form: ArgumentParser) -> None:
         choices=tuple(SUBJECTS),
         default="layer",
         help="layer: beside timm, kornia, pytorch_wavelets and textbook code; network: ResNet-50 with filters beside "
-        "the plain one and timm's; train, eval, loader: whole jobs beside torchvision's transforms and DataLoader, and "
-        "beside the bare network; corruptions: beside imagecorruptions; "
-        "demo: `stillpoint run aps`, whole; start: startup times of commands (default: layer)",
+        "the plain one and timm's; sampling: LPS, TIPS and alias-free layers beside textbook code; train, eval, "
+        "loader: whole jobs beside torchvision's transforms and DataLoader, and beside the bare network; corruptions: "
+        "beside imagecorruptions; demo: `stillpoint run aps`, whole; start: startup times of commands (default: layer)",
     )
     form.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: cpu)")
     form.add_argument(

@@ -40,7 +40,7 @@ def models() -> dict[str, ModelEntry]:
     with ``_ddac3`` after a predicted one; ``_aps`` by norms and ``_lpf`` at a fixed grid. ``_wide`` scorers have as
     many channels as what they score; ``_graph`` and its like are the other scorers of the code, ``_soft`` networks
     mix the grids in evaluation too. ``deeplab_`` are DeepLabV3+ over them, back up on the grids that were chosen, or
-    bilinearly (``_bilinear``, and where none is)."""
+    bilinearly (``_bilinear``, and where none is); ``_convex`` trains without noise."""
     entries = []
 
     def add(name: str, settings: dict[str, Any], source: str = CODE) -> None:
@@ -84,6 +84,7 @@ def _segmenters() -> list[ModelEntry]:
             "_lps": {**unfiltered, **back},
             "_lps3": {**three, **back},
             "_lps3_bilinear": three,
+            "_lps3_convex": {**_lps(arch, "sampling=softmax", FILTER_SIZE=3), **back},
             "_lps_ddac3": {**_lps(arch, "filter=adaptive", FILTER_SIZE=3, **groups), **back},
         }
         found += [ModelEntry(f"deeplab_{arch}{name}", {**own, **more}, CODE, datasets) for name, more in kinds.items()]

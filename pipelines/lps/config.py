@@ -11,6 +11,8 @@ from stillpoint.core.config.schema import RunConfig, TrainConfig
 
 #: fillings that choose their grid
 CHOOSING = ("learnable_polyphase", "polyphase")
+#: what is left of scores over a smaller temperature is 0, 1 and NaN
+COLDEST = 1e-6
 SMALL = 64  # images up to this size get a stem that does not stride
 
 
@@ -91,7 +93,7 @@ class Train(TrainConfig):
         1.0, gt=0, description="segmentation: the rate of the ResNet, its scorers included, is LR times this"
     )
     tau_milestones: tuple[int, ...] = ()
-    tau_temperatures: tuple[float, ...] = Field((), description="one for each milestone, above 0")
+    tau_temperatures: tuple[float, ...] = Field((), description="one for each milestone, 1e-6 at least")
 
     @model_validator(mode="after")
     def _temperatures(self) -> "Train":
@@ -102,8 +104,9 @@ class Train(TrainConfig):
                     f"TRAIN.TAU {self.tau} needs as many TAU_TEMPERATURES as TAU_MILESTONES, these not falling, "
                     f"not {list(self.tau_temperatures)} and {list(self.tau_milestones)}"
                 )
-            if min(self.tau_temperatures) <= 0:
-                raise ValueError(f"TRAIN.TAU_TEMPERATURES must be above 0, not {min(self.tau_temperatures)}")
+            if min(self.tau_temperatures) < COLDEST:
+                least = min(self.tau_temperatures)
+                raise ValueError(f"TRAIN.TAU_TEMPERATURES must be {COLDEST:.0e} at least, not {least}")
         return self
 
 
@@ -129,7 +132,8 @@ class Config(RunConfig):
     def known_metrics(self) -> dict[str, tuple[str, ...]]:
         if info(self.data.name).label_maps:
             return evaluations.reads("label_maps")
-        own: dict[str, tuple[str, ...]] = {"standard_and_circular": ("max_shift", "margin")}
+        read = ("max_shift", "margin") if info(self.data.name).size > SMALL else ("max_shift",)
+        own: dict[str, tuple[str, ...]] = {"standard_and_circular": read}
         return super().known_metrics() | (own if self.evaluate.protocol == "authors" else {})
 
     def known_protocols(self) -> tuple[str, ...]:

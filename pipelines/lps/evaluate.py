@@ -1,8 +1,9 @@
 """What ``EVALUATE.PROTOCOL authors`` measures, for its strange parts.
 
 On ImageNet one draw for a whole batch from NumPy's generator, and rolled images that are classified at the size of the
-larger crop, not of the windows; what Stillpoint measures by itself is ``circular`` and ``crop``. Of segmenters one draw
-for a whole batch too, the mean over batches, and the mean precision by the name of the mean accuracy.
+larger crop, not of the windows; on CIFAR-10 windows and rolls of one size. What Stillpoint measures by itself is
+``circular`` and ``crop``. Of segmenters one draw for a whole batch too, the mean over batches, and the mean precision
+by the name of the mean accuracy.
 """
 
 import statistics
@@ -10,14 +11,18 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 
+from stillpoint.core.base.randomness import generator
 from stillpoint.core.config.catalogue import info
 from stillpoint.core.config.schema import EvaluateConfig, RunConfig
 from stillpoint.core.data.shifts import roll, shift_zeros
 from stillpoint.core.evaluation.registry import EVALUATIONS, MAP_EVALUATIONS, Evaluation, Result, View
 from stillpoint.core.evaluation.segmentation import Segmentation
+from stillpoint.core.metrics.fidelity import all_agree
 from stillpoint.core.metrics.segmentation import label_agreement, label_map, segmentation_scores
+from stillpoint.pipelines.lps.config import SMALL
 from stillpoint.pipelines.lps.protocol import draw_offsets, imagenet_consistency, imagenet_offsets
 
 #: the authors' seed and number of views
@@ -40,6 +45,29 @@ class StandardAndCircular:
 
     def compute(self) -> Result:
         standard, circular = np.mean(self.found, 0) / 100
+        return {"standard_consistency": float(standard), "rolled_consistency": float(circular)}
+
+
+class BatchPairs:
+    """CIFAR-10's form of it: two shifts of a batch of -3 to 2 pixels, of windows of the padded images and again of
+    rolls, drawn by PyTorch. The authors seed nothing; here it is the run's seed."""
+
+    def __init__(self, config: EvaluateConfig, seed: int) -> None:
+        self.random, self.reach = generator("lps authors", seed), config.max_shift
+        self.found: list[tuple[float, ...]] = []
+
+    def update(self, view: View) -> None:
+        shares = []
+        for move in (shift_zeros, roll):
+            shifts = torch.randint(-self.reach, self.reach, (SAMPLES, 2), generator=self.random).tolist()
+            # a window further down shows what lies higher up
+            signs = -1 if move is shift_zeros else 1
+            seen = [view.predict(move(view.images, (signs * i, signs * j))).argmax(1) for i, j in shifts]
+            shares.append(float(all_agree(seen).double().mean()))
+        self.found.append(tuple(shares))
+
+    def compute(self) -> Result:
+        standard, circular = np.mean(self.found, 0)
         return {"standard_consistency": float(standard), "rolled_consistency": float(circular)}
 
 
@@ -75,7 +103,6 @@ class BatchShifts:
         return {f"{self.name}_agreement": statistics.fmean(means), f"{self.name}_agreement_variance": variance}
 
 
-OF_CLASSES: dict[str, Callable[[EvaluateConfig, int], Evaluation]] = {"standard_and_circular": StandardAndCircular}
 OF_MAPS: dict[str, Callable[[EvaluateConfig, int], Evaluation]] = {
     "segmentation": Precision,
     "circular_maps": partial(BatchShifts, circular=True),
@@ -88,4 +115,6 @@ def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int
     of_maps, authors = info(config.data.name).label_maps, config.evaluate.protocol == "authors"
     if of_maps:
         return MAP_EVALUATIONS | (OF_MAPS if authors else {})
-    return EVALUATIONS | (OF_CLASSES if authors else {})
+    form = StandardAndCircular if info(config.data.name).size > SMALL else BatchPairs
+    own: dict[str, Callable[[EvaluateConfig, int], Evaluation]] = {"standard_and_circular": form}
+    return EVALUATIONS | (own if authors else {})

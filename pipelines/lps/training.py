@@ -6,22 +6,29 @@ import torch
 from torch import Tensor, nn
 
 from stillpoint.core.backbones.deeplab import DeepLabV3Plus
+from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.layers.gumbel import set_noise, set_tau
 from stillpoint.core.training.annealing import multistep, piecewise_linear, step_decay
 from stillpoint.core.training.hooks import Moment
 from stillpoint.core.training.optim import ParameterGroup
 from stillpoint.core.training.train import TrainHooks
-from stillpoint.pipelines.lps.config import Train
+from stillpoint.pipelines.lps.config import COLDEST, Train
 from stillpoint.pipelines.lps.models import scorer_parameters
 from stillpoint.pipelines.lps.weights import recognised
 
 
 def temperature(train: Train, at: Moment) -> float:
-    """The temperature of a step of training."""
+    """The temperature of a step of training; a `UserError` for one below `COLDEST`."""
     n = at.epoch * at.steps + at.step if train.tau_per == "step" else at.epoch
     if train.tau == "step":
-        return step_decay(n, every=train.tau_every, gamma=train.tau_gamma, least=train.tau_min)
+        value = step_decay(n, every=train.tau_every, gamma=train.tau_gamma, least=train.tau_min)
+        if value < COLDEST:
+            raise UserError(
+                f"TRAIN.TAU step has fallen to {value:.0e} in epoch {at.epoch + 1}, and the least that can be is "
+                f"{COLDEST:.0e}: set TRAIN.TAU_MIN"
+            )
+        return value
     if train.tau == "constant":
         return 1.0
     schedule = multistep if train.tau == "multistep" else piecewise_linear

@@ -5,7 +5,9 @@ from stillpoint.core.layers import (
     SCORERS,
     LearnablePolyphaseDownsample2d,
     LearnablePolyphaseUpsample2d,
+    PolyphaseUpsample2d,
     SoftGrid,
+    blur_pool2d,
     mix_phases,
     phase_weights,
     polyphase_components,
@@ -159,6 +161,30 @@ def test_upsampling_is_the_way_back():
     assert up(odd, grid).shape[2:] == (8, 8)
 
 
+@pytest.mark.parametrize("shape", [(7, 9), (8, 9), (7, 10)])
+@pytest.mark.parametrize("up", [LearnablePolyphaseUpsample2d, PolyphaseUpsample2d])
+def test_odd_sides_come_back_as_they_were_where_the_size_is_told(up, shape):
+    """And longer by one where it is not, as the authors have it."""
+    f, x = layer(extension="zeros").eval(), images(3, 8, *shape)
+    y, phase = f(x, return_grid=True)
+    g = torch.randn_like(y)
+    back = up(8, dtype=torch.float64)
+    assert back(y, phase).shape[2:] == tuple(side + side % 2 for side in shape)
+    placed = back(g, phase, size=shape)
+    assert placed.shape == x.shape
+    # the adjoint of sampling after an extension by zeros
+    torch.testing.assert_close((placed * x).sum(), (g * f.sample(x, phase)).sum())
+    smooth = up(8, size=3, dtype=torch.float64)(g, phase, size=shape)
+    torch.testing.assert_close(smooth, blur_pool2d(placed, stride=1, size=3, padding="circular"))
+
+
+@pytest.mark.parametrize("size", [(6, 8), (9, 8), (8, 0)])
+def test_a_size_of_which_the_map_was_not_made_is_refused(size):
+    y, phase = torch.zeros(1, 8, 4, 4), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"size must be 7 to 8 x 7 to 8, of which the stride makes \(8, 8\), got"):
+        LearnablePolyphaseUpsample2d(8)(y, phase, size=size)
+
+
 def test_upsampling_in_training_fills_every_grid_and_is_the_adjoint():
     y, weights = images(3, 8, 4, 5), torch.rand(3, 4, dtype=torch.float64)
     up = LearnablePolyphaseUpsample2d(8, size=3, gain=4.0, dtype=torch.float64)
@@ -242,7 +268,7 @@ def test_wrong_use_says_what_is_allowed():
         ({"select": "both"}, "select must be one of before_blur, after_blur, got 'both'"),
         ({"sampling": "hard"}, "sampling must be one of argmax, softmax, gumbel, got 'hard'"),
         ({"test_sampling": "hard"}, "test_sampling must be one of argmax, softmax, gumbel, got 'hard'"),
-        ({"extension": "mirror"}, "padding must be one of .*, got 'mirror'"),
+        ({"extension": "mirror"}, "extension must be one of circular, zeros, got 'mirror'"),
         ({"reduction": 0}, "reduction must be a positive integer, got 0"),
         ({"filter": "adaptive", "size": 4}, "size must be an odd positive integer, got 4"),
     ):

@@ -57,6 +57,14 @@ def test_multistep_decays_at_its_milestones(per):
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 
+def test_poly_is_torchs_and_stops_at_its_smallest_rate():
+    train = recipe(epochs=4, lr=0.1, schedule="poly", schedule_per="step", poly_power=0.9, lr_min=1e-3)
+    want = torch_rates(lambda o: torch.optim.lr_scheduler.PolynomialLR(o, total_iters=400, power=0.9), 400, 0.1)
+    found = [rate(train, n // 100, n % 100, 100) for n in range(400)]
+    assert found == pytest.approx([max(value, 1e-3) for value in want], rel=1e-9)
+    assert found[-1] == 1e-3 and want[-1] < 1e-3
+
+
 def test_constant_stays():
     train = recipe(epochs=10, lr=0.01, schedule="constant")
     assert {rate(train, epoch, step, 3) for epoch in range(10) for step in range(3)} == {0.01}
