@@ -13,6 +13,8 @@ class ConstantBuffers(nn.Module):
     ``to_empty`` leaves garbage in every buffer and trusts that a checkpoint fills it; these are in none.
     """
 
+    __jit_ignored_attributes__ = ("_constants",)
+
     def __init__(self) -> None:
         super().__init__()
         # in tuples, which torch does not look into for parameters and constants

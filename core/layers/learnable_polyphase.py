@@ -5,11 +5,12 @@ In training the phases are mixed by a Gumbel softmax of their scores, whose temp
 evaluation each image is sampled at its best phase, as in adaptive polyphase sampling.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from stillpoint.core.layers import scripted
 from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
@@ -35,6 +36,9 @@ SAMPLINGS = ("argmax", "softmax", "gumbel")
 class _Sampler(Tempered, nn.Module):
     """What the two layers share: the filter, the temperature and the noise."""
 
+    if TYPE_CHECKING:  # TorchScript reads the annotations of attributes, and knows no modules there
+        filter: nn.Module
+
     def __init__(
         self,
         channels: int | None,
@@ -53,7 +57,7 @@ class _Sampler(Tempered, nn.Module):
             raise ValueError(f"filter must be one of {', '.join(FILTERS)}, got {filter!r}")
         made: dict[str, Any] = {"size": size, "padding": padding, "device": device, "dtype": dtype}
         if filter == "binomial":
-            self.filter: nn.Module = BlurPool2d(channels, 1, **made)
+            self.filter = BlurPool2d(channels, 1, **made)
         elif channels is None:
             raise ValueError("an adaptive filter needs the number of channels")
         else:
@@ -84,6 +88,9 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
 
     The buffer `tau` starts at 1. Parameters of scorers, which have no weight decay, have ".scorer." in their names.
     """
+
+    if TYPE_CHECKING:  # TorchScript reads the annotations of attributes, and knows no modules there
+        scorer: nn.Module | None
 
     def __init__(
         self,
@@ -123,7 +130,7 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
             "extension": extension,
         }
         self.made: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.scorer: nn.Module | None = None
+        self.scorer = None
         if scorer is not None:
             # a few units may all be dead, and then every score ties
             width = max(channels // reduction, min(channels, LEAST)) if hidden is None else hidden
@@ -137,14 +144,19 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
         self,
         x: Tensor,
         grid: Grid | None = None,
-        *,
         return_grid: bool = False,
         noise: Tensor | None = None,
     ):
         """The samples, or (samples, grid): a phase (B,) int64, or the `SoftGrid` of a soft sampling.
 
-        `noise` (B, s * t) takes the place of the Gumbel noise.
+        `noise` (B, s * t) takes the place of the Gumbel noise. Scripted, it takes a phase and hands none on.
         """
+        if torch.jit.is_scripting():
+            return self.scripted_at(x, grid if isinstance(grid, Tensor) else None)
+        else:  # TorchScript compiles no other branch
+            return self._judged_and_sampled(x, grid, return_grid, noise)
+
+    def _judged_and_sampled(self, x: Tensor, grid: Grid | None, return_grid: bool, noise: Tensor | None):
         filtered = self.filter(x)
         if grid is None:
             grid = self._grid(filtered if self.select == "after_blur" else x, noise)
@@ -162,6 +174,35 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
 
     def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         return self._at(self.filter(x), grid)
+
+    def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
+        filtered = self.filter(x)
+        sampling = self.sampling if self.training else self.test_sampling
+        if phase is None and self.scorer is None:
+            return scripted.subsample(filtered, self.stride)
+        extended = scripted.extend(filtered, self.stride, self.extension)
+        if phase is None and sampling != "argmax":
+            return scripted.mix_phases(extended, self._scripted_weights(x, filtered, sampling), self.stride)
+        if phase is None:
+            phase = self.scripted_choice(x)
+        return scripted.take_phase(extended, phase, self.stride)
+
+    def scripted_choice(self, x: Tensor) -> Tensor:
+        return self._scripted_scores(self.filter(x) if self.select == "after_blur" else x).argmax(1)
+
+    def _scripted_scores(self, judged: Tensor) -> Tensor:
+        if self.scorer is None:
+            raise ValueError("a layer without a scorer compares nothing")
+        return wide(self.scorer(wide(scripted.extend(judged, self.stride, self.extension)), self.stride))
+
+    def _scripted_weights(self, x: Tensor, filtered: Tensor, sampling: str) -> Tensor:
+        scores = self._scripted_scores(filtered if self.select == "after_blur" else x)
+        if sampling == "gumbel":
+            if self.noise_key is not None:
+                raise RuntimeError("noise that is a function of a key is not scripted: set no key")
+            scores = scores - torch.empty_like(scores).exponential_().log()
+        tau = self.tau
+        return scores.softmax(1) if tau is None else (scores / tau).softmax(1)
 
     def follower(self, channels: int) -> Downsample:
         """The layer of a shortcut: the same filter over its own channels, and no scorer."""
@@ -231,7 +272,19 @@ class LearnablePolyphaseUpsample2d(_Sampler):
         needed = redraw or soften_twice
         self.register_buffer("tau", torch.ones((), device=device, dtype=dtype) if needed else None)
 
-    def forward(self, y: Tensor, grid: Grid, *, noise: Tensor | None = None) -> Tensor:
+    def forward(self, y: Tensor, grid: Grid, noise: Tensor | None = None) -> Tensor:
+        if torch.jit.is_scripting():
+            smooth = self.filter(self._scripted(y, grid))
+            return smooth if self.gain == 1 else smooth * self.gain
+        else:  # TorchScript compiles no other branch
+            return self._placed(y, grid, noise)
+
+    def _scripted(self, y: Tensor, grid: Grid) -> Tensor:
+        if isinstance(grid, Tensor):
+            return scripted.place_phase(y, grid, self.stride)
+        raise RuntimeError("soft grids are not scripted")
+
+    def _placed(self, y: Tensor, grid: Grid, noise: Tensor | None) -> Tensor:
         if isinstance(grid, SoftGrid):
             weights = grid.weights
             if self.training and self.redraw:
