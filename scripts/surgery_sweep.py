@@ -1,28 +1,34 @@
 #!/usr/bin/env python3
 """What `stillpoint.antialias` does to one or two networks of every family of torchvision and timm, as a table.
 
-    python scripts/surgery_sweep.py docs/surgery.csv --part 1/4      # one part of four; each adds or replaces its rows
+    python scripts/surgery_sweep.py docs/surgery.csv --missing              # the networks that it lacks
+    python scripts/surgery_sweep.py docs/surgery.csv --missing --deployed   # how they leave Python
+    python scripts/surgery_sweep.py docs/surgery.csv --total                # what it says as a whole
 
-Random weights, no network access. Places are counted without the surgery: a TorchDispatchMode sees every convolution
-and max-pool that runs with kernel > stride > 1, before and after; fixed filters, which are convolutions too, are left
-out. Columns:
+Random weights, no network access. Each network is written as soon as it is done. Places are counted without the
+surgery: a TorchDispatchMode sees every convolution and max-pool that runs with kernel > stride > 1, before and after;
+fixed filters, which are convolutions too, are left out. Columns:
 
-    found, after     such places before, and after the default policy, which leaves the stem
-    changed, left    lines of the report; `reasons` gives each reason with how often
-    oracle           largest change of an output, of the largest output, with plain subsampling for a filter
-    sizes            of five sizes (least, +1, x 1.5, x 1.5 + 1, 32) those that the original takes, and treated too
-    scripts, exports as the treated network does; "-" where the original does not
+    found, after, bare  such places before; after the default policy, which leaves the stem; with the stem treated too
+    half                additions of a map that was filtered and one that was not, since they parted
+    changed, left       lines of the report; `reasons` gives each reason with how often
+    oracle              largest change of an output, of the largest output, with plain subsampling for a filter
+    sizes               of five sizes (least, +1, x 1.5, x 1.5 + 1, 32) those that the treated one and the original take
+    scripts, traces, exports, onnx
+                        as the treated network does, with its own numbers: "-" where the original does not either,
+                        "slow" where neither came to an end; for one size, and ONNX in onnxruntime
 """
 
 import argparse
 import contextlib
 import copy
 import csv
+import signal
 import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +37,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchvision import models
 
 import stillpoint
+from stillpoint.core.surgery.antialias import POLICIES
 
 _TORCHVISION = """
 alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 maxvit_t mnasnet0_5
@@ -61,29 +69,61 @@ tf_mobilenetv3_small_minimal_100 tiny_vit_5m_224 tinynet_e tnt_s_patch16_224 tre
 visformer_tiny vit_tiny_patch16_224 volo_d1_224 vovnet39a wide_resnet50_2 xception41 xcit_nano_12_p16_224
 """
 TORCHVISION, TIMM = _TORCHVISION.split(), _TIMM.split()
+DEPLOYED = ("scripts", "traces", "exports", "onnx")
 FIELDS = (
-    *("network", "library", "side", "found", "after", "changed", "left", "untraced", "oracle", "sizes", "scripts"),
-    *("exports", "seconds", "reasons", "error"),
+    *("network", "library", "side", "found", "after", "bare", "half", "changed", "left", "untraced", "oracle", "sizes"),
+    *DEPLOYED,
+    *("seconds", "reasons", "error"),
 )
+Row = dict[str, Any]
 
 
 class Overlapping(TorchDispatchMode):
-    """Counts what runs with kernel > stride > 1, whoever calls it."""
+    """Counts what runs with kernel > stride > 1, whoever calls it, and the additions of which one side is filtered.
+
+    Each stride that a map went through is an event, filtered or bare; average pools and patches are neither. What the
+    maps of an addition went through on one side only tells whether they still lie on each other.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.count = 0
+        self.count = self.half = 0
+        self._events: dict[int, frozenset[tuple[int, str]]] = {}
+        self._kept: list[Tensor] = []  # so that no number of a tensor is given to another
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
         name = func._schema.name
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        seen = [self._events.get(id(x), frozenset()) for x in given]
+        events = frozenset().union(*seen)
+        if name in ("aten::add", "aten::add_") and len(seen) > 1:
+            own = [{kind for _, kind in one - (seen[0] & seen[1])} for one in seen[:2]]
+            self.half += {frozenset(kinds) for kinds in own} == {frozenset({"bare"}), frozenset({"filtered"})}
+        kind = self._kind(name, args)
+        if kind:
+            events |= {(len(self._kept), kind)}
+        for y in tree_leaves(made):
+            if isinstance(y, Tensor):
+                self._kept.append(y)
+                self._events[id(y)] = events
+        return made
+
+    def _kind(self, name: str, args: Any) -> str:
         if name == "aten::convolution" and not args[6]:
             weight, strides = args[1], [*args[3]] * 3
             fixed = weight.shape[1] == 1 and len(weight) > 1 and bool((weight == weight[:1]).all())
-            self.count += not fixed and any(k > s > 1 for k, s in zip(weight.shape[2:], strides, strict=False))
-        elif name.startswith("aten::max_pool"):
+            sides = [(k, s) for k, s in zip(weight.shape[2:], strides, strict=False) if s > 1]
+            if fixed or not sides:
+                return "filtered" if sides else ""
+            self.count += any(k > s for k, s in sides)
+            return "bare" if any(k > s or k == 1 for k, s in sides) else ""
+        if name.startswith("aten::max_pool"):
             strides = [*(args[2] if len(args) > 2 and args[2] else args[1])] * 3
-            self.count += any(k > s > 1 for k, s in zip([*args[1]] * 3, strides, strict=False))
-        return func(*args, **(kwargs or {}))
+            overlaps = any(k > s > 1 for k, s in zip([*args[1]] * 3, strides, strict=False))
+            self.count += overlaps
+            return "bare" if max(strides) > 1 else ""
+        return "filtered" if name == "stillpoint::blur_pool" and max(args[3]) > 1 else ""
 
 
 def create(library: str, name: str) -> nn.Module:
@@ -108,88 +148,179 @@ def noise(side: int) -> Tensor:
     return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(side))
 
 
-def counted(net: nn.Module, x: Tensor) -> int:
-    with Overlapping() as seen:
+def seen(net: nn.Module, x: Tensor) -> Overlapping:
+    with Overlapping() as mode:
         net(x)
-    return seen.count
+    return mode
 
 
-def scripted(net: nn.Module, x: Tensor) -> bool:
-    with contextlib.suppress(Exception):
-        y = torch.jit.script(net)(x)
-        return torch.allclose(output(lambda _: y, x), output(net, x), rtol=1e-3, atol=1e-5)  # type: ignore[arg-type]
-    return False
+def scripted(net: nn.Module, x: Tensor) -> Any:
+    return torch.jit.script(net)
 
 
-def exported(net: nn.Module, x: Tensor) -> bool:
-    with contextlib.suppress(Exception):
-        y = torch.export.export(net, (x,)).module()(x)
-        return torch.allclose(output(lambda _: y, x), output(net, x), rtol=1e-3, atol=1e-5)  # type: ignore[arg-type]
-    return False
+def traced(net: nn.Module, x: Tensor) -> Any:
+    return torch.jit.trace(net, x, strict=False)
+
+
+def exported(net: nn.Module, x: Tensor) -> Any:
+    return torch.export.export(net, (x,)).module()
+
+
+def in_onnxruntime(net: nn.Module, x: Tensor) -> Any:
+    import onnxruntime
+
+    program = torch.onnx.export(net, (x,), dynamo=True, verbose=False)
+    assert program is not None
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    name = session.get_inputs()[0].name
+    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+
+
+def leaves(way: Callable[[nn.Module, Tensor], Any], net: nn.Module, x: Tensor, limit: int) -> str:
+    """ "yes" where the network leaves Python that way with its own numbers, "slow" after `limit` seconds, else "no"."""
+    expected = output(net, x)
+    assert expected is not None
+    signal.signal(signal.SIGALRM, _late)
+    signal.alarm(limit)
+    try:
+        made = output(way(copy.deepcopy(net), x), x)
+    except _Late:
+        return "slow"
+    except Exception:
+        return "no"
+    finally:
+        signal.alarm(0)
+    scale = float(expected.abs().max())
+    return "yes" if made is not None and torch.allclose(made, expected, rtol=1e-3, atol=1e-4 * scale) else "no"
+
+
+class _Late(BaseException):
+    pass
+
+
+def _late(*_: Any) -> None:
+    raise _Late
+
+
+WAYS = dict(zip(DEPLOYED, (scripted, traced, exported, in_onnxruntime), strict=True))
 
 
 @torch.no_grad()
-def row(library: str, name: str, *, deployed: bool) -> dict[str, Any]:
+def treated(library: str, name: str) -> Row:
     net = create(library, name)
     side = next((n for n in (96, 128, 224, 240, 256, 299) if output(net, noise(n)) is not None), 0)
     if not side:
         return {"error": "takes none of the sizes tried"}
     x = noise(side)
-    before, found, bare = output(net, x), counted(net, x), copy.deepcopy(net)
+    before, found, plain, whole = output(net, x), seen(net, x).count, copy.deepcopy(net), copy.deepcopy(net)
     sizes = [n for n in (side, side + 1, side * 3 // 2, side * 3 // 2 + 1, 32) if output(net, noise(n)) is not None]
     shapes = {n: output(net, noise(n)).shape for n in sizes}  # type: ignore[union-attr]
-    plain = (scripted(net, x), exported(net, x)) if deployed else (False, False)
     report = stillpoint.antialias(net, verbose=False)
     kept = [n for n in sizes if (y := output(net, noise(n))) is not None and y.shape == shapes[n]]
-    stillpoint.antialias(bare, downsample="subsample", verbose=False)
-    after = output(bare, x)
+    stillpoint.antialias(whole, POLICIES, verbose=False)
+    stillpoint.antialias(plain, downsample="subsample", verbose=False)
+    after, left = output(plain, x), seen(net, x)
     assert before is not None and after is not None
     reasons = Counter(reason for _, reason in report.left)
     return {
-        **{"side": side, "found": found, "after": counted(net, x), "changed": len(report.changes)},
-        **{"left": len(report.left), "untraced": len(report.untraced), "sizes": f"{len(kept)}/{len(sizes)}"},
+        **{"side": side, "found": found, "after": left.count, "bare": seen(whole, x).count, "half": left.half},
+        **{"changed": len(report.changes), "left": len(report.left), "untraced": len(report.untraced)},
         "oracle": f"{float((after - before).abs().max() / before.abs().max()):.0e}",
-        "scripts": ("yes" if scripted(net, x) else "no") if plain[0] else "-",
-        "exports": ("yes" if exported(net, x) else "no") if plain[1] else "-",
+        "sizes": f"{len(kept)}/{len(sizes)}",
         "reasons": "; ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items())),
     }
 
 
-def rows(todo: list[tuple[str, str]], seconds: float, *, deployed: bool) -> Iterator[dict[str, Any]]:
-    until = time.monotonic() + seconds
+@torch.no_grad()
+def deployed(library: str, name: str, side: int, limit: int) -> Row:
+    plain, x = create(library, name), noise(side)
+    net = copy.deepcopy(plain)
+    stillpoint.antialias(net, verbose=False)
+    found: Row = {}
+    for column, way in WAYS.items():
+        found[column] = leaves(way, net, x, limit)
+        if found[column] != "yes" and leaves(way, plain, x, limit) == found[column]:
+            found[column] = "slow" if found[column] == "slow" else "-"
+    return found
+
+
+def rows(todo: list[tuple[str, str]], table: dict[tuple[str, str], Row], options: argparse.Namespace) -> Iterator[Row]:
+    until = time.monotonic() + options.seconds
     for library, name in todo:
         if time.monotonic() > until:
             return
-        begun = time.monotonic()
+        begun, held = time.monotonic(), table.get((library, name), {})
         try:
-            made = row(library, name, deployed=deployed)
+            if options.deployed:
+                made = {**held, **deployed(library, name, int(held["side"]), options.limit)}
+            else:
+                made = {**{column: held.get(column, "") for column in DEPLOYED}, **treated(library, name)}
+                made["seconds"] = f"{time.monotonic() - begun:.0f}"
         except Exception as error:
-            made = {"error": f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"}
-        made |= {"network": name, "library": library, "seconds": f"{time.monotonic() - begun:.0f}"}
+            made = {**held, "error": f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"}
+        made |= {"network": name, "library": library}
         print(made, file=sys.stderr, flush=True)
         yield made
+
+
+def total(table: Iterable[Row]) -> str:
+    """What the rows of a table say together."""
+    rows = [row for row in table if row.get("side")]
+    found, after, bare = (sum(int(row[column]) for row in rows) for column in ("found", "after", "bare"))
+    behind = found - (after - bare)
+    sizes = [list(map(int, row["sizes"].split("/"))) for row in rows]
+    lines = [
+        f"{len(rows)} networks: {found} overlapping strides, {behind} of them behind the stem, "
+        f"of which {behind - bare} are treated ({(behind - bare) / behind:.1%})",
+        f"additions of a filtered and a bare map: {sum(int(row['half']) for row in rows)}",
+        f"sizes that the original takes: {sum(of for _, of in sizes)}, treated too: {sum(kept for kept, _ in sizes)}",
+        f"largest change with plain subsampling: {max(float(row['oracle']) for row in rows):.0e}",
+    ]
+    for column in DEPLOYED:
+        tried = Counter(row[column] for row in rows if row[column])
+        lines.append(
+            f"{column}: {tried['yes']} of {tried['yes'] + tried['no']} whose original does"
+            + (f"; {tried['-']} originals do not" if tried["-"] else "")
+            + (f"; {tried['slow']} came to no end" if tried["slow"] else "")
+        )
+    return "\n".join(lines)
+
+
+def read(path: Path) -> dict[tuple[str, str], Row]:
+    if not path.exists():
+        return {}
+    with path.open() as file:
+        lines = [line for line in file if not line.startswith("#")]
+    return {(row["library"], row["network"]): row for row in csv.DictReader(lines)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
-    parser.add_argument("--part", default="1/1", help="such as 2/4: every fourth network, from the second")
+    parser.add_argument("--only", nargs="+", default=[], help="names of networks")
     parser.add_argument("--seconds", type=float, default=540, help="begin no network after that long")
-    parser.add_argument("--deployed", action="store_true", help="also script and export, which takes most of the time")
-    parser.add_argument("--missing", action="store_true", help="only networks that the table does not hold")
+    parser.add_argument("--limit", type=int, default=60, help="seconds for each way out of Python")
+    parser.add_argument(
+        "--deployed", action="store_true", help="script, trace, export and ONNX of what the table holds"
+    )
+    parser.add_argument("--missing", action="store_true", help="only what the table does not hold")
+    parser.add_argument("--total", action="store_true", help="only say what the table says")
     options = parser.parse_args()
+    table = read(options.table)
+    if options.total:
+        print(total(table.values()))
+        return
     warnings.filterwarnings("ignore")
-    table: dict[tuple[str, str], dict[str, Any]] = {}
-    if options.table.exists():
-        with options.table.open() as file:
-            lines = [line for line in file if not line.startswith("#")]
-        table = {(line["library"], line["network"]): line for line in csv.DictReader(lines)}
     everything = [("torchvision", name) for name in TORCHVISION] + [("timm", name) for name in TIMM]
-    first, of = map(int, options.part.split("/"))
-    todo = [key for key in everything[first - 1 :: of] if not (options.missing and key in table)]
-    for made in rows(todo, options.seconds, deployed=options.deployed):
+    todo = [key for key in everything if not options.only or key[1] in options.only]
+    if options.deployed:
+        todo = [key for key in todo if table.get(key, {}).get("side")]
+    if options.missing:
+        wanted = DEPLOYED[0] if options.deployed else "network"
+        todo = [key for key in todo if not table.get(key, {}).get(wanted)]
+    for made in rows(todo, table, options):
         table[made["library"], made["network"]] = made
-        with options.table.open("w", newline="") as file:  # each time: a part that is ended keeps what it has
+        with options.table.open("w", newline="") as file:  # each time: what is ended early keeps what it has
             file.write(f"# torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}\n")
             writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
             writer.writeheader()

@@ -22,6 +22,13 @@ def strided_correlation(x: Tensor, weight: Tensor, axis: int, stride: int, befor
 
     It is `torch.nn.functional.conv2d`, and so are its derivatives; only the order of their sums differs.
     """
+    if torch.jit.is_scripting():
+        return _forward(x, weight, axis, stride, before)
+    else:  # TorchScript compiles no other branch
+        return _fastest(x, weight, axis, stride, before)
+
+
+def _fastest(x: Tensor, weight: Tensor, axis: int, stride: int, before: int) -> Tensor:
     if not weight.requires_grad and not plain_only():
         if triton_takes(x):
             return _correlation(x, weight.to(x.dtype), axis, stride, before)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stillpoint.core.kernels import local_filter
+from stillpoint.core.layers import scripted
 from stillpoint.core.layers.downsample import Downsample, Grid, sample_at
 from stillpoint.core.layers.padding import check_padding, pad
 from stillpoint.core.layers.phases import Stride, stride_pair
@@ -52,7 +53,7 @@ def adaptive_blur2d(
     s, t = stride_pair(stride)
     _check(size, normalise)
     batch, channels, height, width = x.shape
-    h, w = -(-height // s), -(-width // t)
+    h, w = (height + s - 1) // s, (width + t - 1) // t
     groups, rest = divmod(int(logits.shape[1]), size * size)  # a tensor when traced
     if rest or not groups or channels % groups or logits.shape != (batch, groups * size * size, h, w):
         raise ValueError(
@@ -134,6 +135,22 @@ class AdaptiveBlur2d(Downsample):
             x, logits, size=self.size, stride=stride, padding=self.padding, normalise=self.normalise
         )  # (B, C, h, w)
         return y if grid is None else sample_at(y, grid, stride=self.stride)
+
+    def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
+        k, groups, reach = self.size, self.groups, self.size // 2
+        stride = list(self.stride) if phase is None else [1, 1]
+        padded = scripted.pad(scripted.pad(x, reach, reach, 2, self.padding), reach, reach, 3, self.padding)
+        logits = scripted.subsample(self.bn(self.conv(padded)), stride)
+        if self.normalise == "joint":
+            weights = logits.softmax(1).unflatten(1, [groups, k * k])  # (B, G, k * k, h, w)
+        else:
+            weights = logits.unflatten(1, [groups, k * k]).softmax(2)
+        y = scripted.subsample(torch.zeros_like(x), stride).unflatten(1, [groups, -1])  # (B, G, C/G, h, w)
+        for tap in range(k * k):
+            seen = padded[:, :, tap // k : tap // k + x.shape[2], tap % k : tap % k + x.shape[3]]
+            seen = scripted.subsample(seen, stride).unflatten(1, [groups, -1])
+            y = y + seen * weights[:, :, tap, None].to(x.dtype)
+        return y.flatten(1, 2) if phase is None else scripted.take_phase(y.flatten(1, 2), phase, self.stride)
 
     def follower(self, channels: int) -> Downsample:
         build: dict[str, Any] = {"device": self.conv.weight.device, "dtype": self.conv.weight.dtype}

@@ -3,13 +3,14 @@ ICML 2019)."""
 
 from collections.abc import Sequence
 from math import comb
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from stillpoint.core import kernels
+from stillpoint.core.layers import scripted
 from stillpoint.core.layers.constants import ConstantBuffers
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
 from stillpoint.core.layers.padding import check_padding, pad
@@ -155,8 +156,9 @@ def blur_pool3d(
 
 class _BlurPool(ConstantBuffers):
     dims: int
-    stride: Any
     kernel: Tensor
+    if TYPE_CHECKING:  # TorchScript reads the annotations of attributes, and knows this one by its value
+        stride: Any
 
     def __init__(
         self,
@@ -196,7 +198,10 @@ class BlurPool1d(_BlurPool):
     dims = 1
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._pool(x)
+        if torch.jit.is_scripting():
+            return scripted.blur(x, self.kernel, self.stride, self.padding, self.pad_off)
+        else:
+            return self._pool(x)
 
 
 class BlurPool2d(_BlurPool, Downsample):
@@ -219,6 +224,9 @@ class BlurPool2d(_BlurPool, Downsample):
             return sample_at(blurred, grid, stride=self.stride)
         return self._pool(x, grid)
 
+    def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
+        return scripted.blur_at(x, phase, self.kernel, self.stride, self.padding, self.pad_off)
+
     def follower(self, channels: int) -> Downsample:
         build: dict[str, Any] = {"device": self.kernel.device, "dtype": self.kernel.dtype}
         options: dict[str, Any] = {"size": self.size, "padding": self.padding, "pad_off": self.pad_off}
@@ -236,7 +244,10 @@ class BlurPool3d(_BlurPool):
     dims = 3
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._pool(x)
+        if torch.jit.is_scripting():
+            return scripted.blur(x, self.kernel, self.stride, self.padding, self.pad_off)
+        else:
+            return self._pool(x)
 
 
 class MaxBlurPool2d(BlurPool2d):
@@ -268,6 +279,10 @@ class MaxBlurPool2d(BlurPool2d):
 
     def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         return super().sample(F.max_pool2d(x, self.kernel_size, stride=1, padding=self.max_padding), grid)
+
+    def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
+        x = F.max_pool2d(x, self.kernel_size, stride=1, padding=self.max_padding)
+        return scripted.blur_at(x, phase, self.kernel, self.stride, self.padding, self.pad_off)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, max_padding={self.max_padding}, {super().extra_repr()}"

@@ -38,7 +38,7 @@ class ComplexModulus(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return complex_modulus(x)
+        return l2_norm(x, 2) if torch.jit.is_scripting() else complex_modulus(x)
 
 
 def modulus_batch_norm2d(
@@ -70,6 +70,12 @@ def modulus_batch_norm2d(
         >>> torch.allclose(y, x, atol=1e-4)
         True
     """
+    return _normalised(x, running_energy, weight, bias, training, momentum, eps)
+
+
+def _normalised(
+    x: Tensor, running_energy: Tensor, weight: Tensor, bias: Tensor, training: bool, momentum: float, eps: float
+) -> Tensor:
     energy = running_energy
     if training:
         energy = x.square().mean((0, 2, 3))
@@ -110,15 +116,7 @@ class ModulusBatchNorm2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self.num_batches_tracked.add_(1)
-        return modulus_batch_norm2d(
-            x,
-            self.running_energy,
-            self.weight,
-            self.bias,
-            training=self.training,
-            momentum=self.momentum,
-            eps=self.eps,
-        )
+        return _normalised(x, self.running_energy, self.weight, self.bias, self.training, self.momentum, self.eps)
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, eps={self.eps}, momentum={self.momentum}"

@@ -13,6 +13,8 @@ class ConstantBuffers(nn.Module):
     ``to_empty`` leaves every buffer uninitialised for a checkpoint to fill, but these are in none.
     """
 
+    __jit_ignored_attributes__ = ("_constants",)
+
     def __init__(self) -> None:
         super().__init__()
         # in tuples, in which torch does not search for parameters

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
 from stillpoint.core.kernels.pool import plain_only
+from stillpoint.core.layers import scripted_codes
 from stillpoint.core.layers.linear_maps import LinearMap, Matrix, unit_atoms
 from stillpoint.core.layers.proximal_gradient import check_options
-from stillpoint.core.layers.step_size import address, largest_eigenvalue, step_for, underlying, unobserved
+from stillpoint.core.layers.step_operator import measured_step
+from stillpoint.core.layers.step_size import POWER, address, largest_eigenvalue, step_for, underlying, unobserved
 
 
 class Evaluated(NamedTuple):
@@ -58,6 +60,7 @@ class LearntDictionary(nn.Module):
     weight: nn.Parameter
     step_size: Tensor
     eigenvector: Tensor | None
+    __jit_ignored_attributes__ = ("_evaluated", "_seen", "_source", "_steps")
 
     def __init__(self, weight: Tensor, penalty: float, normalise: bool, recompute: bool, **options: Any) -> None:
         super().__init__()
@@ -67,6 +70,10 @@ class LearntDictionary(nn.Module):
         self.register_buffer("eigenvector", None, persistent=False)
         self.penalty, self.normalise, self.recompute, self.options = penalty, normalise, recompute, options
         self.measure = True
+        # for TorchScript
+        self.power = POWER
+        self.settings = tuple(options[name] for name in ("iterations", "nonnegative", "squared", "scheme"))
+        self.ridge = float(options["ridge"])
         self._evaluated: Evaluated | None = None
         # in tuples, which torch does not look into for parameters and constants
         self._seen: tuple[Tensor, ...] = ()
@@ -79,9 +86,28 @@ class LearntDictionary(nn.Module):
         """The map A of a dictionary, for inputs shaped like `x`."""
         return Matrix(weight)
 
-    @_disable_dynamo
+    def scripted_codes(self, x: Tensor, stride: int, padding: int, penalty: float) -> Tensor:
+        """The codes that the layer gives in evaluation, of inputs with all channels of the dictionary, in what
+        TorchScript compiles; it measures the step in every forward."""
+        if self.training:
+            raise RuntimeError("a scripted dictionary does not learn: script it in evaluation, and keep it there")
+        atoms = scripted_codes.unit_atoms(self.weight) if self.normalise else self.weight
+        step = self.step_size
+        if self.measure:
+            step = scripted_codes.step(atoms.detach(), stride, padding, x.shape[2:], self.power)
+        iterations, nonnegative, squared, scheme = self.settings
+        return scripted_codes.codes(
+            x, atoms, step, stride, padding, iterations, penalty, self.ridge, nonnegative, squared, scheme
+        )
+
     def dictionary(self) -> Tensor:
-        """The atoms in use: `weight`, with unit norm unless ``normalise=False``."""
+        """The atoms that codes refer to: `weight`, of unit norm unless ``normalise=False``."""
+        if torch.compiler.is_dynamo_compiling() and not self.training:
+            return unit_atoms(self.weight) if self.normalise else self.weight
+        return self._dictionary()
+
+    @_disable_dynamo
+    def _dictionary(self) -> Tensor:
         if not self.training:
             atoms = unit_atoms(self.weight) if self.normalise else self.weight.view_as(self.weight)
             if atoms.requires_grad:
@@ -93,9 +119,14 @@ class LearntDictionary(nn.Module):
         # the same values and derivative: the scaling is not part of the graph
         return unit_atoms(self.weight.detach()) + (self.weight - self.weight.detach())
 
-    @_disable_dynamo
     def step(self, x: Tensor) -> Tensor:
         """The step (0-dim) for inputs shaped like `x`; in training it scales new atoms to unit norm."""
+        if torch.compiler.is_dynamo_compiling() and not self.training and self.measure:
+            return measured_step(self.linear_map(self.dictionary().detach(), x))
+        return self._step(x)
+
+    @_disable_dynamo
+    def _step(self, x: Tensor) -> Tensor:
         if not self.training:
             return self._evaluation_step(x) if self.measure else self.step_size
         if not self._may_change():

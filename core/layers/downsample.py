@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from stillpoint.core.base.lookup import find
 from stillpoint.core.config.slot import FILLINGS
+from stillpoint.core.layers import scripted
 from stillpoint.core.layers.phases import Stride, mix_phases, stride_pair, take_phase
 
 # torch.fx, which cannot trace their checks, treats each of these as one operation
@@ -64,7 +65,8 @@ class Downsample(nn.Module):
     """The base of every filling of the slot.
 
     A filling is built as ``Filling(channels, stride=2, *, options, device=None, dtype=None)``, sets `stride`, and
-    defines `sample` and `follower`; one that chooses defines `choose` and `scores` as well.
+    defines `sample` and `follower`; one that chooses defines `choose` and `scores` as well. For TorchScript it defines
+    `scripted_at`, and `scripted_choice` where it chooses.
 
     chooses  whether it chooses a grid from its input, on which parallel branches must sample too. A filling whose
              choice cannot be shared (one for each channel, say) sets it to False, passes on None, and returns a
@@ -79,13 +81,28 @@ class Downsample(nn.Module):
     chooses: bool = False
     stride: tuple[int, int]
 
-    def forward(self, x: Tensor, grid: Grid | None = None, *, return_grid: bool = False):
-        """The map sampled at `grid`, by default the filling's own choice; with `return_grid` also the grid, which is
-        None if fixed. A subclass with a fused kernel may override this to choose and sample at once."""
+    def forward(self, x: Tensor, grid: Grid | None = None, return_grid: bool = False):
+        """The map sampled at `grid`, or at the filling's own choice where none is given; with `return_grid` also the
+        grid, or None for a fixed one. Scripted, it takes a phase for a grid and hands none on."""
+        if torch.jit.is_scripting():
+            return self.scripted_at(x, grid if isinstance(grid, Tensor) else None)
+        else:  # TorchScript compiles no other branch
+            return self._sampled(x, grid, return_grid)
+
+    def _sampled(self, x: Tensor, grid: Grid | None, return_grid: bool):
+        """`forward` in Python. A fused kernel may choose and sample at once in one of its own."""
         if grid is None:
             grid = self.choose(x)
         y = self.sample(x, grid)
         return (y, grid) if return_grid else y
+
+    def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
+        """`forward` in what TorchScript compiles, at each image's phase (B,) or the filling's own choice."""
+        raise NotImplementedError("this filling does not say how TorchScript samples it")
+
+    def scripted_choice(self, x: Tensor) -> Tensor:
+        """The phase (B,) that `choose` gives, in what TorchScript compiles."""
+        raise NotImplementedError("this filling does not say how TorchScript chooses its grid")
 
     def choose(self, x: Tensor) -> Grid | None:
         """The grid on which (B, C, H, W) is sampled; None: the fixed one that starts at the first pixel."""
@@ -167,6 +184,9 @@ class Subsample(Downsample):
 
     def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         return sample_at(x, grid, stride=self.stride)
+
+    def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
+        return scripted.sample_at(x, phase, self.stride)
 
     def follower(self, channels: int) -> Downsample:
         return Subsample(channels, self.stride)

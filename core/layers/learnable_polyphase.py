@@ -5,26 +5,24 @@ In training the phases are mixed by a Gumbel softmax of their scores, whose temp
 evaluation each image is sampled on its best phase, as in adaptive polyphase sampling.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
-from stillpoint.core.layers.blur import BlurPool2d
+from stillpoint.core.layers import scripted
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
-from stillpoint.core.layers.gumbel import Tempered
 from stillpoint.core.layers.phase_convolution import wide
+from stillpoint.core.layers.phase_sampler import PhaseSampler
 from stillpoint.core.layers.phase_scorers import phase_scorer
-from stillpoint.core.layers.phases import Stride, extend, place_phase, shortened, spread_phases, stride_pair
+from stillpoint.core.layers.phases import Stride, extend
 from stillpoint.core.layers.polyphase import SELECTIONS
 from stillpoint.core.layers.precision import without_autocast
 
 # torch.fx, which cannot trace their checks, treats each of these as one operation
-for _name in ("extend", "place_phase", "shortened", "spread_phases", "wide"):
+for _name in ("extend", "wide"):
     torch.fx.wrap(_name)
 
-FILTERS = ("binomial", "adaptive")
 #: how sides that are not multiples of the stride are extended
 EXTENSIONS = ("circular", "zeros")
 #: minimum width of a scorer that is narrower than its map
@@ -33,35 +31,7 @@ LEAST = 8
 SAMPLINGS = ("argmax", "softmax", "gumbel")
 
 
-class _Sampler(Tempered, nn.Module):
-    """The base of both layers: filter, temperature and noise."""
-
-    def __init__(
-        self,
-        channels: int | None,
-        stride: Stride,
-        filter: str,
-        size: int,
-        padding: str,
-        groups: int,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-    ) -> None:
-        super().__init__()
-        self.register_buffer("noise_key", None, persistent=False)
-        self.channels, self.stride = channels, stride_pair(stride)
-        if filter not in FILTERS:
-            raise ValueError(f"filter must be one of {', '.join(FILTERS)}, got {filter!r}")
-        made: dict[str, Any] = {"size": size, "padding": padding, "device": device, "dtype": dtype}
-        if filter == "binomial":
-            self.filter: nn.Module = BlurPool2d(channels, 1, **made)
-        elif channels is None:
-            raise ValueError("an adaptive filter needs the number of channels")
-        else:
-            self.filter = AdaptiveBlur2d(channels, 1, groups=groups, **made)
-
-
-class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
+class LearnablePolyphaseDownsample2d(PhaseSampler, Downsample):
     """Filter, score the phases, sample: a filling of the Downsample slot, (B, C, H, W) -> (B, C, ceil(H/s), ceil(W/t)).
 
     Args:
@@ -92,6 +62,9 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
         >>> torch.allclose(pool(x.roll(1, -1)).mean((2, 3)), pool(x).mean((2, 3)), atol=1e-6)
         True
     """
+
+    if TYPE_CHECKING:  # TorchScript reads the annotations of attributes, and knows no modules there
+        scorer: nn.Module | None
 
     def __init__(
         self,
@@ -133,7 +106,7 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
             "extension": extension,
         }
         self.made: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.scorer: nn.Module | None = None
+        self.scorer = None
         if scorer is not None:
             # with few units all ReLUs may be dead, and then all scores tie
             width = max(channels // reduction, min(channels, LEAST)) if hidden is None else hidden
@@ -147,14 +120,19 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
         self,
         x: Tensor,
         grid: Grid | None = None,
-        *,
         return_grid: bool = False,
         noise: Tensor | None = None,
     ):
         """The samples, or (samples, grid): a phase (B,) int64, or the `SoftGrid` of a soft sampling.
 
-        `noise` (B, s * t) replaces the Gumbel noise.
+        `noise` (B, s * t) takes the place of the Gumbel noise. Scripted, it takes a phase and hands none on.
         """
+        if torch.jit.is_scripting():
+            return self.scripted_at(x, grid if isinstance(grid, Tensor) else None)
+        else:  # TorchScript compiles no other branch
+            return self._judged_and_sampled(x, grid, return_grid, noise)
+
+    def _judged_and_sampled(self, x: Tensor, grid: Grid | None, return_grid: bool, noise: Tensor | None):
         filtered = self.filter(x)
         if grid is None:
             grid = self._grid(filtered if self.select == "after_blur" else x, noise)
@@ -172,6 +150,35 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
 
     def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         return self._at(self.filter(x), grid)
+
+    def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
+        filtered = self.filter(x)
+        sampling = self.sampling if self.training else self.test_sampling
+        if phase is None and self.scorer is None:
+            return scripted.subsample(filtered, self.stride)
+        extended = scripted.extend(filtered, self.stride, self.extension)
+        if phase is None and sampling != "argmax":
+            return scripted.mix_phases(extended, self._scripted_weights(x, filtered, sampling), self.stride)
+        if phase is None:
+            phase = self.scripted_choice(x)
+        return scripted.take_phase(extended, phase, self.stride)
+
+    def scripted_choice(self, x: Tensor) -> Tensor:
+        return self._scripted_scores(self.filter(x) if self.select == "after_blur" else x).argmax(1)
+
+    def _scripted_scores(self, judged: Tensor) -> Tensor:
+        if self.scorer is None:
+            raise ValueError("a layer without a scorer compares nothing")
+        return wide(self.scorer(wide(scripted.extend(judged, self.stride, self.extension)), self.stride))
+
+    def _scripted_weights(self, x: Tensor, filtered: Tensor, sampling: str) -> Tensor:
+        scores = self._scripted_scores(filtered if self.select == "after_blur" else x)
+        if sampling == "gumbel":
+            if self.noise_key is not None:
+                raise RuntimeError("noise that is a function of a key is not scripted: set no key")
+            scores = scores - torch.empty_like(scores).exponential_().log()
+        tau = self.tau
+        return scores.softmax(1) if tau is None else (scores / tau).softmax(1)
 
     def follower(self, channels: int) -> Downsample:
         """The layer for a shortcut: the same filter over its channels, without a scorer."""
@@ -201,65 +208,3 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
     def extra_repr(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
         return f"{self.channels}, stride={self.stride}, {options}, select={self.select!r}, sampling={self.sampling!r}"
-
-
-class LearnablePolyphaseUpsample2d(_Sampler):
-    """Map (B, C, h, w) -> (B, C, s h, t w), on the grid of a `LearnablePolyphaseDownsample2d`, then filtered.
-
-    Args:
-        channels, stride, filter, size, padding, groups: as there. gain: factor of the filter; s * t for the authors.
-        redraw: in training, draw new weights, by a Gumbel softmax of the scores, instead of using the given ones.
-        soften_twice: in evaluation, use softmax(weights / tau) of the given weights, as the authors' code does.
-
-    `forward(y, grid)`: at a phase (B,) everything else is zero; a `SoftGrid` fills all phases. Sides that the way down
-    extended come back longer, as the authors have them; `size` (H, W) cuts them to what they were, before the filter.
-
-    Raises:
-        ValueError: an option outside its set, a grid that does not fit, or a size that nothing of (h, w) was made of.
-
-    Law: with hard sampling and where both obey their laws, upsampling of the downsampling commutes with every
-    circular shift. With a `size` and no filter it is the adjoint of sampling at the grid after an extension by zeros.
-
-    Examples:
-        >>> up = layers.LearnablePolyphaseUpsample2d()
-        >>> up(torch.randn(2, 8, 3, 3), torch.tensor([0, 3])).shape
-        torch.Size([2, 8, 6, 6])
-    """
-
-    def __init__(
-        self,
-        channels: int | None = None,
-        stride: Stride = 2,
-        *,
-        filter: str = "binomial",
-        size: int = 1,
-        padding: str = "circular",
-        groups: int = 8,
-        gain: float = 1.0,
-        redraw: bool = False,
-        soften_twice: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(channels, stride, filter, size, padding, groups, device, dtype)
-        self.gain, self.redraw, self.soften_twice = gain, redraw, soften_twice
-        needed = redraw or soften_twice
-        self.register_buffer("tau", torch.ones((), device=device, dtype=dtype) if needed else None)
-
-    def forward(
-        self, y: Tensor, grid: Grid, *, size: tuple[int, int] | None = None, noise: Tensor | None = None
-    ) -> Tensor:
-        if isinstance(grid, SoftGrid):
-            weights = grid.weights
-            if self.training and self.redraw:
-                weights = self._weights(grid.scores, self._noise(grid.scores) if noise is None else noise)
-            elif not self.training and self.soften_twice:
-                weights = self._weights(weights)
-            placed = spread_phases(y, weights, stride=self.stride)
-        else:
-            placed = place_phase(y, grid, stride=self.stride)
-        smooth = self.filter(placed if size is None else shortened(placed, size, self.stride))
-        return smooth if self.gain == 1 else smooth * self.gain
-
-    def extra_repr(self) -> str:
-        return f"{self.channels}, stride={self.stride}, gain={self.gain}, redraw={self.redraw}"

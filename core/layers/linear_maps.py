@@ -35,7 +35,7 @@ class Convolution:
 
     def __init__(self, weight: Tensor, stride: int, padding: int, size: tuple[int, int]) -> None:
         check_sizes(stride=stride, padding=padding)
-        self.weight, self.stride, self.padding = weight, stride, padding
+        self.weight, self.stride, self.padding, self.size = weight, stride, padding, size
         kernel = weight.shape[2:]
         # border pixels that a strided convolution never reads are restored, so that A z has the input's size
         self.rest = [(n + 2 * padding - k) % stride for n, k in zip(size, kernel, strict=True)]

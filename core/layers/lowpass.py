@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stillpoint.core.layers import scripted
 from stillpoint.core.layers.downsample import Downsample, Grid, sample_at
 from stillpoint.core.layers.phases import Stride, stride_pair
 from stillpoint.core.layers.resampling import RULES, apply_to_axes, filtering, highest_bin
@@ -52,12 +53,17 @@ def ideal_lowpass2d(
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
     if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(f"a floating tensor (B, C, H, W) is needed, got {x.dtype} of shape {tuple(x.shape)}")
-    (h, w), once = x.shape[-2:], not keep_norm
+    return _lowpass(x, factor, s, t, rule, keep_norm)
+
+
+def _lowpass(x: Tensor, factor: int, s: int, t: int, rule: str, keep_norm: bool) -> Tensor:
+    h, w, once = x.shape[-2], x.shape[-1], not keep_norm
     rows = filtering(h, _highest_bin(h, factor, rule), s if once else 1, x)
     y = apply_to_axes(x, rows, filtering(w, _highest_bin(w, factor, rule), t if once else 1, x))
     if once:
         return y
-    before, after = (torch.linalg.vector_norm(part, dim=(2, 3), keepdim=True) for part in (x, y))
+    before = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)
+    after = torch.linalg.vector_norm(y, dim=(2, 3), keepdim=True)
     return y[..., ::s, ::t] * (before / (after + 1e-6))
 
 
@@ -99,6 +105,11 @@ class IdealLowPass2d(Downsample):
         if grid is None:
             return ideal_lowpass2d(x, stride=self.stride, **options)
         return sample_at(ideal_lowpass2d(x, **options), grid, stride=self.stride)
+
+    def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
+        if phase is None:
+            return _lowpass(x, self.factor, self.stride[0], self.stride[1], self.rule, self.keep_norm)
+        return scripted.take_phase(_lowpass(x, self.factor, 1, 1, self.rule, self.keep_norm), phase, self.stride)
 
     def follower(self, channels: int) -> Downsample:
         return IdealLowPass2d(channels, self.stride, factor=self.factor, rule=self.rule, keep_norm=self.keep_norm)

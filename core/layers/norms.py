@@ -10,14 +10,15 @@ def exact_scale(peak: Tensor) -> Tensor:
     It is 1 for ordinary numbers. The scaling is exact except for numbers negligible beside the largest.
     """
     if peak.dtype == torch.float64:
-        large, small, factor = 2.0**400, 2.0**-400, 2.0**700
+        small, factor = 2.0**-400, 2.0**700
     else:
-        large, small, factor = 2.0**40, 2.0**-40, 2.0**80
+        small, factor = 2.0**-40, 2.0**80
     one = torch.ones_like(peak)
-    return torch.where(peak > large, one / factor, torch.where(peak < small, one * factor, one))
+    # large ones are those above 1 / small; TorchScript would write 2.0**40 to its files as an integer
+    return torch.where(peak * small > 1, one / factor, torch.where(peak < small, one * factor, one))
 
 
-def l2_norm(x: Tensor, dim: int, *, keepdim: bool = False) -> Tensor:
+def l2_norm(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
     """``torch.linalg.vector_norm(x, dim=dim)``, whatever the size of the numbers.
 
     Its gradient is zero, not NaN, where the norm is zero.

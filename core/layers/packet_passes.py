@@ -30,9 +30,7 @@ class MapPasses(ConstantBuffers):
         self.register_constant("vertical", vertical.transpose(0, 1).flatten(0, 1), **build)  # (2R, K)
         self.register_constant("horizontal", horizontal.flatten(0, 1), **build)  # (S P, 2, K)
 
-    def forward(
-        self, x: Tensor, stride: int, before: Sequence[int], count: Sequence[int], padding: str
-    ) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, stride: int, before: list[int], count: list[int], padding: str) -> list[Tensor]:
         batch, channels, height, width = x.shape
         # images, colours and paths are all one batch axis: no grouped convolution, which is slow on every device
         y = x.reshape(batch * channels, 1, height, width)
@@ -40,7 +38,7 @@ class MapPasses(ConstantBuffers):
         y = y.reshape(-1, 2, count[0], width)  # (B C R, 2, H', W)
         # (B C R, S P, H', W')
         y = _correlate(y, self.horizontal[:, :, None, :], 3, stride, before[1], count[1], padding)
-        return (y.reshape(batch, channels, -1, self.parts, *count),)  # (B, C, R S, P, H', W')
+        return [y.reshape(batch, channels, -1, self.parts, count[0], count[1])]  # (B, C, R S, P, H', W')
 
     def kernels(self) -> tuple[Tensor, ...]:
         """(R S, P, K, K)"""
@@ -62,18 +60,16 @@ class HalfPasses(ConstantBuffers):
         self.register_constant("vertical", vertical.flatten(0, 1), **build)  # (2R, K), tree a first
         self.register_constant("horizontal", horizontal.flatten(1, 2), **build)  # (2, S P, K)
 
-    def forward(
-        self, x: Tensor, stride: int, before: Sequence[int], count: Sequence[int], padding: str
-    ) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, stride: int, before: list[int], count: list[int], padding: str) -> list[Tensor]:
         batch, channels, height, width = x.shape
         y = x.reshape(batch * channels, 1, height, width)
         y = _correlate(y, self.vertical[:, None, :, None], 2, stride, before[0], count[0], padding)  # (B C, 2R, H', W)
-        found = []
-        for half, filters in zip(y.chunk(2, dim=1), self.horizontal, strict=True):
+        found: list[Tensor] = []
+        for i, half in enumerate(y.chunk(2, dim=1)):
             half = half.reshape(-1, 1, count[0], width)  # (B C R, 1, H', W)
-            half = _correlate(half, filters[:, None, None, :], 3, stride, before[1], count[1], padding)
-            found.append(half.reshape(batch, channels, -1, self.parts, *count))  # (B, C, R S, P, H', W')
-        return tuple(found)
+            half = _correlate(half, self.horizontal[i][:, None, None, :], 3, stride, before[1], count[1], padding)
+            found.append(half.reshape(batch, channels, -1, self.parts, count[0], count[1]))  # (B, C, R S, P, H', W')
+        return found
 
     def kernels(self) -> tuple[Tensor, ...]:
         """Twice (R S, P, K, K)"""
@@ -92,6 +88,7 @@ class FusedFilters(ConstantBuffers):
     vertical: Tensor
     horizontal: Tensor
     places: Tensor
+    __jit_unused_properties__ = ("packets",)
 
     def __init__(
         self,
@@ -116,13 +113,20 @@ class FusedFilters(ConstantBuffers):
         return kernel.Packets(self.vertical, self.horizontal, self.places, self.combined)
 
 
-def joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+def joined(parts: list[Tensor], dim: int) -> Tensor:
     """`torch.cat`, which copies a single part too."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def reorder(y: Tensor, order: Tensor) -> Tensor:
     """``y[:, :, order]``; a permutation's derivative is the inverse permutation, not a sum into zeros."""
+    if torch.jit.is_scripting():
+        return y.index_select(2, order)
+    else:  # TorchScript compiles no other branch
+        return _reordered(y, order)
+
+
+def _reordered(y: Tensor, order: Tensor) -> Tensor:
     if y.requires_grad and not plain_only():
         return _Permuted.apply(y, order)
     return y.index_select(2, order)

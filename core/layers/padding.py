@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillpoint.core.kernels.pool import blur_pool2d, fused, plain_only
+from stillpoint.core.layers import scripted
 
 # torch.fx, which cannot follow its checks, takes this as one step
 torch.fx.wrap("pad")
@@ -22,7 +23,7 @@ def check_padding(padding: str) -> str:
     return padding
 
 
-def pad(x: Tensor, pads: Sequence[tuple[int, int]], *, padding: str) -> Tensor:
+def pad(x: Tensor, pads: list[tuple[int, int]], *, padding: str) -> Tensor:
     """Pad the last ``len(pads)`` axes of `x`.
 
     Args:
@@ -41,6 +42,15 @@ def pad(x: Tensor, pads: Sequence[tuple[int, int]], *, padding: str) -> Tensor:
         >>> layers.pad(torch.tensor([[1.0, 2.0, 3.0]]), [(1, 1)], padding="circular")
         tensor([[3., 1., 2., 3., 1.]])
     """
+    if torch.jit.is_scripting():
+        for i, (before, after) in enumerate(pads):
+            x = scripted.pad(x, before, after, x.dim() - len(pads) + i, padding)
+        return x
+    else:  # TorchScript compiles no other branch
+        return _padded(x, pads, padding)
+
+
+def _padded(x: Tensor, pads: Sequence[tuple[int, int]], padding: str) -> Tensor:
     check_padding(padding)
     first = x.ndim - len(pads)
     sizes = list(x.shape[first:])
@@ -81,7 +91,8 @@ def pad(x: Tensor, pads: Sequence[tuple[int, int]], *, padding: str) -> Tensor:
 def wrapped(x: Tensor, axis: int, before: int, extent: int) -> Tensor:
     """`extent` pixels of a periodic axis, the first one `before` pixels before its first; no branch on a size."""
     places = torch.arange(extent, device=x.device) - before
-    return x.index_select(axis, places.remainder(x.shape[axis]))
+    # the size as a tensor: the exporter to ONNX knows no remainder by a size
+    return x.index_select(axis, places.remainder(places.new_full((1,), x.shape[axis])))
 
 
 class PaddedConv2d(nn.Conv2d):
@@ -100,9 +111,9 @@ class PaddedConv2d(nn.Conv2d):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode == "zeros":
-            return super()._conv_forward(input, weight, bias)
-        left, right, top, bottom = self._reversed_padding_repeated_twice
-        padded = pad(input, [(top, bottom), (left, right)], padding=self.padding_mode)
+            return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        ends = self._reversed_padding_repeated_twice  # left, right, top, bottom
+        padded = pad(input, [(ends[2], ends[3]), (ends[0], ends[1])], padding=self.padding_mode)
         return F.conv2d(padded, weight, bias, self.stride, 0, self.dilation, self.groups)
 
 

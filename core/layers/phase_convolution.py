@@ -39,7 +39,7 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def split_phases(x: Tensor, *, stride: Stride = 2) -> Tensor:
+def split_phases(x: Tensor, *, stride: Stride) -> Tensor:
     """All phases of (B, C, H, W) along the batch, image by image in the order of `polyphase_components`.
 
     (B * s * t, C, H/s, W/t), in the memory layout of `x`. ValueError where the stride does not divide the sides.
@@ -54,14 +54,14 @@ def split_phases(x: Tensor, *, stride: Stride = 2) -> Tensor:
     return grids.permute(0, 5, 3, 1, 2, 4).reshape(-1, channels, height // s, width // t)
 
 
-def phase_means(x: Tensor, *, stride: Stride = 2) -> Tensor:
+def phase_means(x: Tensor, *, stride: Stride) -> Tensor:
     """Mean of every phase and channel of (B, C, H, W), (B, s * t, C) in float32 or better; errors as `split_phases`."""
     s, t = _dividing(x, stride)
     grids = wide(x).unflatten(3, (-1, t)).unflatten(2, (-1, s))  # (B, C, h, s, w, t)
     return grids.mean((2, 4)).permute(0, 3, 2, 1).flatten(1, 2)
 
 
-def convolve_phases(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: Stride, padding: str) -> Tensor:
+def convolve_phases(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: Stride, padding: str) -> Tensor:
     """The convolution 3x3 of every phase, padded to its size: (B * s * t, outputs, H/s, W/t)."""
     s, t = _dividing(x, stride)
     if padding in ("circular", "zeros"):
@@ -81,14 +81,15 @@ def mean_convolution(x: Tensor, weight: Tensor, bias: Tensor, *, padding: str) -
     height, width = x.shape[2:]
     weight, bias = wide(weight), wide(bias)
     if padding == "circular":
-        return F.linear(_mean(x, (2, 3)).to(weight.dtype), weight.sum((2, 3)), bias)
+        return F.linear(_mean(x, [2, 3]).to(weight.dtype), weight.sum((2, 3)), bias)
     x = pad(x, [(1, 1), (1, 1)], padding=padding)
-    rows = torch.stack([_mean(x[:, :, i : i + height], (2,)) for i in range(TAPS)], 2)  # (N, C, 3, w + 2)
-    means = torch.stack([rows[..., j : j + width].mean(3) for j in range(TAPS)], 3)  # (N, C, 3, 3)
+    taps = weight.shape[-1]
+    rows = torch.stack([_mean(x[:, :, i : i + height], [2]) for i in range(taps)], 2)  # (N, C, 3, w + 2)
+    means = torch.stack([rows[..., j : j + width].mean(3) for j in range(taps)], 3)  # (N, C, 3, 3)
     return F.linear(means.flatten(1).to(weight.dtype), weight.flatten(1), bias)
 
 
-def _mean(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+def _mean(x: Tensor, axes: list[int]) -> Tensor:
     return x.mean(axes, dtype=torch.promote_types(x.dtype, torch.float32))
 
 

@@ -99,8 +99,10 @@ class ConvScorer(_Scorer):
         self.conv2 = convolution(self.hidden, self.hidden, **made)
 
     def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:
-        inner = convolve_phases(x, *_parts(self.conv1), stride=stride, padding=self.padding).relu_()
-        scores = _by_image(mean_convolution(inner, *_parts(self.conv2), padding=self.padding), stride)  # (B, K, h)
+        weight, bias = self.conv1["weight"], self.conv1["bias"]
+        inner = convolve_phases(x, weight, bias, stride=stride, padding=self.padding).relu_()
+        weight, bias = self.conv2["weight"], self.conv2["bias"]
+        scores = _by_image(mean_convolution(inner, weight, bias, padding=self.padding), stride)  # (B, K, h)
         return (scores + phase_means(x, stride=stride) if self.residual else scores).mean(2)
 
 
@@ -134,15 +136,10 @@ class AttentionScorer(_Scorer):
         )
 
     def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:
-        phi, psi, beta = (self._means(branch, x, stride) for branch in (self.phi, self.psi, self.beta))
+        phi, psi = self.phi(x, stride, self.padding), self.psi(x, stride, self.padding)
+        beta = self.beta(x, stride, self.padding)
         weights = (phi @ psi.transpose(1, 2)).softmax(2)  # (B, K, K)
         return (weights @ beta.mean(2, keepdim=True)).squeeze(2)
-
-    def _means(self, branch: "_Branch", x: Tensor, stride: Stride) -> Tensor:
-        inner = convolve_phases(x, *_parts(branch.conv1), stride=stride, padding=self.padding).relu_()
-        if branch.bn is not None:
-            inner = branch.bn(inner)
-        return _by_image(mean_convolution(inner, *_parts(branch.conv2), padding=self.padding), stride)  # (B, K, h)
 
 
 class _Branch(nn.Module):
@@ -160,6 +157,16 @@ class _Branch(nn.Module):
         self.conv1 = convolution(channels, hidden, bias=not batch_norm, **made)
         self.bn = nn.BatchNorm2d(hidden, **made) if batch_norm else None
         self.conv2 = convolution(hidden, hidden, **made)
+
+    def forward(self, x: Tensor, stride: Stride, padding: str) -> Tensor:
+        """Means (B, K, h) of all phases."""
+        weight = self.conv1["weight"]
+        if self.bn is None:
+            inner = convolve_phases(x, weight, self.conv1["bias"], stride=stride, padding=padding).relu_()
+        else:
+            inner = self.bn(convolve_phases(x, weight, None, stride=stride, padding=padding).relu_())
+        weight, bias = self.conv2["weight"], self.conv2["bias"]
+        return _by_image(mean_convolution(inner, weight, bias, padding=padding), stride)
 
 
 class GraphScorer(_Scorer):
@@ -190,14 +197,17 @@ class GraphScorer(_Scorer):
         self.node = nn.ModuleList([nn.Linear(h, h, **made), nn.Linear(h, 1, **made)])
 
     def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:
-        inner = convolve_phases(x, *_parts(self.conv1), stride=stride, padding=self.padding).relu_()
+        weight, bias = self.conv1["weight"], self.conv1["bias"]
+        inner = convolve_phases(x, weight, bias, stride=stride, padding=self.padding).relu_()
         nodes = _by_image(wide(inner).mean((2, 3)), stride)  # (B, K, h)
         senders = nodes.unsqueeze(2).expand(-1, -1, nodes.shape[1], -1)  # (B, sender, receiver, h)
         messages = torch.cat([senders, senders.transpose(1, 2)], 3)
         for layer in self.edge:
-            messages = _through(layer, messages).relu()
-        first, last = self.node
-        return _through(last, _through(first, messages.mean(1)).relu()).squeeze(2)
+            messages = _linear(messages, layer.weight, layer.bias).relu()
+        found = messages.mean(1)
+        for layer in self.node:
+            found = _linear(found.relu(), layer.weight, layer.bias)
+        return found.squeeze(2)
 
 
 class PerceptronScorer(_Scorer):
@@ -222,13 +232,8 @@ class PerceptronScorer(_Scorer):
         self.conv = convolution(channels, 1, taps=1, **made)
 
     def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:
-        weight, bias = (wide(part) for part in _parts(self.conv))
+        weight, bias = wide(self.conv["weight"]), wide(self.conv["bias"])
         return F.linear(phase_means(x, stride=stride).to(weight.dtype), weight.flatten(1), bias).squeeze(2)
-
-
-def _parts(conv: nn.ParameterDict) -> tuple[Tensor, ...]:
-    """The weight, and the bias where there is one."""
-    return (conv["weight"], conv["bias"]) if "bias" in conv else (conv["weight"],)
 
 
 def _by_image(x: Tensor, stride: Stride) -> Tensor:
@@ -236,10 +241,8 @@ def _by_image(x: Tensor, stride: Stride) -> Tensor:
     return x.unflatten(0, (-1, s * t))
 
 
-def _through(layer: nn.Module, x: Tensor) -> Tensor:
-    assert isinstance(layer, nn.Linear)
-    weight = wide(layer.weight)
-    return F.linear(x.to(weight.dtype), weight, wide(layer.bias))
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.linear(x.to(wide(weight).dtype), wide(weight), wide(bias))
 
 
 SCORERS: dict[str, Callable[..., nn.Module]] = {

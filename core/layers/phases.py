@@ -23,6 +23,13 @@ Stride = int | tuple[int, int]
 
 def stride_pair(stride: Stride) -> tuple[int, int]:
     """(rows, columns) of an integer stride or a pair; ValueError unless both are positive integers."""
+    if torch.jit.is_scripting():  # it was checked where it was built
+        return (stride, stride) if isinstance(stride, int) else stride
+    else:  # TorchScript compiles no other branch
+        return _checked(stride)
+
+
+def _checked(stride: Stride) -> tuple[int, int]:
     pair = (stride, stride) if isinstance(stride, int) else tuple(stride)
     if len(pair) != 2 or any(not isinstance(s, int) or s < 1 for s in pair):
         raise ValueError(f"stride must be a positive integer or a pair of them, got {stride!r}")
@@ -35,8 +42,8 @@ def extend(x: Tensor, stride: Stride, *, padding: str = "circular") -> Tensor:
     "circular" repeats the first rows and columns; the other paddings of `pad` are available too.
     """
     s, t = stride_pair(stride)
-    if torch.compiler.is_exporting():  # sizes may be symbolic
-        height, width = (-(-n // k) * k for n, k in zip(x.shape[-2:], (s, t), strict=True))
+    if torch.compiler.is_exporting():  # sizes may be symbols, of which nothing is known
+        height, width = ((n + k - 1) // k * k for n, k in zip(x.shape[-2:], (s, t), strict=True))
         return wrapped(wrapped(x, x.ndim - 2, 0, height), x.ndim - 1, 0, width)
     down, right = -x.shape[-2] % s, -x.shape[-1] % t
     return pad(x, [(0, down), (0, right)], padding=padding) if down or right else x

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from stillpoint.core.layers.resampling import (
     RULES,
     apply_to_axes,
-    band_limit2d,
     filtering,
     highest_bin,
+    limited,
     upsampling,
 )
 
@@ -68,11 +68,25 @@ def polynomial2d(
             "coefficients (3,) or (channels, 3) of maps (B, channels, H, W) are needed, "
             f"got {tuple(coefficients.shape)} for a map {tuple(x.shape)}"
         )
+    scales = [s if isinstance(s, Tensor) else coefficients.new_full((), s) for s in (in_scale, out_scale)]
+    return _computed(x, coefficients, form, scales[0], scales[1], cutoff, fixed_size, rule)
+
+
+def _computed(
+    x: Tensor,
+    coefficients: Tensor,
+    form: str,
+    in_scale: Tensor,
+    out_scale: Tensor,
+    cutoff: float,
+    fixed_size: int,
+    rule: str,
+) -> Tensor:
     a0, a1, a2 = coefficients[..., None, None].unbind(-3)  # (C, 1, 1) each
     # t p(s x) = t a0 + (t s a1) x + (t s^2 a2) x^2: three numbers a channel instead of two more passes over the map
     constant, slope, curve = out_scale * a0, out_scale * in_scale * a1, out_scale * in_scale * in_scale * a2
     if form == "filtered":
-        partner = band_limit2d(x, cutoff=cutoff, fixed_size=fixed_size, rule=rule)
+        partner = limited(x, cutoff, 1, 1, fixed_size, rule)
         return (constant + x * (slope + curve * partner)).to(x.dtype)
     if form == "pointwise":
         return (constant + x * (slope + curve * x)).to(x.dtype)
@@ -137,16 +151,21 @@ class PolynomialActivation2d(nn.Module):
                 self.register_buffer(name, made, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return polynomial2d(
-            x,
-            self.coefficients,
-            form=self.form,
-            in_scale=self.in_scale,
-            out_scale=self.out_scale,
-            cutoff=self.cutoff,
-            fixed_size=self.fixed_size,
-            rule=self.rule,
-        )
+        if torch.jit.is_scripting():
+            options = self.cutoff, self.fixed_size, self.rule
+            scales = self.in_scale, self.out_scale
+            return _computed(x, self.coefficients, self.form, *scales, *options)
+        else:  # TorchScript compiles no other branch
+            return polynomial2d(
+                x,
+                self.coefficients,
+                form=self.form,
+                in_scale=self.in_scale,
+                out_scale=self.out_scale,
+                cutoff=self.cutoff,
+                fixed_size=self.fixed_size,
+                rule=self.rule,
+            )
 
     def extra_repr(self) -> str:
         more = f", cutoff={self.cutoff}" if self.form == "filtered" else ""

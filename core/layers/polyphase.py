@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stillpoint.core import kernels
+from stillpoint.core.layers import scripted
 from stillpoint.core.layers.blur import BlurPool2d, binomial_kernel, blur_with
 from stillpoint.core.layers.constants import ConstantBuffers
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
@@ -121,7 +122,7 @@ class PolyphaseDownsample2d(ConstantBuffers, Downsample):
         kernel = binomial_kernel(size, 2, device="cpu", dtype=torch.float64)
         self.register_constant("kernel", kernel, device=device, dtype=dtype)
 
-    def forward(self, x: Tensor, grid: Grid | None = None, *, return_grid: bool = False):
+    def _sampled(self, x: Tensor, grid: Grid | None, return_grid: bool):
         if isinstance(grid, SoftGrid):
             y: Tensor = self.sample(x, grid)
         else:  # choose and sample in one kernel if there is one
@@ -135,6 +136,16 @@ class PolyphaseDownsample2d(ConstantBuffers, Downsample):
         if isinstance(grid, SoftGrid):
             return sample_at(blur_with(x, self.kernel, padding=self.padding), grid, stride=self.stride)
         return self._at(x, grid)[0]
+
+    def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
+        if phase is None:
+            phase = self.scripted_choice(x)
+        return scripted.blur_at(x, phase, self.kernel, self.stride, self.padding)
+
+    def scripted_choice(self, x: Tensor) -> Tensor:
+        if self.select == "after_blur":
+            x = scripted.blur(x, self.kernel, [1, 1], self.padding, 0)
+        return scripted.choose_phase(x, self.stride, self.criterion)
 
     @torch.no_grad()
     def scores(self, x: Tensor) -> Tensor:

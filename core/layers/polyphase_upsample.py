@@ -5,6 +5,7 @@ shift-equivariant convolutional neural networks with adaptive polyphase upsampli
 import torch
 from torch import Tensor
 
+from stillpoint.core.layers import scripted
 from stillpoint.core.layers.blur import binomial_kernel, blur_with
 from stillpoint.core.layers.constants import ConstantBuffers
 from stillpoint.core.layers.padding import check_padding
@@ -81,8 +82,21 @@ class PolyphaseUpsample2d(ConstantBuffers):
         kernel = binomial_kernel(size, 2, device="cpu", dtype=torch.float64)
         self.register_constant("kernel", kernel, device=device, dtype=dtype)
 
-    def forward(self, y: Tensor, grid: Tensor, *, size: tuple[int, int] | None = None) -> Tensor:
-        return _upsample(y, self.kernel, grid, self.stride, self.padding, self.extend_input, size)
+    def forward(self, y: Tensor, grid: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        if torch.jit.is_scripting():
+            return self._scripted(y, grid, size)
+        else:  # TorchScript compiles no other branch
+            return _upsample(y, self.kernel, grid, self.stride, self.padding, self.extend_input, size)
+
+    def _scripted(self, y: Tensor, phase: Tensor, size: tuple[int, int] | None) -> Tensor:
+        if self.stride == (1, 1):
+            return y
+        if self.extend_input:
+            y = scripted.extend(y, self.stride)
+        placed = scripted.place_phase(y, phase, self.stride)
+        if size is not None:
+            placed = scripted.shortened(placed, size, self.stride)
+        return scripted.blur(placed, self.kernel, [1, 1], self.padding, 0)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, stride={self.stride}, size={self.size}, padding={self.padding!r}"

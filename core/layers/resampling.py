@@ -90,13 +90,18 @@ def band_limit2d(
         raise ValueError(f"cutoff must be a fraction of the Nyquist frequency in (0, 1], got {cutoff}")
     if fixed_size < 0:
         raise ValueError(f"fixed_size must be the side of a map, or 0 for none, got {fixed_size}")
+    return limited(x, cutoff, s, t, fixed_size, rule)
+
+
+def limited(x: Tensor, cutoff: float, s: int, t: int, fixed_size: int, rule: str) -> Tensor:
+    """`band_limit2d` without its checks."""
     h, w = x.shape[-2], x.shape[-1]
-    rows = filtering(h, highest_bin(h, cutoff, fixed_size=fixed_size, rule=rule), s, x)
-    return apply_to_axes(x, rows, filtering(w, highest_bin(w, cutoff, fixed_size=fixed_size, rule=rule), t, x))
+    rows = filtering(h, highest_bin(h, cutoff, fixed_size, rule), s, x)
+    return apply_to_axes(x, rows, filtering(w, highest_bin(w, cutoff, fixed_size, rule), t, x))
 
 
-def highest_bin(n: int, cutoff: float, *, fixed_size: int = 0, rule: str = "exact") -> int:
-    """The largest bin |k| that `band_limit2d` keeps on an axis of `n` pixels."""
+def highest_bin(n: int, cutoff: float, fixed_size: int = 0, rule: str = "exact") -> int:
+    """The largest |k| that `band_limit2d` keeps of the bins of an axis of `n` pixels."""
     if fixed_size > 0:
         return min(fixed_size // 2, n // 2) if fixed_size < n else n // 2
     if rule == "authors":
@@ -109,6 +114,13 @@ def highest_bin(n: int, cutoff: float, *, fixed_size: int = 0, rule: str = "exac
 
 def apply_to_axes(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """``rows @ x @ columns.T`` for every map of (B, C, H, W), in its layout: rows (H', H), columns (W', W)."""
+    if torch.jit.is_scripting():
+        return torch.matmul(rows, torch.matmul(x.to(rows.dtype), columns.transpose(0, 1))).to(x.dtype)
+    else:  # TorchScript compiles no other branch
+        return _applied(x, rows, columns)
+
+
+def _applied(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     with without_autocast(x.device):
         y = x.to(rows.dtype)
         if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
@@ -137,6 +149,15 @@ def filtering(n: int, top: int, stride: int, like: Tensor) -> Tensor:
 
 def _matrix(period: int, top: int, edge: float, gain: float, step: int, step_in: int, like: Tensor) -> Tensor:
     dtype = torch.promote_types(like.dtype, torch.float32)
+    if torch.jit.is_scripting():
+        return _made(period, top, edge, gain, step, step_in, like.device).to(dtype)
+    else:  # TorchScript compiles no other branch
+        return _kept(period, top, edge, gain, step, step_in, like, dtype)
+
+
+def _kept(
+    period: int, top: int, edge: float, gain: float, step: int, step_in: int, like: Tensor, dtype: torch.dtype
+) -> Tensor:
     if torch.compiler.is_compiling():
         return _made(period, top, edge, gain, step, step_in, like.device).to(dtype)
     # when traced, a size is a tensor
@@ -157,7 +178,7 @@ def _cached(period: int, top: int, edge: float, gain: float, step: int, step_in:
 def _made(period: int, top: int, edge: float, gain: float, step: int, step_in: int, device: torch.device) -> Tensor:
     """`_cached` in tensor operations, which a compiler can keep dynamic in the size."""
     bins = torch.arange(period // 2 + 1, device=device)
-    weights = (bins < top).double() + (bins == top).double() * edge
+    weights = (bins < top).to(torch.float64) + (bins == top).to(torch.float64) * edge
     response = gain * torch.fft.irfft(weights, n=period)
     places = torch.arange(0, period, step, device=device)[:, None] - torch.arange(0, period, step_in, device=device)
     return response[places % period]

@@ -64,6 +64,8 @@ class Scattering2d(nn.Module):
         if stride < 4 or stride & (stride - 1):
             raise ValueError(f"stride must be a power of two of at least 4, got {stride}")
         self.depth, self.stride = depth, stride
+        #: values for each channel of the image at each place
+        self.maps = 2 * 4**depth - 1
         packets = 4**depth
         # packet 0 of each bank is a low-pass filter, whose modulus would repeat the mean
         oriented = (*range(1, packets), *range(packets + 1, 2 * packets))
@@ -73,11 +75,6 @@ class Scattering2d(nn.Module):
         self.mean = nn.Sequential(*(_halve(**build) for _ in range(halvings)))
         # the packets already halve the resolution once
         self.smooth = nn.Sequential(*(_halve(**build) for _ in range(halvings - 1)))
-
-    @property
-    def maps(self) -> int:
-        """Values for each channel of the image at each position."""
-        return 2 * 4**self.depth - 1
 
     def output_size(self, size: int) -> int:
         """Values along an axis of `size` pixels."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from stillpoint.core.kernels.pool import plain_only
+from stillpoint.core.layers import scripted_codes
 from stillpoint.core.layers.dictionary import LearntDictionary
 from stillpoint.core.layers.linear_maps import Convolution, LinearMap, Matrix, check_sizes, repeated
 from stillpoint.core.layers.proximal_gradient import ProximalStep, Scheme, check_options, iterate
@@ -165,6 +166,20 @@ class SparseCoding2d(LearntDictionary):
         return self.penalty * (x[0].numel() / math.prod(code_shape) if self.adaptive_penalty else 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self._scripted(x)
+        else:  # TorchScript compiles no other branch
+            return self._coded(x)
+
+    def _scripted(self, x: Tensor) -> Tensor:
+        x = x.repeat(1, self.expansion, 1, 1)
+        penalty = float(self.penalty)
+        if self.adaptive_penalty:
+            shape = scripted_codes.code_shape(self.weight, self.stride, self.padding, x.shape[2:])
+            penalty *= x[0].numel() / self.expansion / (shape[0] * shape[1] * shape[2])
+        return self.scripted_codes(x, self.stride, self.padding, penalty)
+
+    def _coded(self, x: Tensor) -> Tensor:
         options: dict[str, Any] = {
             "step": self.step(x),
             "penalty": self.effective_penalty(x),
@@ -226,6 +241,14 @@ class SparseCoding1d(LearntDictionary):
         self.expansion = expansion
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            rows = x.reshape(-1, x.shape[-1]).repeat(1, self.expansion)  # (N, n C)
+            codes = self.scripted_codes(rows, 1, 0, float(self.penalty))
+            return codes.view(x.shape[:-1] + codes.shape[1:])
+        else:  # TorchScript compiles no other branch
+            return self._coded(x)
+
+    def _coded(self, x: Tensor) -> Tensor:
         options: dict[str, Any] = {"step": self.step(x), "penalty": self.penalty, "recompute": self.recompute}
         return sparse_coding1d(x, self.dictionary(), **options, **self.options)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 # torch.compiler.disable, without importing the compiler (seconds) before it is used
 from torch._compile import _disable_dynamo
 
-from stillpoint.core.base.randomness import generator
+from stillpoint.core.base.randomness import generator, seed_for
 from stillpoint.core.kernels.pool import plain_only
 from stillpoint.core.layers.linear_maps import LinearMap
 from stillpoint.core.layers.precision import without_autocast
@@ -21,6 +21,10 @@ POWER_STEPS = 50
 POWER_TOLERANCE = 1e-5
 # step = SAFETY / lambda_max; below 1 because fifty steps may underestimate lambda_max by about one per cent
 SAFETY = 0.9
+# the key of the vector that it starts from
+_START = "power iteration"
+#: all of these as numbers, for TorchScript
+POWER = (POWER_STEPS, POWER_TOLERANCE, SAFETY, seed_for(_START))
 
 
 @torch.no_grad()
@@ -62,7 +66,7 @@ def largest_eigenvalue(a: LinearMap, vector: Tensor | None = None) -> tuple[Tens
     """
     if vector is None:
         with unobserved():
-            draw = torch.randn(1, *map(int, a.code_shape), generator=generator("power iteration"))
+            draw = torch.randn(1, *map(int, a.code_shape), generator=generator(_START))
             vector = draw.to(device=a.weight.device, dtype=a.weight.dtype)
     weight = underlying(a.weight)
     readable = address(weight) != 0

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillpoint.core.kernels import translation
+from stillpoint.core.layers import scripted
 from stillpoint.core.layers.downsample import Downsample, Grid
 from stillpoint.core.layers.padding import pad
 from stillpoint.core.layers.phase_convolution import wide
@@ -163,6 +164,15 @@ class TranslationInvariantDownsample2d(Downsample):
         y, response = translation_invariant_downsample2d(x, self.psi.weight, **options, return_response=True)
         self.watched.append(response)
         return y
+
+    def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
+        for axis in (2, 3):
+            x = scripted.pad(x, x.shape[axis] % 2, 0, axis, self.extension)
+        weight, reach = self.psi.weight.to(x.dtype), (self.size - 1) // 2
+        psi = F.conv2d(x, weight, padding=(reach, reach), groups=x.shape[1]).relu()
+        quadrants = F.adaptive_avg_pool2d(wide(psi), (2, 2)).flatten(2)  # (B, C, 4)
+        scale = self.scale.weight.to(quadrants.dtype).view(-1, 1)
+        return scripted.mix_phases(x, (quadrants * scale).softmax(2), self.stride)
 
     def follower(self, channels: int) -> Downsample:
         """The layer for a shortcut, with its own weights."""

@@ -12,7 +12,7 @@ a packet is one vertical and one horizontal pass at the given stride, for the re
 kernel does both, if both maps of every packet are requested.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
 import torch
@@ -112,6 +112,9 @@ class WaveletPackets2d(ConstantBuffers):
             raise ValueError(f"padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
         self.depth, self.stride, self.part, self.analytic, self.padding = depth, stride, part, analytic, padding
         self.maps = tuple(range(2 * 4**depth)) if maps is None else tuple(maps)
+        self.taps = support(depth)
+        #: pixels of padding before the first one
+        self.before = 0 if padding == "valid" else zero_padding(depth, stride)
         groups = group_maps(self.maps, depth)
         cheapest = computing_order(groups, depth)
         build: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -128,25 +131,20 @@ class WaveletPackets2d(ConstantBuffers):
         if analytic and {q for pair in pairs for q in pair} == set(self.maps):
             self.fused = FusedFilters(depth, part, self.maps, pairs, combined=True, **build)
 
-    @property
-    def before(self) -> int:
-        """Pixels of padding before the first one."""
-        return 0 if self.padding == "valid" else zero_padding(self.depth, self.stride)
-
     def output_size(self, size: int) -> int:
         """Coefficients along an axis of `size` pixels; ValueError where the padded axis is shorter than the filter."""
         if self.padding == "circular":
-            return -(-size // self.stride)
-        room = size + 2 * self.before - support(self.depth)
+            return (size + self.stride - 1) // self.stride
+        room = size + 2 * self.before - self.taps
         if room < 0:
             raise ValueError(
                 f"an image of {size} pixels, padded by {self.before} on both sides, is smaller than the filter of "
-                f"{support(self.depth)} taps at depth {self.depth}"
+                f"{self.taps} taps at depth {self.depth}"
             )
         return room // self.stride + 1
 
     def forward(
-        self, x: Tensor, *, every: int = 1, start: Sequence[int] = (0, 0), size: Sequence[int] | None = None
+        self, x: Tensor, every: int = 1, start: list[int] | None = None, size: list[int] | None = None
     ) -> Tensor:
         """Coefficients of (B, C, H, W) as (B, C, M, P, H', W').
 
@@ -154,19 +152,32 @@ class WaveletPackets2d(ConstantBuffers):
         computed: ``f(x)[..., i:i+h:e, j:j+w:e] == f(x, every=e, start=(i, j), size=(h, w))``.
         """
         if x.ndim != 4:
-            raise ValueError(f"images are (B, C, H, W), got shape {tuple(x.shape)}")
+            raise ValueError(f"images are (B, C, H, W), got shape {list(x.shape)}")
         whole = [self.output_size(n) for n in x.shape[-2:]]
-        window = [n - first for n, first in zip(whole, start, strict=True)] if size is None else size
-        count = [-(-n // every) for n in window]
-        before = [self.before - self.stride * first for first in start]
+        first = [0, 0] if start is None else start
+        window = [whole[0] - first[0], whole[1] - first[1]] if size is None else size
+        count = [(n + every - 1) // every for n in window]
+        before = [self.before - self.stride * n for n in first]
+        if torch.jit.is_scripting():
+            return self._passed(x, self.stride * every, before, count)
+        else:  # TorchScript compiles no other branch
+            return self._fastest(x, self.stride * every, before, count)
+
+    def _fastest(self, x: Tensor, stride: int, before: list[int], count: list[int]) -> Tensor:
         if self.fused is not None and kernel.fused(x, self.fused.packets):
-            circular = self.padding == "circular"
-            return kernel.packets2d(
-                x, self.fused.packets, stride=self.stride * every, before=before, count=count, circular=circular
-            )
-        found = [p(x, self.stride * every, before, count, self.padding) for p in self.passes]
-        y = joined([part for same in zip(*found, strict=True) for part in same], dim=2)
-        return y if self.order is None else reorder(y, self.order)
+            options = {"stride": stride, "before": before, "count": count, "circular": self.padding == "circular"}
+            return kernel.packets2d(x, self.fused.packets, **options)
+        return self._passed(x, stride, before, count)
+
+    def _passed(self, x: Tensor, stride: int, before: list[int], count: list[int]) -> Tensor:
+        firsts: list[Tensor] = []
+        seconds: list[Tensor] = []
+        for passes in self.passes:
+            found = passes(x, stride, before, count, self.padding)
+            firsts.append(found[0])
+            seconds.extend(found[1:])
+        y, order = joined(firsts + seconds, 2), self.order
+        return y if order is None else reorder(y, order)
 
     def kernels(self) -> Tensor:
         """The two-dimensional filters of the maps, (M, P, K, K), to be correlated with the padded image."""

@@ -90,13 +90,13 @@ class WaveletMixing2d(ConstantBuffers):
         (O, 1, M) where the colours are mixed first."""
         values = torch.cat([w.flatten() for w in self.mixing])
         n = len(self.packets.maps)
-        dense = values.new_zeros(self.out_channels * n).index_put((self.places,), values)
+        dense = values.new_zeros([self.out_channels * n]).index_put([self.places], values)
         first, second = dense.view(self.out_channels, 1, n).chunk(2, dim=2)
         dense = torch.cat([first + second, second - first], dim=2)
         return dense if self.colour.ndim == 1 else self.colour[:, :, None] * dense
 
     def forward(
-        self, x: Tensor, *, every: int = 1, start: Sequence[int] = (0, 0), size: Sequence[int] | None = None
+        self, x: Tensor, every: int = 1, start: list[int] | None = None, size: list[int] | None = None
     ) -> Tensor:
         """All coefficients, or a window of them as in `WaveletPackets2d`."""
         if x.shape[1] != self.in_channels:
@@ -109,13 +109,13 @@ class WaveletMixing2d(ConstantBuffers):
         y = y.reshape(batch, colours * maps, parts * height, width)
         y = F.conv2d(y, self.matrix().flatten(1)[:, :, None, None], self._bias())
         sides = (width, height) if self.scramble_nonsquare else (height, width)
-        return y.view(batch, self.out_channels, parts, *sides)
+        return y.view(batch, self.out_channels, parts, sides[0], sides[1])
 
     def _bias(self) -> Tensor | None:
         if self.biases is None:
             return None
-        bias = torch.cat(list(self.biases))
-        # if the colours are mixed last, each of them already has the bias
+        bias = torch.cat([own for own in self.biases])  # noqa: C416 (TorchScript makes no list of parameters)
+        # where the colours are mixed last, each of them has already got the bias
         return bias if self.colour.ndim == 1 else bias * self.colour.sum(1)
 
     def kernel(self) -> Tensor:
@@ -148,16 +148,17 @@ class WaveletTwin2d(nn.Module):
         super().__init__()
         self.free, self.wavelet, self.subsample = free, wavelet, subsample
 
-    def halves(self, x: Tensor, *, every: int | None = None) -> tuple[Tensor, Tensor]:
+    def halves(self, x: Tensor, every: int | None = None) -> tuple[Tensor, Tensor]:
         """Free maps (B, F, H', W') and wavelet maps (B, O, P, ceil(H'/e), ceil(W'/e)), e = `every` or `subsample`.
 
         Only the wavelet coefficients that are returned are computed.
         """
         free = self.free(x)
         whole = [self.wavelet.packets.output_size(n) for n in x.shape[-2:]]
-        size = [min(pair) for pair in zip(whole, free.shape[-2:], strict=True)]
-        start = [_margin(n, m) for n, m in zip(whole, size, strict=True)]
-        return centre_crop(free, size), self.wavelet(x, every=every or self.subsample, start=start, size=size)
+        size = [min(whole[0], free.shape[2]), min(whole[1], free.shape[3])]
+        start = [_margin(whole[0], size[0]), _margin(whole[1], size[1])]
+        step = self.subsample if every is None else every
+        return centre_crop(free, size), self.wavelet(x, every=step, start=start, size=size)
 
     def forward(self, x: Tensor) -> Tensor:
         free, wavelet = self.halves(x, every=1)
@@ -218,17 +219,17 @@ class TwinStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.joint is not None:
             return self.joint(self.first(x))
-        assert self.low is not None and self.high is not None
-        free, wavelet = self.first.halves(x)
-        free, wavelet = self.low(free), self.high(wavelet[:, :, 0] if wavelet.shape[2] == 1 else wavelet)
-        size = [min(pair) for pair in zip(free.shape[-2:], wavelet.shape[-2:], strict=True)]
-        return torch.cat([centre_crop(free, size), centre_crop(wavelet, size)], dim=1)
+        else:  # TorchScript compiles one branch of the two
+            assert self.low is not None and self.high is not None
+            free, wavelet = self.first.halves(x)
+            free, wavelet = self.low(free), self.high(wavelet[:, :, 0] if wavelet.shape[2] == 1 else wavelet)
+            size = [min(free.shape[2], wavelet.shape[2]), min(free.shape[3], wavelet.shape[3])]
+            return torch.cat([centre_crop(free, size), centre_crop(wavelet, size)], dim=1)
 
 
-def centre_crop(x: Tensor, size: Sequence[int]) -> Tensor:
-    """The central (..., height, width) window of (..., H, W); half a pixel is rounded to the even offset, as by
-    Python's `round`."""
-    top, left = (_margin(n, m) for n, m in zip(x.shape[-2:], size, strict=True))
+def centre_crop(x: Tensor, size: list[int]) -> Tensor:
+    """The middle of (..., H, W) with that size; where it is half a pixel off, at the even offset (Python's `round`)."""
+    top, left = _margin(x.shape[-2], size[0]), _margin(x.shape[-1], size[1])
     return x[..., top : top + size[0], left : left + size[1]]
 
 

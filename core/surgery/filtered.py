@@ -6,9 +6,9 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stillpoint.core.layers import scripted
 from stillpoint.core.layers.blur import BlurPool1d, BlurPool2d, BlurPool3d, blur_with
 from stillpoint.core.layers.padding import pad
 from stillpoint.core.surgery.striding import CONVOLUTIONS, is_norm
@@ -121,7 +121,7 @@ class CircularPad2d(nn.Module):
         self.pads = pads
 
     def forward(self, x: Tensor) -> Tensor:
-        return pad(x, self.pads, padding="circular")
+        return pad(x, [self.pads[0], self.pads[1]], padding="circular")
 
     def extra_repr(self) -> str:
         return f"{self.pads}"
@@ -158,37 +158,32 @@ def edge_blur(x: Tensor, kernel: Tensor, stride: Any, padding: str, pad_off: int
     return blur_with(x, kernel, stride=stride, padding="replicate" if small else padding, pad_off=pad_off)
 
 
-class EdgeBlurPool1d(BlurPool1d):
+class _EdgeBlur(nn.Module):
+    """Mixed into a blur on a fixed grid, for maps of every size."""
+
+    if TYPE_CHECKING:  # TorchScript knows these by their values
+        kernel: Tensor
+        stride: Any
+        padding: str
+        pad_off: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return scripted.edge_blur(x, self.kernel, self.stride, self.padding, self.pad_off)
+        else:  # TorchScript compiles no other branch
+            return edge_blur(x, self.kernel, self.stride, self.padding, self.pad_off)
+
+
+class EdgeBlurPool1d(_EdgeBlur, BlurPool1d):
     known_as = "BlurPool1d"
 
-    def forward(self, x: Tensor) -> Tensor:
-        return edge_blur(x, self.kernel, self.stride, self.padding, self.pad_off)
 
-
-class EdgeBlurPool3d(BlurPool3d):
-    known_as = "BlurPool3d"
-
-    def forward(self, x: Tensor) -> Tensor:
-        return edge_blur(x, self.kernel, self.stride, self.padding, self.pad_off)
-
-
-class EdgeBlurPool2d(BlurPool2d):
-    """`BlurPool2d` on a fixed grid, for maps of every size, and in a form that TorchScript compiles: the blurs here
-    repeat the edge of a map too small to be mirrored."""
-
+class EdgeBlurPool2d(_EdgeBlur, BlurPool2d):  # type: ignore[misc]
     known_as = "BlurPool2d"
-    stride: tuple[int, int]
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        if not torch.jit.is_scripting():
-            return edge_blur(x, self.kernel, self.stride, self.padding, self.pad_off)
-        mode = self.padding
-        before, after = (self.size - 1) // 2 + self.pad_off, self.size // 2 + self.pad_off
-        if mode == "reflect" and min(x.shape[2], x.shape[3]) <= after:
-            mode = "replicate"
-        x = F.pad(x, [before, after, before, after], mode="constant" if mode == "zeros" else mode)
-        weight = self.kernel.to(x.dtype).expand(x.shape[1], 1, self.size, self.size)
-        return F.conv2d(x, weight, None, [self.stride[0], self.stride[1]], [0, 0], [1, 1], x.shape[1])
+
+class EdgeBlurPool3d(_EdgeBlur, BlurPool3d):
+    known_as = "BlurPool3d"
 
 
 def of_any_size(made: nn.Module) -> nn.Module:

@@ -1,8 +1,9 @@
 """Sampling layers that share a grid: the first to run chooses it, the others follow."""
 
-from typing import Any
+from typing import Any, Self
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from stillpoint.core.layers.downsample import Downsample, Grid
 
@@ -12,30 +13,72 @@ class Register:
 
     def __init__(self) -> None:
         self.grid: Grid | None = None
+        self._held: Any = None
+
+    @property
+    def held(self) -> torch.jit.ScriptModule:
+        """The same for TorchScript, which shares a module between others only where it was scripted before them."""
+        if self._held is None:
+            self._held = torch.jit.script(_Held())
+        return self._held
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"grid": None}
+        return {"grid": None, "_held": None}
 
 
-class ChosenSample2d(Downsample):
-    """Samples by a filling, and keeps the grid that it chose for those that follow."""
+class _Held(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.phase = torch.zeros(0, dtype=torch.int64, device="cpu")
+
+    def forward(self) -> Tensor:
+        return self.phase
+
+    @torch.jit.export
+    def keep(self, phase: Tensor) -> None:
+        self.phase = phase
+
+
+class _SharedSample2d(Downsample):
+    __jit_ignored_attributes__ = ("register",)
 
     def __init__(self, filling: Downsample, register: Register) -> None:
         super().__init__()
         self.filling, self.register, self.stride = filling, register, filling.stride
 
+    def __prepare_scriptable__(self) -> Self:
+        self._modules["held"] = self.register.held
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_modules": {k: v for k, v in self._modules.items() if k != "held"}}
+
+
+class ChosenSample2d(_SharedSample2d):
+    """Samples by a filling, and keeps the grid that it chose for those that follow."""
+
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        if torch.jit.is_scripting():
+            phase = self.filling.scripted_choice(x)
+            self.held.keep(phase)
+            return self.filling.scripted_at(x, phase)
+        else:  # TorchScript compiles no other branch
+            return self._chosen(x)
+
+    def _chosen(self, x: Tensor) -> Tensor:
         y, self.register.grid = self.filling(x, return_grid=True)
         return y
 
 
-class FollowingSample2d(Downsample):
-    """Samples on the grid that another layer chose in this forward."""
-
-    def __init__(self, filling: Downsample, register: Register) -> None:
-        super().__init__()
-        self.filling, self.register, self.stride = filling, register, filling.stride
+class FollowingSample2d(_SharedSample2d):
+    """Samples where another did in this forward."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        if torch.jit.is_scripting():
+            return self.filling.scripted_at(x, self.held())
+        else:  # TorchScript compiles no other branch
+            return self._following(x)
+
+    def _following(self, x: Tensor) -> Tensor:
         y: Tensor = self.filling(x, self.register.grid)
         return y

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from stillpoint.core.surgery.striding import is_activation, is_filter, is_norm, is_pool_or_convolution
@@ -50,6 +51,8 @@ def shadow(model: nn.Module) -> nn.Module:
     def copied(value: Any) -> Any:
         if id(value) in copies:
             return copies[id(value)]
+        if isinstance(value, torch.jit.ScriptModule):
+            return value
         if isinstance(value, nn.Module):
             twin = copies[id(value)] = type(value).__new__(type(value))
             for name, held in vars(value).items():

@@ -14,7 +14,8 @@ from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.downsample import Downsample, DownsampleFactory
-from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d, LearnablePolyphaseUpsample2d
+from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d
+from stillpoint.core.layers.learnable_upsample import LearnablePolyphaseUpsample2d
 from stillpoint.core.layers.padding import PaddedConv2d
 from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
 from stillpoint.pipelines.lps.config import CHOOSING, SMALL, Model

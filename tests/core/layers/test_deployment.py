@@ -1,6 +1,8 @@
-"""Every layer leaves the house: traced, exported for any batch and size, compiled, built without numbers and filled."""
+"""Every layer leaves the house: scripted, traced, exported for any batch and size, compiled, built without numbers and
+filled."""
 
 import copy
+import io
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from tests.core.layers.cases import CASES, inputs
 
 NAMES = sorted(CASES)
-#: the step of a dictionary belongs to the size of the image; what is exported or compiled takes it as a number
+#: the step of a dictionary belongs to the size of the image; what is exported takes it as a number
 MEASURED = {"SparseCoding1d", "SparseCoding2d"}
 #: cropped about the centre of two sizes: as symbols they take minutes to solve, and are exported for one size here
 CROPPED = {"TwinStem", "WaveletTwin2d"}
@@ -53,7 +55,20 @@ def test_a_traced_layer_takes_any_batch(name: str) -> None:
     torch.testing.assert_close(network(*other), layer(*other))
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - MEASURED))
+@traced
+@pytest.mark.parametrize("name", NAMES)
+def test_a_scripted_layer_takes_any_batch_height_and_width_and_is_written_to_a_file(name: str) -> None:
+    layer, given = made(name), inputs(name)
+    kept = io.BytesIO()
+    torch.jit.save(torch.jit.script(layer), kept)
+    kept.seek(0)
+    network = torch.jit.load(kept)
+    for more in (0, 1, 2):
+        other = resized(name, given, more)
+        torch.testing.assert_close(network(*other), layer(*other))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_compiled_layer_has_no_graph_break(name: str) -> None:
     torch._dynamo.reset()
     layer, given = made(name), inputs(name)
