@@ -30,7 +30,8 @@ from stillpoint.core.layers.downsample import (
     sample_at,
 )
 from stillpoint.core.layers.gumbel import phase_weights
-from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d, LearnablePolyphaseUpsample2d
+from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d
+from stillpoint.core.layers.learnable_upsample import LearnablePolyphaseUpsample2d
 from stillpoint.core.layers.lowpass import IdealLowPass2d, ideal_lowpass2d
 from stillpoint.core.layers.packet_halves import PacketHalves2d
 from stillpoint.core.layers.padding import PADDINGS, PaddedConv2d, pad

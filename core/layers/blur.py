@@ -158,6 +158,12 @@ class _BlurPool(ConstantBuffers):
     def _pool(self, x: Tensor, phase: Tensor | None = None) -> Tensor:
         return blur_with(x, self.kernel, stride=self.stride, padding=self.padding, pad_off=self.pad_off, phase=phase)
 
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return scripted.blurred(x, self.kernel, self.stride, self.padding, self.pad_off)
+        else:  # TorchScript compiles no other branch
+            return self._pool(x)
+
     def extra_repr(self) -> str:
         return (
             f"{self.channels}, stride={self.stride}, size={self.size}, padding={self.padding!r}, pad_off={self.pad_off}"
@@ -169,14 +175,8 @@ class BlurPool1d(_BlurPool):
 
     dims = 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
-            return scripted.blur(x, self.kernel, self.stride, self.padding, self.pad_off)
-        else:
-            return self._pool(x)
 
-
-class BlurPool2d(_BlurPool, Downsample):
+class BlurPool2d(Downsample, _BlurPool):  # the forward of a filling
     """`blur_pool2d` as a Module, a filling of the Downsample slot with a fixed grid.
 
     `channels` is for the slot and the reader only: any number of channels passes. Given a grid, the blurred map is
@@ -193,7 +193,7 @@ class BlurPool2d(_BlurPool, Downsample):
         return self._pool(x, grid)
 
     def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
-        return scripted.blur_at(x, phase, self.kernel, self.stride, self.padding, self.pad_off)
+        return scripted.blurred_at(x, phase, self.kernel, self.stride, self.padding, self.pad_off)
 
     def follower(self, channels: int) -> Downsample:
         build: dict[str, Any] = {"device": self.kernel.device, "dtype": self.kernel.dtype}
@@ -205,12 +205,6 @@ class BlurPool3d(_BlurPool):
     """`blur_pool3d` as a Module; `channels` is for the reader only, any number of channels passes."""
 
     dims = 3
-
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
-            return scripted.blur(x, self.kernel, self.stride, self.padding, self.pad_off)
-        else:
-            return self._pool(x)
 
 
 class MaxBlurPool2d(BlurPool2d):
@@ -241,7 +235,7 @@ class MaxBlurPool2d(BlurPool2d):
 
     def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
         x = F.max_pool2d(x, self.kernel_size, stride=1, padding=self.max_padding)
-        return scripted.blur_at(x, phase, self.kernel, self.stride, self.padding, self.pad_off)
+        return scripted.blurred_at(x, phase, self.kernel, self.stride, self.padding, self.pad_off)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, max_padding={self.max_padding}, {super().extra_repr()}"

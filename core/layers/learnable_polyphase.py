@@ -11,60 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from stillpoint.core.layers import scripted
-from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
-from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
-from stillpoint.core.layers.gumbel import Tempered
+from stillpoint.core.layers.learnable_sampler import LearnableSampler
 from stillpoint.core.layers.padding import check_padding
 from stillpoint.core.layers.phase_convolution import wide
 from stillpoint.core.layers.phase_scorers import phase_scorer
-from stillpoint.core.layers.phases import Stride, extend, place_phase, spread_phases, stride_pair
+from stillpoint.core.layers.phases import Stride, extend
 from stillpoint.core.layers.polyphase import SELECTIONS
 from stillpoint.core.layers.precision import without_autocast
 
 # torch.fx, which cannot follow their checks, takes each of these as one step
-for _name in ("extend", "place_phase", "spread_phases", "wide"):
+for _name in ("extend", "wide"):
     torch.fx.wrap(_name)
 
-FILTERS = ("binomial", "adaptive")
 #: units of a scorer that is made narrower than its map
 LEAST = 8
 #: how scores become a grid: the best phase; softmax(scores / tau); softmax((scores + Gumbel noise) / tau)
 SAMPLINGS = ("argmax", "softmax", "gumbel")
 
 
-class _Sampler(Tempered, nn.Module):
-    """What the two layers share: the filter, the temperature and the noise."""
-
-    if TYPE_CHECKING:  # TorchScript reads the annotations of attributes, and knows no modules there
-        filter: nn.Module
-
-    def __init__(
-        self,
-        channels: int | None,
-        stride: Stride,
-        filter: str,
-        size: int,
-        padding: str,
-        groups: int,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-    ) -> None:
-        super().__init__()
-        self.register_buffer("noise_key", None, persistent=False)
-        self.channels, self.stride = channels, stride_pair(stride)
-        if filter not in FILTERS:
-            raise ValueError(f"filter must be one of {', '.join(FILTERS)}, got {filter!r}")
-        made: dict[str, Any] = {"size": size, "padding": padding, "device": device, "dtype": dtype}
-        if filter == "binomial":
-            self.filter = BlurPool2d(channels, 1, **made)
-        elif channels is None:
-            raise ValueError("an adaptive filter needs the number of channels")
-        else:
-            self.filter = AdaptiveBlur2d(channels, 1, groups=groups, **made)
-
-
-class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
+class LearnablePolyphaseDownsample2d(LearnableSampler, Downsample):
     """Filter, score the phases, sample: a filling of the Downsample slot, (B, C, H, W) -> (B, C, ceil(H/s), ceil(W/t)).
 
     Args:
@@ -179,13 +145,13 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
         filtered = self.filter(x)
         sampling = self.sampling if self.training else self.test_sampling
         if phase is None and self.scorer is None:
-            return scripted.subsample(filtered, self.stride)
-        extended = scripted.extend(filtered, self.stride, self.extension)
+            return scripted.subsampled(filtered, self.stride)
+        extended = scripted.extended(filtered, self.stride, self.extension)
         if phase is None and sampling != "argmax":
-            return scripted.mix_phases(extended, self._scripted_weights(x, filtered, sampling), self.stride)
+            return scripted.mixed(extended, self._scripted_weights(x, filtered, sampling), self.stride)
         if phase is None:
             phase = self.scripted_choice(x)
-        return scripted.take_phase(extended, phase, self.stride)
+        return scripted.taken(extended, phase, self.stride)
 
     def scripted_choice(self, x: Tensor) -> Tensor:
         return self._scripted_scores(self.filter(x) if self.select == "after_blur" else x).argmax(1)
@@ -193,7 +159,7 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
     def _scripted_scores(self, judged: Tensor) -> Tensor:
         if self.scorer is None:
             raise ValueError("a layer without a scorer compares nothing")
-        return wide(self.scorer(wide(scripted.extend(judged, self.stride, self.extension)), self.stride))
+        return wide(self.scorer(wide(scripted.extended(judged, self.stride, self.extension)), self.stride))
 
     def _scripted_weights(self, x: Tensor, filtered: Tensor, sampling: str) -> Tensor:
         scores = self._scripted_scores(filtered if self.select == "after_blur" else x)
@@ -232,70 +198,3 @@ class LearnablePolyphaseDownsample2d(_Sampler, Downsample):
     def extra_repr(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
         return f"{self.channels}, stride={self.stride}, {options}, select={self.select!r}, sampling={self.sampling!r}"
-
-
-class LearnablePolyphaseUpsample2d(_Sampler):
-    """Put a map back on the grid that a `LearnablePolyphaseDownsample2d` took, then filter: (B, C, h, w) to s, t times.
-
-    Args:
-        channels, stride, filter, size, padding, groups: as there.
-        gain: times the filter; the authors' decoder has s * t.
-        redraw: in training, weigh by a Gumbel softmax of the scores of its own, instead of by the weights handed over.
-        soften_twice: in evaluation, take softmax(weights / tau) of the weights handed over, as the authors' code does.
-
-    `forward(y, grid)`: at a phase (B,) everything else is zero; a `SoftGrid` fills all phases.
-
-    Raises:
-        ValueError: an option outside its set, or a grid that does not fit.
-
-    Law: with hard sampling and where both obey their laws, upsampling of the downsampling commutes with every
-    circular shift. Odd sides come back one larger.
-    """
-
-    def __init__(
-        self,
-        channels: int | None = None,
-        stride: Stride = 2,
-        *,
-        filter: str = "binomial",
-        size: int = 1,
-        padding: str = "circular",
-        groups: int = 8,
-        gain: float = 1.0,
-        redraw: bool = False,
-        soften_twice: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(channels, stride, filter, size, padding, groups, device, dtype)
-        self.gain, self.redraw, self.soften_twice = gain, redraw, soften_twice
-        needed = redraw or soften_twice
-        self.register_buffer("tau", torch.ones((), device=device, dtype=dtype) if needed else None)
-
-    def forward(self, y: Tensor, grid: Grid, noise: Tensor | None = None) -> Tensor:
-        if torch.jit.is_scripting():
-            smooth = self.filter(self._scripted(y, grid))
-            return smooth if self.gain == 1 else smooth * self.gain
-        else:  # TorchScript compiles no other branch
-            return self._placed(y, grid, noise)
-
-    def _scripted(self, y: Tensor, grid: Grid) -> Tensor:
-        if isinstance(grid, Tensor):
-            return scripted.place_phase(y, grid, self.stride)
-        raise RuntimeError("soft grids are not scripted")
-
-    def _placed(self, y: Tensor, grid: Grid, noise: Tensor | None) -> Tensor:
-        if isinstance(grid, SoftGrid):
-            weights = grid.weights
-            if self.training and self.redraw:
-                weights = self._weights(grid.scores, self._noise(grid.scores) if noise is None else noise)
-            elif not self.training and self.soften_twice:
-                weights = self._weights(weights)
-            placed = spread_phases(y, weights, stride=self.stride)
-        else:
-            placed = place_phase(y, grid, stride=self.stride)
-        smooth = self.filter(placed)
-        return smooth if self.gain == 1 else smooth * self.gain
-
-    def extra_repr(self) -> str:
-        return f"{self.channels}, stride={self.stride}, gain={self.gain}, redraw={self.redraw}"

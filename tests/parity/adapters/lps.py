@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from stillpoint.core.backbones.phase_control import record_grids
 from stillpoint.core.layers.gumbel import set_tau
-from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d, LearnablePolyphaseUpsample2d
+from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d
+from stillpoint.core.layers.learnable_upsample import LearnablePolyphaseUpsample2d
 from stillpoint.pipelines.lps.models import classifier, sampling, scorer_parameters, segmenter
 from stillpoint.pipelines.lps.weights import from_authors, network_name
 from tests.parity.adapters import lps_layers, lps_protocol

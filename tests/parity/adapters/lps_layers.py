@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from stillpoint.core.layers.downsample import SoftGrid
-from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d, LearnablePolyphaseUpsample2d
+from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d
+from stillpoint.core.layers.learnable_upsample import LearnablePolyphaseUpsample2d
 from stillpoint.core.layers.phase_scorers import PerceptronScorer
 from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
 from stillpoint.pipelines.lps.weights import layer_name, renamed
