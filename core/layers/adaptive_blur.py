@@ -139,18 +139,18 @@ class AdaptiveBlur2d(Downsample):
     def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
         k, groups, reach = self.size, self.groups, self.size // 2
         stride = list(self.stride) if phase is None else [1, 1]
-        padded = scripted.pad(scripted.pad(x, reach, reach, 2, self.padding), reach, reach, 3, self.padding)
-        logits = scripted.subsample(self.bn(self.conv(padded)), stride)
+        padded = scripted.pad_axis(scripted.pad_axis(x, reach, reach, 2, self.padding), reach, reach, 3, self.padding)
+        logits = scripted.subsampled(self.bn(self.conv(padded)), stride)
         if self.normalise == "joint":
             weights = logits.softmax(1).unflatten(1, [groups, k * k])  # (B, G, k * k, h, w)
         else:
             weights = logits.unflatten(1, [groups, k * k]).softmax(2)
-        y = scripted.subsample(torch.zeros_like(x), stride).unflatten(1, [groups, -1])  # (B, G, C/G, h, w)
+        y = scripted.subsampled(torch.zeros_like(x), stride).unflatten(1, [groups, -1])  # (B, G, C/G, h, w)
         for tap in range(k * k):
             seen = padded[:, :, tap // k : tap // k + x.shape[2], tap % k : tap % k + x.shape[3]]
-            seen = scripted.subsample(seen, stride).unflatten(1, [groups, -1])
+            seen = scripted.subsampled(seen, stride).unflatten(1, [groups, -1])
             y = y + seen * weights[:, :, tap, None].to(x.dtype)
-        return y.flatten(1, 2) if phase is None else scripted.take_phase(y.flatten(1, 2), phase, self.stride)
+        return y.flatten(1, 2) if phase is None else scripted.taken(y.flatten(1, 2), phase, self.stride)
 
     def follower(self, channels: int) -> Downsample:
         build: dict[str, Any] = {"device": self.conv.weight.device, "dtype": self.conv.weight.dtype}

@@ -181,6 +181,12 @@ class _BlurPool(ConstantBuffers):
     def _pool(self, x: Tensor, phase: Tensor | None = None) -> Tensor:
         return blur_with(x, self.kernel, stride=self.stride, padding=self.padding, pad_off=self.pad_off, phase=phase)
 
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return scripted.blurred(x, self.kernel, self.stride, self.padding, self.pad_off)
+        else:  # TorchScript compiles no other branch
+            return self._pool(x)
+
     def extra_repr(self) -> str:
         return (
             f"{self.channels}, stride={self.stride}, size={self.size}, padding={self.padding!r}, pad_off={self.pad_off}"
@@ -197,14 +203,8 @@ class BlurPool1d(_BlurPool):
 
     dims = 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
-            return scripted.blur(x, self.kernel, self.stride, self.padding, self.pad_off)
-        else:
-            return self._pool(x)
 
-
-class BlurPool2d(_BlurPool, Downsample):
+class BlurPool2d(Downsample, _BlurPool):  # the forward of a filling
     """`blur_pool2d` as a Module, a filling of the Downsample slot with a fixed grid.
 
     `channels` is informative only: any number of channels is accepted. Given a grid, the blurred map is sampled there;
@@ -225,7 +225,7 @@ class BlurPool2d(_BlurPool, Downsample):
         return self._pool(x, grid)
 
     def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
-        return scripted.blur_at(x, phase, self.kernel, self.stride, self.padding, self.pad_off)
+        return scripted.blurred_at(x, phase, self.kernel, self.stride, self.padding, self.pad_off)
 
     def follower(self, channels: int) -> Downsample:
         build: dict[str, Any] = {"device": self.kernel.device, "dtype": self.kernel.dtype}
@@ -242,12 +242,6 @@ class BlurPool3d(_BlurPool):
     """
 
     dims = 3
-
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
-            return scripted.blur(x, self.kernel, self.stride, self.padding, self.pad_off)
-        else:
-            return self._pool(x)
 
 
 class MaxBlurPool2d(BlurPool2d):
@@ -282,7 +276,7 @@ class MaxBlurPool2d(BlurPool2d):
 
     def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
         x = F.max_pool2d(x, self.kernel_size, stride=1, padding=self.max_padding)
-        return scripted.blur_at(x, phase, self.kernel, self.stride, self.padding, self.pad_off)
+        return scripted.blurred_at(x, phase, self.kernel, self.stride, self.padding, self.pad_off)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, max_padding={self.max_padding}, {super().extra_repr()}"

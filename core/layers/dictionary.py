@@ -91,7 +91,7 @@ class LearntDictionary(nn.Module):
         TorchScript compiles; it measures the step in every forward."""
         if self.training:
             raise RuntimeError("a scripted dictionary does not learn: script it in evaluation, and keep it there")
-        atoms = scripted_codes.unit_atoms(self.weight) if self.normalise else self.weight
+        atoms = scripted_codes.of_unit_norm(self.weight) if self.normalise else self.weight
         step = self.step_size
         if self.measure:
             step = scripted_codes.step(atoms.detach(), stride, padding, x.shape[2:], self.power)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from stillpoint.core.layers import scripted
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
+from stillpoint.core.layers.learnable_sampler import LearnableSampler
 from stillpoint.core.layers.phase_convolution import wide
-from stillpoint.core.layers.phase_sampler import PhaseSampler
 from stillpoint.core.layers.phase_scorers import phase_scorer
 from stillpoint.core.layers.phases import Stride, extend
 from stillpoint.core.layers.polyphase import SELECTIONS
@@ -31,7 +31,7 @@ LEAST = 8
 SAMPLINGS = ("argmax", "softmax", "gumbel")
 
 
-class LearnablePolyphaseDownsample2d(PhaseSampler, Downsample):
+class LearnablePolyphaseDownsample2d(LearnableSampler, Downsample):
     """Filter, score the phases, sample: a filling of the Downsample slot, (B, C, H, W) -> (B, C, ceil(H/s), ceil(W/t)).
 
     Args:
@@ -155,13 +155,13 @@ class LearnablePolyphaseDownsample2d(PhaseSampler, Downsample):
         filtered = self.filter(x)
         sampling = self.sampling if self.training else self.test_sampling
         if phase is None and self.scorer is None:
-            return scripted.subsample(filtered, self.stride)
-        extended = scripted.extend(filtered, self.stride, self.extension)
+            return scripted.subsampled(filtered, self.stride)
+        extended = scripted.extended(filtered, self.stride, self.extension)
         if phase is None and sampling != "argmax":
-            return scripted.mix_phases(extended, self._scripted_weights(x, filtered, sampling), self.stride)
+            return scripted.mixed(extended, self._scripted_weights(x, filtered, sampling), self.stride)
         if phase is None:
             phase = self.scripted_choice(x)
-        return scripted.take_phase(extended, phase, self.stride)
+        return scripted.taken(extended, phase, self.stride)
 
     def scripted_choice(self, x: Tensor) -> Tensor:
         return self._scripted_scores(self.filter(x) if self.select == "after_blur" else x).argmax(1)
@@ -169,7 +169,7 @@ class LearnablePolyphaseDownsample2d(PhaseSampler, Downsample):
     def _scripted_scores(self, judged: Tensor) -> Tensor:
         if self.scorer is None:
             raise ValueError("a layer without a scorer compares nothing")
-        return wide(self.scorer(wide(scripted.extend(judged, self.stride, self.extension)), self.stride))
+        return wide(self.scorer(wide(scripted.extended(judged, self.stride, self.extension)), self.stride))
 
     def _scripted_weights(self, x: Tensor, filtered: Tensor, sampling: str) -> Tensor:
         scores = self._scripted_scores(filtered if self.select == "after_blur" else x)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from stillpoint.core.layers import scripted
 from stillpoint.core.layers.downsample import Grid, SoftGrid
-from stillpoint.core.layers.phase_sampler import PhaseSampler
+from stillpoint.core.layers.learnable_sampler import LearnableSampler
 from stillpoint.core.layers.phases import Stride, place_phase, shortened, spread_phases
 
 # torch.fx, which cannot trace their checks, treats each of these as one operation
@@ -14,7 +14,7 @@ for _name in ("place_phase", "shortened", "spread_phases"):
     torch.fx.wrap(_name)
 
 
-class LearnablePolyphaseUpsample2d(PhaseSampler):
+class LearnablePolyphaseUpsample2d(LearnableSampler):
     """Map (B, C, h, w) -> (B, C, s h, t w), on the grid of a `LearnablePolyphaseDownsample2d`, then filtered.
 
     Args:
@@ -68,8 +68,8 @@ class LearnablePolyphaseUpsample2d(PhaseSampler):
 
     def _scripted(self, y: Tensor, grid: Grid, size: tuple[int, int] | None) -> Tensor:
         if isinstance(grid, Tensor):
-            placed = scripted.place_phase(y, grid, self.stride)
-            return placed if size is None else scripted.shortened(placed, size, self.stride)
+            placed = scripted.placed(y, grid, self.stride)
+            return placed if size is None else scripted.cut_back(placed, size, self.stride)
         raise RuntimeError("soft grids are not scripted")
 
     def _placed(self, y: Tensor, grid: Grid, size: tuple[int, int] | None, noise: Tensor | None) -> Tensor:

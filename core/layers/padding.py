@@ -44,7 +44,7 @@ def pad(x: Tensor, pads: list[tuple[int, int]], *, padding: str) -> Tensor:
     """
     if torch.jit.is_scripting():
         for i, (before, after) in enumerate(pads):
-            x = scripted.pad(x, before, after, x.dim() - len(pads) + i, padding)
+            x = scripted.pad_axis(x, before, after, x.dim() - len(pads) + i, padding)
         return x
     else:  # TorchScript compiles no other branch
         return _padded(x, pads, padding)

@@ -61,7 +61,7 @@ def phase_means(x: Tensor, *, stride: Stride) -> Tensor:
     return grids.mean((2, 4)).permute(0, 3, 2, 1).flatten(1, 2)
 
 
-def convolve_phases(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: Stride, padding: str) -> Tensor:
+def convolve_phases(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Stride, padding: str) -> Tensor:
     """The convolution 3x3 of every phase, padded to its size: (B * s * t, outputs, H/s, W/t)."""
     s, t = _dividing(x, stride)
     if padding in ("circular", "zeros"):

@@ -99,10 +99,9 @@ class ConvScorer(_Scorer):
         self.conv2 = convolution(self.hidden, self.hidden, **made)
 
     def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:
-        weight, bias = self.conv1["weight"], self.conv1["bias"]
-        inner = convolve_phases(x, weight, bias, stride=stride, padding=self.padding).relu_()
-        weight, bias = self.conv2["weight"], self.conv2["bias"]
-        scores = _by_image(mean_convolution(inner, weight, bias, padding=self.padding), stride)  # (B, K, h)
+        inner = convolve_phases(x, self.conv1["weight"], self.conv1["bias"], stride, self.padding).relu_()
+        means = mean_convolution(inner, self.conv2["weight"], self.conv2["bias"], padding=self.padding)
+        scores = _by_image(means, stride)  # (B, K, h)
         return (scores + phase_means(x, stride=stride) if self.residual else scores).mean(2)
 
 
@@ -162,11 +161,10 @@ class _Branch(nn.Module):
         """Means (B, K, h) of all phases."""
         weight = self.conv1["weight"]
         if self.bn is None:
-            inner = convolve_phases(x, weight, self.conv1["bias"], stride=stride, padding=padding).relu_()
+            inner = convolve_phases(x, weight, self.conv1["bias"], stride, padding).relu_()
         else:
-            inner = self.bn(convolve_phases(x, weight, None, stride=stride, padding=padding).relu_())
-        weight, bias = self.conv2["weight"], self.conv2["bias"]
-        return _by_image(mean_convolution(inner, weight, bias, padding=padding), stride)
+            inner = self.bn(convolve_phases(x, weight, None, stride, padding).relu_())
+        return _by_image(mean_convolution(inner, self.conv2["weight"], self.conv2["bias"], padding=padding), stride)
 
 
 class GraphScorer(_Scorer):
@@ -197,8 +195,7 @@ class GraphScorer(_Scorer):
         self.node = nn.ModuleList([nn.Linear(h, h, **made), nn.Linear(h, 1, **made)])
 
     def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:
-        weight, bias = self.conv1["weight"], self.conv1["bias"]
-        inner = convolve_phases(x, weight, bias, stride=stride, padding=self.padding).relu_()
+        inner = convolve_phases(x, self.conv1["weight"], self.conv1["bias"], stride, self.padding).relu_()
         nodes = _by_image(wide(inner).mean((2, 3)), stride)  # (B, K, h)
         senders = nodes.unsqueeze(2).expand(-1, -1, nodes.shape[1], -1)  # (B, sender, receiver, h)
         messages = torch.cat([senders, senders.transpose(1, 2)], 3)

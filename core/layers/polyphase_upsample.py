@@ -92,11 +92,11 @@ class PolyphaseUpsample2d(ConstantBuffers):
         if self.stride == (1, 1):
             return y
         if self.extend_input:
-            y = scripted.extend(y, self.stride)
-        placed = scripted.place_phase(y, phase, self.stride)
+            y = scripted.extended(y, self.stride)
+        placed = scripted.placed(y, phase, self.stride)
         if size is not None:
-            placed = scripted.shortened(placed, size, self.stride)
-        return scripted.blur(placed, self.kernel, [1, 1], self.padding, 0)
+            placed = scripted.cut_back(placed, size, self.stride)
+        return scripted.blurred(placed, self.kernel, [1, 1], self.padding, 0)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, stride={self.stride}, size={self.size}, padding={self.padding!r}"

@@ -9,12 +9,14 @@ from torch import Tensor
 from stillpoint.core.layers.norms import l2_norm
 
 
-def unit_atoms(weight: Tensor) -> Tensor:
+def of_unit_norm(weight: Tensor) -> Tensor:
+    """`linear_maps.unit_atoms`."""
     norm = l2_norm(weight.detach().flatten(1), 1).clamp_min(1e-12)
     return weight / norm.view([-1] + [1] * (weight.dim() - 1))
 
 
 def analyse(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+    """Codes of images by a convolution, or of rows by a matrix."""
     if weight.dim() == 2:
         return F.linear(x, weight, bias)
     return F.conv2d(x, weight, bias, [stride, stride], [padding, padding])
@@ -29,6 +31,7 @@ def synthesise(z: Tensor, weight: Tensor, stride: int, padding: int, size: list[
 
 
 def code_shape(weight: Tensor, stride: int, padding: int, size: list[int]) -> list[int]:
+    """Of one image's code."""
     sides = [(n + 2 * padding - k) // stride + 1 for n, k in zip(size, weight.shape[2:])]
     return [weight.shape[0]] + sides  # a matrix has no sides
 

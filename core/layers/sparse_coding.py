@@ -242,8 +242,7 @@ class SparseCoding1d(LearntDictionary):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
-            rows = x.reshape(-1, x.shape[-1]).repeat(1, self.expansion)  # (N, n C)
-            codes = self.scripted_codes(rows, 1, 0, float(self.penalty))
+            codes = self.scripted_codes(x.reshape(-1, x.shape[-1]).repeat(1, self.expansion), 1, 0, float(self.penalty))
             return codes.view(x.shape[:-1] + codes.shape[1:])
         else:  # TorchScript compiles no other branch
             return self._coded(x)

@@ -167,12 +167,12 @@ class TranslationInvariantDownsample2d(Downsample):
 
     def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
         for axis in (2, 3):
-            x = scripted.pad(x, x.shape[axis] % 2, 0, axis, self.extension)
+            x = scripted.pad_axis(x, x.shape[axis] % 2, 0, axis, self.extension)
         weight, reach = self.psi.weight.to(x.dtype), (self.size - 1) // 2
         psi = F.conv2d(x, weight, padding=(reach, reach), groups=x.shape[1]).relu()
         quadrants = F.adaptive_avg_pool2d(wide(psi), (2, 2)).flatten(2)  # (B, C, 4)
         scale = self.scale.weight.to(quadrants.dtype).view(-1, 1)
-        return scripted.mix_phases(x, (quadrants * scale).softmax(2), self.stride)
+        return scripted.mixed(x, (quadrants * scale).softmax(2), self.stride)
 
     def follower(self, channels: int) -> Downsample:
         """The layer for a shortcut, with its own weights."""

@@ -151,8 +151,6 @@ class WaveletPackets2d(ConstantBuffers):
         `start`, `size` and `every` select a window of the grid and every `every`-th of its coefficients; only those are
         computed: ``f(x)[..., i:i+h:e, j:j+w:e] == f(x, every=e, start=(i, j), size=(h, w))``.
         """
-        if x.ndim != 4:
-            raise ValueError(f"images are (B, C, H, W), got shape {list(x.shape)}")
         whole = [self.output_size(n) for n in x.shape[-2:]]
         first = [0, 0] if start is None else start
         window = [whole[0] - first[0], whole[1] - first[1]] if size is None else size
@@ -164,6 +162,8 @@ class WaveletPackets2d(ConstantBuffers):
             return self._fastest(x, self.stride * every, before, count)
 
     def _fastest(self, x: Tensor, stride: int, before: list[int], count: list[int]) -> Tensor:
+        if x.ndim != 4:
+            raise ValueError(f"images are (B, C, H, W), got shape {tuple(x.shape)}")
         if self.fused is not None and kernel.fused(x, self.fused.packets):
             options = {"stride": stride, "before": before, "count": count, "circular": self.padding == "circular"}
             return kernel.packets2d(x, self.fused.packets, **options)

@@ -15,7 +15,7 @@ def _twin() -> nn.Module:
 
 
 #: what layers are made of: Modules, but no layers themselves
-PARTS = {"ConstantBuffers", "FusedFilters", "HalfPasses", "LearntDictionary", "MapPasses", "PhaseSampler"}
+PARTS = {"ConstantBuffers", "FusedFilters", "HalfPasses", "LearntDictionary", "MapPasses", "LearnableSampler"}
 
 
 def _keyed() -> nn.Module:

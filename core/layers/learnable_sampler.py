@@ -1,4 +1,4 @@
-"""What learnable polyphase sampling and its upsampling share: a filter, a temperature and noise."""
+"""What learnable polyphase sampling down and up share: the filter, the temperature and the noise."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,8 @@ from stillpoint.core.layers.phases import Stride, stride_pair
 FILTERS = ("binomial", "adaptive")
 
 
-class PhaseSampler(Tempered, nn.Module):
-    """The base of both layers; ValueError for an unknown filter, or an adaptive one without channels."""
+class LearnableSampler(Tempered, nn.Module):
+    """The base of both layers."""
 
     if TYPE_CHECKING:  # TorchScript reads the annotations of attributes, and knows no modules there
         filter: nn.Module
