@@ -1,4 +1,4 @@
-"""Builds wheel and sdist into dist/, twice, and fails unless both builds give the same bytes.
+"""Builds wheel and sdist into dist/, twice, and fails unless both builds, and a wheel of the sdist, are the same bytes.
 
     python scripts/build_release.py [FOLDER]
 
@@ -33,6 +33,14 @@ def main() -> None:
         for one, other in zip(first, second, strict=True):
             if one.read_bytes() != other.read_bytes():
                 raise SystemExit(f"{one.name} differs between two builds of one commit")
+        wheel, sdist = (next(file for file in first if file.suffix == suffix) for suffix in (".whl", ".gz"))
+        unpacked = Path(work) / "unpacked"
+        with tarfile.open(sdist) as archive:
+            archive.extractall(unpacked, filter="data")
+        (source,) = unpacked.iterdir()
+        call("build_wheel", source, unpacked, epoch)
+        if (unpacked / wheel.name).read_bytes() != wheel.read_bytes():
+            raise SystemExit(f"the wheel of {sdist.name} is another than that of the commit")
         target.mkdir(parents=True, exist_ok=True)
         for file in first:
             shutil.copyfile(file, target / file.name)
@@ -47,15 +55,20 @@ def build(folder: Path, epoch: int) -> list[Path]:
     for path in source.rglob("*"):  # what git writes is read by all; a umask of one's own would be in the archives
         if path.is_file() and not path.is_symlink():
             path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch), "PYTHONHASHSEED": "0"}
     for hook in ("build_sdist", "build_wheel"):
-        command = [sys.executable, "-c", _BUILD, hook, str(out)]
-        done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(done.stderr)
+        call(hook, source, out, epoch)
     (sdist,) = out.glob("*.tar.gz")
     settle(sdist, epoch)
     return sorted(out.iterdir())
+
+
+def call(hook: str, source: Path, out: Path, epoch: int) -> None:
+    """Calls the build backend as pip would."""
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch), "PYTHONHASHSEED": "0"}
+    command = [sys.executable, "-c", _BUILD, hook, str(out)]
+    done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
 
 
 def settle(sdist: Path, epoch: int) -> None:
