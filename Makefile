@@ -2,6 +2,7 @@
 # make check-demo: that table against the one of the kept runs; EXACT=1: not a byte may differ. SEEDS=1: for both, one seed of three.
 # make test: environment, then the whole test suite on both of two cores. make lint: format, lint and types.
 # make lessons: runs the lessons on digits. make docs: the site, in site/, with the lessons' output where they were run.
+# make dist: wheel and sdist, in dist/, built twice and compared. make try-install: the wheel in empty environments.
 # make interop: the examples with Lightning, Hugging Face and segmentation-models-pytorch, which it installs.
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := core pipelines stillpoint/__init__.py stillpoint/__main__.py tests tests_interop examples benchmarks scripts lessons setup.py hubconf.py
 
-.PHONY: demo check-demo test lessons docs interop lint format lock clean
+.PHONY: demo check-demo test lessons docs dist try-install interop lint format lock clean
 
 demo: $(STAMP)
 	$(BIN)/stillpoint run aps $(if $(SEEDS),--seeds $(SEEDS))
@@ -29,6 +30,12 @@ lessons: $(VENV)/.docs
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dist: $(STAMP)
+	$(BIN)/python scripts/build_release.py
+
+try-install: dist
+	scripts/try_install.sh dist/*.whl 2.6 locked
 
 interop: $(STAMP)
 	$(BIN)/python -m pip install --quiet -e ".[interop]"
