@@ -49,7 +49,8 @@ def _options(form: ArgumentParser) -> None:
         help="layer: beside timm, kornia, pytorch_wavelets and textbook code; network: ResNet-50 with filters beside "
         "the plain one and timm's; sampling: LPS, TIPS and alias-free layers beside textbook code; train, eval, "
         "loader: whole jobs beside torchvision's transforms and DataLoader, and beside the bare network; corruptions: "
-        "beside imagecorruptions; demo: `stillpoint run aps`, whole; start: how long commands take to begin (default: layer)",
+        "beside imagecorruptions; demo: `stillpoint run aps`, whole; start: how long commands take to begin "
+        "(default: layer)",
     )
     form.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: cpu)")
     form.add_argument(
