@@ -73,10 +73,12 @@ def machine(measured: dict[str, Any]) -> str:
     """The sentence about where the numbers come from."""
     m = measured["machine"]
     peers = ", ".join(f"{name} {version}" if version else f"no {name}" for name, version in m["peers"].items())
+    copying = f"copying: {m['copy_gigabytes_per_second']} GB/s; " if "copy_gigabytes_per_second" in m else ""
+    after = f" and {m['load_after'][0]} after" if "load_after" in m else ""
     return (
         f"{m['device']}, {m['threads']} thread(s) of {m['processors']}, PyTorch {m['torch']}, {peers}; clock: "
-        f"{m['clock']}, {m['rounds']} rounds; copying: {m['copy_gigabytes_per_second']} GB/s; load of the machine "
-        f"(1 minute) {m['load_before'][0]} before and {m['load_after'][0]} after, {m['seconds']:.0f} s in all."
+        f"{m['clock']}, {m['rounds']} rounds; {copying}load of the machine "
+        f"(1 minute) {m['load_before'][0]} before{after}, {m['seconds']:.0f} s in all."
     )
 
 

@@ -1,4 +1,4 @@
-"""PyTorch operators for mixtures of the four phases of a map at stride two; CPU only.
+"""Operators of PyTorch for mixtures of the four phases of a map at stride two: C++ on a CPU, Triton on a GPU.
 
 The three operators are the derivatives of one trilinear form in map, weights and mixture, each computed from the other
 two. The derivatives of each are the other two, which gives reverse-mode derivatives of every order.
@@ -18,9 +18,11 @@ _OUTPUT, _INPUT, _WEIGHTS = range(3)
 
 def fused(x: Tensor) -> bool:
     """Whether the operators take a map of this dtype on this device; see `stillpoint.core.kernels.pool.fused`."""
-    if x.ndim != 4 or pool.plain_only() or not x.is_cpu or x.numel() == 0:
+    if x.ndim != 4 or pool.plain_only() or x.numel() == 0:
         return False
-    return x.dtype in pool.CPU and native.available(pool.CPU[x.dtype], "mixture")
+    if x.is_cpu:
+        return x.dtype in pool.CPU and native.available(pool.CPU[x.dtype], "mixture")
+    return pool.triton_takes(x)
 
 
 def mix(x: Tensor, weights: Tensor) -> Tensor:
@@ -117,6 +119,9 @@ def _weights_backward(ctx, grad: Tensor):
     return _input(y, grad) if needs[0] else None, _output(x, grad) if needs[1] else None, None
 
 
+for _op in (_output, _input, _weights):
+    torch.library.impl(_op.overload.name(), "cuda", _op.function)
+
 torch.library.register_autograd(_output.overload, _output_backward, setup_context=_keep)
 torch.library.register_autograd(_input.overload, _input_backward, setup_context=_keep)
 torch.library.register_autograd(_weights.overload, _weights_backward, setup_context=_keep)
@@ -128,6 +133,11 @@ def _run(wanted: int, x: Tensor, weights: Tensor, y: Tensor) -> None:
     layout = torch.channels_last if last else torch.contiguous_format
     x, y = x.contiguous(memory_format=layout), y.contiguous(memory_format=layout)
     given = weights.contiguous()
+    if not x.is_cpu:
+        from stillpoint.core.kernels import triton_mixture
+
+        (triton_mixture.mix, triton_mixture.spread, triton_mixture.weigh)[wanted](x, given, y, last)
+        return
     numbers = [*y.shape, last, weights.ndim == 2]
     pool.cpu_library(x.dtype, "mixture").stillpoint_mixture(
         *(x.data_ptr(), given.data_ptr(), y.data_ptr()),

@@ -17,8 +17,8 @@ from stillpoint.core.kernels.operators import operator
 
 
 def fused(x: Tensor, weight: Tensor) -> bool:
-    """Whether the operator supports this map, whose sides must be even, and these 3x3 kernels."""
-    return weight.shape[-1] == 3 and x.shape[2] % 2 == x.shape[3] % 2 == 0 and _mixed(x)
+    """Whether the operator takes this map, whose sides must be even, and these 3x3 kernels."""
+    return x.is_cpu and weight.shape[-1] == 3 and x.shape[2] % 2 == x.shape[3] % 2 == 0 and _mixed(x)
 
 
 def sample(x: Tensor, weight: Tensor, scale: Tensor, *, keep: bool) -> tuple[Tensor, Tensor, Tensor]:

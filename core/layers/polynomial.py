@@ -8,6 +8,7 @@ Michaeli and Soudry, "Alias-free convnets", CVPR 2023).
 import torch
 from torch import Tensor, nn
 
+from stillpoint.core.kernels import quadratic as kernel
 from stillpoint.core.layers.resampling import (
     RULES,
     apply_to_axes,
@@ -92,7 +93,11 @@ def _computed(
         return (constant + x * (slope + curve * x)).to(x.dtype)
     h, w = x.shape[-2], x.shape[-1]
     fine = apply_to_axes(x, upsampling(h, 2, False, x), upsampling(w, 2, False, x))
-    fine = constant + fine * (slope + curve * fine)
+    if kernel.fused(fine):
+        terms = torch.broadcast_tensors(*(part.flatten() for part in (constant, slope, curve)))
+        fine = kernel.quadratic(fine, torch.stack(terms, 1))
+    else:
+        fine = constant + fine * (slope + curve * fine)
     rows = filtering(2 * h, highest_bin(2 * h, 0.5), 2, x)
     return apply_to_axes(fine, rows, filtering(2 * w, highest_bin(2 * w, 0.5), 2, x)).to(x.dtype)
 

@@ -8,7 +8,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from stillpoint.core.kernels import triton_correlation, triton_pool, triton_proximal
+from stillpoint.core.kernels import (
+    triton_correlation,
+    triton_mixture,
+    triton_pool,
+    triton_proximal,
+    triton_quadratic,
+)
 
 CASES = Path(__file__).with_name("triton_cases.py")
 ROOT = Path(__file__).parents[3]
@@ -28,15 +34,17 @@ def interpreted():
     return done
 
 
-@pytest.mark.parametrize(
-    "law", ["blurs", "frames", "precisions", "choices", "shifts", "edges", "magnitudes", "correlations", "steps"]
-)
+LAWS = ("blurs", "frames", "precisions", "choices", "shifts", "edges", "magnitudes", "correlations", "steps")
+
+
+@pytest.mark.parametrize("law", [*LAWS, "mixtures", "polynomials"])
 def test_the_gpu_kernels_give_what_the_cpu_kernels_give(interpreted, law):
     assert f"{law} pass" in interpreted.stdout.splitlines(), interpreted.stderr
 
 
 NUMBERS = ("channels", "height", "width", "height_out", "width_out", "extent", "count", "across", "taps", "filters")
 KINDS = dict.fromkeys((*NUMBERS, "stride", "before", "size"), "i32") | {"momentum": "fp32", "phase": "*i64"}
+KINDS |= dict.fromkeys(("weights", "coefficients", "pixels"), "*fp32")
 KINDS |= {"row_from": "*i32", "column_from": "*i32", "row_weight": "*fp32", "column_weight": "*fp32"}
 KINDS |= {"pixels": "*fp32", "ways": "*i32", "shrink": "*fp32", "threshold": "*fp32"}
 
@@ -69,5 +77,19 @@ def test_the_gpu_kernels_of_packets_and_codes_compile_without_a_gpu(rows, dtype)
         (triton_correlation._spread, {"INPUTS": 2, "ROWS": rows, "BLOCK": 128}),
         (triton_proximal._forward, {"BOTH": rows, "NONNEGATIVE": rows, "BLOCK": 1024}),
         (triton_proximal._backward, {"BOTH": rows, "BLOCK": 1024}),
+    ):
+        assert compiled(kernel, constants, dtype)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_the_gpu_kernels_of_mixtures_and_polynomials_compile_without_a_gpu(last, dtype):
+    tile = {"LAST": last, "PIXELS": 16 if last else 512, "CHANNELS": 32 if last else 1}
+    for kernel, constants in (
+        (triton_mixture._mix, {"SHARED": last, "LAST": last, "BLOCK": 512}),
+        (triton_mixture._spread, {"SHARED": not last, "LAST": last, "BLOCK": 512}),
+        (triton_mixture._weigh, tile),
+        (triton_quadratic._forward, {"LAST": last, "BLOCK": 1024}),
+        (triton_quadratic._backward, tile),
     ):
         assert compiled(kernel, constants, dtype)

@@ -9,11 +9,15 @@ import torch  # noqa: E402
 
 from stillpoint.core.kernels import (  # noqa: E402
     correlation,
+    mixture,
     pool,
     proximal,
+    quadratic,
     triton_correlation,
+    triton_mixture,
     triton_pool,
     triton_proximal,
+    triton_quadratic,
 )
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
@@ -146,6 +150,38 @@ def steps():
         assert triton_proximal.step(moved, code, None, shrink, threshold, 0.0, nonnegative).isnan().sum() == 1
 
 
-for check in (blurs, frames, precisions, choices, shifts, edges, magnitudes, correlations, steps):
+def mixtures():
+    for layout, own in itertools.product(LAYOUTS, (False, True)):
+        x, last = map_of((4, 6), layout, channels=5), layout is torch.channels_last
+        weights = torch.randn(2, 5, 4) if own else torch.randn(2, 4)
+        want = mixture._output(x, weights)
+        y, back, sums = torch.empty_like(want), torch.empty_like(x), torch.empty_like(weights)
+        triton_mixture.mix(x, weights, y, last)
+        same(y, want)
+        triton_mixture.spread(back, weights, want, last)
+        same(back, mixture._input(want, weights))
+        triton_mixture.weigh(x, sums, want, last)
+        same(sums, mixture._weights(x, want, not own), 1e-5)
+    triton_mixture.mix(x.bfloat16(), weights, half := torch.empty_like(y, dtype=torch.bfloat16), last)
+    torch.testing.assert_close(half.float(), want, rtol=2**-6, atol=2**-6)
+    triton_mixture.weigh(x[:0], empty := torch.ones(0, 5, 4), want[:0], last)
+    assert empty.shape == (0, 5, 4)
+
+
+def polynomials():
+    for layout in LAYOUTS:
+        x, grad, last = map_of((5, 7), layout), map_of((5, 7), layout), layout is torch.channels_last
+        terms = torch.randn(3, 3)
+        same(triton_quadratic.forward(x, terms, last), quadratic._quadratic(x, terms))
+        got, want = triton_quadratic.backward(grad, x, terms, last), quadratic._backward(grad, x, terms)
+        for mine, exact in zip(got, want, strict=True):
+            same(mine, exact, 1e-5)
+    assert triton_quadratic.backward(grad[:0], x[:0], terms, True)[1].tolist() == [[0.0] * 3] * 3
+
+
+for check in (
+    *(blurs, frames, precisions, choices, shifts, edges, magnitudes, correlations, steps, mixtures),
+    polynomials,
+):
     check()
     print(check.__name__, "pass")
