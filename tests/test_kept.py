@@ -17,9 +17,10 @@ from stillpoint.core.config.catalogue import DATASETS
 from stillpoint.core.data.datasets import load
 from stillpoint.core.runs import cards
 from stillpoint.core.runs.layout import Run
-from stillpoint.pipelines import measuring, networks, pages, released
+from stillpoint.pipelines import measuring, networks, pages, released, workflow
 from stillpoint.pipelines.cli import main
 from stillpoint.pipelines.networks import kept_root
+from stillpoint.pipelines.papers import PAPERS
 
 ROOT = Path(__file__).parent.parent
 KEPT = networks.KEPT
@@ -167,3 +168,22 @@ def test_digits_stand_in_for_any_data_set_of_small_images(tmp_path: Path, name: 
     assert all(torch.equal(found.images[:, [channel]], middle) for channel in range(entry.channels))
     with pytest.raises(UserError, match="stand in for ImageNet"):
         measuring.write_stand_in(pipelines.configure("aps/resnet18_aps1", "imagenet"), tmp_path)
+
+
+def test_snakemake_takes_kept_runs_for_done_and_trains_where_nothing_is_kept(tmp_path: Path) -> None:
+    plans = {name: workflow.plan(name, {"kept": True, "results": str(tmp_path)}) for name in PAPERS}
+    whole = [f"pipelines/{name}/all" for name, plan in plans.items() if all(run.root != tmp_path for run in plan.runs)]
+    assert "pipelines/aps/all" in whole
+    command = [sys.executable, "-m", "snakemake", *whole, "--dry-run", "--cores", "1"]
+    given = ["--config", "kept=true", f"results={tmp_path}"]
+    done = subprocess.run([*command, *given], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and not re.findall(r"^\w+_(?:train|evaluate) ", done.stdout, re.M), done.stdout[-2000:]
+    # other settings, or other seeds, are not what is kept
+    other = workflow.plan("aps", {"kept": True, "results": str(tmp_path), "settings": "TRAIN.LR 0.05"})
+    assert {run.root for run in other.runs} == {tmp_path} and Path(
+        other.tables()["md"]
+    ).parent.parent.parent == kept_root()
+    more = workflow.plan("aps", {"kept": True, "results": str(tmp_path), "seeds": 4})
+    assert [run.seed for run in more.runs if run.root == tmp_path] == [3] * len(more.config.grid)
+    plain = workflow.plan("aps", {"results": str(tmp_path)})
+    assert {run.root for run in plain.runs} == {tmp_path} and tmp_path in Path(plain.tables()["md"]).parents

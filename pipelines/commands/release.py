@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stillpoint import pipelines
-from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.errors import UserError, listed
 from stillpoint.core.runs import cards
 from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines import networks
@@ -64,7 +64,7 @@ def _release(args: Namespace) -> int:
             runs += [stack.enter_context(released.fetched(named))] if "://" in named else _below(Path(named))
         kept = released.release(runs, asked, tell)
     size = sum(path.stat().st_size for run in kept for path in run.folder.iterdir())
-    tell(f"kept: {', '.join(str(run.folder) for run in kept)} ({size:,} bytes)")
+    tell(f"kept: {listed(str(run.folder) for run in kept)} ({size:,} bytes)")
     next_step = f"stillpoint pages, then git add {asked.to}"
     if args.weights and released.store_of(asked.to) is not None and args.remote == cards.STORE:
         next_step += " .dvc-store"
