@@ -59,11 +59,11 @@ class _Parser(argparse.ArgumentParser):
 class _Version(argparse.Action):
     """The installed version, looked up on demand."""
 
-    def __call__(self, form: argparse.ArgumentParser, *rest: Any) -> NoReturn:
+    def __call__(self, caller: argparse.ArgumentParser, *rest: Any) -> NoReturn:
         import stillpoint
 
         print(f"stillpoint {stillpoint.__version__}")
-        form.exit()
+        caller.exit()
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action=_Version, nargs=0, help="print the version")
     inner = top.add_subparsers(dest="command", metavar="command", required=True, parser_class=_Parser)
     for name, command in COMMANDS.items():
-        form = inner.add_parser(
+        sub = inner.add_parser(
             name,
             help=command.summary,
             description=f"{command.summary[0].upper()}{command.summary[1:]}.",
@@ -88,11 +88,11 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        command.options(form)
-        form.set_defaults(run=command.run, pairs=None)
+        command.options(sub)
+        sub.set_defaults(run=command.run, pairs=None)
         if command.takes_pairs:
-            form.set_defaults(pairs=[])
-            form.epilog = f"{form.epilog}\n\nKEY VALUE pairs at the end change the configuration: TRAIN.LR 0.05"
+            sub.set_defaults(pairs=[])
+            sub.epilog = f"{sub.epilog}\n\nKEY VALUE pairs at the end change the configuration: TRAIN.LR 0.05"
     return top
 
 
@@ -101,11 +101,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
     argparse cannot take optional words on both sides of an option, so the pairs are the arguments that it leaves.
     """
-    form = parser()
-    args, rest = form.parse_known_args(arguments)
+    top = parser()
+    args, rest = top.parse_known_args(arguments)
     stray = rest if args.pairs is None else [word for word in rest[0::2] if word.startswith("-")]
     if stray:
-        form.exit(2, f"stillpoint {args.command}: {stray[0]!r} is unknown (see: stillpoint {args.command} --help)\n")
+        top.exit(2, f"stillpoint {args.command}: {stray[0]!r} is unknown (see: stillpoint {args.command} --help)\n")
     if args.pairs is not None:
         args.pairs = rest
     return args

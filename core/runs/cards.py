@@ -117,7 +117,7 @@ def page(card: Mapping[str, Any]) -> str:
         f"stillpoint evaluate {card['model']} --pretrained",
         f"stillpoint train {card['model']} --recipe {card['recipe']} --seed {card['seed']}",
     ]
-    told = ("fetches the weights", "measures them again and compares", "trains them again")
+    purposes = ("fetches the weights", "measures them again and compares", "trains them again")
     width = max(map(len, commands))
-    lines += ["", "```sh", *(f"{c:<{width}}  # {t}" for c, t in zip(commands, told, strict=True)), "```", ""]
+    lines += ["", "```sh", *(f"{c:<{width}}  # {t}" for c, t in zip(commands, purposes, strict=True)), "```", ""]
     return "\n".join(lines)

@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from stillpoint.pipelines.results import Results
 
 
-def _shared_options(form: ArgumentParser) -> None:
-    form.add_argument("pipeline", help="a paper, such as aps")
-    add_recipe(form)
-    add_places(form)
-    form.add_argument("--seeds", type=int, metavar="N", help="use seeds 0..N-1 (default: all evaluated ones)")
+def _shared_options(parser: ArgumentParser) -> None:
+    parser.add_argument("pipeline", help="a paper, such as aps")
+    add_recipe(parser)
+    add_places(parser)
+    parser.add_argument("--seeds", type=int, metavar="N", help="use seeds 0..N-1 (default: all evaluated ones)")
 
 
-def _table_options(form: ArgumentParser) -> None:
-    _shared_options(form)
-    add_json(form)
+def _table_options(parser: ArgumentParser) -> None:
+    _shared_options(parser)
+    add_json(parser)
 
 
 def print_table(table: "Table") -> None:
@@ -118,20 +118,20 @@ def _gathered(args: Namespace) -> "Results":
     return gather(args.pipeline, recipe_of(args), args.results, args.seeds, args.pairs)
 
 
-def _workflow_options(form: ArgumentParser) -> None:
-    form.add_argument("pipeline", help="a paper, such as aps")
-    add_recipe(form)
-    form.add_argument("--seeds", type=int, metavar="N", help="seeds 0..N-1 of each network (default: the recipe's)")
-    form.add_argument(
+def _workflow_options(parser: ArgumentParser) -> None:
+    parser.add_argument("pipeline", help="a paper, such as aps")
+    add_recipe(parser)
+    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0..N-1 of each network (default: the recipe's)")
+    parser.add_argument(
         "-j", "--jobs", type=int, metavar="N", help="number of parallel jobs (default: one for each core)"
     )
-    form.add_argument(
+    parser.add_argument(
         "--anew",
         action="store_true",
         help="remove all existing runs, also kept ones and those made by hand, and start from scratch",
     )
-    add_places(form)
-    add_device(form)
+    add_places(parser)
+    add_device(parser)
 
 
 def _workflow(args: Namespace) -> int:
