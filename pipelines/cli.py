@@ -68,11 +68,11 @@ class _Top(_Parser):
 class _Version(argparse.Action):
     """The installed version, looked up on demand."""
 
-    def __call__(self, form: argparse.ArgumentParser, *rest: Any) -> NoReturn:
+    def __call__(self, caller: argparse.ArgumentParser, *rest: Any) -> NoReturn:
         import stillpoint
 
         print(f"stillpoint {stillpoint.__version__}")
-        form.exit()
+        caller.exit()
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
     inner = top.add_subparsers(dest="command", metavar="command", required=True, parser_class=_Parser)
     for name, command in COMMANDS.items():
-        form = inner.add_parser(
+        sub = inner.add_parser(
             name,
             help=command.summary,
             description=f"{command.summary[0].upper()}{command.summary[1:]}.",
@@ -92,15 +92,15 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        command.options(form)
+        command.options(sub)
         # argparse would list every option here too, wider than a terminal
-        places = [(str(place.metavar or place.dest), place.nargs) for place in form._get_positional_actions()]
+        places = [(str(place.metavar or place.dest), place.nargs) for place in sub._get_positional_actions()]
         words = [f"[{word}]" if nargs == "?" else word for word, nargs in places]
-        form.usage = " ".join(["stillpoint", name, *words, "[options]", *["[KEY VALUE ...]"] * command.takes_pairs])
-        form.set_defaults(run=command.run, pairs=None, parser=top)
+        sub.usage = " ".join(["stillpoint", name, *words, "[options]", *["[KEY VALUE ...]"] * command.takes_pairs])
+        sub.set_defaults(run=command.run, pairs=None, parser=top)
         if command.takes_pairs:
-            form.set_defaults(pairs=[])
-            form.epilog = f"{form.epilog}\n\nKEY VALUE pairs at the end change the configuration: TRAIN.LR 0.05"
+            sub.set_defaults(pairs=[])
+            sub.epilog = f"{sub.epilog}\n\nKEY VALUE pairs at the end change the configuration: TRAIN.LR 0.05"
     return top
 
 
@@ -109,14 +109,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
     argparse cannot take optional words on both sides of an option, so the pairs are the arguments that it leaves.
     """
-    form = parser()
+    top = parser()
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words and words[0] in FORMER:
-        form.exit(2, f"stillpoint: {words[0]} is now: stillpoint {FORMER[words[0]]}\n")
-    args, rest = form.parse_known_args(arguments)
+        top.exit(2, f"stillpoint: {words[0]} is now: stillpoint {FORMER[words[0]]}\n")
+    args, rest = top.parse_known_args(arguments)
     stray = rest if args.pairs is None else [word for word in rest[0::2] if word.startswith("-")]
     if stray:
-        form.exit(2, f"stillpoint {args.command}: {stray[0]!r} is unknown (see: stillpoint {args.command} --help)\n")
+        top.exit(2, f"stillpoint {args.command}: {stray[0]!r} is unknown (see: stillpoint {args.command} --help)\n")
     if args.pairs is not None:
         args.pairs = rest
     return args

@@ -222,7 +222,7 @@ def program(tree: ast.Module) -> str:
                     _blank(keyword.value)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             _blank_sentences(node)
-        for sentence in _told(node):
+        for sentence in _messages(node):
             _blank(sentence)
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
@@ -249,7 +249,7 @@ def _validates(node: ast.stmt) -> bool:
     return any(getattr(call, "id", "").endswith("_validator") for call in calls)
 
 
-def _told(node: ast.AST) -> Iterator[ast.AST]:
+def _messages(node: ast.AST) -> Iterator[ast.AST]:
     """The parts of a statement that are messages."""
     if isinstance(node, ast.Raise) and node.exc is not None:
         yield node.exc
@@ -276,7 +276,7 @@ def _blank_sentences(function: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         inside = {
             id(part)
             for node in nodes
-            for place in (*_told(node), *(value for name in sentences for value in texts[name]))
+            for place in (*_messages(node), *(value for name in sentences for value in texts[name]))
             for part in ast.walk(place)
         }
         others = {name for name, node in read if name in sentences and id(node) not in inside}

@@ -69,14 +69,14 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             raise UserError(f"images (N, C, H, W) and labels (N,), not {X.shape} and {labels.shape}")
         check_classification_targets(labels)
         classes, numbers = np.unique(labels, return_inverse=True)
-        form = info(config.data.name)
+        entry = info(config.data.name)
         if len(labels) != len(X):
             raise UserError(f"{len(X)} images and {len(labels)} labels: there must be a label for each image")
-        if len(classes) > form.num_classes:
-            raise UserError(f"{len(classes)} different labels: {config.data.name} has {form.num_classes} classes")
+        if len(classes) > entry.num_classes:
+            raise UserError(f"{len(classes)} different labels: {config.data.name} has {entry.num_classes} classes")
         self.config_ = config
         images = self._images(X)
-        statistics: dict[str, Any] = {"mean": config.data.mean or form.mean, "std": config.data.std or form.std}
+        statistics: dict[str, Any] = {"mean": config.data.mean or entry.mean, "std": config.data.std or entry.std}
         digest = content_digest(images.numpy(), numbers)
         held = ImageSet(
             images, torch.from_numpy(numbers), tuple(map(str, classes)), title="images", digest=digest, **statistics
@@ -122,13 +122,13 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
 
     def _images(self, X: np.ndarray) -> torch.Tensor:
         X = np.asarray(X)
-        form = info(self.config_.data.name)
-        size = self.config_.data.image_size or form.size
-        if X.ndim == 3 and form.channels == 1:
+        entry = info(self.config_.data.name)
+        size = self.config_.data.image_size or entry.size
+        if X.ndim == 3 and entry.channels == 1:
             X = X[:, None]
-        if X.dtype != np.uint8 or X.ndim != 4 or X.shape[1:] != (form.channels, size, size) or not len(X):
+        if X.dtype != np.uint8 or X.ndim != 4 or X.shape[1:] != (entry.channels, size, size) or not len(X):
             raise UserError(
-                f"images for {self.config_.data.name} are uint8 (N, {form.channels}, {size}, {size}), "
+                f"images for {self.config_.data.name} are uint8 (N, {entry.channels}, {size}, {size}), "
                 f"not {X.dtype} {X.shape}"
             )
         return torch.from_numpy(np.ascontiguousarray(X))

@@ -128,5 +128,5 @@ def convnet(name: str, *, image_size: int, width: float = 1.0, **options: Any) -
     """The network for square images of `image_size` pixels; `width` multiplies the channels, in six groups, and the
     hidden units."""
     channels = 6 * max(1, round(5 * width))
-    form = {"channels": (channels, channels), "hidden": scaled(100, width)}
-    return ConvNet(image_size=image_size, **{**form, **options})
+    variant = {"channels": (channels, channels), "hidden": scaled(100, width)}
+    return ConvNet(image_size=image_size, **{**variant, **options})

@@ -137,5 +137,5 @@ class DenseNet(Backbone):
 
 def densenet(name: str, *, image_size: int, **options: Any) -> DenseNet:
     """``densenet121``, ... for square images of `image_size` pixels, with `DenseNet`'s options."""
-    form = {"stem": "cifar"} if image_size <= SMALL else {}
-    return DenseNet(int(name.removeprefix("densenet")), **{**options, **form})
+    variant = {"stem": "cifar"} if image_size <= SMALL else {}
+    return DenseNet(int(name.removeprefix("densenet")), **{**options, **variant})

@@ -104,5 +104,5 @@ def vgg(name: str, *, image_size: int, width: float = 1.0, **options: Any) -> VG
     """``vgg16`` or ``vgg16_bn``, ... for square images of `image_size` pixels, with `VGG`'s options; `width` multiplies
     the channels of the convolutions."""
     depth, _, norm = name.removeprefix("vgg").partition("_")
-    form = {"head": "linear" if image_size <= SMALL else "imagenet", "widths": [scaled(n, width) for n in WIDTHS]}
-    return VGG(int(depth), batch_norm=norm == "bn", **{**form, **options})
+    variant = {"head": "linear" if image_size <= SMALL else "imagenet", "widths": [scaled(n, width) for n in WIDTHS]}
+    return VGG(int(depth), batch_norm=norm == "bn", **{**variant, **options})

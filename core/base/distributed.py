@@ -44,16 +44,16 @@ class Group:
         all."""
         if self.world_size == 1:
             return work()
-        told: list[object] = [None, None]
+        outcome: list[object] = [None, None]
         if self.main:
             try:
-                told[0] = work()
+                outcome[0] = work()
             except UserError as error:
-                told[1] = str(error)
-        dist.broadcast_object_list(told, src=0)
-        if told[1] is not None:
-            raise UserError(str(told[1]))
-        return told[0]  # type: ignore[return-value]
+                outcome[1] = str(error)
+        dist.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise UserError(str(outcome[1]))
+        return outcome[0]  # type: ignore[return-value]
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of `values` over all processes, on each of them."""

@@ -13,9 +13,10 @@ import numpy as np
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest
+from stillpoint.core.base.progress import OnProgress
 from stillpoint.core.config.catalogue import DatasetInfo, missing
 from stillpoint.core.data.archives import archive_files
-from stillpoint.core.data.contract import Decoded, Progress
+from stillpoint.core.data.contract import Decoded
 from stillpoint.core.data.formats import IMAGE_SUFFIXES, decode_image, jpeg_quality, read_pickled_batch
 from stillpoint.core.data.judging import check_copies
 from stillpoint.core.data.photographs import is_hidden
@@ -84,7 +85,7 @@ class Cifar(Stored):
             return [root / name]
         return [path for path in sorted(root.glob(f"{name}-jpeg.tar*")) if path.is_file()][:1]
 
-    def decode(self, root: Path, progress: Progress) -> Decoded:
+    def decode(self, root: Path, progress: OnProgress) -> Decoded:
         paths = self.sources(root)
         if not paths:
             raise missing(self.info.name, root)
@@ -96,7 +97,7 @@ class Cifar(Stored):
             return self._from_pictures(paths[0], archive_files(paths[0], most=most, largest=_PICTURE), progress, 0)
         return self._from_batches(root, progress)
 
-    def _from_batches(self, root: Path, progress: Progress) -> Decoded:
+    def _from_batches(self, root: Path, progress: OnProgress) -> Decoded:
         wanted = [*self.train, self.test, *([self.names[0]] if self.names else [])]
         if (root / self.folder).is_dir():
             where = root / self.folder
@@ -131,7 +132,7 @@ class Cifar(Stored):
         return Decoded(self.info.title, classes, parts)
 
     def _from_pictures(
-        self, where: Path, entries: Iterable[tuple[str, Path | bytes]], progress: Progress, total: int
+        self, where: Path, entries: Iterable[tuple[str, Path | bytes]], progress: OnProgress, total: int
     ) -> Decoded:
         """Images named [.../]<train|test>/<class>/<file>, ordered by class and file name."""
         name, entry = self.info.name, self.info

@@ -5,7 +5,7 @@ what they need.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.progress import OnProgress
 from stillpoint.core.config.catalogue import DatasetInfo
 
 if TYPE_CHECKING:
     from stillpoint.core.data.pairs import AnySet
 
 Arrays = tuple[np.ndarray, np.ndarray]
-#: called with (what, done, total) during long work; a total of 0 means unknown
-Progress = Callable[[str, int, int], None]
 ValChoice = Literal["shuffled", "first"]
 
 
@@ -42,7 +41,7 @@ class Dataset(ABC):
     info: DatasetInfo
 
     @abstractmethod
-    def prepare(self, root: Path, progress: Progress, *, links: bool = False) -> dict[str, Any]:
+    def prepare(self, root: Path, progress: OnProgress, *, links: bool = False) -> dict[str, Any]:
         """Decodes, sorts and checks the files in the data root `root`, as far as still needed.
 
         Returns the content of the marker: "title", "classes", "images" and "digests" of each part, and notes such as

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import write_json
+from stillpoint.core.base.progress import OnProgress
 from stillpoint.core.config.catalogue import data_root, dataset
-from stillpoint.core.data.contract import HeldOut, Progress, ValChoice, split_indices
+from stillpoint.core.data.contract import HeldOut, ValChoice, split_indices
 from stillpoint.core.data.judging import content_digest
 from stillpoint.core.data.pairs import AnySet, PairSet
 from stillpoint.core.data.sets import FolderSet, ImageSet
@@ -21,7 +22,7 @@ def prepare(
     name: str,
     root: str | os.PathLike[str] | None = None,
     *,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     links: bool = False,
 ) -> Path:
     """Prepares a data set, unless that is done and its sources are unchanged; returns the marker, a JSON file.
@@ -33,9 +34,9 @@ def prepare(
     """
     root = data_root(root)
     marker = root / "prepared" / f"{name}.json"
-    told = progress or (lambda what, done, total: None)
+    report = progress or (lambda what, done, total: None)
     try:
-        found = {"dataset": name, **dataset(name).prepare(root, told, links=links)}
+        found = {"dataset": name, **dataset(name).prepare(root, report, links=links)}
         # an unchanged marker keeps its time stamp, so that the workflow runs nothing again
         if not (marker.is_file() and marker.read_text() == json.dumps(found, indent=2) + "\n"):
             write_json(marker, found)

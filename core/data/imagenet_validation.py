@@ -11,7 +11,7 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,9 @@ import numpy as np
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path
+from stillpoint.core.base.progress import OnProgress
 from stillpoint.core.data.archives import archive_files
 from stillpoint.core.data.formats import read_mat
-
-Progress = Callable[[str, int, int], None]
 
 COUNT = 50_000
 ARCHIVE = "ILSVRC2012_img_val.tar"
@@ -54,7 +53,7 @@ def needed(root: Path) -> str:
     )
 
 
-def sort_validation(root: Path, progress: Progress, *, links: bool = False) -> None:
+def sort_validation(root: Path, progress: OnProgress, *, links: bool = False) -> None:
     """Sorts the flat validation photographs into ``<root>/imagenet/val/<class>/``; does nothing if there are none.
 
     Sorted photographs are left alone, so an interrupted call can be repeated. The flat files stay; a sorted one is a
@@ -209,12 +208,12 @@ def _solved(path: Path, count: int) -> list[str]:
         if {"ImageId", "PredictionString"} - set(rows.fieldnames or ()):
             raise ValueError("its columns are not ImageId and PredictionString")
         for line, row in enumerate(rows, start=2):
-            name, told = row["ImageId"] or "", (row["PredictionString"] or "").split()
+            name, fields = row["ImageId"] or "", (row["PredictionString"] or "").split()
             match = _NAME.fullmatch(f"{name.removesuffix('.JPEG')}.JPEG")
             # a class and a box, once or several times
-            if not match or not told or len(set(told[::5])) != 1 or told[0] not in _known():
+            if not match or not fields or len(set(fields[::5])) != 1 or fields[0] not in _known():
                 raise ValueError(f"line {line} gives no class of a photograph")
-            if found.setdefault(int(match[1]), told[0]) != told[0]:
+            if found.setdefault(int(match[1]), fields[0]) != fields[0]:
                 raise ValueError(f"{name} has two classes")
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path} is damaged ({error}): fetch it again") from None

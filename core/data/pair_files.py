@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest
+from stillpoint.core.base.progress import OnProgress
 from stillpoint.core.config.catalogue import DatasetInfo, missing
-from stillpoint.core.data.contract import Dataset, HeldOut, Progress, signature_of
+from stillpoint.core.data.contract import Dataset, HeldOut, signature_of
 
 if TYPE_CHECKING:
     from stillpoint.core.data.pairs import PairSet
@@ -30,7 +31,7 @@ class PairFiles(Dataset):
     def __init__(self, info: DatasetInfo) -> None:
         self.info = info
 
-    def prepare(self, root: Path, progress: Progress, *, links: bool = False) -> dict[str, Any]:
+    def prepare(self, root: Path, progress: OnProgress, *, links: bool = False) -> dict[str, Any]:
         if links:
             raise UserError(f"{self.info.title} has no photographs to link: leave out --links")
         return self.describe(root)
@@ -72,8 +73,8 @@ class PairFiles(Dataset):
                 digests[part] = digest(path)
         other = [f"{h}x{w}" for h, w in sorted(sizes) if (h, w) != (self.info.size, self.info.size)]
         title = f"{self.info.title} ({', '.join(other)})" if other else self.info.title
-        told = {"title": title, "classes": 0, "images": counts, "digests": digests}
-        return {**told, "sources": signature, "version": _VERSION}
+        content = {"title": title, "classes": 0, "images": counts, "digests": digests}
+        return {**content, "sources": signature, "version": _VERSION}
 
 
 #: version of the checks: files accepted by an earlier one are checked again

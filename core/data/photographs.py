@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest_of
+from stillpoint.core.base.progress import OnProgress
 from stillpoint.core.config.catalogue import missing
-from stillpoint.core.data.contract import Dataset, HeldOut, Progress
+from stillpoint.core.data.contract import Dataset, HeldOut
 from stillpoint.core.data.formats import IMAGE_SUFFIXES, picture_size
 
 if TYPE_CHECKING:
@@ -38,16 +39,16 @@ class Photographs(Dataset):
     def listed(self, root: Path, part: str) -> Iterable[tuple[str, os.DirEntry[str]]]:
         """(class, path) of each image of a part, ordered by class and file name."""
 
-    def sort(self, root: Path, progress: Progress, *, links: bool) -> None:
+    def sort(self, root: Path, progress: OnProgress, *, links: bool) -> None:
         """Sorts the published files into folders, as far as still needed."""
 
-    def prepare(self, root: Path, progress: Progress, *, links: bool = False) -> dict[str, Any]:
+    def prepare(self, root: Path, progress: OnProgress, *, links: bool = False) -> dict[str, Any]:
         self.sort(root, progress, links=links)
         # validation images alone are enough to measure a trained network
         alone = not self.folder(root, "train").is_dir() and self.folder(root, "val").is_dir()
         found = {part: self.scan(root, part) for part in (("val",) if alone else ("train", "val"))}
         classes, pictures = len(found["val"].labels.unique()), len(found["val"])
-        told = {
+        marker = {
             "title": found["val"].title,
             "classes": classes,
             "images": {part: len(images) for part, images in found.items()},
@@ -59,7 +60,7 @@ class Photographs(Dataset):
         if self.side and (side := _usual_side(found["val"].paths)) < self.side:
             # the classes of a smaller copy have the same folders
             lacking.append(f"its photographs are small: half of them are below {side} pixels, not below {self.side}")
-        return {**told, **({"incomplete": "; ".join(lacking)} if lacking else {})}
+        return {**marker, **({"incomplete": "; ".join(lacking)} if lacking else {})}
 
     def load(self, root: Path, split: str, held_out: HeldOut) -> "FolderSet":
         self.named(split, held_out)

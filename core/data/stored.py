@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from stillpoint.core.base.documents import parse_json
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path
-from stillpoint.core.data.contract import Dataset, Decoded, HeldOut, Progress
+from stillpoint.core.base.progress import OnProgress
+from stillpoint.core.data.contract import Dataset, Decoded, HeldOut
 from stillpoint.core.data.judging import content_digest
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Stored(Dataset):
         """The files or folders under `root` to decode from, an original before a copy; [] if none."""
 
     @abstractmethod
-    def decode(self, root: Path, progress: Progress) -> Decoded:
+    def decode(self, root: Path, progress: OnProgress) -> Decoded:
         """Reads the sources. Raises `UserError` if they are missing, damaged, or not those of the data set."""
 
     def judged(self, found: Decoded, where: str) -> Decoded:
@@ -52,7 +53,7 @@ class Stored(Dataset):
         stats = [(path, path.stat()) for path in (*paths, *folders)]
         return [[str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns] for path, stat in stats] or None
 
-    def prepare(self, root: Path, progress: Progress, *, links: bool = False) -> dict[str, Any]:
+    def prepare(self, root: Path, progress: OnProgress, *, links: bool = False) -> dict[str, Any]:
         if links:
             raise UserError(f"{self.info.title} has no photographs to link: leave out --links")
         about = self.described(root)
@@ -60,8 +61,8 @@ class Stored(Dataset):
             # the signature comes first: a change meanwhile is then noticed the next time
             signature, found = self.signature(root), self._decoded(root, progress)
             about = write(self, root, found, signature)
-        told = {key: about[key] for key in ("title", "images", "digests")}
-        return {**told, "classes": len(about["classes"]), **about["notes"]}
+        marker = {key: about[key] for key in ("title", "images", "digests")}
+        return {**marker, "classes": len(about["classes"]), **about["notes"]}
 
     def load(self, root: Path, split: str, held_out: HeldOut) -> "ImageSet | LabelMapSet":
         self.named(split, held_out)
@@ -125,7 +126,7 @@ class Stored(Dataset):
                 raise
             return {**about, "notes": dict(found.notes)}
 
-    def _decoded(self, root: Path, progress: Progress) -> Decoded:
+    def _decoded(self, root: Path, progress: OnProgress) -> Decoded:
         return self.judged(self.decode(root, progress), ", ".join(str(path) for path in self.sources(root)))
 
 

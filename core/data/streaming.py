@@ -132,7 +132,7 @@ class _Keys:
 
 
 @contextmanager
-def told_of_readers() -> Iterator[None]:
+def reader_deaths_reported() -> Iterator[None]:
     """A context in which the death of a data-loading worker, which torch raises anywhere, becomes a `UserError`."""
     try:
         yield
@@ -200,8 +200,8 @@ class StreamLoader(Feeder):
                 raise UserError(f"{faults[0]}; mend or remove it, or skip such images: DATA.SKIP_CORRUPT True")
             self.skipped |= dict.fromkeys(faults)
             moved = pixels.to(self.device, non_blocking=True)
-            images, told = self.finished(moved, labels.to(self.device), epoch, step, kept)
-            yield Batch(step, images, told, indices.to(self.device))
+            images, targets = self.finished(moved, labels.to(self.device), epoch, step, kept)
+            yield Batch(step, images, targets, indices.to(self.device))
 
     def finished(self, pixels: Tensor, labels: Tensor, epoch: int, step: int, kept: Tensor) -> tuple[Tensor, Tensor]:
         """Images and labels of a batch as yielded, from this process's items, on the device."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from stillpoint.core.base.errors import UserError, nearest
 from stillpoint.core.base.modes import evaluating
+from stillpoint.core.base.progress import OnProgress
 from stillpoint.core.config.schema import EvaluateConfig
 from stillpoint.core.data.loading import Batch, DeviceLoader
 from stillpoint.core.data.sets import ImageSet
@@ -26,8 +27,6 @@ from stillpoint.core.metrics.outputs import Output, logits_of
 
 #: name -> factory (config, seed) -> Evaluation
 Evaluations = Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]
-#: Called with (what runs, done, total).
-Progress = Callable[[str, int, int], None]
 
 
 class Loader(Protocol):
@@ -126,7 +125,7 @@ def evaluate(
     evaluations: Evaluations = EVALUATIONS,
     precision: str = "float32",
     channels_last: bool = False,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> dict[str, float | Tensor]:
     """Runs the evaluations named by ``config.metrics`` and returns their results in one flat dictionary.
 
@@ -151,7 +150,7 @@ def one_pass(
     config: EvaluateConfig,
     seed: int,
     evaluations: Evaluations,
-    progress: Progress | None,
+    progress: OnProgress | None,
     root: Path | str | None = None,
 ) -> dict[str, float | Tensor]:
     """`evaluate` with a given `Predictor` and loader; `root` is passed to the evaluations."""

@@ -307,11 +307,11 @@ def _config(evaluations: str | Sequence[str], settings: dict[str, Any]) -> Evalu
     return config
 
 
-def _check_images(images: Any, ndims: tuple[int, ...], what: str, form: str) -> None:
+def _check_images(images: Any, ndims: tuple[int, ...], what: str, expected: str) -> None:
     if not isinstance(images, Tensor):
-        raise ValueError(f"{what} a tensor {form}, not {type(images).__name__}")
+        raise ValueError(f"{what} a tensor {expected}, not {type(images).__name__}")
     if images.ndim not in ndims:
-        raise ValueError(f"{what} {form} not of shape {tuple(images.shape)}")
+        raise ValueError(f"{what} {expected} not of shape {tuple(images.shape)}")
     if not images.is_floating_point() and images.dtype != torch.uint8:
         raise ValueError(
             f"{what} floating numbers, normalised as the network wants them, or uint8 if it takes stored pixels, not "

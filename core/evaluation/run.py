@@ -12,10 +12,11 @@ from stillpoint.core.base.device import pick, settings
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path, sweep, write_json
 from stillpoint.core.base.interrupt import locked
+from stillpoint.core.base.progress import OnProgress
 from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.data.build import loader
-from stillpoint.core.data.streaming import told_of_readers
-from stillpoint.core.evaluation.engine import Evaluations, Predictor, Progress, one_pass
+from stillpoint.core.data.streaming import reader_deaths_reported
+from stillpoint.core.evaluation.engine import Evaluations, Predictor, one_pass
 from stillpoint.core.evaluation.registry import EVALUATIONS
 from stillpoint.core.runs import claim
 from stillpoint.core.runs.layout import Run
@@ -36,7 +37,7 @@ def evaluate_run(
     device: str = "auto",
     threads: int | None = None,
     workers: int = 0,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     status: str = "weights",
     code: str = "",
     workflow: bool = False,
@@ -69,7 +70,7 @@ def evaluate_run(
         evaluations = EVALUATIONS
     where = pick(device)
     start = time.perf_counter()
-    with locked(run.lock), crash_in_log(run), settings(where, threads), told_of_readers():
+    with locked(run.lock), crash_in_log(run), settings(where, threads), reader_deaths_reported():
         sweep(run.folder)
         if status in ("weights", "best") and run.state.is_file() and not run.training.is_file():
             raise UserError(f"{run.folder} holds a training that has not ended: go on with it before it is measured")
@@ -128,7 +129,7 @@ def evaluate_run(
     return metrics
 
 
-def _under(state: str, progress: Progress | None) -> Progress | None:
+def _under(state: str, progress: OnProgress | None) -> OnProgress | None:
     return None if progress is None else lambda what, done, total: progress(f"{state}: {what}", done, total)
 
 

@@ -30,7 +30,7 @@ def read_metrics(run: Run) -> dict[str, Any]:
     found = read_json(run.metrics, remedy="evaluate the run again", of=dict)
     if not isinstance(found.get("trained", found.get("untrained")), dict):
         raise UserError(f"{run.metrics} is not a run's metrics: evaluate the run again")
-    forms: dict[str, tuple[tuple[type, ...], str]] = {
+    kinds: dict[str, tuple[tuple[type, ...], str]] = {
         **dict.fromkeys(STATES, ((dict, type(None)), "an object")),
         "dataset": ((str, dict), "text or an object"),
         "evaluate": ((dict, type(None)), "an object"),
@@ -38,9 +38,9 @@ def read_metrics(run: Run) -> dict[str, Any]:
         "images": ((int,), "a whole number"),
         "parameters": ((int,), "a whole number"),
     }
-    for key, (types, form) in forms.items():
+    for key, (types, expected) in kinds.items():
         if key in found and (not isinstance(found[key], types) or isinstance(found[key], bool)):
-            raise UserError(f"{run.metrics} is damaged ({key} is not {form}): evaluate the run again")
+            raise UserError(f"{run.metrics} is damaged ({key} is not {expected}): evaluate the run again")
     for state in STATES:
         for key, value in (found.get(state) or {}).items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

@@ -221,8 +221,8 @@ def load_weights(net: nn.Module, path: str | os.PathLike[str], *, model: str | N
     saved = metadata.get("model")
     if model and saved and saved != model:
         raise UserError(f"{path} holds the weights of {saved}, not of {model}")
-    told = {"origin": f"{path}{f' ({saved})' if saved else ''}", "model": model or "this network"}
-    fitted(tensors, net.state_dict().keys(), lambda given: fill(net, given, **told))
+    context = {"origin": f"{path}{f' ({saved})' if saved else ''}", "model": model or "this network"}
+    fitted(tensors, net.state_dict().keys(), lambda given: fill(net, given, **context))
     return metadata
 
 
@@ -240,11 +240,11 @@ def start_from(
     """
     tensors, _ = read_tensors(path)
     kept = head_of(net) if head == "new" else None
-    told = {"origin": path, "model": model}
+    context = {"origin": path, "model": model}
     if translate is not None:
-        fill(net, translate(tensors, net), head=kept, **told)
+        fill(net, translate(tensors, net), head=kept, **context)
     else:
-        fitted(tensors, net.state_dict().keys(), lambda given: fill(net, given, head=kept, **told))
+        fitted(tensors, net.state_dict().keys(), lambda given: fill(net, given, head=kept, **context))
 
 
 def head_of(net: nn.Module) -> str:

@@ -27,8 +27,8 @@ class Cost(NamedTuple):
             ("written", "MB", 1e6, self.written, before.written),
             ("time", "ms", 1.0, self.milliseconds, before.milliseconds),
         ]
-        told = [f"{what} {new / by:.3g} {unit}, was {old / by:.3g} {unit}" for what, unit, by, new, old in pairs]
-        return f"one forward: {'; '.join(told)}"
+        parts = [f"{what} {new / by:.3g} {unit}, was {old / by:.3g} {unit}" for what, unit, by, new, old in pairs]
+        return f"one forward: {'; '.join(parts)}"
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from stillpoint.core.base.randomness import seed_for
 from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.data.build import Loaders, Part
 from stillpoint.core.data.build import loaders as build_loaders
-from stillpoint.core.data.streaming import told_of_readers
+from stillpoint.core.data.streaming import reader_deaths_reported
 from stillpoint.core.runs.checkpoint import save_state
 from stillpoint.core.runs.layout import Run
 from stillpoint.core.runs.provenance import tensors_digest
@@ -114,7 +114,7 @@ def train(
             assert found is not None
             training = _Training(config, run, together, where, build, found, progress, hooks, state, code)
             together.agree(lambda: write_config(config, run))
-            with StopRequest() as stop, told_of_readers():
+            with StopRequest() as stop, reader_deaths_reported():
                 training.go(stop, ended)
             state = training.state()
         if state["epoch"] == config.train.epochs:
@@ -183,7 +183,7 @@ class _Training:
         self.tests: list[Row] = []
         self.test_timing: list[Row] = []
         self.best: dict[str, Any] | None = None
-        self.told: set[str] = set()
+        self.reported: set[str] = set()
         self.first_epoch: str | None = None
         self.codes: list[str] = []
         self.look_every = 1 if device.type == "cpu" and together.world_size == 1 else _LOOK_EVERY
@@ -236,11 +236,11 @@ class _Training:
         """Logs the images that this process skipped since its last call, and the total."""
         parts = vars(self.loaders).values()
         found = {one for part in parts for one in getattr(part, "skipped", ())}
-        for sentence in sorted(found - self.told)[:TOLD]:
+        for sentence in sorted(found - self.reported)[:TOLD]:
             self._tell(f"left out: {sentence}")
-        if found - self.told:
+        if found - self.reported:
             self._tell(f"photographs left out so far: {len(found)}")
-        self.told = found
+        self.reported = found
 
     def go(self, stop: StopRequest, until: int) -> None:
         """Trains to the end of epoch `until`, or until `stop` is set."""

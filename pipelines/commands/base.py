@@ -30,19 +30,19 @@ class Command:
     takes_pairs: bool = False
 
 
-def add_recipe(form: ArgumentParser) -> None:
+def add_recipe(parser: ArgumentParser) -> None:
     """``--recipe``, and its former spellings, which `recipe_of` refuses."""
-    form.add_argument("--recipe", default="digits", metavar="NAME", help="a recipe by its name (default: digits)")
+    parser.add_argument("--recipe", default="digits", metavar="NAME", help="a recipe by its name (default: digits)")
     for word in ("--dataset", "--scale"):
-        form.add_argument(word, help=SUPPRESS)
+        parser.add_argument(word, help=SUPPRESS)
 
 
-def add_places(form: ArgumentParser) -> None:
+def add_places(parser: ArgumentParser) -> None:
     """``--results`` and ``--data``."""
-    form.add_argument(
+    parser.add_argument(
         "--results", type=Path, default=RESULTS, metavar="DIR", help="folder of all results (default: results)"
     )
-    form.add_argument(
+    parser.add_argument(
         "--data", type=Path, metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)"
     )
 
@@ -62,16 +62,18 @@ def thread_count(text: str) -> int:
     return count
 
 
-def add_device(form: ArgumentParser) -> None:
+def add_device(parser: ArgumentParser) -> None:
     """``--device`` and ``--threads``."""
-    form.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default: a GPU where there is one)")
-    form.add_argument(
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1 or auto (default: a GPU where there is one)"
+    )
+    parser.add_argument(
         "--threads", type=thread_count, metavar="N", help="threads of the CPU (default: torch's own choice)"
     )
 
 
-def add_json(form: ArgumentParser) -> None:
-    form.add_argument("--json", action="store_true", help="print JSON instead of a table")
+def add_json(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def recipe_of(args: Namespace) -> str:

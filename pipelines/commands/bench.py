@@ -40,8 +40,8 @@ SUBJECTS = {
 }
 
 
-def _options(form: ArgumentParser) -> None:
-    form.add_argument(
+def _options(parser: ArgumentParser) -> None:
+    parser.add_argument(
         "subject",
         nargs="?",
         choices=tuple(SUBJECTS),
@@ -51,27 +51,27 @@ def _options(form: ArgumentParser) -> None:
         "loader: whole jobs beside torchvision's transforms and DataLoader, and beside the bare network; corruptions: "
         "beside imagecorruptions; demo: `stillpoint run aps`, whole; start: startup times of commands (default: layer)",
     )
-    form.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: cpu)")
-    form.add_argument(
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: cpu)")
+    parser.add_argument(
         "--threads", type=int, default=1, metavar="N", help="threads of the CPU (default: 1, the steadiest)"
     )
     usual = ", ".join(f"{name} {subject.rounds}" for name, subject in SUBJECTS.items())
-    form.add_argument("--rounds", type=int, metavar="N", help=f"number of runs of each contender (default: {usual})")
-    form.add_argument(
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"number of runs of each contender (default: {usual})")
+    parser.add_argument(
         "--only", default="", metavar="WORD", help="only jobs whose name contains this word; no file is written"
     )
-    form.add_argument(
+    parser.add_argument(
         "--network",
         action="append",
         metavar="NAME",
         help="train, eval: a network by its name, repeatable (default: aps/resnet20; train: aps/resnet18 too)",
     )
-    form.add_argument(
+    parser.add_argument(
         "--photographs",
         metavar="TAR",
         help="loader: an archive of files <class>_<anything>.JPEG (default: noise of their size)",
     )
-    add_json(form)
+    add_json(parser)
 
 
 def _words(args: Namespace) -> list[str]:

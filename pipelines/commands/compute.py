@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from stillpoint.core.training.train import Progress
 
 
-def _add_workers(form: ArgumentParser) -> None:
-    form.add_argument(
+def _add_workers(parser: ArgumentParser) -> None:
+    parser.add_argument(
         "--workers",
         type=int,
         default=0,
@@ -38,31 +38,31 @@ def _add_workers(form: ArgumentParser) -> None:
     )
 
 
-def _add_workflow(form: ArgumentParser) -> None:
-    form.add_argument(
+def _add_workflow(parser: ArgumentParser) -> None:
+    parser.add_argument(
         "--workflow",
         action="store_true",
         help="replace only runs that a workflow made with these settings and other code or data (used by Snakemake)",
     )
 
 
-def _train_options(form: ArgumentParser) -> None:
-    form.add_argument("network", help="pipeline/model, such as aps/resnet20_aps1")
-    add_recipe(form)
-    form.add_argument(
+def _train_options(parser: ArgumentParser) -> None:
+    parser.add_argument("network", help="pipeline/model, such as aps/resnet20_aps1")
+    add_recipe(parser)
+    parser.add_argument(
         "--seed", type=int, default=0, help="of the weights, the order of images and the augmentation (default: 0)"
     )
-    add_places(form)
-    add_device(form)
-    _add_workers(form)
-    form.add_argument("--anew", action="store_true", help="remove the run's results and start from scratch")
-    form.add_argument(
+    add_places(parser)
+    add_device(parser)
+    _add_workers(parser)
+    parser.add_argument("--anew", action="store_true", help="remove the run's results and start from scratch")
+    parser.add_argument(
         "--from-epoch",
         type=int,
         metavar="N",
         help="go back to the snapshot of epoch N (see TRAIN.SNAPSHOTS) and train again from there",
     )
-    _add_workflow(form)
+    _add_workflow(parser)
 
 
 def _train(args: Namespace) -> int:
@@ -162,31 +162,31 @@ class _training_display:
         self.bars.stop()
 
 
-def _evaluate_options(form: ArgumentParser) -> None:
-    form.add_argument("folder", help="a run's folder, such as results/aps/digits/resnet20_aps1/seed0")
-    form.add_argument(
+def _evaluate_options(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", help="a run's folder, such as results/aps/digits/resnet20_aps1/seed0")
+    parser.add_argument(
         "--pretrained",
         action="store_true",
         help="measure the kept weights of a network, given by its name, and compare with their card",
     )
-    form.add_argument(
+    parser.add_argument(
         "--status",
         default="weights",
         metavar="WHICH",
         help="weights (the kept ones), checkpoint (the last state), best (with TRAIN.KEEP best), or e<N>, the "
         "snapshot of epoch N (default: weights)",
     )
-    form.add_argument(
+    parser.add_argument(
         "--recipe",
         metavar="NAME",
         help="measure by this recipe's present EVALUATE section, not the run's; with --pretrained: the recipe of the "
         "kept weights",
     )
-    form.add_argument("--data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)")
-    add_device(form)
-    _add_workers(form)
-    _add_workflow(form)
-    add_json(form)
+    parser.add_argument("--data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)")
+    add_device(parser)
+    _add_workers(parser)
+    _add_workflow(parser)
+    add_json(parser)
 
 
 def _evaluate(args: Namespace) -> int:

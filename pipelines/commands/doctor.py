@@ -11,9 +11,9 @@ from stillpoint.pipelines.commands.base import Command, add_json, add_places, co
 SHELLS = ("bash", "zsh", "fish")
 
 
-def _doctor_options(form: ArgumentParser) -> None:
-    add_places(form)
-    add_json(form)
+def _doctor_options(parser: ArgumentParser) -> None:
+    add_places(parser)
+    add_json(parser)
 
 
 def _doctor(args: Namespace) -> int:
@@ -37,8 +37,8 @@ def _doctor(args: Namespace) -> int:
     return 1 if wrong else 0
 
 
-def _completion_options(form: ArgumentParser) -> None:
-    form.add_argument("shell", choices=SHELLS, help="the shell that reads the script")
+def _completion_options(parser: ArgumentParser) -> None:
+    parser.add_argument("shell", choices=SHELLS, help="the shell that reads the script")
 
 
 def _completion(args: Namespace) -> int:

@@ -70,7 +70,7 @@ def _file(path: Path) -> Any:
     if not path.is_file() or form is None or form.loader is None:
         raise ImportError(f"there is no file {path}")
     sys.path.insert(0, str(path.resolve().parent))
-    module = util.module_from_spec(form)
+    module = util.module_from_spec(parser)
     sys.modules[form.name] = module
     form.loader.exec_module(module)
     return module

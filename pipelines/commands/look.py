@@ -15,9 +15,9 @@ from stillpoint.pipelines.commands.base import (
 )
 
 
-def _list_options(form: ArgumentParser) -> None:
-    form.add_argument("pattern", nargs="?", default="*", help="a shell pattern, such as 'aps/*_aps3' (default: all)")
-    add_json(form)
+def _list_options(parser: ArgumentParser) -> None:
+    parser.add_argument("pattern", nargs="?", default="*", help="a shell pattern, such as 'aps/*_aps3' (default: all)")
+    add_json(parser)
 
 
 def _list(args: Namespace) -> int:
@@ -48,12 +48,12 @@ def _list(args: Namespace) -> int:
     return 0
 
 
-def _show_config_options(form: ArgumentParser) -> None:
-    form.add_argument("network", help="pipeline/model, such as aps/resnet18_aps3")
-    add_recipe(form)
-    form.add_argument("--seed", type=int, default=0)
-    form.add_argument("--schema", action="store_true", help="print the JSON schema of the configuration instead")
-    add_json(form)
+def _show_config_options(parser: ArgumentParser) -> None:
+    parser.add_argument("network", help="pipeline/model, such as aps/resnet18_aps3")
+    add_recipe(parser)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--schema", action="store_true", help="print the JSON schema of the configuration instead")
+    add_json(parser)
 
 
 def _show_config(args: Namespace) -> int:
@@ -72,12 +72,12 @@ def _show_config(args: Namespace) -> int:
     return 0
 
 
-def _prepare_options(form: ArgumentParser) -> None:
-    form.add_argument("dataset", help="a data set of the registry, such as cifar10")
-    form.add_argument(
+def _prepare_options(parser: ArgumentParser) -> None:
+    parser.add_argument("dataset", help="a data set of the registry, such as cifar10")
+    parser.add_argument(
         "--root", "--data", dest="data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)"
     )
-    form.add_argument(
+    parser.add_argument(
         "--links", action="store_true", help="imagenet: link photographs symbolically instead of copying them"
     )
 

@@ -9,17 +9,19 @@ from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines.commands.base import Command, add_device, add_json, build, print_json, run_config, tell
 
 
-def _options(form: ArgumentParser) -> None:
-    form.add_argument("folder", help="a run's folder, such as results/translations/digits/TwoFullNet/seed0")
-    what = form.add_mutually_exclusive_group(required=True)
+def _options(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", help="a run's folder, such as results/translations/digits/TwoFullNet/seed0")
+    what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--class", dest="label", type=int, metavar="K", help="the image with the highest probability of class K, from 0"
     )
     what.add_argument("--neuron", type=int, metavar="N", help="the image that maximises neuron N, from 0")
-    form.add_argument("--layer", default="fc1", metavar="NAME", help="the linear layer of --neuron (default: fc1)")
-    form.add_argument("--output", type=Path, metavar="PNG", help="the image file (default: <network>_<what>.png here)")
-    add_device(form)
-    add_json(form)
+    parser.add_argument("--layer", default="fc1", metavar="NAME", help="the linear layer of --neuron (default: fc1)")
+    parser.add_argument(
+        "--output", type=Path, metavar="PNG", help="the image file (default: <network>_<what>.png here)"
+    )
+    add_device(parser)
+    add_json(parser)
 
 
 def _maximise(args: Namespace) -> int:

@@ -6,8 +6,10 @@ from stillpoint.pipelines import networks
 from stillpoint.pipelines.commands.base import Command, tell
 
 
-def _options(form: ArgumentParser) -> None:
-    form.add_argument("--check", action="store_true", help="write nothing, and end with 1 where something would change")
+def _options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, and end with 1 where something would change"
+    )
 
 
 def _pages(args: Namespace) -> int:

@@ -48,8 +48,8 @@ class Subject:
     foreign: bool = False  # not one of this project's networks
 
 
-def _subject_options(form: ArgumentParser) -> None:
-    which = form.add_mutually_exclusive_group()
+def _subject_options(parser: ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--torchvision",
         metavar="NAME",
@@ -62,19 +62,19 @@ def _subject_options(form: ArgumentParser) -> None:
         help="your own network instead, from a module (mynets.small:build) or a file (nets/small.py:build): an "
         "nn.Module, or a function without arguments that returns one",
     )
-    form.add_argument("network", nargs="?", help="pipeline/model, or the folder of a trained run")
-    form.add_argument(
+    parser.add_argument("network", nargs="?", help="pipeline/model, or the folder of a trained run")
+    parser.add_argument(
         "--dataset",
         metavar="NAME",
         help="the data set whose image size, classes and normalisation to use (default: imagenet; cifar10 for a "
         "network that supports it, if --size is at most 64; otherwise what the network is made for)",
     )
-    form.add_argument("--weights", metavar="FILE", help="weights to load: safetensors, or a torch file of tensors")
-    form.add_argument(
+    parser.add_argument("--weights", metavar="FILE", help="weights to load: safetensors, or a torch file of tensors")
+    parser.add_argument(
         "--size", type=int, metavar="PIXELS", help="height and width of the network's input (default: the data set's)"
     )
-    add_device(form)
-    add_json(form)
+    add_device(parser)
+    add_json(parser)
 
 
 def subject(args: Namespace) -> Subject:
@@ -208,24 +208,24 @@ def picture(path: str, found: Subject) -> tuple["Tensor", Any]:
     return (chw - mean) / std, pixels
 
 
-def _measure_options(form: ArgumentParser) -> None:
-    _subject_options(form)
-    form.add_argument(
+def _measure_options(parser: ArgumentParser) -> None:
+    _subject_options(parser)
+    parser.add_argument(
         "--image",
         required=True,
         metavar="FILE",
         help="the image, or a folder of images; shorter sides are resized and centres cropped",
     )
-    form.add_argument(
+    parser.add_argument(
         "--max-shift", type=int, default=8, metavar="M", help="try all shifts of up to M pixels (default: 8)"
     )
-    form.add_argument(
+    parser.add_argument(
         "--boundary",
         choices=("circular", "zeros", "crop"),
         default="circular",
         help="what enters at the edge (default: circular)",
     )
-    form.add_argument(
+    parser.add_argument(
         "--output",
         type=Path,
         metavar="PNG",
@@ -362,18 +362,20 @@ def _others(found: Subject, x: "Tensor", result: "ShiftMap") -> str:
     return "that class to a grey picture, to noise, to its negative and to it upside down too" if same else ""
 
 
-def _explain_options(form: ArgumentParser) -> None:
-    _subject_options(form)
-    form.add_argument("--image", metavar="FILE", help="a picture to try (default: random images)")
-    form.add_argument(
+def _explain_options(parser: ArgumentParser) -> None:
+    _subject_options(parser)
+    parser.add_argument("--image", metavar="FILE", help="a picture to try (default: random images)")
+    parser.add_argument(
         "--boundary",
         choices=("interior", "whole"),
         default="interior",
         help="interior: circular padding everywhere, so that borders do not count; whole: the unchanged network "
         "(default: interior)",
     )
-    form.add_argument("--output", type=Path, metavar="PNG", help="draw errors and shares of the modules")
-    form.add_argument("--all", action="store_true", help="show every module, not only those up to the first that break")
+    parser.add_argument("--output", type=Path, metavar="PNG", help="draw errors and shares of the modules")
+    parser.add_argument(
+        "--all", action="store_true", help="show every module, not only those up to the first that break"
+    )
 
 
 def _explain(args: Namespace) -> int:

@@ -15,31 +15,31 @@ from stillpoint.pipelines import networks
 from stillpoint.pipelines.commands.base import Command, add_device, console, positive, print_json, tell
 
 
-def _options(form: ArgumentParser) -> None:
-    form.add_argument(
+def _options(parser: ArgumentParser) -> None:
+    parser.add_argument(
         "runs",
         nargs="+",
         metavar="RUN",
         help="folders of measured runs, or of a recipe or paper with all in it; or where DVC can fetch one from: "
         "ssh://host/path/to/results/..., remote://name/results/...",
     )
-    form.add_argument(
+    parser.add_argument(
         "--weights", action="store_true", help="keep the weights too, kernels and matrices in half precision"
     )
-    form.add_argument("--full", action="store_true", help="with --weights: all in float32")
-    form.add_argument(
+    parser.add_argument("--full", action="store_true", help="with --weights: all in float32")
+    parser.add_argument(
         "--remote",
         metavar="NAME",
         default=cards.STORE,
         help="the DVC remote that holds the weights (default: the store in the repository)",
     )
-    form.add_argument(
+    parser.add_argument(
         "--sample", type=positive, metavar="N", help="test images that are measured again (default: 2000)"
     )
-    form.add_argument("--anew", action="store_true", help="put the runs in the place of those that are kept")
-    form.add_argument("--to", type=Path, metavar="DIR", help="folder of the kept runs (default: runs)")
-    form.add_argument("--data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)")
-    add_device(form)
+    parser.add_argument("--anew", action="store_true", help="put the runs in the place of those that are kept")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="folder of the kept runs (default: runs)")
+    parser.add_argument("--data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)")
+    add_device(parser)
 
 
 def _release(args: Namespace) -> int:

@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from stillpoint.pipelines.results import Results
 
 
-def _shared_options(form: ArgumentParser) -> None:
-    form.add_argument("pipeline", help="a paper, such as aps")
-    add_recipe(form)
-    add_places(form)
-    form.set_defaults(results=None)
-    form.add_argument("--seeds", type=int, metavar="N", help="use seeds 0..N-1 (default: all that were evaluated)")
-    form.add_argument(
+def _shared_options(parser: ArgumentParser) -> None:
+    parser.add_argument("pipeline", help="a paper, such as aps")
+    add_recipe(parser)
+    add_places(parser)
+    parser.set_defaults(results=None)
+    parser.add_argument("--seeds", type=int, metavar="N", help="use seeds 0..N-1 (default: all that were evaluated)")
+    parser.add_argument(
         "--kept",
         action="store_true",
         help="of the kept runs, in runs/, and beside them; with --results too: there what is not kept",
     )
 
 
-def _table_options(form: ArgumentParser) -> None:
-    _shared_options(form)
-    add_json(form)
+def _table_options(parser: ArgumentParser) -> None:
+    _shared_options(parser)
+    add_json(parser)
 
 
 def print_table(table: "Table") -> None:
@@ -128,25 +128,25 @@ def _gathered(args: Namespace) -> "Results":
     return gather(args.pipeline, recipe_of(args), root, args.seeds, args.pairs, kept)
 
 
-def _workflow_options(form: ArgumentParser) -> None:
-    form.add_argument("pipeline", help="a paper, such as aps")
-    add_recipe(form)
-    form.add_argument("--seeds", type=int, metavar="N", help="seeds 0..N-1 of each network (default: the recipe's)")
-    form.add_argument(
+def _workflow_options(parser: ArgumentParser) -> None:
+    parser.add_argument("pipeline", help="a paper, such as aps")
+    add_recipe(parser)
+    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0..N-1 of each network (default: the recipe's)")
+    parser.add_argument(
         "-j", "--jobs", type=int, metavar="N", help="number of parallel jobs (default: one for each core)"
     )
-    form.add_argument(
+    parser.add_argument(
         "--anew",
         action="store_true",
         help="remove the runs that are there and begin them all anew, however they were made",
     )
-    form.add_argument(
+    parser.add_argument(
         "--kept",
         action="store_true",
         help="take the kept runs for done and train only what is not kept under these settings; the table is in runs/",
     )
-    add_places(form)
-    add_device(form)
+    add_places(parser)
+    add_device(parser)
 
 
 def _workflow(args: Namespace) -> int:

@@ -12,12 +12,12 @@ from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines.commands.base import Command, add_device, build, run_config, tell
 
 
-def _options(form: ArgumentParser) -> None:
-    form.add_argument("folder", help="a run's folder, such as results/aps/digits/resnet20_aps1/seed0")
-    form.add_argument(
+def _options(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", help="a run's folder, such as results/aps/digits/resnet20_aps1/seed0")
+    parser.add_argument(
         "--data", type=Path, metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)"
     )
-    add_device(form)
+    add_device(parser)
 
 
 def _verify(args: Namespace) -> int:

@@ -17,8 +17,8 @@ TIMEOUT = 30  # seconds without a byte
 LARGEST = 2 << 30
 
 
-def _options(form: ArgumentParser) -> None:
-    inner = form.add_subparsers(dest="what", metavar="convert | fetch", required=True)
+def _options(parser: ArgumentParser) -> None:
+    inner = parser.add_subparsers(dest="what", metavar="convert | fetch", required=True)
     convert = inner.add_parser(
         "convert", help="convert a checkpoint of torchvision or of a paper's authors to safetensors"
     )

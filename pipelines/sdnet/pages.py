@@ -52,8 +52,8 @@ def cell(values: Sequence[dict[str, Any]], key: str) -> str:
     return show_cell(column, over_seeds(column, values))
 
 
-def number(value: float | None, form: str = ".2f") -> str:
-    return "" if value is None else format(value, form)
+def number(value: float | None, spec: str = ".2f") -> str:
+    return "" if value is None else format(value, spec)
 
 
 def origin(results: Results) -> str:
@@ -65,12 +65,12 @@ def origin(results: Results) -> str:
     shares = {one.get("robustness_published", 0.0) for one in values}
     if shares == {1.0}:
         return f"CIFAR-10-C as its authors published it, {counts} test images"
-    told = f"corrupted images made by our generator, seed 0, of {counts} test images"
+    note = f"corrupted images made by our generator, seed 0, of {counts} test images"
     if shares != {0.0}:
-        told = f"corrupted images of {counts} test images, some as published and some made by our generator, seed 0"
+        note = f"corrupted images of {counts} test images, some as published and some made by our generator, seed 0"
     if all(one.get("robustness_photographs") for one in values):
-        return told
-    return f"{told}; frost is {COMPUTED}, not the published photographs"
+        return note
+    return f"{note}; frost is {COMPUTED}, not the published photographs"
 
 
 def pretrained(results: Results) -> str:
@@ -165,7 +165,7 @@ def corruptions_csv(results: Results) -> str:
 
 def noises(results: Results) -> str:
     """The four noises: at the authors' levels, and in the severities of CIFAR-10-C beside the published numbers."""
-    own_levels, severities, lines_told, tuned = [], [], [], False
+    own_levels, severities, line_rows, tuned = [], [], [], False
     for model, runs in results.runs.items():
         values = trained(runs)
         for way, (levels, start) in WAYS.items():
@@ -183,7 +183,7 @@ def noises(results: Results) -> str:
                 severities.append([model, way, *(shown for pair in both for shown in pair)])
         if values and all("robustness_line_slope" in one for one in values):
             fits = [[one[f"robustness_line_{part}"] for part in ("slope", "intercept", "r2")] for one in values]
-            lines_told.append([model, "; ".join(f"{a:.3g} e {b:+.3g} (explains {r2:.0%})" for a, b, r2 in fits)])
+            line_rows.append([model, "; ".join(f"{a:.3g} e {b:+.3g} (explains {r2:.0%})" for a, b, r2 in fits)])
     start_of = ["network", "lambda of the first layer"]
     return markdown_page(
         f"{results.table.title}: robust inference",
@@ -195,7 +195,7 @@ def noises(results: Results) -> str:
         f"Theirs beside the line: {TUNED}; ours knows no label." if tuned else "",
         "## The fitted lines",
         "Lambda as a function of the reconstruction error e, a line for each seed.",
-        markdown_table(["network", "lambda"], lines_told),
+        markdown_table(["network", "lambda"], line_rows),
         f"Accuracy in percent, mean over levels, ± over seeds. Lambda is chosen {_chosen_on(results)}. The line is "
         "fitted there, through all noises and levels and the clean images, and gives every condition its lambda from "
         "the mean reconstruction error, at the lambda of training, of at most EVALUATE.LIMIT_SWEEP of its unseen "
@@ -241,9 +241,9 @@ def speed(results: Results) -> str:
     base = rows.get("resnet18")
     lines = []
     for model, (rate, peak) in rows.items():
-        told = [theirs(results, results.recipe, model, key) for key in ("images_per_second", "memory_gb")]
+        note = [theirs(results, results.recipe, model, key) for key in ("images_per_second", "memory_gb")]
         against = "" if base is None else f"{rate / base[0]:.2f}"
-        lines.append([model, f"{rate:.0f}", against, f"{peak:.2f}", number(told[0], ".0f"), number(told[1], ".1f")])
+        lines.append([model, f"{rate:.0f}", against, f"{peak:.2f}", number(note[0], ".0f"), number(note[1], ".1f")])
     head = ["network", "images/s", "of resnet18's", "peak memory (GiB)", "theirs: images/s", "theirs: memory (GB)"]
     every = [run for own in results.runs.values() for run in own]
     device = sorted({read_training(run)["device"] for run in every if run.training.is_file()})

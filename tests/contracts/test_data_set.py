@@ -28,7 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from stillpoint.core.config.catalogue import DatasetInfo
-from stillpoint.core.data.contract import Decoded, Progress
+from stillpoint.core.base.progress import OnProgress
+from stillpoint.core.data.contract import Decoded
 from stillpoint.core.data.stored import Stored
 
 
@@ -41,7 +42,7 @@ class Stripes(Stored):
     def signature(self, root: Path) -> list[list[int]]:
         return [[1]]
 
-    def decode(self, root: Path, progress: Progress) -> Decoded:
+    def decode(self, root: Path, progress: OnProgress) -> Decoded:
         parts = {}
         for part, count in (("train", 40), ("test", 12)):
             labels = np.arange(count, dtype=np.int64) % 2

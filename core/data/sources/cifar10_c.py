@@ -12,9 +12,10 @@ import numpy as np
 
 from stillpoint.core.base.errors import UserError, nearest
 from stillpoint.core.base.files import digest
+from stillpoint.core.base.progress import OnProgress
 from stillpoint.core.config.catalogue import DatasetInfo, missing
 from stillpoint.core.data.cifar import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD
-from stillpoint.core.data.contract import Dataset, HeldOut, Progress, signature_of
+from stillpoint.core.data.contract import Dataset, HeldOut, signature_of
 from stillpoint.core.data.formats import read_npy
 from stillpoint.core.data.judging import content_digest
 from stillpoint.core.data.sources.cifar10 import DATASET as CIFAR10
@@ -43,7 +44,7 @@ class Cifar10C(Dataset):
         "<corruption>.npy for each corruption, or put CIFAR-10 into {root}, of which it is then made",
     )
 
-    def prepare(self, root: Path, progress: Progress, *, links: bool = False) -> dict[str, Any]:
+    def prepare(self, root: Path, progress: OnProgress, *, links: bool = False) -> dict[str, Any]:
         from stillpoint.core.data.corruptions.prepare import caption
 
         if links:
@@ -96,7 +97,7 @@ class Cifar10C(Dataset):
         about = CIFAR10_CLASSES, self.info.mean, self.info.std, title, content_digest(pixels, numbers)
         return ImageSet(torch.from_numpy(pixels), torch.from_numpy(numbers), *about)
 
-    def _make(self, root: Path, progress: Progress) -> None:
+    def _make(self, root: Path, progress: OnProgress) -> None:
         """Generates it from CIFAR-10's test images, unless the published files are present or CIFAR-10 is absent."""
         from stillpoint.core.data.corruptions import prepare as corruptions
 

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.progress import OnProgress
 from stillpoint.core.config.catalogue import DatasetInfo
-from stillpoint.core.data.contract import Decoded, Progress
+from stillpoint.core.data.contract import Decoded
 from stillpoint.core.data.judging import content_digest
 from stillpoint.core.data.stored import Stored
 
@@ -39,7 +40,7 @@ class Digits(Stored):
     def signature(self, root: Path) -> list[list[Any]]:
         return [["scikit-learn load_digits"]]
 
-    def decode(self, root: Path, progress: Progress) -> Decoded:
+    def decode(self, root: Path, progress: OnProgress) -> Decoded:
         from sklearn.datasets import load_digits  # its import takes a second: only when the set is first decoded
 
         bunch = load_digits()

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.progress import OnProgress
 from stillpoint.core.config.catalogue import DatasetInfo
-from stillpoint.core.data.contract import Decoded, Progress
+from stillpoint.core.data.contract import Decoded
 from stillpoint.core.data.sources.digits import DATASET as DIGITS
 from stillpoint.core.data.sources.digits import DIGESTS
 from stillpoint.core.data.stored import Stored
@@ -46,7 +47,7 @@ class DigitsSegmentation(Stored):
     def signature(self, root: Path) -> list[list[Any]]:
         return [["digits", SEED, *DIGESTS.values()]]
 
-    def decode(self, root: Path, progress: Progress) -> Decoded:
+    def decode(self, root: Path, progress: OnProgress) -> Decoded:
         found = DIGITS.judged(DIGITS.decode(root, progress), "")
         parts = {}
         for part, count in COUNTS.items():
@@ -67,7 +68,7 @@ def scattered(drawn: np.ndarray, labels: np.ndarray, count: int, seed: int, part
         raise UserError("there are no digits to scatter")
     numbers = uniform_integers(torch.arange(count), 0, 1 << 32, 1 + 3 * MOST, "scattered digits", seed, part).numpy()
     images, maps = np.zeros((count, SIDE, SIDE), np.uint8), np.zeros((count, SIDE, SIDE), np.uint8)
-    for image, told, draw in zip(images, maps, numbers, strict=True):
+    for image, label_map, draw in zip(images, maps, numbers, strict=True):
         for which, top, left in draw[1:].reshape(MOST, 3)[: 1 + draw[0] % MOST]:
             digit = which % len(drawn)
             top, left = top % (SIDE - DRAWN + 1), left % (SIDE - DRAWN + 1)
@@ -75,7 +76,7 @@ def scattered(drawn: np.ndarray, labels: np.ndarray, count: int, seed: int, part
             pixels = drawn[digit]
             image[window] = np.where(pixels, pixels, image[window])
             label = np.where(pixels >= BRIGHT, labels[digit] + 1, 255).astype(np.uint8)
-            told[window] = np.where(pixels, label, told[window])
+            label_map[window] = np.where(pixels, label, label_map[window])
     return images[:, None], maps
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest_of
-from stillpoint.core.data.contract import Dataset, HeldOut, Progress
+from stillpoint.core.base.progress import OnProgress
+from stillpoint.core.data.contract import Dataset, HeldOut
 from stillpoint.core.data.pair_files import PARTS, pair_info
 from stillpoint.core.data.sources.digits import DATASET as DIGITS
 
@@ -24,7 +25,7 @@ class UndersampledDigits(Dataset):
         "nothing is needed: scikit-learn has the images",
     )
 
-    def prepare(self, root: Path, progress: Progress, *, links: bool = False) -> dict[str, Any]:
+    def prepare(self, root: Path, progress: OnProgress, *, links: bool = False) -> dict[str, Any]:
         if links:
             raise UserError(f"{self.info.title} has no photographs to link: leave out --links")
         made = {part: self._made(root, part) for part in PARTS}

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.progress import OnProgress
 from stillpoint.core.config.catalogue import DatasetInfo, missing
-from stillpoint.core.data.contract import Decoded, Progress
+from stillpoint.core.data.contract import Decoded
 from stillpoint.core.data.formats import read_idx
 from stillpoint.core.data.judging import set_digest
 from stillpoint.core.data.stored import Stored
@@ -50,7 +51,7 @@ class FashionMnist(Stored):
         found = [next((p for p in (raw / stem, raw / f"{stem}.gz") if p.is_file()), None) for stem in stems]
         return [path for path in found if path]
 
-    def decode(self, root: Path, progress: Progress) -> Decoded:
+    def decode(self, root: Path, progress: OnProgress) -> Decoded:
         paths = self.sources(root)
         if len(paths) < 4:
             there = ", ".join(path.name for path in paths)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.progress import OnProgress
 from stillpoint.core.config.catalogue import DatasetInfo
-from stillpoint.core.data.contract import Progress
 from stillpoint.core.data.imagenet_validation import COUNT, classes, kaggle, sort_validation
 from stillpoint.core.data.photographs import Photographs, class_folders, of_class_folders
 
@@ -50,7 +50,7 @@ class ImageNet(Photographs):
             raise UserError(f"{folder} has classes that are not in {train}: {', '.join(sorted(strange)[:5])}")
         return of_class_folders(folder, classes(), self.info.title)
 
-    def sort(self, root: Path, progress: Progress, *, links: bool) -> None:
+    def sort(self, root: Path, progress: OnProgress, *, links: bool) -> None:
         sort_validation(root, progress, links=links)
 
 

@@ -75,16 +75,16 @@ class TinyImageNet(Photographs):
         rows = [line.split("\t") for line in _text(path).splitlines() if line]
         if any(len(row) < 2 or row[1] not in classes for row in rows):
             raise UserError(f"{path} has a line without the class of an image: unpack {FOLDER}.zip again")
-        told = {row[0]: row[1] for row in rows}
+        class_of = {row[0]: row[1] for row in rows}
         pictures = {picture.name: picture for picture in pictures_in(folder / "images")}
-        if len(told) != len(rows) or pictures.keys() - told.keys():
-            odd = sorted(pictures.keys() - told.keys())[:3]
+        if len(class_of) != len(rows) or pictures.keys() - class_of.keys():
+            odd = sorted(pictures.keys() - class_of.keys())[:3]
             raise UserError(
                 f"{path} gives no class of {', '.join(odd)}"
                 if odd
                 else f"{path} gives the class of an image twice: unpack {FOLDER}.zip again"
             )
-        for name, picture in sorted((told[name], name) for name in pictures):
+        for name, picture in sorted((class_of[name], name) for name in pictures):
             yield name, pictures[picture]
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.progress import OnProgress
 from stillpoint.core.config.catalogue import DatasetInfo, missing
-from stillpoint.core.data.contract import Dataset, HeldOut, Progress, signature_of
+from stillpoint.core.data.contract import Dataset, HeldOut, signature_of
 
 if TYPE_CHECKING:
     from stillpoint.core.data.sets import LabelMapFiles
@@ -45,7 +46,7 @@ class Voc2012(Dataset):
         resize=512,
     )
 
-    def prepare(self, root: Path, progress: Progress, *, links: bool = False) -> dict[str, Any]:
+    def prepare(self, root: Path, progress: OnProgress, *, links: bool = False) -> dict[str, Any]:
         if links:
             raise UserError(f"{self.info.title} is read in place: leave out --links")
         found = {"train": self._listed(root, self._training(root)), "val": self._listed(root, "val")}
@@ -54,7 +55,7 @@ class Voc2012(Dataset):
                 f"{len(both)} images are in the lists for training and for validation, such as {min(both)}: leave "
                 "those of val.txt out of training"
             )
-        told = {
+        marker = {
             "title": found["val"].title,
             "classes": self.info.num_classes,
             "images": {part: len(files) for part, files in found.items()},
@@ -63,7 +64,7 @@ class Voc2012(Dataset):
         }
         few = len(found["val"]) != COUNTS["val"]
         lacking = f"validation has {len(found['val']):,} of {COUNTS['val']:,} images"
-        return {**told, **({"incomplete": lacking} if few else {})}
+        return {**marker, **({"incomplete": lacking} if few else {})}
 
     def signature(self, root: Path) -> list[list[Any]] | None:
         return signature_of(root, self._home(root))
