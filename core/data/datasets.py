@@ -3,12 +3,11 @@
 Which there are and how each is read is their own business (`core.data.sources`, by `core.data.contract`).
 """
 
-import json
 import os
 from pathlib import Path
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.base.files import write_json
+from stillpoint.core.base.files import json_text, write_json
 from stillpoint.core.config.catalogue import data_root, dataset
 from stillpoint.core.data.contract import HeldOut, Progress, ValChoice, split_indices
 from stillpoint.core.data.judging import content_digest
@@ -37,7 +36,7 @@ def prepare(
     try:
         found = {"dataset": name, **dataset(name).prepare(root, told, links=links)}
         # an unchanged marker keeps its time, so that nothing that depends on it is run again
-        if not (marker.is_file() and marker.read_text() == json.dumps(found, indent=2) + "\n"):
+        if not (marker.is_file() and marker.read_bytes() == json_text(found).encode()):
             write_json(marker, found)
     except OSError as error:
         if error.errno in READ_ONLY:

@@ -25,7 +25,7 @@ _UNWRITABLE = {
     errno.EPERM: "there is no permission",
 }
 #: what a file system without locks answers; files are whole or absent, so that two may compile the same
-_LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)
+_LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 
 
 class KernelsMissing(Exception):
