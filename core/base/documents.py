@@ -25,6 +25,9 @@ YAML_BYTES, YAML_VALUES = 4 << 20, 200_000
 PLAIN = 3_000
 JSON_BYTES = 256 << 20
 CSV_BYTES = 256 << 20
+#: lists, objects and separators of a JSON text, cells of a CSV file: each takes a hundred bytes of memory or two, and
+#: a text of 256 MiB may hold a hundred million
+JSON_VALUES, CSV_CELLS = 10_000_000, 5_000_000
 
 
 @cache
@@ -54,7 +57,8 @@ def parse_yaml(text: str, what: str) -> Any:
     try:
         _within_bounds(text)
         return yaml.load(text, _loader())
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    # a value that its tag does not fit ends in whatever PyYAML stumbles over
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise UserError(f"{what} is not valid YAML: {_problem(error)}") from None
 
 
@@ -86,7 +90,8 @@ def _within_bounds(text: str) -> None:
                 sizes[anchor] = values - before
         elif isinstance(event, yaml.ScalarEvent):
             values += 1
-            if event.implicit[0] and len(event.value) > PLAIN:
+            is_text = not event.implicit[0] and event.tag in (None, "tag:yaml.org,2002:str")
+            if not is_text and len(event.value) > PLAIN:
                 raise ValueError(f"a word of {len(event.value)} characters is too long")
         if values > YAML_VALUES:
             raise ValueError(f"it has more than {YAML_VALUES} values once aliases are expanded")
@@ -107,6 +112,9 @@ def parse_json(text: str | bytes, what: str, *, remedy: str = "", of: type = obj
     """
     after = f": {remedy}" if remedy else ""
     try:
+        marks = (b"[", b"{", b",") if isinstance(text, bytes) else ("[", "{", ",")
+        if sum(map(text.count, marks)) > JSON_VALUES:  # type: ignore[arg-type]
+            raise ValueError(f"it has more than {JSON_VALUES:,} values")
         value = json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
         _shallow(value)
     except (ValueError, RecursionError) as error:
@@ -125,7 +133,10 @@ def read_json(path: Path, *, remedy: str = "", of: type = object) -> Any:
 def read_rows(path: Path, *, remedy: str = "", delimiter: str = ",") -> list[dict[str, str]]:
     """The rows of a CSV file as mappings from the names in its first line; every row has a cell for each name."""
     try:
-        lines = list(csv.reader(io.StringIO(_text(path, CSV_BYTES, remedy), newline=""), delimiter=delimiter))
+        text = _text(path, CSV_BYTES, remedy)
+        if text.count(delimiter) + text.count("\n") + text.count("\r") > CSV_CELLS:
+            raise ValueError(f"it has more than {CSV_CELLS:,} cells")
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
         head = lines[0] if lines else []
         if len(set(head)) < len(head):
             raise ValueError("a column occurs twice")

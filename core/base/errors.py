@@ -25,6 +25,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def cause(error: BaseException) -> str:
+    """What an exception says, or its type where it says nothing, as `MemoryError` does."""
+    return str(error).strip() or type(error).__name__
+
+
 def shortened(text: str, length: int = 60) -> str:
     """`text` in quotes, cut to `length` characters."""
     return repr(text if len(text) <= length else f"{text[: length - 3]}...")

@@ -12,11 +12,17 @@ from typing import Any
 
 from stillpoint.core.base.errors import UserError
 
+#: what a file system answers that lacks what was asked of it: hard links, the syncing of a folder
+_LACKING = (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+
 
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _LACKING:  # some file systems sync their folders by themselves
+            raise
     finally:
         os.close(descriptor)
 
@@ -83,6 +89,16 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def _keep(path: Path, also: Path) -> None:
+    """Gives a file a second name, or a copy where the file system has no hard links."""
+    try:
+        os.link(path, also)
+    except OSError as error:
+        if error.errno not in _LACKING:
+            raise
+        write_atomic(also, path.read_bytes())
+
+
 def write_together(contents: Mapping[Path, str]) -> None:
     """Writes several files, all or none: if one cannot be written, all keep their previous content.
 
@@ -96,7 +112,7 @@ def write_together(contents: Mapping[Path, str]) -> None:
         for path, content in contents.items():
             write_atomic(written[path], content)
             if path.is_file():
-                os.link(path, before[path])
+                _keep(path, before[path])
         for path in contents:
             written[path].replace(path)
             placed.append(path)

@@ -56,6 +56,8 @@ class StopRequest:
 
 #: error numbers for a lock that another process holds
 _TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+#: characters of a lock file that name its holder
+_HOLDER = 200
 #: lock files that this process holds
 _held: set[TextIO] = set()
 
@@ -78,7 +80,7 @@ def locked(path: Path, *, wait: Callable[[str], object] | None = None) -> Iterat
     lock as well.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with path.open("a+", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -88,7 +90,7 @@ def locked(path: Path, *, wait: Callable[[str], object] | None = None) -> Iterat
                     "processes could write there at once: choose a folder on another"
                 ) from error
             file.seek(0)
-            holder = file.read().strip()
+            holder = file.read(_HOLDER).strip()
             said = f"{path.parent} is in use by another process{f' ({holder})' if holder else ''}"
             if wait is None:
                 raise UserError(f"{said}: wait for it to end") from None

@@ -22,8 +22,9 @@ XZ_MEMORY = 128 << 20
 _BLOCK = 1 << 16
 #: bytes of a header with a long name; tarfile would read any size of it into memory
 _HEADER = 1 << 20
-#: the errors that a damaged packed file raises
-DAMAGE = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError)
+_XZ = b"\xfd7zXZ\0"
+#: what a damaged packed file raises; the last three by headers that tarfile takes at their word
+DAMAGE = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError, ValueError, OverflowError, RecursionError)
 
 
 class _Xz(io.RawIOBase):
@@ -37,9 +38,19 @@ class _Xz(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         content = b""
-        while not content and not self._unpack.eof:
-            packed = self._file.read(_BLOCK) if self._unpack.needs_input else b""
-            if self._unpack.needs_input and not packed:
+        while not content:
+            packed = b""
+            if self._unpack.eof:
+                # the format allows several streams, with zeros between them
+                packed = self._unpack.unused_data.lstrip(b"\0")
+                while not packed and (block := self._file.read(_BLOCK)):
+                    packed = block.lstrip(b"\0")
+                if not packed:
+                    break
+                if not (packed := packed + self._file.read(len(_XZ))).startswith(_XZ):
+                    raise lzma.LZMAError("something else stands behind the packed data")
+                self._unpack = lzma.LZMADecompressor(memlimit=XZ_MEMORY)
+            elif self._unpack.needs_input and not (packed := self._file.read(_BLOCK)):
                 raise EOFError("it ends inside the packed data")
             content = self._unpack.decompress(packed, len(buffer))
         buffer[: len(content)] = content
@@ -55,6 +66,7 @@ class Unpacked:
     def __init__(self, path: Path, most: int, largest: int | None = None) -> None:
         self.path, self.most, self.largest = path, most, most if largest is None else largest
         self._position = 0
+        self.last = b""  # what was read last
         self._raw = path.open("rb")
         start = self._raw.read(6)
         self._raw.seek(0)
@@ -63,7 +75,7 @@ class Unpacked:
             self._content = gzip.GzipFile(fileobj=self._raw)
         elif start.startswith(b"BZh"):
             self._content = bz2.BZ2File(self._raw)
-        elif start.startswith(b"\xfd7zXZ\0"):
+        elif start.startswith(_XZ):
             self._content = io.BufferedReader(_Xz(self._raw), _BLOCK)
 
     def __enter__(self) -> "Unpacked":
@@ -79,7 +91,7 @@ class Unpacked:
         if size > self.largest or wanted > left:
             # a header may announce more than there is: only the end of the file decides
             wanted = min(wanted, left + 1, self.largest + 1)
-        content = self._content.read(wanted)
+        content = self.last = self._content.read(wanted)
         self._position += len(content)
         if self._position > self.most or len(content) > self.largest:
             limit = self.most if self._position > self.most else self.largest
@@ -102,9 +114,10 @@ class Unpacked:
 def archive_files(path: Path, *, most: int, largest: int) -> Iterator[tuple[str, bytes]]:
     """(name, content) of each plain file in a tar archive, read in one pass.
 
-    At most `most` bytes in all, headers included, and `largest` in one file. Raises `UserError` for more, for a
-    truncated or damaged archive, and for one with a member that would leave its folder (an absolute name, a "..", a
-    link outside), a device, or a sparse file, whose size is only claimed.
+    `most` bytes may be in it as a whole, headers included, and `largest` in one file. Raises a `UserError` when there
+    are more, when it is truncated (an archive ends with zeros) or damaged, and when it holds a member that would leave
+    the folder it is unpacked into (an absolute name, a "..", a link outside), a device, or a sparse file, whose size is
+    a claim: such an archive is refused as a whole.
     """
     try:
         with Unpacked(path, most, max(largest, _HEADER)) as content:
@@ -122,6 +135,11 @@ def archive_files(path: Path, *, most: int, largest: int) -> Iterator[tuple[str,
                 if len(found) != member.size:
                     raise EOFError("the archive ends inside a member")
                 yield member.name, found
+            # tarfile takes a damaged header, and the end of the file, for the end of the archive
+            if not content.last or content.last.strip(b"\0"):
+                raise EOFError("the archive ends without its end mark")
+            while content.read(_BLOCK):
+                pass  # what packs it is checked to its end
     except DAMAGE as error:
         raise UserError(f"{path} is truncated or damaged ({error}): fetch it again") from error
 

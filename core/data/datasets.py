@@ -3,12 +3,11 @@
 The data sets themselves are in `core.data.sources`, their contract in `core.data.contract`.
 """
 
-import json
 import os
 from pathlib import Path
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.base.files import write_json
+from stillpoint.core.base.files import json_text, write_json
 from stillpoint.core.base.progress import OnProgress
 from stillpoint.core.config.catalogue import data_root, dataset
 from stillpoint.core.data.contract import HeldOut, ValChoice, split_indices
@@ -37,8 +36,8 @@ def prepare(
     report = progress or (lambda what, done, total: None)
     try:
         found = {"dataset": name, **dataset(name).prepare(root, report, links=links)}
-        # an unchanged marker keeps its time stamp, so that the workflow runs nothing again
-        if not (marker.is_file() and marker.read_text() == json.dumps(found, indent=2) + "\n"):
+        # an unchanged marker keeps its time, so that nothing that depends on it is run again
+        if not (marker.is_file() and marker.read_bytes() == json_text(found).encode()):
             write_json(marker, found)
     except OSError as error:
         if error.errno in READ_ONLY:

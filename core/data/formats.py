@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.errors import UserError, cause
 from stillpoint.core.data.archives import DAMAGE, Unpacked
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -95,7 +95,7 @@ def read_mat(content: bytes, name: str) -> dict[str, Any]:
         return loadmat(io.BytesIO(content), squeeze_me=True, struct_as_record=True)
     # scipy raises whatever its reader stumbles over
     except Exception as error:
-        raise UserError(f"{name} is damaged ({error or type(error).__name__}): fetch it again") from None
+        raise UserError(f"{name} is damaged ({cause(error)}): fetch it again") from None
 
 
 def _latin1_bytes(text: str, encoding: str = "latin1") -> bytes:
@@ -131,7 +131,7 @@ def read_pickled_batch(content: bytes, name: str) -> dict[bytes, Any]:
     try:
         value = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # a hostile pickle may raise anything at all
-        raise UserError(f"{name} was refused: {error or 'it is not a CIFAR batch'}") from error
+        raise UserError(f"{name} was refused: {cause(error)}") from error
     if not isinstance(value, dict):
         raise UserError(f"{name} was refused: a CIFAR batch is a dictionary, this is a {type(value).__name__}")
     return value
@@ -168,7 +168,7 @@ def decode_image(
         raise
     # Pillow raises whatever its decoders stumble over
     except Exception as error:
-        raise UserError(f"the image {name} cannot be decoded ({error or type(error).__name__})") from error
+        raise UserError(f"the image {name} cannot be decoded ({cause(error)})") from error
 
 
 def picture_size(source: Path, name: str) -> tuple[int, int]:
@@ -196,7 +196,7 @@ def decode_label_map(source: Path, name: str, size: tuple[int, int]) -> np.ndarr
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"the label map {name} cannot be decoded ({error or type(error).__name__})") from error
+        raise UserError(f"the label map {name} cannot be decoded ({cause(error)})") from error
 
 
 @contextmanager

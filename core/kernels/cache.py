@@ -24,8 +24,8 @@ _UNWRITABLE = {
     errno.EACCES: "there is no permission",
     errno.EPERM: "there is no permission",
 }
-#: error numbers of a file system without locks; files are atomic, so two processes may compile the same one
-_LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)
+#: what a file system without locks answers; files are whole or absent, so that two may compile the same
+_LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 
 
 class KernelsMissing(Exception):

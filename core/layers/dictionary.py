@@ -54,7 +54,8 @@ class LearntDictionary(nn.Module):
     ``weight.data`` in eval mode, or a replaced parameter while exporting, takes effect at the next ``eval()``.) With
     ``measure = False`` both modes use the stored `step_size`, and the caller calls `update_step_size`.
 
-    The last eigenvector is a non-persistent buffer; resuming a training bitwise requires it in the state.
+    The last eigenvector is a non-persistent buffer: whoever resumes a training bitwise keeps it with the state, and
+    `between_steps` too, which is empty but where a step has left the atoms as they were (a rate of 0).
     """
 
     weight: nn.Parameter
@@ -199,6 +200,18 @@ class LearntDictionary(nn.Module):
 
     def _forget(self, _: Tensor | None = None) -> None:
         self._evaluated = None
+
+    def between_steps(self) -> dict[str, Any]:
+        """What the next training forward uses again, where the atoms are those of the last one; else nothing."""
+        if not self._known(self.weight):
+            return {}
+        return {"source": self._source[0], "steps": {shape: step.clone() for shape, step in self._steps.items()}}
+
+    @torch.no_grad()
+    def go_on(self, held: dict[str, Any]) -> None:
+        """Goes on from what `between_steps` gave, with the same weights."""
+        self._source = held["source"].to(self.weight.device), self.weight.detach().clone()
+        self._steps = {tuple(shape): step.to(self.weight.device) for shape, step in held["steps"].items()}
 
     @torch.no_grad()
     def update_step_size(self, x: Tensor) -> None:

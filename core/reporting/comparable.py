@@ -40,8 +40,13 @@ def check(metrics: Mapping[Run, dict[str, Any]]) -> list[str]:
 
 
 def _training(run: Run) -> dict[str, Any]:
-    """The content of train.json; empty if it is missing or damaged, which other commands report."""
-    return _read(run.training)
+    """What train.json says; nothing where there is none. A `UserError` for a damaged one: what it does not say any more
+    could not be compared, and the run would join a mean unseen."""
+    remedy = "remove it, and give the command that trained the run once more"
+    found = read_json(run.training, remedy=remedy, of=dict) if run.training.exists() else {}
+    if not isinstance(found.get("codes") or [], list):
+        raise UserError(f"{run.training} is damaged (codes is not a list): {remedy}")
+    return found
 
 
 def _read(path: Any) -> dict[str, Any]:

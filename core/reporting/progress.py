@@ -45,7 +45,7 @@ class Status:
 def status(run: Run, epochs: int) -> Status:
     """A run's status from its files: history grows by a line each epoch, weights and metrics follow."""
     try:
-        rows = max(0, len(run.history.read_text().splitlines()) - 1)
+        rows = max(0, len(run.history.read_bytes().splitlines()) - 1)
     except OSError:
         rows = 0
     if run.metrics.is_file():
@@ -144,6 +144,8 @@ def follow(
                     what = f"{finished} of {len(found)} runs measured, about {clock(left)} left"
                     if done >= 1:
                         what = "table and figures" if code is None else "all is done"
+                    if code:
+                        what = f"{finished} of {len(found)} runs measured, and the workflow stopped"
                     bar.update(task, completed=done, description=what)
                     if live:
                         live.update(Group(overview(found), bar))

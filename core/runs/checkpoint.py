@@ -9,6 +9,7 @@ import json
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -91,15 +92,30 @@ def _first_line(error: BaseException) -> str:
 def read_torch(path: Path) -> Any:
     """The content of a foreign torch file, on the CPU: tensors in plain containers; nothing is executed.
 
-    Objects of the plain classes in `foreign.INERT` are replaced by empty placeholders. Raises `UserError` for a file
-    that is truncated, damaged, not a torch file, or that asks for any other class or function.
+    Objects of the plain classes in `foreign.INERT` are left out; something stands in their place. Raises `UserError`
+    when the file is truncated, damaged, no torch file, unpacks to more than it holds, or asks for any other class or
+    function.
     """
+    _refuse_packed(path)
     try:
         with torch.serialization.safe_globals(INERT), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the protocols are then read, or refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile or torn file may raise anything at all
         raise UserError(f"{path} was refused: {_cause(error)}") from None
+
+
+def _refuse_packed(path: Path) -> None:
+    """A `UserError` for a zip archive of more bytes than the file has: torch packs nothing, and would unpack it all."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # an older file, or a damaged one, which torch's reader tells
+    if inside > path.stat().st_size:
+        raise UserError(
+            f"{path} was refused: it unpacks to {inside:,} bytes, more than it has; torch.save packs nothing"
+        )
 
 
 def _cause(error: Exception) -> str:
@@ -284,13 +300,16 @@ def _read_state(path: Path) -> dict[str, Any]:
         size = os.fstat(file.fileno()).st_size
         file.seek(max(size - _TRAILER_LENGTH, 0))
         trailer = file.read()
+        # a file that is no state at all, however large, is not read to its end first
+        if not trailer.startswith(_TRAILER):
+            raise UserError(f"{path} is truncated, damaged or no state of a run")
         file.seek(0)
         state = hashlib.sha256()
         left = max(size - _TRAILER_LENGTH, 0)
         while left and (block := file.read(min(left, 1 << 20))):
             state.update(block)
             left -= len(block)
-    if not trailer.startswith(_TRAILER) or trailer != _TRAILER + state.hexdigest().encode():
+    if trailer != _TRAILER + state.hexdigest().encode():
         raise UserError(f"{path} is truncated, damaged or no state of a run")
     content = read_torch(path)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:

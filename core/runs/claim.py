@@ -48,7 +48,7 @@ def refusal(run: Run, config: RunConfig) -> UserError | None:
 
 def outdated(run: Run, code: str) -> bool:
     """Whether a workflow that runs `code` makes the run anew, because a workflow made it with other code."""
-    return by_workflow(run) and not run.card.is_file() and run.code.read_text() != code
+    return by_workflow(run) and not run.card.is_file() and run.code.read_bytes() != code.encode()
 
 
 def may_replace(run: Run, what: str) -> None:

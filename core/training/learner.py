@@ -21,6 +21,10 @@ from stillpoint.core.training.optim import optimizer
 Config = TypeVar("Config", bound=RunConfig)
 
 
+def _keeps(module: nn.Module) -> bool:
+    return hasattr(module, "between_steps") and hasattr(module, "go_on")
+
+
 class Learner:
     """The network that `build` makes from a configuration, on `device`; with `fresh`, initialised from TRAIN.FINETUNE.
 
@@ -122,6 +126,7 @@ class Learner:
         return {
             "model": dict(self.net.state_dict()),
             "buffers": self._hidden(),
+            "between_steps": self._between_steps(),
             "optimizer": self.optimizer.state_dict(),
             "record": {} if self.hooks.record is None else self.hooks.record.state(),
         }
@@ -132,9 +137,16 @@ class Learner:
         for name, buffer in state["buffers"].items():
             owner, _, leaf = name.rpartition(".")
             setattr(self.net.get_submodule(owner), leaf, buffer.to(self.device))
+        for name, held in state.get("between_steps", {}).items():
+            self.net.get_submodule(name).go_on(held)  # type: ignore[operator]
         self.optimizer.load_state_dict(state["optimizer"])
         if self.hooks.record is not None:
             self.hooks.record.restore(state.get("record", {}))
+
+    def _between_steps(self) -> dict[str, Any]:
+        """What modules say that they use again in the next step, beside their buffers."""
+        asked = {name: module.between_steps() for name, module in self.net.named_modules() if _keeps(module)}  # type: ignore[operator]
+        return {name: held for name, held in asked.items() if held}
 
     def _hidden(self) -> dict[str, Tensor]:
         """Non-persistent buffers that the next step depends on, such as a power iteration's vector."""

@@ -66,13 +66,13 @@ def of_user(words: str) -> Any:
 
 def _file(path: Path) -> Any:
     """Imports a file as a module, which can import those beside it."""
-    form = util.spec_from_file_location(path.stem, path)
-    if not path.is_file() or form is None or form.loader is None:
+    spec = util.spec_from_file_location(path.stem, path)
+    if not path.is_file() or spec is None or spec.loader is None:
         raise ImportError(f"there is no file {path}")
     sys.path.insert(0, str(path.resolve().parent))
-    module = util.module_from_spec(parser)
-    sys.modules[form.name] = module
-    form.loader.exec_module(module)
+    module = util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
     return module
 
 

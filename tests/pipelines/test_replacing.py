@@ -316,3 +316,12 @@ def test_snakemake_removes_no_result_of_a_rule_that_is_refused() -> None:
     # what is no `update` is gone before its rule runs, and stays away where it fails
     kept = {name: output.count("update(") for name, output in outputs.items() if output}
     assert kept == {"train": 3, "evaluate": 2, "table": 3, "figures": 1}
+
+
+def test_a_mark_of_code_that_is_no_text_is_that_of_other_code(run: Run, trained: Command) -> None:
+    trained("--workflow")
+    mark = run.code.read_bytes()
+    run.code.write_bytes(b"\xff\xfe")
+    assert plan(run).outdated() == [run]
+    code, said = trained("--workflow")
+    assert code == 0 and "it is made anew" in said and run.code.read_bytes() == mark

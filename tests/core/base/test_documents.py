@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stillpoint.core.base import documents
 from stillpoint.core.base.documents import (
     parse_json,
     parse_yaml,
@@ -155,3 +156,21 @@ def test_a_sentence_is_one_line_without_terminal_codes() -> None:
     assert str(UserError("a\nb\x1b[31mc\x07")) == r"a\nb\x1b[31mc\x07"
     assert printable("größer × 3 → ok") == "größer × 3 → ok"
     assert listed(["a", "b", "c"], 2) == "a, b and 1 more" and len(listed(["x" * 900])) == 120
+
+
+@pytest.mark.parametrize("text", ["!!timestamp 99-99", "!!float 1" + ":1" * 400, "!!int '1" + ":1" * 500_000 + "'"])
+def test_a_value_that_its_tag_does_not_fit_is_refused_at_once(text: str) -> None:
+    refused(lambda: parse_yaml(f"a: {text}", "a file"), "a file is not valid YAML")
+
+
+def test_short_values_without_end_are_refused_before_they_take_memory(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(documents, "JSON_VALUES", 1000)
+    monkeypatch.setattr(documents, "CSV_CELLS", 1000)
+    for text in ("[" + "[]," * 600 + "[]]", "[" + "1," * 1000 + "1]"):
+        refused(lambda text=text: parse_json(text, "a file"), "more than 1,000 values")
+        refused(lambda text=text: parse_json(text.encode(), "a file"), "more than 1,000 values")
+    assert parse_json("[" + "1," * 900 + "1]", "a file") == [1] * 901
+    (tmp_path / "rows.csv").write_text("epoch\n" + "1\n" * 1000)
+    refused(lambda: read_rows(tmp_path / "rows.csv"), "more than 1,000 cells")
+    (tmp_path / "rows.csv").write_text("epoch\n" + "1\n" * 900)
+    assert len(read_rows(tmp_path / "rows.csv")) == 900

@@ -1,6 +1,7 @@
 """Signals that ask to stop, and locks."""
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -79,3 +80,13 @@ def test_a_file_system_without_locks_says_so(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="has no locks") as error, locked(tmp_path / ".lock"):
         pass
     assert "another process)" not in str(error.value) and "in use" not in str(error.value)
+
+
+def test_a_lock_file_that_is_no_text_is_still_a_lock(tmp_path):
+    path = tmp_path / ".lock"
+    path.write_bytes(b"\xff" * 1000)
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="in use by another process") as error, locked(path):
+            pass
+        assert len(str(error.value)) < 400 + len(str(tmp_path))

@@ -330,3 +330,10 @@ def test_a_sample_of_a_set_that_lies_by_class_shows_all_classes():
     assert sample(ordered, 3).tolist() == [0, 2, 4]
     assert sample(mixed, None).tolist() == sample(ordered, 9).tolist() == list(range(6))
     assert sample(torch.randn(4, 1, 2, 2), 2).tolist() == [0, 1]  # images for targets
+
+
+def test_a_marker_that_is_no_text_is_written_again(tmp_path: Path) -> None:
+    marker = prepare("digits", tmp_path)
+    content = marker.read_bytes()
+    marker.write_bytes(b"\xff\xfe")
+    assert prepare("digits", tmp_path).read_bytes() == content

@@ -413,3 +413,11 @@ def test_a_label_map_has_a_number_for_each_pixel_of_its_image(tmp_path: Path) ->
     picture.convert("RGB").save(path)
     with pytest.raises(UserError, match=r"map holds colours \(RGB\)"):
         decode_label_map(path, "map", (6, 4))
+
+
+def test_a_refusal_names_its_cause_where_the_error_says_nothing() -> None:
+    claims = b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"."
+    with pytest.raises(UserError, match=r"batch was refused: \w+"):
+        read_pickled_batch(claims, "batch")
+    with pytest.raises(UserError, match="batch was refused: MemoryError"):
+        read_pickled_batch(b"\x80\x02}r\xff\xff\xff\x7f.", "batch")

@@ -83,3 +83,11 @@ def test_code_that_gives_the_same_first_epoch_shares_a_mean_and_is_named(tmp_pat
         check(dict([first, second, third]))
     third[0].verified.write_text(json.dumps({"a": {}}))
     assert "beef123456, c0ffee1234" in check(dict([third, second, first]))[0].replace(" and ", ", ")
+
+
+@pytest.mark.parametrize("content", ['{"data_digest": "oth', "[]", '{"codes": 5}', "\xff"])
+def test_a_run_whose_training_is_not_told_any_more_joins_no_mean(tmp_path: Path, content: str) -> None:
+    found = dict([run(tmp_path, 0), run(tmp_path, 1)])
+    list(found)[1].training.write_bytes(content.encode("latin1"))
+    with pytest.raises(UserError, match=r"seed1/train\.json"):
+        check(found)

@@ -98,3 +98,19 @@ def test_an_interrupt_that_reached_this_process_alone_is_passed_on(
     with pytest.raises(KeyboardInterrupt):
         follow([sys.executable, "-c", waits], [run], 2, tmp_path, Console(file=io.StringIO()))
     assert told.is_file()
+
+
+def test_a_workflow_that_failed_behind_its_last_measurement_is_not_done(run: Run) -> None:
+    run.metrics.write_text("{}")
+    said = {}
+    for code in (0, 2):
+        text = io.StringIO()
+        follow([sys.executable, "-c", f"raise SystemExit({code})"], [run], 1, run.root, Console(file=text), interval=0)
+        said[code] = text.getvalue()
+    assert "all is done" in said[0] and "stopped" not in said[0]
+    assert "all is done" not in said[2] and "1 of 1 runs measured, and the workflow stopped" in said[2]
+
+
+def test_a_torn_history_stops_no_display(run: Run) -> None:
+    run.history.write_bytes(b"epoch\n1\n\xff\xfe")
+    assert status(run, 4).stage == "training"

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -312,3 +314,34 @@ def test_a_full_disk_keeps_the_states_that_are_there(tmp_path, monkeypatch):
     assert same(load_state(path)[0], a_state(2))
     assert same(load_state(previous(path))[0], a_state(1))
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_checkpoint_that_unpacks_to_more_than_it_has_is_refused_unread(tmp_path, monkeypatch):
+    whole, packed = tmp_path / "whole.pth", tmp_path / "packed.pth"
+    torch.save({"weight": torch.zeros(1 << 16)}, whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for member in source.namelist():
+            target.writestr(member, source.read(member))
+    assert read_tensors(whole)[0]["weight"].shape == (1 << 16,)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpacked"))
+    with pytest.raises(UserError, match=r"unpacks to 26\d,\d+ bytes, more than it has"):
+        read_tensors(packed)
+
+
+def test_a_large_file_that_is_no_state_is_refused_unread(tmp_path):
+    with (tmp_path / "state.pt").open("wb") as file:
+        file.truncate(1 << 40)  # holes: reading them would take minutes
+    with pytest.raises(UserError, match="no state of a run"):
+        load_state(tmp_path / "state.pt")
+
+
+def test_quantised_numbers_are_refused_by_name_and_nothing_is_loaded(tmp_path):
+    module = nn.Linear(2, 2)
+    before = module.weight.detach().clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        weight = torch.quantize_per_tensor(torch.zeros(2, 2), 0.1, 0, torch.qint8)
+        torch.save({"weight": weight, "bias": torch.zeros(2)}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"no plain numbers weight \(quantized\)"):
+        load_weights(module, tmp_path / "w.pth")
+    assert torch.equal(module.weight, before)
