@@ -43,7 +43,7 @@ def gather(name: str, recipe: str, root: Path, seeds: int | None, pairs: list[st
     table = tables.collect(runs, config.grid, published, title=title, columns=columns, axes=shown.axes)
     by_model = {row.model: [Run(name, recipe, row.model, seed, root) for seed in row.seeds] for row in table.rows}
     found = Results(paper(name), recipe, root, config, table, by_model)
-    changed = differences(deciding(recipe_config(name, recipe).dump()), deciding(config.dump()))
+    changed = differences(deciding(recipe_config(name, recipe).dump()), deciding(config.dump())) if pairs else []
     asked = [f"Not the recipe as it stands: {', '.join(changed)}."] if changed else []
     notes = (*table.notes, *shown.notes(found), *asked, *_departures(runs, pairs), *filter(None, [left_out]))
     return replace(found, table=replace(table, notes=notes))
