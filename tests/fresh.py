@@ -81,6 +81,9 @@ def _serve(asked: socket.socket) -> None:
             for name in HEAVY:
                 importlib.import_module(name)
             loaded = True
+        # by its first use, for it takes two seconds
+        if what["words"][:2] == ["-m", "snakemake"]:
+            importlib.import_module("snakemake.cli")
         number = os.fork()
         if number == 0:
             asked.close()
@@ -160,13 +163,13 @@ class Process:
         return subprocess.CompletedProcess(self.words, code, *said)
 
 
-def start(words: list[str], *, cwd: Path = ROOT, env: dict[str, str] | None = None, timeout: int = 300) -> Process:
-    """``python WORDS``: -c PROGRAM, -m MODULE or a file. It is ended after `timeout` seconds."""
+def start(words: list[str], *, cwd: Path = ROOT, env: dict[str, str] | None = None, timeout: int = 0) -> Process:
+    """``python WORDS``: -c PROGRAM, -m MODULE or a file. It is ended after `timeout` seconds; 0: never."""
     return Process([str(word) for word in words], cwd, dict(os.environ) if env is None else env, timeout)
 
 
 def run(
-    words: list[str], *, cwd: Path = ROOT, env: dict[str, str] | None = None, timeout: int = 300
+    words: list[str], *, cwd: Path = ROOT, env: dict[str, str] | None = None, timeout: int = 0
 ) -> subprocess.CompletedProcess[str]:
     """`start`, waited for."""
     return start(words, cwd=cwd, env=env, timeout=timeout).wait()

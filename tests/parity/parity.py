@@ -43,12 +43,14 @@ _drawn = _Drawn()
 
 
 class Undrawn(TorchFunctionMode):
-    """Networks built within are not initialised: their weights are a case's."""
+    """Networks built within begin with zeros, which are there at once: their weights are a case's."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.__name__ in ("kaiming_uniform_", "kaiming_normal_", "trunc_normal_", "uniform_", "normal_"):
-            return args[0] if args else kwargs["tensor"]
+            with torch.no_grad():
+                # a truncated distribution is drawn until it fits, which zeros do
+                return (args[0] if args else kwargs["tensor"]).zero_()
         return func(*args, **kwargs)
 
 
