@@ -5,10 +5,17 @@ import os
 import pytest
 import torch
 
+from tests import fresh
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     # as many workers as cores: threads would only wait for each other, in the processes that tests start too
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# what Python compiled of this repository serves all processes that tests start
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+fresh.serve()
 
 
 @pytest.fixture(autouse=True)

@@ -1,15 +1,13 @@
 """The demonstration's table: the same bytes each time, and a comparison that tells rounding from another result."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from stillpoint import pipelines
 from stillpoint.pipelines.results import shown_by
-from tests import demo
+from tests import demo, fresh
 
 SEVERAL, ONE = demo.committed_table(3), demo.committed_table(1)
 #: a run to its table in one process, because the import of torch is most of a short one's time
@@ -40,12 +38,11 @@ def test_two_runs_in_other_places_give_the_same_bytes(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     made = []
     for place in ("one", "another place"):
-        command = [sys.executable, "-c", PROGRAM, str(tmp_path / place / "results"), str(tmp_path / place / "data")]
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        made.append((place, subprocess.Popen(command, cwd=demo.ROOT, env=environment, **options)))
+        words = ["-c", PROGRAM, tmp_path / place / "results", tmp_path / place / "data"]
+        made.append((place, fresh.start(words, env=environment)))
     for _, process in made:
-        said, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, said
+        done = process.wait()
+        assert done.returncode == 0, done.stdout + done.stderr
     folders = [tmp_path / place / "results" / "aps" / "digits" for place, _ in made]
     for suffix in ("csv", "md", "tex", "json"):
         one, other = ((folder / f"table.{suffix}").read_bytes() for folder in folders)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import stillpoint
+from tests import fresh
 
 ROOT = Path(__file__).parent.parent
 
@@ -15,9 +16,7 @@ ROOT = Path(__file__).parent.parent
 def python(program: str, folder: Path, *, path: Path) -> str:
     """What a program prints that sees the packages in `path` first."""
     environment = {"PYTHONPATH": str(path), "PATH": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
-    )
+    done = fresh.run(["-c", program], cwd=folder, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -7,6 +7,7 @@ module holds `DATASET`, whose `info` is the entry here, and is imported on first
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -58,10 +59,17 @@ def search(package: str) -> None:
 
 
 def _modules() -> dict[str, str]:
-    """The name of each data set -> its module."""
+    """Name of each data set -> its module."""
+    folders = tuple((package, folder) for package in _PACKAGES for folder in import_module(package).__path__)
+    return _listed(folders, tuple(Path(folder).stat().st_mtime for _, folder in folders))
+
+
+@lru_cache(maxsize=1)
+def _listed(folders: tuple[tuple[str, str], ...], changed: tuple[float, ...]) -> dict[str, str]:
+    """`_modules` of folders as they are since `changed`: a configuration asks for it a dozen times."""
     found: dict[str, str] = {}
-    for package in _PACKAGES:
-        for module in iter_modules(import_module(package).__path__):
+    for package, folder in folders:
+        for module in iter_modules([folder]):
             if not module.name.startswith("_"):
                 found.setdefault(module.name, f"{package}.{module.name}")
     return dict(sorted(found.items()))

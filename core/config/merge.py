@@ -54,10 +54,10 @@ def read_recipe(path: Path, schema: type[RunConfig]) -> dict[str, Any]:
 
     Raises `UserError` for a file that is missing, damaged or holds no settings, and for a recipe based on itself.
     """
-    node = CfgNode(schema().dump())
     chain = _based(path, ())
     if len(chain) == 1:
         return modern(chain[0])
+    node = CfgNode(schema().dump())
     for settings in chain:
         _overlay(node, settings)
     return _plain(node)

@@ -3,8 +3,9 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
+
+from tests import fresh
 
 ROOT = Path(__file__).resolve().parents[2]
 #: what a network needs to come to a table
@@ -48,9 +49,8 @@ class Copy:
 
     def run(self, *words: str) -> str:
         """What Python says in the copy, of the copy; fails where it fails."""
-        own = {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *words]
-        done = subprocess.run(command, cwd=self.folder, env={**os.environ, **own}, capture_output=True, text=True)
+        own = {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"}
+        done = fresh.run([*words], cwd=self.folder, env={**os.environ, **own})
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
         return done.stdout + done.stderr
 

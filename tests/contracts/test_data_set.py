@@ -16,6 +16,7 @@ from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.catalogue import DATASETS, DatasetInfo, dataset, takes
 from stillpoint.core.data.contract import Dataset
+from tests import fresh
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "core" / "data" / "sources"
@@ -89,9 +90,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(copy: Path, *words: str) -> str:
-    own = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "stillpoint", *words]
-    done = subprocess.run(command, cwd=copy, env={**os.environ, **own}, capture_output=True, text=True)
+    own = {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+    done = fresh.run(["-m", "stillpoint", *words], cwd=copy, env={**os.environ, **own})
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return done.stdout + done.stderr
 
@@ -113,15 +113,14 @@ def test_a_toy_data_set_comes_to_a_cell_of_a_table_and_nothing_else_changes(copy
 
 
 def test_what_a_toy_lacks_is_told_as_of_any_other(copy: Path) -> None:
-    own = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    own = {"PYTHONPATH": str(copy)}
     for words, said in (
         (["prepare", "stripe"], "nearest: stripes"),
         (["prepare", "stripes", "--links", "--root", "data"], "Stripes has no photographs to link"),
         (["show-config", "aps/resnet101_aps3", "--recipe", "stripes"], "it is made for imagenet"),
         (["show-config", "aps/resnet20", "--recipe", "stripes", "DATA.MEAN", "[0,0,0]"], "stripes has channels: 1"),
     ):
-        command = [sys.executable, "-m", "stillpoint", *words]
-        done = subprocess.run(command, cwd=copy, env={**os.environ, **own}, capture_output=True, text=True)
+        done = fresh.run(["-m", "stillpoint", *words], cwd=copy, env={**os.environ, **own})
         assert done.returncode == 2 and said in " ".join(done.stderr.split())
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+import stillpoint.core.metrics.accumulate  # noqa: F401  once, and not by each process that measures
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.catalogue import DATASETS, dataset

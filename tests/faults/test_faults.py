@@ -2,18 +2,14 @@
 
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import fresh
 
 
 def test_a_few_faults_of_each_kind_are_survived() -> None:
     # a process of its own, because its children are forks of it
-    command = [sys.executable, "-m", "tests.faults", "short", "--pipeline", "aps"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = fresh.run(["-m", "tests.faults", "short", "--pipeline", "aps"], env=environment, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     counts = [tuple(map(int, found)) for found in re.findall(r"(\d+) tried, (\d+) survived", done.stdout)]
     assert len(counts) == 15 and all(tried == survived > 0 for tried, survived in counts)

@@ -7,11 +7,51 @@ shape}, `kept` {name: array that is not derived}, `inputs` {name: shape and kind
 import gzip
 import json
 import zlib
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
+
+
+class _Drawn:
+    """What was drawn last: cases share their networks' names and shapes, and drawing took most of their time."""
+
+    ROOM = 1 << 30
+
+    def __init__(self) -> None:
+        self.kept: OrderedDict[tuple[Any, ...], torch.Tensor] = OrderedDict()
+        self.bytes = 0
+
+    def once(self, draw: Callable[..., torch.Tensor], name: str, shape: list[int], *more: str) -> torch.Tensor:
+        """A copy of ``draw(name, shape, *more)``."""
+        key = (draw, name, tuple(shape), *more)
+        if key not in self.kept:
+            self.kept[key] = draw(name, shape, *more)
+            self.bytes += self.kept[key].nbytes
+        self.kept.move_to_end(key)
+        found = self.kept[key].clone()
+        while self.bytes > self.ROOM:
+            self.bytes -= self.kept.popitem(last=False)[1].nbytes
+        return found
+
+
+_drawn = _Drawn()
+
+
+class Undrawn(TorchFunctionMode):
+    """Networks built within begin with zeros, which are there at once: their weights are a case's."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__ in ("kaiming_uniform_", "kaiming_normal_", "trunc_normal_", "uniform_", "normal_"):
+            with torch.no_grad():
+                # a truncated distribution is drawn until it fits, which zeros do
+                return (args[0] if args else kwargs["tensor"]).zero_()
+        return func(*args, **kwargs)
 
 
 def _rng(name: str) -> np.random.RandomState:
@@ -21,6 +61,10 @@ def _rng(name: str) -> np.random.RandomState:
 
 def tensor_for(name: str, shape: list[int]) -> torch.Tensor:
     """The value that the reference's state_dict entry `name` was given."""
+    return _drawn.once(_tensor, name, shape)
+
+
+def _tensor(name: str, shape: list[int]) -> torch.Tensor:
     shape_, rng, leaf = tuple(shape), _rng(name), name.rsplit(".", 1)[-1]
     if leaf == "num_batches_tracked":
         return torch.zeros(shape_, dtype=torch.int64)
@@ -39,6 +83,10 @@ def tensor_for(name: str, shape: list[int]) -> torch.Tensor:
 
 def input_for(name: str, shape: list[int], kind: str = "normal") -> torch.Tensor:
     """The reference's input `name`."""
+    return _drawn.once(_input, name, shape, kind)
+
+
+def _input(name: str, shape: list[int], kind: str) -> torch.Tensor:
     rng = _rng("input:" + name)
     a = rng.standard_normal(shape) if kind == "normal" else rng.uniform(0, 1, shape)
     return torch.as_tensor(np.asarray(a, dtype=np.float32))

@@ -1,7 +1,6 @@
 """measure and explain on the command line, with networks and pictures that are not of this house."""
 
 import json
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -14,6 +13,7 @@ from stillpoint import __version__
 from stillpoint.core.base.errors import UserError
 from stillpoint.pipelines.cli import main
 from stillpoint.pipelines.commands.foreign import of_timm, of_torchvision, of_user
+from tests import fresh
 
 ROOT = Path(__file__).resolve().parents[2]
 NETS = """
@@ -121,9 +121,7 @@ def test_a_project_may_have_packages_called_as_ours_are(tmp_path: Path) -> None:
     )
     words = ["explain", "--model", "core.nets:build", "--size", "8", "--json"]
     path = {"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "stillpoint", *words], cwd=tmp_path, env=path, capture_output=True, text=True
-    )
+    done = fresh.run(["-m", "stillpoint", *words], cwd=tmp_path, env=path)
     assert done.returncode == 0, done.stderr
     assert [row["type"] for row in json.loads(done.stdout)["rows"]] == ["Conv2d", "ReLU", "Flatten", "Sequential"]
 

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from stillpoint.core.runs.layout import Run
 from stillpoint.core.training.train import train
 from stillpoint.pipelines import workflow
 from stillpoint.pipelines.cli import main
+from tests import fresh
 
 ROOT = Path(__file__).parent.parent.parent
 PAIRS = ["TRAIN.EPOCHS", "2", "DATA.LIMIT", "32", "MODEL.WIDTH", "0.25"]
@@ -120,9 +119,9 @@ def test_a_trial_with_other_settings_is_refused(
     assert code == 2 and said in told
     places = ["--results", str(run.root), "--data", str(tmp_path / "data")]
     assert main(["run", "aps", *places, *trial]) == 2 and said in capsys.readouterr().err
-    command = [sys.executable, "-m", "snakemake", "pipelines/aps/all", "--dry-run", "--config"]
+    command = ["-m", "snakemake", "pipelines/aps/all", "--dry-run", "--config"]
     given = [f"results={run.root}", f"data={tmp_path / 'data'}", f"settings={' '.join(trial)}"]
-    done = subprocess.run([*command, *given], cwd=ROOT, capture_output=True, text=True)
+    done = fresh.run([*command, *given])
     assert done.returncode and said in done.stdout + done.stderr
     assert contents(run) == before
 

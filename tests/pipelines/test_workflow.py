@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from stillpoint.core.data.build import loader
 from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines import code_digest, workflow
 from stillpoint.pipelines.cli import main
+from tests import fresh
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = "TRAIN.EPOCHS 1 DATA.LIMIT 64 MODEL.WIDTH 0.25 EVALUATE.REPEATS 1 EVALUATE.LIMIT_ALL_SHIFTS 1"
@@ -29,9 +28,9 @@ ODD = """my  results; touch INJECTED; $(touch INJECTED) `touch INJECTED` 'q" & Ã
 def snakemake(tmp_path: Path, *words: str, folder: Path = ROOT) -> str:
     given = [f"results={tmp_path / ODD}", f"data={tmp_path / f'data {ODD}'}", "seeds=1", "device=cpu"]
     settings = f'settings=GRID "{list(MODELS)}" {TINY}'
-    command = [sys.executable, "-m", "snakemake", "pipelines/aps/all", "--cores", "2", *words]
+    command = ["-m", "snakemake", "pipelines/aps/all", "--cores", "2", *words]
     command += ["--snakefile", str(ROOT / "Snakefile"), "--config", *given, settings]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = fresh.run(command, cwd=folder)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     return done.stdout + done.stderr
 
@@ -83,16 +82,16 @@ def test_a_recipe_that_a_paper_does_not_have_is_told_with_those_it_has() -> None
 
 def test_snakemake_beside_a_workflow_at_work_is_told_so_and_touches_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "results" / "aps" / "digits"
-    command = [sys.executable, "-m", "snakemake", "pipelines/aps/all", "--cores", "1", "--nolock"]
+    command = ["-m", "snakemake", "pipelines/aps/all", "--cores", "1", "--nolock"]
     command += ["--snakefile", str(ROOT / "Snakefile")]
     given = ["--config", f"results={tmp_path / 'results'}", f"data={tmp_path / 'data'}", "seeds=1"]
     with locked(folder / ".lock"):
-        done = subprocess.run([*command, *given], cwd=tmp_path, capture_output=True, text=True)
+        done = fresh.run([*command, *given], cwd=tmp_path)
         assert done.returncode
         assert "digits is in use by another process (process " in done.stdout + done.stderr
         assert [path.name for path in folder.iterdir()] == [".lock"]
         # to look is always allowed
-        done = subprocess.run([*command, "--dry-run", *given], cwd=tmp_path, capture_output=True, text=True)
+        done = fresh.run([*command, "--dry-run", *given], cwd=tmp_path)
         assert done.returncode == 0
 
 
@@ -218,17 +217,7 @@ def test_pages_say_what_they_read_and_the_table_waits_for_it(tmp_path: Path) -> 
     assert set(plan("blurpool", "digits").pages()) == set()
     assert set(plan("blurpool", "imagenet_finetune_vgg").pages()) == {"finetuned.md"}
     given = [f"results={tmp_path}", f"data={tmp_path / 'data'}", "recipe=cifar10"]
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "pipelines/sdnet/all",
-        "--dry-run",
-        "--cores",
-        "1",
-        "--config",
-        *given,
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = ["-m", "snakemake", "pipelines/sdnet/all", "--dry-run", "--cores", "1", "--config"]
+    done = fresh.run([*command, *given])
     rule = (done.stdout + done.stderr).split("rule sdnet_table:")[1].split("output:")[0]
     assert authors in rule

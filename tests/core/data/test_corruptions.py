@@ -5,8 +5,6 @@ import io
 import json
 import math
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -30,6 +28,7 @@ from stillpoint.core.data.corruptions.draws import Draws, stream
 from stillpoint.core.data.corruptions.frost import FILES, textures
 from stillpoint.core.data.corruptions.prepare import MANIFEST, VERSIONS, caption, prepare_cifar10_c
 from stillpoint.core.data.corruptions.weather import plasma
+from tests import fresh
 
 RANDOM = set(NAMES) - {
     "defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression", "gaussian_blur", "saturate"
@@ -418,7 +417,7 @@ def stop(name, done, total):
         os.kill(os.getpid(), signal.SIGKILL)
 prepare_cifar10_c(x, np.arange(4), __import__("pathlib").Path({str(tmp_path)!r}), ("contrast", "fog"), progress=stop)
 """
-    done = subprocess.run([sys.executable, "-c", script], check=False, timeout=120)
+    done = fresh.run(["-c", script], timeout=120)
     assert done.returncode == -signal.SIGKILL
     assert sorted(p.name for p in tmp_path.iterdir()) == ["contrast.npy", "labels.npy", MANIFEST]
     x = np.arange(4 * 32 * 32 * 3, dtype=np.uint8).reshape(4, 32, 32, 3)

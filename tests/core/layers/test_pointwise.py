@@ -1,13 +1,10 @@
 """The strided 1x1 convolution, in a process of its own: what it guards against writes past the end of an array."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from stillpoint.core.layers.pointwise import PointwiseConv2d
+from tests import fresh
 
 PROGRAM = """
 import torch
@@ -22,8 +19,7 @@ print("whole")
 
 
 def test_the_gradient_of_narrow_strided_weights_stays_in_its_array() -> None:
-    root = Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=root, capture_output=True, text=True)
+    done = fresh.run(["-c", PROGRAM])
     assert done.stdout == "whole\n", done.stderr[-500:]
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from stillpoint import pipelines
 from stillpoint.core.layers import SparseCoding1d, SparseCoding2d
+from tests import fresh
 from tests.core.layers.cases import CASES, inputs
 
 NAMES = sorted(CASES)
@@ -201,7 +201,12 @@ def _in_a_process(rank: int, folder: str) -> None:
 
 
 def test_several_forwards_in_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_in_a_process, (str(tmp_path),), nprocs=2)
+    program = (
+        "import sys; from tests.core.layers.test_state import _in_a_process as f; f(int(sys.argv[1]), sys.argv[2])"
+    )
+    both = [fresh.start(["-c", program, rank, tmp_path]) for rank in range(2)]
+    for done in [process.wait() for process in both]:
+        assert done.returncode == 0, done.stderr
     shared = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert len(shared[0]) >= 2 * 6
     for (name, training), gradients in shared[0].items():

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from stillpoint.core.metrics import (
     ShiftDivergence,
     WorstShiftAccuracy,
 )
+from tests import fresh
 
 ROOT = Path(__file__).resolve().parents[3]
 COUNT, SIZE, CLASSES = 11, 8, 5
@@ -276,8 +276,8 @@ def test_what_cannot_be_measured_is_refused_in_a_sentence(make, words):
 
 def program(path: Path) -> None:
     """One of two processes: rank 0 sees 7 of the images, rank 1 the other 4, which are two batches."""
-    torch.distributed.init_process_group("gloo")
-    rank = torch.distributed.get_rank()
+    rank, store = int(os.environ["RANK"]), f"file://{os.environ['STORE']}"
+    torch.distributed.init_process_group("gloo", store, rank=rank, world_size=2)
     net, (images, labels) = network(), data()
     collection = MetricCollection(metrics())
     for part in (torch.arange(7),) if rank == 0 else torch.arange(7, COUNT).split(3):
@@ -290,9 +290,11 @@ def program(path: Path) -> None:
 
 
 def test_two_processes_say_what_one_does(tmp_path):
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, str(tmp_path / "seen")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, *words], check=True, cwd=ROOT, env=environment, capture_output=True)
+    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "STORE": str(tmp_path / "store")}
+    words = [__file__, tmp_path / "seen"]
+    both = [fresh.start(words, env=os.environ | own | {"RANK": str(rank)}, timeout=120) for rank in range(2)]
+    for done in [process.wait() for process in both]:
+        assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert (first.pop("own"), second.pop("own")) == (7, 4)
     assert first == second

@@ -19,6 +19,7 @@ from stillpoint.core.layers.resampling import filtering, highest_bin, upsampling
 from stillpoint.core.training.schedule import rate
 from stillpoint.pipelines.alias_free.grids import translate_bilinear, translation_grid
 from stillpoint.pipelines.alias_free.weights import authors_names, from_authors
+from tests.parity import parity
 
 PADDINGS = {"circular": "circular", "zero": "zeros", "zeros": "zeros", "reflect": "reflect"}
 CUTOFFS = {"quarter": 0.25, "half": 0.5, "three_quarters": 0.75}
@@ -118,7 +119,8 @@ def network(case: dict[str, Any]) -> ConvNeXt:
 
 def loaded(case: dict[str, Any]) -> ConvNeXt:
     """Our network of a case with its weights, in evaluation mode and float64."""
-    net = network(case)
+    with parity.Undrawn():
+        net = network(case)
     net.load_state_dict(from_authors(case["state"], net))
     return net.double().eval()
 

@@ -16,6 +16,7 @@ from stillpoint.pipelines.aps.catalogue import KINDS
 from stillpoint.pipelines.aps.config import HALVINGS, Model
 from stillpoint.pipelines.aps.models import build
 from stillpoint.pipelines.aps.weights import authors_names, from_authors
+from tests.parity import parity
 from tests.parity.adapters import aps_layers
 
 #: keyword of the authors -> key of our MODEL section; the others are dealt with one by one
@@ -98,7 +99,8 @@ def network(case: dict[str, Any]) -> nn.Module:
     first = next(value for value in state.values() if value.ndim == 4 and value.shape[-1] > 1)
     classes = state["fc.weight"].shape[0] if "fc.weight" in state else 0
     # 224 suits every network; the form is given by the case and not by its size
-    net = build(model(case), in_channels=first.shape[1], num_classes=classes, image_size=224)
+    with parity.Undrawn():
+        net = build(model(case), in_channels=first.shape[1], num_classes=classes, image_size=224)
     net.load_state_dict(from_authors(state, net))
     return net.eval()
 

@@ -17,6 +17,7 @@ from stillpoint.pipelines.aps.config import Model
 from stillpoint.pipelines.aps.evaluate import AUTHORS, AuthorsPairs, batch_mean, torch_topk_correct
 from stillpoint.pipelines.aps.models import build
 from stillpoint.pipelines.aps.weights import from_authors
+from tests.parity import parity
 
 _BATCH, _MAX_SHIFT = 16, 3
 _AGREEMENT = {"agreement_percent", "top1", "top5"}
@@ -59,7 +60,8 @@ def _evaluation(case: dict[str, Any]) -> dict[str, Tensor]:
     padded = F.pad(case["inputs"]["images"], (2, 2, 2, 2), mode="circular")
     images, labels = 5 * F.avg_pool2d(padded, 5, stride=1), case["inputs"]["labels"]
     classes = len(case["state"]["fc.bias"])
-    net = build(_section(case), in_channels=images.shape[1], num_classes=classes, image_size=images.shape[2])
+    with parity.Undrawn():
+        net = build(_section(case), in_channels=images.shape[1], num_classes=classes, image_size=images.shape[2])
     net.load_state_dict(from_authors(case["state"], net))
     net.eval()
     sides = {name.removeprefix("erase").partition("_")[0] for name in case["outputs"] if name.startswith("erase")}

@@ -14,6 +14,7 @@ from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsam
 from stillpoint.core.layers.learnable_upsample import LearnablePolyphaseUpsample2d
 from stillpoint.pipelines.lps.models import classifier, sampling, scorer_parameters, segmenter
 from stillpoint.pipelines.lps.weights import from_authors, network_name
+from tests.parity import parity
 from tests.parity.adapters import lps_layers, lps_protocol
 from tests.parity.adapters.lps_layers import PADDINGS, SCORERS, turned
 
@@ -99,9 +100,9 @@ def network(case: dict[str, Any]) -> nn.Module:
     tau = kwargs.pop("tau", 1.0)
     if kwargs:
         raise KeyError(f"{case['model']} is not known to take {sorted(kwargs)}")
-    net = classifier(
-        arch, None if kind is None else sampling(kind, **fill, **(scoring if kind == "lps" else {})), **options
-    )
+    slot = None if kind is None else sampling(kind, **fill, **(scoring if kind == "lps" else {}))
+    with parity.Undrawn():
+        net = classifier(arch, slot, **options)
     net.load_state_dict(from_authors(case["state"], net))
     set_tau(net, tau)
     return net.eval()

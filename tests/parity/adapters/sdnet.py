@@ -14,6 +14,7 @@ from stillpoint.pipelines.sdnet.config import Model
 from stillpoint.pipelines.sdnet.models import build, sparse_layers
 from stillpoint.pipelines.sdnet.reconstruction import encode, equalised, layers_up_to, reconstruct, stretched
 from stillpoint.pipelines.sdnet.weights import from_authors
+from tests.parity import parity
 
 STATISTICS = {
     "cifar": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
@@ -192,7 +193,8 @@ def _build(case: dict[str, Any]) -> nn.Module:
     model = Model.model_validate({"NAME": name, **{keys[k]: v for k, v in kwargs.items() if k not in elsewhere}})
     # the authors' stem follows the name of the data set, whatever the size of the images
     image_size = 32 if "cifar" in kwargs["dataset"] else 224
-    net = build(model, in_channels=3, num_classes=kwargs["num_classes"], image_size=image_size)
+    with parity.Undrawn():
+        net = build(model, in_channels=3, num_classes=kwargs["num_classes"], image_size=image_size)
     net.load_state_dict(from_authors(case["state"], net))
     net.eval()
     vectors = [vector for name, vector in case["inputs"].items() if name.startswith("v0:")]

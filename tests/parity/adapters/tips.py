@@ -15,6 +15,7 @@ from stillpoint.pipelines.tips.models import classifier, pool_factory
 from stillpoint.pipelines.tips.protocol import batch_shifts, draw, evaluate
 from stillpoint.pipelines.tips.training import authors_warmup, objective
 from stillpoint.pipelines.tips.weights import from_authors, network_name
+from tests.parity import parity
 from tests.parity.adapters import tips_layers
 from tests.parity.adapters.tips_layers import seed_of
 
@@ -47,13 +48,14 @@ def tolerance(case: dict[str, Any], name: str) -> float | None:
 def network(arch: str, kwargs: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
     """Our network of an architecture and the authors' flags, with their weights."""
     kind = next((ours for flag, ours in POOLS.items() if kwargs.get(flag)), "max")
-    net = classifier(
-        arch,
-        pool_factory(kind),
-        num_down=kwargs["num_down"],
-        num_classes=kwargs.get("num_classes", len(state["fc.bias"])),
-        in_channels=state["conv1.weight"].shape[1],
-    )
+    with parity.Undrawn():
+        net = classifier(
+            arch,
+            pool_factory(kind),
+            num_down=kwargs["num_down"],
+            num_classes=kwargs.get("num_classes", len(state["fc.bias"])),
+            in_channels=state["conv1.weight"].shape[1],
+        )
     net.load_state_dict(from_authors(state, net))
     return net
 

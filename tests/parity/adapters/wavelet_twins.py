@@ -32,6 +32,7 @@ from stillpoint.pipelines.wavelet_twins.models import (
 )
 from stillpoint.pipelines.wavelet_twins.penalty import concentration, penalty, row_gradients
 from stillpoint.pipelines.wavelet_twins.weights import from_authors
+from tests.parity import parity
 
 Case = dict[str, Any]
 Outputs = dict[str, Tensor]
@@ -63,7 +64,8 @@ def run(case: Case) -> Outputs:
 def built(case: Case) -> nn.Module:
     kwargs = case["kwargs"]
     # every case of theirs is in colour
-    net = network(case["model"], kwargs["config"] or "", num_classes=kwargs["num_classes"])
+    with parity.Undrawn():
+        net = network(case["model"], kwargs["config"] or "", num_classes=kwargs["num_classes"])
     net.load_state_dict(from_authors(case["state"], net))
     return net.eval()
 
