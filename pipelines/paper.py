@@ -38,12 +38,14 @@ class ModelEntry:
     settings  what it sets in the MODEL section of the configuration
     source    where the paper (or its code) states it: paper, section or table, row
     datasets  the data sets whose form it has; empty: all
+    sections  what it sets in other sections, such as AUGMENT, for an entry that is trained otherwise than the recipe says
     """
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     source: str = ""
     datasets: tuple[str, ...] = ()
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Paper:

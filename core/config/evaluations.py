@@ -61,6 +61,9 @@ EVALUATIONS: dict[str, Entry] = {
             Column("circular_max_logit_change", "largest relative logit change", unit="", better="lower"),
         ),
     ),
+    "windows": Entry(
+        "windows:Windows", ("max_shift", "repeats", "margin"), (Column("windows_consistency", "window consistency"),)
+    ),
     "crop": Entry("pairs:crop", ("max_shift", "repeats"), (Column("crop_consistency", "crop consistency"),)),
     "fractional": Entry(
         "fractional:Fractional", ("fractions",), (Column("fractional_consistency", "sub-pixel consistency"),)
@@ -76,6 +79,29 @@ EVALUATIONS: dict[str, Entry] = {
         tuple(Column(f"erase{side}_consistency", f"consistency, {side}x{side} erased") for side in (3, 6, 9)),
     ),
     "all_shifts": Entry("all_shifts:AllShifts", ("limit_all_shifts",)),
+    "worst_shift": Entry(
+        "worst_shift:WorstShift",
+        ("worst_shift", "limit_dear"),
+        (Column("worst_shift_accuracy", "accuracy at the worst shift"),),
+    ),
+    "subpixel": Entry(
+        "subpixel:Subpixel",
+        ("max_shift", "repeats", "limit_all_shifts"),
+        tuple(
+            Column(f"subpixel_{name}_consistency", f"consistency, {what}")
+            for name, what in (("half", "half a pixel"), ("quarter", "a quarter"), ("random", "any fraction"))
+        ),
+    ),
+    "walk": Entry(
+        "walk:Walk",
+        ("max_shift",),
+        (Column("walk_flip_rate", "mean flip rate", better="lower"), Column("walk_stability", "diagonal stability")),
+    ),
+    "rotation": Entry("warps:rotation", columns=(Column("rotation_consistency", "consistency, rotated by 1 degree"),)),
+    "scaling": Entry("warps:scaling", columns=(Column("scaling_consistency", "consistency, scaled by 3 per cent"),)),
+    "corruptions": Entry(
+        "corrupted:Corruptions", ("limit_dear",), (Column("corruption_error", "corruption error", better="lower"),)
+    ),
 }
 #: every column of these evaluations
 COLUMNS = tuple(column for entry in EVALUATIONS.values() for column in entry.columns)

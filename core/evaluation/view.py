@@ -22,7 +22,8 @@ class View:
     images to float32 logits. `progress` is for an evaluation that takes long within one batch. `wide` (B, C, H', W') is
     the larger crop whose middle `images` are, where EVALUATE.MARGIN asks for one, or the padded images they are random
     windows of, where AUGMENT.CANVAS_PADDING does. It is batch `step` of `steps`. `image_set` is where `indices` point,
-    for an evaluation that makes views of the images as they were stored. `root` is the folder of the data, for one
+    for an evaluation that makes views of the images as they were stored, and `normalise` makes of stored pixels what
+    `predict` takes. `root` is the folder of the data, for one
     that needs other images besides; none: the usual one.
     """
 
@@ -38,9 +39,10 @@ class View:
         step: int = 0,
         steps: int = 1,
         image_set: ImageSet | FolderSet | None = None,
+        normalise: Callable[[Tensor], Tensor] | None = None,
         root: Path | str | None = None,
     ) -> None:
-        self.image_set, self.root = image_set, root
+        self.image_set, self.normalise, self.root = image_set, normalise, root
         self.images, self.labels, self.indices = images, labels, indices
         self.predict, self.progress = predict, progress
         self.wide, self.step, self.steps = wide, step, steps
