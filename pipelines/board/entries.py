@@ -66,6 +66,7 @@ class Entry(_Form):
     source: Word = ""
     dataset: Word
     images: Digest
+    count: int = Field(ge=1)
     recipe: Word
     protocol: dict[Word, Any]
     settings: dict[Word, Any] = {}
@@ -140,6 +141,10 @@ def number(entry: Entry, measure: Measure) -> Number | None:
     of_seeds = stdev(values) / math.sqrt(n) if n > 1 else None
     errors = [value * measure.scale for value in entry.values(measure.error)]
     of_images = fmean(errors) if errors else None
+    if measure.unit == "%" and of_images == 0 and set(values) <= {0.0, 100.0}:
+        # that none of so many failed says that fewer than 3 in that number do, with 95 per cent (the rule of three)
+        counts = entry.values(measure.counted) if measure.counted else [entry.count]
+        of_images = 100 * 3 / (counts or [entry.count])[0] / _NORMAL
     parts = [(_STUDENT.get(n - 1, _NORMAL), of_seeds), (_NORMAL, of_images)]
     known = [(factor * error) ** 2 for factor, error in parts if error is not None]
     return Number(mean=mean, half=math.sqrt(sum(known)) if known else None, of_seeds=of_seeds, of_images=of_images, n=n)
@@ -205,6 +210,28 @@ def together(entries: Iterable[Entry]) -> list[Entry]:
             )
         found.append(entry)
     return found
+
+
+#: what is measured again, perhaps on another machine, may differ by this: a share, and any other number relatively
+_SHARE, _RELATIVE = 0.002, 0.01
+
+
+def disagreements(stated: dict[str, float], found: dict[str, float]) -> list[str]:
+    """``["accuracy 0.81, not 0.95", ...]``: what was measured again and is not what an entry states.
+
+    A largest or mean change of logits below 1e-5 is rounding, and any number below that agrees with it.
+    """
+    wrong = []
+    for key, value in stated.items():
+        other = found.get(key)
+        if other is None:
+            wrong.append(f"no {key}")
+            continue
+        share = 0 <= value <= 1 and not key.endswith("logit_change")
+        allowed = _SHARE if share else max(LAW, _RELATIVE * abs(value))
+        if abs(other - value) > allowed:
+            wrong.append(f"{key} {other:.6g}, not {value:.6g}")
+    return wrong
 
 
 def board_text(entries: Sequence[Entry]) -> str:

@@ -40,6 +40,7 @@ def entry_of(model: str, runs: list[Run]) -> Entry:
         source=line.source,
         dataset=dataset_title(found[0]),
         images=found[0]["provenance"]["data_digest"],
+        count=found[0]["images"],
         recipe=first.recipe,
         protocol=protocol_of(found[0]["evaluate"]),
         settings=settings_of(first),

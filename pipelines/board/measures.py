@@ -16,6 +16,7 @@ class Measure:
     group     what it stands with: answers, shifts, pixels, other, cost
     shown     whether its column is there when the page opens
     bound     over seeds, the largest is what holds
+    counted   key of the number of images, where they are a sample; "": all
     """
 
     key: str
@@ -27,6 +28,7 @@ class Measure:
     group: str
     shown: bool = False
     bound: bool = False
+    counted: str = ""
 
     @property
     def error(self) -> str:
@@ -58,7 +60,7 @@ MEASURES = (
     Measure(
         *("all_shifts_consistency", "every shift", "%", "higher"),
         *("Over every circular shift of a sample of images: the share given the class of the unshifted image.",),
-        *(_APS, "shifts", True),
+        *(_APS, "shifts", True, False, "all_shifts_images"),
     ),
     Measure(
         *("crop_consistency", "translations, zeros enter", "%", "higher"),
@@ -73,7 +75,7 @@ MEASURES = (
     Measure(
         *("worst_shift_accuracy", "worst shift", "%", "higher"),
         *("Share of images that stay right at every circular shift of up to four pixels, as an attacker would try.",),
-        *(_ATTACK, "shifts", True),
+        *(_ATTACK, "shifts", True, False, "worst_shift_images"),
     ),
     Measure(
         *("walk_flip_rate", "mean flip rate", "%", "lower"),
@@ -115,7 +117,7 @@ MEASURES = (
     Measure(
         *("subpixel_law_max_logit_change", "largest logit change, fractions", "", "lower"),
         *(
-            "Largest relative change of a logit by half a pixel, on images without the highest frequency, which no shift keeps.",
+            "Largest relative change of a logit by half a pixel, on images without the highest frequency.",
             _OURS,
             "pixels",
             False,
@@ -138,7 +140,7 @@ MEASURES = (
     Measure(
         *("corruption_error", "corruption error", "%", "lower"),
         *("Error under 15 common corruptions at severities 1, 3 and 5, not divided by another network's.", _HD),
-        *("other", True),
+        *("other", True, False, "corruption_images"),
     ),
     Measure("parameters", "parameters", "", "lower", "Trained numbers.", "", "cost"),
     Measure(

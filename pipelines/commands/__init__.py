@@ -1,6 +1,17 @@
 """The commands of ``stillpoint``, by name. A command's module imports torch only when the command runs."""
 
-from stillpoint.pipelines.commands import bench, compute, look, maximise, pretrained, probe, results, verify, weights
+from stillpoint.pipelines.commands import (
+    bench,
+    board,
+    compute,
+    look,
+    maximise,
+    pretrained,
+    probe,
+    results,
+    verify,
+    weights,
+)
 from stillpoint.pipelines.commands.base import Command
 
 COMMANDS: dict[str, Command] = {
@@ -10,6 +21,7 @@ COMMANDS: dict[str, Command] = {
     **maximise.COMMANDS,
     **results.COMMANDS,
     **pretrained.COMMANDS,
+    **board.COMMANDS,
     **verify.COMMANDS,
     **weights.COMMANDS,
     **bench.COMMANDS,
