@@ -50,7 +50,7 @@ def beside(net: nn.Module, base: nn.Module, shape: tuple[int, ...], classes: int
     parameters          of the network
     multiply_adds       of one image
     training_kept       numbers that a step keeps for backward, of one image
-    inference, training  time of a forward, and of a forward and backward, over that of the base: medians of turns
+    inference_time, training_time   of a forward, and of a forward and backward, over that of the base: medians of turns
     training_kept_ratio  over the base's
     """
     random = torch.Generator().manual_seed(0)
@@ -62,8 +62,8 @@ def beside(net: nn.Module, base: nn.Module, shape: tuple[int, ...], classes: int
         "multiply_adds": cost(net, images[:1]).multiply_adds,
         "training_kept": kept,
         "training_kept_ratio": kept / kept_base,
-        "inference": _ratio(_forward(net, images), _forward(base, images)),
-        "training": _ratio(_step(net, images, labels), _step(base, images, labels)),
+        "inference_time": _ratio(_forward(net, images), _forward(base, images)),
+        "training_time": _ratio(_step(net, images, labels), _step(base, images, labels)),
     }
 
 

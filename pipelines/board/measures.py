@@ -148,11 +148,11 @@ MEASURES = (
         *("Of one image, in convolutions, filters and matrix products.", "", "cost"),
     ),
     Measure(
-        *("inference", "inference time", "x", "lower"),
+        *("inference_time", "inference time", "x", "lower"),
         *("A forward over that of the base, both taking turns in one process.", _OURS, "cost", True),
     ),
     Measure(
-        *("training", "training time", "x", "lower"),
+        *("training_time", "training time", "x", "lower"),
         *("A forward and backward over that of the base, both taking turns in one process.", _OURS, "cost"),
     ),
     Measure(

@@ -146,6 +146,9 @@ function save(name, text) {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
+// a share ends at nothing and at all
+const interval = (m, found) => [found.mean - (found.half ?? 0), found.mean + (found.half ?? 0)].map((v) => (m.unit === "%" ? Math.min(100, Math.max(0, v)) : v));
+
 function front(points, x, y) {
   const sign = (m, v) => (m.better === "lower" ? -v : v);
   const better = (a, b) => sign(x, b.x) >= sign(x, a.x) && sign(y, b.y) >= sign(y, a.y) && (a.x !== b.x || a.y !== b.y);
@@ -179,7 +182,8 @@ function plot() {
   const x = measures.get(state.x), y = measures.get(state.y);
   const points = visible().filter((e) => number(e, x.key) && number(e, y.key)).map((e) => {
     const a = number(e, x.key), b = number(e, y.key);
-    return { name: e.name, x: a.mean, y: b.mean, xMin: a.mean - (a.half ?? 0), xMax: a.mean + (a.half ?? 0), yMin: b.mean - (b.half ?? 0), yMax: b.mean + (b.half ?? 0) };
+    const [xMin, xMax] = interval(x, a), [yMin, yMax] = interval(y, b);
+    return { name: e.name, x: a.mean, y: b.mean, xMin, xMax, yMin, yMax };
   });
   const line = front(points, x, y);
   const title = (m) => m.title + (m.unit === "%" ? " (%)" : m.unit === "x" ? " (× base)" : m.unit ? ` (${m.unit})` : "");
