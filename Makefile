@@ -1,14 +1,15 @@
 # make demo: environment, then the APS pipeline on real handwritten digits, to a table and figures.
 # make check-demo: that table against the committed one; EXACT=1: not a byte may differ. SEEDS=1: for both, one seed of three.
 # make test: environment, then the whole test suite on both of two cores. make lint: format, lint and types.
+# make check-pages: the board in a headless Chromium, which must be installed; fetches what drives it.
 # make interop: the examples with Lightning, Hugging Face and segmentation-models-pytorch, which it installs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := core pipelines stillpoint/__init__.py stillpoint/__main__.py tests tests_interop examples benchmarks setup.py hubconf.py
+CODE := core pipelines stillpoint/__init__.py stillpoint/__main__.py tests tests_interop tests_pages examples benchmarks setup.py hubconf.py
 
-.PHONY: demo check-demo test interop lint format lock clean
+.PHONY: demo check-demo test check-pages interop lint format lock clean
 
 demo: $(STAMP)
 	$(BIN)/stillpoint run aps $(if $(SEEDS),--seeds $(SEEDS))
@@ -18,6 +19,10 @@ check-demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check-pages: $(STAMP)
+	$(BIN)/python -m pip install --quiet -e ".[pages]"
+	$(BIN)/python -m pytest tests_pages
 
 interop: $(STAMP)
 	$(BIN)/python -m pip install --quiet -e ".[interop]"

@@ -38,7 +38,7 @@ class ModelEntry:
     settings  what it sets in the MODEL section of the configuration
     source    where the paper (or its code) states it: paper, section or table, row
     datasets  the data sets whose form it has; empty: all
-    sections  what it sets in other sections, such as AUGMENT, for an entry that is trained otherwise than the recipe says
+    sections  what it sets in other sections, such as AUGMENT, where it is trained otherwise than the recipe says
     """
 
     name: str
@@ -119,6 +119,10 @@ class Paper:
         from stillpoint.core.reporting.published import read_published
 
         return read_published(self.published_file)
+
+    def tool(self, name: str) -> "Callable[..., Any]":
+        """What a command of the paper's own calls, by name. Default: a `UserError`, since there is none."""
+        raise UserError(f"{self.name} has no {name} of its own")
 
     # what follows from the above is not for a paper to change
 

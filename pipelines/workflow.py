@@ -182,6 +182,10 @@ class Plan:
     def pages(self) -> dict[str, str]:
         return {name: str(layout.page(self.paper, self.recipe, name, self.root)) for name in self.shown.pages}
 
+    def reported(self, name: str) -> bool:
+        """Whether a page stands in the workflow's report: one that opens in a browser, and has words to stand there."""
+        return name.endswith(".html") and Path(self.caption(name.removesuffix(".html"))).is_file()
+
     def read_by_pages(self) -> list[str]:
         """What the pages read beside this recipe's own runs, as far as it is there: evaluated runs of other recipes,
         and files. With one of them changed, or another one there, Snakemake makes the pages again."""

@@ -1,4 +1,4 @@
-"""The board in a real browser: what a reader does with it, without a network and without a fault that axe-core calls serious.
+"""The board in a real browser: what a reader does with it, without a network and without serious findings of axe-core.
 
 ``make check-pages`` runs it. It needs Chromium, found on the PATH or named by the environment's CHROMIUM.
 """
@@ -55,7 +55,9 @@ def page(browser: Any, file: Path, request: pytest.FixtureRequest) -> Iterator[P
     faults: list[str] = []
     page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("request", lambda call: None if call.url.startswith(("file:", "data:", "blob:")) else faults.append(call.url))
+    page.on(
+        "request", lambda call: None if call.url.startswith(("file:", "data:", "blob:")) else faults.append(call.url)
+    )
     page.goto(file.as_uri())
     yield page
     context.close()

@@ -45,6 +45,12 @@ class Board(Paper):
 
         keep_cost(config, run)
 
+    def tool(self, name: str) -> "Callable[..., Any]":
+        """`page`, `free`, `add`, `read` and `check` of `stillpoint board`."""
+        from stillpoint.pipelines.board import own
+
+        return getattr(own, name)
+
     def shown(self, config: "RunConfig") -> "Shown":
         from stillpoint.pipelines.board.results import shown
 

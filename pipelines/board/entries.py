@@ -161,19 +161,24 @@ def cost_of(found: Sequence[dict[str, float]]) -> dict[str, float]:
     return {key: median(one[key] for one in found) for key in keys}
 
 
-def parsed(content: Any, where: str) -> Entry:
-    """The entry that an object is; a `UserError` for another form, and where it was edited by hand."""
-    if not isinstance(content, dict):
-        raise UserError(f"{where} is no entry of the board: an object is needed")
-    rest = {key: value for key, value in content.items() if key != "digest"}
+def made(content: dict[str, Any], where: str) -> Entry:
+    """The entry of such fields; a `UserError` for another form."""
     try:
-        entry = Entry.model_validate(rest)
+        return Entry.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "it"
         raise UserError(
             f"{where} is no entry of the board: {place}: {first['msg'].removeprefix('Value error, ')}"
         ) from None
+
+
+def parsed(content: Any, where: str) -> Entry:
+    """The entry that an object is; a `UserError` for another form, and where it was edited by hand."""
+    if not isinstance(content, dict):
+        raise UserError(f"{where} is no entry of the board: an object is needed")
+    rest = {key: value for key, value in content.items() if key != "digest"}
+    entry = made(rest, where)
     if content.get("digest") != entry.stored()["digest"]:
         raise UserError(f"{where} was changed by hand: its digest is not that of its content, so it is left out whole")
     return entry

@@ -1,16 +1,19 @@
 """``board``: the board as a page, and networks of one's own on it."""
 
+import shlex
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.pipelines.commands.base import Command, add_device, tell
+from stillpoint.pipelines.commands.base import Command, add_device, bars, console, tell
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from stillpoint.pipelines.board.entries import Entry
+    from stillpoint.core.config.schema import RunConfig
 
 
 def _options(form: ArgumentParser) -> None:
@@ -59,182 +62,77 @@ def _run(args: Namespace) -> int:
     return {"page": _page, "add": _add, "check": _check}[args.what](args)
 
 
-def _kept(recipe: str) -> "list[Entry]":
+def _tool(name: str) -> "Callable[..., Any]":
     from stillpoint import pipelines
-    from stillpoint.pipelines.board.entries import read_entries
-    from stillpoint.pipelines.board.gather import KEPT
 
-    pipelines.paper("board").recipe_file(recipe)
-    path = KEPT / f"{recipe}.json"
-    return read_entries(path) if path.is_file() else []
+    return pipelines.paper("board").tool(name)
 
 
 def _page(args: Namespace) -> int:
-    from stillpoint.core.base.files import write_atomic
-    from stillpoint.pipelines.board.entries import read_entries, together
-    from stillpoint.pipelines.board.page import html
-
-    further = [entry for path in args.entries for entry in read_entries(path)]
-    entries = together([*_kept(args.recipe), *further])
-    if not entries:
-        raise UserError(f"no board is kept of the recipe {args.recipe}, and no entry was given: stillpoint run board")
-    write_atomic(args.output, html(entries))
-    tell(f"written: {args.output} ({len(entries)} entries)")
+    _config(args.recipe)
+    count = _tool("page")(args.recipe, args.entries, args.output)
+    tell(f"written: {args.output} ({count} entries)")
     return 0
+
+
+def _config(recipe: str) -> "RunConfig":
+    from stillpoint import pipelines
+
+    return pipelines.configure(f"board/{next(iter(pipelines.models('board')))}", recipe)
 
 
 def _add(args: Namespace) -> int:
-    from stillpoint.core.base.files import json_text, write_together
-    from stillpoint.pipelines.board.entries import parsed, read_entries, together
-    from stillpoint.pipelines.board.page import html
-
-    name = args.name or args.model.rpartition(":")[2]
-    kept, path = _kept(args.recipe), args.output / f"{name}.json"
-    if path.exists():
-        raise UserError(f"{path} is there already: give this entry another name (--name), or remove that file")
-    others = [entry for other in sorted(args.output.glob("*.json")) for entry in read_entries(other)]
-    if any(name == entry.name for entry in (*kept, *others)):
-        raise UserError(f"the board has an entry {name!r} already: give this one another name (--name)")
+    config, name = _config(args.recipe), args.name or args.model.rpartition(":")[2]
+    about = {
+        **{"name": name, "method": args.method or args.model, "padding": args.padding, "training": args.training},
+        **{"promise": args.promise, "network": args.model, "recipe": args.recipe},
+    }
+    # what an entry may not be called is told before its network is built, and before minutes of measuring
+    _tool("free")(about, args.output)
     net, digest = _network(args.model, args.weights)
-    # the form of an entry is asked before a minute of measuring
-    words = {"name": name, "method": args.method or args.model, "padding": args.padding, "training": args.training}
-    about = {**words, "promise": args.promise, "network": args.model, "recipe": args.recipe}
-    _probed(about)
-    found = _measured(net, digest, args.recipe, args.data, args.device, args.threads)
-    command = (
-        f"stillpoint board add {args.model} --weights {Path(args.weights).name} --recipe {args.recipe} --name {name}"
-    )
-    content = {**about, **found, "command": [command]}
-    entry = parsed(_with_digest(content), name)
-    entries = together([*kept, *others, entry])
-    page = args.output / "board.html"
-    write_together({path: json_text(entry.stored()), page: html(entries)})
-    tell(f"written: {path}, {page} ({len(entries)} entries)")
+    words = ["stillpoint", "board", "add", args.model, "--weights", Path(args.weights).name, "--recipe", args.recipe]
+    about["command"] = [shlex.join([*words, "--name", name])]
+    with _bars() as progress:
+        paths = _tool("add")(net, digest, config, about, args.output, args.data, args, progress)
+    tell(f"written: {', '.join(map(str, paths))}")
     return 0
 
 
-def _with_digest(content: dict[str, Any]) -> dict[str, Any]:
-    from pydantic import ValidationError
-
-    from stillpoint.pipelines.board.entries import Entry
-
-    try:
-        return Entry.model_validate(content).stored()
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}") from None
-
-
-def _probed(about: dict[str, Any]) -> None:
-    """A `UserError` for words that no entry may hold."""
-    empty = "0" * 64
-    seed = {"seed": 0, "weights": empty, "metrics": {}}
-    _with_digest({**about, "dataset": "", "images": empty, "count": 1, "protocol": {}, "seeds": [seed]})
+def _check(args: Namespace) -> int:
+    entry, _ = _tool("read")(args.entry, args.seed)
+    config = _config(entry.recipe)
+    net, digest = _network(args.model or entry.network, args.weights)
+    with _bars() as progress:
+        count = _tool("check")(args.entry, args.seed, net, digest, config, args.data, args, progress)
+    tell(f"{args.entry}: its weights give its {count} numbers")
+    return 0
 
 
 def _network(words: str, weights: str) -> "tuple[nn.Module, str]":
     """A network that somebody wrote with its weights, in evaluation mode, and the digest of all its tensors."""
     from stillpoint.core.runs.checkpoint import load_weights
     from stillpoint.core.runs.provenance import tensors_digest
-    from stillpoint.pipelines import networks
     from stillpoint.pipelines.commands.foreign import of_user
 
     if words.startswith("board/"):
-        raise UserError(f"{words} is of the house, and its settings are needed too: stillpoint evaluate <folder>")
+        raise UserError(f"{words} is of the house: stillpoint evaluate <its run's folder> measures it again")
     net = of_user(words)
     load_weights(net, weights)
-    assert networks  # the data sets are known once the pipelines are
     return net.eval(), tensors_digest(net.state_dict())
 
 
-def _measured(
-    net: "nn.Module", digest: str, recipe: str, data: Path | None, device: str, threads: int | None
-) -> dict[str, Any]:
-    """What the board's protocol says of a network: the parts of an entry that are measured."""
-    from torch import Tensor
-
-    from stillpoint import pipelines
-    from stillpoint.core.base.device import pick, settings
-    from stillpoint.core.base.errors import checked
-    from stillpoint.core.config.catalogue import info
-    from stillpoint.core.data.build import loader
-    from stillpoint.core.evaluation.engine import Predictor, one_pass
-    from stillpoint.core.evaluation.registry import EVALUATIONS
-    from stillpoint.pipelines.board.catalogue import BASE
-    from stillpoint.pipelines.board.cost import beside
-    from stillpoint.pipelines.board.entries import protocol_of
-    from stillpoint.pipelines.board.gather import example_of, mean_map
-
-    config = pipelines.configure(f"board/{BASE}", recipe)
-    where, entry = pick(device), info(config.data.name)
-    with settings(where, threads):
-        batches = loader(config, "test", data, where, batch_size=config.evaluate.batch_size)
-        assert batches is not None, "every data set has a test part"
-        with _bars() as progress, checked():
-            predict = Predictor(net.to(where), channels_last=config.train.channels_last)
-            found = one_pass(predict, batches, config.evaluate, config.seed, EVALUATIONS, progress, data)
-        shape = (entry.channels, entry.size, entry.size)
-        cost = beside(net.to("cpu"), pipelines.build(config), shape, entry.num_classes)
-    maps = {f"trained/{name}": value.cpu().numpy() for name, value in found.items() if isinstance(value, Tensor)}
-    example = example_of(maps)
-    metrics = {name: value for name, value in found.items() if not isinstance(value, Tensor)}
-    return {
-        "dataset": batches.image_set.title,
-        "images": batches.image_set.digest,
-        "count": len(batches.image_set),
-        "protocol": protocol_of(config.dump()["EVALUATE"]),
-        "cost": cost,
-        "seeds": [{"seed": config.seed, "weights": digest, "metrics": metrics}],
-        "map": mean_map([maps]),
-        "example": None if example is None else example.model_dump(),
-    }
-
-
-class _bars:
+@contextmanager
+def _bars() -> "Iterator[Callable[[str, int, int], None]]":
     """Bars over what takes long."""
-
-    def __enter__(self) -> Any:
-        from stillpoint.pipelines.commands.base import bars, console
-
-        self.shown = bars(shown=console().is_terminal)
-        self.shown.__enter__()
+    with bars(shown=console().is_terminal) as shown:
         tasks: dict[str, Any] = {}
 
         def progress(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = self.shown.add_task(what)
-            self.shown.update(tasks[what], completed=done, total=total or None)
+                tasks[what] = shown.add_task(what)
+            shown.update(tasks[what], completed=done, total=total or None)
 
-        return progress
-
-    def __exit__(self, *error: Any) -> None:
-        self.shown.__exit__(*error)
-
-
-def _check(args: Namespace) -> int:
-    from stillpoint.core.base.documents import read_json
-    from stillpoint.pipelines.board.entries import disagreements, parsed
-
-    entry = parsed(read_json(args.entry, remedy="it is no file of the board", of=dict), str(args.entry))
-    seeds = {seed.seed: seed for seed in entry.seeds}
-    chosen = seeds.get(entry.seeds[0].seed if args.seed is None else args.seed)
-    if chosen is None:
-        raise UserError(f"{args.entry} has no seed {args.seed}: it has {', '.join(map(str, seeds))}")
-    net, digest = _network(args.model or entry.network, args.weights)
-    if digest != chosen.weights:
-        raise UserError(
-            f"{args.entry} was not measured of these weights: their digest is {digest[:12]}, not {chosen.weights[:12]}"
-        )
-    found = _measured(net, digest, entry.recipe, args.data, args.device, args.threads)
-    if found["images"] != entry.images or found["protocol"] != entry.protocol:
-        raise UserError(
-            f"{args.entry} was measured on other images or by another protocol than the recipe {entry.recipe} says now"
-        )
-    if wrong := disagreements(chosen.metrics, found["seeds"][0]["metrics"]):
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(f"{args.entry} is refused: its weights give {'; '.join(wrong[:3])}{more}")
-    tell(f"{args.entry}: its weights give its {len(chosen.metrics)} numbers")
-    return 0
+        yield progress
 
 
 COMMANDS = {

@@ -130,6 +130,11 @@ def _workflow_options(form: ArgumentParser) -> None:
         action="store_true",
         help="remove the runs that are there and begin them all anew, however they were made and whether or not kept",
     )
+    form.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="train nothing: time a few steps of each network, and say what the whole would take",
+    )
     add_places(form)
     add_device(form)
 
@@ -151,6 +156,11 @@ def _workflow(args: Namespace) -> int:
     plan = workflow.plan(args.pipeline, given)
     for model in plan.config.grid:
         plan.resolved(model, 0)  # a wrong setting is told now, not by the first job
+    if args.dry_run:
+        from stillpoint.pipelines.commands import dry_run
+
+        dry_run.show(plan)
+        return 0
     for run in () if args.anew else plan.runs:
         plan.refuse(run)
     # snakemake inherits the lock, which so is held until it has ended too, however either of them ends
@@ -196,7 +206,7 @@ COMMANDS = {
         "run a paper's workflow to its table and figures, showing what runs and how long it has left",
         _workflow_options,
         _workflow,
-        ("stillpoint run aps", "stillpoint run aps --recipe cifar10 --seeds 3 -j 1"),
+        ("stillpoint run aps", "stillpoint run aps --recipe cifar10 --seeds 3 -j 1", "stillpoint run board --dry-run"),
         takes_pairs=True,
     ),
 }
