@@ -3,14 +3,15 @@
 # make test: environment, then the whole test suite on both of two cores. make lint: format, lint and types.
 # make lessons: runs the lessons on digits. make docs: the site, in site/, with the lessons' output where they were run.
 # make dist: wheel and sdist, in dist/, built twice and compared. make try-install: the wheel in empty environments.
+# make check-pages: the board in a headless Chromium, which must be installed; fetches what drives it.
 # make interop: the examples with Lightning, Hugging Face and segmentation-models-pytorch, which it installs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := core pipelines stillpoint/__init__.py stillpoint/__main__.py tests tests_interop examples benchmarks scripts lessons setup.py hubconf.py
+CODE := core pipelines stillpoint/__init__.py stillpoint/__main__.py tests tests_interop tests_pages examples benchmarks scripts lessons setup.py hubconf.py
 
-.PHONY: demo check-demo test lessons docs dist try-install interop lint format lock clean
+.PHONY: demo check-demo test lessons docs dist try-install check-pages interop lint format lock clean
 
 demo: $(STAMP)
 	$(BIN)/stillpoint run aps $(if $(SEEDS),--seeds $(SEEDS))
@@ -36,6 +37,10 @@ dist: $(STAMP)
 
 try-install: dist
 	scripts/try_install.sh dist/*.whl 2.6 locked
+
+check-pages: $(STAMP)
+	$(BIN)/python -m pip install --quiet -e ".[pages]"
+	$(BIN)/python -m pytest tests_pages
 
 interop: $(STAMP)
 	$(BIN)/python -m pip install --quiet -e ".[interop]"

@@ -89,6 +89,7 @@ def configure(name: str, recipe: str = "digits", pairs: list[str] | None = None,
     schema = paper(own).schema()
     given = read_recipe(paper(own).recipe_file(recipe), schema)
     named = {"PIPELINE": own, "RECIPE": recipe, "SEED": seed, "MODEL": {"NAME": model.name, **model.settings}}
+    named |= model.sections
     for key, value in zip((pairs or [])[0::2], (pairs or [])[1::2], strict=False):
         fixed = {"PIPELINE": own, "RECIPE": recipe, "MODEL.NAME": model.name}.get(key.upper(), value)
         if value != fixed:

@@ -38,12 +38,14 @@ class ModelEntry:
     settings  its values in the MODEL section of the configuration
     source    where the paper (or its code) states it: paper, section or table, row
     datasets  the data sets that it supports; empty: all
+    sections  what it sets in other sections, such as AUGMENT, where it is trained otherwise than the recipe says
     """
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     source: str = ""
     datasets: tuple[str, ...] = ()
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Paper:
@@ -117,6 +119,10 @@ class Paper:
         from stillpoint.core.reporting.published import read_published
 
         return read_published(self.published_file)
+
+    def tool(self, name: str) -> "Callable[..., Any]":
+        """What a command of the paper's own calls, by name. Default: a `UserError`, since there is none."""
+        raise UserError(f"{self.name} has no {name} of its own")
 
     # the rest follows from the above, and no paper overrides it
 

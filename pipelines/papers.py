@@ -3,4 +3,4 @@
 DVC reads it as text, so it is a plain list of names and nothing else.
 """
 
-PAPERS = ["alias_free", "aps", "blurpool", "lps", "sdnet", "tips", "translations", "wavelet_twins"]
+PAPERS = ["alias_free", "aps", "blurpool", "board", "lps", "sdnet", "tips", "translations", "wavelet_twins"]

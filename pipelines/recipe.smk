@@ -76,7 +76,18 @@ rule table:
             labels={"result": "table"},
         ),
         [update(path) for suffix, path in plan.tables().items() if suffix != "md"],
-        [update(path) for path in plan.pages().values()],
+        [
+            report(
+                update(path),
+                caption=plan.caption(name.partition(".")[0]),
+                category=PAPER,
+                subcategory=plan.recipe,
+                labels={"result": name.partition(".")[0]},
+            )
+            if plan.reported(name)
+            else update(path)
+            for name, path in plan.pages().items()
+        ],
     params:
         decides=lambda w: plan.decides("table"),
         paper=PAPER,

@@ -216,6 +216,10 @@ class Plan:
             return {}
         return {name: str(layout.page(self.paper, self.recipe, name, self.shown_in)) for name in self.shown.pages}
 
+    def reported(self, name: str) -> bool:
+        """Whether a page stands in the workflow's report: one that opens in a browser, and has words to stand there."""
+        return name.endswith(".html") and Path(self.caption(name.removesuffix(".html"))).is_file()
+
     def read_by_pages(self) -> list[str]:
         """The existing files that the pages read besides this recipe's runs: evaluated runs of other recipes, and
         others. If one changes or is added, Snakemake makes the pages again."""

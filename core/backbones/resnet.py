@@ -190,6 +190,7 @@ FAMILY: dict[str, dict[str, Any]] = {
     "resnext101_32x8d": {"block": Bottleneck, "layers": (3, 4, 23, 3), "groups": 32, "width_per_group": 8},
     "wide_resnet50_2": {"block": Bottleneck, "layers": (3, 4, 6, 3), "width_per_group": 128},
     "wide_resnet101_2": {"block": Bottleneck, "layers": (3, 4, 23, 3), "width_per_group": 128},
+    "resnet8": {"block": BasicBlock, "layers": (1, 1, 1), "widths": (16, 32, 64)},
     "resnet20": {"block": BasicBlock, "layers": (3, 3, 3), "widths": (16, 32, 64)},
     "resnet56": {"block": BasicBlock, "layers": (9, 9, 9), "widths": (16, 32, 64)},
 }

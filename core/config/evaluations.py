@@ -4,7 +4,9 @@ A new one is a file in `stillpoint.core.evaluation` and a line here; with `every
 table. A paper declares its additional evaluations in its configuration.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Entry:
     columns     of a table, in order
     of          what it measures: networks that give "classes" of images, or "label_maps"
     everywhere  whether it is measured where a recipe does not say, and stands for ``...`` in EVALUATE.METRICS
+    views       (EVALUATE, images, side in pixels) -> images that it shows the network at most, beside each as it is
     """
 
     home: str
@@ -47,6 +50,19 @@ class Entry:
     columns: tuple[Column, ...] = ()
     of: str = "classes"
     everywhere: bool = False
+    views: Callable[[Any, int, int], int] = lambda evaluate, images, side: 0
+
+
+def _pairs(evaluate: Any, images: int, side: int) -> int:
+    return 2 * evaluate.repeats * images
+
+
+def _altered(evaluate: Any, images: int, side: int) -> int:
+    return (2 * evaluate.repeats + 1) * images
+
+
+def _twice(evaluate: Any, images: int, side: int) -> int:
+    return 2 * images
 
 
 #: in the order of a table's columns
@@ -63,22 +79,77 @@ EVALUATIONS: dict[str, Entry] = {
             Column("circular_consistency", "circular consistency"),
             Column("circular_max_logit_change", "largest relative logit change", unit="", better="lower"),
         ),
+        views=_pairs,
     ),
-    "crop": Entry("pairs:crop", ("max_shift", "repeats"), (Column("crop_consistency", "crop consistency"),)),
+    "windows": Entry(
+        "windows:Windows",
+        ("max_shift", "repeats", "margin"),
+        (Column("windows_consistency", "window consistency"),),
+        views=_pairs,
+    ),
+    "crop": Entry(
+        "pairs:crop", ("max_shift", "repeats"), (Column("crop_consistency", "crop consistency"),), views=_pairs
+    ),
     "fractional": Entry(
-        "fractional:Fractional", ("fractions",), (Column("fractional_consistency", "sub-pixel consistency"),)
+        "fractional:Fractional",
+        ("fractions",),
+        (Column("fractional_consistency", "sub-pixel consistency"),),
+        views=lambda evaluate, images, side: evaluate.fractions * images,
     ),
     "flips": Entry(
         "pairs:flips",
         ("max_shift", "repeats"),
         (Column("flips_consistency", "consistency on images turned by 180 degrees"),),
+        views=_altered,
     ),
     "erase": Entry(
         "erase:erase",
         ("max_shift", "repeats", "erase"),
         tuple(Column(f"erase{side}_consistency", f"consistency, {side}x{side} erased") for side in (3, 6, 9)),
+        views=lambda evaluate, images, side: len(evaluate.erase) * _altered(evaluate, images, side),
     ),
-    "all_shifts": Entry("all_shifts:AllShifts", ("limit_all_shifts",)),
+    "all_shifts": Entry(
+        "all_shifts:AllShifts",
+        ("limit_all_shifts",),
+        views=lambda evaluate, images, side: side * side * min(evaluate.limit_all_shifts, images),
+    ),
+    "worst_shift": Entry(
+        "worst_shift:WorstShift",
+        ("worst_shift", "limit_dear"),
+        (Column("worst_shift_accuracy", "accuracy at the worst shift"),),
+        views=lambda evaluate, images, side: (
+            ((2 * evaluate.worst_shift + 1) ** 2 - 1) * min(evaluate.limit_dear, images)
+        ),
+    ),
+    "subpixel": Entry(
+        "subpixel:Subpixel",
+        ("max_shift", "repeats", "limit_all_shifts"),
+        tuple(
+            Column(f"subpixel_{name}_consistency", f"consistency, {what}")
+            for name, what in (("half", "half a pixel"), ("quarter", "a quarter"), ("random", "any fraction"))
+        ),
+        views=lambda evaluate, images, side: (
+            (2 + evaluate.repeats) * images + 2 * min(evaluate.limit_all_shifts, images)
+        ),
+    ),
+    "walk": Entry(
+        "walk:Walk",
+        ("max_shift",),
+        (Column("walk_flip_rate", "mean flip rate", better="lower"), Column("walk_stability", "diagonal stability")),
+        views=lambda evaluate, images, side: 2 * evaluate.max_shift * images,
+    ),
+    "rotation": Entry(
+        "warps:rotation", columns=(Column("rotation_consistency", "consistency, rotated by 1 degree"),), views=_twice
+    ),
+    "scaling": Entry(
+        "warps:scaling", columns=(Column("scaling_consistency", "consistency, scaled by 3 per cent"),), views=_twice
+    ),
+    "corruptions": Entry(
+        "corrupted:Corruptions",
+        ("limit_dear",),
+        (Column("corruption_error", "corruption error", better="lower"),),
+        views=lambda evaluate, images, side: 45 * min(evaluate.limit_dear, images),
+    ),
     "segmentation": Entry(
         "segmentation:Segmentation",
         columns=(
@@ -122,3 +193,9 @@ COLUMNS = columns()
 EVERYWHERE = tuple(name for name, entry in EVALUATIONS.items() if entry.everywhere)
 #: the files of `stillpoint.core.evaluation` that hold them
 FILES = tuple(sorted({entry.home.partition(":")[0] for entry in EVALUATIONS.values()}))
+
+
+def views(evaluate: Any, images: int, side: int) -> int:
+    """Images that the evaluations of core among EVALUATE.METRICS show a network at most, of so many square images."""
+    own = [EVALUATIONS[name] for name in evaluate.metrics if name in EVALUATIONS]
+    return images + sum(entry.views(evaluate, images, side) for entry in own)

@@ -231,6 +231,12 @@ class EvaluateConfig(Section):
         description="images on which every circular shift is tried: the first, or evenly spaced where they are "
         "sorted by class",
     )
+    worst_shift: int = Field(4, ge=1, description="pixels on each axis that the worst shift is sought among")
+    limit_dear: int = Field(
+        1000,
+        ge=1,
+        description="images that the worst shift and corruptions are tried on: chosen as for LIMIT_ALL_SHIFTS",
+    )
     erase: tuple[PositiveInt, ...] = Field((), description="sides of erased squares")
     fractions: int = Field(8, ge=2, description="sub-pixel shifts are multiples of 1/FRACTIONS of a pixel")
     untrained: bool = Field(True, description="measure the network before training as well")

@@ -60,7 +60,7 @@ NORMS: dict[str, str] = {
 }
 
 _RESNETS = (
-    *("resnet18", "resnet20", "resnet34", "resnet50", "resnet56", "resnet101", "resnet152"),
+    *("resnet8", "resnet18", "resnet20", "resnet34", "resnet50", "resnet56", "resnet101", "resnet152"),
     *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"),
 )
 

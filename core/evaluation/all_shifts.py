@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from stillpoint.core.config.schema import EvaluateConfig
+from stillpoint.core.evaluation.spread import Spread
 from stillpoint.core.evaluation.view import ALONE, Result, View
 from stillpoint.core.metrics import agreement, relative_logit_change, topk_correct
 from stillpoint.core.metrics.accumulate import Tally
@@ -22,6 +23,7 @@ class AllShifts:
         self.limit, self.batch_size = config.limit_all_shifts, config.batch_size
         self.images = 0
         self.worst, self.kept_always, self.changes = WorstShiftAccuracy(**ALONE), Tally(**ALONE), LogitChange(**ALONE)
+        self.share = Spread()
         self.right: Tensor | None = None
         self.kept: Tensor | None = None
         self.largest: Tensor | None = None
@@ -47,6 +49,7 @@ class AllShifts:
         self.worst.count(rights.all(0))
         self.kept_always.count(keeps.all(0))
         self.changes.take(changes)
+        self.share.take(keeps.T.double())
         sums = [part.sum(1).view(height, width) for part in (rights, keeps)]
         largest = changes.amax(1).view(height, width)
         if self.right is None or self.kept is None or self.largest is None:
@@ -65,6 +68,7 @@ class AllShifts:
             "all_shifts_mean_accuracy": int(self.right.sum()) / views,
             "all_shifts_worst_accuracy": self.worst.mean,
             "all_shifts_consistency": int(self.kept.sum()) / views,
+            "all_shifts_consistency_standard_error": self.share.standard_error,
             "all_shifts_always_consistent": self.kept_always.mean,
             "all_shifts_max_logit_change": self.changes.max,
             "all_shifts_mean_logit_change": self.changes.mean,

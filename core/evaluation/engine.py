@@ -177,6 +177,7 @@ def one_pass(
                 "step": batch.step,
                 "steps": steps,
                 "image_set": getattr(loader, "image_set", None),
+                "normalise": getattr(loader, "normalise", None),
             }
             view = View(images, batch.labels, indices, predict, report, root=root, **more)
             for evaluation in running:

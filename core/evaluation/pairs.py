@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from stillpoint.core.config.schema import EvaluateConfig
+from stillpoint.core.evaluation.spread import Spread, wide
 from stillpoint.core.evaluation.view import ALONE, Result, View
+from stillpoint.core.metrics import relative_logit_change
 from stillpoint.core.metrics.accuracy_metrics import Accuracy
+from stillpoint.core.metrics.divergence import kl_divergence
 from stillpoint.core.metrics.shift_metrics import LogitChange, ShiftConsistency
 from stillpoint.core.metrics.views import Boundary, shifted_pairs
 
@@ -35,7 +38,7 @@ class ShiftPairs:
         self.name, self.alter, self.seed = name, alter, seed
         self.options = {"boundary": boundary, "max_shift": config.max_shift, "repeats": config.repeats, "name": name}
         self.right, self.pairs, self.unshifted = Accuracy(**ALONE), ShiftConsistency(**ALONE), ShiftConsistency(**ALONE)
-        self.changes = LogitChange(**ALONE)
+        self.changes, self.change, self.divergence = LogitChange(**ALONE), Spread(), Spread()
 
     def update(self, view: View) -> None:
         images, logits = view.images, view.logits
@@ -52,6 +55,9 @@ class ShiftPairs:
         self.pairs.update(one, other)
         self.unshifted.update(logits[:, None].expand_as(shifted), shifted)
         self.changes.update(logits, shifted)
+        views = shifted.unbind(1)
+        self.change.take(torch.stack([relative_logit_change(logits, view) for view in views], 1))
+        self.divergence.take(torch.stack([kl_divergence(wide(logits), wide(view)) for view in views], 1))
 
     def compute(self) -> Result:
         found: Result = {} if self.alter is None else {"accuracy": self.right.mean}
@@ -61,6 +67,9 @@ class ShiftPairs:
             "unshifted_consistency": self.unshifted.mean,
             "max_logit_change": self.changes.max,
             "mean_logit_change": self.changes.mean,
+            "mean_logit_change_standard_error": self.change.standard_error,
+            "divergence": self.divergence.mean,  # nats, from the unshifted image
+            "divergence_standard_error": self.divergence.standard_error,
         }
         return {f"{self.name}_{key}": value for key, value in found.items()}
 

@@ -22,8 +22,8 @@ class View:
     images to float32 logits. `progress` serves evaluations that take long within one batch. `wide` (B, C, H', W') is
     the larger crop about the centre of `images`, with EVALUATE.MARGIN, or the padded images of which they are random
     windows, with AUGMENT.CANVAS_PADDING. The batch is number `step` of `steps`. `image_set` is the set of `indices`,
-    for evaluations that need the stored images. `root` is the data root, for those that need other images; None: the
-    default.
+    for evaluations that need the stored images, and `normalise` makes stored pixels what `predict` takes. `root` is
+    the data root, for those that need other images; None: the default.
     """
 
     def __init__(
@@ -38,9 +38,10 @@ class View:
         step: int = 0,
         steps: int = 1,
         image_set: ImageSet | FolderSet | None = None,
+        normalise: Callable[[Tensor], Tensor] | None = None,
         root: Path | str | None = None,
     ) -> None:
-        self.image_set, self.root = image_set, root
+        self.image_set, self.normalise, self.root = image_set, normalise, root
         self.images, self.labels, self.indices = images, labels, indices
         self.predict, self.progress = predict, progress
         self.wide, self.step, self.steps = wide, step, steps

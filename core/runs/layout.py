@@ -129,6 +129,11 @@ class Run:
         """A paper's record of every update, such as gradients (see stillpoint.core.runs.records.Record)."""
         return self.folder / "record.safetensors"
 
+    @property
+    def beside(self) -> Path:
+        """What a paper keeps of a run that was measured, beside its numbers, such as what it costs (json)."""
+        return self.folder / "beside.json"
+
     def snapshot(self, epoch: int) -> Path:
         """Weights after an epoch, with TRAIN.SNAPSHOTS."""
         return self.folder / "snapshots" / f"e{epoch}.safetensors"

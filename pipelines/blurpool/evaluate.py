@@ -10,54 +10,18 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillpoint.core.backbones.backbone import Backbone
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.modes import evaluating
-from stillpoint.core.base.randomness import uniform_integers
 from stillpoint.core.config.schema import EvaluateConfig, RunConfig
 from stillpoint.core.data.shifts import crop_window, roll
 from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result, View
+from stillpoint.core.evaluation.windows import Windows, wide_images
 from stillpoint.core.layers.downsample import Downsample
 from stillpoint.core.metrics import agreement
-from stillpoint.core.metrics.accumulate import Tally
 from stillpoint.pipelines.blurpool.config import Model
-
-
-def _wide(view: View, max_shift: int) -> tuple[Tensor, int]:
-    """(images in which windows of the network's size can move, number of positions along an axis)."""
-    wide = view.wide if view.wide is not None else F.pad(view.images, (max_shift,) * 4, mode="replicate")
-    return wide, wide.shape[2] - view.images.shape[2]
-
-
-class Windows:
-    """Shift consistency (Zhang 2019, section 4): do two windows of a larger crop get the same class?
-
-    Each image draws its own two corners per repeat, uniform over 0..margin-1 on each axis (the published range
-    leaves the last one out); the paper draws one pair for a whole batch.
-    """
-
-    def __init__(self, config: EvaluateConfig, seed: int) -> None:
-        self.seed, self.repeats, self.max_shift = seed, config.repeats, config.max_shift
-        self.pairs = Tally()
-
-    def update(self, view: View) -> None:
-        wide, positions = _wide(view, self.max_shift)
-        size = (view.images.shape[2], view.images.shape[3])
-        same = []
-        for repeat in range(self.repeats):
-            corners = uniform_integers(view.indices, 0, positions, 4, "windows", self.seed, repeat).to(wide.device)
-            first, second = (view.predict(crop_window(wide, corners[:, k : k + 2], size)) for k in (0, 2))
-            same.append(agreement(first, second))
-        self.pairs.update(torch.stack(same, 1))
-
-    def compute(self) -> Result:
-        return {
-            "windows_consistency": self.pairs.mean,
-            "windows_consistency_standard_error": self.pairs.standard_error,
-        }
 
 
 class AuthorsWindows:
@@ -73,7 +37,7 @@ class AuthorsWindows:
         self.correct = self.images = 0
 
     def update(self, view: View) -> None:
-        wide, positions = _wide(view, self.max_shift)
+        wide, positions = wide_images(view, self.max_shift)
         size = (view.images.shape[2], view.images.shape[3])
         if not len(self.offsets):
             # draws of all passes at once, because here the loop over passes is inside that over batches
@@ -107,7 +71,7 @@ class Diagonal:
         rows = view.sample(self.limit)
         if len(rows) == 0:
             return
-        wide, positions = _wide(view, self.max_shift)
+        wide, positions = wide_images(view, self.max_shift)
         wide, labels = (whole[rows.to(whole.device)] for whole in (wide, view.labels))
         found = diagonal_sweep(view.predict, wide, labels, view.images.shape[2], positions + 1)
         for name, curve in found.items():

@@ -2,6 +2,7 @@
 
 from stillpoint.pipelines.commands import (
     bench,
+    board,
     compute,
     doctor,
     look,
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Command] = {
     **results.COMMANDS,
     **release.COMMANDS,
     **pages.COMMANDS,
+    **board.COMMANDS,
     **verify.COMMANDS,
     **weights.COMMANDS,
     **bench.COMMANDS,
@@ -32,7 +34,7 @@ COMMANDS: dict[str, Command] = {
 #: how ``stillpoint --help`` orders them
 GROUPS: dict[str, tuple[str, ...]] = {
     "make": ("prepare", "train", "run", "table", "figures"),
-    "measure": ("evaluate", "measure", "explain", "maximise", "bench"),
+    "measure": ("evaluate", "measure", "explain", "maximise", "board", "bench"),
     "look": ("list", "show-config", "doctor", "completion"),
     "keep": ("release", "pages", "verify", "weights"),
 }

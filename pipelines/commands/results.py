@@ -145,6 +145,11 @@ def _workflow_options(parser: ArgumentParser) -> None:
         action="store_true",
         help="take the kept runs for done and train only what is not kept under these settings; the table is in runs/",
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="train nothing: time a few steps of each network, and say what the whole would take",
+    )
     add_places(parser)
     add_device(parser)
 
@@ -169,6 +174,11 @@ def _workflow(args: Namespace) -> int:
     plan = workflow.plan(args.pipeline, given)
     for model in plan.config.grid:
         plan.resolved(model, 0)  # a wrong setting is reported now, not by the first job
+    if args.dry_run:
+        from stillpoint.pipelines.commands import dry_run
+
+        dry_run.show(plan)
+        return 0
     for run in () if args.anew else plan.runs:
         plan.refuse(run)
     # snakemake inherits the lock, which is thus held until both have ended, even after SIGKILL
@@ -215,7 +225,7 @@ COMMANDS = {
         "run a paper's whole workflow, to table and figures",
         _workflow_options,
         _workflow,
-        ("stillpoint run aps", "stillpoint run aps --recipe cifar10 --seeds 3 -j 1", "stillpoint run aps --kept"),
+        ("stillpoint run aps", "stillpoint run aps --recipe cifar10 --seeds 3 -j 1", "stillpoint run board --dry-run"),
         takes_pairs=True,
     ),
 }

@@ -4,57 +4,22 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillpoint.core.backbones.resnet import FAMILY, BasicBlock, ResNet, resnet
 from stillpoint.core.backbones.slots import slots
 from stillpoint.core.layers.blur import BlurPool2d
-from stillpoint.core.layers.downsample import Downsample, DownsampleFactory, Grid
+from stillpoint.core.layers.downsample import DownsampleFactory, Grid
+from stillpoint.core.layers.own_pools import AveragePool2d, MaxPool2d, OwnPool
 from stillpoint.core.layers.padding import pad
-from stillpoint.core.layers.phases import Stride, polyphase_components
+from stillpoint.core.layers.phases import polyphase_components
 from stillpoint.core.layers.translation_invariant import TranslationInvariantDownsample2d
 from stillpoint.pipelines.tips.config import LAYER, Model
 
 POOLS = ("tips", "max", "average", "blur", "channel_polyphase")
 
 
-class _OwnPool(Downsample):
-    """A pool of stride 2 without a shared grid: a shortcut has its own."""
-
-    def __init__(
-        self,
-        channels: int | None = None,
-        stride: Stride = 2,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        if stride not in (2, (2, 2)):
-            raise ValueError(f"{type(self).__name__} has stride 2 only, got {stride!r}")
-        self.channels, self.stride = channels, (2, 2)
-
-    def follower(self, channels: int) -> Downsample:
-        return type(self)(channels)
-
-
-class MaxPool2d(_OwnPool):
-    """The largest of 2 x 2 pixels; an odd row or column at the end is dropped."""
-
-    def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
-        return F.max_pool2d(x, 2)
-
-
-class AveragePool2d(_OwnPool):
-    """The mean of 2 x 2 pixels; an odd row or column at the end is dropped."""
-
-    def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
-        return F.avg_pool2d(x, 2)
-
-
-class ChannelPolyphase2d(_OwnPool):
+class ChannelPolyphase2d(OwnPool):
     """What the paper's code calls APS: the phase of largest norm of every channel of every image.
 
     Published APS instead chooses one phase for each image, shared with the shortcut. Odd sides are extended by

@@ -135,5 +135,11 @@ def test_every_figure_of_every_recipe_has_its_caption(name: str) -> None:
         for recipe in paper.recipes()
         for figure in shown_by(paper, pipelines.recipe_config(name, recipe)).figures
     }
+    pages = {
+        page.removesuffix(".html")
+        for recipe in paper.recipes()
+        for page in shown_by(paper, pipelines.recipe_config(name, recipe)).pages
+        if page.endswith(".html")
+    }
     assert not [figure for figure in ("table", *shown) if not paper.caption(figure).is_file()]
-    assert {path.stem for path in (paper.folder / "report").glob("*.rst")} <= {"table", *shown}
+    assert {path.stem for path in (paper.folder / "report").glob("*.rst")} <= {"table", *shown, *pages}

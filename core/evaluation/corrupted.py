@@ -1,0 +1,59 @@
+"""The evaluation "corruptions": noise, blur, weather and compression, at three of their five severities."""
+
+import torch
+
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.schema import EvaluateConfig
+from stillpoint.core.data.corruptions import BENCHMARK, corrupt
+from stillpoint.core.data.sets import ImageSet
+from stillpoint.core.evaluation.view import ALONE, Result, View
+from stillpoint.core.metrics import topk_correct
+from stillpoint.core.metrics.accumulate import Tally
+
+#: of the benchmark's five
+SEVERITIES = (1, 3, 5)
+
+
+class Corruptions:
+    """The error on LIMIT_DEAR images under the 15 common corruptions (Hendrycks and Dietterich, ICLR 2019).
+
+    ``corruption_error`` is the mean over corruptions and severities 1, 3 and 5; ``corruption_error_<name>`` that of one
+    corruption. A grey image is corrupted as a colour image whose channels are alike, and the first one is taken.
+    """
+
+    def __init__(self, config: EvaluateConfig, seed: int) -> None:
+        self.limit, self.seed = config.limit_dear, seed
+        self.right = {name: Tally(**ALONE) for name in BENCHMARK}
+        self.whole = Tally(**ALONE)
+
+    def update(self, view: View) -> None:
+        rows = view.sample(self.limit)
+        if len(rows) == 0:
+            return
+        stored, normalise = view.image_set, view.normalise
+        if not isinstance(stored, ImageSet) or normalise is None:
+            raise UserError("corruptions are of stored pixels: evaluate a data set of the registry that is in memory")
+        numbers, labels = view.indices[rows], view.labels[rows.to(view.labels.device)]
+        pixels = stored.images[numbers]  # (n, C, S, S)
+        colours = pixels.shape[1]
+        given = pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
+        columns = []
+        for number, name in enumerate(BENCHMARK):
+            view.progress("corruptions", number, len(BENCHMARK))
+            own = []
+            for severity in SEVERITIES:
+                made = corrupt(given, name, severity, indices=numbers.numpy(), seed=self.seed)
+                changed = torch.from_numpy(made).permute(0, 3, 1, 2)[:, :colours].contiguous()
+                logits = view.predict(normalise(changed.to(view.images.device)))
+                own.append(topk_correct(logits, labels)[:, 0])
+            self.right[name].count(torch.stack(own, 1))
+            columns += own
+        self.whole.count(torch.stack(columns, 1))
+
+    def compute(self) -> Result:
+        return {
+            "corruption_images": float(int(self.whole.images)),
+            "corruption_error": 1 - self.whole.mean,
+            "corruption_error_standard_error": self.whole.standard_error,
+            **{f"corruption_error_{name}": 1 - tally.mean for name, tally in self.right.items()},
+        }

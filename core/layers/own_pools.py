@@ -1,0 +1,42 @@
+"""Max-pool and average pool as fillings of the slot: what networks did before they strided. No law holds for shifts."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stillpoint.core.layers.downsample import Downsample, Grid
+from stillpoint.core.layers.phases import Stride
+
+
+class OwnPool(Downsample):
+    """A pool of stride 2 that hands nothing on: a shortcut has one of its own."""
+
+    def __init__(
+        self,
+        channels: int | None = None,
+        stride: Stride = 2,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if stride not in (2, (2, 2)):
+            raise ValueError(f"{type(self).__name__} has stride 2 only, got {stride!r}")
+        self.channels, self.stride = channels, (2, 2)
+
+    def follower(self, channels: int) -> Downsample:
+        return type(self)(channels)
+
+
+class MaxPool2d(OwnPool):
+    """The largest of 2 x 2 pixels; an odd row or column at the end is dropped."""
+
+    def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        return F.max_pool2d(x, 2)
+
+
+class AveragePool2d(OwnPool):
+    """The mean of 2 x 2 pixels; an odd row or column at the end is dropped."""
+
+    def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        return F.avg_pool2d(x, 2)

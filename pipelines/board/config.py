@@ -1,0 +1,39 @@
+"""What the networks of the board can be told, and what training does for the methods that need more than a loss."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from stillpoint.core.config.network import NetworkConfig
+from stillpoint.core.config.schema import RunConfig, TrainConfig
+
+
+class Model(NetworkConfig):
+    """MODEL: a ResNet, its padding, its stem, and what stands where it would stride."""
+
+    arch: Literal["resnet8", "resnet18", "resnet20", "resnet56"] = "resnet20"
+    conv_padding: Literal["circular", "zeros"] = "circular"
+    stem: Literal["plain", "strided", "twin", "modulus", "scattering", "sparse"] = Field(
+        "plain",
+        description="plain: a 3x3 convolution, and sparse: a code in its place; strided: 7x7 and a max-pool, twin, "
+        "modulus and scattering: wavelets, all of stride 4",
+    )
+
+
+class Train(TrainConfig):
+    """TRAIN, and what two methods are trained with besides; the others take no notice."""
+
+    tau_end: float = Field(
+        0.05, gt=0, le=1, description="temperature of learnt sampling in the last epoch; it falls from 1 in a line"
+    )
+    alpha: float = Field(0.35, ge=0, lt=1, description="TIPS: weight of undoing the shift; the task's is 1 - ALPHA")
+    wake_up_at: int = Field(1, ge=1, description="TIPS: first epoch, from 1, in which the shift is to be undone")
+
+
+class Config(RunConfig):
+    """A run of the board."""
+
+    LOGITS: ClassVar[bool] = True
+
+    model: Model = Model()
+    train: Train = Train()

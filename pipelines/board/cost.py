@@ -1,0 +1,116 @@
+"""What an entry costs beside the base, both measured in one process, taking turns."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stillpoint.core.base.files import write_json
+from stillpoint.core.config.catalogue import info
+from stillpoint.core.config.schema import RunConfig
+from stillpoint.core.runs.layout import Run
+from stillpoint.core.surgery.cost import cost
+
+#: images of a batch, and turns of which the median counts
+BATCH, TURNS = 64, 7
+
+
+def keep_cost(config: RunConfig, run: Run) -> None:
+    """Writes what the network of a run costs beside its base to the run's ``beside.json``."""
+    from stillpoint.pipelines.board import PAPER
+    from stillpoint.pipelines.board.catalogue import LINES, base_of
+
+    base = config.model.model_copy(update=_plain(config))
+    line = LINES[base_of(config.model.name)]
+    base = type(config.model).model_validate({**base.model_dump(by_alias=True), **_settings(line.stem)})
+    nets = [PAPER.network(config), PAPER.network(config.model_copy(update={"model": base}))]
+    data = info(config.data.name)
+    write_json(run.beside, {"cost": beside(*nets, (data.channels, data.size, data.size), data.num_classes)})
+
+
+def _plain(config: RunConfig) -> dict[str, Any]:
+    """The MODEL section's defaults, for all but the size of the network."""
+    defaults = type(config.model)()
+    return {key: getattr(defaults, key) for key in type(config.model).model_fields if key not in ("arch", "width")}
+
+
+def _settings(stem: str) -> dict[str, Any]:
+    from stillpoint.pipelines.board.catalogue import STEMS
+
+    return {"STEM": STEMS[stem]}
+
+
+def beside(net: nn.Module, base: nn.Module, shape: tuple[int, ...], classes: int) -> dict[str, float]:
+    """Numbers of `net`, and its times over those of `base` for images of `shape` (C, H, W).
+
+    parameters          of the network
+    multiply_adds       of one image
+    training_kept       numbers that a step keeps for backward, of one image
+    inference_time, training_time   of a forward, and of a forward and backward, over that of the base: medians of turns
+    training_kept_ratio  over the base's
+    """
+    random = torch.Generator().manual_seed(0)
+    images = torch.randn((BATCH, *shape), generator=random)
+    labels = torch.randint(0, classes, (BATCH,), generator=random)
+    kept, kept_base = (_kept(one, images, labels) / BATCH for one in (net, base))
+    return {
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "multiply_adds": cost(net, images[:1]).multiply_adds,
+        "training_kept": kept,
+        "training_kept_ratio": kept / kept_base,
+        "inference_time": _ratio(_forward(net, images), _forward(base, images)),
+        "training_time": _ratio(_step(net, images, labels), _step(base, images, labels)),
+    }
+
+
+def _ratio(own: Callable[[], object], other: Callable[[], object]) -> float:
+    """Median of the ratios of turns: what else the machine does meets both."""
+    own(), other()
+    found = []
+    for _ in range(TURNS):
+        times = []
+        for work in (own, other):
+            began = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - began)
+        found.append(times[0] / times[1])
+    return median(found)
+
+
+def _forward(net: nn.Module, images: Tensor) -> Callable[[], object]:
+    def work() -> None:
+        net.eval()
+        with torch.inference_mode():
+            net(images)
+
+    return work
+
+
+def _step(net: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], object]:
+    def work() -> None:
+        net.train()
+        net.zero_grad()
+        F.cross_entropy(net(images), labels).backward()
+
+    return work
+
+
+def _kept(net: nn.Module, images: Tensor, labels: Tensor) -> int:
+    """Numbers that autograd keeps between forward and backward: each tensor once, without parameters."""
+    own = {parameter.untyped_storage()._cdata for parameter in net.parameters()}
+    found: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage()._cdata not in own:
+            found.setdefault(tensor.untyped_storage()._cdata, tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = F.cross_entropy(net.train()(images), labels)
+    # the loss stands for the graph, which must live until everything was counted
+    assert loss.requires_grad
+    return sum(tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in found.values())

@@ -1,0 +1,69 @@
+"""An entry's network: core's ResNet with its slots filled. The board has no layer of its own."""
+
+from typing import Any
+
+from torch import nn
+
+from stillpoint.core.backbones.resnet import FAMILY, ResNet, resnet
+from stillpoint.core.backbones.slots import slots
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.layers.complex_modulus import ComplexModulus, ModulusBatchNorm2d
+from stillpoint.core.layers.scattering import Scattering2d
+from stillpoint.core.layers.sparse_coding import SparseCoding2d
+from stillpoint.core.layers.wavelet_packings import RESNET
+from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d
+from stillpoint.pipelines.board.config import Model
+
+#: freely trained channels beside those of the wavelets, as in the twins of ResNets
+_FREE = 40
+#: atoms see each input channel through three convolutions' worth of channels, as published for stems
+_ITERATIONS = 2
+
+
+def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> ResNet:
+    """The network of a MODEL section, (B, in_channels, S, S) -> logits (B, num_classes).
+
+    `UserError` for a stem of stride 4 on images whose side is no multiple of 16.
+    """
+    widths = [model.scaled(n) for n in FAMILY[model.arch].get("widths", (64, 128, 256, 512))]
+    options: dict[str, Any] = {
+        "widths": widths,
+        "in_channels": in_channels,
+        "num_classes": num_classes,
+        "conv_padding": model.conv_padding,
+        **slots(model),
+    }
+    if model.stem == "plain":
+        return resnet(model.arch, stem="cifar", **options)
+    if model.stem != "sparse" and image_size % 16:
+        raise UserError(
+            f"MODEL.STEM {model.stem} has a stride of 4: images need sides of multiples of 16, not {image_size}"
+        )
+    if model.stem == "strided":
+        return resnet(model.arch, stem="imagenet", **options)
+    stem, width = _stem(model, in_channels, widths[0])
+    return resnet(model.arch, stem=stem, stem_width=width, **options)
+
+
+def _stem(model: Model, in_channels: int, width: int) -> tuple[nn.Module, int]:
+    """(the stem, the channels that it gives)."""
+    if model.stem == "sparse":
+        code = SparseCoding2d(in_channels, width, 3, padding=1, iterations=_ITERATIONS)
+        return nn.Sequential(code, nn.BatchNorm2d(width)), width
+    if model.stem == "scattering":
+        scattering = Scattering2d()
+        channels = in_channels * scattering.maps
+        return nn.Sequential(scattering, nn.BatchNorm2d(channels)), channels
+    modulus = model.stem == "modulus"
+    free = nn.Conv2d(in_channels, _FREE, 7, stride=2, padding=3, bias=False)
+    wavelet = WaveletMixing2d(in_channels, RESNET, stride=2, part="complex" if modulus else "real")
+    first = WaveletTwin2d(free, wavelet, subsample=2 if modulus else 1)
+    channels = _FREE + wavelet.out_channels
+    if not modulus:
+        return TwinStem(first, joint=_pooled(channels)), channels
+    high = nn.Sequential(ComplexModulus(), ModulusBatchNorm2d(wavelet.out_channels), nn.ReLU(inplace=True))
+    return TwinStem(first, low=_pooled(_FREE), high=high), channels
+
+
+def _pooled(channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1))

@@ -1,0 +1,154 @@
+"""The board beside its own runs: as a page, with entries that people send, and with networks of their own.
+
+What is called here has its options and its network from ``stillpoint board``.
+"""
+
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stillpoint.core.base.documents import read_json
+from stillpoint.core.base.errors import UserError, checked
+from stillpoint.core.base.files import json_text, write_atomic, write_together
+from stillpoint.pipelines.board.entries import Entry, disagreements, made, parsed, protocol_of, read_entries, together
+from stillpoint.pipelines.board.gather import KEPT, example_of, mean_map
+from stillpoint.pipelines.board.page import html
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from stillpoint.core.config.schema import RunConfig
+
+Progress = Callable[[str, int, int], None]
+
+
+def kept(recipe: str) -> list[Entry]:
+    """The entries of the board that is kept with the code; none of a recipe that was not run."""
+    path = KEPT / f"{recipe}.json"
+    return read_entries(path) if path.is_file() else []
+
+
+def page(recipe: str, files: list[Path], output: Path) -> int:
+    """Writes the kept board with further entries to a file, and returns how many there are."""
+    entries = together([*kept(recipe), *(entry for path in files for entry in read_entries(path))])
+    if not entries:
+        raise UserError(f"no board is kept of the recipe {recipe}, and no entry was given: stillpoint run board")
+    write_atomic(output, html(entries))
+    return len(entries)
+
+
+def free(about: dict[str, str], output: Path) -> None:
+    """A `UserError` where an entry cannot be called so, or its words are none; asked before a network is measured."""
+    name, path = about["name"], output / f"{about['name']}.json"
+    empty = "0" * 64
+    made({**about, "dataset": "", "images": empty, "count": 1, "protocol": {}, "seeds": [_seed(0, empty, {})]}, name)
+    if path.exists():
+        raise UserError(f"{path} is there already: give this entry another name (--name), or remove that file")
+    if any(name == entry.name for entry in (*kept(about["recipe"]), *_others(output))):
+        raise UserError(f"the board has an entry {name!r} already: give this one another name (--name)")
+
+
+def add(
+    net: "nn.Module",
+    digest: str,
+    config: "RunConfig",
+    about: dict[str, Any],
+    output: Path,
+    data: Path | None,
+    args: Namespace,
+    progress: Progress,
+) -> list[Path]:
+    """Measures a network, writes its entry, and the board with it; returns both paths."""
+    free({key: about[key] for key in about if key != "command"}, output)
+    entry = made({**about, **measured(net, digest, config, data, args, progress)}, about["name"])
+    entries = together([*kept(config.recipe), *_others(output), entry])
+    path, page = output / f"{entry.name}.json", output / "board.html"
+    write_together({path: json_text(entry.stored()), page: html(entries)})
+    return [path, page]
+
+
+def _others(output: Path) -> list[Entry]:
+    return [entry for other in sorted(output.glob("*.json")) for entry in read_entries(other)]
+
+
+def _seed(seed: int, weights: str, metrics: dict[str, Any]) -> dict[str, Any]:
+    return {"seed": seed, "weights": weights, "metrics": metrics}
+
+
+def measured(
+    net: "nn.Module", digest: str, config: "RunConfig", data: Path | None, args: Namespace, progress: Progress
+) -> dict[str, Any]:
+    """What the protocol of a recipe says of a network: the parts of an entry that are measured."""
+    from torch import Tensor
+
+    from stillpoint.core.base.device import pick, settings
+    from stillpoint.core.config.catalogue import info
+    from stillpoint.core.data.build import loader
+    from stillpoint.core.data.sets import ImageSet
+    from stillpoint.core.evaluation.engine import Predictor, one_pass
+    from stillpoint.core.evaluation.registry import EVALUATIONS
+    from stillpoint.pipelines.board import PAPER
+    from stillpoint.pipelines.board.cost import beside
+
+    where, entry = pick(args.device), info(config.data.name)
+    with settings(where, args.threads):
+        batches = loader(config, "test", data, where, batch_size=config.evaluate.batch_size)
+        assert batches is not None, "every data set has a test part"
+        images = batches.image_set
+        assert isinstance(images, ImageSet), "the board's recipes are of data sets in memory"
+        with checked():
+            predict = Predictor(net.to(where), labels=images.labels)
+            found = one_pass(predict, batches, config.evaluate, config.seed, EVALUATIONS, progress, data)
+        shape = (entry.channels, entry.size, entry.size)
+        cost = beside(net.to("cpu"), PAPER.network(config), shape, entry.num_classes)
+    maps = {f"trained/{name}": value.cpu().numpy() for name, value in found.items() if isinstance(value, Tensor)}
+    example = example_of(maps)
+    metrics = {name: value for name, value in found.items() if not isinstance(value, Tensor)}
+    return {
+        "dataset": images.title,
+        "images": images.digest,
+        "count": len(images),
+        "protocol": protocol_of(config.dump()["EVALUATE"]),
+        "cost": cost,
+        "seeds": [_seed(config.seed, digest, metrics)],
+        "map": mean_map([maps]),
+        "example": None if example is None else example.model_dump(),
+    }
+
+
+def read(path: Path, seed: int | None) -> tuple[Entry, int]:
+    """The entry of a file, and the place of a seed in it; none: the first."""
+    entry = parsed(read_json(path, remedy="it is no file of the board", of=dict), str(path))
+    seeds = [one.seed for one in entry.seeds]
+    if seed is not None and seed not in seeds:
+        raise UserError(f"{path} has no seed {seed}: it has {', '.join(map(str, seeds))}")
+    return entry, 0 if seed is None else seeds.index(seed)
+
+
+def check(
+    path: Path,
+    seed: int | None,
+    net: "nn.Module",
+    digest: str,
+    config: "RunConfig",
+    data: Path | None,
+    args: Namespace,
+    progress: Progress,
+) -> int:
+    """How many numbers of an entry its weights gave again; a `UserError` where they give another one."""
+    entry, place = read(path, seed)
+    chosen = entry.seeds[place]
+    if digest != chosen.weights:
+        raise UserError(
+            f"{path} was not measured of these weights: their digest is {digest[:12]}, not {chosen.weights[:12]}"
+        )
+    found = measured(net, digest, config, data, args, progress)
+    if found["images"] != entry.images or found["protocol"] != entry.protocol:
+        raise UserError(
+            f"{path} was measured on other images or by another protocol than the recipe {entry.recipe} says now"
+        )
+    if wrong := disagreements(chosen.metrics, found["seeds"][0]["metrics"]):
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(f"{path} is refused: its weights give {'; '.join(wrong[:3])}{more}")
+    return len(chosen.metrics)

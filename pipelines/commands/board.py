@@ -1,0 +1,149 @@
+"""``board``: the board as a page, and networks of one's own on it."""
+
+import shlex
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stillpoint.core.base.errors import UserError
+from stillpoint.pipelines.commands.base import Command, add_device, bars, console, tell
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from stillpoint.core.config.schema import RunConfig
+
+
+def _options(parser: ArgumentParser) -> None:
+    inner = parser.add_subparsers(dest="what", metavar="page|add|check", required=True)
+    page = inner.add_parser("page", help="write the kept board, with further entries, as one page", allow_abbrev=False)
+    page.add_argument("--recipe", default="digits", metavar="NAME", help="of the board (default: digits)")
+    page.add_argument("entries", nargs="*", type=Path, metavar="ENTRY", help="files of further entries, or of a board")
+    page.add_argument(
+        "-o", "--output", type=Path, default=Path("board.html"), metavar="FILE", help="default: board.html"
+    )
+    add = inner.add_parser(
+        "add", help="measure a network of one's own and show it among the others", allow_abbrev=False
+    )
+    _of_network(add)
+    add.add_argument("--name", metavar="NAME", help="of the entry (default: the function's)")
+    add.add_argument("--method", default="", metavar="WORDS", help="what it is, as the page says it")
+    add.add_argument("--padding", default="", metavar="WORDS", help="how it pads, as the page says it")
+    add.add_argument("--training", default="", metavar="WORDS", help="the images that it was trained on")
+    add.add_argument(
+        "--promise",
+        choices=("none", "whole", "any"),
+        default="none",
+        help="its logits shall not change under whole circular shifts, or under any (default: none)",
+    )
+    add.add_argument("-o", "--output", type=Path, default=Path("board"), metavar="DIR", help="default: board")
+    check = inner.add_parser("check", help="whether weights give the numbers of an entry", allow_abbrev=False)
+    check.add_argument("entry", type=Path, help="a file that `board add` wrote")
+    _of_network(check, model="--model")
+    check.add_argument("--seed", type=int, metavar="N", help="which of its seeds (default: the first)")
+
+
+def _of_network(parser: ArgumentParser, model: str = "model") -> None:
+    said = "MODULE:FUNCTION or FILE.py:FUNCTION that builds the network"
+    more = " (default: what the entry says)" if model.startswith("-") else ", without its weights"
+    parser.add_argument(model, metavar="MODULE:FUNCTION", help=said + more)
+    parser.add_argument("--weights", required=True, metavar="FILE", help="safetensors, or a torch file of tensors")
+    if not model.startswith("-"):
+        parser.add_argument("--recipe", default="digits", metavar="NAME", help="of the board (default: digits)")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)"
+    )
+    add_device(parser)
+
+
+def _run(args: Namespace) -> int:
+    return {"page": _page, "add": _add, "check": _check}[args.what](args)
+
+
+def _tool(name: str) -> "Callable[..., Any]":
+    from stillpoint import pipelines
+
+    return pipelines.paper("board").tool(name)
+
+
+def _page(args: Namespace) -> int:
+    _config(args.recipe)
+    count = _tool("page")(args.recipe, args.entries, args.output)
+    tell(f"written: {args.output} ({count} entries)")
+    return 0
+
+
+def _config(recipe: str) -> "RunConfig":
+    from stillpoint import pipelines
+
+    return pipelines.configure(f"board/{next(iter(pipelines.models('board')))}", recipe)
+
+
+def _add(args: Namespace) -> int:
+    config, name = _config(args.recipe), args.name or args.model.rpartition(":")[2]
+    about = {
+        **{"name": name, "method": args.method or args.model, "padding": args.padding, "training": args.training},
+        **{"promise": args.promise, "network": args.model, "recipe": args.recipe},
+    }
+    # what an entry may not be called is told before its network is built, and before minutes of measuring
+    _tool("free")(about, args.output)
+    net, digest = _network(args.model, args.weights)
+    words = ["stillpoint", "board", "add", args.model, "--weights", Path(args.weights).name, "--recipe", args.recipe]
+    about["command"] = [shlex.join([*words, "--name", name])]
+    with _bars() as progress:
+        paths = _tool("add")(net, digest, config, about, args.output, args.data, args, progress)
+    tell(f"written: {', '.join(map(str, paths))}")
+    return 0
+
+
+def _check(args: Namespace) -> int:
+    entry, _ = _tool("read")(args.entry, args.seed)
+    config = _config(entry.recipe)
+    net, digest = _network(args.model or entry.network, args.weights)
+    with _bars() as progress:
+        count = _tool("check")(args.entry, args.seed, net, digest, config, args.data, args, progress)
+    tell(f"{args.entry}: its weights give its {count} numbers")
+    return 0
+
+
+def _network(words: str, weights: str) -> "tuple[nn.Module, str]":
+    """A network that somebody wrote with its weights, in evaluation mode, and the digest of all its tensors."""
+    from stillpoint.core.runs.checkpoint import load_weights
+    from stillpoint.core.runs.provenance import tensors_digest
+    from stillpoint.pipelines.commands.foreign import of_user
+
+    if words.startswith("board/"):
+        raise UserError(f"{words} is of the house: stillpoint evaluate <its run's folder> measures it again")
+    net = of_user(words)
+    load_weights(net, weights)
+    return net.eval(), tensors_digest(net.state_dict())
+
+
+@contextmanager
+def _bars() -> "Iterator[Callable[[str, int, int], None]]":
+    """Bars over what takes long."""
+    with bars(shown=console().is_terminal) as shown:
+        tasks: dict[str, Any] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = shown.add_task(what)
+            shown.update(tasks[what], completed=done, total=total or None)
+
+        yield progress
+
+
+COMMANDS = {
+    "board": Command(
+        "write the board as one page, and put a network of one's own on it",
+        _options,
+        _run,
+        (
+            "stillpoint board page -o board.html",
+            "stillpoint board add mynet.py:build --weights w.pth --recipe digits --name mine",
+            "stillpoint board check board/mine.json --weights w.pth",
+        ),
+    ),
+}

@@ -1,0 +1,100 @@
+"""What a workflow would train and measure, and what that would cost: a few steps of each network are timed."""
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from stillpoint.core.config import evaluations
+from stillpoint.core.config.catalogue import DATASETS
+
+if TYPE_CHECKING:
+    from stillpoint.core.config.schema import RunConfig
+    from stillpoint.pipelines.workflow import Plan
+
+#: steps of training that are timed, after one that is not
+STEPS = 2
+
+
+class Cost(NamedTuple):
+    """Of one network with one seed on this machine: seconds of a step, steps, seconds of a view, views."""
+
+    step: float
+    steps: int
+    view: float
+    views: int
+
+    @property
+    def training(self) -> float:
+        return self.step * self.steps
+
+    @property
+    def measuring(self) -> float:
+        return self.view * self.views
+
+
+def cost(config: "RunConfig", train_images: int, test_images: int) -> Cost:
+    """The cost of a run on this thread; of measuring, the views of core's evaluations alone."""
+    import torch
+    import torch.nn.functional as F
+
+    from stillpoint import pipelines
+
+    data, train = DATASETS[config.data.name], config.train
+    side, batch = config.data.image_size or data.size, min(train.batch_size // train.accumulate, train_images)
+    images, labels = torch.randn(batch, data.channels, side, side), torch.zeros(batch, dtype=torch.int64)
+    net = pipelines.build(config)
+    if train.channels_last:
+        net, images = net.to(memory_format=torch.channels_last), images.contiguous(memory_format=torch.channels_last)
+    hooks = pipelines.paper(config.pipeline).hooks(config)
+
+    def step() -> None:
+        net.zero_grad()
+        if hooks is not None and hooks.before_forward is not None:
+            hooks.before_forward(net)
+        with torch.autocast("cpu", torch.bfloat16, enabled=train.precision == "bfloat16"):
+            loss = F.cross_entropy(net(images), labels)
+        if hooks is not None and hooks.penalty is not None:
+            loss = loss + hooks.penalty(net)
+        loss.backward()
+
+    step()
+    began = time.perf_counter()
+    for _ in range(STEPS):
+        step()
+    of_step = (time.perf_counter() - began) / STEPS
+    net.eval()
+    with torch.inference_mode():
+        began = time.perf_counter()
+        net(images)
+        of_view = (time.perf_counter() - began) / batch
+    steps = -(-train_images // batch) * train.epochs
+    return Cost(of_step, steps, of_view, evaluations.views(config.evaluate, test_images, side))
+
+
+def show(plan: "Plan") -> None:
+    """Prints the cost of each network of a plan, and of all of them."""
+    from rich.table import Table
+
+    from stillpoint.core.base.device import pick, settings
+    from stillpoint.core.data.build import images
+    from stillpoint.pipelines.commands.base import console, tell
+
+    sets = [images(plan.config, part, plan.data) for part in ("train", "test")]
+    counts = [len(one) for one in sets if one is not None]
+    table = Table("network", "step (ms)", "training (min)", "views (million)", "measuring (min)", title_justify="left")
+    total = 0.0
+    with settings(pick("cpu"), plan.settings.threads):
+        for model in plan.config.grid:
+            found = cost(plan.resolved(model, 0), counts[0], counts[1])
+            total += plan.seeds * (found.training + found.measuring)
+            table.add_row(
+                model,
+                f"{1000 * found.step:.0f}",
+                f"{found.training / 60:.1f}",
+                f"{found.views / 1e6:.2f}",
+                f"{found.measuring / 60:.1f}",
+            )
+    console().print(table)
+    tell(
+        f"nothing was trained: {len(plan.config.grid)} networks with {plan.seeds} seeds would take {total / 3600:.1f} "
+        f"hours of {plan.settings.threads} thread(s) of this machine, as busy as it is now"
+    )

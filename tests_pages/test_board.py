@@ -1,0 +1,161 @@
+"""The board in a real browser: what a reader does with it, without a network and without serious findings of axe-core.
+
+``make check-pages`` runs it. It needs Chromium, found on the PATH or named by the environment's CHROMIUM.
+"""
+
+import csv
+import io
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, sync_playwright
+
+from stillpoint.pipelines.board.entries import Entry, read_entries
+from stillpoint.pipelines.board.gather import KEPT
+from stillpoint.pipelines.board.page import html
+
+ENTRIES = read_entries(KEPT / "digits.json")
+NAMES = [entry.name for entry in ENTRIES]
+
+
+def sixty() -> list[Entry]:
+    """The kept entries, over and over under other names."""
+    return [ENTRIES[k % len(ENTRIES)].model_copy(update={"name": f"entry{k}"}) for k in range(60)]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        pytest.fail("there is no Chromium on the PATH: install it, or name it by CHROMIUM")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "board.html"
+    path.write_text(html(ENTRIES))
+    return path
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(browser: Any, file: Path, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """The page, which may ask the network for nothing and say nothing on the console."""
+    context = browser.new_context(color_scheme=request.param, viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on(
+        "request", lambda call: None if call.url.startswith(("file:", "data:", "blob:")) else faults.append(call.url)
+    )
+    page.goto(file.as_uri())
+    yield page
+    context.close()
+    assert not faults
+
+
+def names(page: Page) -> list[str]:
+    return page.locator("#board tbody button.name").all_inner_texts()
+
+
+def test_it_sorts_by_a_heading_and_by_the_keyboard(page: Page) -> None:
+    assert names(page) == NAMES
+    heading = page.locator("#board thead th", has_text="worst shift")
+    heading.locator("[role=button], button, .dt-column-order").first.focus()
+    page.keyboard.press("Enter")
+    worst = {entry.name: sum(entry.values("worst_shift_accuracy")) for entry in ENTRIES}
+    found = names(page)
+    assert [worst[name] for name in found] == sorted(worst.values(), reverse=True)
+    assert "sort=worst_shift_accuracy%3Adesc" in page.url or "sort=worst_shift_accuracy:desc" in page.url
+    page.reload()
+    assert names(page) == found
+
+
+def test_it_filters_hides_columns_and_keeps_that_in_the_address(page: Page) -> None:
+    page.select_option("#f-padding", "zeros")
+    zeros = [entry.name for entry in ENTRIES if entry.padding == "zeros"]
+    assert names(page) == zeros and len(zeros) < len(NAMES)
+    page.locator("details.columns summary").click()
+    page.locator("#c-accuracy").uncheck()
+    assert page.locator("#board thead th", has_text="accuracy (%)").count() == 0
+    page.reload()
+    assert names(page) == zeros and page.locator("#board thead th", has_text="accuracy (%)").count() == 0
+    page.locator("#reset").click()
+    assert names(page) == NAMES
+
+
+def test_rows_open_side_by_side_with_all_that_they_hold(page: Page) -> None:
+    for name in NAMES[:3]:
+        page.locator("#board tbody button.name", has_text=name).first.press("Enter")
+    assert page.locator("article.card h3").all_inner_texts() == NAMES[:3]
+    card = page.locator("article.card").first
+    assert card.locator("svg rect").count() == 32 * 32
+    assert card.locator("tbody tr").count() >= len(ENTRIES[0].seeds)
+    assert "stillpoint train board/" in card.inner_text()
+    assert f"open={','.join(NAMES[:3])}" in page.url
+    boxes = [card.bounding_box() for card in page.locator("article.card").all()]
+    assert len({box["y"] for box in boxes if box}) == 1  # side by side
+    page.locator("article.card").first.locator("button", has_text="Close").click()
+    assert page.locator("article.card h3").all_inner_texts() == NAMES[1:3]
+
+
+def test_the_plot_takes_any_two_measures_and_a_point_opens_its_row(page: Page) -> None:
+    page.select_option("#x", "inference_time")
+    page.select_option("#y", "worst_shift_accuracy")
+    assert "x=inference_time" in page.url and "y=worst_shift_accuracy" in page.url
+    assert "No other entry beats in both" in page.locator("#front").inner_text()
+    place = page.evaluate("(() => { const p = chart.getDatasetMeta(0).data[0]; return [p.x, p.y]; })()")
+    page.locator("#plot").scroll_into_view_if_needed()
+    page.locator("#plot").click(position={"x": place[0], "y": place[1]})
+    assert page.locator("article.card h3").count() == 1
+
+
+def test_what_it_exports_is_what_the_files_hold(page: Page) -> None:
+    with page.expect_download() as download:
+        page.locator("#csv").click()
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+    assert [row["entry"] for row in rows] == NAMES
+    stated = [sum(entry.values("accuracy")) / len(entry.seeds) * 100 for entry in ENTRIES]
+    assert [float(row["accuracy"]) for row in rows] == pytest.approx(stated)
+    with page.expect_download() as download:
+        page.locator("#bibtex").click()
+    assert Path(download.value.path()).read_text().count("@misc{") == len(NAMES)
+
+
+def test_axe_finds_nothing_serious(page: Page) -> None:
+    page.locator("#board tbody button.name").first.click()
+    page.locator("details.columns summary").click()
+    found = Axe().run(page).response["violations"]
+    assert not [f"{one['id']}: {one['help']}" for one in found if one["impact"] in ("serious", "critical")]
+
+
+def test_a_phone_scrolls_the_table_and_not_the_page(browser: Any, file: Path) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(file.as_uri())
+    page.locator("#board tbody button.name").first.click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
+def test_sixty_entries_open_in_under_a_second(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "sixty.html"
+    path.write_text(html(sixty()))
+    page = browser.new_page()
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        page.goto(path.as_uri(), wait_until="load")
+        assert page.locator("#board tbody tr").count() == 60
+        seconds.append(time.perf_counter() - began)
+    page.close()
+    assert min(seconds) < 1
