@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from stillpoint.core.kernels.operators import operator
-from stillpoint.core.kernels.pool import _channels_last, plain_only, triton_takes
+from stillpoint.core.kernels.layout import is_channels_last
+from stillpoint.core.kernels.pool import plain_only, triton_takes
 
 
 def fused(x: Tensor) -> bool:
@@ -56,7 +57,7 @@ def _(x: Tensor, coefficients: Tensor) -> Tensor:
     from stillpoint.core.kernels import triton_quadratic
 
     x = _packed(x)
-    return triton_quadratic.forward(x, coefficients, _channels_last(x))
+    return triton_quadratic.forward(x, coefficients, is_channels_last(x))
 
 
 @torch.library.impl(_backward.overload.name(), "cuda")
@@ -64,11 +65,11 @@ def _(grad: Tensor, x: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
     from stillpoint.core.kernels import triton_quadratic
 
     x = _packed(x)
-    return triton_quadratic.backward(grad, x, coefficients, _channels_last(x))
+    return triton_quadratic.backward(grad, x, coefficients, is_channels_last(x))
 
 
 def _packed(x: Tensor) -> Tensor:
-    return x if x.is_contiguous() or _channels_last(x) else x.contiguous()
+    return x if x.is_contiguous() or is_channels_last(x) else x.contiguous()
 
 
 def _keep(ctx, inputs, output: Tensor) -> None:
