@@ -22,3 +22,8 @@ fresh.serve()
 def _seeded() -> None:
     """The same weights and images in every run and order of tests: one that fails, fails again."""
     torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that both of two processes end together."""
+    items.sort(key=lambda item: item.path.parent.name not in ("faults", "contracts"))
