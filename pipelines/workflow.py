@@ -94,11 +94,14 @@ def read(config: dict[str, Any]) -> WorkflowConfig:
         known = ", ".join(WorkflowConfig.model_fields)
         extra = f": one of {known}" if first["type"] == "extra_forbidden" else f" (given: {first['input']!r})"
         raise UserError(f"--config {key}: {first['msg']}{extra}") from None
-    for key, path in (("results", found.results), ("data", found.data)):
+    # what is not said is the environment's
+    for key, path in (("results", found.results), ("data", str(data_root(found.data or None)))):
         if wrong := [letter for letter in path if letter in "{}" or not letter.isprintable()]:
             raise UserError(
                 f"--config {key}: {path!r} holds {wrong[0]!r}, which is special to snakemake: choose another folder"
             )
+        if path.startswith("-"):
+            raise UserError(f"--config {key}: {path!r} looks like an option: give the folder's whole path")
     return found
 
 

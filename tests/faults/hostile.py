@@ -9,6 +9,7 @@ import struct
 import tarfile
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -29,6 +30,9 @@ from stillpoint.core.runs.layout import Run
 from stillpoint.core.runs.records import read_history
 from stillpoint.pipelines.commands.base import run_config
 from tests.faults.children import Count
+
+#: lists without end, each of which takes twenty times its letters of memory
+_LISTS = f"[{'[],' * 10_000_000}[]]"
 
 
 class Trap:
@@ -152,6 +156,21 @@ def absurd(place: Path) -> Iterator[tuple[str, Callable[[], object]]]:
             member.size, member.pax_headers = (512 if pax else 32 << 20), pax
             archive.addfile(member, io.BytesIO(bytes(member.size)))
         yield f"archive that is a {name}", lambda packed=packed: prepare("cifar10", packed.parent)
+    long = tarfile.TarInfo("long")
+    long.type, long.size = tarfile.XHDTYPE, 20
+    holes = tarfile.TarInfo("train/cat/0.jpg")
+    holes.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+    for name, content in (
+        ("headers of headers", (long.tobuf() + b"20 comment=aaaaaaaa\n".ljust(512, b"\0")) * 900),
+        ("holes without a map", holes.tobuf(tarfile.PAX_FORMAT) + bytes(1024)),
+    ):
+        packed = place / name / "cifar10-jpeg.tar"
+        packed.parent.mkdir()
+        packed.write_bytes(content)
+        yield f"archive of {name}", lambda packed=packed: prepare("cifar10", packed.parent)
+    with (place / "state.pt").open("wb") as file:
+        file.truncate(1 << 40)
+    yield "a state of a terabyte of holes", lambda: load_state(place / "state.pt")
     arrays = place / "CIFAR-10-C"
     arrays.mkdir()
     header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1099511627776, 32, 32, 3)}\n"
@@ -178,6 +197,11 @@ def endless(place: Path) -> Iterator[tuple[str, Callable[[], object]]]:
         path = place / f"about{number}.safetensors"
         save_file(net.state_dict(), path, {"stillpoint": about})
         yield f"metadata {about[:20]}", lambda path=path: read_tensors(path)
+    torch.save(net.state_dict() | {"0.weight": torch.zeros(1 << 20)}, place / "whole.pth")
+    with zipfile.ZipFile(place / "whole.pth") as whole, zipfile.ZipFile(place / "bomb.pth", "w", 8) as packed:
+        for member in whole.namelist():
+            packed.writestr(member, whole.read(member))
+    yield "a checkpoint that was packed", lambda: read_tensors(place / "bomb.pth")
     infinite = {name: tensor / 0 for name, tensor in net.state_dict().items()}
     save_file(infinite, place / "infinite.safetensors")
     yield "weights that are not finite", lambda: load_weights(net, place / "infinite.safetensors")
@@ -190,6 +214,8 @@ def endless(place: Path) -> Iterator[tuple[str, Callable[[], object]]]:
         "an alias that holds itself": "TRAIN: &a {LR: *a}\n",
         "depth": "TITLE: " + "[" * 5000 + "]" * 5000,
         "a number of a million digits to the base 60": "SEED: 1" + ":1" * 1_000_000,
+        "a tagged number to the base 60": f"SEED: !!int '1{':1' * 1_000_000}'\n",
+        "a date that is none": "TITLE: !!timestamp 99-99\n",
         "a key twice": "TITLE: a\nTITLE: b\n",
         "keys that are numbers": "1: 2\nTRAIN: {3: 4}\n",
         "a section that is a list": "TRAIN: [1]\n",
@@ -207,7 +233,13 @@ def endless(place: Path) -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"KEY VALUE pair {text[:8]}...", lambda pair=pair: pipelines.configure("aps/resnet20", "digits", pair)
     run = Run("aps", "digits", "resnet20", 0, place / "numbers")
     run.folder.mkdir(parents=True)
-    for text in ('{"trained": {"accuracy": NaN}}', '{"trained": {"accuracy": "1"}}', '{"trained": []}', "[" * 100_000):
+    for text in (
+        '{"trained": {"accuracy": NaN}}',
+        '{"trained": {"accuracy": "1"}}',
+        '{"trained": []}',
+        "[" * 100_000,
+        _LISTS,
+    ):
         for path, read in ((run.metrics, read_metrics), (run.training, read_training)):
             yield (
                 f"{text[:30]} as {path.name}",

@@ -221,3 +221,13 @@ def test_pages_say_what_they_read_and_the_table_waits_for_it(tmp_path: Path) -> 
     done = fresh.run([*command, *given])
     rule = (done.stdout + done.stderr).split("rule sdnet_table:")[1].split("output:")[0]
     assert authors in rule
+
+
+@pytest.mark.parametrize("folder", ["da{ta}", "da\nta", "-data"])
+def test_the_environments_data_root_is_held_to_the_same(monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    monkeypatch.setenv("STILLPOINT_DATA", folder)
+    with pytest.raises(UserError, match="--config data: "):
+        workflow.read({})
+    assert workflow.read({"data": "elsewhere"}).data == "elsewhere"
+    with pytest.raises(UserError, match="looks like an option"):
+        workflow.read({"results": "-odd", "data": "elsewhere"})
