@@ -189,7 +189,7 @@ def not_run(paper: str, recipe: str, kept: Path) -> str:
     if told := _epoch_seconds(paper, recipe, kept):
         run, seconds = told
         hours = seconds * config.train.epochs * config.seeds * len(config.grid) / 3600
-        text += f"; some {hours:.0f} hours of one core, at the {seconds:.0f} s that an epoch of `{run.model}` took"
+        text += f"; some {hours:.0f} hours of one core, if all took the {seconds:.0f} s an epoch of `{run.model}`"
     return f"{text})."
 
 

@@ -187,3 +187,12 @@ def test_snakemake_takes_kept_runs_for_done_and_trains_where_nothing_is_kept(tmp
     assert [run.seed for run in more.runs if run.root == tmp_path] == [3] * len(more.config.grid)
     plain = workflow.plan("aps", {"results": str(tmp_path)})
     assert {run.root for run in plain.runs} == {tmp_path} and tmp_path in Path(plain.tables()["md"]).parents
+
+
+def test_the_lock_of_dvc_knows_the_tables_that_are_committed() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
+    known = {name: stage for name, stage in stages.items() if name.startswith("workflow@")}
+    assert "workflow@aps" in known
+    for name, stage in known.items():
+        tables = {out["path"]: out["md5"] for out in stage["outs"] if "table" in out["path"]}
+        assert tables and all(digest(ROOT / path, "md5") == md5 for path, md5 in tables.items()), f"dvc repro {name}"
