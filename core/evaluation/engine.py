@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from stillpoint.core.base.errors import UserError, nearest
 from stillpoint.core.base.modes import evaluating
 from stillpoint.core.base.progress import OnProgress
+from stillpoint.core.base.words import counted
 from stillpoint.core.config.schema import EvaluateConfig
 from stillpoint.core.data.loading import Batch, DeviceLoader
 from stillpoint.core.data.sets import ImageSet
@@ -99,7 +100,7 @@ class Predictor:
                 "compare; measure_maps compares maps, and stillpoint explain how its modules move"
             )
         if output.ndim < 2 or shape[0] != count:
-            raise ValueError(f"the network gives {shape} for {count} images, not logits ({count}, K)")
+            raise ValueError(f"the network gives {shape} for {counted(count, 'image')}, not logits ({count}, K)")
         if shape[1] < 2:
             raise ValueError(f"the network gives logits {shape}, but at least 2 for each image are needed")
         if self.highest >= shape[1]:

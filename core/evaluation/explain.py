@@ -1,7 +1,7 @@
 """Where a network loses equivariance: the equivariance error of every module, in the order of execution."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
@@ -14,6 +14,7 @@ from stillpoint.core.data.shifts import fourier_shift, roll
 from stillpoint.core.evaluation.interior import Interior
 from stillpoint.core.metrics.equivariance import equivariance_error
 from stillpoint.core.surgery.antialias import POLICIES, antialias
+from stillpoint.core.surgery.striding import is_activation, is_filter
 
 #: Above float32 rounding in an equivariant network (about 1e-6), far below the effect of one wrong phase (1e-3 and
 #: more).
@@ -270,4 +271,39 @@ def _remedy(net: nn.Module, found: Explanation) -> str:
             return f"stillpoint.antialias(net{words}) filters {first.name if first.name in changed else changed[0]}" + (
                 f" and {mended - 1} more of the modules that break" if mended > 1 else ""
             )
-    return f"stillpoint.antialias treats strides, and cannot mend {first.name} ({first.type})"
+    return _without_place(net, first, found)
+
+
+def _without_place(net: nn.Module, first: Row, found: Explanation) -> str:
+    """Why no filter mends the first module that breaks, and what does, if anything of ours."""
+    reasons: dict[str, str] = {}
+    with suppress(ValueError, TypeError, RuntimeError):
+        reasons = dict(antialias(deepcopy(net), POLICIES, dry_run=True, verbose=False).left)
+    if first.name in reasons:
+        cause = f"stillpoint.antialias leaves {first.name} as it is ({reasons[first.name]})"
+    else:
+        module = dict(net.named_modules()).get(first.name)
+        cause = f"{first.name} {_of_itself(module, found.boundary)}"
+    with suppress(ValueError, TypeError, RuntimeError):
+        if antialias(deepcopy(net), downsample="polyphase", padding="circular", dry_run=True, verbose=False).changes:
+            call = 'stillpoint.antialias(net, downsample="polyphase", padding="circular")'
+            return f"{cause}; {call} makes the network exact under shifts by whole pixels"
+    return cause
+
+
+def _numbers(padding: Any) -> list[int]:
+    values = padding if isinstance(padding, tuple | list) else [padding]
+    return [int(value != "valid") if isinstance(value, str) else int(value) for value in values]
+
+
+def _of_itself(module: nn.Module | None, boundary: Boundary) -> str:
+    """What a module that does not stride, or is a filter, does to a shift."""
+    if module is not None and is_filter(module):
+        return "is a filter already, and lets through some of what its stride cannot hold: more taps keep more back"
+    if boundary == "whole" and any(_numbers(getattr(module, "padding", 0))):
+        return "does not stride: its padding stays where it is while the picture moves, so pad circularly"
+    if module is not None and is_activation(module):
+        return "does not stride: an activation makes frequencies that its map cannot hold"
+    if isinstance(module, nn.Linear | nn.Flatten):
+        return "does not stride: it weighs each place of the map by itself, so average the map before it"
+    return "does not stride: what it computes depends on where things are in the map"

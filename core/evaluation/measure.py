@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from stillpoint.core.base.errors import UserError, nearest
 from stillpoint.core.base.modes import evaluating
+from stillpoint.core.base.words import counted
 from stillpoint.core.config.schema import EvaluateConfig, validate
 from stillpoint.core.data.loading import Batch
 from stillpoint.core.data.shifts import crop_window, roll, shift_zeros
@@ -324,7 +325,7 @@ def _check_labels(labels: Any, count: int) -> None:
         raise ValueError(f"labels must be a tensor (N,) of class numbers, not {type(labels).__name__}")
     if labels.shape != (count,):
         raise ValueError(
-            f"there must be labels (N,), one for each of {count} images, not of shape {tuple(labels.shape)}"
+            f"there must be labels (N,), one for each of {counted(count, 'image')}, not of shape {tuple(labels.shape)}"
         )
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be class numbers, integers, not {labels.dtype}")

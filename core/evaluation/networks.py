@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from stillpoint.core.base.words import counted
 from stillpoint.core.metrics.outputs import as_tensor
 
 #: Keys that are tried for the images of a dictionary batch, in this order.
@@ -92,7 +93,7 @@ def _classes(labels: Any, count: int) -> Tensor:
     classes = as_tensor(labels)
     if classes.ndim == 0 or len(classes) != count:
         shape = tuple(classes.shape)
-        raise ValueError(f"there must be labels (N,), one for each of {count} images, not of shape {shape}")
+        raise ValueError(f"there must be labels (N,), one for each of {counted(count, 'image')}, not of shape {shape}")
     return classes
 
 

@@ -4,6 +4,9 @@ class."""
 import torch
 from torch import Tensor
 
+#: what rounding in float32 changes the logits of an equivariant network by at most; a picture shows less as nothing
+ROUNDING = 1e-5
+
 
 def relative_logit_change(reference: Tensor, shifted: Tensor) -> Tensor:
     """max |reference - shifted| / max |reference| of each image: (B, ...) and (B, ...) -> float64 (B,).

@@ -14,6 +14,7 @@ import numpy as np
 from stillpoint.core.base.documents import read_numbers
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path
+from stillpoint.core.metrics.logit_change import ROUNDING
 from stillpoint.core.reporting.reading import read_maps
 from stillpoint.core.reporting.tables import Table
 
@@ -329,7 +330,8 @@ def shift_map(
 ) -> Path:
     """A network's reaction to every shift of one image: relative change of the logits, with crosses at changed classes.
 
-    change   (2M+1, 2M+1), see `stillpoint.core.metrics.relative_logit_change`; index 0 = shift by -M
+    change   (2M+1, 2M+1), see `stillpoint.core.metrics.relative_logit_change`; index 0 = shift by -M. The colours reach
+             to the largest change, or to 1e-5 where all are smaller, which is rounding
     same     (2M+1, 2M+1) of bool: the class is that of the unshifted image
     picture  (H, W) or (H, W, 3) in [0, 1], drawn beside the map
     """
@@ -342,7 +344,8 @@ def shift_map(
     axis = axes[0, -1]
     most = change.shape[0] // 2
     extent = (-most - 0.5, most + 0.5, most + 0.5, -most - 0.5)
-    image = axis.imshow(change, cmap="viridis", extent=extent, vmin=0, interpolation="nearest")
+    shades: dict[str, Any] = {"vmin": 0, "vmax": max(float(change.max()), ROUNDING)}
+    image = axis.imshow(change, cmap="viridis", extent=extent, interpolation="nearest", **shades)
     rows, columns = np.nonzero(~np.asarray(same, dtype=bool))
     if len(rows):
         # white alone would be invisible on the brightest colours, where classes change

@@ -22,6 +22,7 @@ from stillpoint.core.base.documents import read_json, read_numbers
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path, sweep, write_atomic, write_json
 from stillpoint.core.base.interrupt import locked
+from stillpoint.core.base.words import counted
 from stillpoint.core.config.merge import read_settings
 from stillpoint.core.config.schema import RunConfig, changed
 from stillpoint.core.runs.checkpoint import load_state, previous, read_tensors, save_weights
@@ -162,13 +163,13 @@ def _same_settings(run: Run, there: dict[str, Any], config: RunConfig, *, longer
         said = f"TRAIN.EPOCHS: {epochs} -> {asked}"
         if found == [said] and not config.train.open_ended:
             raise UserError(
-                f"{run.folder} holds a run of {epochs} epochs, and the {config.train.schedule} schedule of {asked} has "
-                "other rates from its first epoch on: begin it anew (--anew), or train elsewhere"
+                f"{run.folder} holds a run of {counted(epochs, 'epoch')}, and the {config.train.schedule} schedule of "
+                f"{asked} has other rates from its first epoch on: begin it anew (--anew), or train elsewhere"
             )
         if found == [said] and not longer:
             raise UserError(
-                f"{run.folder} holds a run of {epochs} epochs without the state that more would go on from: begin it "
-                "anew (--anew), or train elsewhere"
+                f"{run.folder} holds a run of {counted(epochs, 'epoch')} without the state that more would go on from: "
+                "begin it anew (--anew), or train elsewhere"
             )
         found = [line for line in found if line != said or not longer]
     if found:
@@ -254,7 +255,7 @@ def finish(config: RunConfig, run: Run, state: dict[str, Any], device: torch.dev
             if "model" not in state:
                 raise
         else:
-            note(run, progress, f"{run.folder} is finished ({epochs} epochs): nothing is trained again")
+            note(run, progress, f"{run.folder} is finished ({counted(epochs, 'epoch')}): nothing is trained again")
             return
     best = state["best"]
     kept, weights = (best["epoch"], best["model"]) if best else (epochs, state["model"])
@@ -269,5 +270,7 @@ def finish(config: RunConfig, run: Run, state: dict[str, Any], device: torch.dev
     origin = provenance(config, state["data"], device, seconds, state.get("data_order", ""))
     write_json(run.training, {**about, **origin})
     note(
-        run, progress, f"training is finished: {epochs} epochs in {seconds:.1f} s, the weights of epoch {kept} are kept"
+        run,
+        progress,
+        f"training is finished: {counted(epochs, 'epoch')} in {seconds:.1f} s, the weights of epoch {kept} are kept",
     )

@@ -29,17 +29,19 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from stillpoint.core.base.words import counted
 from stillpoint.core.layers.blur import BlurPool1d, BlurPool3d
 from stillpoint.core.layers.downsample import Downsample, DownsampleFactory, Subsample, downsample_factory
 from stillpoint.core.surgery.cost import cost
 from stillpoint.core.surgery.deployment import protect
-from stillpoint.core.surgery.filtered import SameStart2d, attach, of_any_size
+from stillpoint.core.surgery.filtered import EDGE_BLURS, SameStart2d, attach, of_any_size
 from stillpoint.core.surgery.invariant import InvariantSurgeon
 from stillpoint.core.surgery.places import Network, Place, is_filtered
-from stillpoint.core.surgery.report import Change, Report
+from stillpoint.core.surgery.report import SMALL_MAPS, Change, Report
+from stillpoint.core.surgery.shared_grid import near_ties
 from stillpoint.core.surgery.striding import (
     AVERAGE_POOLS,
     CONVOLUTIONS,
@@ -63,6 +65,7 @@ def antialias(
     *,
     downsample: DownsampleFactory | str | None = None,
     padding: str | None = None,
+    head: str | None = None,
     where: str = "behind",
     include: str | Sequence[str] = "*",
     exclude: str | Sequence[str] = (),
@@ -85,6 +88,9 @@ def antialias(
             wrap around; branches that meet share one grid. Law: its outputs change by rounding only under every
             circular shift of images whose sides are multiples of its total stride, but for images of which two phases
             tie.
+        head: "average" beside circular padding: what pools the last map to several places, or flattens it, sees its
+            average at each of them, as the linear layers of VGG and AlexNet need it. Their weights stay, and are to be
+            trained anew.
         where: "behind", the paper's rule; "before", cheaper: the filter at full size in front of a strided convolution,
             which strides as it did, so that only the filter is new work.
         include, exclude: shell patterns of the names of layers, such as "layer4.*".
@@ -99,7 +105,7 @@ def antialias(
     Raises:
         ValueError: an unknown policy or place, no network, a Downsample that cannot be built for a place, or one that
             chooses its grid and no circular padding, or a network that cannot be made shift-invariant, with the reasons
-            (a dry run reports them instead). The network is then unchanged.
+            (a dry run reports them instead), or parts of which only some are selected. The network is then unchanged.
 
     Examples:
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.MaxPool2d(2))
@@ -121,12 +127,19 @@ def antialias(
         )
     if padding not in (None, "circular"):
         raise ValueError(f'padding must be "circular" or None, got {padding!r}')
+    if head not in (None, "average") or (head and not padding):
+        raise ValueError(f'head must be None, or "average" beside padding="circular", got {head!r}')
     make = downsample_factory(downsample) if isinstance(downsample, str) else downsample
     surgeon: _Surgeon | InvariantSurgeon
     if padding == "circular":
         if make is None or not _chooses(make):
             raise ValueError('circular padding goes with a Downsample that chooses its grid: downsample="polyphase"')
-        surgeon = InvariantSurgeon(model, make)
+        if (wanted, where, include, exclude) != (tuple(POLICIES[:3]), "behind", "*", ()):
+            raise ValueError(
+                "a network is shift-invariant as a whole: policy, where, include and exclude have no place beside "
+                'padding="circular"'
+            )
+        surgeon = InvariantSurgeon(model, make, average_head=head == "average")
         report = surgeon.plan()
         if report.left and not dry_run:
             raise ValueError(f"the network cannot be made shift-invariant: {'; '.join(map(': '.join, report.left))}")
@@ -138,6 +151,11 @@ def antialias(
         surgeon.operate()
         if before is not None:
             report.notes.append(cost(model, example).against(before))
+        if before is not None and padding == "circular" and isinstance(example, Tensor):
+            ties = int(near_ties(model, example).sum())
+            report.notes.append(f"{counted(len(example), 'image')}, {ties} of them with a near tie of two phases")
+        if padding is None and any(isinstance(m, EDGE_BLURS) and m.padding == "reflect" for m in model.modules()):
+            report.notes.append(SMALL_MAPS)
     if verbose:
         print(report)
     return report

@@ -186,6 +186,16 @@ class EdgeBlurPool3d(_EdgeBlur, BlurPool3d):
     known_as = "BlurPool3d"
 
 
+EDGE_BLURS = (EdgeBlurPool1d, EdgeBlurPool2d, EdgeBlurPool3d)
+
+
+class Averaged2d(nn.Module):
+    """The mean of each channel at every place: (B, C, H, W), as large as it was."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3), keepdim=True).expand(-1, -1, x.shape[2], x.shape[3])
+
+
 def of_any_size(made: nn.Module) -> nn.Module:
     """A blur that falls back on a map too small for it; other fillings as they are."""
     for kind, small in ((BlurPool1d, EdgeBlurPool1d), (BlurPool2d, EdgeBlurPool2d), (BlurPool3d, EdgeBlurPool3d)):

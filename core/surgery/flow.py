@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from stillpoint.core.surgery.filtered import CircularPad2d, Filtered
+from stillpoint.core.surgery.filtered import Averaged2d, CircularPad2d, Filtered
 from stillpoint.core.surgery.places import Network, Place
 from stillpoint.core.surgery.shared_grid import ChosenSample2d, FollowingSample2d
 from stillpoint.core.surgery.striding import (
@@ -38,6 +38,7 @@ _POINTWISE = (
 _MEANS = ("mean", "sum", "amax", "amin", "var", "std", "norm")
 _SIZES = ("size", "dim", "numel", "_assert")
 _OVER_THE_LAST_AXIS = ("linear", "layer_norm")
+_UPSAMPLING = (nn.Upsample, nn.ConvTranspose2d, nn.PixelShuffle)
 _NOT_POINTWISE = (nn.GLU, nn.Softmax, nn.Softmin, nn.LogSoftmax, nn.MultiheadAttention)
 
 
@@ -46,14 +47,16 @@ class Flows:
 
     reasons  (where, why) the network cannot be made invariant
     windows  the layers whose windows reach past the edge, or past the next pixel
+    averaged what pools the last map or flattens it, and is to see its average, where such a head is wished
     """
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
+    def __init__(self, network: Network, *, average_head: bool = False) -> None:
+        self.network, self.average_head = network, average_head
         self.reasons: list[tuple[str, str]] = [
             (name or "the network", f"its forward cannot be followed ({why})") for name, why in network.untraced.items()
         ]
         self.windows: dict[str, nn.Module] = {}
+        self.averaged: list[str] = []
         self._leader: dict[Place, Place] = {place: place for place in network.places}
         self._at: dict[fx.Node, Flow] = {}
         self._tables: set[fx.Node] = set()
@@ -130,10 +133,26 @@ class Flows:
         if isinstance(module, RESIZERS) and "Adaptive" in type(module).__name__:
             if set(each(module.output_size, dims_of(module))) == {1}:
                 return None
-            raise _Broken(f"it pools to {module.output_size}, which keeps where things are: average all of the map")
+            if self._averages(node, module):
+                return None
+            raise _Broken(
+                f"it pools to {module.output_size}, which keeps where things are: average all of the map, head='average'"
+            )
         if isinstance(module, nn.Flatten):
+            if self._averages(node, module):
+                return None
             raise _Broken("it flattens a map, and what follows knows each place: average the map instead")
+        if isinstance(module, _UPSAMPLING):
+            raise _Broken("it upsamples to a grid that does not know which one was chosen on the way down")
         raise _Broken(f"{type(module).__name__} is not known to move with its input")
+
+    def _averages(self, node: fx.Node, module: nn.Module) -> bool:
+        """Whether the module is to see the average of its map; it then is noted."""
+        seen = isinstance(module, Filtered) and any(isinstance(m, Averaged2d) for m in module.filter_before.modules())
+        usual = node not in self._last and self.network.once(module) and not isinstance(module, nn.AdaptiveMaxPool2d)
+        if self.average_head and usual and not seen:
+            self.averaged.append(str(node.target))
+        return seen or (self.average_head and usual)
 
     def _function(self, node: fx.Node, flows: list[Flow]) -> Flow:
         name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
@@ -163,6 +182,8 @@ class Flows:
             if along and node not in self._last:
                 raise _Broken(f"{name} does not look along the channels of this map")
             return flow
+        if name == "interpolate":
+            raise _Broken("it upsamples to a grid that does not know which one was chosen on the way down")
         if name in ("flatten", "reshape", "view"):
             raise _Broken("it flattens or rearranges a map: average the map instead")
         raise _Broken(f"the function {name} is not known to move with its input")

@@ -6,9 +6,10 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from stillpoint.core.base.words import counted
 from stillpoint.core.layers.downsample import DownsampleFactory
 from stillpoint.core.surgery.deployment import protect
-from stillpoint.core.surgery.filtered import CircularPad2d, attach
+from stillpoint.core.surgery.filtered import Averaged2d, CircularPad2d, attach
 from stillpoint.core.surgery.flow import Flows, circular_pads
 from stillpoint.core.surgery.places import Network, Place
 from stillpoint.core.surgery.report import Change, Report
@@ -23,10 +24,10 @@ class InvariantSurgeon:
     that runs of all that share a grid chooses it.
     """
 
-    def __init__(self, model: nn.Module, make: DownsampleFactory) -> None:
+    def __init__(self, model: nn.Module, make: DownsampleFactory, *, average_head: bool = False) -> None:
         self.model, self.make, self.report = model, make, Report()
         self.network = Network(model, training=False)
-        self.flows = Flows(self.network)
+        self.flows = Flows(self.network, average_head=average_head)
         self.reasons = list(self.flows.reasons)
         for name, module in self.flows.windows.items():
             if is_parametrized(module):
@@ -54,8 +55,12 @@ class InvariantSurgeon:
             after = f"stride 1, {describe(made.filling)} {side} {where}{shares}"
             for joined in place.joined or [place]:
                 self.report.changes.append(Change(joined.name, describe(joined.module), after))
+        for name in self.flows.averaged:
+            self.report.changes.append(Change(name, type(self.network.modules[name]).__name__, "of the map's average"))
         if self.report.changes:
-            self.report.notes.append(f"{len(self._windows())} layers see their map go round (circular padding)")
+            self.report.notes.append(
+                f"windows that go round (circular padding): {counted(len(self._windows()), 'layer')}"
+            )
         return self.report
 
     def operate(self) -> None:
@@ -72,6 +77,8 @@ class InvariantSurgeon:
                 module.padding_mode = "zeros"
             if getattr(module, "ceil_mode", False):
                 module.ceil_mode = False
+        for name in self.flows.averaged:
+            attach(self.network.modules[name], before=Averaged2d())
         protect(self.model, strided)
 
     def _windows(self) -> list[Any]:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+SMALL_MAPS = "filters repeat the edge of maps too small to be mirrored, those no larger than half of their taps"
+
 
 @dataclass(frozen=True)
 class Change:

@@ -5,6 +5,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from stillpoint.core.base.modes import evaluating
 from stillpoint.core.layers.downsample import Downsample, Grid
 
 
@@ -24,6 +25,28 @@ class Register:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"grid": None, "_held": None}
+
+
+@torch.no_grad()
+def near_ties(net: nn.Module, images: Tensor, *, tolerance: float = 1e-6) -> Tensor:
+    """Which images the law of a shift-invariant network cannot be trusted for in float32: bool (B,).
+
+    They are those of which two phases come nearer than `tolerance`, of the better score, at any place that chooses.
+    """
+    near = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+
+    def look(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        first, second = module.filling.scores(given[0]).topk(2, dim=1).values.unbind(1)  # type: ignore[operator,union-attr]
+        near.logical_or_((first - second) <= tolerance * first.abs())
+
+    hooks = [m.register_forward_pre_hook(look) for m in net.modules() if isinstance(m, ChosenSample2d)]
+    try:
+        with evaluating(net):
+            net(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return near
 
 
 class _Held(nn.Module):

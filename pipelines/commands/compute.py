@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.words import counted
 from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines.commands.base import (
     Command,
@@ -98,7 +99,7 @@ def _train(args: Namespace) -> int:
         told = f"training {_reached(last, 'train')}"
         if last.get("val_loss") not in (None, ""):
             told += f", validation {_reached(last, 'val')}"
-        tell(f"{args.network}, seed {config.seed}: {len(rows)} epochs, {told}")
+        tell(f"{args.network}, seed {config.seed}: {counted(len(rows), 'epoch')}, {told}")
     tell(f"next: stillpoint evaluate {run.folder}")
     return 0
 

@@ -321,14 +321,16 @@ def _measure(args: Namespace) -> int:
 def _print_map(found: Subject, result: "ShiftMap", output: Path, others: str) -> None:
     from rich.text import Text
 
+    from stillpoint.core.metrics.logit_change import ROUNDING
+
     out = console()
     if not found.trained:
         tell(UNTRAINED)
     tell(
         f"{found.title}: class {result.unshifted} of the unshifted picture; a number is the class it becomes, "
-        "shades are the change of the logits where it stays (· none, █ the largest)"
+        f"shades are the change of the logits where it stays (· none, █ {_largest(result)})"
     )
-    largest = float(result.change.max()) or 1.0
+    largest = max(float(result.change.max()), ROUNDING)
     width = max(2, len(str(int(result.prediction.max()))) + 1)
     for row in range(result.prediction.shape[0]):
         line = Text(f"{row - result.max_shift:+4d} ")
@@ -347,6 +349,13 @@ def _print_map(found: Subject, result: "ShiftMap", output: Path, others: str) ->
     if others:
         tell(f"the network gives {others}: its consistency says little")
     tell(f"written: {output}")
+
+
+def _largest(result: "ShiftMap") -> str:
+    """What the darkest shade stands for."""
+    from stillpoint.core.metrics.logit_change import ROUNDING
+
+    return "the largest" if float(result.change.max()) >= ROUNDING else f"{ROUNDING:g}: all are rounding"
 
 
 def _others(found: Subject, x: "Tensor", result: "ShiftMap") -> str:

@@ -10,6 +10,7 @@ from stillpoint.core.evaluation.interior import Interior
 from stillpoint.core.layers.downsample import Subsample
 from stillpoint.core.layers.lowpass import IdealLowPass2d
 from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
+from stillpoint.core.surgery.antialias import POLICIES, antialias
 
 
 def noise(*shape):
@@ -67,7 +68,20 @@ def test_zero_padding_breaks_at_the_convolution_that_has_it_where_the_border_cou
     found = explain(net(PolyphaseDownsample2d(4, 2), "zeros"), noise(2, 3, 8, 8), boundary="whole")
     assert found.first_broken is not None
     assert found.first_broken.name == "0"
-    assert "no place for 0 (Conv2d)" in found.remedy
+    assert found.remedy.startswith("0 does not stride: its padding stays where it is")
+
+
+def test_what_no_filter_mends_is_told_with_its_cause_and_with_what_does():
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 5))
+    found = explain(plain, noise(2, 3, 9, 9))
+    assert found.remedy == "stillpoint.antialias leaves 1 as it is (AdaptiveAvgPool2d to 2 is not treated)"
+    torch.manual_seed(0)
+    pooled = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1), nn.ReLU())
+    treated = nn.Sequential(pooled, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    antialias(treated, POLICIES, verbose=False)
+    again = explain(treated, noise(2, 3, 32, 32))
+    assert again.first_broken is not None and again.first_broken.name == "0.1.filter_behind"
+    assert again.remedy.startswith("0.1.filter_behind is a filter already")
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflect", "replicate", "circular"])

@@ -1,6 +1,8 @@
 """Treated networks leave Python as others do, and keep what was attached to their layers."""
 
 import copy
+import io
+import pickle
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from stillpoint.core.layers import BlurPool2d
 from stillpoint.core.surgery.antialias import POLICIES, antialias
 from stillpoint.core.surgery.cost import cost
 from stillpoint.core.surgery.filtered import Filtered
+from stillpoint.core.surgery.report import SMALL_MAPS
 
 
 def treated(name: str, **options: Any) -> nn.Module:
@@ -29,13 +32,27 @@ INVARIANT = {"downsample": "polyphase", "padding": "circular"}
 IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
+SCRIPTED = [
+    *((name, options) for name in ("test_resnet", "test_efficientnet", "test_convnext") for options in ({}, INVARIANT)),
+    *((name, {}) for name in ("resnet10t", "regnetx_002", "mobilenetv3_small_050", "ghostnet_050", "lcnet_035")),
+    *((name, INVARIANT) for name in ("resnet10t", "regnety_002", "mobilenetv2_035")),
+    *(("test_resnet", {"downsample": name}) for name in ("ideal_lowpass", "adaptive_blur", "subsample")),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), SCRIPTED)
 @torch.no_grad()
-def test_a_treated_network_scripts(name: str) -> None:
-    net = treated(name)
-    scripted = torch.jit.script(net)
+def test_a_treated_network_scripts_for_every_size_and_is_written_to_a_file(name: str, options: dict[str, Any]) -> None:
+    net = treated(name, **options)
+    kept = io.BytesIO()
+    torch.jit.save(torch.jit.script(net), kept)
+    kept.seek(0)
+    scripted = torch.jit.load(kept)
     for x in (IMAGE, IMAGE[..., :33, :32]):
-        torch.testing.assert_close(scripted(x), net(x))
+        y = net(x)
+        torch.testing.assert_close(scripted(x), y, rtol=1e-4, atol=1e-5 * float(y.abs().max()))
+    assert torch.equal(pickle.loads(pickle.dumps(net))(IMAGE), net(IMAGE))
+    assert antialias(copy.deepcopy(net), verbose=False).changes == []
 
 
 class Residual(nn.Module):
@@ -136,7 +153,7 @@ def test_the_cost_is_told() -> None:
     assert plain.multiply_adds == pytest.approx(1.814e9, rel=1e-3) and net.training
     usual, cheap = copy.deepcopy(net), copy.deepcopy(net)
     report = antialias(usual, example=IMAGE, verbose=False)
-    assert "multiply-adds 0.383 G, was 0.297 G" in report.notes[-1]
+    assert "multiply-adds 0.383 G, was 0.297 G" in report.notes[0] and report.notes[-1] == SMALL_MAPS
     antialias(cheap, where="before", verbose=False)
     assert 0.297e9 < cost(cheap, IMAGE).multiply_adds < 0.8 * cost(usual, IMAGE).multiply_adds
 

@@ -13,7 +13,7 @@ from torchvision import models
 
 import stillpoint
 from stillpoint.core.surgery.antialias import Report
-from stillpoint.core.surgery.shared_grid import FollowingSample2d
+from stillpoint.core.surgery.shared_grid import FollowingSample2d, near_ties
 
 
 def invariant(net: nn.Module, **options: object) -> Report:
@@ -134,7 +134,7 @@ END = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
         (small(Step(lambda x: x.mean(3, keepdim=True)), *END), "a mean over the axes"),
         (small(Step(None), *END), "a table with numbers"),
         (small(nn.Linear(8, 8), *END), "Linear does not look along the channels"),
-        (small(nn.Upsample(scale_factor=2), *END), "Upsample is not known"),
+        (small(nn.Upsample(scale_factor=2), *END), "it upsamples to a grid"),
         (small(Step(lambda x: x if x.sum() > 0 else -x), *END), "cannot be followed"),
         (small(), "its output is a map"),
         (timm.create_model("tf_mobilenetv3_small_minimal_100"), "TensorFlow's padding"),
@@ -148,6 +148,36 @@ def test_what_cannot_be_made_invariant_is_told_with_the_reason(net: nn.Module, r
     report = invariant(net, dry_run=True)
     assert any(reason in why for _, why in report.left) and report.changes == []
     assert repr(net) == before
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg11"])
+@torch.no_grad()
+def test_flattened_maps_are_averaged_where_that_is_asked_for(name: str) -> None:
+    torch.manual_seed(0)
+    net, x = getattr(models, name)(weights=None, num_classes=5).eval(), torch.randn(1, 3, 64, 64)
+    report = invariant(net, head="average")
+    assert ("avgpool", "of the map's average") in [(change.name, change.after) for change in report.changes]
+    assert change(net.double(), x.double(), [(1, 0), (13, 30)]) < 1e-10
+    assert invariant(net).changes == []
+
+
+def test_a_part_of_a_network_is_not_made_invariant() -> None:
+    for options in ({"include": "layer4.*"}, {"exclude": "conv1"}, {"where": "before"}, {"policy": "stem"}):
+        with pytest.raises(ValueError, match="shift-invariant as a whole"):
+            invariant(models.resnet18(weights=None), **options)
+    with pytest.raises(ValueError, match='"average" beside'):
+        stillpoint.antialias(models.resnet18(weights=None), head="average")
+
+
+@torch.no_grad()
+def test_images_with_near_ties_are_counted() -> None:
+    torch.manual_seed(0)
+    net = timm.create_model("test_resnet").eval()
+    images = torch.randn(3, 3, 64, 64)
+    images[1] = 1  # all phases of a constant image tie
+    report = invariant(net, example=images)
+    assert near_ties(net, images).tolist() == [False, True, False]
+    assert report.notes[-1] == "3 images, 1 of them with a near tie of two phases"
 
 
 def test_maps_of_other_strides_that_meet_are_refused() -> None:

@@ -1,0 +1,6 @@
+"""Numbers in sentences."""
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 epoch", "2 epochs", "1,200 images"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
