@@ -67,7 +67,7 @@ def test_zero_padding_breaks_at_the_convolution_that_has_it_where_the_border_cou
     found = explain(net(PolyphaseDownsample2d(4, 2), "zeros"), noise(2, 3, 8, 8), boundary="whole")
     assert found.first_broken is not None
     assert found.first_broken.name == "0"
-    assert "no place for 0 (Conv2d)" in found.remedy
+    assert "cannot mend 0 (Conv2d)" in found.remedy
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflect", "replicate", "circular"])
