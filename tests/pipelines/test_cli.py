@@ -140,7 +140,7 @@ def test_measure_draws_a_map_and_says_that_the_network_is_untrained(
     output = tmp_path / "map.png"
     words = ["measure", "aps/resnet20_aps1", "--image", photo, "--max-shift", "2", "--output", output]
     shown = told(capsys, *words)
-    assert "before training" in shown and "consistency 100.00%" in shown and Image.open(output).size[0] > 100
+    assert "the network is untrained" in shown and "consistency 100.00%" in shown and Image.open(output).size[0] > 100
     found = json.loads(told(capsys, *words, "--json"))
     assert found["consistency"] == 1.0 and found["max_logit_change"] < 1e-5 and not found["trained"]
 

@@ -141,7 +141,7 @@ def test_a_run_that_was_trained_by_other_settings_is_told_of(tmp_path: Path) -> 
         config = pipelines.configure(f"aps/{model}", "digits", [*pairs, "EVALUATE.REPEATS", "2"], seed)
         run.config.write_text(yaml.safe_dump(config.dump()))
         run.metrics.write_text(json.dumps({"dataset": "Digits", "trained": {"accuracy": 0.5}}))
-    (told,) = (note for note in gather("aps", "digits", tmp_path, None, []).table.notes if "trained by" in note)
+    (told,) = (note for note in gather("aps", "digits", tmp_path, None, []).table.notes if "trained with" in note)
     assert told == (
         "resnet20_aps1, seed 1, was trained with other settings than this table's: "
         "MODEL.WIDTH: 0.25 -> 1.0, TRAIN.EPOCHS: 1 -> 5"
