@@ -2,6 +2,9 @@
 
 import csv
 import json
+import re
+import shlex
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -231,3 +234,19 @@ def test_the_environments_data_root_is_held_to_the_same(monkeypatch: pytest.Monk
     assert workflow.read({"data": "elsewhere"}).data == "elsewhere"
     with pytest.raises(UserError, match="looks like an option"):
         workflow.read({"results": "-odd", "data": "elsewhere"})
+
+
+def test_every_word_that_reaches_a_shell_is_quoted() -> None:
+    found = []
+    for path in (ROOT / "pipelines" / "recipe.smk", ROOT / "core" / "data" / "prepare.smk"):
+        for rule in path.read_text().split("    shell:")[1:]:
+            lines = takewhile(lambda line: line.startswith('        "'), rule.lstrip("\n").splitlines())
+            found += re.findall(r"\{([^}]*)\}", "".join(lines))
+    # a whole number, and what `Plan` has quoted
+    plain = {"threads", "params.options", "params.settings"}
+    assert len(found) > 20 and plain < set(found)
+    assert [word for word in found if word not in plain and not word.endswith(":q")] == []
+    folder, key = "my results; touch 'x' $(y)", ["TITLE", "it's; $(x)"]
+    plan = workflow.plan("aps", {"results": folder, "data": folder, "settings": shlex.join(key)})
+    assert shlex.split(plan.options("--results", "--data")) == ["--results", folder, "--data", folder]
+    assert shlex.split(plan.tail) == key

@@ -269,3 +269,10 @@ def test_stored_filters_must_be_ours_and_may_be_absent() -> None:
     for other in (2 * ours, torch.ones(3, 1, 3, 3) / 9):
         with pytest.raises(UserError, match=r"blur\.filt holds another filter"):
             translate({"blur.filt": other}, {}, filters=filters)
+
+
+def test_a_part_half_wrapped_is_not_unwrapped_over_its_other_half() -> None:
+    state = {"features.0.weight": torch.zeros(1), "features.module.0.weight": torch.ones(1)}
+    assert [sorted(reading) for reading in readings(state)] == [sorted(state)]
+    beside = {"n_averaged": torch.zeros(1), "module.n_averaged": torch.ones(1)}
+    assert [sorted(reading) for reading in readings(beside)] == [sorted(beside)]
