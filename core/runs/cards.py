@@ -25,7 +25,16 @@ STORE = "store"
 REMEDY = "git checkout brings it back"
 #: what is kept of a run beside its card and, of some, its weights: those that every run has, and those that some have
 NEEDED = ("config.yaml", "metrics.json", "train.json")
-FILES = (*NEEDED, "history.csv", "timing.csv", "test_history.csv", "test_timing.csv", "scores.json", "maps.safetensors")
+FILES = (
+    *NEEDED,
+    "history.csv",
+    "timing.csv",
+    "test_history.csv",
+    "test_timing.csv",
+    "scores.json",
+    "beside.json",
+    "maps.safetensors",
+)
 #: what a card must hold to be read, measured again and shown
 _HELD: dict[str, Any] = {
     **dict.fromkeys(("model", "recipe", "source", "weights_digest"), str),
