@@ -8,6 +8,7 @@ import pytest
 
 from stillpoint.pipelines.cli import parser
 from stillpoint.pipelines.commands import COMMANDS
+from tests.pages import agrees, session
 
 ROOT = Path(__file__).parent.parent
 TEXTS = {
@@ -26,6 +27,17 @@ def blocks(text: str, language: str) -> list[str]:
 @pytest.mark.parametrize("code", blocks(TEXTS["README.md"], "python"))
 def test_a_block_of_python_runs(code: str) -> None:
     exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("name", ["antialias", "measure", "libraries"])
+def test_a_page_shows_what_its_python_prints(name: str) -> None:
+    for code, shown, printed in session(TEXTS[f"docs/{name}.md"]):
+        assert shown is None or agrees(shown, printed), f"{code}\nprints\n{printed}"
+
+
+def test_a_page_that_shows_something_else_is_found() -> None:
+    assert agrees("one\n...\nfour\n", "one\ntwo\nthree\nfour\n") and agrees("a (b)\n", "a (b)\n")
+    assert not agrees("one\n...\nfour\n", "one\ntwo\n") and not agrees("one\n", "one\ntwo\n")
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -136,7 +136,7 @@ class Flows:
             if self._averages(node, module):
                 return None
             raise _Broken(
-                f"it pools to {module.output_size}, which keeps where things are: average all of the map, head='average'"
+                f"it pools to {module.output_size}, keeping where things are: average all of the map, head='average'"
             )
         if isinstance(module, nn.Flatten):
             if self._averages(node, module):
