@@ -8,6 +8,7 @@ import pytest
 
 from stillpoint.pipelines.cli import parser
 from stillpoint.pipelines.commands import COMMANDS
+from tests.pages import agrees, session
 
 ROOT = Path(__file__).parent.parent
 TEXTS = {
@@ -32,6 +33,17 @@ PROGRAMS = ("README.md", "docs/index.md", "docs/train.md", "docs/extending.md")
 )
 def test_a_block_of_python_runs(name: str, code: str) -> None:
     exec(compile(code, name, "exec"), {})
+
+
+@pytest.mark.parametrize("name", ["antialias", "measure", "libraries"])
+def test_a_page_shows_what_its_python_prints(name: str) -> None:
+    for code, shown, printed in session(TEXTS[f"docs/{name}.md"]):
+        assert shown is None or agrees(shown, printed), f"{code}\nprints\n{printed}"
+
+
+def test_a_page_that_shows_something_else_is_found() -> None:
+    assert agrees("one\n...\nfour\n", "one\ntwo\nthree\nfour\n") and agrees("a (b)\n", "a (b)\n")
+    assert not agrees("one\n...\nfour\n", "one\ntwo\n") and not agrees("one\n", "one\ntwo\n")
 
 
 @pytest.mark.parametrize("name", TEXTS)

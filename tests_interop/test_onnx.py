@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import stillpoint
-from stillpoint.core.surgery.antialias import POLICIES
 from stillpoint.core.layers import AdaptiveBlur2d, BlurPool2d, PolyphaseDownsample2d
+from stillpoint.core.surgery.antialias import POLICIES
 
 FREE = torch.export.Dim.DYNAMIC
 

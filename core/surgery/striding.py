@@ -140,6 +140,8 @@ def describe(module: nn.Module) -> str:
     taps: Any = getattr(module, "size", "")
     stride: Any = getattr(module, "stride", 1)
     name = getattr(type(module), "known_as", type(module).__name__)
+    if taps == 1 and name == "BlurPool2d":  # a blur of one tap only samples
+        name = "Subsample"
     return f"{name}{f' of {taps} taps' if taps and taps > 1 else ''}, stride {shown(each(stride, 1))}"
 
 
