@@ -98,13 +98,8 @@ class LearnablePolyphaseDownsample2d(LearnableSampler, Downsample):
             raise ValueError(f"extension must be one of {', '.join(EXTENSIONS)}, got {extension!r}")
         self.select, self.extension = select, extension
         self.sampling, self.test_sampling = sampling, test_sampling
-        self.options: dict[str, Any] = {
-            "filter": filter,
-            "size": size,
-            "padding": padding,
-            "groups": groups,
-            "extension": extension,
-        }
+        self.options: dict[str, Any] = {"filter": filter, "size": size, "padding": padding, "groups": groups}
+        self.options["extension"] = extension
         self.made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.scorer = None
         if scorer is not None:
