@@ -1,7 +1,9 @@
 """What is installed: one import name, also from an archive without links, from a wheel and beside a user's own core."""
 
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -45,6 +47,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(built) as inside:
         inside.extractall(folder / "site")
     return folder / "site"
+
+
+def test_the_version_stands_in_one_place_and_is_repeated_truly() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.M)[1] == version  # type: ignore[index]
+    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[1] == version  # type: ignore[index]
 
 
 def test_the_surface_is_found_by_completion_and_each_name_of_it_works() -> None:

@@ -28,6 +28,13 @@ def test_a_page_is_read_in_one_sitting(name: str) -> None:
     assert len(prose(TEXTS[name]).split()) <= LONGEST
 
 
+@pytest.mark.parametrize("name", [name for name in TEXTS if name.endswith("README.md") and "docs" not in name])
+def test_a_readme_has_at_most_500_words(name: str) -> None:
+    """Beside the tables that are made of kept runs."""
+    text = re.sub(r"<!-- (kept|stated): ([^>]*?) -->.*?<!-- /\1 -->", "", TEXTS[name], flags=re.S)
+    assert len(text.split()) <= 500
+
+
 def slug(heading: str) -> str:
     """The anchor that MkDocs and GitHub give a heading."""
     return re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", heading.strip().lower()))

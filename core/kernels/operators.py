@@ -1,5 +1,8 @@
 """Registering kernels as operators of PyTorch."""
 
+import functools
+import inspect
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -34,13 +37,29 @@ def operator(name: str) -> Callable[[Callable], Operator]:
     """
 
     def define(function: Callable) -> Operator:
-        schema = torch.library.infer_schema(function, mutates_args=())
+        schema = torch.library.infer_schema(_readable(function), mutates_args=())
         torch.library.define(name, schema, tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.impl(name, "cpu", function)
         library, _, op = name.partition("::")
         return Operator(function, getattr(getattr(torch.ops, library), op).default)
 
     return define
+
+
+def _readable(function: Callable) -> Callable:
+    """The function with annotations that torch 2.6 reads too: List[int], where later versions take list[int]."""
+    signature = inspect.signature(function)
+    older = {list[int]: typing.List[int]}  # noqa: UP006
+    found = [
+        part.replace(annotation=older.get(part.annotation, part.annotation)) for part in signature.parameters.values()
+    ]
+
+    @functools.wraps(function)
+    def described(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    described.__signature__ = signature.replace(parameters=found)  # type: ignore[attr-defined]
+    return described
 
 
 def _keys(x: Tensor) -> int:

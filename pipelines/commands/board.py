@@ -137,7 +137,7 @@ def _bars() -> "Iterator[Callable[[str, int, int], None]]":
 
 COMMANDS = {
     "board": Command(
-        "write the board as one page, and put a network of one's own on it",
+        "make the board's page, add a network of your own",
         _options,
         _run,
         (

@@ -55,9 +55,9 @@ def test_an_unknown_reading_is_refused(capsys):
     assert "batch7" in capsys.readouterr().err
 
 
-def test_the_readme_holds_what_was_measured():
+def test_the_page_holds_what_was_measured():
     root = Path(__file__).parents[3]
     rows = json.loads((root / "docs" / "translations" / "readings.json").read_text())
     assert list(rows) == [reading.name for reading in READINGS]
     table = markdown(rows).split("\n\n")[0]
-    assert table in (root / "pipelines" / "translations" / "README.md").read_text()
+    assert table in (root / "docs" / "papers" / "translations_details.md").read_text()
