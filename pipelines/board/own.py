@@ -61,10 +61,12 @@ def add(
 ) -> list[Path]:
     """Measures a network, writes its entry, and the board with it; returns both paths."""
     free({key: about[key] for key in about if key != "command"}, output)
-    entry = made({**about, **measured(net, digest, config, data, args, progress)}, about["name"])
-    entries = together([*kept(config.recipe), *_others(output), entry])
+    others = [*kept(config.recipe), *_others(output)]
+    # other images and another protocol are told before minutes of measuring
+    together([*others, made({**about, **frame(config, data), "seeds": [_seed(0, digest, {})]}, about["name"])])
+    entry = made({**about, **frame(config, data), **measured(net, digest, config, data, args, progress)}, about["name"])
     path, page = output / f"{entry.name}.json", output / "board.html"
-    write_together({path: json_text(entry.stored()), page: html(entries)})
+    write_together({path: json_text(entry.stored()), page: html(together([*others, entry]))})
     return [path, page]
 
 
@@ -76,6 +78,16 @@ def _seed(seed: int, weights: str, metrics: dict[str, Any]) -> dict[str, Any]:
     return {"seed": seed, "weights": weights, "metrics": metrics}
 
 
+def frame(config: "RunConfig", data: Path | None) -> dict[str, Any]:
+    """What an entry says of the images and of the protocol."""
+    from stillpoint.core.data.build import images
+
+    found = images(config, "test", data)
+    assert found is not None, "every data set has a test part"
+    protocol = protocol_of(config.dump()["EVALUATE"])
+    return {"dataset": found.title, "images": found.digest, "count": len(found), "protocol": protocol}
+
+
 def measured(
     net: "nn.Module", digest: str, config: "RunConfig", data: Path | None, args: Namespace, progress: Progress
 ) -> dict[str, Any]:
@@ -85,7 +97,6 @@ def measured(
     from stillpoint.core.base.device import pick, settings
     from stillpoint.core.config.catalogue import info
     from stillpoint.core.data.build import loader
-    from stillpoint.core.data.sets import ImageSet
     from stillpoint.core.evaluation.engine import Predictor, one_pass
     from stillpoint.core.evaluation.registry import EVALUATIONS
     from stillpoint.pipelines.board import PAPER
@@ -95,10 +106,8 @@ def measured(
     with settings(where, args.threads):
         batches = loader(config, "test", data, where, batch_size=config.evaluate.batch_size)
         assert batches is not None, "every data set has a test part"
-        images = batches.image_set
-        assert isinstance(images, ImageSet), "the board's recipes are of data sets in memory"
         with checked():
-            predict = Predictor(net.to(where), labels=images.labels)
+            predict = Predictor(net.to(where), labels=batches.image_set.labels)
             found = one_pass(predict, batches, config.evaluate, config.seed, EVALUATIONS, progress, data)
         shape = (entry.channels, entry.size, entry.size)
         cost = beside(net.to("cpu"), PAPER.network(config), shape, entry.num_classes)
@@ -106,10 +115,6 @@ def measured(
     example = example_of(maps)
     metrics = {name: value for name, value in found.items() if not isinstance(value, Tensor)}
     return {
-        "dataset": images.title,
-        "images": images.digest,
-        "count": len(images),
-        "protocol": protocol_of(config.dump()["EVALUATE"]),
         "cost": cost,
         "seeds": [_seed(config.seed, digest, metrics)],
         "map": mean_map([maps]),
@@ -143,11 +148,11 @@ def check(
         raise UserError(
             f"{path} was not measured of these weights: their digest is {digest[:12]}, not {chosen.weights[:12]}"
         )
-    found = measured(net, digest, config, data, args, progress)
-    if found["images"] != entry.images or found["protocol"] != entry.protocol:
+    if any(getattr(entry, key) != value for key, value in frame(config, data).items() if key in ("images", "protocol")):
         raise UserError(
             f"{path} was measured on other images or by another protocol than the recipe {entry.recipe} says now"
         )
+    found = measured(net, digest, config, data, args, progress)
     if wrong := disagreements(chosen.metrics, found["seeds"][0]["metrics"]):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"{path} is refused: its weights give {'; '.join(wrong[:3])}{more}")

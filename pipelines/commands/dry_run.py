@@ -1,4 +1,7 @@
-"""What a workflow would train and measure, and what that would cost: a few steps of each network are timed."""
+"""What a workflow would train and measure, and what that would cost: a few steps of each network are timed.
+
+Seconds are those that a core works, whatever else the machine does.
+"""
 
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +18,7 @@ STEPS = 2
 
 
 class Cost(NamedTuple):
-    """Of one network with one seed on this machine: seconds of a step, steps, seconds of a view, views."""
+    """Of one network with one seed on this machine: seconds of a core for a step, steps, seconds for a view, views."""
 
     step: float
     steps: int
@@ -32,7 +35,7 @@ class Cost(NamedTuple):
 
 
 def cost(config: "RunConfig", train_images: int, test_images: int) -> Cost:
-    """The cost of a run on this thread; of measuring, the views of core's evaluations alone."""
+    """The cost of a run on a core; of measuring, the views of core's evaluations alone."""
     import torch
     import torch.nn.functional as F
 
@@ -57,15 +60,16 @@ def cost(config: "RunConfig", train_images: int, test_images: int) -> Cost:
         loss.backward()
 
     step()
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(STEPS):
         step()
-    of_step = (time.perf_counter() - began) / STEPS
+    of_step = (time.process_time() - began) / STEPS
     net.eval()
     with torch.inference_mode():
-        began = time.perf_counter()
         net(images)
-        of_view = (time.perf_counter() - began) / batch
+        began = time.process_time()
+        net(images)
+        of_view = (time.process_time() - began) / batch
     steps = -(-train_images // batch) * train.epochs
     return Cost(of_step, steps, of_view, evaluations.views(config.evaluate, test_images, side))
 
@@ -96,5 +100,5 @@ def show(plan: "Plan") -> None:
     console().print(table)
     tell(
         f"nothing was trained: {len(plan.config.grid)} networks with {plan.seeds} seeds would take {total / 3600:.1f} "
-        f"hours of {plan.settings.threads} thread(s) of this machine, as busy as it is now"
+        "hours of a core of this machine"
     )
