@@ -7,8 +7,8 @@ same, since the two resamplings around a polynomial are most of its time.
 import torch
 from torch import Tensor
 
-from stillpoint.core.kernels.operators import operator
 from stillpoint.core.kernels.layout import is_channels_last
+from stillpoint.core.kernels.operators import operator
 from stillpoint.core.kernels.pool import plain_only, triton_takes
 
 
