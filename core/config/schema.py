@@ -111,6 +111,11 @@ class AugmentConfig(Section):
     resized_crop: tuple[float, float] | None = Field(
         None, description="range of area of a RandomResizedCrop, for example [0.08, 1]"
     )
+    scale: tuple[Divisor, Divisor] | None = Field(
+        None,
+        description="photographs: range of a random factor on both sides, before a random window that is padded where "
+        "the image is smaller (segmentation), for example [0.5, 2]",
+    )
     canvas_padding: int = Field(
         0,
         ge=0,
@@ -128,6 +133,14 @@ class AugmentConfig(Section):
         "image", description="one shift for each image, or one for a whole batch"
     )
     erase: int = Field(0, ge=0, description="side of a random square set to zero after normalisation")
+
+    @model_validator(mode="after")
+    def _one_window(self) -> "AugmentConfig":
+        if self.scale and self.resized_crop:
+            raise ValueError("AUGMENT.SCALE and AUGMENT.RESIZED_CROP each choose the window: set one of them")
+        if self.scale and self.scale[0] > self.scale[1]:
+            raise ValueError(f"AUGMENT.SCALE goes from the smaller factor to the larger, not {list(self.scale)}")
+        return self
 
 
 class TrainConfig(Section):

@@ -18,7 +18,7 @@ from stillpoint.core.data.label_maps import LabelMapLoader, LabelMapStream
 from stillpoint.core.data.loading import DeviceLoader
 from stillpoint.core.data.pairs import AnySet, PairLoader, PairSet
 from stillpoint.core.data.sets import ImageSet, LabelMapFiles, LabelMapSet
-from stillpoint.core.data.streaming import StreamLoader
+from stillpoint.core.data.streaming import StreamLoader, Window
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
@@ -130,6 +130,8 @@ def loader(
     if chosen is None:
         return None
     training, section, data = part == "train", config.augment, config.data
+    if section.scale and not info(data.name).streaming:
+        raise UserError(f"AUGMENT.SCALE is for photographs; images of {data.name} all have one size")
     options: dict[str, Any] = {
         "device": device,
         "seed": config.seed if training else seed_for(part, config.seed),
@@ -163,7 +165,9 @@ def loader(
     size = image_size(config)
     entry = info(data.name)
     resize = section.resize or size * entry.resize // entry.size
-    crop: Literal["centre", "random_resized"] = "random_resized" if training and section.resized_crop else "centre"
+    crop: Window = "centre"
+    if training and (section.resized_crop or section.scale):
+        crop = "random_resized" if section.resized_crop else "random_scaled"
     if crop == "centre" and size + margin > resize:
         more = f" + EVALUATE.MARGIN {margin}" if margin else ""
         raise UserError(
@@ -175,6 +179,7 @@ def loader(
         size=size + margin,
         resize=resize,
         crop=crop,
+        scale=section.scale or _PHOTOGRAPH_SCALE,
         workers=workers,
         skip_corrupt=data.skip_corrupt,
         **options,

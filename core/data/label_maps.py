@@ -67,7 +67,7 @@ class _Labelled(Photographs):
                 f"{IGNORED} for none"
             )
         pixels = np.array(self.window(image, epoch, index))  # (size, size, 3)
-        cut = np.array(self.window(Image.fromarray(classes), epoch, index, Image.Resampling.NEAREST))
+        cut = np.array(self.window(Image.fromarray(classes), epoch, index, Image.Resampling.NEAREST, IGNORED))
         return np.concatenate([pixels, (cut + np.uint8(1))[..., None]], 2)
 
 

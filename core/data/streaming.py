@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Unpack
+from typing import Any, ClassVar, Literal, Unpack, get_args
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from stillpoint.core.base.randomness import generator
 from stillpoint.core.data.formats import decode_image
 from stillpoint.core.data.loading import Batch, Feeder, LoaderOptions
 from stillpoint.core.data.sets import FolderSet, LabelMapFiles
+
+#: the window of a photograph that a network sees
+Window = Literal["centre", "random_resized", "random_scaled"]
 
 
 def resize_short_side(
@@ -63,6 +66,32 @@ def random_resized_crop(
     return box.resize((size, size), resample)
 
 
+def random_scaled_crop(
+    image: Image.Image,
+    size: int,
+    random: torch.Generator,
+    scale: tuple[float, float],
+    resample: Image.Resampling = Image.Resampling.BILINEAR,
+    fill: int = 0,
+) -> Image.Image:
+    """A random `size` x `size` window of the image after its sides were multiplied by a factor within `scale`.
+
+    Where the image is smaller, it lies at a random place of the window, and `fill` is around it.
+    """
+    factor, across, down = torch.rand(3, generator=random, dtype=torch.float64).tolist()
+    factor = scale[0] + (scale[1] - scale[0]) * factor
+    scaled = image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))), resample)
+    left, top = (_offset(draw, side - size) for draw, side in ((across, scaled.width), (down, scaled.height)))
+    window = Image.new(scaled.mode, (size, size), fill if scaled.mode == "L" else (fill,) * len(scaled.getbands()))
+    window.paste(scaled, (-left, -top))
+    return window
+
+
+def _offset(draw: float, room: int) -> int:
+    """A whole number from 0 to `room`, which may be negative."""
+    return int(draw * (abs(room) + 1)) * (1 if room > 0 else -1)
+
+
 class Photographs(Dataset[tuple[Tensor | None, int, int, str]]):
     """One item for a key (epoch, index): pixels uint8 (C, size, size), or None and the reason."""
 
@@ -89,11 +118,18 @@ class Photographs(Dataset[tuple[Tensor | None, int, int, str]]):
         return np.array(self.window(decode_image(Path(self.files.paths[index]), self.files.paths[index]), epoch, index))
 
     def window(
-        self, image: Image.Image, epoch: int, index: int, resample: Image.Resampling = Image.Resampling.BILINEAR
+        self,
+        image: Image.Image,
+        epoch: int,
+        index: int,
+        resample: Image.Resampling = Image.Resampling.BILINEAR,
+        fill: int = 0,
     ) -> Image.Image:
-        """The window of this epoch, for an image and for whatever belongs to it."""
-        if self.crop == "random_resized":
+        """The window of this epoch, for an image and for whatever belongs to it; `fill` is what lies beyond it."""
+        if self.crop != "centre":
             random = generator("photograph", self.seed, epoch, index)
+            if self.crop == "random_scaled":
+                return random_scaled_crop(image, self.size, random, self.scale, resample, fill)
             return random_resized_crop(image, self.size, random, self.scale, resample)
         return centre_crop(resize_short_side(image, self.resize, resample), self.size)
 
@@ -148,9 +184,10 @@ def reader_deaths_reported() -> Iterator[None]:
 class StreamLoader(Feeder):
     """Batches of a `FolderSet`, decoded by `workers` processes; yields as `data.loading.DeviceLoader` does.
 
-    `crop` is "centre" (shorter side to `resize`, then the central `size` window) or "random_resized" (a share of the
-    area within `scale`), whose draw is a function of (seed, epoch, image), independent of the workers. `augment` then
-    works on the whole batch, on the device. A file that cannot be decoded raises a `UserError` that names it; with
+    `crop` is "centre" (shorter side to `resize`, then the central `size` window), "random_resized" (a share of the area
+    within `scale`) or "random_scaled" (a window after both sides were multiplied by a factor within `scale`). The draw
+    is a function of (seed, epoch, image), independent of the workers. `augment` then works on the whole batch, on the
+    device. A file that cannot be decoded raises a `UserError` that names it; with
     `skip_corrupt` it is left out of its batch instead, and its message is added to `skipped` once. The other options
     are `Feeder`'s.
     """
@@ -164,14 +201,14 @@ class StreamLoader(Feeder):
         *,
         size: int = 224,
         resize: int = 256,
-        crop: Literal["centre", "random_resized"] = "centre",
+        crop: Window = "centre",
         scale: tuple[float, float] = (0.08, 1.0),
         workers: int = 0,
         skip_corrupt: bool = False,
         **options: Unpack[LoaderOptions],
     ) -> None:
-        if crop not in ("centre", "random_resized"):
-            raise ValueError(f"crop {crop!r}: choose 'centre' or 'random_resized'")
+        if crop not in get_args(Window):
+            raise ValueError(f"crop must be one of {', '.join(get_args(Window))}, got {crop!r}")
         if crop == "centre" and size > resize:
             # Pillow would add a black border
             raise ValueError(f"size must be at most resize, {resize}, got {size}")

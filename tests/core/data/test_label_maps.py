@@ -165,6 +165,34 @@ def test_photographs_and_maps_are_cut_alike(voc: Path, part: str, workers: int) 
     assert torch.equal(*seen) == (part == "test")
 
 
+def test_a_scaled_window_cuts_both_alike_and_what_is_beyond_has_no_class(voc: Path) -> None:
+    """Sides of 64 to 125 pixels times 0.5 to 2, in windows of 96."""
+    pairs = ("DATA.NAME", "voc2012", "DATA.IMAGE_SIZE", "96", "AUGMENT.SCALE", "[0.5, 2.0]")
+    made, beyond = loader(settings(*pairs), "train", voc), []
+    for epoch in range(6):
+        (batch,) = made.epoch(epoch)
+        red, _, blue = ((batch.images[:, k] * made.image_set.std[k] + made.image_set.mean[k]) * 255 for k in range(3))
+        inside = batch.labels != 255
+        assert float(((red - 20 * batch.labels).abs() < 30)[inside].float().mean()) > 0.8
+        beyond.append((~inside).float().mean((1, 2)))
+        assert float(blue.abs().max()) < 40  # nothing but black comes in
+    # the two rows above the classes, or most of a window that is larger than its image
+    assert torch.cat(beyond).min() < 0.1 < torch.cat(beyond).max()
+    assert torch.equal(next(iter(made.epoch(5))).labels, batch.labels)
+    whole = loader(settings(*pairs), "test", voc)
+    assert torch.equal(next(iter(whole.epoch(0))).labels, next(iter(whole.epoch(1))).labels)
+
+
+def test_one_window_is_chosen(voc: Path) -> None:
+    with pytest.raises(UserError, match="each choose the window"):
+        settings("AUGMENT.SCALE", "[0.5, 2]", "AUGMENT.RESIZED_CROP", "[0.08, 1.0]")
+    with pytest.raises(UserError, match=r"from the smaller factor to the larger, not \[2.0, 0.5\]"):
+        settings("AUGMENT.SCALE", "[2, 0.5]")
+    for name in ("digits", "digits_segmentation"):
+        with pytest.raises(UserError, match=r"AUGMENT.SCALE is for photographs; images of \w+ all have one size"):
+            loader(settings("DATA.NAME", name, "AUGMENT.SCALE", "[0.5, 2]"), "train", voc)
+
+
 def test_a_label_map_of_another_size_is_refused_in_a_sentence(voc: Path) -> None:
     path = voc / "VOCdevkit" / "VOC2012" / "SegmentationClass" / "2007_000005.png"
     with Image.open(path) as picture:

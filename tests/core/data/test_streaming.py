@@ -160,7 +160,7 @@ def test_a_scale_of_one_keeps_nearly_all_of_a_square_photograph(tmp_path: Path) 
 
 
 def test_an_unknown_crop_is_refused(photographs: Path) -> None:
-    with pytest.raises(ValueError, match="crop 'corner': choose 'centre' or 'random_resized'"):
+    with pytest.raises(ValueError, match="crop must be one of centre, random_resized, random_scaled, got 'corner'"):
         StreamLoader(folder_set(photographs), 5, crop="corner")  # type: ignore[arg-type]
 
 
