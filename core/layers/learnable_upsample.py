@@ -60,7 +60,7 @@ class LearnablePolyphaseUpsample2d(LearnableSampler):
 
     def _scripted(self, y: Tensor, grid: Grid) -> Tensor:
         if isinstance(grid, Tensor):
-            return scripted.placed(y, grid, self.stride)
+            return scripted.placed(y, grid, list(self.stride))
         raise RuntimeError("soft grids are not scripted")
 
     def _placed(self, y: Tensor, grid: Grid, noise: Tensor | None) -> Tensor:

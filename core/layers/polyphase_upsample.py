@@ -79,8 +79,8 @@ class PolyphaseUpsample2d(ConstantBuffers):
         if self.stride == (1, 1):
             return y
         if self.extend_input:
-            y = scripted.extended(y, self.stride)
-        return scripted.blurred(scripted.placed(y, phase, self.stride), self.kernel, [1, 1], self.padding, 0)
+            y = scripted.extended(y, list(self.stride))
+        return scripted.blurred(scripted.placed(y, phase, list(self.stride)), self.kernel, [1, 1], self.padding, 0)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, stride={self.stride}, size={self.size}, padding={self.padding!r}"
