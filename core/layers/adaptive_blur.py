@@ -150,7 +150,7 @@ class AdaptiveBlur2d(Downsample):
             seen = padded[:, :, tap // k : tap // k + x.shape[2], tap % k : tap % k + x.shape[3]]
             seen = scripted.subsampled(seen, stride).unflatten(1, [groups, -1])
             y = y + seen * weights[:, :, tap, None].to(x.dtype)
-        return y.flatten(1, 2) if phase is None else scripted.taken(y.flatten(1, 2), phase, self.stride)
+        return y.flatten(1, 2) if phase is None else scripted.taken(y.flatten(1, 2), phase, list(self.stride))
 
     def follower(self, channels: int) -> Downsample:
         build: dict[str, Any] = {"device": self.conv.weight.device, "dtype": self.conv.weight.dtype}

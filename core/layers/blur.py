@@ -225,7 +225,7 @@ class BlurPool2d(Downsample, _BlurPool):  # the forward of a filling
         return self._pool(x, grid)
 
     def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
-        return scripted.blurred_at(x, phase, self.kernel, self.stride, self.padding, self.pad_off)
+        return scripted.blurred_at(x, phase, self.kernel, list(self.stride), self.padding, self.pad_off)
 
     def follower(self, channels: int) -> Downsample:
         build: dict[str, Any] = {"device": self.kernel.device, "dtype": self.kernel.dtype}
@@ -276,7 +276,7 @@ class MaxBlurPool2d(BlurPool2d):
 
     def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
         x = F.max_pool2d(x, self.kernel_size, stride=1, padding=self.max_padding)
-        return scripted.blurred_at(x, phase, self.kernel, self.stride, self.padding, self.pad_off)
+        return scripted.blurred_at(x, phase, self.kernel, list(self.stride), self.padding, self.pad_off)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, max_padding={self.max_padding}, {super().extra_repr()}"

@@ -95,7 +95,7 @@ class LearntDictionary(nn.Module):
         atoms = scripted_codes.of_unit_norm(self.weight) if self.normalise else self.weight
         step = self.step_size
         if self.measure:
-            step = scripted_codes.step(atoms.detach(), stride, padding, x.shape[2:], self.power)
+            step = scripted_codes.step(atoms.detach(), stride, padding, list(x.shape[2:]), self.power)
         iterations, nonnegative, squared, scheme = self.settings
         return scripted_codes.codes(
             x, atoms, step, stride, padding, iterations, penalty, self.ridge, nonnegative, squared, scheme

@@ -186,7 +186,7 @@ class Subsample(Downsample):
         return sample_at(x, grid, stride=self.stride)
 
     def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
-        return scripted.sampled(x, phase, self.stride)
+        return scripted.sampled(x, phase, list(self.stride))
 
     def follower(self, channels: int) -> Downsample:
         return Subsample(channels, self.stride)

@@ -150,13 +150,13 @@ class LearnablePolyphaseDownsample2d(LearnableSampler, Downsample):
         filtered = self.filter(x)
         sampling = self.sampling if self.training else self.test_sampling
         if phase is None and self.scorer is None:
-            return scripted.subsampled(filtered, self.stride)
-        extended = scripted.extended(filtered, self.stride, self.extension)
+            return scripted.subsampled(filtered, list(self.stride))
+        extended = scripted.extended(filtered, list(self.stride), self.extension)
         if phase is None and sampling != "argmax":
-            return scripted.mixed(extended, self._scripted_weights(x, filtered, sampling), self.stride)
+            return scripted.mixed(extended, self._scripted_weights(x, filtered, sampling), list(self.stride))
         if phase is None:
             phase = self.scripted_choice(x)
-        return scripted.taken(extended, phase, self.stride)
+        return scripted.taken(extended, phase, list(self.stride))
 
     def scripted_choice(self, x: Tensor) -> Tensor:
         return self._scripted_scores(self.filter(x) if self.select == "after_blur" else x).argmax(1)
@@ -164,7 +164,8 @@ class LearnablePolyphaseDownsample2d(LearnableSampler, Downsample):
     def _scripted_scores(self, judged: Tensor) -> Tensor:
         if self.scorer is None:
             raise ValueError("a layer without a scorer compares nothing")
-        return wide(self.scorer(wide(scripted.extended(judged, self.stride, self.extension)), self.stride))
+        whole = scripted.extended(judged, list(self.stride), self.extension)
+        return wide(self.scorer(wide(whole), self.stride))
 
     def _scripted_weights(self, x: Tensor, filtered: Tensor, sampling: str) -> Tensor:
         scores = self._scripted_scores(filtered if self.select == "after_blur" else x)

@@ -68,8 +68,8 @@ class LearnablePolyphaseUpsample2d(LearnableSampler):
 
     def _scripted(self, y: Tensor, grid: Grid, size: tuple[int, int] | None) -> Tensor:
         if isinstance(grid, Tensor):
-            placed = scripted.placed(y, grid, self.stride)
-            return placed if size is None else scripted.cut_back(placed, size, self.stride)
+            placed = scripted.placed(y, grid, list(self.stride))
+            return placed if size is None else scripted.cut_back(placed, size, list(self.stride))
         raise RuntimeError("soft grids are not scripted")
 
     def _placed(self, y: Tensor, grid: Grid, size: tuple[int, int] | None, noise: Tensor | None) -> Tensor:

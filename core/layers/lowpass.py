@@ -109,7 +109,7 @@ class IdealLowPass2d(Downsample):
     def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
         if phase is None:
             return _lowpass(x, self.factor, self.stride[0], self.stride[1], self.rule, self.keep_norm)
-        return scripted.taken(_lowpass(x, self.factor, 1, 1, self.rule, self.keep_norm), phase, self.stride)
+        return scripted.taken(_lowpass(x, self.factor, 1, 1, self.rule, self.keep_norm), phase, list(self.stride))
 
     def follower(self, channels: int) -> Downsample:
         return IdealLowPass2d(channels, self.stride, factor=self.factor, rule=self.rule, keep_norm=self.keep_norm)

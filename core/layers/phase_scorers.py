@@ -200,10 +200,10 @@ class GraphScorer(_Scorer):
         senders = nodes.unsqueeze(2).expand(-1, -1, nodes.shape[1], -1)  # (B, sender, receiver, h)
         messages = torch.cat([senders, senders.transpose(1, 2)], 3)
         for layer in self.edge:
-            messages = _linear(messages, layer.weight, layer.bias).relu()
+            messages = _linear(messages, layer.weight, layer.bias).relu()  # type: ignore[arg-type]
         found = messages.mean(1)
         for layer in self.node:
-            found = _linear(found.relu(), layer.weight, layer.bias)
+            found = _linear(found.relu(), layer.weight, layer.bias)  # type: ignore[arg-type]
         return found.squeeze(2)
 
 

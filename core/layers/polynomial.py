@@ -157,9 +157,8 @@ class PolynomialActivation2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
-            options = self.cutoff, self.fixed_size, self.rule
-            scales = self.in_scale, self.out_scale
-            return _computed(x, self.coefficients, self.form, *scales, *options)
+            coefficients, before, after = self.coefficients, self.in_scale, self.out_scale
+            return _computed(x, coefficients, self.form, before, after, self.cutoff, self.fixed_size, self.rule)
         else:  # TorchScript compiles no other branch
             return polynomial2d(
                 x,

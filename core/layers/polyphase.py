@@ -140,12 +140,12 @@ class PolyphaseDownsample2d(ConstantBuffers, Downsample):
     def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
         if phase is None:
             phase = self.scripted_choice(x)
-        return scripted.blurred_at(x, phase, self.kernel, self.stride, self.padding)
+        return scripted.blurred_at(x, phase, self.kernel, list(self.stride), self.padding)
 
     def scripted_choice(self, x: Tensor) -> Tensor:
         if self.select == "after_blur":
             x = scripted.blurred(x, self.kernel, [1, 1], self.padding, 0)
-        return scripted.chosen_phase(x, self.stride, self.criterion)
+        return scripted.chosen_phase(x, list(self.stride), self.criterion)
 
     @torch.no_grad()
     def scores(self, x: Tensor) -> Tensor:

@@ -92,10 +92,10 @@ class PolyphaseUpsample2d(ConstantBuffers):
         if self.stride == (1, 1):
             return y
         if self.extend_input:
-            y = scripted.extended(y, self.stride)
-        placed = scripted.placed(y, phase, self.stride)
+            y = scripted.extended(y, list(self.stride))
+        placed = scripted.placed(y, phase, list(self.stride))
         if size is not None:
-            placed = scripted.cut_back(placed, size, self.stride)
+            placed = scripted.cut_back(placed, size, list(self.stride))
         return scripted.blurred(placed, self.kernel, [1, 1], self.padding, 0)
 
     def extra_repr(self) -> str:

@@ -133,7 +133,7 @@ def taken(x: Tensor, phase: Tensor, stride: list[int]) -> Tensor:
 
 def mixed(x: Tensor, weights: Tensor, stride: list[int]) -> Tensor:
     """`phases.mix_phases`, of weights (B, s * t) or (B, C, s * t)."""
-    weights = weights.to(x.dtype).reshape(weights.shape[:-1] + [stride[1], stride[0]])
+    weights = weights.to(x.dtype).reshape(list(weights.shape[:-1]) + [stride[1], stride[0]])
     weights = weights[:, None] if weights.dim() == 3 else weights  # (B, 1 or C, t, s)
     grids = split(extended(x, stride), stride)
     return (grids * weights.transpose(-1, -2)[:, :, None, :, None, :]).sum([3, 5])
@@ -141,7 +141,7 @@ def mixed(x: Tensor, weights: Tensor, stride: list[int]) -> Tensor:
 
 def spread(y: Tensor, weights: Tensor, stride: list[int]) -> Tensor:
     """`phases.spread_phases`."""
-    weights = weights.to(y.dtype).reshape(weights.shape[:-1] + [stride[1], stride[0]]).transpose(-1, -2)
+    weights = weights.to(y.dtype).reshape(list(weights.shape[:-1]) + [stride[1], stride[0]]).transpose(-1, -2)
     weights = weights[:, None] if weights.dim() == 3 else weights  # (B, 1 or C, s, t)
     grids = y[:, :, :, None, :, None] * weights[:, :, None, :, None, :]
     return grids.flatten(4, 5).flatten(2, 3)

@@ -68,7 +68,7 @@ def codes(
 ) -> Tensor:
     """`proximal_gradient.iterate`."""
     shrink = 1 / (1 + ridge * step)
-    threshold, scaled, size = shrink * step * penalty, weight * (shrink * step), x.shape[2:]
+    threshold, scaled, size = shrink * step * penalty, weight * (shrink * step), list(x.shape[2:])
     bias: Tensor | None = None
     if nonnegative and penalty > 0:
         bias = (-threshold).expand(weight.shape[0])

@@ -175,7 +175,7 @@ class SparseCoding2d(LearntDictionary):
         x = x.repeat(1, self.expansion, 1, 1)
         penalty = float(self.penalty)
         if self.adaptive_penalty:
-            shape = scripted_codes.code_shape(self.weight, self.stride, self.padding, x.shape[2:])
+            shape = scripted_codes.code_shape(self.weight, self.stride, self.padding, list(x.shape[2:]))
             penalty *= x[0].numel() / self.expansion / (shape[0] * shape[1] * shape[2])
         return self.scripted_codes(x, self.stride, self.padding, penalty)
 

@@ -172,7 +172,7 @@ class TranslationInvariantDownsample2d(Downsample):
         psi = F.conv2d(x, weight, padding=(reach, reach), groups=x.shape[1]).relu()
         quadrants = F.adaptive_avg_pool2d(wide(psi), (2, 2)).flatten(2)  # (B, C, 4)
         scale = self.scale.weight.to(quadrants.dtype).view(-1, 1)
-        return scripted.mixed(x, (quadrants * scale).softmax(2), self.stride)
+        return scripted.mixed(x, (quadrants * scale).softmax(2), list(self.stride))
 
     def follower(self, channels: int) -> Downsample:
         """The layer for a shortcut, with its own weights."""

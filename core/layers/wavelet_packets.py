@@ -165,7 +165,12 @@ class WaveletPackets2d(ConstantBuffers):
         if x.ndim != 4:
             raise ValueError(f"images are (B, C, H, W), got shape {tuple(x.shape)}")
         if self.fused is not None and kernel.fused(x, self.fused.packets):
-            options = {"stride": stride, "before": before, "count": count, "circular": self.padding == "circular"}
+            options: dict[str, Any] = {
+                "stride": stride,
+                "before": before,
+                "count": count,
+                "circular": self.padding == "circular",
+            }
             return kernel.packets2d(x, self.fused.packets, **options)
         return self._passed(x, stride, before, count)
 

@@ -154,8 +154,6 @@ def antialias(
         if before is not None and padding == "circular" and isinstance(example, Tensor):
             ties = int(near_ties(model, example).sum())
             report.notes.append(f"{counted(len(example), 'image')}, {ties} of them with a near tie of two phases")
-        if padding is None and any(isinstance(m, EDGE_BLURS) and m.padding == "reflect" for m in model.modules()):
-            report.notes.append(SMALL_MAPS)
     if verbose:
         print(report)
     return report
@@ -192,6 +190,9 @@ class _Surgeon:
                 self.report.left.append((place.name, place.reason))
         self.report.left += network.left
         self.report.untraced = list(network.untraced.items())
+        made = (inner for _, filters in self.attached for one in filters.values() for inner in one.modules())
+        if any(isinstance(inner, EDGE_BLURS) and inner.padding == "reflect" for inner in made):
+            self.report.notes.append(SMALL_MAPS)
         return self.report
 
     def operate(self) -> None:

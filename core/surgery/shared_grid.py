@@ -1,6 +1,6 @@
 """Sampling layers that share a grid: the first to run chooses it, the others follow."""
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,9 @@ class _Held(nn.Module):
 
 class _SharedSample2d(Downsample):
     __jit_ignored_attributes__ = ("register",)
+    if TYPE_CHECKING:
+        filling: Downsample
+        held: Any
 
     def __init__(self, filling: Downsample, register: Register) -> None:
         super().__init__()

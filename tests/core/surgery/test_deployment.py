@@ -153,7 +153,7 @@ def test_the_cost_is_told() -> None:
     assert plain.multiply_adds == pytest.approx(1.814e9, rel=1e-3) and net.training
     usual, cheap = copy.deepcopy(net), copy.deepcopy(net)
     report = antialias(usual, example=IMAGE, verbose=False)
-    assert "multiply-adds 0.383 G, was 0.297 G" in report.notes[0] and report.notes[-1] == SMALL_MAPS
+    assert "multiply-adds 0.383 G, was 0.297 G" in report.notes[-1] and report.notes[0] == SMALL_MAPS
     antialias(cheap, where="before", verbose=False)
     assert 0.297e9 < cost(cheap, IMAGE).multiply_adds < 0.8 * cost(usual, IMAGE).multiply_adds
 
