@@ -255,12 +255,11 @@ def plan(here: Setting, parts: list[str]) -> int:
 def run_parts(here: Setting, parts: list[str]) -> int:
     """Each part in a process of its own, stopped at its limit; the summary is written after each."""
     here.out.mkdir(parents=True, exist_ok=True)
-    about: dict[str, Any] = {
-        "machine": device(here),
-        "toy": here.toy,
-        "parts": {},
-        "runs": {"pieces": {}, "left_out": []},
-    }
+    # parts that an earlier call made here stay in the summary
+    summary, done = here.out / "summary.json", {}
+    if summary.is_file() and json.loads(summary.read_text())["toy"] == here.toy:
+        done = json.loads(summary.read_text())["parts"]
+    about: dict[str, Any] = {"machine": device(here), "toy": here.toy, "parts": done, "runs": pack(here)}
     write(here.out / "summary.json", about)
     words = [sys.executable, __file__, "--out", str(here.out), "--data", str(here.data), *["--toy"] * here.toy]
     for name in parts:
