@@ -44,8 +44,8 @@ _SCATTER = "Bruna and Mallat, TPAMI 2013"
 _CIRCULAR = {"FILTER_PADDING": "circular"}
 _APS3 = {"DOWNSAMPLE": "polyphase", "FILTER_SIZE": 3, **_CIRCULAR}
 _ZEROS: dict[str, Any] = {"padding": "zeros"}
-_ROLLED = {"training": "circular shifts", "sections": {"AUGMENT": {"ROLL": 4}}}
-_CROPPED = {"training": "random crops", "sections": {"AUGMENT": {"CROP_PADDING": 4}}}
+_ROLLED: dict[str, Any] = {"training": "circular shifts", "sections": {"AUGMENT": {"ROLL": 4}}}
+_CROPPED: dict[str, Any] = {"training": "random crops", "sections": {"AUGMENT": {"CROP_PADDING": 4}}}
 _ALIAS_FREE = {"DOWNSAMPLE": "ideal_lowpass", "ACTIVATION": "polynomial"}
 _POOLS = "stillpoint.core.layers.own_pools"
 

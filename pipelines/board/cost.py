@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from statistics import median
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,34 +13,29 @@ from stillpoint.core.config.catalogue import info
 from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.runs.layout import Run
 from stillpoint.core.surgery.cost import cost
+from stillpoint.pipelines.board.catalogue import LINES, STEMS, base_of
+from stillpoint.pipelines.board.config import Model
+from stillpoint.pipelines.board.models import build
 
 #: images of a batch, and turns of which the median counts
 BATCH, TURNS = 64, 7
 
 
 def keep_cost(config: RunConfig, run: Run) -> None:
-    """Writes what the network of a run costs beside its base to the run's ``beside.json``."""
-    from stillpoint.pipelines.board import PAPER
-    from stillpoint.pipelines.board.catalogue import LINES, base_of
-
-    base = config.model.model_copy(update=_plain(config))
-    line = LINES[base_of(config.model.name)]
-    base = type(config.model).model_validate({**base.model_dump(by_alias=True), **_settings(line.stem)})
-    nets = [PAPER.network(config), PAPER.network(config.model_copy(update={"model": base}))]
-    data = info(config.data.name)
+    """Writes what the network of a run costs, beside its base, to the run's ``beside.json``."""
+    data, own = info(config.data.name), config.model
+    assert isinstance(own, Model)
+    stem = STEMS[LINES[base_of(own.name)].stem] if own.name in LINES else "plain"
+    base = Model.model_validate({"ARCH": own.arch, "WIDTH": own.width, "STEM": stem})
+    nets = (network(config, own), network(config, base))
     write_json(run.beside, {"cost": beside(*nets, (data.channels, data.size, data.size), data.num_classes)})
 
 
-def _plain(config: RunConfig) -> dict[str, Any]:
-    """The MODEL section's defaults, for all but the size of the network."""
-    defaults = type(config.model)()
-    return {key: getattr(defaults, key) for key in type(config.model).model_fields if key not in ("arch", "width")}
-
-
-def _settings(stem: str) -> dict[str, Any]:
-    from stillpoint.pipelines.board.catalogue import STEMS
-
-    return {"STEM": STEMS[stem]}
+def network(config: RunConfig, model: Model) -> nn.Module:
+    """The network of a MODEL section for the images of a configuration; what it costs does not hang on its weights."""
+    data = info(config.data.name)
+    size = config.data.image_size or data.size
+    return build(model, in_channels=data.channels, num_classes=data.num_classes, image_size=size)
 
 
 def beside(net: nn.Module, base: nn.Module, shape: tuple[int, ...], classes: int) -> dict[str, float]:

@@ -99,7 +99,9 @@ def mean_map(maps: "list[dict[str, np.ndarray]]") -> list[list[float]] | None:
     found = [one["trained/all_shifts_consistency_map"] for one in maps if "trained/all_shifts_consistency_map" in one]
     if not found or len(found) < len(maps):
         return None
-    mean = sum(one.astype("float64") for one in found) / len(found)
+    import numpy as np
+
+    mean = np.mean([one.astype(np.float64) for one in found], 0)
     # what is not always kept must not look so
     return [[1.0 if value == 1 else min(round(float(value), 3), 0.999) for value in row] for row in mean]
 

@@ -99,8 +99,8 @@ def measured(
     from stillpoint.core.data.build import loader
     from stillpoint.core.evaluation.engine import Predictor, one_pass
     from stillpoint.core.evaluation.registry import EVALUATIONS
-    from stillpoint.pipelines.board import PAPER
-    from stillpoint.pipelines.board.cost import beside
+    from stillpoint.pipelines.board.config import Model
+    from stillpoint.pipelines.board.cost import beside, network
 
     where, entry = pick(args.device), info(config.data.name)
     with settings(where, args.threads):
@@ -110,7 +110,8 @@ def measured(
             predict = Predictor(net.to(where), labels=batches.image_set.labels)
             found = one_pass(predict, batches, config.evaluate, config.seed, EVALUATIONS, progress, data)
         shape = (entry.channels, entry.size, entry.size)
-        cost = beside(net.to("cpu"), PAPER.network(config), shape, entry.num_classes)
+        assert isinstance(config.model, Model)
+        cost = beside(net.to("cpu"), network(config, config.model), shape, entry.num_classes)
     maps = {f"trained/{name}": value.cpu().numpy() for name, value in found.items() if isinstance(value, Tensor)}
     example = example_of(maps)
     metrics = {name: value for name, value in found.items() if not isinstance(value, Tensor)}

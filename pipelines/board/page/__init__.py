@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stillpoint.core.reporting.columns import percent
 from stillpoint.core.reporting.writing import markdown_page, markdown_table
 from stillpoint.pipelines.board.entries import Entry, Number, number
 from stillpoint.pipelines.board.measures import LAW, MEASURES, Measure
@@ -20,7 +19,9 @@ _PROMISES = {"whole": "whole circular shifts", "any": "circular shifts, fraction
 def text(measure: Measure, value: float) -> str:
     """A number as the board shows it: a decimal of a percentage, but never 100 for what is below."""
     if measure.unit == "%":
-        return f"{value:.1f}" if round(value, 1) < 100 else percent(value)
+        if round(value, 1) < 100 or value >= 100:
+            return f"{value:.1f}" if value < 100 else "100"
+        return f"{value:.2f}" if round(value, 2) < 100 else "> 99.99"
     if measure.unit == "x":
         return f"{value:.2f}"
     if measure.unit == "nats":
