@@ -265,7 +265,9 @@ def rows(todo: list[tuple[str, str]], table: dict[tuple[str, str], Row], options
 
 def total(table: Iterable[Row]) -> str:
     """What the rows of a table say together."""
-    rows = [row for row in table if row.get("side")]
+    rows = [row for row in table if row.get("bare")]
+    if not rows:
+        return "the table holds no network that was counted with this script"
     found, after, bare = (sum(int(row[column]) for row in rows) for column in ("found", "after", "bare"))
     behind = found - (after - bare)
     sizes = [list(map(int, row["sizes"].split("/"))) for row in rows]
@@ -316,7 +318,7 @@ def main() -> None:
     if options.deployed:
         todo = [key for key in todo if table.get(key, {}).get("side")]
     if options.missing:
-        wanted = DEPLOYED[0] if options.deployed else "network"
+        wanted = DEPLOYED[0] if options.deployed else "bare"  # rows of an earlier script lack it
         todo = [key for key in todo if not table.get(key, {}).get(wanted)]
     for made in rows(todo, table, options):
         table[made["library"], made["network"]] = made

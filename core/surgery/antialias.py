@@ -134,7 +134,8 @@ def antialias(
     if padding == "circular":
         if make is None or not _chooses(make):
             raise ValueError('circular padding goes with a Downsample that chooses its grid: downsample="polyphase"')
-        if (wanted, where, include, exclude) != (tuple(POLICIES[:3]), "behind", "*", ()):
+        whole = set(wanted) in (set(POLICIES), set(POLICIES) - {"stem"})
+        if not whole or (where, _patterns(include), _patterns(exclude)) != ("behind", ("*",), ()):
             raise ValueError(
                 "a network is shift-invariant as a whole: policy, where, include and exclude have no place beside "
                 'padding="circular"'
