@@ -27,10 +27,11 @@ LAYER = LearnablePolyphaseDownsample2d(4)
 CASES = {
     "a size without the law": (
         lambda: built("alias_free/convnext_nano_afc", "DATA.IMAGE_SIZE", "30"),
-        r"multiples of its total stride, 4, not 30 pixels; MODEL.ANY_SIZE True takes them",
+        r"multiples of its total stride, 4, not 30 pixels; MODEL.ANY_SIZE True accepts them",
     ),
     "halvings of another network": (
-        lambda: built("tips/resnet20_tips_down2", "MODEL.NUM_DOWN", "6"), "MODEL.NUM_DOWN 6 is none of resnet20: 2"
+        lambda: built("tips/resnet20_tips_down2", "MODEL.NUM_DOWN", "6"),
+        "MODEL.NUM_DOWN 6 is not available in resnet20, which has 2",
     ),
     "halvings of too small an image": (
         lambda: built("tips/resnet18_tips_down5", "DATA.NAME", "cifar10", "DATA.IMAGE_SIZE", "16"),
