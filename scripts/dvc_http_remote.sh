@@ -52,7 +52,7 @@ cd "$place/to"
 rm -rf .dvc-store
 $dvc remote add --local web "$url"
 $dvc pull -r web runs/*/*/*/*/*.dvc
-for file in runs/*/*/*/*/*.safetensors; do
+for file in runs/*/*/*/*/weights.safetensors; do
   cmp "$file" "$place/from/$file"
   echo "the same bytes: $file"
 done
