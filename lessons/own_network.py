@@ -93,7 +93,8 @@ print(explanation.remedy)
 # %% [markdown]
 # ## Antialias
 #
-# The plan first, without doing it; then a copy is treated. Weights stay, so the network still reads digits.
+# The plan first, without doing it; then a copy is treated. Weights stay, but later layers now see smoother maps: an
+# epoch of fine-tuning lets them adapt.
 
 # %%
 print(stillpoint.antialias(copy.deepcopy(net), dry_run=True, verbose=False))

@@ -39,15 +39,15 @@ x, views = train.images.float() / 255, test.images[: max(12, round(60 * LENGTH))
 # is.
 
 # %%
-layer = layers.SparseCoding2d(1, 24, 7, padding=3, iterations=8, penalty=0.05, scheme="fista")
+layer = layers.SparseCoding2d(1, 24, 7, padding=3, iterations=6, penalty=0.05, scheme="fista")
 optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
-for step in range(max(3, round(150 * LENGTH))):
+for step in range(max(3, round(100 * LENGTH))):
     batch = x[torch.randint(0, len(x), (32,))]
     fit, cost = layer.losses(batch, layer(batch))
     optimizer.zero_grad()
     (fit + cost).mean().backward()
     optimizer.step()
-    if step % 50 == 0:
+    if step % 33 == 0:
         print(f"step {step:3}: |x - Az|^2 {fit.mean():6.2f}, penalty {cost.mean():5.2f}")
 layer.eval()
 
@@ -95,7 +95,7 @@ plt.show()
 # again.
 
 # %%
-tries = [0.01 * 2**k for k in range(8)]
+tries = [0.01 * 2**k for k in range(7)]
 for level in (0.05, 0.1, 0.2, 0.4):
     noisy = views + level * torch.randn(views.shape, generator=torch.Generator().manual_seed(0))
     errors = [(kept(noisy, penalty)[0] - views).square().mean().sqrt().item() for penalty in tries]

@@ -136,11 +136,11 @@ plt.show()
 fig, axes = plt.subplots(2, 8, figsize=(9, 2.5))
 for row, moves in zip(axes, (False, True), strict=True):
     net = nets["TwoFullNet", moves]
-    images = neuron_images(net, shape)
+    images = neuron_images(net, shape)[:, 0]
     shares = strongest_pair_share(images)
     print(f"{'anywhere' if moves else 'centred':9} mean share of the strongest pair: {shares.mean():.1%}")
     for axis, image in zip(row, images[shares.argsort(descending=True)[:8]], strict=True):
-        axis.imshow(image[0], cmap="gray")
+        axis.imshow(image, cmap="gray")
         axis.axis("off")
 plt.show()
 

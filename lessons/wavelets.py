@@ -60,7 +60,8 @@ plt.show()
 # - **real part, blurred max-pool**: the same with BlurPool;
 # - **modulus, stride 4**: as large, and no pool at all.
 #
-# How much does each change when the picture moves by a fraction of a pixel, and how much by several?
+# How much does what is left of each map after a global average change when the picture moves? The average takes the
+# motion out: what remains is aliasing.
 
 # %%
 coarse = {q for q in range(32) if q % 16 == 0}  # the low-pass packets: smooth, whatever is done
@@ -84,19 +85,20 @@ distances = [k / 4 for k in range(0, 17, 1 if LENGTH >= 1 else 4)]
 curves: dict[str, list[float]] = {name: [] for name in still}
 for distance in distances:
     for name, found in fronts(fourier_shift(views, torch.tensor([0.0, distance]))).items():
-        curves[name].append(((found - still[name]).norm() / still[name].norm()).item())
+        before, after = still[name].mean((2, 3)), found.mean((2, 3))
+        curves[name].append(((after - before).norm(dim=1) / before.norm(dim=1)).mean().item())
 for name, curve in curves.items():
     plt.plot(distances, curve, marker="o", markersize=3, label=name)
 plt.xlabel("shift (pixels)")
-plt.ylabel("relative change of the map")
+plt.ylabel("relative change of the averages")
 plt.legend()
 plt.show()
 for name, curve in curves.items():
-    print(f"{name:28} after one pixel: {curve[distances.index(1.0)]:.2f}")
+    print(f"{name:28} after one pixel: {curve[distances.index(1.0)]:.3f}")
 
 # %% [markdown]
-# At the whole stride of four pixels the map has moved by one of its own pixels: the change there is motion, which a
-# global average forgets. Below it, the real part flickers and the modulus glides.
+# At multiples of four pixels, the stride, nothing changes. Between them the real part flickers, a blur halves that at
+# best, and the modulus hardly moves.
 #
 # ## A twin of ResNet
 #

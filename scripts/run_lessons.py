@@ -3,6 +3,7 @@
 Of each lesson build/lessons/ holds a notebook (.ipynb), and a page (.md) with its pictures, which `make docs` shows.
 """
 
+import resource
 import sys
 import time
 from pathlib import Path
@@ -15,12 +16,12 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build" / "lessons"
 
 
-def run(path: Path) -> float:
-    """Executes one lesson in the repository's root; the seconds that it took."""
-    began = time.monotonic()
+def run(path: Path) -> tuple[float, float]:
+    """Executes one lesson in the repository's root; the seconds that it took, by the clock and of all cores."""
+    began, spent = time.monotonic(), _spent()
     notebook = jupytext.read(path)
     NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(ROOT)}}).execute()
-    seconds = time.monotonic() - began
+    taken = time.monotonic() - began, _spent() - spent
     OUT.mkdir(parents=True, exist_ok=True)
     jupytext.write(notebook, OUT / f"{path.stem}.ipynb")
     folder = f"{path.stem}_files"
@@ -29,19 +30,25 @@ def run(path: Path) -> float:
         (OUT / name).parent.mkdir(exist_ok=True)
         (OUT / name).write_bytes(content)
     (OUT / f"{path.stem}.md").write_text(text)
-    return seconds
+    return taken
+
+
+def _spent() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
     wanted = sys.argv[1:] or [path.stem for path in sorted((ROOT / "lessons").glob("*.py"))]
-    total = 0.0
+    total = spent = 0.0
     for name in wanted:
         path = ROOT / "lessons" / f"{name}.py"
         if not path.is_file():
             raise SystemExit(f"there is no lesson {name}: see {path.parent}")
-        total += (seconds := run(path))
-        print(f"{name}: {seconds:.0f} s", flush=True)
-    print(f"all: {total:.0f} s, in {OUT.relative_to(ROOT)}")
+        seconds, busy = run(path)
+        total, spent = total + seconds, spent + busy
+        print(f"{name}: {seconds:.0f} s, {busy:.0f} s of CPU", flush=True)
+    print(f"all: {total:.0f} s, {spent:.0f} s of CPU, in {OUT.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

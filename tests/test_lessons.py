@@ -4,6 +4,7 @@ import runpy
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 
 LESSONS = sorted((Path(__file__).parent.parent / "lessons").glob("*.py"))
@@ -18,6 +19,7 @@ def test_a_lesson_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LESSON_LENGTH", "0.1")
     matplotlib.use("Agg")
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: plt.close("all"))
     said = runpy.run_path(str(next(path for path in LESSONS if path.stem == "wavelets")))
     worst = {name: max(curve[:3]) for name, curve in said["curves"].items()}
     assert worst["modulus"] < worst["real part, blurred max-pool"] < worst["real part, max-pool"]
