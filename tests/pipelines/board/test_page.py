@@ -50,6 +50,7 @@ def test_words_that_somebody_sent_stay_words() -> None:
     ("key", "value", "shown"),
     [
         ("accuracy", 99.96, "99.96"),
+        ("accuracy", 99.99999, "> 99.99"),
         ("accuracy", 100.0, "100"),
         ("accuracy", 93.14, "93.1"),
         ("parameters", 20530, "20,530"),
