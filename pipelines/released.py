@@ -33,8 +33,8 @@ SAMPLE = 2_000
 ERRORS = 4.0
 #: what the store in the repository may hold, which every clone brings along for ever, and one file in it
 STORE_BYTES, LARGEST = 60 << 20, 6 << 20
-#: arrays of this size and more are for pictures of their own, and are not kept
-MAPS_BYTES = 256 << 10
+#: of a run's arrays the smallest are kept, up to so many bytes in all; larger ones are for pictures of their own
+MAPS_BYTES = 512 << 10
 
 
 @dataclass(frozen=True)
@@ -190,9 +190,8 @@ def _stage(run: Run, staged: Run, asked: Asked) -> None:
     }
     if kept:
         card["on_digits"] = measuring.on_digits(found.config, staged.weights, asked.device, asked.threads)
-    if staged.maps.is_file() and staged.maps.stat().st_size >= MAPS_BYTES:
-        card["maps_digest"] = digest(staged.maps)
-        staged.maps.unlink()
+    if left_out := _small_maps(staged):
+        card["maps_left_out"] = left_out
     staged.lock.unlink(missing_ok=True)
     write_together(cards.texts(staged, card))
 
@@ -218,6 +217,26 @@ def _copy(run: Run, staged: Run) -> None:
     for name in cards.FILES:
         if (run.folder / name).is_file():
             shutil.copyfile(run.folder / name, staged.folder / name)
+
+
+def _small_maps(staged: Run) -> dict[str, str]:
+    """Cuts the arrays of a run to `MAPS_BYTES`, the smallest first; the names of the others, with their digests."""
+    from hashlib import sha256
+
+    from safetensors.numpy import save
+
+    from stillpoint.core.base.files import write_atomic
+
+    arrays = read_maps(staged.maps)
+    kept, size = {}, 0
+    for name in sorted(arrays, key=lambda name: (arrays[name].nbytes, name)):
+        size += arrays[name].nbytes
+        if size > MAPS_BYTES:
+            break
+        kept[name] = arrays[name]
+    if left_out := sorted(arrays.keys() - kept):
+        write_atomic(staged.maps, save(kept))
+    return {name: sha256(arrays[name].tobytes()).hexdigest() for name in left_out}
 
 
 def _rounded(found: Whole, staged: Run, asked: Asked) -> tuple[dict[str, Any], dict[str, Any]]:

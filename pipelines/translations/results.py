@@ -114,9 +114,9 @@ MAXIMISERS = Needs("maximisers")
 FIGURES = {
     "consistency_accuracy": Figure(consistency_accuracy),
     "learning_curves": Figure(learning_curves),
-    "samples": Figure(samples, Needs("samples")),
+    "samples": Figure(samples, Needs("samples"), kept=False),
     "confusion": Figure(confusion, Needs("confusion")),
-    "class_images": Figure(class_images, MAXIMISERS, kept=False),
+    "class_images": Figure(class_images, MAXIMISERS),
     "neurons": Figure(neurons, MAXIMISERS, kept=False),
     "second_layer": Figure(second_layer, kept=False),
 }

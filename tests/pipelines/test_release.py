@@ -7,11 +7,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
+from safetensors.numpy import save
 
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.reporting.reading import read_maps
 from stillpoint.core.runs import cards
 from stillpoint.core.runs.checkpoint import read_tensors, save_weights
 from stillpoint.core.runs.layout import Run
@@ -212,3 +215,13 @@ def test_the_former_word_is_refused_with_the_new_one(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as ended:
         main(["publish", "results/aps/digits/resnet20/seed0"])
     assert ended.value.code == 2 and "publish is now: stillpoint release RUN" in capsys.readouterr().err
+
+
+def test_of_large_arrays_a_digest_is_kept(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = {"trained/small": numpy.ones(3), "trained/middle": numpy.ones(50), "trained/large": numpy.ones(400)}
+    run.maps.write_bytes(save(arrays))
+    monkeypatch.setattr(released, "MAPS_BYTES", 1000)
+    assert release(run.folder) == 0
+    kept = Run("aps", "digits", "resnet20_aps3", 0, tmp_path / "runs")
+    assert set(read_maps(kept.maps)) == {"trained/small", "trained/middle"}
+    assert set(cards.check(kept)["maps_left_out"]) == {"trained/large"}
