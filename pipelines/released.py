@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest, write_json, write_together
+from stillpoint.core.reporting.card_page import card_texts
 from stillpoint.core.reporting.reading import read_maps, read_metrics, read_training
 from stillpoint.core.runs import cards
 from stillpoint.core.runs.layout import Run
@@ -193,7 +194,7 @@ def _stage(run: Run, staged: Run, asked: Asked) -> None:
     if left_out := _small_maps(staged):
         card["maps_left_out"] = left_out
     staged.lock.unlink(missing_ok=True)
-    write_together(cards.texts(staged, card))
+    write_together(card_texts(staged, card))
 
 
 def _stage_kept(run: Run, staged: Run, asked: Asked) -> None:

@@ -15,6 +15,7 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest
 from stillpoint.core.config.catalogue import DATASETS
 from stillpoint.core.data.datasets import load
+from stillpoint.core.reporting.card_page import card_page
 from stillpoint.core.runs import cards
 from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines import measuring, networks, pages, released, workflow
@@ -58,7 +59,7 @@ def test_the_store_is_small_and_all_kept_weights_are_in_it() -> None:
 def test_every_kept_run_is_whole_and_says_of_itself_what_its_files_hold() -> None:
     for run in RUNS:
         said = cards.about(run)
-        assert run.page.read_text() == cards.page(said), run
+        assert run.page.read_text() == card_page(said), run
         config = released.own_config(run)
         assert said["metrics"]["config_digest"] == said["training"]["config_digest"] == config.digest(), run
         # trained by the recipe that is there now, so that the card's last command makes it again

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError, nearest
-from stillpoint.core.base.files import digest, json_text
+from stillpoint.core.base.files import digest
 from stillpoint.core.runs.layout import Run
 
 if TYPE_CHECKING:
@@ -156,57 +156,3 @@ def changed(
         for key, value in card.items()
         if key.endswith(("accuracy", "consistency")) and not abs(found.get(key, float("nan")) - value) <= tolerance
     ]
-
-
-def texts(run: Run, card: Mapping[str, Any]) -> dict[Path, str]:
-    """What ``card.json`` and ``card.md`` of a run hold whose other files are in its folder."""
-    from stillpoint.core.config.merge import read_settings
-
-    held = {name: digest(run.folder / name) for name in FILES if (run.folder / name).is_file()}
-    whole = {"form": FORM, **card, "files": held}
-    metrics, training = (read_json(path, of=dict) for path in (run.metrics, run.training))
-    said = {**whole, "config": read_settings(run.config), "metrics": metrics, "training": training}
-    return {run.card: json_text(whole), run.page: page(said)}
-
-
-def page(said: Mapping[str, Any]) -> str:
-    """What a kept run says of itself (see `about`) as Markdown."""
-    config, metrics, training, kept = said["config"], said["metrics"], said["training"], said["weights"]
-    origin = metrics.get("provenance", {})
-    stored = (
-        f"{kept['precision']}, {kept['bytes']:,} bytes, SHA-256 `{kept['sha256']}`"
-        + ("" if kept["remote"] == STORE else f", in the DVC remote `{kept['remote']}` and not in the clone")
-        if kept
-        else f"not kept; full weights had the digest `{said['weights_digest'][:16]}`"
-    )
-    rows = {
-        "Source of the network": said["source"] or "none",
-        "Data": f"{metrics['dataset']} (digest `{origin['data_digest'][:16]}`)",
-        "Recipe": f"`{said['recipe']}`{': ' + config['TITLE'] if config.get('TITLE') else ''}",
-        "Seed, epoch": f"{said['seed']}, {said['epoch']} of {config['TRAIN']['EPOCHS']}",
-        "Parameters": f"{metrics['parameters']:,}",
-        "Weights": stored,
-        "Trained by": f"commit `{training['commit']}`{'' if training['clean'] else ' and uncommitted changes'}, "
-        f"torch {training['torch']}, {training['device']}, {training['seconds']:.0f} s",
-    }
-    lines = [f"# {said['model']}, seed {said['seed']}", "", "| | |", "|---|---|"]
-    lines += [f"| {key} | {value} |" for key, value in rows.items()]
-    before = said["before_rounding"]
-    lines += ["", f"Measured on {metrics['images']:,} test images{', with the weights as they are kept' * bool(kept)}:"]
-    lines += ["", "| metric | value | before rounding |" if before else "| metric | value |"]
-    lines.append("|---|---:|---:|" if before else "|---|---:|")
-    for key, value in metrics["trained"].items():
-        second = f" {before[key]:.6g} |" if key in before else " |" if before else ""
-        lines.append(f"| {key.replace('_', ' ')} | {value:.6g} |{second}")
-    folder = f"runs/{said['model'].partition('/')[0]}/{said['recipe']}/{said['model'].partition('/')[2]}"
-    folder += f"/seed{said['seed']}"
-    commands = {again(said): "trains them again"}
-    if kept:
-        commands = {
-            fetching(said, f"{folder}/weights.safetensors"): "fetches the weights",
-            f"stillpoint evaluate {said['model']} --pretrained": "measures them again and compares",
-            **commands,
-        }
-    width = max(map(len, commands))
-    lines += ["", "```sh", *(f"{command:<{width}}  # {told}" for command, told in commands.items()), "```", ""]
-    return "\n".join(lines)
