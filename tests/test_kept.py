@@ -103,7 +103,8 @@ def test_every_network_gives_its_cards_numbers_on_digits_again(pulled: list[Run]
     # the data sets are not on every machine: stillpoint evaluate <name> --pretrained measures the others again
     card = cards.read(run)
     found = measuring.on_digits(released.own_config(run), cards.weights(run), "cpu", 1)
-    assert found.keys() == card["on_digits"].keys() and "circular_consistency" in found
+    # evaluations that have learnt to measure more since say more
+    assert found.keys() >= card["on_digits"].keys() and "circular_consistency" in found
     # 0.01 of 200 images: another processor's rounding may decide two near ties otherwise
     assert not cards.changed(card["on_digits"], found, tolerance=0.01)
 

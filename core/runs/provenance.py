@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stillpoint.core.base.words import counted
 from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.kernels.arithmetic import arithmetic
 
@@ -48,7 +49,7 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     processor = platform.processor() or platform.machine()
-    return f"{processor}, {torch.get_num_threads()} threads" if device.type == "cpu" else f"{processor} {device.type}"
+    return f"{processor}, {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else f"{processor} {device.type}"
 
 
 def peak_memory(device: torch.device) -> int:
