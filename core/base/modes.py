@@ -1,10 +1,15 @@
-"""Switching a network to evaluation mode and back."""
+"""Modes: a network's evaluation mode and back, and whether PyTorch is exporting."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
+
+#: Whether torch.export is tracing. torch 2.6 cannot tell it from torch.compile, which there takes the same, plainer
+#: way. It is PyTorch's own function, because the compiler knows that one and not what calls it.
+exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from stillpoint.core.base.modes import exporting
 from stillpoint.core.kernels import native
 from stillpoint.core.kernels.layout import empty_map, is_channels_last
 from stillpoint.core.kernels.operators import operator
@@ -78,8 +79,8 @@ def choose_phase(x: Tensor, *, stride: tuple[int, int], criterion: str) -> Tenso
 
 def plain_only() -> bool:
     """Whether only PyTorch's own operators may be used: exporting, tracing, torch.func, forward-mode derivatives."""
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
-        return torch.compiler.is_exporting()
+    if torch.compiler.is_compiling() or exporting():
+        return exporting()
     if torch._C._is_tracing():
         return True
     return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 # torch.compiler.disable, without importing the compiler (seconds) before it is used
 from torch._compile import _disable_dynamo
 
+from stillpoint.core.base.modes import exporting
 from stillpoint.core.kernels.pool import plain_only
 from stillpoint.core.layers import scripted_codes
 from stillpoint.core.layers.linear_maps import LinearMap, Matrix, unit_atoms
@@ -185,7 +186,7 @@ class LearntDictionary(nn.Module):
     def _evaluation_step(self, x: Tensor) -> Tensor:
         a, held = self.linear_map(self.weight, x), self._evaluated
         # an exporter replaces the dictionary by a tensor without data
-        weight = self._seen[0] if self._seen and torch.compiler.is_exporting() else underlying(self.weight)
+        weight = self._seen[0] if self._seen and exporting() else underlying(self.weight)
         if held is not None and held.serves(weight, a.code_shape):
             return held.step
         readable = address(weight) != 0
@@ -194,7 +195,7 @@ class LearntDictionary(nn.Module):
             a.weight = unit_atoms(source) if self.normalise else source
             step = step_for(largest_eigenvalue(a)[0])
         # atoms made in inference mode have no version counter: measured every time
-        if readable and not weight.is_inference() and not torch.compiler.is_exporting():
+        if readable and not weight.is_inference() and not exporting():
             self._evaluated = Evaluated(weight, step, weight._version, a.code_shape)
         return step
 

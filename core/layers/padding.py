@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stillpoint.core.base.modes import exporting
 from stillpoint.core.kernels.pool import blur_pool2d, fused, plain_only
 from stillpoint.core.layers import scripted
 
@@ -71,7 +72,7 @@ def _padded(x: Tensor, pads: Sequence[tuple[int, int]], padding: str) -> Tensor:
     if padding != "circular":
         mode = "constant" if padding == "zeros" else padding
         return F.pad(x, [n for ends in reversed(amounts) for n in ends], mode=mode)
-    if torch.compiler.is_exporting():  # sizes may be symbolic
+    if exporting():  # sizes may be symbolic
         for axis, (before, after) in enumerate(amounts, start=first):
             x = wrapped(x, axis, before, x.shape[axis] + before + after)
         return x

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stillpoint.core import kernels
+from stillpoint.core.base.modes import exporting
 from stillpoint.core.kernels import mixture
 from stillpoint.core.kernels.pool import plain_only
 from stillpoint.core.layers.norms import exact_scale
@@ -42,7 +43,7 @@ def extend(x: Tensor, stride: Stride, *, padding: str = "circular") -> Tensor:
     "circular" repeats the first rows and columns; the other paddings of `pad` are available too.
     """
     s, t = stride_pair(stride)
-    if torch.compiler.is_exporting():  # sizes may be symbols, of which nothing is known
+    if exporting():  # sizes may be symbols, of which nothing is known
         height, width = ((n + k - 1) // k * k for n, k in zip(x.shape[-2:], (s, t), strict=True))
         return wrapped(wrapped(x, x.ndim - 2, 0, height), x.ndim - 1, 0, width)
     down, right = -x.shape[-2] % s, -x.shape[-1] % t
@@ -52,7 +53,7 @@ def extend(x: Tensor, stride: Stride, *, padding: str = "circular") -> Tensor:
 def shortened(x: Tensor, size: tuple[int, int], stride: Stride) -> Tensor:
     """The map of `size` (H, W) of which `extend` made (B, C, H', W'); ValueError for another."""
     pairs = list(zip(size, x.shape[-2:], stride_pair(stride), strict=True))
-    if not torch.compiler.is_exporting() and any(-(-n // k) * k != whole for n, whole, k in pairs):
+    if not exporting() and any(-(-n // k) * k != whole for n, whole, k in pairs):
         allowed = " x ".join(f"{whole - k + 1} to {whole}" for _, whole, k in pairs)
         raise ValueError(f"size must be {allowed}, of which the stride makes {tuple(x.shape[-2:])}, got {tuple(size)}")
     return x[..., : size[0], : size[1]]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stillpoint.core.base.modes import exporting
 from stillpoint.core.kernels import translation
 from stillpoint.core.layers import scripted
 from stillpoint.core.layers.downsample import Downsample, Grid
@@ -81,7 +82,7 @@ def translation_invariant_downsample2d(
     if min(x.shape[2:]) < 2:
         raise ValueError(f"a map of {x.shape[2]}x{x.shape[3]} has no quadrants: its sides must be at least 2")
     x = _evened(x, extension)
-    if not torch.compiler.is_exporting() and translation.fused(x, weight):
+    if not exporting() and translation.fused(x, weight):
         y, tau, psi = translation.sample(x, weight, scale, keep=return_response)
         return (y, Response(x, psi, tau)) if return_response else y
     psi = F.conv2d(x, weight.to(x.dtype), padding=(taps - 1) // 2, groups=channels).relu()
@@ -93,7 +94,7 @@ def translation_invariant_downsample2d(
 
 def _evened(x: Tensor, extension: str) -> Tensor:
     """The map extended to even sides by a first row and a first column as needed."""
-    if not torch.compiler.is_exporting():
+    if not exporting():
         return pad(x, [(x.shape[2] % 2, 0), (x.shape[3] % 2, 0)], padding=extension)
     for axis in (2, 3):  # sizes may be symbolic
         odd = x.shape[axis] % 2
