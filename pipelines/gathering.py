@@ -50,7 +50,7 @@ def gather(
     by_model = {row.model: [run for run in runs if run.model == row.model] for row in table.rows}
     found = Results(paper(name), recipe, root, config, table, by_model)
     changed = differences(deciding(recipe_config(name, recipe).dump()), deciding(config.dump())) if pairs else []
-    asked = [f"Not the recipe as it stands: {', '.join(changed)}."] if changed else []
+    asked = [f"Differs from the recipe: {', '.join(changed)}."] if changed else []
     fresh = [f"{run.model} seed {run.seed}" for run in runs if kept is not None and run.root != kept]
     asked += [f"Not kept: {', '.join(fresh)}."] if fresh else []
     notes = (*table.notes, *shown.notes(found), *asked, *_departures(runs, pairs), *filter(None, [left_out]))

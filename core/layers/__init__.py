@@ -33,6 +33,7 @@ from stillpoint.core.layers.gumbel import phase_weights
 from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d
 from stillpoint.core.layers.learnable_upsample import LearnablePolyphaseUpsample2d
 from stillpoint.core.layers.lowpass import IdealLowPass2d, ideal_lowpass2d
+from stillpoint.core.layers.own_pools import AveragePool2d, MaxPool2d
 from stillpoint.core.layers.packet_halves import PacketHalves2d
 from stillpoint.core.layers.padding import PADDINGS, PaddedConv2d, pad
 from stillpoint.core.layers.phase_scorers import (
@@ -73,6 +74,7 @@ __all__ = [
     "SCORERS",
     "AdaptiveBlur2d",
     "AttentionScorer",
+    "AveragePool2d",
     "BlurPool1d",
     "BlurPool2d",
     "BlurPool3d",
@@ -87,6 +89,7 @@ __all__ = [
     "LearnablePolyphaseDownsample2d",
     "LearnablePolyphaseUpsample2d",
     "MaxBlurPool2d",
+    "MaxPool2d",
     "ModulusBatchNorm2d",
     "ModulusBias2d",
     "PacketHalves2d",

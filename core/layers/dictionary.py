@@ -34,7 +34,6 @@ class Evaluated(NamedTuple):
     shape: tuple[int, ...]
 
     def serves(self, weight: Tensor, shape: tuple[int, ...]) -> bool:
-        """Whether the step belongs to this dictionary and this shape."""
         same = self.weight.data_ptr() == address(weight) and self.weight._version == self.version
         return same and self.shape == shape
 
@@ -55,8 +54,8 @@ class LearntDictionary(nn.Module):
     ``weight.data`` in eval mode, or a replaced parameter while exporting, takes effect at the next ``eval()``.) With
     ``measure = False`` both modes use the stored `step_size`, and the caller calls `update_step_size`.
 
-    The last eigenvector is a non-persistent buffer: whoever resumes a training bitwise keeps it with the state, and
-    `between_steps` too, which is empty but where a step has left the atoms as they were (a rate of 0).
+    The last eigenvector is a non-persistent buffer: resuming a training bitwise requires it, and `between_steps`, which
+    is empty unless a step has left the atoms unchanged (a rate of 0).
     """
 
     weight: nn.Parameter
@@ -73,14 +72,11 @@ class LearntDictionary(nn.Module):
         self.penalty, self.normalise, self.recompute, self.options = penalty, normalise, recompute, options
         self.measure = True
         # for TorchScript
-        self.power = POWER
+        self.power, self.ridge = POWER, float(options["ridge"])
         self.settings = tuple(options[name] for name in ("iterations", "nonnegative", "squared", "scheme"))
-        self.ridge = float(options["ridge"])
         self._evaluated: Evaluated | None = None
-        # in tuples, which torch does not look into for parameters and constants
-        self._seen: tuple[Tensor, ...] = ()
-        # in training: the dictionary before and after scaling, both converted along with `weight` in type, device and
-        # format; and its steps by the shape of an image's code
+        self._seen: tuple[Tensor, ...] = ()  # tuples, in which torch seeks no parameters and constants
+        # in training: the dictionary before and after scaling, converted along with `weight`, and steps by code shape
         self._source: tuple[Tensor, ...] = ()
         self._steps: dict[tuple[int, ...], Tensor] = {}
 
@@ -89,8 +85,7 @@ class LearntDictionary(nn.Module):
         return Matrix(weight)
 
     def scripted_codes(self, x: Tensor, stride: int, padding: int, penalty: float) -> Tensor:
-        """The codes that the layer gives in evaluation, of inputs with all channels of the dictionary, in what
-        TorchScript compiles; it measures the step in every forward."""
+        """The layer's codes in evaluation, as TorchScript compiles them; the step is measured in every forward."""
         if self.training:
             raise RuntimeError("a scripted dictionary does not learn: script it in evaluation, and keep it there")
         atoms = scripted_codes.of_unit_norm(self.weight) if self.normalise else self.weight

@@ -29,14 +29,30 @@ class OwnPool(Downsample):
 
 
 class MaxPool2d(OwnPool):
-    """The largest of 2 x 2 pixels; an odd row or column at the end is dropped."""
+    """The largest of 2 x 2 pixels; an odd row or column at the end is dropped.
+
+    Examples:
+        >>> layers.MaxPool2d()(torch.arange(16.0).view(1, 1, 4, 4)).flatten()
+        tensor([ 5.,  7., 13., 15.])
+    """
 
     def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         return F.max_pool2d(x, 2)
 
+    def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
+        return F.max_pool2d(x, 2)
+
 
 class AveragePool2d(OwnPool):
-    """The mean of 2 x 2 pixels; an odd row or column at the end is dropped."""
+    """The mean of 2 x 2 pixels; an odd row or column at the end is dropped.
+
+    Examples:
+        >>> layers.AveragePool2d()(torch.arange(16.0).view(1, 1, 4, 4)).flatten()
+        tensor([ 2.5000,  4.5000, 10.5000, 12.5000])
+    """
 
     def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        return F.avg_pool2d(x, 2)
+
+    def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
         return F.avg_pool2d(x, 2)

@@ -93,13 +93,19 @@ def _computed(
         return (constant + x * (slope + curve * x)).to(x.dtype)
     h, w = x.shape[-2], x.shape[-1]
     fine = apply_to_axes(x, upsampling(h, 2, False, x), upsampling(w, 2, False, x))
-    if kernel.fused(fine):
-        terms = torch.broadcast_tensors(*(part.flatten() for part in (constant, slope, curve)))
-        fine = kernel.quadratic(fine, torch.stack(terms, 1))
-    else:
+    if torch.jit.is_scripting():
         fine = constant + fine * (slope + curve * fine)
+    else:  # TorchScript compiles no other branch
+        fine = _evaluated(fine, constant, slope, curve)
     rows = filtering(2 * h, highest_bin(2 * h, 0.5), 2, x)
     return apply_to_axes(fine, rows, filtering(2 * w, highest_bin(2 * w, 0.5), 2, x)).to(x.dtype)
+
+
+def _evaluated(x: Tensor, constant: Tensor, slope: Tensor, curve: Tensor) -> Tensor:
+    if not kernel.fused(x):
+        return constant + x * (slope + curve * x)
+    terms = torch.broadcast_tensors(*(part.flatten() for part in (constant, slope, curve)))
+    return kernel.quadratic(x, torch.stack(terms, 1))
 
 
 class PolynomialActivation2d(nn.Module):

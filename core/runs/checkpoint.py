@@ -105,13 +105,20 @@ def read_torch(path: Path) -> Any:
         raise UserError(f"{path} was refused: {_cause(error)}") from None
 
 
+_PROGRAM = "it is a TorchScript program: save the state_dict of the network that it was made of"
+
+
 def _refuse_packed(path: Path) -> None:
     """A `UserError` for a zip archive of more bytes than the file has: torch packs nothing, and would unpack it all."""
     try:
         with zipfile.ZipFile(path) as archive:
-            inside = sum(member.file_size for member in archive.infolist())
+            members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return  # an older file, or a damaged one, which torch's reader tells
+    # as torch recognises them; they pack their code
+    if any(member.filename.endswith("/constants.pkl") for member in members):
+        raise UserError(f"{path} was refused: {_PROGRAM}")
+    inside = sum(member.file_size for member in members)
     if inside > path.stat().st_size:
         raise UserError(
             f"{path} was refused: it unpacks to {inside:,} bytes, more than it has; torch.save packs nothing"
@@ -126,7 +133,7 @@ def _cause(error: Exception) -> str:
             "was run (where you trust the file, save its state_dict alone)"
         )
     if "TorchScript" in said:
-        return "it is a TorchScript program: save the state_dict of the network that it was made of"
+        return _PROGRAM
     return f"it is no whole torch file of plain tensors ({_COLOURS.sub('', _first_line(error))[:200]})"
 
 

@@ -49,7 +49,11 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     processor = platform.processor() or platform.machine()
-    return f"{processor}, {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else f"{processor} {device.type}"
+    return (
+        f"{processor}, {counted(torch.get_num_threads(), 'thread')}"
+        if device.type == "cpu"
+        else f"{processor} {device.type}"
+    )
 
 
 def peak_memory(device: torch.device) -> int:

@@ -243,7 +243,7 @@ def test_measure_takes_no_network_that_gives_maps_or_several_outputs(
         (("run", "aps", "SEED", "3"), "SEED belongs to a single run"),
         (("run", "nosuch"), "unknown pipeline 'nosuch'"),
         (("evaluate", "aps/resnet20_aps3", "--pretrained", "--status", "e3"), "leave out --status"),
-        (("train", "aps/resnet20", "--threads", "0"), "'0' is no whole number from 1 on"),
+        (("train", "aps/resnet20", "--threads", "0"), "'0' is not a positive integer"),
     ],
 )
 def test_what_names_a_run_is_not_set_by_hand(

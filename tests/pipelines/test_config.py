@@ -38,8 +38,7 @@ def test_an_evaluation_that_is_not_known_is_refused_before_anything_is_trained()
         (
             "aps/resnet20",
             ["EVALUATE.MARGIN", "8"],
-            r"EVALUATE.MARGIN changes nothing .*: aps has no evaluation that "
-            r"reads it",
+            r"EVALUATE.MARGIN changes nothing of what .* measures: only windows would read it",
         ),
         ("aps/resnet20", ["EVALUATE.ERASE", "[3]"], "only erase would read it"),
         (
@@ -76,7 +75,8 @@ def test_every_setting_that_an_evaluation_reads_is_one() -> None:
         fields = set(type(config.evaluate).model_fields)
         assert read <= fields
         # what nothing of this paper reads can only be refused
-        assert fields - read - set(ALWAYS_READ) <= {"margin", "erase", "fractions", "limit_all_shifts", "max_shift"}
+        shifts = {"margin", "max_shift", "worst_shift", "limit_all_shifts", "limit_dear"}
+        assert fields - read - set(ALWAYS_READ) <= {"erase", "fractions", *shifts}
 
 
 def test_reading_a_configuration_imports_no_torch() -> None:

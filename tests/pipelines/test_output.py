@@ -101,7 +101,8 @@ def test_what_an_encoding_lacks_is_spelled(results: Path, monkeypatch, encoding:
     monkeypatch.setattr(sys, "stdout", out)
     assert main(commands(results)["measure"]) == 0
     shown = out.shown()
-    assert ("(. none, # the largest)" if encoding == "ascii" else "(· none, # the largest)") in shown
+    none = "." if encoding == "ascii" else "·"
+    assert f"({none} none, # 1e-05: all are rounding)" in shown
 
 
 def test_tables_of_80_columns_lose_no_name(results: Path, monkeypatch) -> None:

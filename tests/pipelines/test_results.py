@@ -60,6 +60,9 @@ def test_a_damaged_file_of_a_run_is_named_by_what_reads_it(tmp_path: Path, paper
     for path in (run.maps, run.training):
         path.write_bytes(b"\x08torn")
     made = shown_by(pipelines.paper(paper), recipe)
+    with pytest.raises(UserError, match=r"train\.json cannot be read"):
+        gather(paper, "digits", tmp_path, None, [])
+    run.training.write_text("{}")
     said = r"(maps\.safetensors is truncated or damaged|train\.json (does not say|cannot be read))"
     found = gather(paper, "digits", tmp_path, None, [])
     with pytest.raises(UserError, match=said):

@@ -15,7 +15,15 @@ def _twin() -> nn.Module:
 
 
 #: what layers are made of: Modules, but no layers themselves
-PARTS = {"ConstantBuffers", "FusedFilters", "HalfPasses", "LearntDictionary", "MapPasses", "LearnableSampler"}
+PARTS = {
+    "ConstantBuffers",
+    "FusedFilters",
+    "HalfPasses",
+    "LearntDictionary",
+    "MapPasses",
+    "LearnableSampler",
+    "OwnPool",
+}
 
 
 def _keyed() -> nn.Module:
@@ -29,6 +37,8 @@ def _keyed() -> nn.Module:
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {
     "AdaptiveBlur2d": (lambda: layers.AdaptiveBlur2d(8), ((2, 8, 9, 8),)),
     "AttentionScorer": (lambda: layers.AttentionScorer(8, hidden=3), ((2, 8, 10, 8),)),
+    "AveragePool2d": (layers.AveragePool2d, ((2, 8, 9, 8),)),
+    "MaxPool2d": (layers.MaxPool2d, ((2, 8, 9, 8),)),
     "BlurPool1d": (layers.BlurPool1d, ((2, 8, 9),)),
     "BlurPool2d": (layers.BlurPool2d, ((2, 8, 9, 8),)),
     "BlurPool3d": (layers.BlurPool3d, ((2, 8, 9, 8, 7),)),

@@ -5,12 +5,12 @@ import pytest
 from stillpoint import pipelines
 from stillpoint.core.reporting.columns import COLUMNS, Column, arranged, show
 
-OWN = Column("windows_consistency", "consistency of windows")
+OWN = Column("videos_consistency", "consistency of videos")
 
 
 def test_a_papers_columns_stand_among_cores_and_none_is_lost() -> None:
     found = arranged("crop_consistency", OWN, Column("accuracy", "accuracy, one crop"), without=("accuracy_top5",))
-    assert [column.key for column in found[:3]] == ["crop_consistency", "windows_consistency", "accuracy"]
+    assert [column.key for column in found[:3]] == ["crop_consistency", "videos_consistency", "accuracy"]
     assert found[2].title == "accuracy, one crop"
     rest = [c for c in COLUMNS if c.key not in ("crop_consistency", "accuracy", "accuracy_top5")]
     assert list(found[3:]) == rest

@@ -138,7 +138,7 @@ END = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
         (small(Step(lambda x: x if x.sum() > 0 else -x), *END), "cannot be followed"),
         (small(), "its output is a map"),
         (timm.create_model("tf_mobilenetv3_small_minimal_100"), "TensorFlow's padding"),
-        (models.alexnet(weights=None), "average all of the map"),
+        (models.alexnet(weights=None), "average the whole map"),
     ],
 )
 def test_what_cannot_be_made_invariant_is_told_with_the_reason(net: nn.Module, reason: str) -> None:
