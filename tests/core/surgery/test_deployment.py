@@ -48,9 +48,11 @@ def test_a_treated_network_scripts_for_every_size_and_is_written_to_a_file(name:
     torch.jit.save(torch.jit.script(net), kept)
     kept.seek(0)
     scripted = torch.jit.load(kept)
-    for x in (IMAGE, IMAGE[..., :33, :32]):
-        y = net(x)
-        torch.testing.assert_close(scripted(x), y, rtol=1e-4, atol=1e-5 * float(y.abs().max()))
+    # the optimiser's first passes take longer than all else
+    with torch.jit.optimized_execution(False):
+        for x in (IMAGE, IMAGE[..., :33, :32]):
+            y = net(x)
+            torch.testing.assert_close(scripted(x), y, rtol=1e-4, atol=1e-5 * float(y.abs().max()))
     assert torch.equal(pickle.loads(pickle.dumps(net))(IMAGE), net(IMAGE))
     assert antialias(copy.deepcopy(net), verbose=False).changes == []
 
