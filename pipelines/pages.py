@@ -18,6 +18,7 @@ from pathlib import Path
 
 from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.words import counted
 from stillpoint.core.reporting import tables
 from stillpoint.core.reporting.reading import STATES, found_runs
 from stillpoint.core.reporting.writing import escaped, markdown_table
@@ -184,12 +185,14 @@ def not_run(paper: str, recipe: str, kept: Path) -> str:
     of the same network, data and settings of the model tells what an epoch takes."""
     config = networks.recipe_config(paper, recipe)
     command = f"stillpoint run {paper} --recipe {recipe}"
-    work = f"{len(config.grid)} networks, {config.seeds} seed{'s' * (config.seeds > 1)}, {config.train.epochs} epochs"
+    sizes = {"network": len(config.grid), "seed": config.seeds, "epoch": config.train.epochs}
+    work = ", ".join(counted(number, noun) for noun, number in sizes.items())
     text = f"Not run here yet: `{command}` does it ({work}"
     if told := _epoch_seconds(paper, recipe, kept):
         run, seconds = told
-        hours = seconds * config.train.epochs * config.seeds * len(config.grid) / 3600
-        text += f"; some {hours:.0f} hours of one core, if all took the {seconds:.0f} s an epoch of `{run.model}`"
+        minutes = seconds * config.train.epochs * config.seeds * len(config.grid) / 60
+        long = counted(round(minutes / 60), "hour") if minutes >= 90 else counted(max(1, round(minutes)), "minute")
+        text += f"; about {long} of one core, if all took the {seconds:.0f} s an epoch of `{run.model}`"
     return f"{text})."
 
 

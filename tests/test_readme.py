@@ -71,7 +71,11 @@ RESULT = re.compile(r"±|\d[\d.,]* ?%|\d[\d.,]* points|^\|(?:.*\b\d+\.\d{2,}\b){
 MARKED = re.compile(r"<!-- (kept|stated): ([^>]*?) -->.*?<!-- /\1 -->", re.S)
 
 
-@pytest.mark.parametrize("name", [name for name in TEXTS if name != "docs/performance.md"])
+#: pages whose every number a test of their own holds to its file
+HELD = {"docs/performance.md", "docs/board.md", "docs/board_digits.md"}
+
+
+@pytest.mark.parametrize("name", [name for name in TEXTS if name not in HELD])
 def test_no_result_stands_outside_a_marker(name: str) -> None:
     prose = re.sub(r"^```.*?^```$", "", TEXTS[name], flags=re.M | re.S)
     text = re.sub(r"`[^`]*`", "", MARKED.sub("", prose))

@@ -36,7 +36,9 @@ def holds(claim: str, entries: dict[str, Entry]) -> bool:
 
 
 def claims(bullet: str) -> list[str]:
-    return [" ".join(claim.split()) for comment in re.findall(r"<!--(.*?)-->", bullet, re.S) for claim in comment.split(";")]
+    return [
+        " ".join(claim.split()) for comment in re.findall(r"<!--(.*?)-->", bullet, re.S) for claim in comment.split(";")
+    ]
 
 
 @pytest.mark.parametrize("bullet", BULLETS, ids=lambda bullet: bullet[:40])
