@@ -172,13 +172,22 @@ def test_a_disk_that_fills_up_as_the_library_is_kept_stops_nothing(built, fresh,
     refused("the disk is full", "make room")
 
 
-def test_a_file_system_without_locks_keeps_kernels_too(built, fresh, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS], ids=errno.errorcode.get)
+def test_a_file_system_without_locks_keeps_kernels_too(built, fresh, monkeypatch, number):
     def fails(*_):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(native, "_compile", lambda path, number, source: shutil.copyfile(built, path))
     monkeypatch.setattr(cache.fcntl, "flock", fails)
     assert native.available("float")
+
+
+def test_a_lock_that_fails_for_another_reason_is_told(built, fresh, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(cache.fcntl, "flock", fails)
+    refused(f"cannot be written: {os.strerror(errno.EIO)}", "set STILLPOINT_CACHE to a folder of your own")
 
 
 @pytest.fixture
