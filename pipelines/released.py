@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest, write_json, write_together
+from stillpoint.core.base.interrupt import locked
 from stillpoint.core.reporting.card_page import card_texts
 from stillpoint.core.reporting.reading import read_maps, read_metrics, read_training
 from stillpoint.core.runs import cards
@@ -81,13 +82,18 @@ def release(runs: Sequence[Run], asked: Asked, tell: Callable[[str], None] = pri
     Raises `UserError` where one of them is not finished, was not measured, is damaged, foreign or kept already, where
     its numbers do not come out again, and where there is no room for the weights.
     """
+    # one release at a time: two could take the same place, and DVC serves one
+    with locked(asked.to / ".lock", wait=tell):
+        return _release(runs, asked, tell)
+
+
+def _release(runs: Sequence[Run], asked: Asked, tell: Callable[[str], None]) -> list[Run]:
     targets = [Run(run.pipeline, run.recipe, run.model, run.seed, asked.to) for run in runs]
     for run, target in zip(runs, targets, strict=True):
         if targets.count(target) > 1:
             raise UserError(f"{target.folder} would be made of two of these runs: release one of them")
         if target.card.exists() and not asked.anew:
             raise UserError(f"{target.folder} is kept already: --anew puts {run.folder} in its place")
-    asked.to.mkdir(parents=True, exist_ok=True)
     place = asked.to / f".release.{secrets.token_hex(4)}"
     try:
         for run in runs:
@@ -96,7 +102,8 @@ def release(runs: Sequence[Run], asked: Asked, tell: Callable[[str], None] = pri
             if run.card.is_file():
                 _stage_kept(run, staged, asked)
             else:
-                _stage(run, staged, asked)
+                with locked(run.lock):
+                    _stage(run, staged, asked)
             tell(f"{run.folder}: its numbers came out again")
         with _placed(place, targets):
             _store([target for target in targets if target.weights.is_file()], asked)

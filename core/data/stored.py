@@ -135,6 +135,10 @@ def cache_path(name: str, root: Path) -> Path:
     return root / "prepared" / f"{name}.safetensors"
 
 
+#: how types begin in safetensors' headers that NumPy lacks
+_NOT_NUMPYS = ("BF", "F4", "F6", "F8")
+
+
 def _about(name: str, root: Path) -> dict[str, Any] | None:
     """The metadata of a data set's file; None if it is absent, torn or of something else."""
     from safetensors import SafetensorError, safe_open
@@ -146,6 +150,8 @@ def _about(name: str, root: Path) -> dict[str, Any] | None:
         with safe_open(path, framework="np") as file:
             about = parse_json((file.metadata() or {})["about"], str(path), of=dict)
             held = set(file.keys())
+            if any(file.get_slice(key).get_dtype().startswith(_NOT_NUMPYS) for key in held):
+                return None
     except (SafetensorError, OSError, KeyError, ValueError, UserError):
         return None  # it is decoded again
     if not about.keys() >= _KEYS:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stillpoint.core.base.device import pick, settings
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.base.files import atomic_path, sweep, write_json
+from stillpoint.core.base.files import atomic_path, json_text, sweep
 from stillpoint.core.base.interrupt import locked
 from stillpoint.core.base.progress import OnProgress
 from stillpoint.core.config.schema import RunConfig
@@ -72,6 +72,8 @@ def evaluate_run(
     start = time.perf_counter()
     with locked(run.lock), crash_in_log(run), settings(where, threads), reader_deaths_reported():
         sweep(run.folder)
+        # again: it may have been made anew since it was looked at
+        _check(run, config)
         if status in ("weights", "best") and run.state.is_file() and not run.training.is_file():
             raise UserError(f"{run.folder} holds a training that has not ended: go on with it before it is measured")
         measured = config.evaluate
@@ -121,9 +123,12 @@ def evaluate_run(
         if place is not run:
             metrics |= {"status": status, "epoch": epoch}
             place.metrics.parent.mkdir(exist_ok=True)
-        with atomic_path(place.maps) as temporary:
-            save_file({name: value.contiguous() for name, value in maps.items()}, temporary)
-        write_json(place.metrics, metrics)
+        with atomic_path(place.metrics) as numbers:
+            numbers.write_bytes(json_text(metrics).encode())
+            with atomic_path(place.maps) as arrays:
+                save_file({name: value.contiguous() for name, value in maps.items()}, arrays)
+                # earlier numbers never stand beside these arrays, whenever the process is killed
+                place.metrics.unlink(missing_ok=True)
         if after is not None:
             after(place)
     return metrics

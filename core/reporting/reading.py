@@ -63,7 +63,8 @@ def read_maps(path: Path) -> dict[str, "np.ndarray"]:
 
     try:
         return load_file(path) if path.is_file() else {}
-    except (OSError, SafetensorError) as error:
+    # a type that NumPy lacks, such as bfloat16, ends in whatever safetensors stumbles over
+    except (OSError, SafetensorError, TypeError, AttributeError, KeyError, ValueError) as error:
         raise UserError(f"{path} is truncated or damaged ({error}): evaluate the run again") from None
 
 

@@ -185,7 +185,8 @@ def _workflow(args: Namespace) -> int:
     with locked(plan.folder / ".lock", wait=tell) as held:
         for run in plan.runs:
             # what a killed workflow was training or measuring goes on without it, and is then there to be used
-            if run.lock.exists():
+            # results that were copied or fetched have no lock file
+            if run.lock.exists() or (args.anew and run.folder.is_dir()):
                 with locked(run.lock, wait=tell):
                     if args.anew:
                         clear(run)
@@ -199,7 +200,13 @@ def _workflow(args: Namespace) -> int:
         raise UserError(
             f"the workflow stopped (exit code {code}); its output is in {plan.folder / 'logs' / 'workflow.txt'}"
         )
-    found = gathering.gather(args.pipeline, plan.recipe, args.results, args.seeds, plan.pairs, plan.kept)
+    found = gathering.gather(args.pipeline, plan.recipe, args.results, plan.seeds, plan.pairs, plan.kept)
+    made = gathering.contents(found, plan.shown)
+    if any(not path.is_file() or path.read_bytes() != text.encode() for path, text in made.items()):
+        # numbers with an older time stamp than their table: a clock that was put back, a copy that keeps its times
+        with _writing(args):
+            gathering.write_table(found, plan.shown)
+            gathering.draw_figures(found, plan.shown)
     print_table(found.table)
     files = [*plan.tables().values(), *plan.pages().values(), *plan.figures().values()]
     tell("written: " + ", ".join(files))

@@ -14,6 +14,7 @@ from safetensors.numpy import save
 
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.interrupt import locked
 from stillpoint.core.reporting.reading import read_maps
 from stillpoint.core.runs import cards
 from stillpoint.core.runs.checkpoint import read_tensors, save_weights
@@ -52,7 +53,9 @@ def release(*words: object) -> int:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """What lies below a folder, but for locks, which stay."""
+    found = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def test_runs_are_kept_without_weights_and_nothing_is_trained_or_measured_over_them(
@@ -225,3 +228,24 @@ def test_of_large_arrays_a_digest_is_kept(run: Run, tmp_path: Path, monkeypatch:
     kept = Run("aps", "digits", "resnet20_aps3", 0, tmp_path / "runs")
     assert set(read_maps(kept.maps)) == {"trained/small", "trained/middle"}
     assert set(cards.check(kept)["maps_left_out"]) == {"trained/large"}
+
+
+def test_what_another_process_works_on_is_not_kept_and_two_releases_come_in_turn(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with locked(run.lock):
+        assert release(run.folder) == 2 and "in use by another process" in capsys.readouterr().err
+    kept = Run("aps", "digits", "resnet20_aps3", 0, tmp_path / "runs")
+    assert not kept.folder.exists()
+    real = released.locked
+
+    def late(path: Path, **given: Callable[[str], object]) -> object:
+        # another release has taken the place while this one waited
+        if "wait" in given:
+            kept.folder.mkdir(parents=True)
+            kept.card.write_text("another's")
+        return real(path, **given)
+
+    monkeypatch.setattr(released, "locked", late)
+    assert release(run.folder) == 2 and "is kept already" in capsys.readouterr().err
+    assert kept.card.read_text() == "another's"

@@ -1,8 +1,10 @@
 """What a workflow may replace: only what a workflow made under the same settings, of other code or other images."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +141,46 @@ def test_nothing_is_touched_before_the_lock_is_held(
             assert code == 2 and "in use by another process" in said
             assert contents(run) == before, words
     assert "begins" in trained("--workflow")[1] and run.code.read_text() == "other train"
+
+
+def test_each_command_beside_the_job_of_a_killed_workflow_is_refused_or_waits(
+    run: Run, trained: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, few = ["--data", str(tmp_path / "data")], ["EVALUATE.METRICS", "['accuracy']", "EVALUATE.UNTRAINED", "False"]
+    trained("--workflow")
+    assert main(["evaluate", str(run.folder), *data, *few]) == 0
+    before, folder = contents(run), str(run.folder)
+    words = ["run", "aps", "--results", str(run.root), *data, "--seeds", "1"]
+    pairs = ["GRID", "['resnet20']", *few]
+    with locked(run.lock):
+        for refused in (
+            ["evaluate", folder, *data, *few],
+            ["evaluate", folder, *data, "--workflow", *few],
+            ["verify", folder, *data],
+            ["release", folder, *data, "--to", str(tmp_path / "kept")],
+        ):
+            capsys.readouterr()
+            assert main(refused) == 2 and "in use by another process" in capsys.readouterr().err, refused
+            assert contents(run) == before
+        # what would be refused afterwards does not wait
+        assert main([*words, *pairs, "TRAIN.EPOCHS", "1", *PAIRS[2:]]) == 2 and "--anew" in capsys.readouterr().err
+    monkeypatch.setattr("stillpoint.core.reporting.progress.follow", lambda *given, **named: 0)
+    monkeypatch.setattr("stillpoint.pipelines.gathering.draw_figures", lambda *given: [])
+    for more in ([], ["--anew"]):
+        job, waited = ExitStack(), []
+        job.enter_context(locked(run.lock))
+
+        def told(sentence: str, job: ExitStack = job, waited: list[str] = waited) -> None:
+            if sentence.endswith("waiting for it to end"):
+                waited.append(sentence)
+                assert contents(run) == before
+                job.close()
+
+        monkeypatch.setattr("stillpoint.pipelines.commands.results.tell", told)
+        code = main([*words, *more, *pairs, *PAIRS])
+        assert len(waited) == 1 and "seed0 is in use by another process" in waited[0]
+        # nothing is left of the run where it is to be made anew: the stand-in for snakemake makes none
+        assert (code, contents(run)) == ((2, {}) if more else (0, before))
 
 
 def test_a_setting_that_is_younger_than_a_run_had_its_default_there(run: Run, trained: Command) -> None:
@@ -305,8 +347,38 @@ def test_anew_is_the_one_way_to_replace_what_was_made_by_hand_by_other_settings_
     with locked(run.lock):
         assert main(["train", "aps/resnet20", "--results", str(run.root), "--anew", *PAIRS]) == 2
     assert contents(run) == before
+    # results that were copied or fetched have no lock file
+    run.lock.unlink()
     assert main([*words, "--anew", *trial]) == 2 and "the workflow stopped" in capsys.readouterr().err
     assert contents(run) == {}
+
+
+def test_numbers_older_than_their_table_are_shown_and_seeds_not_asked_for_are_not(
+    run: Run, trained: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = ["EVALUATE.METRICS", "['accuracy']", "EVALUATE.UNTRAINED", "False"]
+    trained("--workflow")
+    assert main(["evaluate", str(run.folder), "--data", str(tmp_path / "data"), *few]) == 0
+    shutil.copytree(run.folder, run.folder.with_name("seed1"))
+    pairs = [*PAIRS, *few, "GRID", "['resnet20']"]
+    show = ["table", "aps", "--results", str(run.root), "--seeds", "1", *pairs]
+    assert main(show) == 0
+    table = run.root / "aps" / "digits" / "table.json"
+    before, numbers = table.read_bytes(), json.loads(run.metrics.read_text())
+    numbers["trained"]["accuracy"] /= 2
+    run.metrics.write_text(json.dumps(numbers))
+    # as after a clock was put back, or a copy that keeps its times
+    os.utime(run.metrics, (0, 0))
+    drawn: list[object] = []
+    monkeypatch.setattr("stillpoint.core.reporting.progress.follow", lambda *given, **named: 0)
+    monkeypatch.setattr("stillpoint.pipelines.gathering.draw_figures", lambda *given: drawn.append(given))
+    words = ["run", "aps", "--results", str(run.root), "--data", str(tmp_path / "data"), "--seeds", "1"]
+    assert main([*words, *pairs]) == 0
+    after = table.read_bytes()
+    assert after != before and len(drawn) == 1
+    # what is as it should be is left alone
+    assert main([*words, *pairs]) == 0 and len(drawn) == 1
+    assert main(show) == 0 and table.read_bytes() == after
 
 
 def test_snakemake_removes_no_result_of_a_rule_that_is_refused() -> None:

@@ -23,6 +23,7 @@ from stillpoint.core.data.judging import set_digest
 from stillpoint.core.data.sets import sample
 from stillpoint.core.data.sources import fashion_mnist
 from stillpoint.core.data.sources.digits import enlarge_digits
+from stillpoint.core.data.stored import cache_path
 from tests.core.data.conftest import load_images
 
 
@@ -262,6 +263,20 @@ def test_a_torn_cache_is_made_again_and_a_changed_one_is_refused(fashion) -> Non
     with pytest.raises(UserError, match="is damaged: its digest is wrong"):
         for part in ("train", "test"):
             load("fashion_mnist", root, part, val_size=0)
+
+
+def test_a_cache_of_a_type_that_numpy_lacks_is_made_again(tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    load("digits", tmp_path, "test", val_size=0)
+    path = cache_path("digits", tmp_path)
+    whole = path.read_bytes()
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata()
+    save_file({name: values.to(torch.bfloat16) for name, values in load_file(path).items()}, path, about)
+    load("digits", tmp_path, "test", val_size=0)
+    assert path.read_bytes() == whole
 
 
 def test_a_read_only_root_serves_without_a_cache(fashion, monkeypatch: pytest.MonkeyPatch) -> None:

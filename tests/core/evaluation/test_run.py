@@ -1,4 +1,8 @@
+import errno
 import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -123,3 +127,38 @@ def test_weights_of_another_network_are_refused(run, data):
     save_weights(run.weights, build(settings()).state_dict(), model="toy/other", config_digest="", epoch=1)
     with pytest.raises(UserError, match="toy/other"):
         measured(run, data, "EVALUATE.METRICS", "['accuracy']", "EVALUATE.UNTRAINED", "False")
+
+
+def test_numbers_never_stand_beside_the_arrays_of_another_measurement(run, data, monkeypatch):
+    measured(run, data)
+    before, arrays, replace = run.metrics.read_bytes(), run.maps.read_bytes(), Path.replace
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as change, pytest.raises(UserError, match="the disk is full"):
+        change.setattr("stillpoint.core.evaluation.run.save_file", full)
+        measured(run, data, "EVALUATE.LIMIT_ALL_SHIFTS", "2")
+    assert (run.metrics.read_bytes(), run.maps.read_bytes()) == (before, arrays)
+
+    def killed(path, target):
+        if Path(target) == run.metrics:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with monkeypatch.context() as change, pytest.raises(KeyboardInterrupt):
+        change.setattr(Path, "replace", killed)
+        measured(run, data, "EVALUATE.LIMIT_ALL_SHIFTS", "2")
+    assert run.maps.read_bytes() != arrays and not run.metrics.exists()
+
+
+def test_a_run_that_was_made_anew_before_its_lock_was_held_is_not_measured_as_another(run, data, monkeypatch):
+    @contextmanager
+    def late(path):
+        run.config.write_text(yaml.safe_dump(settings("TRAIN.LR", "0.5").dump()))
+        yield
+
+    monkeypatch.setattr("stillpoint.core.evaluation.run.locked", late)
+    with pytest.raises(UserError, match=r"only EVALUATE\.\* can be set for a run that is trained, not TRAIN\.LR"):
+        measured(run, data)
+    assert not run.metrics.exists()

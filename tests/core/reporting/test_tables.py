@@ -58,9 +58,15 @@ def test_mean_spread_and_count_are_those_of_the_seeds(runs: list[Run]) -> None:
 
 
 DAMAGES = [b"", b"\x08", b"{", b"[]", b"\xff\xfe", bytes(64)]
+#: whole files of types that NumPy lacks
+LACKING = [
+    len(head).to_bytes(8, "little") + head + bytes(2)
+    for kind, count in (("BF16", 1), ("F8_E4M3", 2), ("F4", 4))
+    for head in [f'{{"a":{{"dtype":"{kind}","shape":[{count}],"data_offsets":[0,2]}}}}'.encode()]
+]
 
 
-@pytest.mark.parametrize("content", DAMAGES)
+@pytest.mark.parametrize("content", [*DAMAGES, *LACKING])
 def test_damaged_maps_are_told_in_one_sentence(tmp_path: Path, content: bytes) -> None:
     run = Run("aps", "digits", "net", 0, tmp_path)
     assert reading.read_maps(run.maps) == {}
