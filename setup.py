@@ -25,7 +25,10 @@ class BuildWithWorkflow(build_py):
         home = Path(self.build_lib) / "stillpoint"
         for source in (ROOT / "Snakefile", ROOT / "config.yaml"):
             self._lay(source, home / source.name)
-        for pointer in sorted(ROOT.glob("runs/*/*/*/*/weights.safetensors.dvc")):
+        pointers = sorted(ROOT.glob("runs/*/*/*/*/weights.safetensors.dvc"))
+        if not pointers:
+            raise SystemExit(f"{ROOT / 'runs'} has no kept run with weights, and a wheel holds those: see MANIFEST.in")
+        for pointer in pointers:
             (tracked,) = yaml.safe_load(pointer.read_text())["outs"]
             digest = tracked["md5"]
             weights = STORE / digest[:2] / digest[2:]

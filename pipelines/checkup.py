@@ -20,8 +20,11 @@ from stillpoint.core.base.errors import UserError, listed, nearest
 from stillpoint.core.config.catalogue import DATASETS, ROOT_VARIABLE, data_root, dataset
 from stillpoint.core.kernels import cache
 from stillpoint.core.kernels.cache import KernelsMissing
+from stillpoint.core.runs import cards, layout
 from stillpoint.pipelines.code_digest import ROOT
 
+#: the kept runs, in a clone and in a wheel
+KEPT = ROOT / layout.KEPT
 #: environment variables that the house reads
 VARIABLES = (ROOT_VARIABLE, "STILLPOINT_CACHE", "STILLPOINT_KERNELS")
 #: set by `stillpoint run` for its own jobs
@@ -59,7 +62,7 @@ def check_up(data: Path | None, results: Path) -> Iterator[Finding]:
         yield from _kernels()
     yield _data(data_root(data))
     yield from _disk(results, data_root(data))
-    yield _pretrained()
+    yield _weights()
     yield _variables()
     yield _terminal()
 
@@ -269,12 +272,19 @@ def _disk(results: Path, data: Path) -> Iterator[Finding]:
         yield Finding("disk", state, f"{what}: {free / 2**30:.1f} GiB free in {there}")
 
 
-def _pretrained() -> Finding:
-    cards = sorted((ROOT / "pretrained").glob("*/*.json"))
-    absent = [card for card in cards if not card.with_suffix(".safetensors").is_file()]
+def _weights() -> Finding:
+    """Of the kept runs with weights, those whose weights are absent, or are not those of their card."""
+    try:
+        kept = cards.with_weights(KEPT)
+        absent = [run for run in kept if not run.weights.is_file()]
+        for run in kept:
+            if run not in absent:
+                cards.weights(run)
+    except UserError as error:
+        return Finding("weights", "wrong", str(error))
     if absent:
-        return Finding("weights", "note", f"{len(absent)} of {len(cards)} pretrained networks are not here: dvc pull")
-    return Finding("weights", "ok", f"{len(cards)} pretrained networks")
+        return Finding("weights", "note", f"{len(absent)} of {len(kept)} pretrained networks are not here: dvc pull")
+    return Finding("weights", "ok" if kept else "note", f"{len(kept)} pretrained networks in {KEPT}")
 
 
 def _variables() -> Finding:

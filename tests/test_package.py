@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from setuptools._distutils.filelist import FileList
 
 import stillpoint
 from tests import fresh
@@ -98,6 +99,20 @@ def test_a_wheel_has_one_name_and_holds_what_commands_read(wheel: Path) -> None:
     files = [name for name in committed.stdout.splitlines() if not name.endswith((".md", ".gitignore"))]
     assert len(files) > 250
     assert not [name for name in files if not (inside / name).is_file()]
+
+
+def test_an_sdist_holds_the_kept_runs_that_its_wheel_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout.splitlines()
+    weights = [name for name in tracked if name.endswith("/weights.safetensors.dvc")]
+    needed = {name for name in tracked if f"{Path(name).parent}/weights.safetensors.dvc" in weights}
+    chosen = FileList()
+    chosen.set_allfiles([*tracked, *(name.removesuffix(".dvc") for name in weights)])
+    for line in (ROOT / "MANIFEST.in").read_text().splitlines():
+        if not line.startswith("#"):
+            chosen.process_template_line(line)
+    assert len(weights) > 3 and not needed - set(chosen.files)
+    assert not [name for name in chosen.files if name.endswith(".safetensors") and "/weights" in name]
 
 
 def test_a_wheel_works_in_an_empty_folder_beside_other_packages_of_our_folders_names(

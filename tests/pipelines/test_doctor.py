@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,8 @@ def test_a_healthy_machine_has_a_line_for_each_subject(healthy: Path, capsys: py
     subjects = {"stillpoint", "python", "torch", "gpu", "compiler", "cache", "kernels", "data", "disk", "weights"}
     assert subjects <= set(found)
     assert "none of STILLPOINT_DATA" in found["variables"].told or os.environ.keys() & set(checkup.VARIABLES)
+    pointers = [*(Path(__file__).parents[2] / "runs").glob("*/*/*/*/weights.safetensors.dvc")]
+    assert pointers and f"{len(pointers)} pretrained networks" in found["weights"].told
     assert main(["doctor", "--results", str(healthy)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) >= len(subjects) and {line.split()[0] for line in lines} <= {"ok", "note"}
@@ -79,6 +82,26 @@ def _results_are_a_file(folder: Path, patch: pytest.MonkeyPatch) -> None:
     (folder / "results").touch()
 
 
+def _kept_run(folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    """A kept run without the weights that its card names."""
+    at = "translations/fashion_mnist/TwoFullNet/seed0"
+    shutil.copytree(checkup.KEPT / at, folder / "runs" / at, ignore=shutil.ignore_patterns("weights.*"))
+    patch.setattr(checkup, "KEPT", folder / "runs")
+    return folder / "runs" / at
+
+
+def _other_weights(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    (_kept_run(folder, patch) / "weights.safetensors").write_bytes(b"others")
+
+
+def test_absent_weights_are_a_note(
+    healthy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _kept_run(healthy, monkeypatch)
+    found = examined(healthy, capsys)["weights"]
+    assert found.state == "note" and found.told.startswith("1 of 1 pretrained networks") and "dvc pull" in found.told
+
+
 @pytest.mark.parametrize(
     ("harm", "subject", "said"),
     [
@@ -89,6 +112,7 @@ def _results_are_a_file(folder: Path, patch: pytest.MonkeyPatch) -> None:
         (_misspelled, "variables", "STILLPOINT_KERNEL is read by nothing; nearest: STILLPOINT_KERNELS"),
         (_no_room, "disk", "GiB free"),
         (_results_are_a_file, "disk", "cannot be written"),
+        (_other_weights, "weights", "not the file that its card describes"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_remedy(
