@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from stillpoint.core.base.errors import UserError, printable
+from stillpoint.core.base.errors import UserError, nearest, printable
 from stillpoint.core.base.interrupt import Interrupted
 from stillpoint.pipelines.commands import COMMANDS, GROUPS
 
@@ -111,7 +111,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """
     top = parser()
     words = sys.argv[1:] if arguments is None else list(arguments)
-    if words and words[0] in FORMER:
+    if not words:
+        top.exit(2, "stillpoint: say which command (see: stillpoint --help)\n")
+    if not words[0].startswith("-") and words[0] not in COMMANDS and words[0] not in FORMER:
+        near = nearest(words[0], list(COMMANDS))
+        top.exit(2, f"stillpoint: there is no command {printable(words[0])!r}{near} (see: stillpoint --help)\n")
+    if words[0] in FORMER:
         top.exit(2, f"stillpoint: {words[0]} is now: stillpoint {FORMER[words[0]]}\n")
     args, rest = top.parse_known_args(arguments)
     stray = rest if args.pairs is None else [word for word in rest[0::2] if word.startswith("-")]
