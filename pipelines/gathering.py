@@ -35,9 +35,11 @@ def gather(
     foreign = dict.fromkeys(run.model for run in every if run.model not in known)
     left_out = f"Left out, because {name} has no such network: {', '.join(map(repr, foreign))}." if foreign else ""
     if not runs:
+        there = "nothing was evaluated" if kept is None else "no run is kept"
+        then = ", or stillpoint train and stillpoint evaluate" if kept is None else ", then stillpoint release"
         raise UserError(
-            f"nothing was evaluated under {root / name / recipe} yet: stillpoint run {name} --recipe {recipe}, "
-            f"or stillpoint train and stillpoint evaluate{'. ' if left_out else ''}{left_out.removesuffix('.')}"
+            f"{there} under {root / name / recipe} yet: stillpoint run {name} --recipe {recipe}{then}"
+            f"{'. ' if left_out else ''}{left_out.removesuffix('.')}"
         )
     data = dataset_title(read_metrics(runs[0]))
     title = f"{data}: {config.title}" if config.title else data

@@ -94,6 +94,7 @@ BAD = [
     (["meassure", "--timm", "resnet18"], "there is no command 'meassure'; nearest: measure"),
     ([], "say which command"),
     (["prepare", "cifar11"], "unknown data set"),
+    (["table", "lps", "--kept", "--recipe", "imagenet"], "--recipe imagenet, then stillpoint release"),
     (["evaluate", "here"], "is not a run's folder"),
     (["explain"], "say which network"),
     (["measure", "aps/resnet20_aps1", "--image", "missing.png"], "missing.png is not there"),
