@@ -108,7 +108,9 @@ def _packages() -> Iterator[Finding]:
             continue
         if not requirement.specifier.contains(found, prereleases=True):
             name, needs = requirement.name, requirement.specifier
-            yield Finding("packages", "wrong", f"{name} {found} is not {needs}: pip install '{name}{needs}'")
+            used = extra in ("", "pipelines")  # of the other extras, a package may be here for another's sake
+            told = f"{name} {found} is not {needs}{'' if used else f' ({extra})'}: pip install '{name}{needs}'"
+            yield Finding("packages", "wrong" if used else "note", told)
     for extra, absent in extras.items():
         if extra in ("", "pipelines"):
             what = "layers, metrics and surgery" if not extra else "papers, from data to table"
@@ -118,9 +120,9 @@ def _packages() -> Iterator[Finding]:
             else:
                 yield Finding("packages", "ok", f"{what}: complete")
     rest = {extra: absent for extra, absent in extras.items() if extra not in ("", "pipelines")}
-    told = [f"{extra} ({'lacks ' + listed(absent, 3) if absent else 'complete'})" for extra, absent in rest.items()]
-    if told:
-        yield Finding("extras", "ok", ", ".join(told))
+    lines = [f"{extra} ({'lacks ' + listed(absent, 3) if absent else 'complete'})" for extra, absent in rest.items()]
+    if lines:
+        yield Finding("extras", "ok", ", ".join(lines))
 
 
 def _lock() -> Iterator[Finding]:

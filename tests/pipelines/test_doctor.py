@@ -48,6 +48,13 @@ def test_a_healthy_machine_has_a_line_for_each_subject(healthy: Path, capsys: py
     assert len(lines) >= len(subjects) and {line.split()[0] for line in lines} <= {"ok", "note"}
 
 
+def test_an_old_package_is_wrong_only_where_commands_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = ["numpy>=999", 'scipy>=999; extra == "pipelines"', 'setuptools>=999; extra == "dev"']
+    monkeypatch.setattr(checkup, "requires", lambda name: needs)
+    states = {finding.told.split()[0]: finding.state for finding in checkup._packages()}
+    assert (states["numpy"], states["scipy"], states["setuptools"]) == ("wrong", "wrong", "note")
+
+
 def _open_cache(folder: Path, patch: pytest.MonkeyPatch) -> None:
     (folder / "cache").mkdir()
     (folder / "cache").chmod(0o777)
