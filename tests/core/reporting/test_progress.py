@@ -80,7 +80,9 @@ def test_an_interrupt_that_reached_this_process_alone_is_passed_on(
     told = tmp_path / "told"
     # a snakemake that the signal of `kill -INT` has not reached
     waits = (
-        "import pathlib, time\n"
+        "import pathlib, signal, time\n"
+        # a shell starts what runs behind `&` deaf to it
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "try:\n"
         "    pathlib.Path('begun').touch(); time.sleep(60)\n"
         f"except KeyboardInterrupt:\n    pathlib.Path({str(told)!r}).touch()\n"
