@@ -215,7 +215,7 @@ def remarks(table: Table) -> list[str]:
     notes = [f"Mean ± standard deviation over n seeds{'; of the logit change, the largest over the seeds' * bounds}."]
     if any(row.pareto for row in table.rows):
         first, second = (table.column(key).title for key in table.axes)
-        notes.append(f"* on the Pareto front of trained {first} and {second}.")
+        notes.append(f"Networks with a star are on the Pareto front of trained {first} and {second}.")
     if table.missing:
         notes.append(f"Not evaluated yet: {', '.join(table.missing)}.")
     return notes + [note if note.endswith(".") else note + "." for note in table.notes]
