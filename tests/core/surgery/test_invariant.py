@@ -1,8 +1,10 @@
 """Networks made truly shift-invariant by surgery: under every circular shift the logits change by rounding only."""
 
 import copy
+import csv
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import timm
@@ -209,3 +211,14 @@ def test_paddings_and_fillings_that_do_not_go_together_are_refused() -> None:
         stillpoint.antialias(net, downsample="polyphase")
     with pytest.raises(ValueError, match="'reflect'"):
         stillpoint.antialias(net, padding="reflect")
+
+
+def test_the_page_shows_the_measured_table() -> None:
+    docs = Path(__file__).resolve().parents[3] / "docs"
+    with (docs / "invariance.csv").open() as file:
+        rows = list(csv.reader(file))
+    page = (docs / "antialias.md").read_text()
+    shown = page.partition("<!-- stated: docs/invariance.csv -->")[2].partition("<!-- /stated -->")[0]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.strip().splitlines()]
+    assert [lines[0], *lines[2:]] == rows and len(rows) > 12
+    assert all(float(single) < 1e-5 and float(double) < 1e-10 for *_, single, double in rows[1:])
