@@ -14,7 +14,7 @@ from PIL import Image
 
 from stillpoint.pipelines.cli import main
 from stillpoint.pipelines.commands import COMMANDS
-from stillpoint.pipelines.commands.probe import _default_dataset
+from stillpoint.pipelines.commands.subject import default_dataset
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:
@@ -71,7 +71,7 @@ def test_help_says_whose_form_a_small_picture_gets(command: str, capsys: pytest.
     shown = " ".join(told(capsys, command, "--help").split())
     assert "imagenet; cifar10 for a network that supports it, if --size is at most 64" in shown
     for size, dataset in ((None, "imagenet"), (64, "cifar10"), (65, "imagenet")):
-        assert _default_dataset(Namespace(network="blurpool/resnet18", size=size)) == dataset
+        assert default_dataset(Namespace(network="blurpool/resnet18", size=size)) == dataset
 
 
 CIFAR = ["--recipe", "cifar10"]
