@@ -47,7 +47,7 @@ from stillpoint.core.training.begin import begin, on_these_images
 from stillpoint.core.training.hooks import Moment, TrainHooks
 from stillpoint.core.training.learner import Learner
 from stillpoint.core.training.loss import Sums
-from stillpoint.core.training.schedule import rate
+from stillpoint.core.training.schedule import rate, side
 
 __all__ = ["Progress", "TrainHooks", "train"]
 
@@ -175,7 +175,7 @@ class _Training:
             raise ValueError("loaders without a test loader: TRAIN.TEST_EACH_EPOCH needs one")
         if recipe.keep == "best" and recipe.epochs and loaders.validation is None:
             raise UserError("TRAIN.KEEP best needs images to choose on: set DATA.VALIDATION, or TRAIN.KEEP last")
-        self.learner = Learner(config, build, hooks, together, device, fresh=state is None)
+        self.learner = Learner(config, build, hooks, together, device, fresh=state is None, source=loaders.train)
         self.epoch = self.step = 0
         self.sums, self.before = Sums(device), 0.0
         self.history: list[Row] = []
@@ -277,6 +277,7 @@ class _Training:
         recipe, seed, rank = self.config.train, self.config.seed, self.together.rank
         batches = iter(self.source.epoch(self.epoch, self.step * recipe.accumulate))
         self.learner.model.train()
+        self.learner.set_side(side(recipe, self.epoch))
         losses: list[Tensor] = []
         began, seen = time.perf_counter(), self.sums.images
         while self.step < self.steps:
