@@ -40,7 +40,7 @@ def test_a_schedule_that_has_ended_is_the_reason(tmp_path, schedule: str) -> Non
 def test_images_that_would_have_been_larger_are_the_reason(tmp_path) -> None:
     pairs = (*CONSTANT, "TRAIN.SIDES", "[5, 8]", "TRAIN.EPOCHS")
     trained(tmp_path, *pairs, "2")
-    with pytest.raises(UserError, match=r"a run of 2 epochs, and TRAIN\.SIDES of 3 has other sides from its first epoch"):
+    with pytest.raises(UserError, match=r"2 epochs, and TRAIN\.SIDES of 3 has other sides from its first epoch on"):
         trained(tmp_path, *pairs, "3")
 
 
