@@ -1,6 +1,6 @@
 """A small classifier made for speed: patches in fixed filters, then three stages of two convolutions and a max-pool.
 
-The network of the speed runs on CIFAR-10 (Jordan, arXiv 2404.00498, section 3), with two differences: convolutions keep
+The network of the speed runs on CIFAR-10 (Jordan, arXiv 2404.00498), with two differences: convolutions keep
 the size, so that sides are halved exactly, and every halving is a slot.
 """
 
@@ -37,7 +37,7 @@ class PatchConv2d(nn.Conv2d):
     @torch.no_grad()
     def whiten(self, images: Tensor) -> None:
         """Filters whose answers on the patches of `images` (N, C, H, W) are uncorrelated and of variance 1, each with
-        both signs (Jordan, section 3.1); the bias becomes zero."""
+        both signs (Jordan: frozen patch whitening); the bias becomes zero."""
         patches = images.double().unfold(2, _PATCH, 1).unfold(3, _PATCH, 1)  # (N, C, h, w, 2, 2)
         rows = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, self.in_channels * _PATCH**2)
         variances, components = torch.linalg.eigh(rows.mT @ rows / len(rows))

@@ -108,8 +108,8 @@ class Flip:
 
 @dataclass(frozen=True)
 class TurningFlip(Flip):
-    """`Flip` whose draw is an image's first; then it is mirrored in every second epoch (Jordan, arXiv 2404.00498,
-    section 3.6: two epochs then show both sides of every image). It needs a loader, which knows the images' numbers."""
+    """`Flip` whose draw is an image's first; then it is mirrored in every second epoch (Jordan, arXiv 2404.00498:
+    two epochs then show both sides of every image). It needs a loader, which knows the images' numbers."""
 
     def draw_images(self, numbers: Tensor, seed: int, epoch: int) -> Tensor:
         """bool (n,) of the images `numbers` (n,) of a set, a function of (seed, number, epoch)."""

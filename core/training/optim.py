@@ -48,7 +48,7 @@ def optimizer(train: TrainConfig, net: nn.Module, groups: Sequence[ParameterGrou
     """The recipe's optimiser over the trainable parameters of `net`.
 
     Parameters in none of `groups` form the first group. With TRAIN.BIAS_RATE, norms' biases form one of that rate,
-    whose decay is divided by it, so that they decay by as much (Jordan, arXiv 2404.00498, section 3.3). Parameters of
+    whose decay is divided by it, so that they decay by as much (Jordan, arXiv 2404.00498). Parameters of
     modules with ``decays = False``, such as a layer's scorer, form the last one, without weight decay; with TRAIN.DECAY
     matrices, so do parameters with one axis: biases, scales and norms. Each group carries its `lr_factor`.
 
