@@ -5,7 +5,7 @@ a torus it is the convolution of the padded gradient with the turned kernel, whi
 two thirds of the numbers. The padded map is not kept.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,8 @@ def circular_conv2d(x: Tensor, conv: nn.Conv2d, weight: Tensor) -> Tensor | None
     It is for a gradient in `x`, stride one, one group, no bias, and a padding that keeps the size. Autocast is followed
     as `torch.nn.functional.conv2d` follows it.
     """
-    (rows, columns), (down, right), (taps, _) = conv.padding, conv.dilation, conv.kernel_size  # type: ignore[misc]
+    rows, columns = cast(tuple[int, int], conv.padding)
+    (down, right), (taps, _) = conv.dilation, conv.kernel_size
     square = rows == columns and down == right and conv.kernel_size == (taps, taps)
     if type(x) is not Tensor or torch.compiler.is_compiling() or not (torch.is_grad_enabled() and x.requires_grad):
         return None
