@@ -15,7 +15,7 @@ from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.data.build import Loader
 from stillpoint.core.runs.checkpoint import fill, not_finite, start_from
 from stillpoint.core.runs.records import model_name
-from stillpoint.core.training.hooks import TrainHooks
+from stillpoint.core.training.hooks import Moment, TrainHooks
 from stillpoint.core.training.loss import Sums, criterion
 from stillpoint.core.training.optim import optimizer
 
@@ -86,6 +86,12 @@ class Learner:
     def set_side(self, side: int | None) -> None:
         """Shrinks the images of the next steps to `side` pixels, or leaves them alone."""
         self.side = side
+
+    def before_step(self, at: Moment) -> None:
+        """The paper's hook of that name."""
+        if self.hooks.before_step is not None:
+            with torch.no_grad():
+                self.hooks.before_step(self.net, at)
 
     def step(self, batches: Iterator[Any], source: Loader, sums: Sums) -> Tensor:
         """One optimiser step on the next of `batches`, added to `sums`; returns its loss with penalty, on the
