@@ -83,15 +83,15 @@ class Learner:
             # states of earlier versions have no factor
             group["lr"] = group.get("lr_factor", 1.0) * rate
 
-    def set_side(self, side: int | None) -> None:
-        """Shrinks the images of the next steps to `side` pixels, or leaves them alone."""
-        self.side = side
-
     def before_step(self, at: Moment) -> None:
         """The paper's hook of that name."""
         if self.hooks.before_step is not None:
             with torch.no_grad():
                 self.hooks.before_step(self.net, at)
+
+    def set_side(self, side: int | None) -> None:
+        """Shrinks the images of the next steps to `side` pixels, or leaves them alone."""
+        self.side = side
 
     def step(self, batches: Iterator[Any], source: Loader, sums: Sums) -> Tensor:
         """One optimiser step on the next of `batches`, added to `sums`; returns its loss with penalty, on the

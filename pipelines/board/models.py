@@ -10,6 +10,7 @@ from stillpoint.core.backbones.slots import slots
 from stillpoint.core.backbones.speednet import speednet
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.complex_modulus import ComplexModulus, ModulusBatchNorm2d
+from stillpoint.core.layers.norm_act import FusedSequential
 from stillpoint.core.layers.scattering import Scattering2d
 from stillpoint.core.layers.sparse_coding import SparseCoding2d
 from stillpoint.core.layers.wavelet_packings import RESNET
@@ -53,11 +54,11 @@ def _stem(model: Model, in_channels: int, width: int) -> tuple[nn.Module, int]:
     """(the stem, the channels that it gives)."""
     if model.stem == "sparse":
         code = SparseCoding2d(in_channels, width, 3, padding=1, iterations=_ITERATIONS)
-        return nn.Sequential(code, nn.BatchNorm2d(width)), width
+        return FusedSequential(code, nn.BatchNorm2d(width)), width
     if model.stem == "scattering":
         scattering = Scattering2d()
         channels = in_channels * scattering.maps
-        return nn.Sequential(scattering, nn.BatchNorm2d(channels)), channels
+        return FusedSequential(scattering, nn.BatchNorm2d(channels)), channels
     modulus = model.stem == "modulus"
     free = nn.Conv2d(in_channels, _FREE, 7, stride=2, padding=3, bias=False)
     wavelet = WaveletMixing2d(in_channels, RESNET, stride=2, part="complex" if modulus else "real")
@@ -70,4 +71,4 @@ def _stem(model: Model, in_channels: int, width: int) -> tuple[nn.Module, int]:
 
 
 def _pooled(channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1))
+    return FusedSequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1))
