@@ -24,7 +24,12 @@ from stillpoint.core.kernels.cache import KernelsMissing, folder, locked, report
 _FOLDER = Path(__file__).parent / "csrc"
 # Contraction to fused multiply-adds may differ between the vector body and the tail of a loop, and so between pixels;
 # the wavelet packets have no such tails.
-_CONTRACTION = {"pool": "-ffp-contract=off", "packets": "-ffp-contract=fast", "mixture": "-ffp-contract=fast"}
+_CONTRACTION = {
+    "pool": "-ffp-contract=off",
+    "packets": "-ffp-contract=fast",
+    "mixture": "-ffp-contract=fast",
+    "norm": "-ffp-contract=off",
+}
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC")
 # From the best options to the fewest that a compiler may know. OpenMP's symbols resolve to the runtime that PyTorch has
 # loaded, so both share one thread pool.
@@ -159,14 +164,21 @@ def _load(path: Path, source: str) -> ctypes.CDLL:
         return found
     if source == "mixture":
         found.stillpoint_mixture.argtypes = [*[pointer] * 4, whole, whole]
+        found.stillpoint_phases.argtypes = [*[pointer] * 3, whole, whole]
         found.stillpoint_translation.argtypes = [*[pointer] * 7, whole]
         found.stillpoint_translation_backward.argtypes = [*[pointer] * 9, whole]
         for function in (
             found.stillpoint_mixture,
+            found.stillpoint_phases,
             found.stillpoint_translation,
             found.stillpoint_translation_backward,
         ):
             function.restype = None
+        return found
+    if source == "norm":
+        found.stillpoint_norm.argtypes = [*[pointer] * 7, ctypes.c_double, whole]
+        found.stillpoint_norm_backward.argtypes = [*[pointer] * 8, ctypes.c_double, whole]
+        found.stillpoint_norm.restype = found.stillpoint_norm_backward.restype = None
         return found
     tensors: list[Any] = [pointer, pointer, pointer, whole, whole, pointer]
     found.stillpoint_pool.argtypes = [*tensors, *[whole] * 5]
