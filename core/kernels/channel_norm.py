@@ -5,6 +5,7 @@ time from the caches, and keeps the means and divisors.
 """
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,7 +94,7 @@ for _op in (_norm, _gradients):
 
 
 def _outputs(x: Tensor, whole: bool) -> tuple[Tensor, Tensor, Tensor]:
-    numbers = {"dtype": sum_dtype(x.dtype), "device": x.device}
+    numbers: dict[str, Any] = {"dtype": sum_dtype(x.dtype), "device": x.device}
     pixels = (x.shape[0], x.shape[2], x.shape[3])
     return torch.empty_like(x), torch.empty(pixels, **numbers), torch.empty(pixels[:1] if whole else pixels, **numbers)
 

@@ -86,7 +86,7 @@ def _framed(x: Tensor, stride: Stride, padding: str) -> Tensor:
     return pad(split_phases(x, stride=stride), [(1, 1), (1, 1)], padding=padding)
 
 
-def mean_convolution(x: Tensor, weight: Tensor, bias: Tensor, *, padding: str, rectified: bool = False) -> Tensor:
+def mean_convolution(x: Tensor, weight: Tensor, bias: Tensor, *, padding: str, rectified: bool) -> Tensor:
     """Mean over all pixels of the convolution 3x3 of (N, C, h, w), padded to its size: (N, outputs), float32 or better.
 
     The mean of a convolution is linear in the means of the regions under its taps, so nothing is convolved. With

@@ -165,7 +165,7 @@ class _Branch(nn.Module):
             inner = convolve_phases(x, weight, self.conv1["bias"], stride, padding)
             return _by_image(mean_convolution(inner, weight2, bias2, padding=padding, rectified=True), stride)
         inner = self.bn(convolve_phases(x, weight, None, stride, padding).relu_())
-        return _by_image(mean_convolution(inner, weight2, bias2, padding=padding), stride)
+        return _by_image(mean_convolution(inner, weight2, bias2, padding=padding, rectified=False), stride)
 
 
 class GraphScorer(_Scorer):
