@@ -56,12 +56,19 @@ struct Norm {
     }
   }
 
-  void apply(const T* x, const A* __restrict weight, const A* __restrict bias, int64_t n, const A* __restrict mean, const A* scale, T* y) const {
+  void apply(const T* x, const A* __restrict weight, const A* __restrict bias, int64_t n, const A* __restrict mean, const A* scale, T* y, bool past) const {
     if (last) {
       for (int64_t i = 0; i < n; ++i) {
         const T* __restrict from = x + i * channels;
         T* __restrict to = y + i * channels;
         const A m = mean[i], s = scale[whole ? 0 : i];
+        if constexpr (std::is_same_v<T, A>) {
+          if (past) {
+            for (int64_t c = 0; c < channels; c += Many<T>::count)
+              store(to + c, (load<Vector<T>>(from + c) - m) * (s * load<Vector<T>>(weight + c)) + load<Vector<T>>(bias + c), true);
+            continue;
+          }
+        }
         for (int64_t c = 0; c < channels; ++c) put(to[c], (get(from[c]) - m) * (s * weight[c]) + bias[c]);
       }
       return;
@@ -81,6 +88,9 @@ struct Norm {
   // mean is (B, P), scale (B) or (B, P).
   void forward(const T* x, const A* weight, const A* bias, T* y, A* mean, A* scale, int threads) const {
     const double count = static_cast<double>(channels) * static_cast<double>(pixels);
+    // past the caches where results would not stay in them, in whole lines
+    const bool past = std::is_same_v<T, A> && last && batch * channels * pixels * sizeof(T) >= kLarge &&
+                      channels * sizeof(T) % 64 == 0 && reinterpret_cast<std::uintptr_t>(y) % 64 == 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
       const int64_t block = this->block();
@@ -98,14 +108,15 @@ struct Norm {
             for (int64_t i = 0; i < n; ++i) total += squares[i];
           } else {
             for (int64_t i = 0; i < n; ++i) scales[first + i] = inverse(squares[i] / static_cast<double>(channels));
-            apply(image + at(first), weight, bias, n, means + first, scales + first, out + at(first));
+            apply(image + at(first), weight, bias, n, means + first, scales + first, out + at(first), past);
           }
         }
         if (!whole) continue;
         scales[0] = inverse(total / count);
         for (int64_t first = 0; first < pixels; first += block)
-          apply(image + at(first), weight, bias, std::min(block, pixels - first), means + first, scales, out + at(first));
+          apply(image + at(first), weight, bias, std::min(block, pixels - first), means + first, scales, out + at(first), past);
       }
+      if (past) stores_done();
     }
   }
 

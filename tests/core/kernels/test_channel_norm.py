@@ -74,6 +74,15 @@ def test_maps_that_are_not_packed_odd_weights_and_threads():
     assert channel_norm2d(x[:0], weight, bias).shape == (0, 4, 5, 6)
 
 
+@pytest.mark.parametrize("divisor", ["image", "pixel"])
+def test_maps_that_are_stored_past_the_caches_have_the_bits_of_their_images(divisor):
+    x = torch.randn(10, 64, 42, 40).to(memory_format=torch.channels_last)  # more than 4 MiB
+    weight, bias = torch.randn(64), torch.randn(64)
+    y = channel_norm2d(x, weight, bias, divisor=divisor)
+    for image, alone in zip(y.split(1), x.split(1), strict=True):
+        assert torch.equal(image, channel_norm2d(alone, weight, bias, divisor=divisor))
+
+
 def test_a_nan_stays_in_its_image():
     x = torch.randn(2, 4, 5, 6)
     x[1, 2, 3, 4] = float("nan")
