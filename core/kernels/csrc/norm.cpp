@@ -13,6 +13,9 @@ constexpr int64_t kBlock = 1 << 16;  // numbers that are worked on, again and ag
 
 template <class A>
 A total(A* lane) {  // by halves, which waits for four additions and not for sixteen
+#ifdef __AVX512F__
+  if constexpr (std::is_same_v<A, float>) return _mm512_reduce_add_ps(_mm512_loadu_ps(lane));
+#endif
   for (int64_t half = kLanes / 2; half > 0; half /= 2)
     for (int64_t l = 0; l < half; ++l) lane[l] += lane[l + half];
   return lane[0];
@@ -20,6 +23,8 @@ A total(A* lane) {  // by halves, which waits for four additions and not for six
 
 template <class T, class A = typename Sum<T>::type>
 struct Norm {
+  static constexpr int64_t kWide = kLanes / Many<A>::count;  // registers that hold as many numbers as there are lanes
+
   int64_t batch, channels, pixels;
   bool last, whole;  // channels last; one divisor for an image
   double eps;
@@ -31,16 +36,23 @@ struct Norm {
     if (last) {
       for (int64_t i = 0; i < n; ++i, x += channels) {
         A lane[kLanes] = {};
-        int64_t c = 0;
-        for (; c + kLanes <= channels; c += kLanes)
-          for (int64_t l = 0; l < kLanes; ++l) lane[l] += get(x[c + l]);
-        for (int64_t l = 0; c + l < channels; ++l) lane[l] += get(x[c + l]);
-        const A m = total(lane) / static_cast<A>(channels);
-        std::fill_n(lane, kLanes, A(0));
-        for (c = 0; c + kLanes <= channels; c += kLanes)
-          for (int64_t l = 0; l < kLanes; ++l) lane[l] += (get(x[c + l]) - m) * (get(x[c + l]) - m);
-        for (int64_t l = 0; c + l < channels; ++l) lane[l] += (get(x[c + l]) - m) * (get(x[c + l]) - m);
-        mean[i] = m, squares[i] = total(lane);
+        const int64_t even = channels - channels % kLanes;
+        const auto sum = [&](A m, auto term) {
+          if constexpr (std::is_same_v<T, A>) {  // in registers, which a compiler does not keep an array in
+            Vector<A> found[kWide] = {};
+            for (int64_t c = 0; c < even; c += kLanes)
+              for (int64_t k = 0; k < kWide; ++k) found[k] += term(load<Vector<A>>(x + c + k * Many<A>::count) - m);
+            std::memcpy(lane, found, sizeof lane);
+          } else {
+            std::fill_n(lane, kLanes, A(0));
+            for (int64_t c = 0; c < even; c += kLanes)
+              for (int64_t l = 0; l < kLanes; ++l) lane[l] += term(get(x[c + l]) - m);
+          }
+          for (int64_t l = 0; even + l < channels; ++l) lane[l] += term(get(x[even + l]) - m);
+          return total(lane);
+        };
+        const A m = sum(A(0), [](auto v) { return v; }) / static_cast<A>(channels);
+        mean[i] = m, squares[i] = sum(m, [](auto v) { return v * v; });
       }
       return;
     }
