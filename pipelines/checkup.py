@@ -36,7 +36,8 @@ KERNELS = {
     "pool": "blur and adaptive sampling",
     "packets": "wavelet packets",
     "mixture": "mixed grids",
-    "norm": "norms over channels",
+    "norm": "batch norms with what follows them",
+    "channel_norm": "norms over channels",
 }
 
 

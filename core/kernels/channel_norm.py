@@ -21,7 +21,7 @@ def fused(x: Tensor) -> bool:
     if x.ndim != 4 or pool.plain_only() or x.numel() == 0:
         return False
     if x.is_cpu:
-        return x.dtype in pool.CPU and native.available(pool.CPU[x.dtype], "norm")
+        return x.dtype in pool.CPU and native.available(pool.CPU[x.dtype], "channel_norm")
     return pool.triton_takes(x)
 
 
@@ -55,7 +55,7 @@ def _norm(x: Tensor, weight: Tensor, bias: Tensor, whole: bool, eps: float) -> t
 
         triton_channel_norm.forward(x, weight, bias, y, mean, scale, eps, is_channels_last(x))
         return y, mean, scale
-    pool.cpu_library(x.dtype, "norm").stillpoint_norm(
+    pool.cpu_library(x.dtype, "channel_norm").stillpoint_channel_norm(
         *(part.data_ptr() for part in (x, weight, bias, y, mean, scale)), *_rest(x, whole, eps)
     )
     return y, mean, scale
@@ -77,7 +77,7 @@ def _gradients(grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Ten
 
         triton_channel_norm.backward(grad, x, weight, mean, scale, to_x, to_weights, is_channels_last(x))
     else:
-        pool.cpu_library(x.dtype, "norm").stillpoint_norm_backward(
+        pool.cpu_library(x.dtype, "channel_norm").stillpoint_channel_norm_backward(
             *(part.data_ptr() for part in (x, grad, weight, mean, scale, to_x, to_weights)),
             *_rest(x, scale.ndim == 1, 0.0),
         )

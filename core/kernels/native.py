@@ -23,12 +23,13 @@ from stillpoint.core.kernels.cache import KernelsMissing, folder, locked, report
 
 _FOLDER = Path(__file__).parent / "csrc"
 # Contraction to fused multiply-adds may differ between the vector body and the tail of a loop, and so between pixels;
-# the wavelet packets have no such tails.
+# the wavelet packets have no such tails. The norm's two ways must round alike.
 _CONTRACTION = {
     "pool": "-ffp-contract=off",
     "packets": "-ffp-contract=fast",
     "mixture": "-ffp-contract=fast",
     "norm": "-ffp-contract=off",
+    "channel_norm": "-ffp-contract=off",
 }
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC")
 # From the best options to the fewest that a compiler may know. OpenMP's symbols resolve to the runtime that PyTorch has
@@ -162,9 +163,19 @@ def _load(path: Path, source: str) -> ctypes.CDLL:
         found.stillpoint_packets.argtypes = [*[pointer] * 6, whole, whole]
         found.stillpoint_packets.restype = None
         return found
+    if source == "norm":
+        found.stillpoint_norm.argtypes = [*[pointer] * 5, *[whole] * 4, *[ctypes.c_double] * 2, whole]
+        found.stillpoint_norm_backward.argtypes = [*[pointer] * 5, *[whole] * 5]
+        found.stillpoint_norm.restype = found.stillpoint_norm_backward.restype = None
+        return found
+    if source == "channel_norm":
+        found.stillpoint_channel_norm.argtypes = [*[pointer] * 7, ctypes.c_double, whole]
+        found.stillpoint_channel_norm_backward.argtypes = [*[pointer] * 8, ctypes.c_double, whole]
+        found.stillpoint_channel_norm.restype = found.stillpoint_channel_norm_backward.restype = None
+        return found
     if source == "mixture":
-        found.stillpoint_mixture.argtypes = [*[pointer] * 4, whole, whole]
         found.stillpoint_phases.argtypes = [*[pointer] * 3, whole, whole]
+        found.stillpoint_mixture.argtypes = [*[pointer] * 4, whole, whole]
         found.stillpoint_translation.argtypes = [*[pointer] * 7, whole]
         found.stillpoint_translation_backward.argtypes = [*[pointer] * 9, whole]
         for function in (
@@ -174,11 +185,6 @@ def _load(path: Path, source: str) -> ctypes.CDLL:
             found.stillpoint_translation_backward,
         ):
             function.restype = None
-        return found
-    if source == "norm":
-        found.stillpoint_norm.argtypes = [*[pointer] * 7, ctypes.c_double, whole]
-        found.stillpoint_norm_backward.argtypes = [*[pointer] * 8, ctypes.c_double, whole]
-        found.stillpoint_norm.restype = found.stillpoint_norm_backward.restype = None
         return found
     tensors: list[Any] = [pointer, pointer, pointer, whole, whole, pointer]
     found.stillpoint_pool.argtypes = [*tensors, *[whole] * 5]

@@ -1,268 +1,386 @@
-// Layer norms over the channels of feature maps (B, C, P), P pixels, packed, channels first or last. Called through ctypes.
+// Batch norm, the addition of a shortcut and ReLU in one pass each way, on maps with the channels innermost. Called through
+// ctypes.
 //
-// y = (x - mean) * scale * weight + bias, mean over the channels of each pixel, and scale = 1 / sqrt(variance + eps), one for
-// each pixel or for each image. Sums over channels are in float, or double where NUMBER is, and do not depend on where a
-// pixel is; sums over pixels are in double. So a circular shift of a map moves its result up to rounding in double.
+// A map of n rows (pixels of all images) by C channels is read as rows of the least multiple of C that is one of 64 too,
+// so that every channel count fills the registers. Sums are kept in float for a block of rows that the first-level cache holds,
+// and in double beyond it. The map is cut into parts that depend on its shape alone, added in their order: the same bits
+// whatever the number of threads.
+//
+// Compiled without contraction to fused multiply-adds, so that the backward pass finds the sign that the forward pass had;
+// once for each NUMBER (float, double, BFloat16) that somebody uses.
+
+#include <numeric>
 
 #include "tables.hpp"
 
 namespace {
 
-constexpr int64_t kLanes = 16;
-constexpr int64_t kBlock = 1 << 16;  // numbers that are worked on, again and again, before the next: they stay in the caches
+enum Activation { kNone, kReLU, kReLU6 };
+
+constexpr int64_t kLanes = 64;
 
 template <class A>
-A total(A* lane) {  // by halves, which waits for four additions and not for sixteen
-#ifdef __AVX512F__
-  if constexpr (std::is_same_v<A, float>) return _mm512_reduce_add_ps(_mm512_loadu_ps(lane));
-#endif
-  for (int64_t half = kLanes / 2; half > 0; half /= 2)
-    for (int64_t l = 0; l < half; ++l) lane[l] += lane[l + half];
-  return lane[0];
+struct Lanes {  // 64 numbers in registers; those of bfloat16 in the order in which `Pair` has them
+  static constexpr int count = sizeof(A);
+  Vector<A> v[count];
+};
+
+template <class A, class T>
+inline Lanes<A> read(const T* from) {
+  Lanes<A> out;
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const Pair low = load<Pair>(from), high = load<Pair>(from + 32);
+    out.v[0] = low.even, out.v[1] = low.odd, out.v[2] = high.even, out.v[3] = high.odd;
+  } else {
+    for (int k = 0; k < Lanes<A>::count; ++k) out.v[k] = load<Vector<A>>(from + k * (64 / sizeof(A)));
+  }
+  return out;
 }
 
-template <class T, class A = typename Sum<T>::type>
-struct Norm {
-  static constexpr int64_t kWide = kLanes / Many<A>::count;  // registers that hold as many numbers as there are lanes
-
-  int64_t batch, channels, pixels;
-  bool last, whole;  // channels last; one divisor for an image
-  double eps;
-
-  A inverse(double mean) const { return static_cast<A>(1 / std::sqrt(mean + eps)); }
-
-  // The means of `n` pixels and the sums of squares around them. Of contiguous maps `x` begins at the first pixel.
-  void measure(const T* x, int64_t n, A* __restrict mean, A* __restrict squares) const {
-    if (last) {
-      for (int64_t i = 0; i < n; ++i, x += channels) {
-        A lane[kLanes] = {};
-        const int64_t even = channels - channels % kLanes;
-        const auto sum = [&](A m, auto term) {
-          if constexpr (std::is_same_v<T, A>) {  // in registers, which a compiler does not keep an array in
-            Vector<A> found[kWide] = {};
-            for (int64_t c = 0; c < even; c += kLanes)
-              for (int64_t k = 0; k < kWide; ++k) found[k] += term(load<Vector<A>>(x + c + k * Many<A>::count) - m);
-            std::memcpy(lane, found, sizeof lane);
-          } else {
-            std::fill_n(lane, kLanes, A(0));
-            for (int64_t c = 0; c < even; c += kLanes)
-              for (int64_t l = 0; l < kLanes; ++l) lane[l] += term(get(x[c + l]) - m);
-          }
-          for (int64_t l = 0; even + l < channels; ++l) lane[l] += term(get(x[even + l]) - m);
-          return total(lane);
-        };
-        const A m = sum(A(0), [](auto v) { return v; }) / static_cast<A>(channels);
-        mean[i] = m, squares[i] = sum(m, [](auto v) { return v * v; });
-      }
-      return;
-    }
-    std::fill_n(mean, n, A(0)), std::fill_n(squares, n, A(0));
-    for (int64_t c = 0; c < channels; ++c) {
-      const T* __restrict row = x + c * pixels;
-      for (int64_t i = 0; i < n; ++i) mean[i] += get(row[i]);
-    }
-    for (int64_t i = 0; i < n; ++i) mean[i] /= static_cast<A>(channels);
-    for (int64_t c = 0; c < channels; ++c) {
-      const T* __restrict row = x + c * pixels;
-      for (int64_t i = 0; i < n; ++i) squares[i] += (get(row[i]) - mean[i]) * (get(row[i]) - mean[i]);
-    }
+template <class A, class T>
+inline void write(T* to, const Lanes<A>& x) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    store(to, Pair{x.v[0], x.v[1]}), store(to + 32, Pair{x.v[2], x.v[3]});
+  } else {
+    for (int k = 0; k < Lanes<A>::count; ++k) store(to + k * (64 / sizeof(A)), x.v[k]);
   }
+}
 
-  void apply(const T* x, const A* __restrict weight, const A* __restrict bias, int64_t n, const A* __restrict mean, const A* scale, T* y, bool past) const {
-    if (last) {
-      for (int64_t i = 0; i < n; ++i) {
-        const T* __restrict from = x + i * channels;
-        T* __restrict to = y + i * channels;
-        const A m = mean[i], s = scale[whole ? 0 : i];
-        if constexpr (std::is_same_v<T, A>) {
-          if (past) {
-            for (int64_t c = 0; c < channels; c += Many<T>::count)
-              store(to + c, (load<Vector<T>>(from + c) - m) * (s * load<Vector<T>>(weight + c)) + load<Vector<T>>(bias + c), true);
-            continue;
-          }
-        }
-        for (int64_t c = 0; c < channels; ++c) put(to[c], (get(from[c]) - m) * (s * weight[c]) + bias[c]);
-      }
-      return;
-    }
-    for (int64_t c = 0; c < channels; ++c) {
-      const T* __restrict from = x + c * pixels;
-      T* __restrict to = y + c * pixels;
-      const A w = weight[c], b = bias[c], s = scale[0] * w;
-      if (whole) for (int64_t i = 0; i < n; ++i) put(to[i], (get(from[i]) - mean[i]) * s + b);
-      else for (int64_t i = 0; i < n; ++i) put(to[i], (get(from[i]) - mean[i]) * (scale[i] * w) + b);
-    }
+// The lane of the i-th number of a row.
+template <class T>
+inline int64_t lane(int64_t i) {
+  return std::is_same_v<T, BFloat16> ? i / 32 * 32 + i % 2 * 16 + i % 32 / 2 : i;
+}
+
+// What follows the norm; V is a number or a vector. A NaN stays one.
+template <int ACT, class V>
+inline V activated(V v) {
+  const V zero{}, six = zero + 6;
+  if constexpr (ACT == kNone) return v;
+  if constexpr (ACT == kReLU6) v = v >= six ? six : v;
+  return v <= zero ? zero : v;
+}
+
+// The gradient past the activation whose input, or output, is `v`.
+template <int ACT, class V>
+inline V passed(V v, V grad) {
+  const V zero{}, six = zero + 6;
+  if constexpr (ACT == kNone) return grad;
+  if constexpr (ACT == kReLU6) grad = v >= six ? zero : grad;
+  return v <= zero ? zero : grad;
+}
+
+template <class T, class A>
+inline A kept(A v) {  // as it is once it was stored
+  if constexpr (std::is_same_v<T, BFloat16> && std::is_same_v<A, float>) {
+    BFloat16 stored;
+    put(stored, v);
+    return get(stored);
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    return reinterpret_cast<A>(rounded(v));
+  } else {
+    return v;
   }
+}
 
-  int64_t block() const { return std::min(pixels, std::max<int64_t>(kBlock / channels, 4 * kLanes)); }
-  int64_t at(int64_t pixel) const { return last ? pixel * channels : pixel; }
+template <class T>
+struct Map {
+  using A = typename Sum<T>::type;
+  int64_t rows, channels, width, wide, rest, parts, block;
 
-  // mean is (B, P), scale (B) or (B, P).
-  void forward(const T* x, const A* weight, const A* bias, T* y, A* mean, A* scale, int threads) const {
-    const double count = static_cast<double>(channels) * static_cast<double>(pixels);
-    // past the caches where results would not stay in them, in whole lines
-    const bool past = std::is_same_v<T, A> && last && batch * channels * pixels * sizeof(T) >= kLarge &&
-                      channels * sizeof(T) % 64 == 0 && reinterpret_cast<std::uintptr_t>(y) % 64 == 0;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-      const int64_t block = this->block();
-      std::vector<A> squares(block);
-#pragma omp for schedule(static)
-      for (int64_t b = 0; b < batch; ++b) {
-        const T* image = x + b * channels * pixels;
-        T* out = y + b * channels * pixels;
-        A *means = mean + b * pixels, *scales = scale + (whole ? b : b * pixels);
-        double total = 0;
-        for (int64_t first = 0; first < pixels; first += block) {
-          const int64_t n = std::min(block, pixels - first);
-          measure(image + at(first), n, means + first, squares.data());
-          if (whole) {
-            for (int64_t i = 0; i < n; ++i) total += squares[i];
-          } else {
-            for (int64_t i = 0; i < n; ++i) scales[first + i] = inverse(squares[i] / static_cast<double>(channels));
-            apply(image + at(first), weight, bias, n, means + first, scales + first, out + at(first), past);
-          }
-        }
-        if (!whole) continue;
-        scales[0] = inverse(total / count);
-        for (int64_t first = 0; first < pixels; first += block)
-          apply(image + at(first), weight, bias, std::min(block, pixels - first), means + first, scales, out + at(first), past);
-      }
-      if (past) stores_done();
-    }
+  Map(int64_t n, int64_t c) : rows(n), channels(c), width(std::lcm(c, kLanes)) {
+    wide = rows * channels / width;
+    rest = rows * channels - wide * width;  // numbers after the last whole row
+    parts = std::max<int64_t>(1, std::min<int64_t>({32, wide, rows * channels >> 16}));
+    block = std::clamp<int64_t>(16384 / static_cast<int64_t>(width * sizeof(T)), 4, 128);
   }
+  int64_t begin(int64_t part) const { return wide * part / parts; }
+  int64_t end(int64_t part) const { return wide * (part + 1) / parts; }
 
-  // Of `n` pixels: the means over channels of the gradient times the weight, and its products with what is left of the mean.
-  // Adds what reaches the weight and the bias to `sums`, two rows of channels.
-  void gather(const T* x, const T* grad, const A* __restrict weight, int64_t n, const A* __restrict mean, const A* scale, A* __restrict drift, A* __restrict product, double* sums, A* spare) const {
-    const A part = 1 / static_cast<A>(channels);
-    if (last) {
-      A *__restrict slope = spare, *__restrict shift = spare + channels;
-      std::fill_n(spare, 2 * channels, A(0));
-      for (int64_t i = 0; i < n; ++i) {
-        const T *__restrict value = x + i * channels, *__restrict seed = grad + i * channels;
-        const A m = mean[i], s = scale[whole ? 0 : i];
-        A lane[kLanes] = {}, other[kLanes] = {};
-        int64_t c = 0;
-        for (; c + kLanes <= channels; c += kLanes)
-          for (int64_t l = 0; l < kLanes; ++l) {
-            const A g = get(seed[c + l]), centred = get(value[c + l]) - m;
-            lane[l] += g * weight[c + l], other[l] += g * weight[c + l] * centred;
-            slope[c + l] += g * centred * s, shift[c + l] += g;
-          }
-        for (; c < channels; ++c) {
-          const A g = get(seed[c]), centred = get(value[c]) - m;
-          lane[0] += g * weight[c], other[0] += g * weight[c] * centred;
-          slope[c] += g * centred * s, shift[c] += g;
-        }
-        drift[i] = total(lane) * part, product[i] = total(other);
-      }
-      for (int64_t c = 0; c < 2 * channels; ++c) sums[c] += spare[c];
-      return;
-    }
-    std::fill_n(drift, n, A(0)), std::fill_n(product, n, A(0));
-    for (int64_t c = 0; c < channels; ++c) {
-      const T *__restrict value = x + c * pixels, *__restrict seed = grad + c * pixels;
-      const A w = weight[c];
-      A slope[kLanes] = {}, shift[kLanes] = {};
-      int64_t i = 0;
-      for (; i + kLanes <= n; i += kLanes)
-        for (int64_t l = 0; l < kLanes; ++l) {
-          const A g = get(seed[i + l]), moved = g * (get(value[i + l]) - mean[i + l]);
-          drift[i + l] += g * w, product[i + l] += moved * w;
-          slope[l] += whole ? moved : moved * scale[i + l], shift[l] += g;
-        }
-      for (; i < n; ++i) {
-        const A g = get(seed[i]), moved = g * (get(value[i]) - mean[i]);
-        drift[i] += g * w, product[i] += moved * w;
-        slope[0] += whole ? moved : moved * scale[i], shift[0] += g;
-      }
-      double first = 0, second = 0;
-      for (int64_t l = 0; l < kLanes; ++l) first += slope[l], second += shift[l];
-      sums[c] += whole ? first * scale[0] : first, sums[channels + c] += second;
-    }
-    for (int64_t i = 0; i < n; ++i) drift[i] *= part;
-  }
-
-  // scale * (grad * weight - drift) - pull * (x - mean), with scale and pull of the pixel or the image.
-  void spread(const T* x, const T* grad, const A* __restrict weight, int64_t n, const A* __restrict mean, const A* scale, const A* __restrict drift, const A* pull, T* out) const {
-    if (last) {
-      for (int64_t i = 0; i < n; ++i) {
-        const T *__restrict value = x + i * channels, *__restrict seed = grad + i * channels;
-        T* __restrict to = out + i * channels;
-        const A m = mean[i], s = scale[whole ? 0 : i], d = drift[i], p = pull[whole ? 0 : i];
-        for (int64_t c = 0; c < channels; ++c) put(to[c], s * (get(seed[c]) * weight[c] - d) - p * (get(value[c]) - m));
-      }
-      return;
-    }
-    for (int64_t c = 0; c < channels; ++c) {
-      const T *__restrict value = x + c * pixels, *__restrict seed = grad + c * pixels;
-      T* __restrict to = out + c * pixels;
-      const A w = weight[c], s = scale[0], p = pull[0];
-      if (whole) for (int64_t i = 0; i < n; ++i) put(to[i], s * (get(seed[i]) * w - drift[i]) - p * (get(value[i]) - mean[i]));
-      else for (int64_t i = 0; i < n; ++i) put(to[i], scale[i] * (get(seed[i]) * w - drift[i]) - pull[i] * (get(value[i]) - mean[i]));
-    }
-  }
-
-  // What reaches weight and bias is left by image, (B, 2, C).
-  void backward(const T* x, const T* grad, const A* weight, const A* mean, const A* scale, T* to_x, A* to_weights, int threads) const {
-    const double count = static_cast<double>(channels) * static_cast<double>(pixels);
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-      const int64_t block = this->block();
-      std::vector<A> drift(pixels), product(block), spare(2 * channels);
-      std::vector<double> sums(2 * channels);
-#pragma omp for schedule(static)
-      for (int64_t b = 0; b < batch; ++b) {
-        const T *image = x + b * channels * pixels, *seed = grad + b * channels * pixels;
-        T* out = to_x + b * channels * pixels;
-        const A *means = mean + b * pixels, *scales = scale + (whole ? b : b * pixels);
-        std::fill(sums.begin(), sums.end(), 0.0);
-        double total = 0;
-        for (int64_t first = 0; first < pixels; first += block) {
-          const int64_t n = std::min(block, pixels - first), from = at(first);
-          const A* own = scales + (whole ? 0 : first);
-          gather(image + from, seed + from, weight, n, means + first, own, drift.data() + first, product.data(), sums.data(), spare.data());
-          if (whole) {
-            for (int64_t i = 0; i < n; ++i) total += product[i];
-          } else {
-            for (int64_t i = 0; i < n; ++i) product[i] *= own[i] * own[i] * own[i] / static_cast<A>(channels);
-            spread(image + from, seed + from, weight, n, means + first, own, drift.data() + first, product.data(), out + from);
-          }
-        }
-        for (int64_t c = 0; c < 2 * channels; ++c) to_weights[b * 2 * channels + c] = static_cast<A>(sums[c]);
-        if (!whole) continue;
-        const double s = scales[0];
-        const A pull = static_cast<A>(s * s * s * total / count);
-        for (int64_t first = 0; first < pixels; first += block) {
-          const int64_t from = at(first);
-          spread(image + from, seed + from, weight, std::min(block, pixels - first), means + first, scales, drift.data() + first, &pull, out + from);
-        }
-      }
-    }
+  // A number for each channel, laid out for every lane of a row.
+  template <class From>
+  std::vector<A> spread(const From* values) const {
+    std::vector<A> out(width);
+    for (int64_t i = 0; i < width; ++i) out[lane<T>(i)] = static_cast<A>(values[i % channels]);
+    return out;
   }
 };
+
+// Two sums for each lane and part; what is added up is `terms(at, i, first, second)` of 64 numbers from `at`, the i-th
+// of a row on, and `term(at, i)` of a single one.
+template <class T, class Terms, class Term>
+std::vector<double> sums(const Map<T>& map, int threads, const Terms& terms, const Term& term) {
+  using A = typename Sum<T>::type;
+  const int64_t width = map.width;
+  std::vector<double> all(2 * map.parts * width);
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+  for (int64_t part = 0; part < map.parts; ++part) {
+    double* total = all.data() + 2 * part * width;
+    const int64_t end = map.end(part);
+    for (int64_t from = map.begin(part); from < end; from += map.block) {
+      const int64_t count = std::min(map.block, end - from);
+      for (int64_t i = 0; i < width; i += kLanes) {
+        Lanes<A> first{}, second{};
+        terms(from * width + i, i, count, first, second);
+        for (int k = 0; k < Lanes<A>::count; ++k)
+          for (int64_t j = 0, n = 64 / sizeof(A); j < n; ++j)
+            total[i + k * n + j] += first.v[k][j], total[width + i + k * n + j] += second.v[k][j];
+      }
+    }
+  }
+  double* last = all.data() + 2 * (map.parts - 1) * width;
+  for (int64_t i = 0; i < map.rest; ++i) {
+    A first{}, second{};
+    term(map.wide * width + i, lane<T>(i), first, second);
+    last[lane<T>(i)] += first, last[width + lane<T>(i)] += second;
+  }
+  // to channels, in the order of parts and lanes
+  std::vector<double> found(2 * map.channels);
+  for (int64_t part = 0; part < map.parts; ++part)
+    for (int64_t which = 0; which < 2; ++which)
+      for (int64_t from = 0; from < width; from += map.channels)
+        for (int64_t c = 0; c < map.channels; ++c)
+          found[which * map.channels + c] += all[(2 * part + which) * width + lane<T>(from + c)];
+  return found;
+}
+
+// Every number of the map, `many(at, i, count)` for 64 of each of `count` rows, from the end: what was read last is still
+// in a cache.
+template <class T, class Many, class One>
+void each(const Map<T>& map, int threads, const Many& many, const One& one) {
+  const int64_t width = map.width;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+  for (int64_t back = 0; back < map.parts; ++back) {
+    const int64_t part = map.parts - 1 - back, first = map.begin(part);
+    for (int64_t to = map.end(part); to > first; to -= map.block) {
+      const int64_t from = std::max(first, to - map.block);
+      for (int64_t i = 0; i < width; i += kLanes) many(from * width + i, i, to - from);
+    }
+  }
+  for (int64_t i = 0; i < map.rest; ++i) one(map.wide * width + i, lane<T>(i));
+}
+
+#define LANES for (int k = 0; k < Lanes<A>::count; ++k)
+
+// `about`: for each channel mean, 1 / standard deviation, and scale and shift of the norm as a whole.
+template <class T>
+void statistics(const Map<T>& map, const T* x, typename Sum<T>::type* about, typename Sum<T>::type* running_mean,
+                typename Sum<T>::type* running_var, double momentum, double eps, int threads) {
+  using A = typename Sum<T>::type;
+  // squares of differences to something near the mean: their sum loses nothing to the mean
+  const int64_t looked = std::min<int64_t>(map.rows, 64);
+  std::vector<A> near(map.channels);
+  for (int64_t row = 0; row < looked; ++row) {
+    const T* pixel = x + row * (map.rows / looked) * map.channels;
+    for (int64_t c = 0; c < map.channels; ++c) near[c] += get(pixel[c]) / static_cast<A>(looked);
+  }
+  for (A& value : near) value = std::isfinite(value) ? value : A(0);
+  const std::vector<A> shift = map.spread(near.data());
+  const std::vector<double> found = sums(
+      map, threads,
+      [&, width = map.width](int64_t at, int64_t i, int64_t count, Lanes<A>& first, Lanes<A>& second) {
+        const Lanes<A> origin = read<A>(shift.data() + i);
+        const T* from = x + at;
+        for (int64_t row = 0; row < count; ++row, from += width) {
+          const Lanes<A> value = read<A>(from);
+          LANES {
+            const auto d = value.v[k] - origin.v[k];
+            first.v[k] += d, second.v[k] += d * d;
+          }
+        }
+      },
+      [&](int64_t at, int64_t i, A& first, A& second) {
+        const A d = A(get(x[at])) - shift[i];
+        first += d, second += d * d;
+      });
+  const double n = static_cast<double>(map.rows);
+  for (int64_t c = 0; c < map.channels; ++c) {
+    const double off = found[c] / n, squares = found[map.channels + c] - found[c] * off;
+    const double mean = near[c] + off, var = squares < 0 ? 0 : squares / n;
+    about[c] = static_cast<A>(mean), about[map.channels + c] = static_cast<A>(1 / std::sqrt(var + eps));
+    running_mean[c] = static_cast<A>((1 - momentum) * running_mean[c] + momentum * mean);
+    running_var[c] = static_cast<A>((1 - momentum) * running_var[c] + momentum * var * (n / (n - 1)));
+  }
+}
+
+template <class T, int ACT, bool ADDED>
+void forward(const Map<T>& map, const T* x, const T* residual, T* y, const typename Sum<T>::type* about, int threads) {
+  using A = typename Sum<T>::type;
+  const std::vector<A> scale = map.spread(about + 2 * map.channels), shift = map.spread(about + 3 * map.channels);
+  each(
+      map, threads,
+      [&, width = map.width](int64_t at, int64_t i, int64_t count) {
+        const Lanes<A> a = read<A>(scale.data() + i), b = read<A>(shift.data() + i);
+        const T *from = x + at, *other = residual + (ADDED ? at : 0);
+        T* to = y + at;
+        for (int64_t row = 0; row < count; ++row, from += width, to += width) {
+          Lanes<A> value = read<A>(from);
+          LANES value.v[k] = value.v[k] * a.v[k] + b.v[k];
+          if constexpr (ADDED) {
+            const Lanes<A> more = read<A>(other);
+            LANES value.v[k] += more.v[k];
+            other += width;
+          }
+          LANES value.v[k] = activated<ACT>(value.v[k]);
+          write(to, value);
+        }
+      },
+      [&](int64_t at, int64_t i) {
+        A value = A(get(x[at])) * scale[i] + shift[i];
+        if (ADDED) value += get(residual[at]);
+        put(y[at], activated<ACT>(value));
+      });
+}
+
+template <class T>
+struct Gradients {
+  using A = typename Sum<T>::type;
+  T *x, *residual;
+  A *weight, *bias;
+};
+
+// Where a residual was added, the output `y` tells what the activation let pass, otherwise the input does. The masked
+// gradient is the residual's. One pass for the sums, if any is needed, and one for the gradient of the input.
+template <class T, int ACT, bool ADDED>
+void backward(const Map<T>& map, const T* x, const T* y, const T* grad, const typename Sum<T>::type* about,
+              const Gradients<T>& to, bool training, int threads) {
+  using A = typename Sum<T>::type;
+  const std::vector<A> mean = map.spread(about), scale = map.spread(about + 2 * map.channels);
+  const std::vector<A> shift = map.spread(about + 3 * map.channels);
+  // 64 gradients past the activation; `value` is the input there, `a` and `b` the norm's scale and shift
+  const auto past = [=](int64_t at, const Lanes<A>& value, const Lanes<A>& a, const Lanes<A>& b) {
+    Lanes<A> z = read<A>(grad + at), out;
+    if constexpr (ACT == kNone) return z;
+    if constexpr (ADDED) {
+      out = read<A>(y + at);
+    } else {
+      LANES out.v[k] = value.v[k] * a.v[k] + b.v[k];
+      if constexpr (ACT == kReLU6) LANES out.v[k] = kept<T>(out.v[k]);
+    }
+    LANES z.v[k] = passed<ACT>(out.v[k], z.v[k]);
+    return z;
+  };
+  const auto past_one = [&](int64_t at, int64_t i) {
+    const A z = get(grad[at]);
+    if constexpr (ACT == kNone) return z;
+    if constexpr (ADDED) return passed<ACT>(A(get(y[at])), z);
+    const A out = A(get(x[at])) * scale[i] + shift[i];
+    return passed<ACT>(ACT == kReLU6 ? kept<T>(out) : out, z);
+  };
+  const int64_t channels = map.channels;
+  std::vector<double> found(2 * channels);
+  if (training || to.weight || to.bias) {
+    found = sums(
+        map, threads,
+        [&, masked = to.residual, width = map.width](int64_t at, int64_t i, int64_t count, Lanes<A>& first, Lanes<A>& second) {
+          const Lanes<A> a = read<A>(scale.data() + i), b = read<A>(shift.data() + i), centre = read<A>(mean.data() + i);
+          Lanes<A> one = first, two = second;
+          for (int64_t row = 0; row < count; ++row, at += width) {
+            const Lanes<A> value = read<A>(x + at), z = past(at, value, a, b);
+            if (ADDED && masked) write(masked + at, z);
+            LANES one.v[k] += z.v[k], two.v[k] += z.v[k] * (value.v[k] - centre.v[k]);
+          }
+          first = one, second = two;
+        },
+        [&](int64_t at, int64_t i, A& first, A& second) {
+          const A z = past_one(at, i);
+          if (ADDED && to.residual) put(to.residual[at], z);
+          first += z, second += z * (A(get(x[at])) - mean[i]);
+        });
+  } else if (ADDED && to.residual) {
+    each(
+        map, threads,
+        [&, width = map.width](int64_t at, int64_t i, int64_t count) {
+          for (int64_t row = 0; row < count; ++row, at += width) write(to.residual + at, past(at, {}, {}, {}));
+        },
+        [&](int64_t at, int64_t i) { put(to.residual[at], past_one(at, i)); });
+  }
+  std::vector<A> slope(channels), offset(channels);
+  const double n = static_cast<double>(map.rows);
+  for (int64_t c = 0; c < channels; ++c) {
+    const double one_over = about[channels + c], factor = about[2 * channels + c];
+    if (to.bias) to.bias[c] = static_cast<A>(found[c]);
+    if (to.weight) to.weight[c] = static_cast<A>(found[channels + c] * one_over);
+    slope[c] = static_cast<A>(training ? -factor * one_over * one_over * found[channels + c] / n : 0);
+    offset[c] = static_cast<A>(training ? -factor * found[c] / n : 0);
+  }
+  if (!to.x) return;
+  const std::vector<A> slopes = map.spread(slope.data()), offsets = map.spread(offset.data());
+  const T* masked = ADDED ? to.residual : nullptr;
+  each(
+      map, threads,
+      [&, out = to.x, width = map.width](int64_t at, int64_t i, int64_t count) {
+        const Lanes<A> a = read<A>(scale.data() + i), b = read<A>(shift.data() + i), centre = read<A>(mean.data() + i);
+        const Lanes<A> s = read<A>(slopes.data() + i), o = read<A>(offsets.data() + i);
+        for (int64_t row = 0; row < count; ++row, at += width) {
+          const Lanes<A> value = read<A>(x + at);
+          Lanes<A> z = ADDED && masked ? read<A>(masked + at) : past(at, value, a, b);
+          LANES z.v[k] = a.v[k] * z.v[k] + (s.v[k] * (value.v[k] - centre.v[k]) + o.v[k]);
+          write(out + at, z);
+        }
+      },
+      [&](int64_t at, int64_t i) {
+        const A z = masked ? A(get(masked[at])) : past_one(at, i);
+        put(to.x[at], scale[i] * z + (slopes[i] * (A(get(x[at])) - mean[i]) + offsets[i]));
+      });
+}
 
 }  // namespace
 
 extern "C" {
 
-// numbers: batch, channels, pixels, whether channels come last, whether an image has one divisor. mean (B, P), scale (B) or
-// (B, P), weights and these in float, or double where NUMBER is.
-void stillpoint_norm(const void* x, const void* weight, const void* bias, void* y, void* mean, void* scale, const int64_t* numbers,
-                     double eps, int64_t threads) {
-  using A = Sum<NUMBER>::type;
-  const Norm<NUMBER> norm{numbers[0], numbers[1], numbers[2], numbers[3] != 0, numbers[4] != 0, eps};
-  norm.forward(static_cast<const NUMBER*>(x), static_cast<const A*>(weight), static_cast<const A*>(bias), static_cast<NUMBER*>(y),
-               static_cast<A*>(mean), static_cast<A*>(scale), static_cast<int>(threads));
+// (rows, channels) -> y of the same shape. `parameters`: weight, bias, running mean and running variance of the channels;
+// `about` receives four numbers a channel for the backward pass. Training takes the map's own statistics and moves the
+// running ones. `residual` may be null.
+void stillpoint_norm(const void* x, const void* residual, void* y, void* const* parameters, void* about, int64_t rows,
+                     int64_t channels, int64_t activation, int64_t training, double momentum, double eps, int64_t threads) {
+  using T = NUMBER;
+  using A = Sum<T>::type;
+  const Map<T> map(rows, channels);
+  const auto source = static_cast<const T*>(x);
+  const auto weight = static_cast<const A*>(parameters[0]), bias = static_cast<const A*>(parameters[1]);
+  const auto running_mean = static_cast<A*>(parameters[2]), running_var = static_cast<A*>(parameters[3]);
+  const auto found = static_cast<A*>(about);
+  if (training) {
+    statistics<T>(map, source, found, running_mean, running_var, momentum, eps, static_cast<int>(threads));
+  } else {
+    for (int64_t c = 0; c < channels; ++c)
+      found[c] = running_mean[c], found[channels + c] = static_cast<A>(1 / std::sqrt(running_var[c] + eps));
+  }
+  for (int64_t c = 0; c < channels; ++c) {
+    const A scale = found[channels + c] * weight[c];
+    found[2 * channels + c] = scale, found[3 * channels + c] = static_cast<A>(bias[c] - double(found[c]) * scale);
+  }
+  const auto run = [&](auto act) {
+    const auto to = static_cast<T*>(y);
+    if (residual) forward<T, act, true>(map, source, static_cast<const T*>(residual), to, found, static_cast<int>(threads));
+    else forward<T, act, false>(map, source, nullptr, to, found, static_cast<int>(threads));
+  };
+  switch (activation) {
+    case kReLU: return run(std::integral_constant<int, kReLU>());
+    case kReLU6: return run(std::integral_constant<int, kReLU6>());
+    default: return run(std::integral_constant<int, kNone>());
+  }
 }
 
-void stillpoint_norm_backward(const void* x, const void* grad, const void* weight, const void* mean, const void* scale, void* to_x,
-                              void* to_weights, const int64_t* numbers, double eps, int64_t threads) {
-  using A = Sum<NUMBER>::type;
-  const Norm<NUMBER> norm{numbers[0], numbers[1], numbers[2], numbers[3] != 0, numbers[4] != 0, eps};
-  norm.backward(static_cast<const NUMBER*>(x), static_cast<const NUMBER*>(grad), static_cast<const A*>(weight), static_cast<const A*>(mean),
-                static_cast<const A*>(scale), static_cast<NUMBER*>(to_x), static_cast<A*>(to_weights), static_cast<int>(threads));
+// The gradients of x, of the residual, of weight and of bias where they are not null, in `to`. `y` is null without a
+// residual.
+void stillpoint_norm_backward(const void* x, const void* y, const void* grad, const void* about, void* const* to,
+                              int64_t rows, int64_t channels, int64_t activation, int64_t training, int64_t threads) {
+  using T = NUMBER;
+  using A = Sum<T>::type;
+  const Map<T> map(rows, channels);
+  const Gradients<T> gradients{static_cast<T*>(to[0]), static_cast<T*>(to[1]), static_cast<A*>(to[2]), static_cast<A*>(to[3])};
+  const auto run = [&](auto act, auto output) {
+    backward<T, act, output>(map, static_cast<const T*>(x), static_cast<const T*>(y), static_cast<const T*>(grad),
+                             static_cast<const A*>(about), gradients, training != 0, static_cast<int>(threads));
+  };
+  const auto either = [&](auto act) { y ? run(act, std::true_type()) : run(act, std::false_type()); };
+  switch (activation) {
+    case kReLU: return either(std::integral_constant<int, kReLU>());
+    case kReLU6: return either(std::integral_constant<int, kReLU6>());
+    default: return either(std::integral_constant<int, kNone>());
+  }
 }
 
 }  // extern "C"
