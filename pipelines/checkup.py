@@ -37,6 +37,7 @@ KERNELS = {
     "norm": "norms and activations",
     "packets": "wavelet packets",
     "mixture": "mixed grids",
+    "channel_norm": "norms over channels",
 }
 
 
