@@ -48,6 +48,7 @@ class PatchConv2d(nn.Conv2d):
         signs = components.gather(0, components.abs().argmax(0, keepdim=True)).sign()
         filters = (components * signs / (variances + _FLOOR).sqrt()).mT.view(-1, *self.weight.shape[1:])
         self.weight.copy_(torch.cat([filters, -filters]))
+        assert self.bias is not None
         nn.init.zeros_(self.bias)
         self.weight.requires_grad_(False)
 
@@ -155,7 +156,7 @@ class SpeedNet(Backbone):
         return self.fc(x) * self.scale
 
 
-def _conv(inputs: int, outputs: int, conv_padding: str) -> nn.Conv2d:
+def _conv(inputs: int, outputs: int, conv_padding: Any) -> nn.Conv2d:
     """3x3 without bias, of which the first min(inputs, outputs) channels begin as identities."""
     conv = PaddedConv2d(inputs, outputs, 3, padding=1, bias=False, padding_mode=conv_padding)
     nn.init.dirac_(conv.weight.data[:inputs])
