@@ -25,7 +25,7 @@ def _pages(args: Namespace) -> int:
         assert found is not None
         shown = shown_by(found.paper, found.config, kept=True)
         contents = gathering.contents(found, shown)
-        new = {path: text for path, text in contents.items() if not path.is_file() or path.read_text() != text}
+        new = {path: text for path, text in contents.items() if not path.is_file() or path.read_text("utf-8") != text}
         figures = [layout.figure(paper, recipe, name, kept) for name in shown.figures]
         if not gathering.complete(run for own in found.runs.values() for run in own):
             figures = []
