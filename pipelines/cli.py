@@ -5,6 +5,7 @@ An error that the user can mend ends with one sentence and exit code 2; anything
 
 import argparse
 import codecs
+import errno
 import gc
 import os
 import sys
@@ -127,6 +128,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+#: why there is no room for more
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _leave_output() -> None:
+    """Sends the rest of the output nowhere: otherwise the interpreter would fail again when it flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code is 0, 2 for a user's error, 130 when interrupted."""
     # Importing PyTorch creates 300,000 permanent objects; collecting garbage among them takes a fifth of the import.
@@ -137,7 +147,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     warnings.showwarning = _warn
     try:
-        return args.run(args) or 0
+        code = args.run(args) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, and not when the interpreter ends, it can be told that there was no room
+        return code
     except Interrupted as stop:
         print(f"stillpoint: {stop}", file=sys.stderr)
         return 128 + stop.signal
@@ -154,10 +167,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"stillpoint: {package} is not installed: pip install 'stillpoint[{EXTRAS[package]}]'", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # the reader (head, less) has exited; otherwise the interpreter would fail again when it flushes
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # the reader (head, less) has exited
+        _leave_output()
         return 0
     except OSError as error:
+        if error.filename is None and error.errno in _FULL:
+            # files are written by `atomic_path`, which tells of them
+            print(f"stillpoint: what was printed is not whole: {error.strerror}", file=sys.stderr)
+            _leave_output()
+            return 2
         # a user's path: a folder that is a file, or one without write permission
         if error.filename is None:
             raise

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines.cli import main
 from stillpoint.pipelines.commands import COMMANDS, GROUPS
 
+ROOT = Path(__file__).resolve().parents[2]
 TITLE = "[/b] [red]short[/red] :boom: ± × $x$ é"
 SMALL = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "24", "TRAIN.BATCH_SIZE", "8", "TITLE", TITLE]
 
@@ -143,3 +146,36 @@ def test_json_is_the_same_in_every_encoding(results: Path, monkeypatch) -> None:
         assert main([*commands(results)["measure"], "--json"]) == 0
         found.append(json.loads(out.shown()))
     assert found[0] == found[1] == found[2] and "é" in found[0]["figure"]
+
+
+def test_texts_are_read_as_they_were_written_in_every_locale(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("± é → <!-- kept: runs aps --><!-- /kept -->\n", "utf-8")
+    program = (
+        "import hashlib, pathlib\n"
+        "from stillpoint.pipelines import pages\n"
+        "from stillpoint.pipelines.board import page\n"
+        "from stillpoint.pipelines.board.entries import read_entries\n"
+        "from stillpoint.pipelines.board.gather import KEPT\n"
+        "((_, text),) = pages.outdated(pathlib.Path('none'), pathlib.Path())\n"
+        "html = page.html(read_entries(KEPT / 'digits.json'))\n"
+        "print(ascii(text), hashlib.sha256(html.encode()).hexdigest())\n"
+    )
+    plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    said = set()
+    for locale in ({"PYTHONUTF8": "1"}, plain):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **locale}
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        said.add(done.stdout)
+    assert len(said) == 1 and ascii("± é →")[1:-1] in said.pop()
+
+
+@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["show-config", "aps/resnet20"]])
+def test_output_that_finds_no_room_is_told_and_not_taken_for_whole(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "stillpoint", *words]
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "stillpoint: what was printed is not whole: No space left on device\n"

@@ -88,6 +88,18 @@ def test_a_training_stopped_by_hand_is_gone_on_with(
     assert run.weights.is_file() and not run.code.exists()
 
 
+def test_what_is_begun_by_hand_where_a_workflow_left_only_its_mark_is_by_hand(
+    run: Run, trained: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a workflow that was killed before its first state
+    run.folder.mkdir(parents=True)
+    run.code.write_text("a workflow's")
+    assert "begins" in trained()[1] and not run.code.exists()
+    before = contents(run)
+    other_code(monkeypatch)
+    assert "nothing is trained again" in trained("--workflow")[1] and contents(run) == before
+
+
 @pytest.mark.parametrize("whose", ["by hand", "kept"])
 def test_a_finished_run_by_hand_or_kept_is_never_remade(
     run: Run, trained: Command, monkeypatch: pytest.MonkeyPatch, whose: str
@@ -234,6 +246,8 @@ def test_other_images_make_a_workflows_run_anew_and_refuse_one_by_hand(
     else:
         assert code == 0 and "the images are others" in said.out and "begins" in said.out
         assert contents(run)["weights.safetensors"] != before["weights.safetensors"]
+        # it is still a workflow's, which makes it anew the next time too
+        assert contents(run)["code.txt"] == before["code.txt"]
 
 
 def test_what_is_measured_is_not_measured_again_and_not_overwritten_by_other_settings(
