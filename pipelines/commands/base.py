@@ -2,8 +2,10 @@
 
 import json
 import os
+import time
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,6 +113,18 @@ def bars(*more: "ProgressColumn", shown: bool = True) -> "Progress":
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     return Progress(*columns, *more, console=console(), transient=True, disable=not shown)
+
+
+#: seconds after which nobody writes any more to a temporary file that has not changed
+LEFT = 24 * 3600
+
+
+def remove_left(*folders: Path) -> None:
+    """Removes the temporary files that killed commands left in `folders`, where no lock tells who is at work."""
+    for part in (path for folder in folders for path in folder.glob(".*.????????.tmp*")):
+        with suppress(OSError):  # of another user, or just renamed
+            if time.time() - part.stat().st_mtime > LEFT:
+                part.unlink()
 
 
 def print_json(value: Any) -> None:

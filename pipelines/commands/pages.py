@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from stillpoint.pipelines import networks
-from stillpoint.pipelines.commands.base import Command, tell
+from stillpoint.pipelines.commands.base import Command, remove_left, tell
 
 
 def _options(parser: ArgumentParser) -> None:
@@ -38,6 +38,7 @@ def _pages(args: Namespace) -> int:
     texts = dict(pages.outdated(kept))
     changed += texts
     if not args.check:
+        remove_left(*{page.parent for page in pages.pages()})
         write_together(texts)
     tell(
         f"{'to be written' if args.check else 'written'}: {', '.join(map(str, changed)) or 'nothing, all is as it is'}"

@@ -67,8 +67,12 @@ def test_what_a_workflow_made_is_made_anew_where_its_code_has_changed(
     before = contents(run)
     assert "nothing is trained again" in trained("--workflow")[1]
     assert contents(run) == before
+    # snakemake remembers nothing of runs that were made elsewhere: it is told which to make again
+    assert "--forcerun" not in workflow.snakemake(plan(run))
     other_code(monkeypatch)
     assert plan(run).outdated() == [run]
+    command = workflow.snakemake(plan(run))
+    assert command[command.index("--forcerun") + 1] == str(run.weights)
     code, said = trained("--workflow")
     assert code == 0 and "it is made anew" in said and "begins" in said
     assert run.code.read_text() == "other train" and json.loads(run.training.read_text())["codes"] == ["other train"]
