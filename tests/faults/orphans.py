@@ -123,7 +123,7 @@ def _typed(count: Count, what: str, run: Run, here: Path) -> None:
     before = contents(run)
     for words, said in typed:
         problem = ended_with(stillpoint(*words), 2, said)
-        changed = contents(run) != before or any((here / "kept").glob("*"))
+        changed = contents(run) != before or any((here / "kept").glob("*/"))
         count.add(f"{words[0]} beside a {what}", problem or ("files were changed" if changed else None))
     # with the options that the killed workflow left for it
     asked = run.folder.parents[1] / "logs" / "workflow.json"
