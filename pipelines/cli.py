@@ -43,6 +43,9 @@ EXTRAS = {
 }
 
 
+#: arguments that name where weights and images are stored, by a library that takes names in UTF-8 alone
+STORES = ("results", "data", "to", "folder", "runs")
+
 #: commands that had another name -> the one they have
 FORMER = {"publish": "release RUN --weights"}
 
@@ -123,9 +126,36 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     stray = rest if args.pairs is None else [word for word in rest[0::2] if word.startswith("-")]
     if stray:
         top.exit(2, f"stillpoint {args.command}: {stray[0]!r} is unknown (see: stillpoint {args.command} --help)\n")
+    places = [getattr(args, name, None) for name in STORES]
+    for word in [str(one) for place in places for one in (place if isinstance(place, list) else [place])]:
+        if _text(word) is None:
+            top.exit(2, f"stillpoint: {printable(word)} is not UTF-8, and weights cannot be stored under such a name\n")
     if args.pairs is not None:
-        args.pairs = rest
+        pairs = [_text(word) for word in rest]
+        for word, text in zip(rest, pairs, strict=True):
+            if text is None:
+                top.exit(2, f"stillpoint: the setting {printable(word)} is not UTF-8\n")
+        args.pairs = pairs
     return args
+
+
+def _text(word: str) -> str | None:
+    """A word of the command line, which the locale may have cut into bytes, as text; None if it is not UTF-8."""
+    if word.isprintable():
+        return word
+    try:
+        # what the locale cannot decode are surrogates, which no file can hold
+        return word if _encodes(word) else os.fsencode(word).decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def _encodes(word: str) -> bool:
+    try:
+        word.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 #: why there is no room for more

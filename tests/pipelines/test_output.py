@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from stillpoint.core.runs.layout import Run
-from stillpoint.pipelines.cli import main
+from stillpoint.pipelines.cli import main, parse
 from stillpoint.pipelines.commands import COMMANDS, GROUPS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,3 +179,33 @@ def test_output_that_finds_no_room_is_told_and_not_taken_for_whole(words: list[s
         done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2
     assert done.stderr == "stillpoint: what was printed is not whole: No space left on device\n"
+
+
+NAMELESS = os.fsdecode(b"caf\xe9")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "aps/resnet20", "--results", NAMELESS, *SMALL],
+        ["train", "aps/resnet20", "--data", NAMELESS, *SMALL],
+        ["evaluate", f"{NAMELESS}/aps/digits/resnet20/seed0"],
+        ["release", "results/aps", "--to", NAMELESS],
+        ["release", f"{NAMELESS}/aps"],
+        ["train", "aps/resnet20", "TITLE", NAMELESS],
+    ],
+)
+def test_a_name_that_no_file_can_hold_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "is not UTF-8" in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_setting_that_the_locale_cut_into_bytes_is_the_text_that_was_typed() -> None:
+    typed = "± é".encode().decode("ascii", "surrogateescape")
+    assert parse(["show-config", "aps/resnet20", "TITLE", typed]).pairs == ["TITLE", "± é"]
