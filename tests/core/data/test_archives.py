@@ -67,6 +67,21 @@ def test_the_check_sum_behind_the_last_member_is_read(tmp_path: Path, whole: byt
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_header_that_announces_more_than_there_may_be_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    member = tarfile.TarInfo("long")
+    member.type, member.size = kind, 32 << 20
+    (tmp_path / "a.tar").write_bytes(gzip.compress(member.tobuf() + bytes(member.size), 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="unpacks to more than the allowed"):
+            list(archive_files(tmp_path / "a.tar", most=64 << 20, largest=60_000))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 << 20
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
 def test_headers_that_announce_headers_without_end_are_refused(tmp_path: Path, kind: bytes) -> None:
     member = tarfile.TarInfo("long")
     member.type, text = kind, b"20 comment=aaaaaaaa\n"
