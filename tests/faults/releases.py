@@ -59,8 +59,10 @@ def releases(times: int, *, seed: int = 0) -> Count:
         if called(*measured(3), both, before=lambda: die_at_file_event(now, 0, events)) or called(show):
             raise RuntimeError(last_line(log))
         later, whole, last = table.read_bytes(), tree(now), events.stat().st_size
-        # most of what it does is making files; the last of it are the moves
-        moments = [*draw.sample(range(1, last - 20), times // 2), *draw.sample(range(last - 20, last + 1), times // 2)]
+        # the moves are among the last of what it does
+        late = min(times // 2, last // 2)
+        early = draw.sample(range(1, last - late + 1), min(times - late, last - late))
+        moments = [*early, *range(last - late + 1, last + 1)]
         for at in sorted(moments):
             shutil.rmtree(now)
             shutil.copytree(start, now)
