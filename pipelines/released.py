@@ -5,6 +5,7 @@ disk or a store without room leaves all as it was.
 """
 
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -353,7 +354,12 @@ def _placed(place: Path, targets: Sequence[Run], to: Path) -> Iterator[None]:
 
 def _put_back(place: Path, to: Path) -> None:
     """Undoes what a release moved, wherever it ended, and wherever an earlier undoing did."""
-    for number, name in enumerate(read_json(place / cards.PLACING, of=list)):
+    remedy = f"remove {place}"
+    names = read_json(place / cards.PLACING, remedy=remedy, of=list)
+    # a folder that came with somebody's repository must move nothing elsewhere
+    if not all(isinstance(name, str) and re.fullmatch(r"(?!\.)[^/]+(/(?!\.)[^/]+){3}", name) for name in names):
+        raise UserError(f"{place / cards.PLACING} is no list of runs: {remedy}")
+    for number, name in enumerate(names):
         folder, before = to / name, place / f"before{number}"
         if not (place / name).exists() and folder.exists():
             folder.rename(place / name)

@@ -306,3 +306,18 @@ def test_a_release_that_was_killed_is_taken_back_by_the_next_one_and_told_meanwh
     assert left == {f"aps/digits/resnet20_aps3/seed0/{k}": v for k, v in before.items()}
     assert not list((tmp_path / "runs").glob(".release.*"))
     assert release(*both) == 0 and not (kept.folder / "mark.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["../victim", "/tmp/victim", "a/b/../../../victim", "a/b/c/..", "a/b/c", 7, ["a"]])
+def test_what_a_killed_release_left_moves_nothing_elsewhere(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: object
+) -> None:
+    place = tmp_path / "runs" / ".release.01234567"
+    (place / "before0").mkdir(parents=True)
+    (place / "placing.json").write_text(json.dumps([name]))
+    (tmp_path / "victim").mkdir()
+    before = sorted(path for path in tmp_path.glob("*/*"))
+    assert release(run.folder) == 2
+    said = capsys.readouterr().err
+    assert "placing.json is no list of runs: remove" in said and said.count("\n") == 1
+    assert sorted(path for path in tmp_path.glob("*/*") if path.name != ".lock") == before
