@@ -14,7 +14,7 @@ from PIL import Image
 
 from stillpoint.pipelines.cli import main
 from stillpoint.pipelines.commands import COMMANDS
-from stillpoint.pipelines.commands.probe import _default_dataset
+from stillpoint.pipelines.commands.subject import default_dataset
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:
@@ -71,7 +71,7 @@ def test_help_says_whose_form_a_small_picture_gets(command: str, capsys: pytest.
     shown = " ".join(told(capsys, command, "--help").split())
     assert "imagenet; cifar10 for a network that supports it, if --size is at most 64" in shown
     for size, dataset in ((None, "imagenet"), (64, "cifar10"), (65, "imagenet")):
-        assert _default_dataset(Namespace(network="blurpool/resnet18", size=size)) == dataset
+        assert default_dataset(Namespace(network="blurpool/resnet18", size=size)) == dataset
 
 
 CIFAR = ["--recipe", "cifar10"]
@@ -89,6 +89,8 @@ BAD = [
     (["show-config", "aps/resnet18", "MODEL", "5"], "is a section"),
     (["show-config", "aps/resnet18", "--frob"], "'--frob' is unknown"),
     (["list", "nets/*"], "no network matches"),
+    (["list", "apz/*"], "no network matches 'apz/*'; nearest: aps/*"),
+    (["list", "blurpol"], "nearest: blurpool/*"),
     (["list", "aps/*", "more"], "'more' is unknown"),
     (["frob"], "there is no command 'frob' (see: stillpoint --help)"),
     (["meassure", "--timm", "resnet18"], "there is no command 'meassure'; nearest: measure"),

@@ -344,7 +344,7 @@ def test_a_run_begun_again_under_other_code_tells_whether_it_gives_the_same_bits
     assert list(json.loads(run.verified.read_text())) == ["other train"] and first != "other train"
     assert contents(run) == {**before, run.verified.name: run.verified.read_bytes()}
     other_code(monkeypatch, "wrong")
-    schedule = "stillpoint.core.training.train.rate"
+    schedule = "stillpoint.core.training.loop.rate"
     monkeypatch.setattr(schedule, lambda *given: 0.01)
     assert main(words) == 1 and "gives other weights after the first epoch" in capsys.readouterr().out
     assert list(json.loads(run.verified.read_text())) == ["other train"]

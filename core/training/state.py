@@ -1,0 +1,94 @@
+"""The state of a training: how far it has come, and what it has recorded on the way."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from stillpoint.core.base.distributed import Group
+from stillpoint.core.runs.records import HISTORY, TEST_HISTORY, TEST_TIMING, TIMING, Row
+from stillpoint.core.training.loss import Sums, Totals
+
+
+@dataclass
+class TrainState:
+    """Everything of a training that a resumed one needs, besides what the learner holds.
+
+    sums         of the current epoch, on the device
+    epoch, step  the completed epochs, and the completed optimiser steps of the current one
+    seconds      spent on the current epoch by earlier processes, less those of its test passes
+    history, timing, tests, test_timing   rows of the tables in the run's folder
+    best         the kept epoch with TRAIN.KEEP best: its number, score and weights
+    first_epoch  digest of the weights after the first epoch, by which codes are compared
+    codes        digests of the code of every process that worked on the run
+    """
+
+    sums: Sums
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    history: list[Row] = field(default_factory=list)
+    timing: list[Row] = field(default_factory=list)
+    tests: list[Row] = field(default_factory=list)
+    test_timing: list[Row] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    first_epoch: str | None = None
+    codes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def restored(cls, saved: dict[str, Any], sums: Sums, together: Group) -> "TrainState":
+        """The state that `to_dict` gave; its sums are put into `sums` on the main process alone."""
+        if together.main:
+            sums.fill(*saved["sums"])
+        names = ("epoch", "step", "seconds", "history", "timing", "tests", "test_timing", "best")
+        own = {name: saved[name] for name in names}
+        return cls(sums, **own, first_epoch=saved.get("first_epoch"), codes=list(saved.get("codes", [])))
+
+    def to_dict(self, together: Group) -> dict[str, Any]:
+        """In plain containers, the sums over all processes; every process must call it."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "sums": list(self.sums.all(together)),
+            **self.rows(),
+            "best": self.best,
+            "first_epoch": self.first_epoch,
+            "codes": self.codes,
+        }
+
+    def rows(self) -> dict[str, list[Row]]:
+        """The rows of every table."""
+        return {
+            "history": self.history,
+            "timing": self.timing,
+            "tests": self.tests,
+            "test_timing": self.test_timing,
+        }
+
+    def has_test(self, number: int) -> bool:
+        """Whether the test images were measured after `number` epochs."""
+        return any(row["epoch"] == number for row in self.tests)
+
+    def add_test(self, number: int, totals: Totals, accuracy: float | None, seconds: float) -> None:
+        """Adds the rows of a test pass after `number` epochs; its time does not count for the epoch."""
+        self.seconds -= seconds
+        values = (number, totals.loss / totals.images, totals.correct, totals.images, accuracy)
+        self.tests.append(dict(zip(TEST_HISTORY, values, strict=True)))
+        self.test_timing.append(dict(zip(TEST_TIMING, (number, round(seconds, 3)), strict=True)))
+
+    def add_epoch(self, values: tuple[float | None, ...], images: int, seconds: float, sums: Sums) -> Row:
+        """Ends the epoch, of whose row `values` are all but the number; the next one adds to `sums`. Returns the
+        row."""
+        number = self.epoch + 1
+        row: Row = dict(zip(HISTORY, (number, *values), strict=True))
+        self.history.append(row)
+        self.timing.append(dict(zip(TIMING, (number, round(seconds, 3), round(images / seconds, 1)), strict=True)))
+        self.epoch, self.step, self.seconds, self.sums = number, 0, 0.0, sums
+        return row
+
+    def keep_best(self, number: int, score: float, weights: dict[str, Tensor]) -> None:
+        """Keeps a copy of the weights of epoch `number`, if its score is the best; of equal ones the earlier stays."""
+        if self.best is None or score > self.best["score"]:
+            copies = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+            self.best = {"epoch": number, "score": score, "model": copies}
