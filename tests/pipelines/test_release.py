@@ -109,6 +109,13 @@ def test_weights_are_kept_in_half_precision_and_the_metrics_are_theirs(
     capsys.readouterr()
     assert main(["evaluate", NAME, "--pretrained", "--json", "--threads", "1"]) == 0
     assert json.loads(capsys.readouterr().out)["differing"] == []
+    # nothing is measured over what its card describes, by hand or by a workflow with other settings
+    before = files(kept.folder)
+    for more in ([], ["--workflow", "EVALUATE.REPEATS", "9"]):
+        assert main(["evaluate", str(kept.folder), "--threads", "1", *more]) == 2
+        said = capsys.readouterr().err
+        assert "measured with other settings" in said if more else "measuring would change it" in said
+    assert files(kept.folder) == before
     # what is kept elsewhere comes in as it is, its digests looked at
     assert main(["release", str(kept.folder), "--to", str(tmp_path / "home"), "--weights", "--threads", "1"]) == 0
     assert files(tmp_path / "home") == {k: v for k, v in files(tmp_path / "runs").items() if not k.endswith(".lock")}
