@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from stillpoint.core.base.errors import UserError, nearest, printable
 from stillpoint.core.base.interrupt import Interrupted
 from stillpoint.pipelines.commands import COMMANDS, GROUPS
+from stillpoint.pipelines.commands.base import leave_output
 
 #: replacements on terminals that are not UTF-8; "?" for all other characters
 _SPELLED = str.maketrans(
@@ -162,11 +163,6 @@ def _encodes(word: str) -> bool:
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def _leave_output() -> None:
-    """Sends the rest of the output nowhere: otherwise the interpreter would fail again when it flushes."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code is 0, 2 for a user's error, 130 when interrupted."""
     # Importing PyTorch creates 300,000 permanent objects; collecting garbage among them takes a fifth of the import.
@@ -198,13 +194,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         # the reader (head, less) has exited
-        _leave_output()
+        leave_output()
         return 0
     except OSError as error:
         if error.filename is None and error.errno in _FULL:
             # files are written by `atomic_path`, which tells of them
             print(f"stillpoint: what was printed is not whole: {error.strerror}", file=sys.stderr)
-            _leave_output()
+            leave_output()
             return 2
         # a user's path: a folder that is a file, or one without write permission
         if error.filename is None:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import sys
 import time
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,16 +92,33 @@ def recipe_of(args: Namespace) -> str:
     return args.recipe
 
 
+def leave_output() -> None:
+    """Sends the rest of the output nowhere: otherwise the interpreter would fail again when it flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@cache
+def _lasting() -> "type[Console]":
+    from rich.console import Console
+
+    class Lasting(Console):
+        """A console that falls silent when its reader (head, a tee) has exited: a training goes on without it."""
+
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            leave_output()
+
+    return Lasting
+
+
 def console() -> "Console":
     """The console of tables and messages; of unlimited width if the output is not a terminal.
 
     Text is printed verbatim: names and titles are never parsed as markup.
     """
-    from rich.console import Console
-
     plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
-    out = Console(**plain)
-    return out if out.is_terminal else Console(**plain, width=200)
+    out = _lasting()(**plain)
+    return out if out.is_terminal else _lasting()(**plain, width=200)
 
 
 def tell(sentence: str) -> None:

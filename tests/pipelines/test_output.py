@@ -211,3 +211,17 @@ def test_a_name_that_no_file_can_hold_is_refused_before_the_work(
 def test_a_setting_that_the_locale_cut_into_bytes_is_the_text_that_was_typed() -> None:
     typed = "± é".encode().decode("ascii", "surrogateescape")
     assert parse(["show-config", "aps/resnet20", "TITLE", typed]).pairs == ["TITLE", "± é"]
+
+
+@pytest.mark.parametrize("command", ["list", "train", "json"])
+def test_a_reader_that_has_exited_ends_no_work(tmp_path: Path, command: str) -> None:
+    train = ["train", "aps/resnet20_aps1", "--results", str(tmp_path), "--data", str(tmp_path / "data"), *SMALL]
+    words = {"list": ["list"], "json": ["list", "--json"], "train": train}[command]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-m", "stillpoint", *words], **options) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (0, "")
+    if command == "train":
+        assert Run("aps", "digits", "resnet20_aps1", 0, tmp_path).training.is_file()
