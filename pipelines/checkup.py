@@ -32,7 +32,13 @@ _OWN = "STILLPOINT_HOLDS"
 #: free bytes below which a training may not be able to keep its state
 ROOM = 1 << 30
 #: what the compiled kernels do, by their source
-KERNELS = {"pool": "blur and adaptive sampling", "packets": "wavelet packets", "mixture": "mixed grids"}
+KERNELS = {
+    "pool": "blur and adaptive sampling",
+    "norm": "norms and activations",
+    "packets": "wavelet packets",
+    "mixture": "mixed grids",
+    "channel_norm": "norms over channels",
+}
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,10 @@ def _list(args: Namespace) -> int:
 
     found = pipelines.names(args.pattern)
     if not found:
-        every = pipelines.names()
-        every += [f"{name.partition('/')[0]}/*" for name in every]
-        raise UserError(
-            f"no network matches {args.pattern!r}{nearest(args.pattern, sorted(set(every)))} (see: stillpoint list)"
-        )
+        names = pipelines.names()
+        papers = {f"{name.partition('/')[0]}/*" for name in names}
+        close = nearest(args.pattern, [*sorted(papers), *names])
+        raise UserError(f"no network matches {args.pattern!r}{close} (see: stillpoint list)")
     rows = [(name, pipelines.entry(name)[1]) for name in found]
     if args.json:
         print_json(
