@@ -194,7 +194,9 @@ def _compiler() -> Finding:
         # whether that matters, the kernels say: they may have been compiled before
         return Finding("compiler", "note", f"CXX={given} names no program" if given else "no g++, clang++ or c++")
     try:
-        done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            [command, "--version"], capture_output=True, text=True, errors="replace", timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError) as error:
         return Finding("compiler", "wrong", f"{command} does not start: {error}")
     return Finding("compiler", "ok", f"{command}: {done.stdout.partition(chr(10))[0]}")

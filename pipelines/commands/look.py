@@ -11,6 +11,7 @@ from stillpoint.pipelines.commands.base import (
     configured,
     console,
     print_json,
+    remove_left,
     tell,
 )
 
@@ -85,9 +86,11 @@ def _prepare_options(parser: ArgumentParser) -> None:
 
 
 def _prepare(args: Namespace) -> int:
-    from stillpoint.core.config.catalogue import info
+    from stillpoint.core.config.catalogue import data_root, info
 
     info(args.dataset)  # an unknown name is reported before torch is imported
+    root = data_root(args.data)
+    remove_left(root / "prepared", *root.glob("*-C"))
     from stillpoint.core.base.documents import read_json
     from stillpoint.core.data.datasets import prepare
 
