@@ -121,3 +121,14 @@ def test_no_result_stands_outside_a_marker(name: str) -> None:
     for kind, source in re.findall(r"<!-- (kept|stated): ([^>]*?) -->", prose):
         # the kept runs are compared in tests/test_kept.py
         assert kind == "kept" or source in ("law", "paper") or (ROOT / source).is_file(), source
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_command_of_python_finds_its_code_in_a_clone(name: str) -> None:
+    """As a module where it imports others of its folder, which a file that is run by its path does not find."""
+    for block in (block for language in ("", "sh", "console") for block in blocks(TEXTS[name], language)):
+        for words in re.findall(r"^(?:\$ )?python3? (?!-c|-m (?:stillpoint|pip|pytest|venv)\b)(.+)$", block, re.M):
+            module = re.match(r"-m ([\w.]+)", words)
+            file = ROOT / (module[1].replace(".", "/") + ".py" if module else shlex.split(words)[0])
+            assert file.is_file(), words
+            assert module or not re.search(rf"^(from|import) {file.parent.name}\b", file.read_text(), re.M), words

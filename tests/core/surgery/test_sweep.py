@@ -1,4 +1,4 @@
-"""The sweep over torchvision's and timm's networks: its count of strides, its table, and the goals that it is held to."""
+"""The sweep over networks of torchvision and timm: its count of strides, its table, the goals that it is held to."""
 
 import importlib.util
 import sys
