@@ -192,13 +192,13 @@ def test_yaml_json_and_csv_are_read_within_bounds() -> None:
 
 
 def test_the_snakefile_is_under_40_lines_and_recipes_under_30() -> None:
-    recipes = [*(ROOT / "pipelines").glob("*/configs/*.yaml")]
+    recipes = [*(ROOT / "pipelines").glob("**/configs/*.yaml")]
     assert len((ROOT / "Snakefile").read_text().splitlines()) < 40
     assert recipes and not [path for path in recipes if len(path.read_text().splitlines()) >= 30]
 
 
 def test_every_recipe_opens_with_its_paper_and_its_command() -> None:
-    for path in (ROOT / "pipelines").glob("*/configs/*.yaml"):
+    for path in (ROOT / "pipelines").glob("**/configs/*.yaml"):
         opening = [line for line in path.read_text().splitlines()[:5] if line.startswith("#")]
         assert opening and any("snakemake" in line or "stillpoint" in line for line in opening), path
 

@@ -6,6 +6,7 @@
 import csv
 import io
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from stillpoint.pipelines.board.entries import Entry, read_entries
 from stillpoint.pipelines.board.gather import KEPT
@@ -64,40 +65,43 @@ def page(browser: Any, file: Path, request: pytest.FixtureRequest) -> Iterator[P
     assert not faults
 
 
-def names(page: Page) -> list[str]:
-    return page.locator("#board tbody button.name").all_inner_texts()
+def names(page: Page) -> Locator:
+    return page.locator("#board tbody button.name")
 
 
 def test_it_sorts_by_a_heading_and_by_the_keyboard(page: Page) -> None:
-    assert names(page) == NAMES
+    expect(names(page)).to_have_text(NAMES)
     heading = page.locator("#board thead th", has_text="worst shift")
     heading.locator("[role=button], button, .dt-column-order").first.focus()
     page.keyboard.press("Enter")
     worst = {entry.name: sum(entry.values("worst_shift_accuracy")) for entry in ENTRIES}
-    found = names(page)
+    page.wait_for_url(re.compile("sort=worst_shift_accuracy(%3A|:)desc"))
+    found = names(page).all_inner_texts()
     assert [worst[name] for name in found] == sorted(worst.values(), reverse=True)
-    assert "sort=worst_shift_accuracy%3Adesc" in page.url or "sort=worst_shift_accuracy:desc" in page.url
     page.reload()
-    assert names(page) == found
+    expect(names(page)).to_have_text(found)
 
 
 def test_it_filters_hides_columns_and_keeps_that_in_the_address(page: Page) -> None:
     page.select_option("#f-padding", "zeros")
     zeros = [entry.name for entry in ENTRIES if entry.padding == "zeros"]
-    assert names(page) == zeros and len(zeros) < len(NAMES)
+    expect(names(page)).to_have_text(zeros)
+    assert len(zeros) < len(NAMES)
     page.locator("details.columns summary").click()
     page.locator("#c-accuracy").uncheck()
-    assert page.locator("#board thead th", has_text="accuracy (%)").count() == 0
+    hidden = page.locator("#board thead th", has_text="accuracy (%)")
+    expect(hidden).to_have_count(0)
     page.reload()
-    assert names(page) == zeros and page.locator("#board thead th", has_text="accuracy (%)").count() == 0
+    expect(names(page)).to_have_text(zeros)
+    expect(hidden).to_have_count(0)
     page.locator("#reset").click()
-    assert names(page) == NAMES
+    expect(names(page)).to_have_text(NAMES)
 
 
 def test_rows_open_side_by_side_with_all_that_they_hold(page: Page) -> None:
     for name in NAMES[:3]:
         page.locator("#board tbody button.name", has_text=name).first.press("Enter")
-    assert page.locator("article.card h3").all_inner_texts() == NAMES[:3]
+    expect(page.locator("article.card h3")).to_have_text(NAMES[:3])
     card = page.locator("article.card").first
     assert card.locator("svg rect").count() == 32 * 32
     assert card.locator("tbody tr").count() >= len(ENTRIES[0].seeds)
@@ -106,18 +110,18 @@ def test_rows_open_side_by_side_with_all_that_they_hold(page: Page) -> None:
     boxes = [card.bounding_box() for card in page.locator("article.card").all()]
     assert len({box["y"] for box in boxes if box}) == 1  # side by side
     page.locator("article.card").first.locator("button", has_text="Close").click()
-    assert page.locator("article.card h3").all_inner_texts() == NAMES[1:3]
+    expect(page.locator("article.card h3")).to_have_text(NAMES[1:3])
 
 
 def test_the_plot_takes_any_two_measures_and_a_point_opens_its_row(page: Page) -> None:
     page.select_option("#x", "inference_time")
     page.select_option("#y", "worst_shift_accuracy")
-    assert "x=inference_time" in page.url and "y=worst_shift_accuracy" in page.url
+    page.wait_for_url(re.compile("x=inference_time.*y=worst_shift_accuracy"))
     assert "No other entry beats in both" in page.locator("#front").inner_text()
     place = page.evaluate("(() => { const p = chart.getDatasetMeta(0).data[0]; return [p.x, p.y]; })()")
     page.locator("#plot").scroll_into_view_if_needed()
     page.locator("#plot").click(position={"x": place[0], "y": place[1]})
-    assert page.locator("article.card h3").count() == 1
+    expect(page.locator("article.card h3")).to_have_count(1)
 
 
 def test_what_it_exports_is_what_the_files_hold(page: Page) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from stillpoint.core.backbones.resnet import CONV_PADDINGS, ResNet
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.downsample import Downsample, Grid
+from stillpoint.core.layers.norm_act import FusedSequential
 from stillpoint.core.layers.padding import PaddedConv2d
 
 #: (channels) -> a module (y, grid, size=(H, W)) -> the map of that size, on the grid that the way down sampled
@@ -51,7 +52,7 @@ class AtrousPyramid(nn.Module):
             branches.append(_convolution(inputs, channels, 3, padding=padding, dilation=rate))
         branches.append(_convolution(inputs, channels, 1))
         self.convs = nn.ModuleList(branches)
-        self.project = nn.Sequential(*_convolution(channels * len(branches), channels, 1), nn.Dropout(dropout))
+        self.project = FusedSequential(*_convolution(channels * len(branches), channels, 1), nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and len(x) == 1:
@@ -112,7 +113,7 @@ class DeepLabV3Plus(nn.Module):
             high, channels, rates=rates, conv_padding=conv_padding, last_padding=last_rate_padding
         )
         joined = _convolution(few + channels, channels, 3, padding=conv_padding)
-        self.head = nn.Sequential(*joined, nn.Conv2d(channels, num_classes, 1))
+        self.head = FusedSequential(*joined, nn.Conv2d(channels, num_classes, 1))
         self._initialise()
         self.ups = self.last_ups = None
         if upsample is not None:
@@ -157,10 +158,10 @@ class DeepLabV3Plus(nn.Module):
                     nn.init.kaiming_normal_(module.weight)
 
 
-def _convolution(inputs: int, outputs: int, size: int, *, padding: str = "zeros", dilation: int = 1) -> nn.Sequential:
+def _convolution(inputs: int, outputs: int, size: int, *, padding: str = "zeros", dilation: int = 1) -> FusedSequential:
     options: dict[str, Any] = {"padding": size // 2 * dilation, "dilation": dilation, "padding_mode": padding}
     conv = PaddedConv2d(inputs, outputs, size, bias=False, **options)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+    return FusedSequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 def _resized(y: Tensor, size: torch.Size) -> Tensor:

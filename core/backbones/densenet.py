@@ -12,6 +12,7 @@ from torch import nn
 
 from stillpoint.core.backbones.backbone import SMALL, Backbone, Parts, scaled
 from stillpoint.core.layers.downsample import DownsampleFactory, at
+from stillpoint.core.layers.norm_act import FusedSequential, norm_act
 from stillpoint.core.layers.slots import ModuleFactory, batch_norm, relu
 
 # depth: (channels of the stem, growth rate, layers of the four dense blocks)
@@ -43,7 +44,7 @@ class DenseLayer(nn.Module):
         self.conv2 = nn.Conv2d(bottleneck * growth, growth, 3, padding=1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        new = self.conv2(self.relu2(self.norm2(self.conv1(self.relu1(self.norm1(x))))))
+        new = self.conv2(norm_act(self.conv1(norm_act(x, self.norm1, self.relu1)), self.norm2, self.relu2))
         return torch.cat([x, new], 1)  # (B, C + growth, H, W)
 
 
@@ -103,7 +104,7 @@ class DenseNet(Backbone):
             channels += layers * growth
             if number < len(blocks):
                 slot = at(downsample, f"features.transition{number}.pool")
-                features[f"transition{number}"] = nn.Sequential(
+                features[f"transition{number}"] = FusedSequential(
                     OrderedDict(
                         norm=norm(channels),
                         relu=activation(channels),
@@ -113,7 +114,7 @@ class DenseNet(Backbone):
                 )
                 channels //= 2
         features["norm5"] = norm(channels)
-        self.features = nn.Sequential(features)
+        self.features = FusedSequential(features)
         self.act5 = activation(channels)
         self.classifier = nn.Linear(channels, num_classes)
         for module in self.modules():

@@ -12,6 +12,7 @@ from torch import nn
 
 from stillpoint.core.backbones.backbone import SMALL, Backbone, Parts
 from stillpoint.core.layers.downsample import Downsample, DownsampleFactory, at
+from stillpoint.core.layers.norm_act import FusedSequential
 from stillpoint.core.layers.slots import ModuleFactory, batch_norm, relu6
 
 # expansion, channels, repeats, stride of the first
@@ -35,13 +36,13 @@ def _conv_norm_relu(
     stride: int = 1,
     groups: int = 1,
     pool: Downsample | None = None,
-) -> nn.Sequential:
+) -> FusedSequential:
     layers: list[tuple[str, nn.Module]] = [
         ("0", nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)),
         ("1", norm(cout)),
         ("2", activation(cout)),
     ]
-    return nn.Sequential(OrderedDict(layers + ([("pool", pool)] if pool is not None else [])))
+    return FusedSequential(OrderedDict(layers + ([("pool", pool)] if pool is not None else [])))
 
 
 class InvertedResidual(nn.Module):
@@ -64,7 +65,7 @@ class InvertedResidual(nn.Module):
         pool = downsample(hidden, stride) if filled and downsample is not None else None
         layers = [] if expansion == 1 else [_conv_norm_relu(cin, hidden, 1, *own)]
         layers.append(_conv_norm_relu(hidden, hidden, 3, *own, 1 if filled else stride, groups=hidden, pool=pool))
-        self.conv = nn.Sequential(*layers, nn.Conv2d(hidden, cout, 1, bias=False), norm(cout))
+        self.conv = FusedSequential(*layers, nn.Conv2d(hidden, cout, 1, bias=False), norm(cout))
         self.residual = stride == 1 and cin == cout
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stillpoint.core.backbones.backbone import SMALL, Backbone, Parts, scaled
 from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.layers.downsample import Downsample, DownsampleFactory, Grid, at
+from stillpoint.core.layers.norm_act import norm_act
 from stillpoint.core.layers.padding import PaddedConv2d
 from stillpoint.core.layers.pointwise import PointwiseConv2d
 from stillpoint.core.layers.slots import ModuleFactory, batch_norm, relu
@@ -42,7 +43,7 @@ class Shortcut(nn.Module):
         if self.pool is not None:
             # the grid of the main branch; on any other, the sum would be misaligned
             x = self.pool(x, grid)
-        return self.get_submodule("1")(self.get_submodule("0")(x))
+        return norm_act(self.get_submodule("0")(x), self.get_submodule("1"))
 
 
 class _Block(nn.Module):
@@ -64,23 +65,24 @@ class _Block(nn.Module):
         for name, channels in zip(self.acts, inner, strict=False):
             self.add_module(name, activation(channels))
 
-    def _act(self, place: int, x: Tensor) -> Tensor:
-        return self.get_submodule(self.acts[place])(x) if self.acts else self.relu(x)
+    def _act(self, place: int) -> nn.Module:
+        return self.get_submodule(self.acts[place]) if self.acts else self.relu
 
     def _project(self, inputs: int, outputs: int, stride: int, norm: ModuleFactory) -> None:
         needed = self.shortcut and (stride != 1 or inputs != outputs)
         self.downsample = Shortcut(inputs, outputs, stride, self.pool, norm) if needed else None
 
-    def _inner(self, place: int, x: Tensor) -> Tensor:
-        return self._act(place, x) if self.inner_activation else x
+    def _inner(self, place: int) -> nn.Module | None:
+        return self._act(place) if self.inner_activation else None
 
     def _pooled(self, x: Tensor) -> tuple[Tensor, Grid | None]:
         return (x, None) if self.pool is None else self.pool(x, return_grid=True)
 
-    def _joined(self, y: Tensor, x: Tensor, grid: Grid | None) -> Tensor:
+    def _joined(self, y: Tensor, norm: nn.Module, x: Tensor, grid: Grid | None) -> Tensor:
         if not self.shortcut:
-            return y
-        return self.relu(y + self._fitted(x if self.downsample is None else self.downsample(x, grid), y))
+            return norm_act(y, norm)
+        identity = self._fitted(x if self.downsample is None else self.downsample(x, grid), y)
+        return norm_act(y, norm, self.relu, identity)
 
     def _fitted(self, identity: Tensor, y: Tensor) -> Tensor:
         """`identity` cropped or padded to the size of `y`, in subclasses whose convolutions change it."""
@@ -125,9 +127,9 @@ class BasicBlock(_Block):
         self._activate(activation, width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self._inner(0, self.bn1(self.conv1(x)))
+        y = norm_act(self.conv1(x), self.bn1, self._inner(0))
         y, grid = self._pooled(y)
-        return self._joined(self.bn2(self.conv2(y)), x, grid)
+        return self._joined(self.conv2(y), self.bn2, x, grid)
 
 
 class Bottleneck(_Block):
@@ -173,10 +175,10 @@ class Bottleneck(_Block):
         self._activate(activation, outputs, inner, inner)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self._act(0, self.bn1(self.conv1(x)))
-        y = self._inner(1, self.bn2(self.conv2(y)))
+        y = norm_act(self.conv1(x), self.bn1, self._act(0))
+        y = norm_act(self.conv2(y), self.bn2, self._inner(1))
         y, grid = self._pooled(y)
-        return self._joined(self.bn3(self.conv3(y)), x, grid)
+        return self._joined(self.conv3(y), self.bn3, x, grid)
 
 
 #: name -> the options of that network; the three-stage ones are He et al.'s for CIFAR-10 (section 4.2)
@@ -314,7 +316,10 @@ class ResNet(Backbone):
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature map, (B, C, h, w)."""
         for name in self.trunk:
-            x = self.part(name)(x)
+            if name == "bn1":
+                x = norm_act(x, self.bn1, self.relu)
+            elif name != "relu":
+                x = self.part(name)(x)
         return x
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import nn
 
 from stillpoint.core.backbones.backbone import SMALL, Backbone, Parts, scaled
 from stillpoint.core.layers.downsample import DownsampleFactory, at
+from stillpoint.core.layers.norm_act import FusedSequential
 from stillpoint.core.layers.slots import ModuleFactory, relu
 from stillpoint.core.layers.slots import batch_norm as _batch_norm
 
@@ -65,7 +66,7 @@ class VGG(Backbone):
             slot = at(downsample, f"features.{len(layers)}.1")
             layers.append(nn.MaxPool2d(2, 2) if slot is None else nn.Sequential(nn.MaxPool2d(2, 1), slot(width, 2)))
             ends.append(f"features.{len(layers) - 1}")
-        self.features, self.ends = nn.Sequential(*layers), tuple(ends)
+        self.features, self.ends = FusedSequential(*layers), tuple(ends)
         self.avgpool = nn.AdaptiveAvgPool2d(7 if head == "imagenet" else 1)
         if head == "imagenet":
             self.classifier: nn.Module = nn.Sequential(

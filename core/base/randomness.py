@@ -55,6 +55,11 @@ def uniform_integers(index: torch.Tensor, low: int, high: int, draws: int, *key:
     return torch.from_numpy((bits % np.uint64(high - low)).astype(np.int64) + low)
 
 
+def uniform_fraction(index: torch.Tensor, *key: int | str) -> torch.Tensor:
+    """For each image number in `index` (N,), a number in [0, 1), float64 (N,), as `uniform_integers` draws them."""
+    return uniform_integers(index, 0, 1 << 53, 1, *key)[:, 0].double() / (1 << 53)
+
+
 def open_uniform(shape: Sequence[int], key: torch.Tensor) -> torch.Tensor:
     """Uniform numbers in the open interval (0, 1), float32 of `shape`, a function of (key, position) alone.
 

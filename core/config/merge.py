@@ -50,7 +50,8 @@ def merge(schema: type[Config], layers: list[dict[str, Any]], pairs: list[str] |
 
 
 def read_recipe(path: Path, schema: type[RunConfig]) -> dict[str, Any]:
-    """A recipe's settings; with ``BASE: other.yaml`` it states the differences from one in the same folder.
+    """A recipe's settings; with ``BASE: other.yaml`` it states the differences from one in the same folder, or else in
+    the folder `configs` that all papers share (for ``<papers>/<paper>/configs/own.yaml``, ``<papers>/configs``).
 
     Raises `UserError` for a file that is missing, damaged or holds no settings, and for a recipe based on itself.
     """
@@ -76,7 +77,9 @@ def _based(path: Path, above: tuple[str, ...]) -> list[dict[str, Any]]:
         raise UserError(f"{path}: BASE is the name of a yaml in the same folder, not {base!r}")
     if base in above:
         raise UserError(f"{path} is based on itself: {' on '.join((*above, path.name, base))}")
-    return [*_based(path.with_name(base), (*above, path.name)), settings]
+    shared = path.parent.parent.with_name("configs") / base
+    found = shared if shared.is_file() and not path.with_name(base).is_file() else path.with_name(base)
+    return [*_based(found, (*above, path.name)), settings]
 
 
 def read_settings(path: Path) -> dict[str, Any]:

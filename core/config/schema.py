@@ -126,6 +126,9 @@ class AugmentConfig(Section):
         0, ge=0, le=1024, description="zero pixels put around an image before a random crop of its own size"
     )
     flip: Fraction = Field(0.0, description="probability of a horizontal flip")
+    flip_turns: bool = Field(
+        False, description="FLIP is drawn once for an image, which is then flipped in every second epoch"
+    )
     roll: int = Field(
         0, ge=0, description="circular shift, each axis uniform in -ROLL..ROLL-1 (half-open, as the papers draw it)"
     )
@@ -140,6 +143,8 @@ class AugmentConfig(Section):
             raise ValueError("AUGMENT.SCALE and AUGMENT.RESIZED_CROP each choose the window: set one of them")
         if self.scale and self.scale[0] > self.scale[1]:
             raise ValueError(f"AUGMENT.SCALE goes from the smaller factor to the larger, not {list(self.scale)}")
+        if self.flip_turns and not self.flip:
+            raise ValueError("AUGMENT.FLIP_TURNS takes turns with the first flip: set AUGMENT.FLIP, for example 0.5")
         return self
 
 
@@ -150,7 +155,7 @@ class TrainConfig(Section):
     batch_size: int = Field(256, ge=1, description="images per optimiser step over all processes, before ACCUMULATE")
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = Field(0.1, gt=0)
-    lr_min: float = Field(0.0, ge=0, description="the rate at which the cosine schedule ends; poly's smallest")
+    lr_min: float = Field(0.0, ge=0, description="the rate at which cosine and linear end; poly's smallest")
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(5e-4, ge=0)
@@ -168,7 +173,7 @@ class TrainConfig(Section):
         description="label maps: an image's loss is the mean over the pixels that have a class, or over all, of which "
         "the others count as zero",
     )
-    schedule: Literal["constant", "step", "multistep", "cosine", "poly", "one_cycle"] = "step"
+    schedule: Literal["constant", "step", "multistep", "cosine", "linear", "poly", "one_cycle"] = "step"
     schedule_per: Literal["epoch", "step"] = "epoch"
     step_epochs: int = Field(100, ge=1, description="epochs between two decays of the step schedule")
     milestones: tuple[int, ...] = Field((), description="epochs at which the multistep schedule decays")
@@ -181,7 +186,18 @@ class TrainConfig(Section):
     warmup: Literal["times", "before"] = Field(
         "times",
         description="times: the rise multiplies the schedule's rate; before: it goes from 0 to LR, both ends included, "
-        "and a cosine over steps begins after it",
+        "and a cosine or a line over steps begins after it",
+    )
+    bias_rate: Divisor = Field(
+        1.0, description="factor of the rate of norms' biases, whose WEIGHT_DECAY is divided by it"
+    )
+    whiten: int = Field(
+        0,
+        ge=0,
+        description="training images to whose patches a network made for it fits its first layer, which then stays",
+    )
+    sides: tuple[PositiveInt, ...] = Field(
+        (), description="sides to which training images are shrunk, in equal parts of the epochs; none: their own"
     )
     accumulate: int = Field(1, ge=1, description="mini-batches per optimiser step; their losses are averaged")
     accumulate_like_authors: bool = Field(False, description="sum the losses of accumulated mini-batches instead")
@@ -207,8 +223,8 @@ class TrainConfig(Section):
 
     @property
     def open_ended(self) -> bool:
-        """Whether adding epochs leaves the learning rates of the earlier ones unchanged."""
-        return self.schedule in ("constant", "step", "multistep")
+        """Whether adding epochs leaves the learning rates of the earlier ones, and their images, unchanged."""
+        return self.schedule in ("constant", "step", "multistep") and not self.sides
 
     @model_validator(mode="after")
     def _begins(self) -> "TrainConfig":
@@ -349,6 +365,11 @@ class RunConfig(Section):
             )
         if self.train.focal_gamma and self.train.loss != "cross_entropy":
             raise ValueError(f"TRAIN.FOCAL_GAMMA belongs to the loss cross_entropy, not to {self.train.loss}")
+        if self.train.sides and (of_maps or DATASETS[self.data.name].pairs):
+            raise ValueError(f"TRAIN.SIDES shrinks images alone, and {self.data.name} has a target for each pixel")
+        size = self.data.image_size or DATASETS[self.data.name].size
+        if self.train.sides and max(self.train.sides) > size:
+            raise ValueError(f"TRAIN.SIDES {list(self.train.sides)}: images have {size} pixels, and are not enlarged")
         if self.train.accumulate > 1 and self.train.batch_size % self.train.accumulate:
             raise ValueError(
                 f"TRAIN.ACCUMULATE {self.train.accumulate} does not divide TRAIN.BATCH_SIZE {self.train.batch_size}"

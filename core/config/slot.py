@@ -73,5 +73,6 @@ BACKBONES: dict[str, str] = {
     **{f"densenet{depth}": f"{_BACKBONES}.densenet:densenet" for depth in (121, 161, 169, 201)},
     "mobilenet_v2": f"{_BACKBONES}.mobilenet:mobilenet",
     "convnet": f"{_BACKBONES}.convnet:convnet",
+    "speednet": f"{_BACKBONES}.speednet:speednet",
     **{f"convnext_{size}": f"{_BACKBONES}.convnext:convnext_for" for size in ("tiny", "small", "base", "mini", "nano")},
 }

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stillpoint.core.base.errors import UserError, nearest
+from stillpoint.core.base.randomness import uniform_fraction
 from stillpoint.core.data.shifts import crop_window, roll
 
 Stage = Literal["pixels", "normalised"]
@@ -103,6 +104,16 @@ class Flip:
     def apply(self, images: Tensor, draw: Tensor) -> Tensor:
         mirrored = draw.to(images.device, non_blocking=True)[:, None, None, None]
         return torch.where(mirrored, images.flip(3), images)
+
+
+@dataclass(frozen=True)
+class TurningFlip(Flip):
+    """`Flip` whose draw is an image's first; then it is mirrored in every second epoch (Jordan, arXiv 2404.00498:
+    two epochs then show both sides of every image). It needs a loader, which knows the images' numbers."""
+
+    def draw_images(self, numbers: Tensor, seed: int, epoch: int) -> Tensor:
+        """bool (n,) of the images `numbers` (n,) of a set, a function of (seed, number, epoch)."""
+        return (uniform_fraction(numbers, "first flip", seed) < self.p) ^ bool(epoch % 2)
 
 
 @dataclass(frozen=True)
@@ -246,6 +257,14 @@ class Augment:
             size = getattr(step, "size", None)
             height, width = (size, size) if size else (height, width)
         return draws
+
+    def take_turns(self, draws: list[Tensor], numbers: Callable[[], Tensor], seed: int, epoch: int) -> list[Tensor]:
+        """`draws` with those of steps that are functions of (seed, image, epoch), for the images `numbers` gives."""
+        found = zip(self.steps, draws, strict=True)
+        return [
+            step.draw_images(numbers(), seed, epoch) if isinstance(step, TurningFlip) else draw
+            for (step, _), draw in found
+        ]
 
     def apply(
         self, pixels: Tensor, draws: Sequence[Tensor], normalise: Callable[[Tensor], Tensor] | None = None

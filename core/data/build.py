@@ -12,7 +12,7 @@ from stillpoint.core.base.files import digest_of
 from stillpoint.core.base.randomness import seed_for
 from stillpoint.core.config.catalogue import info
 from stillpoint.core.config.schema import AugmentConfig, RunConfig
-from stillpoint.core.data.augment import Augment, Crop, Erase, Flip, ResizedCrop, Roll, Stage, Step
+from stillpoint.core.data.augment import Augment, Crop, Erase, Flip, ResizedCrop, Roll, Stage, Step, TurningFlip
 from stillpoint.core.data.datasets import load
 from stillpoint.core.data.label_maps import LabelMapLoader, LabelMapStream
 from stillpoint.core.data.loading import DeviceLoader
@@ -99,7 +99,7 @@ def _training_steps(section: AugmentConfig, streaming: bool, size: int, steps: l
     if section.crop_padding:
         steps.append((Crop(section.crop_padding), "pixels"))
     if section.flip:
-        steps.append((Flip(section.flip), "pixels"))
+        steps.append(((TurningFlip if section.flip_turns else Flip)(section.flip), "pixels"))
     if section.roll:
         # the papers draw from a half-open range
         steps.append((Roll(section.roll, section.roll_per, half_open=True), "pixels"))

@@ -94,6 +94,7 @@ class Feeder:
         self.device, self.drop_last, self.rank, self.world_size = torch.device(device), drop_last, rank, world_size
         self.augment = augment
         self._whole: tuple[tuple[int, int, int], list[Tensor]] | None = None
+        self._order: tuple[int, Tensor] | None = None
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         # (x / 255 - mean) / std = x * scale + shift, in one multiplication and one addition
         centre = torch.tensor(image_set.mean if mean is None else mean, dtype=torch.float64)[:, None, None]  # (C, 1, 1)
@@ -153,12 +154,21 @@ class Feeder:
             # drawn for the global batch and then sliced, so that the draws do not depend on the number of processes
             random = generator("augment", self.seed, epoch, step)
             draws = augment.draw(self.global_size(step), height, width, random)
-            return [draw[self.local(step)] for draw in draws]
+            draws = [draw[self.local(step)] for draw in draws]
+            return augment.take_turns(draws, lambda: self._numbers(epoch, step), self.seed, epoch)
         # in order, the row of an epoch's draws that an image takes is its number, whatever the size of a batch
         if self._whole is None or self._whole[0] != (epoch, height, width):
             random = generator("augment", self.seed, epoch)
-            self._whole = (epoch, height, width), augment.draw(self.count, height, width, random)
+            draws = augment.draw(self.count, height, width, random)
+            draws = augment.take_turns(draws, lambda: torch.arange(self.count), self.seed, epoch)
+            self._whole = (epoch, height, width), draws
         return [draw[self.part(step)] for draw in self._whole[1]]
+
+    def _numbers(self, epoch: int, step: int) -> Tensor:
+        """The numbers of this process's images at `step`; the epoch's order is drawn once."""
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, self.order(epoch)
+        return self._order[1][self.part(step)]
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> float32 (x / 255 - mean) / std."""
@@ -181,6 +191,10 @@ class DeviceLoader(Feeder):
             indices = order[self.part(step)]
             images = self.finish(self.images[indices], epoch, step)
             yield Batch(step, images, self.labels[indices], indices)
+
+    def sample(self, count: int) -> Tensor:
+        """`count` images of the set, the first of epoch 0, normalised and not augmented, float32 (n, C, H, W)."""
+        return self.normalise(self.images[self.order(0)[:count].to(self.device)])
 
     def canvas(self, indices: Tensor) -> Tensor | None:
         """The whole padded images, normalised, of which the batches show random windows; None where they do not."""

@@ -23,8 +23,13 @@ from stillpoint.core.kernels.cache import KernelsMissing, folder, locked, report
 
 _FOLDER = Path(__file__).parent / "csrc"
 # Contraction to fused multiply-adds may differ between the vector body and the tail of a loop, and so between pixels;
-# the wavelet packets have no such tails.
-_CONTRACTION = {"pool": "-ffp-contract=off", "packets": "-ffp-contract=fast", "mixture": "-ffp-contract=fast"}
+# the wavelet packets have no such tails. The norm's two ways must round alike.
+_CONTRACTION = {
+    "pool": "-ffp-contract=off",
+    "packets": "-ffp-contract=fast",
+    "mixture": "-ffp-contract=fast",
+    "norm": "-ffp-contract=off",
+}
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC")
 # From the best options to the fewest that a compiler may know. OpenMP's symbols resolve to the runtime that PyTorch has
 # loaded, so both share one thread pool.
@@ -156,6 +161,11 @@ def _load(path: Path, source: str) -> ctypes.CDLL:
     if source == "packets":
         found.stillpoint_packets.argtypes = [*[pointer] * 6, whole, whole]
         found.stillpoint_packets.restype = None
+        return found
+    if source == "norm":
+        found.stillpoint_norm.argtypes = [*[pointer] * 5, *[whole] * 4, *[ctypes.c_double] * 2, whole]
+        found.stillpoint_norm_backward.argtypes = [*[pointer] * 5, *[whole] * 5]
+        found.stillpoint_norm.restype = found.stillpoint_norm_backward.restype = None
         return found
     if source == "mixture":
         found.stillpoint_mixture.argtypes = [*[pointer] * 4, whole, whole]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 
@@ -71,6 +71,14 @@ def _keys(x: Tensor) -> int:
 _NUMBERS = {_keys(torch.empty(0))}
 with torch.inference_mode():
     _NUMBERS.add(_keys(torch.empty(0)))
+
+
+def ordinary(*tensors: Tensor) -> bool:
+    """Whether a kernel may read these tensors by address and nobody watches the operators: no subclass but a parameter,
+    no transform, on the CPU, no mode of PyTorch's that intercepts calls."""
+    if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
+        return False
+    return all(type(x) in (Tensor, nn.Parameter) and _keys(x) in _NUMBERS for x in tensors)
 
 
 def _unseen(arguments: tuple[Any, ...]) -> bool:

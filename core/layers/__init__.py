@@ -33,6 +33,7 @@ from stillpoint.core.layers.gumbel import phase_weights
 from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d
 from stillpoint.core.layers.learnable_upsample import LearnablePolyphaseUpsample2d
 from stillpoint.core.layers.lowpass import IdealLowPass2d, ideal_lowpass2d
+from stillpoint.core.layers.norm_act import norm_act
 from stillpoint.core.layers.own_pools import AveragePool2d, MaxPool2d
 from stillpoint.core.layers.packet_halves import PacketHalves2d
 from stillpoint.core.layers.padding import PADDINGS, PaddedConv2d, pad
@@ -125,6 +126,7 @@ __all__ = [
     "ideal_upsample2d",
     "mix_phases",
     "modulus_batch_norm2d",
+    "norm_act",
     "pad",
     "phase_scorer",
     "phase_weights",

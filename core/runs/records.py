@@ -163,8 +163,9 @@ def _same_settings(run: Run, there: dict[str, Any], config: RunConfig, *, longer
         said = f"TRAIN.EPOCHS: {epochs} -> {asked}"
         if found == [said] and not config.train.open_ended:
             raise UserError(
-                f"{run.folder} holds a run of {counted(epochs, 'epoch')}, and the {config.train.schedule} schedule of "
-                f"{asked} has other rates from its first epoch on: begin it anew (--anew), or train elsewhere"
+                f"{run.folder} holds a run of {counted(epochs, 'epoch')}, and {_moving(config)} of {asked} has other "
+                f"{'sides' if config.train.sides else 'rates'} from its first epoch on: begin it anew (--anew), or "
+                "train elsewhere"
             )
         if found == [said] and not longer:
             raise UserError(
@@ -176,6 +177,10 @@ def _same_settings(run: Run, there: dict[str, Any], config: RunConfig, *, longer
         raise UserError(
             f"{run.folder} holds a run of other settings ({'; '.join(found)}): remove it (--anew), or train elsewhere"
         )
+
+
+def _moving(config: RunConfig) -> str:
+    return "TRAIN.SIDES" if config.train.sides else f"the {config.train.schedule} schedule"
 
 
 def epochs_of(settings: dict[str, Any]) -> int | None:

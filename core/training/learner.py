@@ -6,9 +6,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stillpoint.core.base.distributed import Group, share_statistics
-from stillpoint.core.base.errors import listed
+from stillpoint.core.base.errors import UserError, listed
 from stillpoint.core.base.interrupt import StopRequest
 from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.data.build import Loader
@@ -25,9 +26,20 @@ def _keeps(module: nn.Module) -> bool:
     return hasattr(module, "between_steps") and hasattr(module, "go_on")
 
 
+def whiten(net: nn.Module, source: Loader | None, count: int, name: str) -> None:
+    """Fits the first layer of `net` to `count` training images; a `UserError` for what has no such layer or images."""
+    fit, sample = getattr(net, "whiten", None), getattr(source, "sample", None)
+    if fit is None:
+        raise UserError(f"TRAIN.WHITEN {count}: {name} has no first layer that is fitted to images")
+    if sample is None:
+        raise UserError(f"TRAIN.WHITEN {count} needs training images that are kept in memory")
+    fit(sample(count).cpu())
+
+
 class Learner:
     """The network that `build` makes from a configuration, on `device`; with `fresh`, initialised from TRAIN.FINETUNE.
 
+    source     the training images, for TRAIN.WHITEN
     net        the network itself, whose weights are saved
     model      the module called in training: `net`, compiled and wrapped for several processes if requested
     """
@@ -41,6 +53,7 @@ class Learner:
         device: torch.device,
         *,
         fresh: bool,
+        source: Loader | None = None,
     ) -> None:
         recipe = config.train
         self.recipe, self.hooks, self.together, self.device = recipe, hooks, together, device
@@ -49,6 +62,9 @@ class Learner:
         net = build(config)
         if recipe.finetune and fresh:
             start_from(net, recipe.finetune, self.name, recipe.finetune_head, hooks.translate)
+        if recipe.whiten and recipe.epochs:
+            # also where a state is restored: the layer is then no parameter to train
+            whiten(net, source, recipe.whiten, self.name)
         if together.world_size > 1:
             net = share_statistics(net, device)
         net = net.to(device)
@@ -59,6 +75,7 @@ class Learner:
         self.parameters = [p for p in net.parameters() if p.requires_grad]
         self.unshared: nn.Module = torch.compile(net) if recipe.compile else net  # type: ignore[assignment]
         self.model = together.wrap(self.unshared)
+        self.side: int | None = None
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
     def set_rate(self, rate: float) -> None:
@@ -72,6 +89,10 @@ class Learner:
             with torch.no_grad():
                 self.hooks.before_step(self.net, at)
 
+    def set_side(self, side: int | None) -> None:
+        """Shrinks the images of the next steps to `side` pixels, or leaves them alone."""
+        self.side = side
+
     def step(self, batches: Iterator[Any], source: Loader, sums: Sums) -> Tensor:
         """One optimiser step on the next of `batches`, added to `sums`; returns its loss with penalty, on the
         device."""
@@ -83,6 +104,8 @@ class Learner:
             # a process's loss is weighted by its share of the global batch; averaging over processes undoes world_size
             size = len(labels) if together.world_size == 1 else source.global_size(number)
             last = part + 1 == recipe.accumulate
+            if self.side is not None and self.side < images.shape[-1]:
+                images = functional.interpolate(images, (self.side, self.side), mode="bilinear", antialias=True)
             if self.hooks.before_forward is not None:
                 with torch.no_grad():
                     self.hooks.before_forward(self.net)

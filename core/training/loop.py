@@ -23,7 +23,7 @@ from stillpoint.core.training.hooks import Moment, TrainHooks
 from stillpoint.core.training.learner import Learner
 from stillpoint.core.training.loss import Sums
 from stillpoint.core.training.monitor import Monitor
-from stillpoint.core.training.schedule import rate
+from stillpoint.core.training.schedule import rate, side
 from stillpoint.core.training.state import TrainState
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -52,7 +52,7 @@ class Loop:
         self.steps = _steps(config, loaders)
         self.look_every = 1 if device.type == "cpu" and together.world_size == 1 else _LOOK_EVERY
         self.monitor = Monitor(run, progress, together, self.steps)
-        self.learner = Learner(config, build, hooks, together, device, fresh=saved is None)
+        self.learner = Learner(config, build, hooks, together, device, fresh=saved is None, source=loaders.train)
         if saved is None:
             self.state = TrainState(Sums(device))
         else:
@@ -128,6 +128,7 @@ class Loop:
         assert source is not None
         batches = iter(source.epoch(state.epoch, state.step * recipe.accumulate))
         learner.model.train()
+        learner.set_side(side(recipe, state.epoch))
         losses: list[Tensor] = []
         began, seen, stopped = time.perf_counter(), state.sums.images, False
         while state.step < self.steps and not stopped:

@@ -47,9 +47,10 @@ class ParameterGroup:
 def optimizer(train: TrainConfig, net: nn.Module, groups: Sequence[ParameterGroup] = ()) -> torch.optim.Optimizer:
     """The recipe's optimiser over the trainable parameters of `net`.
 
-    Parameters in none of `groups` form the first group. Those of modules with ``decays = False``, such as a layer's
-    scorer, form the last one, without weight decay; with TRAIN.DECAY matrices, so do parameters with one axis: biases,
-    scales and norms. Each group carries its `lr_factor`.
+    Parameters in none of `groups` form the first group. With TRAIN.BIAS_RATE, norms' biases form one of that rate,
+    whose decay is divided by it, so that they decay by as much (Jordan, arXiv 2404.00498). Parameters of
+    modules with ``decays = False``, such as a layer's scorer, form the last one, without weight decay; with TRAIN.DECAY
+    matrices, so do parameters with one axis: biases, scales and norms. Each group carries its `lr_factor`.
 
     Raises `UserError` for incompatible settings, and ValueError for a parameter in two groups or not in `net`.
     """
@@ -58,7 +59,7 @@ def optimizer(train: TrainConfig, net: nn.Module, groups: Sequence[ParameterGrou
     given: dict[str, Any] = {"lr": train.lr, "weight_decay": train.weight_decay, "fused": True}
     kind: Any = {"adam": Adam, "adamw": AdamW, "sgd": SGD}[train.optimizer]
     more = {"momentum": train.momentum, "nesterov": train.nesterov} if kind is SGD else {}
-    return kind(_grouped(train, net, groups), **given, **more)
+    return kind(_grouped(train, net, (*groups, *_fast(train, net, groups))), **given, **more)
 
 
 def _grouped(train: TrainConfig, net: nn.Module, groups: Sequence[ParameterGroup]) -> list[dict[str, Any]]:
@@ -81,3 +82,17 @@ def _grouped(train: TrainConfig, net: nn.Module, groups: Sequence[ParameterGroup
             decay = train.weight_decay if decay is None else decay
             found.append({"params": learned, "weight_decay": decay, "lr": train.lr * factor, "lr_factor": factor})
     return found or [{"params": [], "lr_factor": 1.0}]
+
+
+def _fast(train: TrainConfig, net: nn.Module, groups: Sequence[ParameterGroup]) -> list[ParameterGroup]:
+    """The shifts of norms (a `bias` beside a `weight` of one axis, or of none) that no group holds."""
+    if train.bias_rate == 1:
+        return []
+    found, taken = {}, {id(p) for group in groups for p in group.parameters}
+    for module in net.modules():
+        own = dict(module.named_parameters(recurse=False))
+        shift, scale = own.get("bias"), own.get("weight")
+        if shift is not None and id(shift) not in taken and (scale is None or scale.ndim == 1):
+            found[id(shift)] = shift
+    decay = 0.0 if train.decay == "matrices" else train.weight_decay / train.bias_rate
+    return [ParameterGroup(list(found.values()), decay, train.bias_rate)] if found else []

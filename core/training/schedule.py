@@ -25,16 +25,16 @@ def rate(train: TrainConfig, epoch: int, step: int, steps_per_epoch: int) -> flo
 
     With SCHEDULE_PER epoch the rate stands still during an epoch; with step it moves at every step. The cosine goes
     from LR to LR_MIN over all moves of the run, COSINE_OFFSET moves ahead: 0 starts at LR itself (CosineAnnealingLR
-    stepped after its epoch), 1 ends at LR_MIN (stepped before it). Poly falls as (1 - moves done / all moves) to
-    the power POLY_POWER, never below LR_MIN. The step and multistep schedules decay at whole
-    epochs either way. A warm-up of n steps multiplies the schedule's rate by a linear rise from 1/n to 1; with WARMUP
-    before it rises from 0 to 1, and a cosine per step begins after it.
+    stepped after its epoch), 1 ends at LR_MIN (stepped before it). Linear goes there along a line. Poly falls as
+    (1 - moves done / all moves) to the power POLY_POWER, never below LR_MIN. The step and multistep schedules decay at
+    whole epochs either way. A warm-up of n steps multiplies the schedule's rate by a linear rise from 1/n to 1; with
+    WARMUP before it rises from 0 to 1, and a cosine or a line per step begins after it.
     """
     per_step = train.schedule_per == "step"
     position = epoch * steps_per_epoch + step if per_step else epoch
     moves = train.epochs * (steps_per_epoch if per_step else 1)
     warmup, done = round(train.warmup_epochs * steps_per_epoch), epoch * steps_per_epoch + step
-    if train.warmup == "before" and per_step and train.schedule == "cosine":
+    if train.warmup == "before" and per_step and train.schedule in ("cosine", "linear"):
         position, moves = max(position - warmup, 0), max(moves - warmup, 1)
     if train.schedule == "step":
         value = train.lr * train.gamma ** (epoch // train.step_epochs)
@@ -42,6 +42,8 @@ def rate(train: TrainConfig, epoch: int, step: int, steps_per_epoch: int) -> flo
         value = train.lr * train.gamma ** sum(milestone <= epoch for milestone in train.milestones)
     elif train.schedule == "cosine":
         value = _cosine(train.lr, train.lr_min, min((position + train.cosine_offset) / moves, 1.0))
+    elif train.schedule == "linear":
+        value = train.lr + (train.lr_min - train.lr) * position / moves
     elif train.schedule == "poly":
         value = max(train.lr * (1 - position / moves) ** train.poly_power, train.lr_min)
     elif train.schedule == "one_cycle":
@@ -51,3 +53,8 @@ def rate(train: TrainConfig, epoch: int, step: int, steps_per_epoch: int) -> flo
     if train.warmup == "before":
         return value * min(done / (warmup - 1), 1.0) if warmup > 1 else value
     return value * min((done + 1) / warmup, 1.0) if warmup else value
+
+
+def side(train: TrainConfig, epoch: int) -> int | None:
+    """The side to which training images of `epoch`, counted from 0, are shrunk; None: they keep their own."""
+    return train.sides[epoch * len(train.sides) // train.epochs] if train.sides else None

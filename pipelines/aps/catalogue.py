@@ -1,4 +1,4 @@
-"""All networks of the papers on adaptive polyphase sampling.
+"""All networks of the papers on adaptive polyphase sampling, and a small one of the house.
 
 A name ends in ``_lpfN`` (BlurPool) or ``_apsN`` with a binomial filter of N taps; without that, it is the plain
 network. The same name means the CIFAR variant for small images and the ImageNet variant for ImageNet, if both exist.
@@ -16,6 +16,8 @@ UNET_PAPER = "Chaman and Dokmanic, arXiv 2105.04040"
 
 #: the papers' word -> the filling
 KINDS = {"aps": "polyphase", "lpf": "blur"}
+#: in no paper: the small network made for speed
+HOUSE = "speednet"
 CIFAR_NETS = ("resnet20", "resnet56", "resnet18", "resnet34", "resnet50")
 IMAGENET_NETS = {
     "aps": ("resnet18", "resnet34", "resnet50", "resnet101"),
@@ -31,7 +33,7 @@ def models() -> dict[str, ModelEntry]:
     for kind, nets in IMAGENET_NETS.items():
         for arch in dict.fromkeys((*CIFAR_NETS, *nets)):
             entries += [_filtered(arch, kind, size) for size in range(1, 8)]
-    return {entry.name: entry for entry in (*entries, *_unets())}
+    return {entry.name: entry for entry in (*entries, *_house(), *_unets())}
 
 
 def _plain(arch: str) -> ModelEntry:
@@ -50,6 +52,13 @@ def _filtered(arch: str, kind: str, size: int) -> ModelEntry:
     return ModelEntry(
         f"{arch}_{kind}{size}", settings, source, (SMALL_IMAGES if small else ()) + (IMAGENET if large else ())
     )
+
+
+def _house() -> list[ModelEntry]:
+    forms: list[tuple[str, dict[str, str | int]]] = [("", {"DOWNSAMPLE": "none"})]
+    forms += [(f"_{k}{size}", {"DOWNSAMPLE": KINDS[k], "FILTER_SIZE": size}) for k in KINDS for size in range(1, 8)]
+    source = "ours, after Jordan, arXiv 2404.00498"
+    return [ModelEntry(f"{HOUSE}{end}", {"ARCH": HOUSE, **settings}, source, SMALL_IMAGES) for end, settings in forms]
 
 
 def _unets() -> list[ModelEntry]:

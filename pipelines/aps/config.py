@@ -15,6 +15,7 @@ HALVINGS = {
     **dict.fromkeys(("resnet20", "resnet56"), 2),
     **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), 3),
     **dict.fromkeys(("resnext50_32x4d", "resnext101_32x8d"), 3),
+    "speednet": 3,
     "unet3": 3,
     "unet4": 4,
 }
@@ -35,6 +36,7 @@ class Model(NetworkConfig):
         "resnet152",
         "resnext50_32x4d",
         "resnext101_32x8d",
+        "speednet",
         "unet3",
         "unet4",
     ] = "resnet18"
@@ -63,7 +65,9 @@ class Model(NetworkConfig):
             raise ValueError("MODEL.OUT_CHANNELS is of U-Nets, not of ResNets")
         if self.form == "imagenet" and self.conv_padding == "replicate_pad":
             raise ValueError("MODEL.CONV_PADDING replicate_pad is of the CIFAR form, not of the ImageNet form")
-        if HALVINGS[self.arch] == 2 and self.form == "imagenet":
+        if self.arch == "speednet" and (self.pool_only or self.conv_padding not in ("circular", "zeros")):
+            raise ValueError("speednet has MODEL.CONV_PADDING circular or zeros, and no MODEL.POOL_ONLY")
+        if (HALVINGS[self.arch] == 2 or self.arch == "speednet") and self.form == "imagenet":
             raise ValueError(f"{self.arch} has no ImageNet form")
         return self
 
@@ -97,7 +101,8 @@ def form(model: Model, image_size: int) -> Form:
     """Which of the authors' two ResNets: MODEL.FORM or, if that is auto, by the size of the images."""
     if model.form != "auto":
         return model.form
-    return "cifar" if image_size <= SMALL or HALVINGS[model.arch] == 2 else "imagenet"
+    small = image_size <= SMALL or HALVINGS[model.arch] == 2 or model.arch == "speednet"
+    return "cifar" if small else "imagenet"
 
 
 def subsampled_sizes(model: Model, image_size: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The papers' names -> the shared ResNet and U-Net with their slots filled."""
+"""The papers' names -> core's networks with their slots filled."""
 
 import warnings
 from typing import Any
@@ -7,6 +7,7 @@ from torch import nn
 
 from stillpoint.core.backbones.resnet import FAMILY, resnet
 from stillpoint.core.backbones.slots import slots
+from stillpoint.core.backbones.speednet import speednet
 from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.backbones.unet import UNet
 from stillpoint.core.base.errors import UserError
@@ -47,14 +48,15 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
         if imagenet:
             raise UserError("MODEL.CONV_PADDING replicate_pad is of the CIFAR form, not of the ImageNet form")
         options |= {"conv_padding": "replicate", "conv": growing_conv, "block": BLOCKS[FAMILY[model.arch]["block"]]}
+    options |= {"in_channels": in_channels, "num_classes": num_classes}
+    options |= slots(model, padding=filter_padding(model, cifar=not imagenet), select=select(cifar=not imagenet))
+    if model.arch == "speednet":
+        return speednet(model.arch, image_size=image_size, width=model.width, **options)
     widths = FAMILY[model.arch].get("widths", (64, 128, 256, 512))
     net = resnet(
         model.arch,
         widths=[model.scaled(n) for n in widths],
-        in_channels=in_channels,
-        num_classes=num_classes,
         stem="imagenet" if imagenet else "cifar",
-        **slots(model, padding=filter_padding(model, cifar=not imagenet), select=select(cifar=not imagenet)),
         **options,
     )
     if growing:

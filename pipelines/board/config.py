@@ -2,22 +2,30 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stillpoint.core.config.network import NetworkConfig
 from stillpoint.core.config.schema import RunConfig, TrainConfig
 
 
 class Model(NetworkConfig):
-    """MODEL: a ResNet, its padding, its stem, and what stands where it would stride."""
+    """MODEL: the network, its padding, its stem, and what stands where it would stride."""
 
-    arch: Literal["resnet8", "resnet18", "resnet20", "resnet56"] = "resnet20"
+    arch: Literal["resnet8", "resnet18", "resnet20", "resnet56", "speednet"] = Field(
+        "resnet20", description="a ResNet, or the small network made for speed, which strides after max-pools"
+    )
     conv_padding: Literal["circular", "zeros"] = "circular"
     stem: Literal["plain", "strided", "twin", "modulus", "scattering", "sparse"] = Field(
         "plain",
         description="plain: a 3x3 convolution, and sparse: a code in its place; strided: 7x7 and a max-pool, twin, "
         "modulus and scattering: wavelets, all of stride 4",
     )
+
+    @model_validator(mode="after")
+    def _own_stem(self) -> "Model":
+        if self.arch == "speednet" and self.stem != "plain":
+            raise ValueError(f"MODEL.STEM {self.stem} is of ResNets: speednet has a first layer of its own")
+        return self
 
 
 class Train(TrainConfig):

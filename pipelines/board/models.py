@@ -1,13 +1,16 @@
-"""An entry's network: core's ResNet with its slots filled. The board has no layer of its own."""
+"""An entry's network: core's backbone with its slots filled. The board has no layer of its own."""
 
 from typing import Any
 
 from torch import nn
 
-from stillpoint.core.backbones.resnet import FAMILY, ResNet, resnet
+from stillpoint.core.backbones.backbone import Backbone
+from stillpoint.core.backbones.resnet import FAMILY, resnet
 from stillpoint.core.backbones.slots import slots
+from stillpoint.core.backbones.speednet import speednet
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.complex_modulus import ComplexModulus, ModulusBatchNorm2d
+from stillpoint.core.layers.norm_act import FusedSequential
 from stillpoint.core.layers.scattering import Scattering2d
 from stillpoint.core.layers.sparse_coding import SparseCoding2d
 from stillpoint.core.layers.wavelet_packings import RESNET
@@ -20,19 +23,21 @@ _FREE = 40
 _ITERATIONS = 2
 
 
-def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> ResNet:
+def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> Backbone:
     """The network of a MODEL section, (B, in_channels, S, S) -> logits (B, num_classes).
 
     `UserError` for a stem of stride 4 on images whose side is no multiple of 16.
     """
-    widths = [model.scaled(n) for n in FAMILY[model.arch].get("widths", (64, 128, 256, 512))]
     options: dict[str, Any] = {
-        "widths": widths,
         "in_channels": in_channels,
         "num_classes": num_classes,
         "conv_padding": model.conv_padding,
         **slots(model),
     }
+    if model.arch == "speednet":
+        return speednet(model.arch, image_size=image_size, width=model.width, **options)
+    widths = [model.scaled(n) for n in FAMILY[model.arch].get("widths", (64, 128, 256, 512))]
+    options["widths"] = widths
     if model.stem == "plain":
         return resnet(model.arch, stem="cifar", **options)
     if model.stem != "sparse" and image_size % 16:
@@ -49,11 +54,11 @@ def _stem(model: Model, in_channels: int, width: int) -> tuple[nn.Module, int]:
     """(the stem, the channels that it gives)."""
     if model.stem == "sparse":
         code = SparseCoding2d(in_channels, width, 3, padding=1, iterations=_ITERATIONS)
-        return nn.Sequential(code, nn.BatchNorm2d(width)), width
+        return FusedSequential(code, nn.BatchNorm2d(width)), width
     if model.stem == "scattering":
         scattering = Scattering2d()
         channels = in_channels * scattering.maps
-        return nn.Sequential(scattering, nn.BatchNorm2d(channels)), channels
+        return FusedSequential(scattering, nn.BatchNorm2d(channels)), channels
     modulus = model.stem == "modulus"
     free = nn.Conv2d(in_channels, _FREE, 7, stride=2, padding=3, bias=False)
     wavelet = WaveletMixing2d(in_channels, RESNET, stride=2, part="complex" if modulus else "real")
@@ -66,4 +71,4 @@ def _stem(model: Model, in_channels: int, width: int) -> tuple[nn.Module, int]:
 
 
 def _pooled(channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1))
+    return FusedSequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1))

@@ -26,7 +26,8 @@ def _list(args: Namespace) -> int:
     found = pipelines.names(args.pattern)
     if not found:
         every = pipelines.names()
-        raise UserError(f"no network matches {args.pattern!r}{nearest(args.pattern, every)} (see: stillpoint list)")
+        every += [f"{name.partition('/')[0]}/*" for name in every]
+        raise UserError(f"no network matches {args.pattern!r}{nearest(args.pattern, sorted(set(every)))} (see: stillpoint list)")
     rows = [(name, pipelines.entry(name)[1]) for name in found]
     if args.json:
         print_json(

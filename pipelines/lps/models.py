@@ -16,6 +16,7 @@ from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.downsample import Downsample, DownsampleFactory
 from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d
 from stillpoint.core.layers.learnable_upsample import LearnablePolyphaseUpsample2d
+from stillpoint.core.layers.norm_act import norm_act
 from stillpoint.core.layers.padding import PaddedConv2d
 from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
 from stillpoint.pipelines.lps.config import CHOOSING, SMALL, Model
@@ -83,9 +84,9 @@ class SampledConvolutionBlock(BasicBlock):
     """A BasicBlock that samples after its second convolution: the scores are those of a signed map."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(self._inner(0, self.bn1(self.conv1(x))))
+        y = self.conv2(norm_act(self.conv1(x), self.bn1, self._inner(0)))
         y, grid = self._pooled(y)
-        return self._joined(self.bn2(y), x, grid)
+        return self._joined(y, self.bn2, x, grid)
 
 
 class BasicNet(nn.Module):

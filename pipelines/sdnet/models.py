@@ -10,6 +10,7 @@ from stillpoint.core.backbones.slots import downsample, slots
 from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.downsample import at
+from stillpoint.core.layers.norm_act import FusedSequential
 from stillpoint.core.layers.sparse_coding import SparseCoding2d
 from stillpoint.pipelines.sdnet.config import Model
 
@@ -61,7 +62,7 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
     if model.dense:
         conv = partial(_pooled_layer, layer) if model.pooling else layer
         blocks = {"conv": conv, "inner_activation": False, "shortcuts": model.shortcut}
-    net = resnet(name, stem=nn.Sequential(*stem), **blocks, **common)
+    net = resnet(name, stem=FusedSequential(*stem), **blocks, **common)
     layers = sparse_layers(net).values()
     if len(model.lambda_) not in (1, len(layers)):
         raise UserError(

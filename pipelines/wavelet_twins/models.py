@@ -14,6 +14,7 @@ from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.complex_modulus import ComplexModulus, ModulusBatchNorm2d, ModulusBias2d
 from stillpoint.core.layers.downsample import DownsampleFactory, at, downsample_factory
+from stillpoint.core.layers.norm_act import FusedSequential
 from stillpoint.core.layers.slots import ModuleFactory
 from stillpoint.core.layers.wavelet_packings import ALEXNET, RESNET, RESNET_EXCLUDING
 from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d
@@ -134,8 +135,8 @@ def normalised_pool(
     head = [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
     slot = given or _slot(pooling, size, groups=channels // STEM_GROUP)
     if slot is None:
-        return nn.Sequential(*head, nn.MaxPool2d(3, stride=2, padding=1))
-    return nn.Sequential(*head, DenseMaxPool2d(3, margin="same"), slot(channels))
+        return FusedSequential(*head, nn.MaxPool2d(3, stride=2, padding=1))
+    return FusedSequential(*head, DenseMaxPool2d(3, margin="same"), slot(channels))
 
 
 def rectified_pool(

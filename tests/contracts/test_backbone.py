@@ -100,7 +100,18 @@ def made(name: str, image_size: int = 96, width: float = 0.125, **options) -> Ba
 
 
 #: one of each form
-FORMS = ("alexnet", "vgg11", "vgg11_bn", "resnet18", "resnet20", "resnet50", "densenet121", "mobilenet_v2", "convnet")
+FORMS = (
+    "alexnet",
+    "vgg11",
+    "vgg11_bn",
+    "resnet18",
+    "resnet20",
+    "resnet50",
+    "densenet121",
+    "mobilenet_v2",
+    "convnet",
+    "speednet",
+)
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -129,7 +140,7 @@ def test_every_backbone_says_its_parts_by_the_same_words(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "resnet50", "vgg11_bn", "densenet121", "mobilenet_v2", "convnet", "alexnet"]
+    "name", ["resnet18", "resnet50", "vgg11_bn", "densenet121", "mobilenet_v2", "convnet", "speednet", "alexnet"]
 )
 def test_every_backbone_takes_what_stands_in_its_slots(name: str) -> None:
     net = (

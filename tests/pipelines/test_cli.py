@@ -89,6 +89,8 @@ BAD = [
     (["show-config", "aps/resnet18", "MODEL", "5"], "is a section"),
     (["show-config", "aps/resnet18", "--frob"], "'--frob' is unknown"),
     (["list", "nets/*"], "no network matches"),
+    (["list", "apz/*"], "no network matches 'apz/*'; nearest: aps/*"),
+    (["list", "blurpol"], "nearest: blurpool/*"),
     (["list", "aps/*", "more"], "'more' is unknown"),
     (["frob"], "there is no command 'frob' (see: stillpoint --help)"),
     (["meassure", "--timm", "resnet18"], "there is no command 'meassure'; nearest: measure"),

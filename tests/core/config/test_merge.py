@@ -78,6 +78,21 @@ def test_a_recipe_states_its_differences_from_its_base(tmp_path: Path) -> None:
     assert (config.train.lr, config.train.epochs, config.title) == (0.25, 3, "base")
 
 
+def test_a_base_may_be_of_all_papers_and_one_of_the_folder_comes_first(tmp_path: Path) -> None:
+    own, shared = tmp_path / "paper" / "configs", tmp_path / "configs"
+    for folder, rate in ((own, 0.5), (shared, 0.2)):
+        folder.mkdir(parents=True)
+        (folder / "both.yaml").write_text(f"TRAIN: {{LR: {rate}}}\n")
+    (shared / "fast.yaml").write_text("BASE: both.yaml\nTRAIN: {EPOCHS: 3}\n")
+    (own / "near.yaml").write_text("BASE: both.yaml\n")
+    (own / "far.yaml").write_text("BASE: fast.yaml\n")
+    found = {name: merge(RunConfig, [read_recipe(own / f"{name}.yaml", RunConfig)]).train for name in ("near", "far")}
+    assert (found["near"].lr, found["far"].lr, found["far"].epochs) == (0.5, 0.2, 3)
+    (own / "lost.yaml").write_text("BASE: nowhere.yaml\n")
+    with pytest.raises(UserError, match=r"paper.configs.nowhere\.yaml"):
+        read_recipe(own / "lost.yaml", RunConfig)
+
+
 def test_differences_name_keys_and_both_values() -> None:
     other = merge(RunConfig, [], ["TRAIN.LR", "0.2", "SEED", "1"])
     assert differences(RunConfig().dump(), other.dump()) == ["SEED: 0 -> 1", "TRAIN.LR: 0.1 -> 0.2"]

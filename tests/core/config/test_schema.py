@@ -66,3 +66,22 @@ def test_every_number_is_finite(paper: str) -> None:
             assert len(str(error.value)) < 300
     with pytest.raises(ValidationError, match="finite"):
         schema.model_validate({"TRAIN": {"WEIGHT_DECAY": math.inf}})
+
+
+@pytest.mark.parametrize(
+    ("pairs", "sentence"),
+    [
+        (["AUGMENT.FLIP_TURNS", "True"], "AUGMENT.FLIP_TURNS takes turns with the first flip: set AUGMENT.FLIP"),
+        (["TRAIN.SIDES", "[24, 40]"], r"TRAIN.SIDES \[24, 40\]: images have 32 pixels, and are not enlarged"),
+        (["TRAIN.SIDES", "[0]"], "greater than 0"),
+        (["TRAIN.BIAS_RATE", "0"], "greater than 0"),
+        (["TRAIN.WHITEN", "-1"], "greater than or equal to 0"),
+        (
+            ["DATA.NAME", "digits_segmentation", "TRAIN.SIDES", "[16]"],
+            "TRAIN.SIDES shrinks images alone, and digits_segmentation has a target for each pixel",
+        ),
+    ],
+)
+def test_fast_recipes_that_cannot_be_are_refused(pairs: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        merge(RunConfig, [], pairs)

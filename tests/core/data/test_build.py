@@ -8,7 +8,7 @@ from PIL import Image
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.merge import merge
 from stillpoint.core.config.schema import RunConfig
-from stillpoint.core.data.augment import Crop, Erase, Flip, ResizedCrop, Roll
+from stillpoint.core.data.augment import Crop, Erase, Flip, ResizedCrop, Roll, TurningFlip
 from stillpoint.core.data.build import augmentation, images, loader, loaders
 
 
@@ -102,6 +102,8 @@ def test_augmentation_follows_the_order_of_the_section():
         (Erase(5), "normalised"),
     )
     assert augmentation(config, training=False) is None
+    turning = configuration("AUGMENT.FLIP", "0.5", "AUGMENT.FLIP_TURNS", "True")
+    assert augmentation(turning, training=True).steps == ((TurningFlip(0.5), "pixels"),)
     assert augmentation(configuration(), training=True) is None
 
 

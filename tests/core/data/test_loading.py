@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillpoint.core.base.randomness import generator
-from stillpoint.core.data.augment import build_augment
+from stillpoint.core.data.augment import Augment, TurningFlip, build_augment
 from stillpoint.core.data.loading import DeviceLoader
 from stillpoint.core.data.sets import ImageSet
 
@@ -113,3 +113,41 @@ def test_an_epoch_does_not_change_the_images() -> None:
 def test_impossible_loaders_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DeviceLoader(image_set(), **options)
+
+
+def flipped(loader: DeviceLoader, epoch: int) -> dict[int, bool]:
+    """Whether each image is mirrored in an epoch."""
+    found = {}
+    for batch in loader.epoch(epoch):
+        plain = loader.normalise(loader.images[batch.indices])
+        for number, image, own in zip(batch.indices.tolist(), batch.images, plain, strict=True):
+            found[number] = torch.equal(image, own.flip(2))
+            assert found[number] or torch.equal(image, own)
+    return found
+
+
+TURNING = Augment(((TurningFlip(0.5), "pixels"),))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_turning_flip_is_drawn_once_for_an_image_and_then_alternates(shuffle: bool) -> None:
+    loader = DeviceLoader(image_set(60), 7, seed=3, shuffle=shuffle, augment=TURNING)
+    first, second, third = (flipped(loader, epoch) for epoch in range(3))
+    assert 15 < sum(first.values()) < 45
+    assert all(second[number] is not first[number] for number in first) and third == first
+
+
+def test_a_turning_flip_depends_on_seed_and_image_alone() -> None:
+    def made(**options) -> dict[int, bool]:
+        return flipped(DeviceLoader(image_set(60), augment=TURNING, **{"batch_size": 7, "seed": 3, **options}), 1)
+
+    want = made(shuffle=True)
+    assert made(batch_size=13, shuffle=True) == want == made(shuffle=False)
+    parts = [made(shuffle=True, rank=rank, world_size=2) for rank in (0, 1)]
+    assert parts[0] | parts[1] == want and not parts[0].keys() & parts[1].keys()
+    assert made(seed=4) != want
+
+
+def test_a_sample_is_the_first_of_the_order_without_augmentation() -> None:
+    loader = DeviceLoader(image_set(), 5, seed=2, shuffle=True, augment=TURNING)
+    assert torch.equal(loader.sample(7), loader.normalise(loader.images[loader.order(0)[:7]]))

@@ -18,6 +18,7 @@ def _twin() -> nn.Module:
 PARTS = {
     "ConstantBuffers",
     "FusedFilters",
+    "FusedSequential",
     "HalfPasses",
     "LearntDictionary",
     "MapPasses",

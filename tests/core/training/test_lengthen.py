@@ -9,7 +9,7 @@ from stillpoint.core.training.schedule import rate
 from tests.core.tiny import Notes, configuration, run_in, trained
 
 CONSTANT = ("TRAIN.SCHEDULE", "multistep", "TRAIN.MILESTONES", "[1, 3]")
-SCHEDULES = ("constant", "step", "multistep", "cosine", "one_cycle")
+SCHEDULES = ("constant", "step", "multistep", "cosine", "linear", "one_cycle")
 
 
 @pytest.mark.parametrize("stopped", [2, 3])
@@ -35,6 +35,13 @@ def test_a_schedule_that_has_ended_is_the_reason(tmp_path, schedule: str) -> Non
     with pytest.raises(UserError, match=said):
         trained(tmp_path, "TRAIN.SCHEDULE", schedule, "TRAIN.EPOCHS", "3")
     assert run_in(tmp_path).weights.read_bytes() == before
+
+
+def test_images_that_would_have_been_larger_are_the_reason(tmp_path) -> None:
+    pairs = (*CONSTANT, "TRAIN.SIDES", "[5, 8]", "TRAIN.EPOCHS")
+    trained(tmp_path, *pairs, "2")
+    with pytest.raises(UserError, match=r"2 epochs, and TRAIN\.SIDES of 3 has other sides from its first epoch on"):
+        trained(tmp_path, *pairs, "3")
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

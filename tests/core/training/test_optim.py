@@ -83,3 +83,22 @@ def test_parameters_may_have_a_rate_and_a_decay_of_their_own() -> None:
     for wrong in ([group, group], [optim.ParameterGroup(list(nn.Linear(1, 1).parameters()))]):
         with pytest.raises(ValueError, match="in two groups, or not in the network"):
             optim.optimizer(TrainConfig(lr=0.5), net, wrong)
+
+
+def test_norms_biases_have_a_rate_of_their_own_and_decay_by_as_much() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.GroupNorm(1, 2))
+    groups = optim.optimizer(TrainConfig(lr=0.5, bias_rate=64, weight_decay=0.01), net).param_groups
+    assert [len(group["params"]) for group in groups] == [6, 2]
+    assert groups[1]["params"][0] is net[1].bias and groups[1]["params"][1] is net[4].bias
+    assert [(group["lr"], group["lr_factor"]) for group in groups] == [(0.5, 1.0), (32.0, 64)]
+    assert groups[0]["lr"] * groups[0]["weight_decay"] == groups[1]["lr"] * groups[1]["weight_decay"]
+
+
+def test_norms_biases_are_not_decayed_where_only_matrices_are_and_a_papers_own_group_stays() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4))
+    own = optim.ParameterGroup([net[1].bias], 0.2, 3.0)
+    recipe = TrainConfig(lr=0.5, bias_rate=64, decay="matrices")
+    groups = optim.optimizer(recipe, net, [own]).param_groups
+    found = {id(p): (group["lr_factor"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert found[id(net[1].bias)] == (3.0, 0.2) and found[id(net[2].bias)] == (64, 0.0)
+    assert found[id(net[2].weight)] == (1.0, 0.0) and len(found) == 6

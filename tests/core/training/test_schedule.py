@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stillpoint.core.config.schema import TrainConfig
-from stillpoint.core.training.schedule import rate
+from stillpoint.core.training.schedule import rate, side
 
 
 def recipe(**settings: object) -> TrainConfig:
@@ -94,3 +94,21 @@ def test_warm_up_multiplies_the_schedule():
     warm = recipe(epochs=4, lr=0.1, schedule="cosine", schedule_per="step", warmup_epochs=1)
     assert rate(warm, 0, 1, 5) == pytest.approx(rate(plain, 0, 1, 5) * 2 / 5)
     assert rate(warm, 2, 1, 5) == rate(plain, 2, 1, 5)
+
+
+def test_a_line_after_a_rise_is_a_triangle():
+    triangle = {"schedule": "linear", "schedule_per": "step", "warmup_epochs": 2, "warmup": "before"}
+    train = recipe(epochs=6, lr=1.0, lr_min=0.2, **triangle)
+    rates = [rate(train, move // 5, move % 5, 5) for move in range(30)]
+    assert rates[:10] == pytest.approx([move / 9 for move in range(10)])
+    assert rates[10:] == pytest.approx([1 - 0.8 * move / 20 for move in range(20)])
+
+
+def test_a_line_over_epochs_stands_still_within_them():
+    train = recipe(epochs=4, lr=1.0, schedule="linear")
+    assert [rate(train, epoch, 3, 5) for epoch in range(4)] == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_sides_share_the_epochs():
+    assert [side(recipe(epochs=7, sides=(16, 24, 32)), epoch) for epoch in range(7)] == [16, 16, 16, 24, 24, 32, 32]
+    assert side(recipe(epochs=7), 3) is None

@@ -15,7 +15,7 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.interrupt import Interrupted, locked
 from stillpoint.core.runs.checkpoint import load_state, previous
 from stillpoint.core.training.train import Progress, TrainHooks
-from tests.core.tiny import Notes, configuration, loaders_of, run_in, trained
+from tests.core.tiny import Net, Notes, configuration, loaders_of, run_in, trained
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -284,3 +284,57 @@ def test_it_stops_within_seconds(tmp_path):
     with pytest.raises(Interrupted):
         trained(tmp_path, "TRAIN.EPOCHS", "100000", progress=StopAfter(1))
     assert time.perf_counter() - began < 5
+
+
+class Fitted(Net):
+    """Its convolution is fitted to the images, and then stays."""
+
+    def whiten(self, images: torch.Tensor) -> None:
+        with torch.no_grad():
+            self.conv.weight.copy_(images.mean((0, 1))[:3, :3] * torch.arange(1, 5)[:, None, None, None])
+        self.conv.weight.requires_grad_(False)
+
+
+def fitted(config):
+    torch.manual_seed(config.seed)
+    return Fitted()
+
+
+FAST = ("TRAIN.WHITEN", "20", "TRAIN.SIDES", "[5, 8]", "TRAIN.BIAS_RATE", "8", "TRAIN.SCHEDULE", "linear")
+
+
+@pytest.mark.parametrize("stops", [(2,), (7, 2)])
+def test_a_fast_recipe_goes_on_to_the_same_bits(tmp_path, stops):
+    trained(tmp_path / "whole", *FAST, network=fitted)
+    for steps in stops:
+        with pytest.raises(Interrupted):
+            trained(tmp_path / "cut", *FAST, network=fitted, progress=StopAfter(steps))
+    trained(tmp_path / "cut", *FAST, network=fitted)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_fitted_layer_stays_as_it_was_fitted(tmp_path):
+    seen = []
+
+    def kept(config):
+        seen.append(fitted(config))
+        return seen[-1]
+
+    trained(tmp_path, *FAST, network=kept)
+    want = fitted(configuration())
+    config = configuration()
+    want.whiten(loaders_of(config)(torch.device("cpu"), 0, 1).train.sample(20))
+    assert torch.equal(seen[0].conv.weight, want.conv.weight) and not seen[0].conv.weight.requires_grad
+
+
+def test_images_are_shrunk_in_the_first_epochs_alone(tmp_path):
+    seen = []
+
+    def watching(config):
+        net = Net()
+        net.register_forward_pre_hook(lambda module, args: seen.append((module.training, args[0].shape[-1])))
+        return net
+
+    trained(tmp_path, "TRAIN.SIDES", "[5, 8, 8]", network=watching)
+    assert [side for training, side in seen if training] == [5] * 4 + [8] * 8
+    assert {side for training, side in seen if not training} == {8}

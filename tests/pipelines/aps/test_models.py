@@ -294,3 +294,19 @@ def test_replicate_pad_leaves_names_and_shapes_alone_and_is_of_the_cifar_form() 
     growing.load_state_dict(plain.state_dict(), strict=True)
     with pytest.raises(UserError, match="replicate_pad is of the CIFAR form"):
         net_of("resnet18_lpf1", 224, width=4, conv_padding="replicate_pad")
+
+
+def test_the_house_network_has_its_own_form() -> None:
+    net, x = net_of("speednet_aps3", 32, width=8).eval(), images(4, 3, 32, 32)
+    logits = net(x)
+    for shift in [(1, 0), (0, -1), (3, 2), (16, 7)]:
+        assert (net(x.roll(shift, (2, 3))) - logits).abs().max() < 1e-5 * logits.abs().max()
+    assert subsampled_sizes(Model(arch="speednet"), 32) == [32, 16, 8]
+    assert form(Model(arch="speednet"), 224) == "cifar"
+    for wrong in ({"conv_padding": "reflect"}, {"pool_only": True, "downsample": "blur"}):
+        with pytest.raises(
+            ValueError, match=r"speednet has MODEL\.CONV_PADDING circular or zeros, and no MODEL.POOL_ONLY"
+        ):
+            Model(arch="speednet", **wrong)
+    with pytest.raises(ValueError, match="speednet has no ImageNet form"):
+        Model(arch="speednet", form="imagenet")

@@ -1,0 +1,95 @@
+"""A norm, the sum with a shortcut and an activation, in one pass over memory where that changes nothing."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as _modules
+
+from stillpoint.core.kernels import norm as kernel
+
+#: the activations that the kernels know, as these very classes
+_KNOWN = {nn.Identity: "none", nn.ReLU: "relu", nn.ReLU6: "relu6"}
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
+
+
+def norm_act(x: Tensor, norm: nn.Module, act: nn.Module | None = None, residual: Tensor | None = None) -> Tensor:
+    """``act(norm(x) + residual)``, and in training what `norm` does to its running statistics.
+
+    Args:
+        x: (B, C, H, W).
+        norm: any module that keeps the shape.
+        act: any module that keeps the shape; none: the sum itself.
+        residual: (B, C, H, W) that is added before the activation; none: nothing is.
+
+    Fused on a CPU for channels-last maps, an affine `nn.BatchNorm2d` with running statistics, and no activation,
+    `nn.ReLU` or `nn.ReLU6`. The modules are called one after the other for everything else, and where somebody would
+    see the difference: hooks on either, tracing, exporting, compiling, function transforms, subclasses.
+
+    Law: up to rounding, the modules' own output, gradients and statistics. The statistics are added up in double.
+
+    Examples:
+        >>> norm, act = torch.nn.BatchNorm2d(8), torch.nn.ReLU()
+        >>> x = torch.randn(2, 8, 4, 4).to(memory_format=torch.channels_last)
+        >>> layers.norm_act(x, norm, act, residual=x).shape
+        torch.Size([2, 8, 4, 4])
+    """
+    if type(x) is Tensor and not torch.compiler.is_compiling() and _fusible(norm, act):
+        parameters = norm.weight, norm.bias, norm.running_mean, norm.running_var
+        if kernel.fused(x, parameters, residual, training=norm.training):
+            return kernel.norm_act2d(
+                x,
+                parameters,
+                residual,
+                activation="none" if act is None else _KNOWN[type(act)],
+                training=norm.training,
+                momentum=_counted(norm),
+                eps=norm.eps,
+            )
+    y = norm(x)
+    if residual is not None:
+        y = y + residual
+    return y if act is None else act(y)
+
+
+def _fusible(norm: nn.Module, act: nn.Module | None) -> bool:
+    """Whether the kernels know both modules, and calling them is no more than calling their classes' forward."""
+    if type(norm) is not nn.BatchNorm2d or not (act is None or type(act) in _KNOWN):
+        return False
+    if not (norm.affine and norm.track_running_stats) or any(getattr(_modules, name) for name in _GLOBAL_HOOKS):
+        return False
+    if any(t is None for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var)):
+        return False
+    modules = (norm,) if act is None else (norm, act)
+    return not any("forward" in vars(m) or any(vars(m)[name] for name in _HOOKS) for m in modules)
+
+
+def _counted(norm: nn.BatchNorm2d) -> float:
+    """The weight of this batch in the running statistics; counts the batch in training, as `nn.BatchNorm2d` does."""
+    if norm.training and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if norm.momentum is None:
+            return 1.0 / float(norm.num_batches_tracked)
+    return 0.0 if norm.momentum is None else norm.momentum
+
+
+class FusedSequential(nn.Sequential):
+    """`nn.Sequential` with every batch norm and the activation after it by `norm_act`: same names, same results."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            for module in self:
+                input = module(input)
+            return input
+        else:  # TorchScript compiles no other branch
+            return self._run(input)
+
+    @torch.jit.ignore
+    def _run(self, x: Tensor) -> Tensor:
+        steps = list(self)
+        while steps:
+            step = steps.pop(0)
+            if type(step) is nn.BatchNorm2d:
+                x = norm_act(x, step, steps.pop(0) if steps and type(steps[0]) in _KNOWN else None)
+            else:
+                x = step(x)
+        return x

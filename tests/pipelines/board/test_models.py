@@ -1,0 +1,26 @@
+import pytest
+import torch
+
+from stillpoint.core.backbones.speednet import SpeedNet
+from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.merge import merge
+from stillpoint.pipelines.board.catalogue import LINES, models
+from stillpoint.pipelines.board.config import Config
+from stillpoint.pipelines.board.models import build
+
+
+def config(name: str, **own):
+    return merge(Config, [{"MODEL": {"NAME": name, **models()[name].settings, **own}}])
+
+
+@pytest.mark.parametrize("name", [name for name, line in LINES.items() if line.stem == "plain"])
+def test_every_entry_with_a_plain_stem_is_a_speednet_too(name: str) -> None:
+    model = config(name, ARCH="speednet", WIDTH=0.125).model
+    torch.manual_seed(0)
+    net = build(model, in_channels=1, num_classes=10, image_size=24)
+    assert isinstance(net, SpeedNet) and net(torch.randn(2, 1, 24, 24)).shape == (2, 10)
+
+
+def test_a_speednet_has_no_other_stem() -> None:
+    with pytest.raises(UserError, match=r"MODEL\.STEM twin is of ResNets: speednet has a first layer of its own"):
+        config("twin", ARCH="speednet")
