@@ -294,7 +294,9 @@ def summary(table: Iterable[Row]) -> list[tuple[str, str]]:
 
 
 def markdown(said: list[tuple[str, str]]) -> str:
-    return "\n".join(f"| {what} | {number} |" for what, number in [("what was counted", ""), ("---", "---"), *said])
+    return "\n".join(
+        f"| {what} | {number} |" for what, number in [("counted over all networks", "number"), ("---", "---"), *said]
+    )
 
 
 def read(path: Path) -> dict[tuple[str, str], Row]:

@@ -92,3 +92,16 @@ def test_the_surgery_leaves_no_addition_half_filtered(sweep: ModuleType) -> None
         stillpoint.antialias(net, verbose=False)
         found = sweep.seen(net, x)
         assert (found.count, found.half) == (left, 0)
+
+
+def test_the_table_is_whole_and_meets_the_goals(sweep: ModuleType) -> None:
+    table = sweep.read(ROOT / "docs" / "surgery.csv")
+    assert set(table) == {*(("torchvision", n) for n in sweep.TORCHVISION), *(("timm", n) for n in sweep.TIMM)}
+    assert [row["network"] for row in table.values() if row["error"] or not row["bare"]] == []
+    said = dict(sweep.summary(table.values()))
+    treated, behind = said["of these, treated"].split()[0], said["their overlapping strides behind the stem"]
+    assert int(treated) >= 0.95 * int(behind) > 500
+    assert said["additions of a filtered and a bare map"] == "0"
+    assert said["of these, taken by the treated networks"] == said["image sizes that the originals take"]
+    page = (ROOT / "docs" / "antialias.md").read_text()
+    assert sweep.MARKED.search(page)[0].splitlines()[2:-2] == sweep.markdown(list(said.items())).splitlines()
