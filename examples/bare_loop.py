@@ -1,4 +1,4 @@
-"""Shift metrics in a loop of one's own: python examples/bare_loop.py
+"""Shift metrics in a loop of one's own: python -m examples.bare_loop
 
 Trains a small network on real handwritten digits (8x8) and prints what a shift changes, before and after antialias.
 Under torchrun the same lines give the numbers of all processes together.

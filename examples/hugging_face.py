@@ -1,4 +1,4 @@
-"""Shift metrics with Hugging Face's Trainer: python examples/hugging_face.py
+"""Shift metrics with Hugging Face's Trainer: python -m examples.hugging_face
 
 Two ways: a callback that shifts the images of the evaluation itself, and `compute_metrics`, whose logits are NumPy
 arrays, those of a plain and of a shifted copy of every image.

@@ -1,4 +1,4 @@
-"""Shift metrics in a LightningModule: python examples/lightning_module.py
+"""Shift metrics in a LightningModule: python -m examples.lightning_module
 
 Lightning calls `compute` and `reset` at the end of an epoch, over all processes; the metrics are logged as they are.
 """

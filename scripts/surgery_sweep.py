@@ -3,7 +3,7 @@
 
     python scripts/surgery_sweep.py docs/surgery.csv --missing              # the networks that it lacks
     python scripts/surgery_sweep.py docs/surgery.csv --missing --deployed   # how they leave Python
-    python scripts/surgery_sweep.py docs/surgery.csv --total                # what it says as a whole
+    python scripts/surgery_sweep.py docs/surgery.csv --total --page docs/antialias.md   # what it says as a whole
 
 Random weights, no network access. Each network is written as soon as it is done. Places are counted without the
 surgery: a TorchDispatchMode sees every convolution and max-pool that runs with kernel > stride > 1, before and after;
@@ -23,6 +23,7 @@ import argparse
 import contextlib
 import copy
 import csv
+import re
 import signal
 import sys
 import time
@@ -75,6 +76,7 @@ FIELDS = (
     *DEPLOYED,
     *("seconds", "reasons", "error"),
 )
+MARKED = re.compile(r"(<!-- stated: docs/surgery\.csv -->\n\n).*?(\n\n<!-- /stated -->)", re.S)
 Row = dict[str, Any]
 
 
@@ -263,29 +265,38 @@ def rows(todo: list[tuple[str, str]], table: dict[tuple[str, str], Row], options
         yield made
 
 
-def total(table: Iterable[Row]) -> str:
-    """What the rows of a table say together."""
+def summary(table: Iterable[Row]) -> list[tuple[str, str]]:
+    """What the rows of a table say together, in words and numbers; how networks leave Python, once all were tried."""
     rows = [row for row in table if row.get("bare")]
-    if not rows:
-        return "the table holds no network that was counted with this script"
     found, after, bare = (sum(int(row[column]) for row in rows) for column in ("found", "after", "bare"))
     behind = found - (after - bare)
     sizes = [list(map(int, row["sizes"].split("/"))) for row in rows]
-    lines = [
-        f"{len(rows)} networks: {found} overlapping strides, {behind} of them behind the stem, "
-        f"of which {behind - bare} are treated ({(behind - bare) / behind:.1%})",
-        f"additions of a filtered and a bare map: {sum(int(row['half']) for row in rows)}",
-        f"sizes that the original takes: {sum(of for _, of in sizes)}, treated too: {sum(kept for kept, _ in sizes)}",
-        f"largest change with plain subsampling: {max(float(row['oracle']) for row in rows):.0e}",
+    said = [
+        ("networks of torchvision and timm", str(len(rows))),
+        ("their overlapping strides behind the stem", str(behind)),
+        ("of these, treated", f"{behind - bare} ({(behind - bare) / max(behind, 1):.1%})"),
+        ("additions of a filtered and a bare map", str(sum(int(row["half"]) for row in rows))),
+        ("image sizes that the originals take", str(sum(of for _, of in sizes))),
+        ("of these, taken by the treated networks", str(sum(kept for kept, _ in sizes))),
+        (
+            "largest change of an output, plain subsampling in place of filters",
+            f"{max((float(row['oracle']) for row in rows), default=0):.0e}",
+        ),
     ]
-    for column in DEPLOYED:
-        tried = Counter(row[column] for row in rows if row[column])
-        lines.append(
-            f"{column}: {tried['yes']} of {tried['yes'] + tried['no']} whose original does"
-            + (f"; {tried['-']} originals do not" if tried["-"] else "")
-            + (f"; {tried['slow']} came to no end" if tried["slow"] else "")
-        )
-    return "\n".join(lines)
+    for column, way in zip(DEPLOYED, ("TorchScript", "torch.jit.trace", "torch.export", "onnxruntime"), strict=True):
+        tried = Counter(row[column] for row in rows)
+        if not tried[""]:
+            slow = f" ({tried['slow']} more came to no end)" if tried["slow"] else ""
+            said.append(
+                (f"{way}, of those whose original does", f"{tried['yes']} of {tried['yes'] + tried['no']}{slow}")
+            )
+    return said
+
+
+def markdown(said: list[tuple[str, str]]) -> str:
+    return "\n".join(
+        f"| {what} | {number} |" for what, number in [("counted over all networks", "number"), ("---", "---"), *said]
+    )
 
 
 def read(path: Path) -> dict[tuple[str, str], Row]:
@@ -307,10 +318,15 @@ def main() -> None:
     )
     parser.add_argument("--missing", action="store_true", help="only what the table does not hold")
     parser.add_argument("--total", action="store_true", help="only say what the table says")
+    parser.add_argument("--page", type=Path, help="with --total: a page whose marked lines are to say it")
     options = parser.parse_args()
     table = read(options.table)
     if options.total:
-        print(total(table.values()))
+        said = summary(table.values())
+        print("\n".join(map(": ".join, said)))
+        if options.page:
+            text = options.page.read_text()
+            options.page.write_text(MARKED.sub(lambda found: found[1] + markdown(said) + found[2], text))
         return
     warnings.filterwarnings("ignore")
     everything = [("torchvision", name) for name in TORCHVISION] + [("timm", name) for name in TIMM]

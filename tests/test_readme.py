@@ -3,9 +3,14 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torchvision.models import resnet18
 
+import stillpoint
+from stillpoint.core.surgery.filtered import Filtered
 from stillpoint.pipelines.cli import parser
 from stillpoint.pipelines.commands import COMMANDS
 from tests.pages import agrees, session
@@ -39,6 +44,39 @@ def test_a_block_of_python_runs(name: str, code: str) -> None:
 def test_a_page_shows_what_its_python_prints(name: str) -> None:
     for code, shown, printed in session(TEXTS[f"docs/{name}.md"]):
         assert shown is None or agrees(shown, printed), f"{code}\nprints\n{printed}"
+
+
+def calls(name: str) -> list[dict[str, Any]]:
+    """The settings in the tables of goals and calls of a page, those of a cell apart; what names another call alone is
+    a filter."""
+    known = {"images": torch.randn(2, 3, 32, 32), "normalise": torch.sigmoid, "stillpoint": stillpoint}
+    known |= {"downsample_factory": stillpoint.layers.downsample_factory}
+    found = []
+    for cell in re.findall(r"^\| [^|`]+ \| (.*`.*) \|$", TEXTS[f"docs/{name}.md"], re.M):
+        for code in re.findall(r"`([^`]+)`", cell):
+            inner = code.removeprefix("antialias(net, ").removesuffix(")") if code.startswith("antialias(") else code
+            inner = f"downsample={inner}" if inner.startswith("downsample_factory(") else inner
+            if re.match(r"\w+=", inner):
+                found.append(eval(f"dict({inner})", known))
+    return found
+
+
+@pytest.mark.parametrize("options", calls("antialias"), ids=str)
+def test_a_call_in_the_table_of_the_page_on_surgery_changes_something(options: dict[str, Any]) -> None:
+    net = resnet18(weights=None)
+    report = stillpoint.antialias(net, verbose=False, **options)
+    assert report.changes and bool(options.get("dry_run")) == (not any(isinstance(m, Filtered) for m in net.modules()))
+
+
+@pytest.mark.parametrize("options", calls("measure"), ids=str)
+def test_a_call_in_the_table_of_the_page_on_measuring_runs(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(2048, 5)
+    )
+    images = torch.randn(3, 3, 32, 32)
+    of = (lambda x: {"a": x, "logits": net(x)}) if "output" in options else net
+    assert stillpoint.measure(of, images, **options)["images"] == 3
 
 
 def test_a_page_that_shows_something_else_is_found() -> None:
@@ -83,3 +121,14 @@ def test_no_result_stands_outside_a_marker(name: str) -> None:
     for kind, source in re.findall(r"<!-- (kept|stated): ([^>]*?) -->", prose):
         # the kept runs are compared in tests/test_kept.py
         assert kind == "kept" or source in ("law", "paper") or (ROOT / source).is_file(), source
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_command_of_python_finds_its_code_in_a_clone(name: str) -> None:
+    """As a module where it imports others of its folder, which a file that is run by its path does not find."""
+    for block in (block for language in ("", "sh", "console") for block in blocks(TEXTS[name], language)):
+        for words in re.findall(r"^(?:\$ )?python3? (?!-c|-m (?:stillpoint|pip|pytest|venv)\b)(.+)$", block, re.M):
+            module = re.match(r"-m ([\w.]+)", words)
+            file = ROOT / (module[1].replace(".", "/") + ".py" if module else shlex.split(words)[0])
+            assert file.is_file(), words
+            assert module or not re.search(rf"^(from|import) {file.parent.name}\b", file.read_text(), re.M), words

@@ -1,10 +1,27 @@
 """The examples run and say what the metrics say by themselves: make interop (needs the extra `interop`)."""
 
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 import torch
 from torch import nn
 
 from examples import bare_loop, hugging_face, lightning_module
 from stillpoint import measure, metrics
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = re.findall(r"^\$ python (.*)$", (ROOT / "docs" / "libraries.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_page_on_libraries_runs_in_a_clone(command):
+    done = subprocess.run([sys.executable, *shlex.split(command)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "accuracy" in done.stdout and len(COMMANDS) == 3
 
 
 def test_a_bare_loop_says_what_measure_says():

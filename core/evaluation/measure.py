@@ -224,8 +224,9 @@ def measure(
     """Runs evaluations of `evaluation.registry` on a network of your own.
 
     net          images -> logits (B, K): a module, also scripted or exported, in eval mode during the call, or a
-                 function. One that returns maps (B, K, H, W) is measured by `measure_maps`, a detector by
-                 `measure_boxes`
+                 function. One that returns maps (B, K, H, W) is measured by `measure_maps`, under zeros at the edge if
+                 `evaluations` is "crop", and a detector by `measure_boxes`; of the settings they have ``max_shift`` and
+                 ``repeats``
     data         images (N, C, H, W), normalised for `net`, or uint8 if `net` or `preprocess` normalises; signals (N, C,
                  L), shifted along L only; a NumPy array of either; a Dataset; or a DataLoader, whose batches are
                  images, (images, labels) or dictionaries. They are moved to the network's device
@@ -259,9 +260,14 @@ def measure(
         preprocess = lambda x: given_back(x.squeeze(2))  # noqa: E731
     tried = _tried(net, first[0][:1], preprocess, device, signals)
     if is_boxes(tried):
-        return Measured(measure_boxes(net, (images for images, _ in stream), preprocess=preprocess, seed=seed))
+        pictures = (images for images, _ in stream)
+        chosen_shifts = _shifts("a detector", config.metrics, settings)
+        return Measured(measure_boxes(net, pictures, preprocess=preprocess, seed=seed, **chosen_shifts))
     if logits_of(tried, output).ndim == 4:
-        return Measured(measure_maps(net, stream, output=output, preprocess=preprocess, seed=seed))
+        chosen_shifts = _shifts("a network that gives maps", config.metrics, settings)
+        edge: Any = "zeros" if "crop" in config.metrics else "circular"
+        options: dict[str, Any] = {"output": output, "preprocess": preprocess, "seed": seed, **chosen_shifts}
+        return Measured(measure_maps(net, stream, boundary=edge, **options))
     if first[0].dtype == torch.uint8 and "fractional" in config.metrics:
         raise ValueError("shifts by fractions of a pixel need floating images: leave fractional out for uint8")
     asked = config.metrics if known is not None else tuple(name for name in config.metrics if name != "accuracy")
@@ -277,7 +283,27 @@ def _tried(net: Any, images: Tensor, preprocess: Callable[[Tensor], Any] | None,
     """The output of a network for its first image."""
     one = (images.unsqueeze(2) if signals else images).to(device)
     with evaluating(net), torch.inference_mode():
-        return callable_of(net)(one if preprocess is None else preprocess(one))
+        try:
+            return callable_of(net)(one if preprocess is None else preprocess(one))
+        except RuntimeError as error:
+            if one.dtype != torch.uint8 or preprocess is not None:
+                raise
+            why = str(error).partition("\n")[0]
+            raise ValueError(
+                f"the network refuses uint8 images, so give what prepares them, preprocess=: {why}"
+            ) from error
+
+
+def _shifts(network: str, evaluations: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the measurements of maps and boxes, where they are given; the others' are refused."""
+    shifts = ("max_shift", "repeats")
+    if odd := [name for name in evaluations if name not in ("accuracy", "circular", "crop")]:
+        raise UserError(f"the evaluation {odd[0]!r} does not take {network}: circular and crop do")
+    if {"circular", "crop"} <= set(evaluations):
+        raise UserError(f"{network} is measured by one of circular and crop at a time")
+    if odd := [name for name in settings if name not in (*shifts, "batch_size", "protocol")]:
+        raise UserError(f"the setting {odd[0]!r} does not act on {network}: {' and '.join(shifts)} do")
+    return {name: settings[name] for name in shifts if name in settings}
 
 
 def _steps(data: Any, batch_size: int) -> int:

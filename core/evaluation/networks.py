@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils.data import DataLoader, Dataset
 
 from stillpoint.core.base.words import counted
@@ -17,12 +17,14 @@ LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 
 
 def callable_of(net: Any) -> Callable[[Tensor], Any]:
-    """`net` as a function of a batch: a module, scripted or not, an exported program, or a function.
+    """`net` as a function of a batch: a module, scripted or not, an exported program or its module, or a function.
 
-    A program exported for a fixed batch size gets batches of that size, the last one padded. ValueError for what cannot
+    What was exported for a fixed batch size gets batches of that size, the last one padded. ValueError for what cannot
     be called.
     """
     if isinstance(net, torch.export.ExportedProgram):
+        net = net.module()
+    if isinstance(net, fx.GraphModule):
         return _exported(net)
     if not callable(net):
         raise ValueError(f"a network is a module or a function of images, not {type(net).__name__}")
@@ -35,9 +37,8 @@ def device_of(net: Any) -> torch.device:
     return tensors[0].device if tensors else torch.device("cpu")
 
 
-def _exported(program: torch.export.ExportedProgram) -> Callable[[Tensor], Any]:
-    module = program.module()
-    placeholders = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"]
+def _exported(module: fx.GraphModule) -> Callable[[Tensor], Any]:
+    placeholders = [node.meta.get("val") for node in module.graph.nodes if node.op == "placeholder"]
     size = placeholders[-1].shape[0] if placeholders and isinstance(placeholders[-1], Tensor) else None
     if not isinstance(size, int):
         return module

@@ -22,6 +22,7 @@ from stillpoint.core.surgery.filtered import Filtered, is_free
 from stillpoint.core.surgery.striding import (
     CONVOLUTIONS,
     MAX_POOLS,
+    asks_for_size,
     dims_of,
     is_activation,
     is_addition,
@@ -93,15 +94,18 @@ class Network:
         convolved = False  # whether a part before this one has a convolution
         for part in self.parts:
             behind: set[fx.Node] = set()  # steps behind a convolution
+            shown: set[fx.Node] = set()  # steps that see an image, and not its size alone, as tables of positions do
             for node in part.graph.nodes:
                 module = self.module(node)
+                if node.op == "placeholder" or (not asks_for_size(node) and shown & {*node.all_input_nodes}):
+                    shown.add(node)
                 if any(source in behind for source in node.all_input_nodes):
                     behind.add(node)
                 if module is not None and strides(module):
                     stem = not convolved and node not in behind and isinstance(module, CONVOLUTIONS)
                     self.at[node] = Place(str(node.target), module, node, part, stem)
                     self.places.append(self.at[node])
-                elif what := left_out(node, module):
+                elif node in shown and (what := left_out(node, module)):
                     where = str(node.target) if module is not None else part.scope.get(node, "") or node.name
                     inside = "is not treated" if module is not None else "inside its forward cannot be exchanged"
                     self.left.append((where, f"{what} {inside}"))

@@ -33,6 +33,6 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{c.name}: {c.before} -> {c.after}" for c in self.changes]
         lines += [f"{name}: left as it is ({reason})" for name, reason in self.left]
-        lines = lines or ["nothing strides: nothing was changed"]
+        lines = lines or ["nothing strides without a filter: nothing was changed"]
         lines += [f"{name or 'the network'}: its forward was not followed ({why})" for name, why in self.untraced]
         return "\n".join(lines + self.notes)

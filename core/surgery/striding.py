@@ -94,6 +94,13 @@ def is_addition(node: fx.Node) -> bool:
     return is_function(node, "add", "add_", "iadd")
 
 
+def asks_for_size(node: fx.Node) -> bool:
+    """A step that takes of a map its size, or its kind of numbers, and nothing of what it shows."""
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in ("shape", "ndim", "dtype", "device")
+    return is_function(node, "size", "dim", "numel", "zeros_like", "ones_like", "new_zeros", "new_ones")
+
+
 def left_out(node: fx.Node, module: nn.Module | None) -> str:
     """What skips pixels in a step that is neither a convolution nor a pool, in words; otherwise ""."""
     if module is not None:
@@ -101,8 +108,7 @@ def left_out(node: fx.Node, module: nn.Module | None) -> str:
     if node.op not in ("call_function", "call_method"):
         return ""
     if node.target is operator.getitem:
-        table = isinstance(node.args[0], fx.Node) and node.args[0].op == "get_attr"
-        return "a slice" if _steps(node.args[1]) and not table else ""
+        return "a slice" if _steps(node.args[1]) else ""
     name = getattr(node.target, "__name__", str(node.target)).lstrip("_").removesuffix("_with_indices")
     if name in _FUNCTIONS:
         stride = _argument(node, _FUNCTIONS[name], "stride")
@@ -123,9 +129,7 @@ def left_out(node: fx.Node, module: nn.Module | None) -> str:
         step = _argument(node, 3 if node.op == "call_method" else 4, "step" if node.op == "call_method" else "stride")
         return "unfold" if any(isinstance(n, int) and n > 1 for n in _list(step)) else ""
     if name == "index_select":
-        axis = _argument(node, 1, "dim")
-        table = isinstance(node.args[0], fx.Node) and node.args[0].op == "get_attr"
-        return "index_select" if axis in (2, 3, -1, -2) and not table else ""
+        return "index_select" if _argument(node, 1, "dim") in (2, 3, -1, -2) else ""
     return ""
 
 

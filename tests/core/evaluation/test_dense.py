@@ -120,6 +120,30 @@ def test_boxes_that_move_with_the_image_are_matched_exactly():
         measure_boxes(Brightest(), [torch.zeros(1, 3, 40, 40)])
 
 
+def test_the_settings_of_a_measurement_act_on_maps_and_boxes_too():
+    net, x = segmenter(2), images()
+    for edge, kind in (("circular", "circular"), ("zeros", "crop")):
+        told = measure(net, x, evaluations=kind, max_shift=1, repeats=3)
+        assert told == measure_maps(net, [(x, None)], boundary=edge, max_shift=1, repeats=3)
+        assert told != measure(net, x, evaluations=kind)
+    coarse = measure(Brightest(4), squares(), max_shift=4, repeats=2)
+    assert coarse == measure_boxes(Brightest(4), [squares()], max_shift=4, repeats=2) and coarse["boxes"] == 8
+
+
+@pytest.mark.parametrize("network", [segmenter(2), Brightest()])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"evaluations": "fractional"}, "the evaluation 'fractional' does not take .*: circular and crop do"),
+        ({"evaluations": ("circular", "crop")}, "by one of circular and crop at a time"),
+        ({"fractions": 4}, "the setting 'fractions' does not act on .*: max_shift and repeats do"),
+    ],
+)
+def test_what_does_not_act_on_maps_and_boxes_is_refused(network, options, words):
+    with pytest.raises(UserError, match=words):
+        measure(network, squares(), **options)
+
+
 def test_boxes_overlap_as_areas_do_and_are_used_once():
     first = torch.tensor([[0.0, 0.0, 4.0, 4.0], [10.0, 10.0, 12.0, 12.0]])
     second = torch.tensor([[0.0, 2.0, 4.0, 6.0], [0.0, 0.0, 4.0, 4.0], [20.0, 20.0, 21.0, 21.0]])

@@ -231,6 +231,7 @@ def kinds(net, images, labels):
             labels,
             {},
         ),
+        "an exported module of a fixed batch": (torch.export.export(net, (example,)).module(), images, labels, {}),
         "a dictionary": (Gives(lambda x: {"logits": net(x), "hidden": x}), images, labels, {}),
         "a tuple": (Gives(lambda x: (x, net(x))), images, labels, {"output": 1}),
         "a function of the output": (Gives(lambda x: [[net(x)]]), images, labels, {"output": lambda y: y[0][0]}),
@@ -266,6 +267,8 @@ def test_stored_pixels_are_shifted_before_they_are_prepared():
     assert inside == beside == measure(Corner(), stored.float() / 255)
     with pytest.raises(ValueError, match="leave fractional out for uint8"):
         measure(Corner(), stored, evaluations="fractional", preprocess=lambda x: x.float())
+    with pytest.raises(ValueError, match="refuses uint8 images, so give what prepares them, preprocess=: "):
+        measure(nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten()), stored)
     one = measure_image(Corner(), stored[0], max_shift=1, preprocess=lambda x: x.float() / 255)
     assert np.array_equal(one.prediction, measure_image(Corner(), stored[0].float() / 255, max_shift=1).prediction)
 

@@ -107,7 +107,7 @@ def test_unknown_policies_and_adaptive_grids_are_refused() -> None:
 
 def test_a_network_that_does_not_stride_has_nothing_to_treat() -> None:
     report = antialias(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), verbose=False)
-    assert str(report) == "nothing strides: nothing was changed"
+    assert str(report) == "nothing strides without a filter: nothing was changed"
 
 
 @torch.no_grad()

@@ -209,7 +209,7 @@ class TheirBlur(nn.Module):
 
 def test_the_filters_of_others_are_known() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2, 1), TheirBlur())
-    assert str(antialias(net, verbose=False)) == "nothing strides: nothing was changed"
+    assert str(antialias(net, verbose=False)) == "nothing strides without a filter: nothing was changed"
     assert antialias(timm.create_model("resnetblur18"), verbose=False).left == [
         ("conv1", "the stem is not in the policy")
     ]

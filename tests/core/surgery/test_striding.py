@@ -60,6 +60,28 @@ def test_functions_and_slices_that_do_not_stride_are_not(step: Callable[[Tensor]
     assert antialias(Ending(step), verbose=False).left == []
 
 
+class Positions(nn.Module):
+    """Adds every other row of tables of positions: one that is learnt, and others made to the map's size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.table = nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2)), nn.Parameter(torch.ones(1, 4, 8, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        rows = torch.ones((y.shape[0], 1, 2 * y.size(2), 1)).cumsum(2)
+        alike = torch.zeros_like(y)[:, :, ::2].repeat(1, 1, 2, 1)
+        chosen = self.table.index_select(2, torch.arange(0, 8, 2))
+        return y + rows[:, :, ::2].sin() + alike + self.table[:, :, ::2] + chosen
+
+
+def test_slices_of_tables_of_positions_are_not_strides() -> None:
+    net, x = Positions(), torch.randn(2, 3, 8, 8)
+    assert net(x).shape == (2, 4, 4, 4)
+    report = antialias(net, verbose=False)
+    assert report.left == report.untraced == []
+
+
 def test_layers_of_other_dimensions_are_treated() -> None:
     for dims, kind in ((1, nn.Conv1d), (3, nn.Conv3d)):
         pool = {1: nn.MaxPool1d, 3: nn.MaxPool3d}[dims](3, 2, 1)
