@@ -71,6 +71,22 @@ def training(rows: Rows) -> list[str]:
     return [markdown_table(head, lines)]
 
 
+def stepping(rows: Rows) -> list[str]:
+    sides = ("stillpoint", "plain", "compile")
+    head = ["network, pass, precision", "stillpoint, ms", "convolutions, ms", "their GFLOP/s", "goal"]
+    head += [f"{side} over the convolutions" for side in sides] + ["stillpoint, images/s"]
+    lines = []
+    for name, row in rows.items():
+        ratios = {side: entry["median"] for side, entry in row["ratio_to_convolutions"].items()}
+        best = min(ratios[side] for side in sides if side in ratios)
+        shown = [f"{ratios[side]:.2f}" if side in ratios else "" for side in sides]
+        shown[0] = bold(shown[0]) if ratios["stillpoint"] > min(best, row["goal"]) else shown[0]
+        times = [milliseconds(row["contenders"][side]) for side in ("stillpoint", "convolutions")]
+        cells = [name, *times, f"{row['gflops_per_second']:.0f}", str(row["goal"]), *shown]
+        lines.append([*cells, f"{row['images_per_second']['stillpoint']:.0f}"])
+    return [markdown_table(head, lines), "Bold: slower than another contender, or above the goal."]
+
+
 def evaluation(rows: Rows) -> list[str]:
     head = ["network", "views", "stillpoint, s", "a pass a shift, s", "ratio", "ours over its network"]
     head += ["a pass a shift over its network"]
@@ -144,6 +160,7 @@ def demonstrating(rows: Rows) -> list[str]:
 SUBJECTS: dict[str, tuple[str, Callable[[Rows], list[str]]]] = {
     "network": ("ResNet-50 with BlurPool of 3 taps", networks),
     "train": ("A step of training", training),
+    "steps": ("Whole steps over their bare convolutions", stepping),
     "eval": ("All shift metrics of a network", evaluation),
     "loader": ("Loaders", loading),
     "corruptions": ("Corruptions of an image of 224x224, severity 3", corrupting),

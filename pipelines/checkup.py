@@ -32,7 +32,13 @@ _OWN = "STILLPOINT_HOLDS"
 #: free bytes below which a training may not be able to keep its state
 ROOM = 1 << 30
 #: what the compiled kernels do, by their source
-KERNELS = {"pool": "blur and adaptive sampling", "packets": "wavelet packets", "mixture": "mixed grids"}
+KERNELS = {
+    "pool": "blur and adaptive sampling",
+    "norm": "norms and activations",
+    "packets": "wavelet packets",
+    "mixture": "mixed grids",
+    "channel_norm": "norms over channels",
+}
 
 
 @dataclass(frozen=True)
@@ -188,7 +194,9 @@ def _compiler() -> Finding:
         # whether that matters, the kernels say: they may have been compiled before
         return Finding("compiler", "note", f"CXX={given} names no program" if given else "no g++, clang++ or c++")
     try:
-        done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            [command, "--version"], capture_output=True, text=True, errors="replace", timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError) as error:
         return Finding("compiler", "wrong", f"{command} does not start: {error}")
     return Finding("compiler", "ok", f"{command}: {done.stdout.partition(chr(10))[0]}")

@@ -5,6 +5,7 @@ An error that the user can mend ends with one sentence and exit code 2; anything
 
 import argparse
 import codecs
+import errno
 import gc
 import os
 import sys
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 from stillpoint.core.base.errors import UserError, nearest, printable
 from stillpoint.core.base.interrupt import Interrupted
 from stillpoint.pipelines.commands import COMMANDS, GROUPS
+from stillpoint.pipelines.commands.base import leave_output
 
 #: replacements on terminals that are not UTF-8; "?" for all other characters
 _SPELLED = str.maketrans(
@@ -41,6 +43,9 @@ EXTRAS = {
     "timm": "interop",
 }
 
+
+#: arguments that name where weights and images are stored, by a library that takes names in UTF-8 alone
+STORES = ("results", "data", "to", "folder", "runs")
 
 #: commands that had another name -> the one they have
 FORMER = {"publish": "release RUN --weights"}
@@ -122,9 +127,40 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     stray = rest if args.pairs is None else [word for word in rest[0::2] if word.startswith("-")]
     if stray:
         top.exit(2, f"stillpoint {args.command}: {stray[0]!r} is unknown (see: stillpoint {args.command} --help)\n")
+    places = [getattr(args, name, None) for name in STORES]
+    for word in [str(one) for place in places for one in (place if isinstance(place, list) else [place])]:
+        if _text(word) is None:
+            top.exit(2, f"stillpoint: {printable(word)} is not UTF-8, and weights cannot be stored under such a name\n")
     if args.pairs is not None:
-        args.pairs = rest
+        pairs = [_text(word) for word in rest]
+        for word, text in zip(rest, pairs, strict=True):
+            if text is None:
+                top.exit(2, f"stillpoint: the setting {printable(word)} is not UTF-8\n")
+        args.pairs = pairs
     return args
+
+
+def _text(word: str) -> str | None:
+    """A word of the command line, which the locale may have cut into bytes, as text; None if it is not UTF-8."""
+    if word.isprintable():
+        return word
+    try:
+        # what the locale cannot decode are surrogates, which no file can hold
+        return word if _encodes(word) else os.fsencode(word).decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def _encodes(word: str) -> bool:
+    try:
+        word.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+#: why there is no room for more
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -137,7 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     warnings.showwarning = _warn
     try:
-        return args.run(args) or 0
+        code = args.run(args) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, and not when the interpreter ends, it can be told that there was no room
+        return code
     except Interrupted as stop:
         print(f"stillpoint: {stop}", file=sys.stderr)
         return 128 + stop.signal
@@ -154,10 +193,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"stillpoint: {package} is not installed: pip install 'stillpoint[{EXTRAS[package]}]'", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # the reader (head, less) has exited; otherwise the interpreter would fail again when it flushes
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # the reader (head, less) has exited
+        leave_output()
         return 0
     except OSError as error:
+        if error.filename is None and error.errno in _FULL:
+            # files are written by `atomic_path`, which tells of them
+            print(f"stillpoint: what was printed is not whole: {error.strerror}", file=sys.stderr)
+            leave_output()
+            return 2
         # a user's path: a folder that is a file, or one without write permission
         if error.filename is None:
             raise

@@ -42,7 +42,7 @@ def code_digest(entries: tuple[str, ...]) -> str:
     """Digest of `entries`, files relative to `ROOT`, of what they import of this repository, and of the libraries."""
     files = imported(entries)
     programs = [[str(path), _module(ROOT / path).program] for path in files]
-    sources = [[str(path), _without_comments((ROOT / path).read_text())] for path in compiled(files)]
+    sources = [[str(path), _without_comments((ROOT / path).read_text("utf-8"))] for path in compiled(files)]
     return digest_of([programs, sources, libraries(files)])
 
 
@@ -142,7 +142,8 @@ class _Module(NamedTuple):
 
 @cache
 def _module(path: Path) -> _Module:
-    return _read(path.read_text())
+    # the language's encoding, not the terminal's: the digest is the same in every locale
+    return _read(path.read_text("utf-8"))
 
 
 @cache

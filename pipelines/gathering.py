@@ -30,7 +30,10 @@ def gather(
     config, known = recipe_config(name, recipe, pairs), models(name)
     every = found_runs(name, recipe, root, seeds)
     if kept is not None:
-        every, root = _with_kept(found_runs(name, recipe, kept, seeds), every if root != kept else [], pairs), kept
+        every, root = (
+            _with_kept(found_runs(name, recipe, cards.settled(kept), seeds), every if root != kept else [], pairs),
+            kept,
+        )
     runs = [run for run in every if run.model in known]
     foreign = dict.fromkeys(run.model for run in every if run.model not in known)
     left_out = f"Left out, because {name} has no such network: {', '.join(map(repr, foreign))}." if foreign else ""

@@ -217,6 +217,6 @@ def outdated(kept: Path, root: Path = ROOT) -> Iterator[tuple[Path, str]]:
     """(page, what it should say) of each page that says something else."""
     says = Kept(kept)
     for path in pages(root):
-        text = path.read_text()
+        text = path.read_text("utf-8")
         if (new := says.written(text, path.relative_to(root).as_posix())) != text:
             yield path, new

@@ -5,6 +5,7 @@ disk or a store without room leaves all as it was.
 """
 
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from stillpoint import pipelines
+from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest, write_json, write_together
 from stillpoint.core.base.interrupt import locked
@@ -84,6 +86,7 @@ def release(runs: Sequence[Run], asked: Asked, tell: Callable[[str], None] = pri
     """
     # one release at a time: two could take the same place, and DVC serves one
     with locked(asked.to / ".lock", wait=tell):
+        _recover(asked.to, tell)
         return _release(runs, asked, tell)
 
 
@@ -94,7 +97,7 @@ def _release(runs: Sequence[Run], asked: Asked, tell: Callable[[str], None]) -> 
             raise UserError(f"{target.folder} would be made of two of these runs: release one of them")
         if target.card.exists() and not asked.anew:
             raise UserError(f"{target.folder} is kept already: --anew puts {run.folder} in its place")
-    place = asked.to / f".release.{secrets.token_hex(4)}"
+    place = asked.to / cards.STAGED.replace("*", secrets.token_hex(4))
     try:
         for run in runs:
             staged = Run(run.pipeline, run.recipe, run.model, run.seed, place)
@@ -105,7 +108,7 @@ def _release(runs: Sequence[Run], asked: Asked, tell: Callable[[str], None]) -> 
                 with locked(run.lock):
                     _stage(run, staged, asked)
             tell(f"{run.folder}: its numbers came out again")
-        with _placed(place, targets):
+        with _placed(place, targets, asked.to):
             _store([target for target in targets if target.weights.is_file()], asked)
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -331,26 +334,48 @@ def _again(images: int, numbers: dict[str, Any], origin: dict[str, Any]) -> dict
 
 
 @contextmanager
-def _placed(place: Path, targets: Sequence[Run]) -> Iterator[None]:
+def _placed(place: Path, targets: Sequence[Run], to: Path) -> Iterator[None]:
     """The staged runs in their places while the block runs and, where it ends well, for good."""
-    moved: list[tuple[Path, Path | None]] = []
+    names = [target.folder.relative_to(to).as_posix() for target in targets]
+    # what a killed release has moved is put back by the next one
+    write_json(place / cards.PLACING, names)
     try:
-        for target in targets:
-            staged = place / target.folder.relative_to(target.root)
+        for number, (name, target) in enumerate(zip(names, targets, strict=True)):
             target.folder.parent.mkdir(parents=True, exist_ok=True)
-            before = None
             if target.folder.exists():
-                before = place / f"before{len(moved)}"
-                target.folder.rename(before)
-            moved.append((target.folder, before))
-            staged.rename(target.folder)
+                target.folder.rename(place / f"before{number}")
+            (place / name).rename(target.folder)
         yield
+        (place / cards.PLACING).unlink()
     except BaseException:
-        for folder, before in moved:
-            shutil.rmtree(folder, ignore_errors=True)
-            if before is not None:
-                before.rename(folder)
+        _put_back(place, to)
         raise
+
+
+def _put_back(place: Path, to: Path) -> None:
+    """Undoes what a release moved, wherever it ended, and wherever an earlier undoing did."""
+    remedy = f"remove {place}"
+    names = read_json(place / cards.PLACING, remedy=remedy, of=list)
+    # a folder that came with somebody's repository must move nothing elsewhere
+    if not all(isinstance(name, str) and re.fullmatch(r"(?!\.)[^/]+(/(?!\.)[^/]+){3}", name) for name in names):
+        raise UserError(f"{place / cards.PLACING} is no list of runs: {remedy}")
+    for number, name in enumerate(names):
+        folder, before = to / name, place / f"before{number}"
+        if not (place / name).exists() and folder.exists():
+            folder.rename(place / name)
+        if before.exists():
+            before.rename(folder)
+    # before anything else is removed: it is what says where the runs belong
+    (place / cards.PLACING).unlink()
+
+
+def _recover(to: Path, tell: Callable[[str], None]) -> None:
+    """Removes what killed releases left in `to`, and puts back what they had moved."""
+    for place in sorted(to.glob(cards.STAGED)):
+        if (place / cards.PLACING).is_file():
+            _put_back(place, to)
+            tell(f"a release that was killed in {to} is taken back: the runs are as they were before it")
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def store_of(folder: Path) -> Path | None:
@@ -396,7 +421,7 @@ def _room(store: Path, files: Sequence[Path]) -> None:
 def _dvc(home: Path, *words: str) -> str:
     command = [sys.executable, "-m", "dvc", *words]
     done = subprocess.run(
-        command, cwd=home, capture_output=True, text=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"}
+        command, cwd=home, capture_output=True, text=True, errors="replace", env={**os.environ, "DVC_NO_ANALYTICS": "1"}
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["it says nothing"]

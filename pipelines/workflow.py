@@ -26,7 +26,7 @@ from stillpoint.core.config.catalogue import data_root, dataset
 from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.reporting.reading import found_runs
 from stillpoint.core.reporting.tables import table_files
-from stillpoint.core.runs import claim, layout
+from stillpoint.core.runs import cards, claim, layout
 from stillpoint.pipelines import networks
 from stillpoint.pipelines.code_digest import ROOT, code_digest
 from stillpoint.pipelines.gathering import complete
@@ -146,7 +146,7 @@ class Plan:
     @property
     def kept(self) -> Path | None:
         """The folder of the kept runs, where they are taken for done."""
-        return networks.kept_root() if self.settings.kept else None
+        return cards.settled(networks.kept_root()) if self.settings.kept else None
 
     @cached_property
     def seeds(self) -> int:

@@ -28,7 +28,10 @@ PIECE, PIECES = 15 << 20, 4
 CARRIED = 64 << 20
 #: seconds that a part has to save its state once it is asked to end
 GRACE = 20
-LAWS = ("blurs", "frames", "precisions", "choices", "shifts", "edges", "magnitudes", "correlations", "steps")
+LAWS = (
+    *("blurs", "frames", "precisions", "choices", "shifts", "edges", "magnitudes", "correlations", "steps"),
+    *("mixtures", "frames_of_phases", "activities", "translations", "polynomials", "norms"),
+)
 #: (network, recipe): the fast one, whose seconds to accuracy are measured, and those whose full recipe is trained
 FAST = (("aps/resnet20", "cifar10_fast"), ("aps/resnet20", "cifar10_demo"))
 FULL = tuple((f"aps/{name}", "cifar10") for name in ("resnet20", "resnet20_lpf3", "resnet20_aps1", "resnet20_aps3"))

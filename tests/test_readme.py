@@ -61,14 +61,14 @@ def calls(name: str) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("options", calls("antialias"), ids=str)
+@pytest.mark.parametrize("options", calls("antialias"), ids=", ".join)
 def test_a_call_in_the_table_of_the_page_on_surgery_changes_something(options: dict[str, Any]) -> None:
     net = resnet18(weights=None)
     report = stillpoint.antialias(net, verbose=False, **options)
     assert report.changes and bool(options.get("dry_run")) == (not any(isinstance(m, Filtered) for m in net.modules()))
 
 
-@pytest.mark.parametrize("options", calls("measure"), ids=str)
+@pytest.mark.parametrize("options", calls("measure"), ids=", ".join)
 def test_a_call_in_the_table_of_the_page_on_measuring_runs(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from stillpoint.core.backbones.backbone import Backbone, Parts, scaled
 from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.layers.downsample import DownsampleFactory, at
+from stillpoint.core.layers.norm_act import norm_act
 from stillpoint.core.layers.padding import PaddedConv2d, pad
 from stillpoint.core.layers.slots import ModuleFactory, batch_norm, relu
 
 WIDTHS = (64, 256, 256)
-#: side of the first convolution's patches, and what is added to their variances
-_PATCH, _FLOOR = 2, 5e-4
+#: side of the first convolution's patches, and what is added to their variances: in a JPEG copy of CIFAR-10, whose
+#: colours have half the resolution, six of twelve are below 0.006, and a smaller number would amplify their rounding
+_PATCH, _FLOOR = 2, 0.05
 
 
 class PatchConv2d(nn.Conv2d):
@@ -36,8 +38,9 @@ class PatchConv2d(nn.Conv2d):
 
     @torch.no_grad()
     def whiten(self, images: Tensor) -> None:
-        """Filters whose answers on the patches of `images` (N, C, H, W) are uncorrelated and of variance 1, each with
-        both signs (Jordan: frozen patch whitening); the bias becomes zero."""
+        """Filters whose answers on the patches of `images` (N, C, H, W) are uncorrelated, of variance v / (v + 0.05)
+        where that of the component is v, each with both signs (Jordan's frozen patch whitening). The bias becomes
+        zero."""
         patches = images.double().unfold(2, _PATCH, 1).unfold(3, _PATCH, 1)  # (N, C, h, w, 2, 2)
         rows = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, self.in_channels * _PATCH**2)
         variances, components = torch.linalg.eigh(rows.mT @ rows / len(rows))
@@ -45,6 +48,7 @@ class PatchConv2d(nn.Conv2d):
         signs = components.gather(0, components.abs().argmax(0, keepdim=True)).sign()
         filters = (components * signs / (variances + _FLOOR).sqrt()).mT.view(-1, *self.weight.shape[1:])
         self.weight.copy_(torch.cat([filters, -filters]))
+        assert self.bias is not None
         nn.init.zeros_(self.bias)
         self.weight.requires_grad_(False)
 
@@ -73,8 +77,8 @@ class Stage(nn.Module):
         self.norm2, self.act2 = norm(width), activation(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act1(self.norm1(self.pool(self.conv1(x))))
-        return self.act2(self.norm2(self.conv2(x)))
+        x = norm_act(self.pool(self.conv1(x)), self.norm1, self.act1)
+        return norm_act(self.conv2(x), self.norm2, self.act2)
 
 
 class SpeedNet(Backbone):
@@ -152,7 +156,7 @@ class SpeedNet(Backbone):
         return self.fc(x) * self.scale
 
 
-def _conv(inputs: int, outputs: int, conv_padding: str) -> nn.Conv2d:
+def _conv(inputs: int, outputs: int, conv_padding: Any) -> nn.Conv2d:
     """3x3 without bias, of which the first min(inputs, outputs) channels begin as identities."""
     conv = PaddedConv2d(inputs, outputs, 3, padding=1, bias=False, padding_mode=conv_padding)
     nn.init.dirac_(conv.weight.data[:inputs])

@@ -29,6 +29,7 @@ _CONTRACTION = {
     "packets": "-ffp-contract=fast",
     "mixture": "-ffp-contract=fast",
     "norm": "-ffp-contract=off",
+    "channel_norm": "-ffp-contract=off",
 }
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC")
 # From the best options to the fewest that a compiler may know. OpenMP's symbols resolve to the runtime that PyTorch has
@@ -167,12 +168,19 @@ def _load(path: Path, source: str) -> ctypes.CDLL:
         found.stillpoint_norm_backward.argtypes = [*[pointer] * 5, *[whole] * 5]
         found.stillpoint_norm.restype = found.stillpoint_norm_backward.restype = None
         return found
+    if source == "channel_norm":
+        found.stillpoint_channel_norm.argtypes = [*[pointer] * 7, ctypes.c_double, whole]
+        found.stillpoint_channel_norm_backward.argtypes = [*[pointer] * 8, ctypes.c_double, whole]
+        found.stillpoint_channel_norm.restype = found.stillpoint_channel_norm_backward.restype = None
+        return found
     if source == "mixture":
+        found.stillpoint_phases.argtypes = [*[pointer] * 3, whole, whole]
         found.stillpoint_mixture.argtypes = [*[pointer] * 4, whole, whole]
         found.stillpoint_translation.argtypes = [*[pointer] * 7, whole]
         found.stillpoint_translation_backward.argtypes = [*[pointer] * 9, whole]
         for function in (
             found.stillpoint_mixture,
+            found.stillpoint_phases,
             found.stillpoint_translation,
             found.stillpoint_translation_backward,
         ):

@@ -166,7 +166,7 @@ def _plain_gradients(
         # views, so that the gradients stop here and not at what the inputs were made of
         x, residual, weight, bias = (None if t is None else t.view_as(t) for t in inputs)
         assert x is not None
-        y = F.batch_norm(x, *running, weight, bias, training, 0.0, eps)
+        y = F.batch_norm(x, running[0], running[1], weight, bias, training, 0.0, eps)
         y = y if residual is None else y + residual
         y = F.relu(y) if activation == "relu" else F.relu6(y) if activation == "relu6" else y
         asked = [t for t, needed in zip((x, residual, weight, bias), needs, strict=True) if needed and t is not None]

@@ -1,6 +1,7 @@
-"""Translation invariant polyphase sampling as one PyTorch operator, forward and backward in one pass each; CPU only.
+"""Translation invariant polyphase sampling as one PyTorch operator: C++ on a CPU, Triton on a GPU.
 
-The convolution is recomputed in the backward pass, while its plane is in cache, instead of being stored.
+On a CPU it is one pass forward and one backward. The convolution is recomputed in the backward pass, while its plane is
+in cache, instead of being stored.
 """
 
 import ctypes
@@ -18,7 +19,7 @@ from stillpoint.core.kernels.operators import operator
 
 def fused(x: Tensor, weight: Tensor) -> bool:
     """Whether the operator takes this map, whose sides must be even, and these 3x3 kernels."""
-    return x.is_cpu and weight.shape[-1] == 3 and x.shape[2] % 2 == x.shape[3] % 2 == 0 and _mixed(x)
+    return weight.shape[-1] == 3 and x.shape[2] % 2 == x.shape[3] % 2 == 0 and _mixed(x)
 
 
 def sample(x: Tensor, weight: Tensor, scale: Tensor, *, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,6 +43,12 @@ def plain(x: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Ten
 def _sample(x: Tensor, weight: Tensor, scale: Tensor, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     x = packed(x)
     y, tau, psi = _outputs(x, keep)
+    if not x.is_cpu:
+        from stillpoint.core.kernels import triton_translation
+
+        seen = psi if keep else None
+        triton_translation.forward(x, weight.contiguous(), scale.contiguous(), y, tau, seen, is_channels_last(x))
+        return y, tau, psi
     pool.cpu_library(x.dtype, "mixture").stillpoint_translation(
         *(part.data_ptr() for part in (x, weight.contiguous(), scale.contiguous(), y, tau)),
         psi.data_ptr() if keep else None,
@@ -65,6 +72,12 @@ def _gradients(
     to_y = to_y.contiguous(memory_format=layout)
     to_tau = None if to_tau is None else to_tau.contiguous()
     to_psi = None if to_psi is None else to_psi.contiguous(memory_format=layout)
+    if not x.is_cpu:
+        from stillpoint.core.kernels import triton_translation
+
+        given = (x, weight.contiguous(), scale.contiguous(), to_y, to_tau, to_psi)
+        triton_translation.backward(*given, to_x, to_weights, is_channels_last(x))
+        return to_x, to_weights.sum(0)
     pool.cpu_library(x.dtype, "mixture").stillpoint_translation_backward(
         *(part.data_ptr() for part in (x, weight.contiguous(), scale.contiguous(), to_y)),
         *(None if part is None else part.data_ptr() for part in (to_tau, to_psi)),
@@ -77,6 +90,10 @@ def _gradients(
 @torch.library.register_fake(_gradients.overload)
 def _(x, weight, scale, to_y, to_tau, to_psi) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), weight.new_empty((x.shape[1], 10))
+
+
+for _op in (_sample, _gradients):
+    torch.library.impl(_op.overload.name(), "cuda", _op.function)
 
 
 def _outputs(x: Tensor, keep: bool) -> tuple[Tensor, Tensor, Tensor]:

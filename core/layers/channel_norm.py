@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from stillpoint.core.kernels import channel_norm
+from stillpoint.core.kernels.channel_norm import plain
+
 DIVISORS = ("pixel", "image")
 
 # torch.fx, which cannot follow its checks, takes this as one step
@@ -34,16 +37,9 @@ def channel_norm2d(x: Tensor, weight: Tensor, bias: Tensor, *, divisor: str = "i
         raise ValueError(f"divisor must be one of {', '.join(DIVISORS)}, got {divisor!r}")
     if x.ndim != 4:
         raise ValueError(f"a map (B, C, H, W) is needed, got shape {tuple(x.shape)}")
-    return _normalised(x, weight, bias, divisor, eps)
-
-
-def _normalised(x: Tensor, weight: Tensor, bias: Tensor, divisor: str, eps: float) -> Tensor:
-    real = x.to(torch.promote_types(x.dtype, torch.float32))
-    centred = real - real.mean(1, keepdim=True)
-    over = [1] if divisor == "pixel" else [1, 2, 3]
-    # two passes: the mean of squares of centred numbers loses no digits
-    scale = torch.rsqrt(centred.square().mean(over, keepdim=True) + eps)
-    return (centred * (scale * weight[:, None, None]) + bias[:, None, None]).to(x.dtype)
+    if channel_norm.fused(x):
+        return channel_norm.norm(x, weight, bias, divisor=divisor, eps=eps)
+    return channel_norm.plain(x, weight, bias, divisor, eps)
 
 
 class ChannelNorm2d(nn.Module):
@@ -72,7 +68,7 @@ class ChannelNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
-            return _normalised(x, self.weight, self.bias, self.divisor, self.eps)
+            return plain(x, self.weight, self.bias, self.divisor, self.eps)
         else:  # TorchScript compiles no other branch
             return channel_norm2d(x, self.weight, self.bias, divisor=self.divisor, eps=self.eps)
 

@@ -12,19 +12,29 @@ torch.fx.wrap("phase_weights")
 
 
 def phase_weights(scores: Tensor, *, tau: Tensor | float, noise: Tensor | None = None) -> Tensor:
-    """softmax((scores + noise) / tau) over the phases, (B, K); ValueError for noise of another shape.
+    """softmax((scores + noise) / tau) over the phases, (B, K).
 
-    Law: as tau tends to 0 the weights tend to one-hot at the best phase. At 0 they are NaN.
+    Raises:
+        ValueError: noise of another shape, or a number tau that is not positive and finite; a Tensor is not read.
+
+    Law: as tau tends to 0 the weights tend to one-hot at the best phase.
 
     Examples:
         >>> layers.phase_weights(torch.zeros(1, 4), tau=1.0)
         tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
     """
+    if not isinstance(tau, Tensor):
+        _check(tau)
     if noise is not None:
         if noise.shape != scores.shape:
             raise ValueError(f"noise must have the scores' shape {tuple(scores.shape)}, got {tuple(noise.shape)}")
         scores = scores + noise
     return (scores / tau).softmax(1)
+
+
+def _check(tau: float) -> None:
+    if not 0 < tau < float("inf"):
+        raise ValueError(f"tau must be positive and finite, got {tau}")
 
 
 class Tempered:
@@ -38,8 +48,7 @@ class Tempered:
 
     def set_tau(self, tau: float) -> None:
         """Sets the temperature; ValueError unless it is positive and finite."""
-        if not 0 < tau < float("inf"):
-            raise ValueError(f"tau must be positive and finite, got {tau}")
+        _check(tau)
         if self.tau is not None:
             self.tau.fill_(tau)
 

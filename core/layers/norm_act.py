@@ -1,5 +1,7 @@
 """A norm, the sum with a shortcut and an activation, in one pass over memory where that changes nothing."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _modules
@@ -8,6 +10,7 @@ from stillpoint.core.kernels import norm as kernel
 
 #: the activations that the kernels know, as these very classes
 _KNOWN = {nn.Identity: "none", nn.ReLU: "relu", nn.ReLU6: "relu6"}
+_Four = tuple[Tensor, Tensor, Tensor, Tensor]
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
 
@@ -33,8 +36,9 @@ def norm_act(x: Tensor, norm: nn.Module, act: nn.Module | None = None, residual:
         >>> layers.norm_act(x, norm, act, residual=x).shape
         torch.Size([2, 8, 4, 4])
     """
-    if type(x) is Tensor and not torch.compiler.is_compiling() and _fusible(norm, act):
-        parameters = norm.weight, norm.bias, norm.running_mean, norm.running_var
+    plain = type(x) is not Tensor or torch.compiler.is_compiling()
+    if not plain and isinstance(norm, nn.BatchNorm2d) and _fusible(norm, act):
+        parameters = cast(_Four, (norm.weight, norm.bias, norm.running_mean, norm.running_var))
         if kernel.fused(x, parameters, residual, training=norm.training):
             return kernel.norm_act2d(
                 x,

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillpoint.core.base.modes import exporting
+from stillpoint.core.kernels.circular import circular_conv2d
 from stillpoint.core.kernels.pool import blur_pool2d, fused, plain_only
 from stillpoint.core.layers import scripted
 
@@ -113,6 +114,15 @@ class PaddedConv2d(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode == "zeros":
             return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        if torch.jit.is_scripting():
+            return self._plain(input, weight, bias)
+        else:  # TorchScript compiles no other branch
+            found = None
+            if self.padding_mode == "circular" and bias is None and not isinstance(self.padding, str):
+                found = circular_conv2d(input, self, weight)
+            return self._plain(input, weight, bias) if found is None else found
+
+    def _plain(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ends = self._reversed_padding_repeated_twice  # left, right, top, bottom
         padded = pad(input, [(ends[2], ends[3]), (ends[0], ends[1])], padding=self.padding_mode)
         return F.conv2d(padded, weight, bias, self.stride, 0, self.dilation, self.groups)

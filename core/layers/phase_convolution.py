@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stillpoint.core.kernels import activity, framing
 from stillpoint.core.layers.padding import pad
 from stillpoint.core.layers.phases import Stride, stride_pair
 
@@ -63,30 +64,52 @@ def phase_means(x: Tensor, *, stride: Stride) -> Tensor:
 
 def convolve_phases(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Stride, padding: str) -> Tensor:
     """The convolution 3x3 of every phase, padded to its size: (B * s * t, outputs, H/s, W/t)."""
-    s, t = _dividing(x, stride)
-    if padding in ("circular", "zeros"):
-        # padding the map by multiples of the stride is faster than padding its phases
-        phases = split_phases(pad(x, [(s, s), (t, t)], padding=padding), stride=stride)
-    else:
-        phases = pad(split_phases(x, stride=stride), [(1, 1), (1, 1)], padding=padding)
+    phases = framed_phases(x, stride, padding)
     return F.conv2d(phases, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
-def mean_convolution(x: Tensor, weight: Tensor, bias: Tensor, *, padding: str) -> Tensor:
+def framed_phases(x: Tensor, stride: Stride, padding: str) -> Tensor:
+    """`split_phases`, each phase padded by one pixel on every side: (B * s * t, C, H/s + 2, W/t + 2)."""
+    if torch.jit.is_scripting():
+        return _framed(x, stride, padding)
+    else:  # TorchScript compiles no other branch
+        if stride_pair(stride) == (2, 2) and framing.fused(x, padding):
+            return framing.framed_phases(x, padding)
+        return _framed(x, stride, padding)
+
+
+def _framed(x: Tensor, stride: Stride, padding: str) -> Tensor:
+    s, t = _dividing(x, stride)
+    if padding in ("circular", "zeros"):
+        # padding the map by multiples of the stride is faster than padding its phases
+        return split_phases(pad(x, [(s, s), (t, t)], padding=padding), stride=stride)
+    return pad(split_phases(x, stride=stride), [(1, 1), (1, 1)], padding=padding)
+
+
+def mean_convolution(x: Tensor, weight: Tensor, bias: Tensor, *, padding: str, rectified: bool) -> Tensor:
     """Mean over all pixels of the convolution 3x3 of (N, C, h, w), padded to its size: (N, outputs), float32 or better.
 
     The mean of a convolution is linear in the means of the regions under its taps, so nothing is convolved. With
-    circular padding every tap covers the whole map.
+    circular padding every tap covers the whole map. `rectified`: of max(x, 0), for which `x` may be overwritten.
     """
     height, width = x.shape[2:]
     weight, bias = wide(weight), wide(bias)
     if padding == "circular":
-        return F.linear(_mean(x, [2, 3]).to(weight.dtype), weight.sum((2, 3)), bias)
-    x = pad(x, [(1, 1), (1, 1)], padding=padding)
+        means = mean_rectified(x) if rectified else _mean(x, [2, 3])
+        return F.linear(means.to(weight.dtype), weight.sum((2, 3)), bias)
+    x = pad(x.relu_() if rectified else x, [(1, 1), (1, 1)], padding=padding)
     taps = weight.shape[-1]
     rows = torch.stack([_mean(x[:, :, i : i + height], [2]) for i in range(taps)], 2)  # (N, C, 3, w + 2)
     means = torch.stack([rows[..., j : j + width].mean(3) for j in range(taps)], 3)  # (N, C, 3, 3)
     return F.linear(means.flatten(1).to(weight.dtype), weight.flatten(1), bias)
+
+
+def mean_rectified(x: Tensor) -> Tensor:
+    """Mean over all pixels of max(x, 0), (N, C) in float32 or better; `x` (N, C, h, w) may be overwritten."""
+    if torch.jit.is_scripting():
+        return _mean(x.relu_(), [2, 3])
+    else:  # TorchScript compiles no other branch
+        return activity.mean_rectified(x) if activity.fused(x) else _mean(x.relu_(), [2, 3])
 
 
 def _mean(x: Tensor, axes: list[int]) -> Tensor:

@@ -19,13 +19,14 @@ from stillpoint.core.layers.phase_convolution import (
     convolution,
     convolve_phases,
     mean_convolution,
+    mean_rectified,
     phase_means,
     wide,
 )
 from stillpoint.core.layers.phases import Stride, stride_pair
 
 # torch.fx, which cannot follow their checks, takes each of these as one step
-for _name in ("convolve_phases", "mean_convolution", "phase_means", "wide"):
+for _name in ("convolve_phases", "mean_convolution", "mean_rectified", "phase_means", "wide"):
     torch.fx.wrap(_name)
 
 
@@ -99,8 +100,8 @@ class ConvScorer(_Scorer):
         self.conv2 = convolution(self.hidden, self.hidden, **made)
 
     def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:
-        inner = convolve_phases(x, self.conv1["weight"], self.conv1["bias"], stride, self.padding).relu_()
-        means = mean_convolution(inner, self.conv2["weight"], self.conv2["bias"], padding=self.padding)
+        inner = convolve_phases(x, self.conv1["weight"], self.conv1["bias"], stride, self.padding)
+        means = mean_convolution(inner, self.conv2["weight"], self.conv2["bias"], padding=self.padding, rectified=True)
         scores = _by_image(means, stride)  # (B, K, h)
         return (scores + phase_means(x, stride=stride) if self.residual else scores).mean(2)
 
@@ -159,12 +160,12 @@ class _Branch(nn.Module):
 
     def forward(self, x: Tensor, stride: Stride, padding: str) -> Tensor:
         """Means (B, K, h) of all phases."""
-        weight = self.conv1["weight"]
+        weight, weight2, bias2 = self.conv1["weight"], self.conv2["weight"], self.conv2["bias"]
         if self.bn is None:
-            inner = convolve_phases(x, weight, self.conv1["bias"], stride, padding).relu_()
-        else:
-            inner = self.bn(convolve_phases(x, weight, None, stride, padding).relu_())
-        return _by_image(mean_convolution(inner, self.conv2["weight"], self.conv2["bias"], padding=padding), stride)
+            inner = convolve_phases(x, weight, self.conv1["bias"], stride, padding)
+            return _by_image(mean_convolution(inner, weight2, bias2, padding=padding, rectified=True), stride)
+        inner = self.bn(convolve_phases(x, weight, None, stride, padding).relu_())
+        return _by_image(mean_convolution(inner, weight2, bias2, padding=padding, rectified=False), stride)
 
 
 class GraphScorer(_Scorer):
@@ -195,8 +196,8 @@ class GraphScorer(_Scorer):
         self.node = nn.ModuleList([nn.Linear(h, h, **made), nn.Linear(h, 1, **made)])
 
     def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:
-        inner = convolve_phases(x, self.conv1["weight"], self.conv1["bias"], stride, self.padding).relu_()
-        nodes = _by_image(wide(inner).mean((2, 3)), stride)  # (B, K, h)
+        inner = convolve_phases(x, self.conv1["weight"], self.conv1["bias"], stride, self.padding)
+        nodes = _by_image(mean_rectified(inner), stride)  # (B, K, h)
         senders = nodes.unsqueeze(2).expand(-1, -1, nodes.shape[1], -1)  # (B, sender, receiver, h)
         messages = torch.cat([senders, senders.transpose(1, 2)], 3)
         for layer in self.edge:

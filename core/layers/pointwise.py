@@ -4,12 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_REGISTER = 16  # numbers in the widest register, in float32
+
 
 class PointwiseConv2d(nn.Conv2d):
     """`nn.Conv2d` with a kernel of 1x1: (B, C, H, W) -> (B, out, ceil(H/s), ceil(W/s)).
 
-    On the CPU, maps of fewer than eight channels are subsampled before the convolution, which is the same function: for
-    channels-last maps on processors without AVX-512, oneDNN 3.13 writes the strided weight gradient out of bounds.
+    On the CPU, maps of fewer than 16 channels are subsampled before the convolution, which is the same function: for
+    channels-last maps of fewer channels than a register holds numbers (8, or 16 with AVX-512), oneDNN 3.13 writes the
+    strided weight gradient out of bounds.
 
     Raises:
         ValueError: a stride below 1, or other sizes that `nn.Conv2d` refuses.
@@ -33,6 +36,6 @@ class PointwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         s, t = self.stride[0], self.stride[1]
-        if (s > 1 or t > 1) and self.in_channels < 8 and x.device.type == "cpu":
+        if (s > 1 or t > 1) and self.in_channels < _REGISTER and x.device.type == "cpu":
             return F.conv2d(x[..., ::s, ::t], self.weight, self.bias)
         return F.conv2d(x, self.weight, self.bias, self.stride)

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from rich.text import Text
 
 from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.base.interrupt import Interrupted, StopRequest
 from stillpoint.core.runs.layout import Run
 
 #: Work of one evaluation (two states of a network) and of one start of Python, in parts of a run's training: a guess
@@ -108,7 +109,7 @@ def follow(
     keep: Sequence[int] = (),
 ) -> int:
     """Runs `command`, with its output in ``<folder>/logs/workflow.txt``, shows the progress of `runs`, and returns the
-    exit code.
+    exit code. SIGINT and SIGTERM stop it, with its jobs, and raise `Interrupted`.
 
     The command inherits the descriptors `keep`.
     On a terminal the display is live; elsewhere a line is printed at every change.
@@ -126,12 +127,13 @@ def follow(
     start, told = time.monotonic(), ""
     began: dict[Run, Status] | None = None
     finished, share = 0, EVALUATION
-    with log.open("w") as output:
+    # inside: what is started while a signal is caught does not ignore it, though this process was started by `&`
+    with log.open("w") as output, StopRequest() as stop:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, pass_fds=keep)
         live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
         try:
             with live or nullcontext():
-                while True:
+                while not stop.number:
                     code = process.poll()
                     found = {run: status(run, epochs) for run in runs}
                     began = found if began is None else began
@@ -159,19 +161,24 @@ def follow(
                     if code is not None:
                         return code
                     time.sleep(interval)
-        except KeyboardInterrupt:
             console.print("stopping: the same command goes on from the last epoch")
-            # the terminal has sent the signal to snakemake as well; a second Ctrl-C ends the wait
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                # sent to this process alone, as by `kill`
-                process.send_signal(signal.SIGINT)
-                process.wait()
-            raise
+            _stop(process, stop.number)
         finally:
             if process.poll() is None:
                 process.terminate()
+    raise Interrupted("interrupted", stop.number)
+
+
+def _stop(process: subprocess.Popen[bytes], number: int) -> None:
+    """Waits for snakemake, and the jobs that it stops, to end; a second signal ends the wait."""
+    if number == signal.SIGINT:
+        # a terminal has sent it to snakemake as well
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
+            return
+    # sent to this process alone, as by `kill`; on SIGTERM snakemake would finish its jobs first
+    process.send_signal(signal.SIGINT)
+    process.wait()
 
 
 _BUSY = ("training", "to measure")

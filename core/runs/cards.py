@@ -23,6 +23,8 @@ TOLERANCE = 0.002
 #: name of the store in the repository; weights elsewhere are in a remote of another name
 STORE = "store"
 REMEDY = "git checkout brings it back"
+#: the folders that a release makes its runs in, and the file there that says where they go while they are moved
+STAGED, PLACING = ".release.*", "placing.json"
 #: what is kept of a run beside its card and, of some, its weights: those that every run has, and those that some have
 NEEDED = ("config.yaml", "metrics.json", "train.json")
 FILES = (
@@ -43,6 +45,16 @@ _HELD: dict[str, Any] = {
     **dict.fromkeys(("probe",), list),
     "weights": (dict, type(None)),
 }
+
+
+def settled(root: Path) -> Path:
+    """`root`, a folder of kept runs; a `UserError` while a release moves runs there, or where one was killed then."""
+    if moving := sorted(root.glob(f"{STAGED}/{PLACING}")):
+        raise UserError(
+            f"a release is at work in {root}, or was killed there ({moving[0].parent.name}): wait for it to end, or "
+            "give its command again, which first puts back what was kept"
+        )
+    return root
 
 
 def read(run: Run) -> dict[str, Any]:
@@ -126,6 +138,7 @@ def find(root: Path, name: str, recipe: str | None = None, seed: int | None = No
     known = with_weights(root)
     found = [run for run in known if f"{run.pipeline}/{run.model}" == name]
     if not found:
+        settled(root)
         names = list(dict.fromkeys(f"{run.pipeline}/{run.model}" for run in known))
         said = f": there are {', '.join(names)}" if names else ""
         raise UserError(f"no pretrained weights are kept of {name}{nearest(name, names)}{said}")

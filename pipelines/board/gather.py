@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillpoint.core.base.documents import read_json
+from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.merge import read_settings
 from stillpoint.core.config.schema import beside
 from stillpoint.core.reporting.reading import dataset_title, read_maps, read_metrics
@@ -26,9 +27,7 @@ def entry_of(model: str, runs: list[Run]) -> Entry:
     found = [read_metrics(run) for run in runs]
     line, first = LINES[model], runs[0]
     maps = [read_maps(run.maps) for run in runs]
-    costs = [
-        read_json(run.beside, remedy="evaluate the run again", of=dict)["cost"] for run in runs if run.beside.is_file()
-    ]
+    costs = [cost_beside(run) for run in runs if run.beside.is_file()]
     return Entry(
         name=model,
         method=line.method,
@@ -50,6 +49,17 @@ def entry_of(model: str, runs: list[Run]) -> Entry:
         map=mean_map(maps),
         example=next((example for one in maps if (example := example_of(one)) is not None), None),
     )
+
+
+def cost_beside(run: Run) -> dict[str, float]:
+    """What the network of a run costs, from its ``beside.json``; a `UserError` for a damaged one."""
+    remedy = "evaluate the run again"
+    found = read_json(run.beside, remedy=remedy, of=dict).get("cost")
+    if not isinstance(found, dict) or any(
+        isinstance(v, bool) or not isinstance(v, int | float) for v in found.values()
+    ):
+        raise UserError(f"{run.beside} holds no costs: {remedy}")
+    return found
 
 
 def settings_of(run: Run) -> dict[str, Any]:

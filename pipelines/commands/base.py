@@ -2,9 +2,13 @@
 
 import json
 import os
+import sys
+import time
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,16 +92,33 @@ def recipe_of(args: Namespace) -> str:
     return args.recipe
 
 
+def leave_output() -> None:
+    """Sends the rest of the output nowhere: otherwise the interpreter would fail again when it flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@cache
+def _lasting() -> "type[Console]":
+    from rich.console import Console
+
+    class Lasting(Console):
+        """A console that falls silent when its reader (head, a tee) has exited: a training goes on without it."""
+
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            leave_output()
+
+    return Lasting
+
+
 def console() -> "Console":
     """The console of tables and messages; of unlimited width if the output is not a terminal.
 
     Text is printed verbatim: names and titles are never parsed as markup.
     """
-    from rich.console import Console
-
     plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
-    out = Console(**plain)
-    return out if out.is_terminal else Console(**plain, width=200)
+    out = _lasting()(**plain)
+    return out if out.is_terminal else _lasting()(**plain, width=200)
 
 
 def tell(sentence: str) -> None:
@@ -111,6 +132,18 @@ def bars(*more: "ProgressColumn", shown: bool = True) -> "Progress":
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     return Progress(*columns, *more, console=console(), transient=True, disable=not shown)
+
+
+#: seconds after which nobody writes any more to a temporary file that has not changed
+LEFT = 24 * 3600
+
+
+def remove_left(*folders: Path) -> None:
+    """Removes the temporary files that killed commands left in `folders`, where no lock tells who is at work."""
+    for part in (path for folder in folders for path in folder.glob(".*.????????.tmp*")):
+        with suppress(OSError):  # of another user, or just renamed
+            if time.time() - part.stat().st_mtime > LEFT:
+                part.unlink()
 
 
 def print_json(value: Any) -> None:

@@ -32,6 +32,7 @@ SUBJECTS = {
     "network": Subject("benchmarks.networks", 5, peers=("timm",)),
     "sampling": Subject("benchmarks.sampling", 7),
     "train": Subject("benchmarks.training", 30, ("network",)),
+    "steps": Subject("benchmarks.steps", 9, ("network", "no_compile")),
     "eval": Subject("benchmarks.evaluation", 5, ("network",)),
     "loader": Subject("benchmarks.loaders", 5, ("photographs",), ("cpu",)),
     "corruptions": Subject("benchmarks.corruptions", 5, (), ("cpu",), ("imagecorruptions",)),
@@ -47,7 +48,8 @@ def _options(parser: ArgumentParser) -> None:
         choices=tuple(SUBJECTS),
         default="layer",
         help="layer: beside timm, kornia, pytorch_wavelets and textbook code; network: ResNet-50 with filters beside "
-        "the plain one and timm's; sampling: LPS, TIPS and alias-free layers beside textbook code; train, eval, "
+        "the plain one and timm's; sampling: LPS, TIPS and alias-free layers beside textbook code; steps: whole steps "
+        "beside their bare convolutions, plain PyTorch and torch.compile; train, eval, "
         "loader: whole jobs beside torchvision's transforms and DataLoader, and beside the bare network; corruptions: "
         "beside imagecorruptions; demo: `stillpoint run aps`, whole; start: startup times of commands (default: layer)",
     )
@@ -64,8 +66,10 @@ def _options(parser: ArgumentParser) -> None:
         "--network",
         action="append",
         metavar="NAME",
-        help="train, eval: a network by its name, repeatable (default: aps/resnet20; train: aps/resnet18 too)",
+        help="train, eval, steps: a network by its name, repeatable (default: aps/resnet20; train: aps/resnet18 too; "
+        "steps: six)",
     )
+    parser.add_argument("--no-compile", action="store_true", help="steps: without torch.compile, which takes minutes")
     parser.add_argument(
         "--photographs",
         metavar="TAR",
@@ -81,9 +85,9 @@ def _words(args: Namespace) -> list[str]:
     for name, value, least in (("threads", args.threads, 1), ("rounds", rounds, subject.least)):
         if value < least:
             raise UserError(f"--{name} is at least {least}, not {value}")
-    for name in ("network", "photographs"):
+    for name in ("network", "photographs", "no_compile"):
         if getattr(args, name) and name not in subject.own:
-            raise UserError(f"bench {args.subject} takes no --{name}")
+            raise UserError(f"bench {args.subject} takes no --{name.replace('_', '-')}")
     if args.device not in subject.devices:
         raise UserError(f"bench {args.subject} runs only on the {subject.devices[0]}, not on {args.device}")
     if args.device == "cuda":
@@ -99,6 +103,7 @@ def _words(args: Namespace) -> list[str]:
             raise UserError(f"there is no archive {args.photographs}")
         words += ["--photographs", args.photographs]
     words += [f"--only={args.only}"] if args.only else []
+    words += ["--no-compile"] if args.no_compile else []
     return words + (["--json"] if args.json else [])
 
 
@@ -127,6 +132,7 @@ COMMANDS = {
             "stillpoint bench layer --device cuda --json",
             "stillpoint bench network --only inference",
             "stillpoint bench train --network aps/resnet20 --json",
+            "stillpoint bench steps --network aps/resnet20 --no-compile",
             "stillpoint bench eval",
             "stillpoint bench loader --only augmented --rounds 3",
             "stillpoint bench corruptions --only noise",

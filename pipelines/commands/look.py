@@ -11,6 +11,7 @@ from stillpoint.pipelines.commands.base import (
     configured,
     console,
     print_json,
+    remove_left,
     tell,
 )
 
@@ -25,9 +26,10 @@ def _list(args: Namespace) -> int:
 
     found = pipelines.names(args.pattern)
     if not found:
-        every = pipelines.names()
-        every += [f"{name.partition('/')[0]}/*" for name in every]
-        raise UserError(f"no network matches {args.pattern!r}{nearest(args.pattern, sorted(set(every)))} (see: stillpoint list)")
+        names = pipelines.names()
+        papers = {f"{name.partition('/')[0]}/*" for name in names}
+        close = nearest(args.pattern, [*sorted(papers), *names])
+        raise UserError(f"no network matches {args.pattern!r}{close} (see: stillpoint list)")
     rows = [(name, pipelines.entry(name)[1]) for name in found]
     if args.json:
         print_json(
@@ -84,9 +86,11 @@ def _prepare_options(parser: ArgumentParser) -> None:
 
 
 def _prepare(args: Namespace) -> int:
-    from stillpoint.core.config.catalogue import info
+    from stillpoint.core.config.catalogue import data_root, info
 
     info(args.dataset)  # an unknown name is reported before torch is imported
+    root = data_root(args.data)
+    remove_left(root / "prepared", *root.glob("*-C"))
     from stillpoint.core.base.documents import read_json
     from stillpoint.core.data.datasets import prepare
 

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from stillpoint.pipelines import networks
-from stillpoint.pipelines.commands.base import Command, tell
+from stillpoint.pipelines.commands.base import Command, remove_left, tell
 
 
 def _options(parser: ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def _pages(args: Namespace) -> int:
         assert found is not None
         shown = shown_by(found.paper, found.config, kept=True)
         contents = gathering.contents(found, shown)
-        new = {path: text for path, text in contents.items() if not path.is_file() or path.read_text() != text}
+        new = {path: text for path, text in contents.items() if not path.is_file() or path.read_text("utf-8") != text}
         figures = [layout.figure(paper, recipe, name, kept) for name in shown.figures]
         if not gathering.complete(run for own in found.runs.values() for run in own):
             figures = []
@@ -38,6 +38,7 @@ def _pages(args: Namespace) -> int:
     texts = dict(pages.outdated(kept))
     changed += texts
     if not args.check:
+        remove_left(*{page.parent for page in pages.pages()})
         write_together(texts)
     tell(
         f"{'to be written' if args.check else 'written'}: {', '.join(map(str, changed)) or 'nothing, all is as it is'}"

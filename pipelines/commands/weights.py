@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError, checked, nearest
-from stillpoint.pipelines.commands.base import Command, bars, build, tell
+from stillpoint.pipelines.commands.base import Command, bars, build, remove_left, tell
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -129,6 +129,7 @@ def _fetch(args: Namespace) -> int:
 
     address, file, digits = published(args.name)
     target = (args.to or data_root() / "weights") / file
+    remove_left(target.parent)
     if target.is_file():
         with target.open("rb") as content:
             whole = hashlib.file_digest(content, "sha256").hexdigest().startswith(digits)

@@ -4,7 +4,9 @@ import json
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+import stillpoint
 from benchmarks import (
     corruptions,
     demo,
@@ -15,6 +17,7 @@ from benchmarks import (
     networks,
     report,
     start,
+    steps,
     training,
 )
 from benchmarks.harness import Clock
@@ -84,6 +87,42 @@ def test_a_network_with_filters_is_compared_with_itself_without(monkeypatch, mod
     assert row["without_filters_to_plain"] > 0 and networks.line(mode, row)
     (table,) = jobs.networks({mode: row})
     assert mode in table and "%" in table
+
+
+@pytest.mark.parametrize("mode", steps.MODES)
+def test_a_step_is_compared_with_its_bare_convolutions(monkeypatch, mode):
+    monkeypatch.setitem(steps.NETWORKS, "aps/resnet20_aps3", 4)
+    row = steps.measure("aps/resnet20_aps3", mode, "float32", False, Clock("cpu", 1), 3)
+    assert set(row["contenders"]) == {"stillpoint", "plain", "convolutions"}
+    assert row["ratio_to_convolutions"]["convolutions"]["median"] == 1 and row["gflops_per_second"] > 0
+    (table, _) = jobs.stepping({f"aps/resnet20_aps3, {mode}": row})
+    assert mode in table and steps.line("net", row)
+
+
+def test_every_convolution_of_a_network_is_found_with_its_operations():
+    net = stillpoint.create("aps/resnet20", dataset="cifar10").train()
+    counts = steps.convolutions(net, torch.zeros(2, 3, 32, 32))
+    assert sum(counts.values()) == sum(isinstance(m, nn.Conv2d) for m in net.modules())
+    first = next(iter(counts))
+    # around a torus: a border of one pixel; no gradient of the image
+    assert first[:2] == ((2, 3, 34, 34), (16, 3, 3, 3)) and first[-2:] == (1, False)
+    assert steps.operations(first, "evaluation") == 2 * 2 * 32 * 32 * 16 * 3 * 9
+    assert steps.operations(first, "training") == 2 * steps.operations(first, "evaluation")
+
+
+def test_a_step_that_computes_something_else_is_not_timed(monkeypatch):
+    monkeypatch.setitem(steps.NETWORKS, "aps/resnet20", 2)
+    made = steps.step
+
+    sides = iter((0.0, 1.0))
+
+    def wrong(*what):
+        call, off = made(*what), next(sides)
+        return lambda: call() + off
+
+    monkeypatch.setattr(steps, "step", wrong)
+    with pytest.raises(RuntimeError, match="where plain PyTorch gives"):
+        steps.measure("aps/resnet20", "evaluation", "float32", False, Clock("cpu", 1), 3)
 
 
 def test_a_loop_that_learns_something_else_is_not_timed(small, monkeypatch):

@@ -84,6 +84,24 @@ def _workflow(args: argparse.Namespace) -> list[object]:
     return [workflow(args.times, seed=args.seed)]
 
 
+def _orphan(args: argparse.Namespace) -> list[object]:
+    from tests.faults.orphans import orphans
+
+    return [orphans()]
+
+
+def _full(args: argparse.Namespace) -> list[object]:
+    from tests.faults.full import full
+
+    return list(full(args.times))
+
+
+def _release(args: argparse.Namespace) -> list[object]:
+    from tests.faults.releases import releases
+
+    return [releases(args.times, seed=args.seed)]
+
+
 def _paths(args: argparse.Namespace) -> list[object]:
     from tests.faults.replacing import paths
 
@@ -122,6 +140,9 @@ def parser() -> argparse.ArgumentParser:
     add("worker", "kill a process that reads photographs", _worker, 2)
     add("hostile", "offer files that would run something", _hostile, paper=False)
     add("workflow", "kill snakemake and what it started, and type the one command again", _workflow, 3, paper=False)
+    add("orphan", "type commands beside what a killed workflow left running", _orphan, paper=False)
+    add("full", "leave no room from one file on that each of six commands makes", _full, 8, paper=False)
+    add("release", "kill releases, look at the kept runs, and give the same command again", _release, 12, paper=False)
     add("paths", "give folders names that a shell would run, and recipes that lead elsewhere", _paths, 8, paper=False)
     form = add("replacing", "let a workflow meet running, changed, hand-made and kept runs", _replacing, paper=False)
     form.add_argument("--kind", choices=["order", "images", "hands", "all"], default="all", help="(default: all)")

@@ -57,7 +57,7 @@ def place(name: str) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def _said(done: subprocess.CompletedProcess[str], code: int, *words: str) -> str | None:
+def ended_with(done: subprocess.CompletedProcess[str], code: int, *words: str) -> str | None:
     """What is wrong with how a command ended; None where it ended with `code` and said all of `words`."""
     told = done.stdout + done.stderr
     if done.returncode != code:
@@ -88,7 +88,7 @@ def paths(times: int) -> Count:
     for recipe in RECIPES:
         with place("recipes") as here:
             done = stillpoint("train", "aps/resnet20", "--recipe", recipe, "--results", here / "results", cwd=here)
-            problem = _said(done, 2) or ("a folder was made" if (here / "results").exists() else None)
+            problem = ended_with(done, 2) or ("a folder was made" if (here / "results").exists() else None)
             count.add(f"a recipe called {recipe!r}", problem)
     return count
 
@@ -98,7 +98,7 @@ def _inside(here: Path, done: subprocess.CompletedProcess[str]) -> str | None:
     sprung = [path for folder in (here, ROOT) for path in folder.rglob("SPRUNG")] if len(beside) < 50 else []
     if sprung or len(beside) != 1:
         return f"beside the folder lie {beside}, {sprung}"
-    return _said(done, 0)
+    return ended_with(done, 0)
 
 
 def order() -> Count:
@@ -115,7 +115,7 @@ def order() -> Count:
             run.code.write_text("what other code left")
             for more in (["--workflow"], ["--anew"], []):
                 told = stillpoint(*words[:-1], *more, *PAIRS[2:], "TRAIN.EPOCHS", 100000)
-                problem = _said(told, 2, "in use by another process")
+                problem = ended_with(told, 2, "in use by another process")
                 kept = run.state.is_file() and run.config.is_file() and run.code.read_text() == "what other code left"
                 count.add(f"train {' '.join(more)} beside it", problem or (None if kept else "files were touched"))
             orphan.kill()
@@ -161,11 +161,11 @@ def images() -> Count:
             return found
 
         draw(here / "data", 0)
-        problem = _said(stillpoint(*words, "--seeds", 1, *few, cwd=here), 0)
+        problem = ended_with(stillpoint(*words, "--seeds", 1, *few, cwd=here), 0)
         count.add("the first pictures", problem)
         before = digests(1)
         draw(here / "data", 1)
-        problem = _said(stillpoint(*words, "--seeds", 2, *few, cwd=here), 0)
+        problem = ended_with(stillpoint(*words, "--seeds", 2, *few, cwd=here), 0)
         after = digests(2) if not problem else set()
         mixed = None if len(after) == 1 and not after & before else f"two seeds saw {len(after)} sets of images"
         count.add("other pictures, and a second seed", problem or mixed)
@@ -173,7 +173,7 @@ def images() -> Count:
         run.code.unlink()
         draw(here / "data", 2)
         told = stillpoint(*words, "--seeds", 1, *few, cwd=here)
-        refused = _said(told, 2) if told.returncode != 2 else None
+        refused = ended_with(told, 2) if told.returncode != 2 else None
         logged = (here / "results/aps/cifar10_demo/logs/workflow.txt").read_text()
         said = None if "trained by hand with other images" in logged else f"not told: {logged[-300:]}"
         count.add("other pictures, and a run by hand", refused or said)
@@ -194,12 +194,12 @@ def hands() -> Count:
             process.send_signal(signal.SIGINT)
             process.wait()
         done = stillpoint(*train, "--workflow", *longer)
-        count.add("a training stopped by hand", _said(done, 0, "training goes on"))
+        count.add("a training stopped by hand", ended_with(done, 0, "training goes on"))
         before = contents(run)
 
         def untouched(what: str, done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
             changed = None if contents(run) == before else "files were changed"
-            count.add(what, _said(done, code, *words) or changed)
+            count.add(what, ended_with(done, code, *words) or changed)
 
         trial = [*PAIRS[2:], "TRAIN.EPOCHS", "1"]
         again = "nothing is trained again"
@@ -217,7 +217,7 @@ def hands() -> Count:
         run.card.unlink()
         done = stillpoint(*train, "--workflow", *longer)
         current = workflow.stage_code("train", "aps", "digits")
-        problem = _said(done, 0, "made anew") or (None if run.code.read_text() == current else "its mark is old")
+        problem = ended_with(done, 0, "made anew") or (None if run.code.read_text() == current else "its mark is old")
         count.add("a workflow's run, made by other code", problem)
     return count
 

@@ -222,20 +222,23 @@ def test_the_versions_of_libraries_that_compute_are_in_it(monkeypatch: pytest.Mo
     forget()
 
 
-def test_the_digest_is_the_same_in_every_process() -> None:
+def test_the_digest_is_the_same_in_every_process_and_locale() -> None:
     import subprocess
     import sys
 
-    words = f"from stillpoint.pipelines.code_digest import code_digest; print(code_digest({TRAINING}))"
+    # with files in which there are letters beyond ASCII
+    files = (*TRAINING, "core/reporting/tables.py", "pipelines/cli.py")
+    words = f"from stillpoint.pipelines.code_digest import code_digest; print(code_digest({files}))"
+    plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     found = {
         subprocess.run(
             [sys.executable, "-c", words],
             cwd=ROOT,
-            env={**os.environ, "PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONHASHSEED": seed, **locale},
             capture_output=True,
             text=True,
             check=True,
         ).stdout.strip()
-        for seed in ("1", "2")
+        for seed, locale in (("1", {}), ("2", plain))
     }
-    assert found == {code_digest.code_digest(TRAINING)}
+    assert found == {code_digest.code_digest(files)}

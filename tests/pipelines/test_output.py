@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,9 +13,10 @@ import pytest
 from PIL import Image
 
 from stillpoint.core.runs.layout import Run
-from stillpoint.pipelines.cli import main
+from stillpoint.pipelines.cli import main, parse
 from stillpoint.pipelines.commands import COMMANDS, GROUPS
 
+ROOT = Path(__file__).resolve().parents[2]
 TITLE = "[/b] [red]short[/red] :boom: ± × $x$ é"
 SMALL = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "24", "TRAIN.BATCH_SIZE", "8", "TITLE", TITLE]
 
@@ -143,3 +146,82 @@ def test_json_is_the_same_in_every_encoding(results: Path, monkeypatch) -> None:
         assert main([*commands(results)["measure"], "--json"]) == 0
         found.append(json.loads(out.shown()))
     assert found[0] == found[1] == found[2] and "é" in found[0]["figure"]
+
+
+def test_texts_are_read_as_they_were_written_in_every_locale(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("± é → <!-- kept: runs aps --><!-- /kept -->\n", "utf-8")
+    program = (
+        "import hashlib, pathlib\n"
+        "from stillpoint.pipelines import pages\n"
+        "from stillpoint.pipelines.board import page\n"
+        "from stillpoint.pipelines.board.entries import read_entries\n"
+        "from stillpoint.pipelines.board.gather import KEPT\n"
+        "((_, text),) = pages.outdated(pathlib.Path('none'), pathlib.Path())\n"
+        "html = page.html(read_entries(KEPT / 'digits.json'))\n"
+        "print(ascii(text), hashlib.sha256(html.encode()).hexdigest())\n"
+    )
+    plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    said = set()
+    for locale in ({"PYTHONUTF8": "1"}, plain):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **locale}
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        said.add(done.stdout)
+    assert len(said) == 1 and ascii("± é →")[1:-1] in said.pop()
+
+
+@pytest.mark.parametrize("words", [["list"], ["list", "aps/resnet20", "--json"], ["completion", "bash"]])
+def test_output_that_finds_no_room_is_told_and_not_taken_for_whole(words: list[str]) -> None:
+    # with Python's own buffer: what is in it is written when the interpreter ends
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "stillpoint", *words]
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "stillpoint: what was printed is not whole: No space left on device\n"
+
+
+NAMELESS = os.fsdecode(b"caf\xe9")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "aps/resnet20", "--results", NAMELESS, *SMALL],
+        ["train", "aps/resnet20", "--data", NAMELESS, *SMALL],
+        ["evaluate", f"{NAMELESS}/aps/digits/resnet20/seed0"],
+        ["release", "results/aps", "--to", NAMELESS],
+        ["release", f"{NAMELESS}/aps"],
+        ["train", "aps/resnet20", "TITLE", NAMELESS],
+    ],
+)
+def test_a_name_that_no_file_can_hold_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "is not UTF-8" in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_setting_that_the_locale_cut_into_bytes_is_the_text_that_was_typed() -> None:
+    typed = "± é".encode().decode("ascii", "surrogateescape")
+    assert parse(["show-config", "aps/resnet20", "TITLE", typed]).pairs == ["TITLE", "± é"]
+
+
+@pytest.mark.parametrize("command", ["list", "train", "json"])
+def test_a_reader_that_has_exited_ends_no_work(tmp_path: Path, command: str) -> None:
+    train = ["train", "aps/resnet20_aps1", "--results", str(tmp_path), "--data", str(tmp_path / "data"), *SMALL]
+    words = {"list": ["list"], "json": ["list", "--json"], "train": train}[command]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-m", "stillpoint", *words], **options) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (0, "")
+    if command == "train":
+        assert Run("aps", "digits", "resnet20_aps1", 0, tmp_path).training.is_file()

@@ -109,6 +109,13 @@ def test_weights_are_kept_in_half_precision_and_the_metrics_are_theirs(
     capsys.readouterr()
     assert main(["evaluate", NAME, "--pretrained", "--json", "--threads", "1"]) == 0
     assert json.loads(capsys.readouterr().out)["differing"] == []
+    # nothing is measured over what its card describes, by hand or by a workflow with other settings
+    before = files(kept.folder)
+    for more in ([], ["--workflow", "EVALUATE.REPEATS", "9"]):
+        assert main(["evaluate", str(kept.folder), "--threads", "1", *more]) == 2
+        said = capsys.readouterr().err
+        assert "measured with other settings" in said if more else "measuring would change it" in said
+    assert files(kept.folder) == before
     # what is kept elsewhere comes in as it is, its digests looked at
     assert main(["release", str(kept.folder), "--to", str(tmp_path / "home"), "--weights", "--threads", "1"]) == 0
     assert files(tmp_path / "home") == {k: v for k, v in files(tmp_path / "runs").items() if not k.endswith(".lock")}
@@ -249,3 +256,75 @@ def test_what_another_process_works_on_is_not_kept_and_two_releases_come_in_turn
     monkeypatch.setattr(released, "locked", late)
     assert release(run.folder) == 2 and "is kept already" in capsys.readouterr().err
     assert kept.card.read_text() == "another's"
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_a_release_that_was_killed_is_taken_back_by_the_next_one_and_told_meanwhile(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    kept = Run("aps", "digits", "resnet20_aps3", 0, tmp_path / "runs")
+    assert release(run.folder) == 0
+    kept.card.with_name("mark.txt").write_text("the earlier one")
+    before = files(kept.folder)
+    # one that replaces a kept run and adds another: it moves three folders, and gives the weights to DVC
+    both = [run.folder, run.folder.with_name("seed1"), "--anew"]
+    moves, rename = [], Path.rename
+
+    class Killed(BaseException):
+        """As by SIGKILL: nothing is undone."""
+
+    def dying(path: Path, target: Path) -> Path:
+        moves.append(path)
+        if len(moves) == moment + 1:
+            raise Killed
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", dying)
+        patch.setattr(released, "_put_back", lambda *given: None)
+        patch.setattr(shutil, "rmtree", lambda *given, **named: None)
+        if moment >= 3:
+            patch.setattr(released, "_store", lambda *given: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            release(*both)
+    capsys.readouterr()
+    assert len(list((tmp_path / "runs").glob(".release.*"))) == 1
+    assert main(["table", "aps", "--kept", *PAIRS]) == 2
+    assert "was killed there" in (said := capsys.readouterr().err) and said.count("\n") == 1
+    if moment >= 4:  # the one that puts back is killed too
+        moves.clear()
+
+        def dying_later(path: Path, target: Path) -> Path:
+            moves.append(path)
+            rename(path, target)
+            if len(moves) == moment - 3:
+                raise Killed
+            return target
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", dying_later)
+            with pytest.raises(Killed):
+                release(run.folder)
+    # refused, but what was kept is in its place again
+    assert release(run.folder) == 2
+    said = capsys.readouterr()
+    assert "is taken back" in said.out and "is kept already" in said.err
+    left = {name: content for name, content in files(tmp_path / "runs").items() if not name.endswith(".lock")}
+    assert left == {f"aps/digits/resnet20_aps3/seed0/{k}": v for k, v in before.items()}
+    assert not list((tmp_path / "runs").glob(".release.*"))
+    assert release(*both) == 0 and not (kept.folder / "mark.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["../victim", "/tmp/victim", "a/b/../../../victim", "a/b/c/..", "a/b/c", 7, ["a"]])
+def test_what_a_killed_release_left_moves_nothing_elsewhere(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: object
+) -> None:
+    place = tmp_path / "runs" / ".release.01234567"
+    (place / "before0").mkdir(parents=True)
+    (place / "placing.json").write_text(json.dumps([name]))
+    (tmp_path / "victim").mkdir()
+    before = sorted(path for path in tmp_path.glob("*/*"))
+    assert release(run.folder) == 2
+    said = capsys.readouterr().err
+    assert "placing.json is no list of runs: remove" in said and said.count("\n") == 1
+    assert sorted(path for path in tmp_path.glob("*/*") if path.name != ".lock") == before

@@ -67,8 +67,12 @@ def test_what_a_workflow_made_is_made_anew_where_its_code_has_changed(
     before = contents(run)
     assert "nothing is trained again" in trained("--workflow")[1]
     assert contents(run) == before
+    # snakemake remembers nothing of runs that were made elsewhere: it is told which to make again
+    assert "--forcerun" not in workflow.snakemake(plan(run))
     other_code(monkeypatch)
     assert plan(run).outdated() == [run]
+    command = workflow.snakemake(plan(run))
+    assert command[command.index("--forcerun") + 1] == str(run.weights)
     code, said = trained("--workflow")
     assert code == 0 and "it is made anew" in said and "begins" in said
     assert run.code.read_text() == "other train" and json.loads(run.training.read_text())["codes"] == ["other train"]
@@ -86,6 +90,18 @@ def test_a_training_stopped_by_hand_is_gone_on_with(
     code, said = trained("--workflow")
     assert code == 0 and "training goes on (after epoch 1)" in said and "begins" not in said
     assert run.weights.is_file() and not run.code.exists()
+
+
+def test_what_is_begun_by_hand_where_a_workflow_left_only_its_mark_is_by_hand(
+    run: Run, trained: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a workflow that was killed before its first state
+    run.folder.mkdir(parents=True)
+    run.code.write_text("a workflow's")
+    assert "begins" in trained()[1] and not run.code.exists()
+    before = contents(run)
+    other_code(monkeypatch)
+    assert "nothing is trained again" in trained("--workflow")[1] and contents(run) == before
 
 
 @pytest.mark.parametrize("whose", ["by hand", "kept"])
@@ -234,6 +250,8 @@ def test_other_images_make_a_workflows_run_anew_and_refuse_one_by_hand(
     else:
         assert code == 0 and "the images are others" in said.out and "begins" in said.out
         assert contents(run)["weights.safetensors"] != before["weights.safetensors"]
+        # it is still a workflow's, which makes it anew the next time too
+        assert contents(run)["code.txt"] == before["code.txt"]
 
 
 def test_what_is_measured_is_not_measured_again_and_not_overwritten_by_other_settings(

@@ -1,5 +1,6 @@
-"""Papers whose steps draw noise, shifts or dropped paths of their own: a stopped training ends in the same bits."""
+"""Papers whose steps draw noise, shifts or dropped paths: a training stopped or killed ends in the same bits."""
 
+import os
 from functools import partial
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from stillpoint import pipelines
 from stillpoint.core.base.interrupt import Interrupted
 from stillpoint.core.runs.checkpoint import load_state
+from tests import fresh
 from tests.core.tiny import run_in, trained
 from tests.core.training.test_train_resume import StopAfter, assert_same_run
 
@@ -56,3 +58,13 @@ def test_a_run_that_was_stopped_within_epochs_goes_on_to_the_same_bits(tmp_path,
         assert load_state(run_in(tmp_path / "parts").state)[0]["step"]
     go(tmp_path / "parts", **hooks())
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("network", ["lps/resnet20_lps3", "tips/resnet20_tips_down2", "alias_free/convnext_nano_afc"])
+def test_a_run_that_was_killed_within_an_epoch_ends_in_the_same_bytes_from_weights_to_metrics(network):
+    paper, _, model = network.partition("/")
+    command = ["-m", "tests.faults", "kill", "--pipeline", paper, "--model", model, "--times", "1"]
+    done = fresh.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # of three steps an epoch
+    assert "1/1: killed after step 7 of 9: the same bits" in done.stdout and "1 tried, 1 survived" in done.stdout

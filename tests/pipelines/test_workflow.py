@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import re
 import shlex
+import time
 from itertools import takewhile
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.interrupt import locked
 from stillpoint.core.data.build import loader
+from stillpoint.core.data.cifar import CIFAR10_CLASSES
 from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines import code_digest, workflow
 from stillpoint.pipelines.cli import main
@@ -111,6 +114,59 @@ def test_figures_that_a_killed_command_was_drawing_are_removed(
     assert main(["figures", "aps", "--results", str(tmp_path)]) == 2
     assert "nothing was evaluated" in capsys.readouterr().err
     assert not any(path.exists() for path in left) and others.exists()
+
+
+def test_changed_pictures_are_seen_by_every_job_that_reads_them(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for part in ("train", "test"):
+        for number, kind in enumerate(CIFAR10_CLASSES):
+            folder = root / "cifar10" / part / kind
+            folder.mkdir(parents=True)
+            for k in range(3 if part == "train" else 1):
+                colour = (20 * number, 80 * k, 250 * (part == "test"))
+                Image.new("RGB", (32, 32), colour).save(folder / f"{k}.png")
+    given = {"recipe": "cifar10_demo", "data": str(root)}
+    model = workflow.plan("aps", given).config.grid[0]
+
+    def decided() -> dict[str, str]:
+        plan = workflow.plan("aps", given)
+        return {stage: plan.decides(stage, model) for stage in ("train", "evaluate", "table", "figures")}
+
+    command = ["-m", "snakemake", str(root / "prepared" / "cifar10.json"), "--cores", "1", "--nolock"]
+    command += ["--snakefile", str(ROOT / "Snakefile"), "--config", *(f"{key}={value}" for key, value in given.items())]
+
+    def jobs(*more: str) -> str:
+        done = fresh.run([*command, *more], cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    before = decided()
+    jobs()
+    assert "Nothing to be done" in jobs("--dry-run")
+    Image.new("RGB", (32, 32), "white").save(root / "cifar10" / "train" / CIFAR10_CLASSES[0] / "9.png")
+    after = decided()
+    assert {stage for stage in after if after[stage] != before[stage]} == {"train", "evaluate"}
+    assert "prepare" in (said := jobs("--dry-run")) and "Nothing to be done" not in said
+
+
+@pytest.mark.parametrize("command", ["prepare", "weights"])
+def test_what_a_killed_command_left_in_a_folder_without_a_lock_is_removed_after_a_day(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    folder = tmp_path / ("prepared" if command == "prepare" else "weights")
+    left, written = folder / ".cifar10.0123abcd.tmp.safetensors", folder / ".digits.89abcdef.tmp.safetensors"
+    named = folder / "digits.safetensors"
+    folder.mkdir()
+    for path in (left, written, named):
+        path.touch()
+    for path in (left, named):
+        os.utime(path, (time.time() - 90_000,) * 2)
+    if command == "prepare":
+        assert main(["prepare", "digits", "--root", str(tmp_path)]) == 0
+    else:
+        fetch = ["weights", "fetch", "blurpool/resnet50_lpf4_finetune", "--to", str(folder)]
+        assert main([*fetch, "--address", "http://127.0.0.1:9"]) == 2
+    assert not left.exists() and written.exists() and named.exists()
 
 
 @pytest.mark.parametrize(

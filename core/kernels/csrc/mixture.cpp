@@ -1,5 +1,5 @@
-// Mixtures of the four phases of feature maps at stride two, and translation invariant polyphase sampling. Called through
-// ctypes.
+// Mixtures of the four phases of feature maps at stride two, the phases themselves, and translation invariant polyphase
+// sampling. Called through ctypes.
 //
 // A mixture is the trilinear form sum over images, channels, pixels and phases of weight[k] * x[k's pixel] * y[pixel]; the
 // three functions are its derivatives by y, by x and by the weights. Phase k = row + 2 * column.
@@ -120,6 +120,120 @@ struct Mixture {
             all += totals[k * channels + c];
           }
           if (shared) w[k] = static_cast<A>(all);
+        }
+      }
+    }
+  }
+};
+
+// The four phases of maps (B, C, 2h, 2w) one by one, (4B, C, h + 2, w + 2), image by image, each in a frame of one pixel
+// that wraps or is zero; and the adjoint, which adds the frame to what it repeats, the rows first.
+template <class T, class A = typename Sum<T>::type>
+struct Frames {
+  int64_t batch, channels, height, width;  // of a phase
+  bool last, wraps;
+
+  int64_t line() const { return width + 2; }
+  int64_t framed() const { return (height + 2) * line(); }
+
+  // A row of the map into a row of two phases, frames and all.
+  void halve(const T* __restrict from, T* __restrict even, T* __restrict odd) const {
+    int64_t j = 0;
+    for (; j + kLanes <= width; j += kLanes)  // a loop of known length: two shuffles
+      for (int64_t l = 0; l < kLanes; ++l) even[1 + j + l] = from[2 * (j + l)], odd[1 + j + l] = from[2 * (j + l) + 1];
+    for (; j < width; ++j) even[1 + j] = from[2 * j], odd[1 + j] = from[2 * j + 1];
+    even[0] = wraps ? even[width] : T{}, even[width + 1] = wraps ? even[1] : T{};
+    odd[0] = wraps ? odd[width] : T{}, odd[width + 1] = wraps ? odd[1] : T{};
+  }
+  // The same where channels come last.
+  void deal(const T* from, T* even, T* odd) const {
+    const int64_t n = channels;
+    for (int64_t j = 1; j <= width; ++j, from += 2 * n) {
+      std::copy_n(from, n, even + j * n);
+      std::copy_n(from + n, n, odd + j * n);
+    }
+    for (T* row : {even, odd}) {
+      T* after = row + (width + 1) * n;
+      if (wraps) std::copy_n(after - n, n, row), std::copy_n(row + n, n, after);
+      else std::fill_n(row, n, T{}), std::fill_n(after, n, T{});
+    }
+  }
+
+  void split(const T* x, T* y, int threads) const {
+    const int64_t unit = last ? channels : 1, row = line() * unit;  // numbers of a pixel and of a framed row
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t p = 0; p < batch * (last ? 1 : channels); ++p) {
+      T* phase[4];
+      for (int k = 0; k < 4; ++k)
+        phase[k] = y + (last ? p * 4 + k : (p / channels * 4 + k) * channels + p % channels) * framed() * unit;
+      for (int64_t i = 0; i < 2 * height; ++i) {
+        const T* from = x + (p * 2 * height + i) * 2 * width * unit;
+        T *even = phase[i % 2] + (i / 2 + 1) * row, *odd = phase[2 + i % 2] + (i / 2 + 1) * row;
+        if (last) deal(from, even, odd);
+        else halve(from, even, odd);
+      }
+      for (T* to : phase) {
+        T* bottom = to + (height + 1) * row;
+        if (wraps) std::copy_n(bottom - row, row, to), std::copy_n(to + row, row, bottom);
+        else std::fill_n(to, row, T{}), std::fill_n(bottom, row, T{});
+      }
+    }
+  }
+
+  // A framed row of what a row of a phase is repeated in, in `sum`.
+  void gather(const T* phase, int64_t i, int64_t unit, A* __restrict sum) const {
+    const int64_t row = line() * unit;
+    const T* __restrict from = phase + (i + 1) * row;
+    for (int64_t j = 0; j < row; ++j) sum[j] = get(from[j]);
+    if (!wraps) return;
+    for (const int64_t other : {i == height - 1 ? int64_t(0) : -1, i == 0 ? height + 1 : -1}) {
+      if (other < 0) continue;
+      from = phase + other * row;
+      for (int64_t j = 0; j < row; ++j) sum[j] += get(from[j]);
+    }
+    A *__restrict before = sum, *__restrict after = sum + (width + 1) * unit;
+    for (int64_t c = 0; c < unit; ++c) sum[width * unit + c] += before[c];
+    for (int64_t c = 0; c < unit; ++c) sum[unit + c] += after[c];
+  }
+
+  // Two rows of phases, which begin in their frames, into a row of the map.
+  template <class From>
+  void merge(const From* __restrict even, const From* __restrict odd, T* __restrict to) const {
+    int64_t j = 0;
+    for (; j + kLanes <= width; j += kLanes)
+      for (int64_t l = 0; l < kLanes; ++l) put(to[2 * (j + l)], get(even[1 + j + l])), put(to[2 * (j + l) + 1], get(odd[1 + j + l]));
+    for (; j < width; ++j) put(to[2 * j], get(even[1 + j])), put(to[2 * j + 1], get(odd[1 + j]));
+  }
+
+  void join(const T* y, T* x, int threads) const {
+    const int64_t unit = last ? channels : 1, row = line() * unit;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+      std::vector<A> sums[2] = {std::vector<A>(row), std::vector<A>(row)};
+#pragma omp for schedule(static)
+      for (int64_t p = 0; p < batch * (last ? 1 : channels); ++p) {
+        const T* phase[4];
+        for (int k = 0; k < 4; ++k)
+          phase[k] = y + (last ? p * 4 + k : (p / channels * 4 + k) * channels + p % channels) * framed() * unit;
+        for (int64_t i = 0; i < 2 * height; ++i) {
+          const T *left = phase[i % 2] + (i / 2 + 1) * row, *right = phase[2 + i % 2] + (i / 2 + 1) * row;
+          T* __restrict to = x + (p * 2 * height + i) * 2 * width * unit;
+          if (!last && (!wraps || (width > 1 && i / 2 > 0 && i / 2 < height - 1))) {
+            merge(left, right, to);
+            if (!wraps) continue;
+            const int64_t end = 2 * width - 2;
+            put(to[0], get(left[1]) + get(left[width + 1])), put(to[1], get(right[1]) + get(right[width + 1]));
+            put(to[end], get(left[width]) + get(left[0])), put(to[end + 1], get(right[width]) + get(right[0]));
+            continue;
+          }
+          for (int c = 0; c < 2; ++c) gather(phase[i % 2 + 2 * c], i / 2, unit, sums[c].data());
+          if (!last) {
+            merge(sums[0].data(), sums[1].data(), to);
+            continue;
+          }
+          const A *__restrict even = sums[0].data() + unit, *__restrict odd = sums[1].data() + unit;
+          for (int64_t j = 0; j < width; ++j, to += 2 * unit)
+            for (int64_t c = 0; c < unit; ++c) put(to[c], even[j * unit + c]), put(to[unit + c], odd[j * unit + c]);
         }
       }
     }
@@ -328,6 +442,15 @@ void stillpoint_mixture(void* x, void* weight, void* y, const int64_t* numbers, 
   using A = Sum<NUMBER>::type;
   const Mixture<NUMBER> mixture{numbers[0], numbers[1], numbers[2], numbers[3], numbers[4] != 0, numbers[5] != 0};
   mixture.run(wanted, static_cast<NUMBER*>(x), static_cast<A*>(weight), static_cast<NUMBER*>(y), static_cast<int>(threads));
+}
+
+// numbers: batch, channels, height and width of a phase, whether channels come last, whether the frame wraps. `adjoint`: x
+// from y, the framed phases.
+void stillpoint_phases(void* x, void* y, const int64_t* numbers, int64_t adjoint, int64_t threads) {
+  const Frames<NUMBER> frames{numbers[0], numbers[1], numbers[2], numbers[3], numbers[4] != 0, numbers[5] != 0};
+  NUMBER *map = static_cast<NUMBER*>(x), *phases = static_cast<NUMBER*>(y);
+  if (adjoint) frames.join(phases, map, static_cast<int>(threads));
+  else frames.split(map, phases, static_cast<int>(threads));
 }
 
 // numbers: batch, channels, height and width of x, whether channels come last. weight (C, 9), scale (C), tau (B, C, 4).

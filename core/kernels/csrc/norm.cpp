@@ -1,8 +1,8 @@
 // Batch norm, the addition of a shortcut and ReLU in one pass each way, on maps with the channels innermost. Called through
 // ctypes.
 //
-// A map of n rows (pixels of all images) by C channels is read as rows of the least multiple of C that is one of 64 too,
-// so that every channel count fills the registers. Sums are kept in float for a block of rows that the first-level cache holds,
+// A map of n rows (pixels of all images) by C channels is read as rows of the least multiple of C that is one of 64 too (or
+// of what the registers hold), so that every channel count fills them. Sums are kept in float for a block of rows that the first-level cache holds,
 // and in double beyond it. The map is cut into parts that depend on its shape alone, added in their order: the same bits
 // whatever the number of threads.
 //
@@ -17,22 +17,53 @@ namespace {
 
 enum Activation { kNone, kReLU, kReLU6 };
 
-constexpr int64_t kLanes = 64;
+// What a register of this processor holds: a compiler takes wider vectors apart into single numbers.
+#if defined(__AVX512F__)
+constexpr int64_t kBytes = 64;
+#elif defined(__AVX__)
+constexpr int64_t kBytes = 32;
+#else
+constexpr int64_t kBytes = 16;
+#endif
+constexpr int64_t kLanes = kBytes;
 
 template <class A>
-struct Lanes {  // 64 numbers in registers; those of bfloat16 in the order in which `Pair` has them
-  static constexpr int count = sizeof(A);
-  Vector<A> v[count];
+struct Held {
+  typedef A type __attribute__((vector_size(kBytes), may_alias));
 };
+template <class A>
+using Register = typename Held<A>::type;
+using Bits = Register<uint32_t>;
+
+template <class A>
+struct Lanes {  // numbers in registers; of bfloat16 those of even places and those of odd places by turns
+  static constexpr int count = sizeof(A);
+  Register<A> v[count];
+};
+
+template <class V>
+inline V loaded(const void* from) {
+  V v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+inline Bits nearest(Register<float> v) {  // as `put`, the result in the upper half
+  const Bits word = reinterpret_cast<Bits>(v), nan = Bits{} + 0x7fc00000u;
+  return (word & 0x7fffffffu) > 0x7f800000u ? nan : (word + 0x7fffu + ((word >> 16) & 1u)) & 0xffff0000u;
+}
 
 template <class A, class T>
 inline Lanes<A> read(const T* from) {
   Lanes<A> out;
   if constexpr (std::is_same_v<T, BFloat16>) {
-    const Pair low = load<Pair>(from), high = load<Pair>(from + 32);
-    out.v[0] = low.even, out.v[1] = low.odd, out.v[2] = high.even, out.v[3] = high.odd;
+    for (int k = 0; k < 4; k += 2) {
+      const Bits both = loaded<Bits>(from + k * kBytes / 4);
+      out.v[k] = reinterpret_cast<Register<float>>(both << 16);
+      out.v[k + 1] = reinterpret_cast<Register<float>>(both & 0xffff0000u);
+    }
   } else {
-    for (int k = 0; k < Lanes<A>::count; ++k) out.v[k] = load<Vector<A>>(from + k * (64 / sizeof(A)));
+    for (int k = 0; k < Lanes<A>::count; ++k) out.v[k] = loaded<Register<A>>(from + k * (kBytes / sizeof(A)));
   }
   return out;
 }
@@ -40,16 +71,20 @@ inline Lanes<A> read(const T* from) {
 template <class A, class T>
 inline void write(T* to, const Lanes<A>& x) {
   if constexpr (std::is_same_v<T, BFloat16>) {
-    store(to, Pair{x.v[0], x.v[1]}), store(to + 32, Pair{x.v[2], x.v[3]});
+    for (int k = 0; k < 4; k += 2) {
+      const Bits both = (nearest(x.v[k]) >> 16) | nearest(x.v[k + 1]);
+      std::memcpy(to + k * kBytes / 4, &both, sizeof both);
+    }
   } else {
-    for (int k = 0; k < Lanes<A>::count; ++k) store(to + k * (64 / sizeof(A)), x.v[k]);
+    for (int k = 0; k < Lanes<A>::count; ++k) std::memcpy(to + k * (kBytes / sizeof(A)), &x.v[k], kBytes);
   }
 }
 
 // The lane of the i-th number of a row.
 template <class T>
 inline int64_t lane(int64_t i) {
-  return std::is_same_v<T, BFloat16> ? i / 32 * 32 + i % 2 * 16 + i % 32 / 2 : i;
+  constexpr int64_t loaded = kBytes / 2;
+  return std::is_same_v<T, BFloat16> ? i / loaded * loaded + i % 2 * (loaded / 2) + i % loaded / 2 : i;
 }
 
 // What follows the norm; V is a number or a vector. A NaN stays one.
@@ -77,7 +112,7 @@ inline A kept(A v) {  // as it is once it was stored
     put(stored, v);
     return get(stored);
   } else if constexpr (std::is_same_v<T, BFloat16>) {
-    return reinterpret_cast<A>(rounded(v));
+    return reinterpret_cast<A>(nearest(v));
   } else {
     return v;
   }
@@ -106,8 +141,8 @@ struct Map {
   }
 };
 
-// Two sums for each lane and part; what is added up is `terms(at, i, first, second)` of 64 numbers from `at`, the i-th
-// of a row on, and `term(at, i)` of a single one.
+// Two sums for each lane and part; what is added up is `terms(at, i, count, first, second)`, of the lanes from `at`, the
+// i-th of a row, in `count` rows, and `term(at, i)` of a single one.
 template <class T, class Terms, class Term>
 std::vector<double> sums(const Map<T>& map, int threads, const Terms& terms, const Term& term) {
   using A = typename Sum<T>::type;
@@ -123,7 +158,7 @@ std::vector<double> sums(const Map<T>& map, int threads, const Terms& terms, con
         Lanes<A> first{}, second{};
         terms(from * width + i, i, count, first, second);
         for (int k = 0; k < Lanes<A>::count; ++k)
-          for (int64_t j = 0, n = 64 / sizeof(A); j < n; ++j)
+          for (int64_t j = 0, n = kBytes / sizeof(A); j < n; ++j)
             total[i + k * n + j] += first.v[k][j], total[width + i + k * n + j] += second.v[k][j];
       }
     }
@@ -144,7 +179,7 @@ std::vector<double> sums(const Map<T>& map, int threads, const Terms& terms, con
   return found;
 }
 
-// Every number of the map, `many(at, i, count)` for 64 of each of `count` rows, from the end: what was read last is still
+// Every number of the map, `many(at, i, count)` for the lanes of each of `count` rows, from the end: what was read last is still
 // in a cache.
 template <class T, class Many, class One>
 void each(const Map<T>& map, int threads, const Many& many, const One& one) {
@@ -247,7 +282,7 @@ void backward(const Map<T>& map, const T* x, const T* y, const T* grad, const ty
   using A = typename Sum<T>::type;
   const std::vector<A> mean = map.spread(about), scale = map.spread(about + 2 * map.channels);
   const std::vector<A> shift = map.spread(about + 3 * map.channels);
-  // 64 gradients past the activation; `value` is the input there, `a` and `b` the norm's scale and shift
+  // gradients past the activation; `value` is the input there, `a` and `b` the norm's scale and shift
   const auto past = [=](int64_t at, const Lanes<A>& value, const Lanes<A>& a, const Lanes<A>& b) {
     Lanes<A> z = read<A>(grad + at), out;
     if constexpr (ACT == kNone) return z;

@@ -180,9 +180,6 @@ void merge(const A* from, int64_t part, To* out, int64_t n, int64_t stride) {
     for (int64_t i = 0; i < n; ++i) put(out[i * stride + c], from[c * part + i]);
 }
 
-// Bytes of results that no second-level cache holds.
-constexpr std::size_t kLarge = 4 << 20;
-
 template <class A>
 struct Pass {  // one direction of a blur, the tables of every phase
   Axis down, right;

@@ -97,6 +97,9 @@ inline Words rounded(Vector<float> v) {  // as `put`, the result in the upper ha
   return (word & 0x7fffffffu) > 0x7f800000u ? nan : (word + 0x7fffu + ((word >> 16) & 1u)) & 0xffff0000u;
 }
 
+// Bytes of results that no second-level cache holds.
+constexpr std::size_t kLarge = 4 << 20;
+
 // `past`: past the caches where the processor can, `to` being where a line of the cache begins. A line that is written
 // whole need not be read first, and what is larger than the caches would leave them before anybody reads it.
 template <class V, class To>

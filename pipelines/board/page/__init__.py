@@ -147,13 +147,15 @@ def html(entries: Sequence[Entry]) -> str:
     # within a script an end tag would end it, whatever quotes stand around
     content = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     parts = {
-        "@STYLE@": (vendor / STYLE).read_text() + (HERE / "board.css").read_text(),
-        "@LIBRARIES@": "\n".join((vendor / name).read_text() for name in LIBRARIES).replace("</script", "<\\/script"),
-        "@SCRIPT@": (HERE / "board.js").read_text(),
+        "@STYLE@": (vendor / STYLE).read_text("utf-8") + (HERE / "board.css").read_text("utf-8"),
+        "@LIBRARIES@": "\n".join((vendor / name).read_text("utf-8") for name in LIBRARIES).replace(
+            "</script", "<\\/script"
+        ),
+        "@SCRIPT@": (HERE / "board.js").read_text("utf-8"),
         "@TITLE@": _escaped(title_of(entries)),
         "@DATA@": content,
     }
-    template = (HERE / "board.html").read_text()
+    template = (HERE / "board.html").read_text("utf-8")
     pieces, marks = [template], list(parts)
     for mark in marks:
         # a mark that stands in a library or in somebody's words is left alone: pieces are cut before they are filled

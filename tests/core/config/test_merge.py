@@ -109,7 +109,7 @@ def test_what_is_dumped_reads_back_the_same() -> None:
 def test_damaged_settings_of_a_run_are_told_in_one_sentence(tmp_path, content):
     path = tmp_path / "config.yaml"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"config\.yaml is damaged and holds no settings"):
+    with pytest.raises(UserError, match=r"config\.yaml holds no settings.*: where it is damaged, remove"):
         read_settings(path)
 
 

@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +67,21 @@ def test_the_check_sum_behind_the_last_member_is_read(tmp_path: Path, whole: byt
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_header_that_announces_more_than_there_may_be_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    member = tarfile.TarInfo("long")
+    member.type, member.size = kind, 32 << 20
+    (tmp_path / "a.tar").write_bytes(gzip.compress(member.tobuf() + bytes(member.size), 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="unpacks to more than the allowed"):
+            list(archive_files(tmp_path / "a.tar", most=64 << 20, largest=60_000))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 << 20
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
 def test_headers_that_announce_headers_without_end_are_refused(tmp_path: Path, kind: bytes) -> None:
     member = tarfile.TarInfo("long")
     member.type, text = kind, b"20 comment=aaaaaaaa\n"
@@ -83,3 +99,17 @@ def test_a_header_of_a_sparse_file_without_its_map_is_refused(tmp_path: Path) ->
         archive.addfile(member, io.BytesIO(bytes(512)))
     with pytest.raises(UserError, match="truncated or damaged"):
         names(tmp_path / "a.tar", out.getvalue())
+
+
+def test_an_archive_of_many_members_takes_the_memory_of_one(tmp_path: Path) -> None:
+    out, count = io.BytesIO(), 4000
+    header = tarfile.TarInfo("0.png").tobuf()
+    out.write(header * count + bytes(1024))
+    (tmp_path / "a.tar").write_bytes(gzip.compress(out.getvalue()))
+    tracemalloc.start()
+    try:
+        found = sum(1 for _ in archive_files(tmp_path / "a.tar", most=4 << 20, largest=60_000))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found == count and peak < 1 << 20

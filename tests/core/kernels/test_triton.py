@@ -9,11 +9,15 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from stillpoint.core.kernels import (
+    triton_activity,
+    triton_channel_norm,
     triton_correlation,
+    triton_framing,
     triton_mixture,
     triton_pool,
     triton_proximal,
     triton_quadratic,
+    triton_translation,
 )
 
 CASES = Path(__file__).with_name("triton_cases.py")
@@ -37,23 +41,29 @@ def interpreted():
 LAWS = ("blurs", "frames", "precisions", "choices", "shifts", "edges", "magnitudes", "correlations", "steps")
 
 
-@pytest.mark.parametrize("law", [*LAWS, "mixtures", "polynomials"])
+SAMPLING = ("mixtures", "frames_of_phases", "activities", "translations", "polynomials", "norms")
+
+
+@pytest.mark.parametrize("law", [*LAWS, *SAMPLING])
 def test_the_gpu_kernels_give_what_the_cpu_kernels_give(interpreted, law):
     assert f"{law} pass" in interpreted.stdout.splitlines(), interpreted.stderr
 
 
 NUMBERS = ("channels", "height", "width", "height_out", "width_out", "extent", "count", "across", "taps", "filters")
 KINDS = dict.fromkeys((*NUMBERS, "stride", "before", "size"), "i32") | {"momentum": "fp32", "phase": "*i64"}
-KINDS |= dict.fromkeys(("weights", "coefficients", "pixels"), "*fp32")
+KINDS |= dict.fromkeys(("weights", "coefficients", "pixels", "means", "tau", "pull", "taps", "edge"), "*fp32")
+KINDS |= dict.fromkeys(("biases", "mean", "squares", "inverse", "drift", "product", "to_weights"), "*fp32")
 KINDS |= {"row_from": "*i32", "column_from": "*i32", "row_weight": "*fp32", "column_weight": "*fp32"}
 KINDS |= {"pixels": "*fp32", "ways": "*i32", "shrink": "*fp32", "threshold": "*fp32"}
 
 
-def compiled(kernel, constants, dtype):
-    """Machine code for compute capability 8.0; all that is not in KINDS is a map of `dtype`."""
+def compiled(kernel, constants, dtype, capability=80):
+    """Machine code for a compute capability, times ten; all that is not in KINDS is a map of `dtype`."""
     signature = {n: "constexpr" if n in constants else KINDS.get(n, f"*{dtype}") for n in kernel.arg_names}
     source = ASTSource(kernel, signature, constexprs=constants)
-    return triton.compile(source, target=GPUTarget("cuda", 80, 32), options={"enable_fp_fusion": False}).asm["cubin"]
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"enable_fp_fusion": False}).asm[
+        "cubin"
+    ]
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -93,3 +103,24 @@ def test_the_gpu_kernels_of_mixtures_and_polynomials_compile_without_a_gpu(last,
         (triton_quadratic._backward, tile),
     ):
         assert compiled(kernel, constants, dtype)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(("dtype", "capability"), [("fp32", 80), ("bf16", 80), ("fp32", 90)])
+def test_the_gpu_kernels_of_scores_weights_and_norms_compile_without_a_gpu(last, dtype, capability):
+    tile = {"LAST": last, "PIXELS": 16 if last else 512, "CHANNELS": 32 if last else 1}
+    by_pixel = {"LAST": last, "PIXELS": 16 if last else 128, "CHANNELS": 64 if last else 4}
+    for kernel, constants in (
+        (triton_framing._split, {"WRAPS": last, "LAST": last, "BLOCK": 512}),
+        (triton_framing._join, {"WRAPS": True, "LAST": last, "BLOCK": 512}),
+        (triton_activity._forward, tile),
+        (triton_activity._backward, {"LAST": last, "BLOCK": 1024}),
+        (triton_translation._judge, {"KEEP": True, **tile}),
+        (triton_translation._edge, {"GIVEN": True, **tile}),
+        (triton_translation._pull, tile),
+        (triton_channel_norm._measure, by_pixel),
+        (triton_channel_norm._apply, {"WHOLE": last, "LAST": last, "BLOCK": 512}),
+        (triton_channel_norm._gather, by_pixel),
+        (triton_channel_norm._spread, {"WHOLE": not last, **tile}),
+    ):
+        assert compiled(kernel, constants, dtype, capability)

@@ -12,16 +12,24 @@ from types import FunctionType
 import torch
 
 from stillpoint.core.kernels import (
+    activity,
+    channel_norm,
     correlation,
+    framing,
     mixture,
     pool,
     proximal,
     quadratic,
+    translation,
+    triton_activity,
+    triton_channel_norm,
     triton_correlation,
+    triton_framing,
     triton_mixture,
     triton_pool,
     triton_proximal,
     triton_quadratic,
+    triton_translation,
 )
 
 #: public functions of the kernels; their own calls of one another stay on the GPU
@@ -29,8 +37,12 @@ KERNELS = {
     triton_pool: ("blur_pool", "blur_pool_adjoint", "polyphase_pool", "choose_phase"),
     triton_correlation: ("correlation", "adjoint"),
     triton_proximal: ("step", "backward"),
+    triton_framing: ("split", "join"),
     triton_mixture: ("mix", "spread", "weigh"),
     triton_quadratic: ("forward", "backward"),
+    triton_activity: ("forward", "backward"),
+    triton_channel_norm: ("forward", "backward"),
+    triton_translation: ("forward", "backward"),
 }
 
 
@@ -203,6 +215,19 @@ def mixtures():
     assert empty.shape == (0, 5, 4)
 
 
+def frames_of_phases():
+    for layout, wraps, shape in itertools.product(LAYOUTS, (False, True), ((4, 6), (2, 4), (2, 2))):
+        x, last = map_of(shape, layout, channels=5), layout is torch.channels_last
+        want = framing._split(x, wraps)
+        triton_framing.split(x, y := torch.empty_like(want), wraps, last)
+        same(y, want, 0)
+        grad = torch.randn_like(want)
+        triton_framing.join(back := torch.empty_like(x), grad, wraps, last)
+        same(back, framing._join(grad, wraps))
+    triton_framing.split(x.bfloat16(), half := torch.empty_like(y, dtype=torch.bfloat16), wraps, last)
+    assert torch.equal(half, y.bfloat16())
+
+
 def polynomials():
     for layout in LAYOUTS:
         x, grad, last = map_of((5, 7), layout), map_of((5, 7), layout), layout is torch.channels_last
@@ -214,7 +239,57 @@ def polynomials():
     assert triton_quadratic.backward(grad[:0], x[:0], terms, True)[1].tolist() == [[0.0] * 3] * 3
 
 
-CHECKS = (blurs, frames, precisions, choices, shifts, edges, magnitudes, correlations, steps, mixtures, polynomials)
+def activities():
+    for layout in LAYOUTS:
+        x, last = map_of((5, 7), layout, channels=5), layout is torch.channels_last
+        same(triton_activity.forward(x, last), want := activity._mean(x))
+        grad = torch.randn_like(want)
+        same(triton_activity.backward(grad, x, last), activity._backward(grad, x))
+    torch.testing.assert_close(triton_activity.forward(x.bfloat16(), last), want, rtol=2**-6, atol=2**-6)
+    x[1, 2, 3, 4] = float("nan")
+    assert triton_activity.forward(x, last).isnan().nonzero().tolist() == [[1, 2]]
+    same(triton_activity.backward(grad, x, last), activity._backward(grad, x))
+    assert triton_activity.forward(x[:0], last).shape == (0, 5)
+
+
+def norms():
+    for layout, whole, shape in itertools.product(LAYOUTS, (False, True), ((5, 7), (12, 12))):
+        x, grad, last = map_of(shape, layout, channels=6), map_of(shape, layout, channels=6), layout == LAYOUTS[1]
+        weight, bias = torch.randn(6), torch.randn(6)
+        want = channel_norm._norm(x, weight, bias, whole, 1e-3)
+        got = [torch.empty_like(part) for part in want]
+        triton_channel_norm.forward(x, weight, bias, *got, 1e-3, last)
+        for mine, exact in zip(got, want, strict=True):
+            same(mine, exact, 1e-5)
+        exact = channel_norm._gradients(grad, x, weight, *want[1:])
+        to_x, to_weights = torch.empty_like(x), torch.empty(2, 2, 6)
+        triton_channel_norm.backward(grad, x, weight, *want[1:], to_x, to_weights, last)
+        same(to_x, exact[0], 1e-5)
+        same(to_weights.sum(0), exact[1], 1e-4)
+
+
+def translations():
+    for layout, keep, shape in itertools.product(LAYOUTS, (False, True), ((4, 6), (2, 2), (8, 10))):
+        x, last = map_of(shape, layout, channels=5), layout is torch.channels_last
+        weight, scale = torch.randn(5, 9), 3 * torch.randn(5)
+        want = translation._sample(x, weight, scale, keep)
+        got = [torch.empty_like(part) for part in want]
+        triton_translation.forward(x, weight, scale, *got[:2], got[2] if keep else None, last)
+        for mine, exact in zip(got, want, strict=True):
+            same(mine, exact, 1e-5)
+        to_y = torch.randn_like(want[0])
+        others = (torch.randn(2, 5, 4), torch.randn_like(x)) if keep else (None, None)
+        exact = translation._gradients(x, weight, scale, to_y, *others)
+        to_x, to_weights = torch.empty_like(x), torch.empty(2, 5, 10)
+        triton_translation.backward(x, weight, scale, to_y, *others, to_x, to_weights, last)
+        same(to_x, exact[0], 1e-4)
+        same(to_weights.sum(0), exact[1], 1e-4)
+
+
+CHECKS = (
+    *(blurs, frames, precisions, choices, shifts, edges, magnitudes, correlations, steps),
+    *(mixtures, frames_of_phases, activities, translations, polynomials, norms),
+)
 for check in CHECKS:
     if check.__name__ in sys.argv[1:] or not sys.argv[1:]:
         check()

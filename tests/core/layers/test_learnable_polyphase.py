@@ -247,6 +247,8 @@ def test_the_temperature_sharpens_and_is_kept():
     for tau in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="tau must be positive and finite"):
             f.set_tau(tau)
+        with pytest.raises(ValueError, match="tau must be positive and finite"):
+            phase_weights(scores, tau=tau)
 
 
 def test_a_hard_choice_is_made_in_float32_under_autocast():

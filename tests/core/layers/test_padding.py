@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -111,6 +113,52 @@ def test_a_padded_convolution_of_channels_last_stays_so():
     torch.testing.assert_close(compiled(x), conv(x))
     exported = torch.export.export(conv, (x,)).module()
     torch.testing.assert_close(exported(x), conv(x))
+
+
+@pytest.mark.parametrize("options", [{"padding": 1}, {"kernel_size": 5, "padding": 2}, {"padding": 2, "dilation": 2}])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_around_a_torus_the_gradient_is_a_convolution_of_the_same_size(options, dtype):
+    torch.manual_seed(0)
+    options = {"kernel_size": 3, "padding_mode": "circular", "bias": False, "dtype": torch.float64, **options}
+    theirs, ours = nn.Conv2d(4, 6, **options), PaddedConv2d(4, 6, **options)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 4, 8, 7, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
+    seed = torch.randn(2, 6, 8, 7, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    want = [theirs(x), *torch.autograd.grad(theirs(x), [x, theirs.weight], seed)]
+    if dtype == torch.bfloat16:
+        x, seed = x.detach().float().requires_grad_(), seed.bfloat16()
+        ours.float()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        y = ours(x)
+    assert y.dtype == dtype and "Circular" in type(y.grad_fn).__name__
+    got = [y, *torch.autograd.grad(y, [x, ours.weight], seed)]
+    assert [t.dtype for t in got[1:]] == [x.dtype, ours.weight.dtype]
+    for a, b in zip(got, want, strict=True):
+        assert (a.double() - b).norm() <= (1e-12 if dtype == torch.float64 else 2**-7) * b.norm()
+
+
+def test_and_its_gradients_have_gradients():
+    torch.manual_seed(0)
+    conv = PaddedConv2d(2, 3, 3, padding=1, padding_mode="circular", bias=False, dtype=torch.float64)
+    x = torch.randn(2, 2, 4, 5, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
+
+    def call(x, weight):
+        own = copy.copy(conv)
+        own._parameters = {"weight": weight, "bias": None}
+        return own(x)
+
+    assert "Circular" in type(call(x, conv.weight).grad_fn).__name__
+    assert torch.autograd.gradcheck(call, (x, conv.weight)) and torch.autograd.gradgradcheck(call, (x, conv.weight))
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (1, 1), (2, 3)])
+@pytest.mark.parametrize("margin", [1, 2, 4])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_border_around_a_torus_is_copied_exactly(shape, margin, layout):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        x = torch.randn(2, 3, *shape).to(dtype).contiguous(memory_format=layout)
+        rows, columns = (torch.arange(-margin, n + margin).remainder(n) for n in shape)
+        assert torch.equal(pad(x, [(margin, margin)] * 2, padding="circular"), x[:, :, rows][..., columns])
 
 
 def test_exceptions_name_the_number_and_the_choice():

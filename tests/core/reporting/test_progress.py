@@ -1,6 +1,8 @@
 """Progress is read from what runs write, and a workflow that fails is told by its exit code."""
 
 import io
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from stillpoint.core.base.interrupt import Interrupted
 from stillpoint.core.reporting import progress
 from stillpoint.core.reporting.progress import (
     EVALUATION,
@@ -73,33 +76,35 @@ def test_follow_returns_the_exit_code_and_keeps_the_output(run: Run, code: int) 
     assert "0 of 1 runs measured" in text.getvalue()
 
 
-def test_an_interrupt_that_reached_this_process_alone_is_passed_on(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_reached_this_process_alone_is_passed_on_as_an_interrupt(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setattr(progress, "PATIENCE", 0.2)
-    told = tmp_path / "told"
-    # a snakemake that the signal of `kill -INT` has not reached
+    # a snakemake that a `kill` of this process alone has not reached
     waits = (
-        "import pathlib, signal, time\n"
-        # a shell starts what runs behind `&` deaf to it
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import pathlib, time\n"
         "try:\n"
         "    pathlib.Path('begun').touch(); time.sleep(60)\n"
-        f"except KeyboardInterrupt:\n    pathlib.Path({str(told)!r}).touch()\n"
+        "except KeyboardInterrupt:\n    pathlib.Path('told').touch()\n"
     )
     monkeypatch.chdir(tmp_path)
+    sleep, kills = time.sleep, [number]
 
-    sleep, interrupts = time.sleep, [KeyboardInterrupt()]
-
-    def interrupted(seconds: float) -> None:
-        if interrupts and Path("begun").is_file():
-            raise interrupts.pop()
+    def killed(seconds: float) -> None:
+        if kills and Path("begun").is_file():
+            os.kill(os.getpid(), kills.pop())
         sleep(seconds)
 
-    monkeypatch.setattr(progress.time, "sleep", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        follow([sys.executable, "-c", waits], [run], 2, tmp_path, Console(file=io.StringIO()))
-    assert told.is_file()
+    monkeypatch.setattr(progress.time, "sleep", killed)
+    # a shell starts what runs behind `&` deaf to interrupts, and a child inherits that
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(Interrupted) as stopped:
+            follow([sys.executable, "-c", waits], [run], 2, tmp_path, Console(file=io.StringIO()))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stopped.value.signal == number and Path("told").is_file()
 
 
 def test_a_workflow_that_failed_behind_its_last_measurement_is_not_done(run: Run) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines.board.entries import (
     Entry,
     board_text,
@@ -16,6 +17,7 @@ from stillpoint.pipelines.board.entries import (
     read_entries,
     together,
 )
+from stillpoint.pipelines.board.gather import cost_beside
 from stillpoint.pipelines.board.measures import BY_KEY, MEASURES
 
 METRICS = {"accuracy": 0.9, "accuracy_standard_error": 0.01, "all_shifts_max_logit_change": 3e-7}
@@ -122,3 +124,16 @@ def test_numbers_that_weights_do_not_give_are_named() -> None:
 def test_every_measure_is_said_in_a_sentence_and_no_two_share_a_key() -> None:
     assert len(BY_KEY) == len(MEASURES)
     assert all(measure.sentence.endswith(".") and measure.better in ("higher", "lower") for measure in MEASURES)
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", '{"cost": []}', '{"cost": {"parameters": "1"}}', '{"cost": {"a": true}}', '{"cost": {"a":']
+)
+def test_damaged_costs_of_a_run_are_refused_in_a_sentence(tmp_path: Path, content: str) -> None:
+    run = Run("board", "digits", "plain", 0, tmp_path)
+    run.folder.mkdir(parents=True)
+    run.beside.write_text('{"cost": {"parameters": 1, "inference_time": 1.5}}')
+    assert cost_beside(run) == {"parameters": 1, "inference_time": 1.5}
+    run.beside.write_text(content)
+    with pytest.raises(UserError, match=r"beside\.json .*: evaluate the run again"):
+        cost_beside(run)

@@ -1,0 +1,63 @@
+"""A convolution of stride one around a torus, whose gradient is one of the same size; CPU, channels last.
+
+The gradient of a convolution of a padded map is one of the padded size, of which the border is then folded back. Around
+a torus it is the convolution of the padded gradient with the turned kernel, which at 8x8 pixels and 3x3 taps computes
+two thirds of the numbers. The padded map is not kept.
+"""
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stillpoint.core.kernels.layout import is_channels_last
+from stillpoint.core.kernels.operators import ordinary
+from stillpoint.core.kernels.pool import blur_pool2d, fused
+
+
+def circular_conv2d(x: Tensor, conv: nn.Conv2d, weight: Tensor) -> Tensor | None:
+    """The circular convolution of (B, C, H, W) by `conv`'s options with a gradient of its own; None: do it plainly.
+
+    It is for a gradient in `x`, stride one, one group, no bias, and a padding that keeps the size. Autocast is followed
+    as `torch.nn.functional.conv2d` follows it.
+    """
+    rows, columns = cast(tuple[int, int], conv.padding)
+    (down, right), (taps, _) = conv.dilation, conv.kernel_size
+    square = rows == columns and down == right and conv.kernel_size == (taps, taps)
+    if type(x) is not Tensor or torch.compiler.is_compiling() or not (torch.is_grad_enabled() and x.requires_grad):
+        return None
+    if conv.stride != (1, 1) or conv.groups != 1 or not square or 2 * rows != down * (taps - 1):
+        return None
+    if torch.is_autocast_enabled("cpu"):
+        x, weight = (t if t.dtype == torch.float64 else t.to(torch.get_autocast_dtype("cpu")) for t in (x, weight))
+    if not (ordinary(x, weight) and is_channels_last(x) and weight.dtype == x.dtype and fused(x)):
+        return None
+    return _Circular.apply(x, weight, rows, down)  # type: ignore[no-untyped-call]
+
+
+class _Circular(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, margin: int, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.options = margin, dilation
+        return F.conv2d(_padded(x, margin), weight, dilation=dilation)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        margin, dilation = ctx.options
+        to_x = to_weight = None
+        if ctx.needs_input_grad[0]:
+            turned = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+            to_x = F.conv2d(_padded(grad, margin), turned, dilation=dilation)
+        if ctx.needs_input_grad[1]:
+            to_weight = torch.ops.aten.convolution_backward(
+                *(grad, _padded(x, margin), weight, None, [1, 1], [0, 0], [dilation, dilation]),
+                *(False, [0, 0], 1, [False, True, False]),
+            )[1]
+        return to_x, to_weight, None, None
+
+
+def _padded(x: Tensor, margin: int) -> Tensor:
+    return blur_pool2d(x, size=1, stride=(1, 1), padding="circular", pad_off=margin)
