@@ -87,7 +87,10 @@ def measure_boxes(
                     overlaps.take(ious[rows, columns])
                     changes.take((kept["scores"][rows] - after["scores"][columns]).abs())
     if not int(found.images):
-        raise UserError(f"the network found no box of a score of at least {score:g}: there is nothing to compare")
+        raise UserError(
+            f"the network found no box of a score of at least {score:g}, so there is nothing to compare: "
+            "measure_boxes(net, batches, score=...) compares those of a lower one"
+        )
     pairs_found = int(found.successes) > 0
     return {
         "images": float(first),

@@ -174,9 +174,9 @@ class _Surgeon:
         network = self.network
         for place in network.places:
             place.reason = self._choice(place)
-            if not place.reason:
-                place.reason = self._obstacle(place, include, exclude)
-                place.bare = bool(place.reason) and not is_filtered(place.module)
+            averages = bool(place.reason) and _policy(place) not in ("max_pool", "strided_conv")  # or is the stem
+            place.reason = place.reason or self._obstacle(place, include, exclude)
+            place.bare = bool(place.reason) and not averages and not is_filtered(place.module)
         if self.where == "behind":
             for place in network.places:
                 if not place.reason and place.is_convolution:

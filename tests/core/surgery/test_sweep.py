@@ -94,6 +94,22 @@ def test_the_surgery_leaves_no_addition_half_filtered(sweep: ModuleType) -> None
         assert (found.count, found.half) == (left, 0)
 
 
+@pytest.mark.parametrize("policy", ["strided_conv", "max_pool"])
+@torch.no_grad()
+def test_what_the_policy_leaves_keeps_what_it_is_added_to(sweep: ModuleType, policy: str) -> None:
+    torch.manual_seed(0)
+    net = Sum(bare(), pooled())
+    report = stillpoint.antialias(net, policy, verbose=False)
+    found = sweep.seen(net, torch.randn(1, 3, 32, 32))
+    assert (found.count, found.half, report.changes) == (3, 0, [])
+    assert any("it is added to what" in reason for _, reason in report.left)
+    # an average pool is a filter itself
+    other = Sum(bare(), averaged())
+    assert [change.name for change in stillpoint.antialias(other, "strided_conv", verbose=False).changes] == [
+        "layers.0"
+    ]
+
+
 def test_the_table_is_whole_and_meets_the_goals(sweep: ModuleType) -> None:
     table = sweep.read(ROOT / "docs" / "surgery.csv")
     assert set(table) == {*(("torchvision", n) for n in sweep.TORCHVISION), *(("timm", n) for n in sweep.TIMM)}
