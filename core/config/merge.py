@@ -91,7 +91,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     else:
         reason = ""
     if not isinstance(settings, dict):
-        raise UserError(f"{path} holds no settings{reason}: where it is damaged, remove the run's folder and train again")
+        raise UserError(
+            f"{path} holds no settings{reason}: where it is damaged, remove the run's folder and train again"
+        )
     return modern(settings)
 
 

@@ -80,7 +80,7 @@ def _edge(
     pull,
     to_psi,
     edge,
-    taps,
+    to_taps,
     channels,
     height,
     width,
@@ -113,7 +113,7 @@ def _edge(
         for tap in tl.static_range(9):
             part = tl.sum(found * _tap(x, place, inside, pixel, height, width, step, tap, False), 0)
             sums += tl.where((which == tap)[:, None], part[None, :], 0.0)
-    target = taps + (image * channels + channel[None, :]) * 9 + which[:, None]
+    target = to_taps + (image * channels + channel[None, :]) * 9 + which[:, None]
     tl.store(target, sums, mask=known[None, :] & (which < 9)[:, None])
 
 

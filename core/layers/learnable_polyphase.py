@@ -52,9 +52,9 @@ class LearnablePolyphaseDownsample2d(LearnableSampler, Downsample):
 
     Laws: with hard sampling, circular paddings, sides that are multiples of the stride and no two scores that tie,
     f(roll(x, any shift)) is a roll of f(x). Scores tie where a scorer's hidden units are all on or all off: it is then
-    linear, and a low-pass filter gives all phases the same mean. Soft sampling mixes the grids and, up to its noise, commutes only with shifts by multiples of the
-    stride. Neither law holds for other paddings or extended sides. Hard choices are made in float32 or better, also
-    under autocast.
+    linear, and a low-pass filter gives all phases the same mean. Soft sampling mixes the grids and, up to its noise,
+    commutes only with shifts by multiples of the stride. Neither law holds for other paddings or extended sides. Hard
+    choices are made in float32 or better, also under autocast.
 
     The buffer `tau` starts at 1. Parameters of scorers, which have no weight decay, have ".scorer." in their names.
 

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_REGISTER = 16  # numbers in the widest register, in float32
+#: numbers in the widest register, in float32
+_REGISTER = 16
 
 
 class PointwiseConv2d(nn.Conv2d):
@@ -33,9 +34,11 @@ class PointwiseConv2d(nn.Conv2d):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(in_channels, out_channels, 1, stride=stride, bias=bias, device=device, dtype=dtype)
+        # TorchScript reads attributes, not a module's constants
+        self.narrow = in_channels < _REGISTER
 
     def forward(self, x: Tensor) -> Tensor:
         s, t = self.stride[0], self.stride[1]
-        if (s > 1 or t > 1) and self.in_channels < _REGISTER and x.device.type == "cpu":
+        if (s > 1 or t > 1) and self.narrow and x.device.type == "cpu":
             return F.conv2d(x[..., ::s, ::t], self.weight, self.bias)
         return F.conv2d(x, self.weight, self.bias, self.stride)

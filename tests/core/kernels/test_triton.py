@@ -51,7 +51,7 @@ def test_the_gpu_kernels_give_what_the_cpu_kernels_give(interpreted, law):
 
 NUMBERS = ("channels", "height", "width", "height_out", "width_out", "extent", "count", "across", "taps", "filters")
 KINDS = dict.fromkeys((*NUMBERS, "stride", "before", "size"), "i32") | {"momentum": "fp32", "phase": "*i64"}
-KINDS |= dict.fromkeys(("weights", "coefficients", "pixels", "means", "tau", "pull", "taps", "edge"), "*fp32")
+KINDS |= dict.fromkeys(("weights", "coefficients", "pixels", "means", "tau", "pull", "to_taps", "edge"), "*fp32")
 KINDS |= dict.fromkeys(("biases", "mean", "squares", "inverse", "drift", "product", "to_weights"), "*fp32")
 KINDS |= {"row_from": "*i32", "column_from": "*i32", "row_weight": "*fp32", "column_weight": "*fp32"}
 KINDS |= {"pixels": "*fp32", "ways": "*i32", "shrink": "*fp32", "threshold": "*fp32"}
