@@ -92,7 +92,7 @@ def _lesson(path: Path) -> str:
 def _origin(file: File) -> str | None:
     """The file of the repository that a page is made of."""
     if file.abs_src_path is None:
-        return None
+        return next((name for name, page in pages().items() if page == file.src_uri and name.endswith(".py")), None)
     path = Path(file.abs_src_path)
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else None
 

@@ -205,14 +205,14 @@ def _lengthen(run: Run, state: dict[str, Any], config: RunConfig, progress: Prog
 def write_config(config: RunConfig, run: Run) -> None:
     """The resolved configuration; the file is left alone where it says the same."""
     text = yaml.safe_dump(config.dump(), sort_keys=False)
-    if not run.config.exists() or run.config.read_text() != text:
+    if not run.config.exists() or run.config.read_text(encoding="utf-8", errors="replace") != text:
         write_atomic(run.config, text)
 
 
 def note(run: Run, progress: Progress, sentence: str) -> None:
     """A sentence for the log, with its time, and for who watches."""
     # a log that cannot be written (a full disk) must not hide what the sentence has to say
-    with suppress(OSError), run.log.open("a") as log:
+    with suppress(OSError), run.log.open("a", encoding="utf-8") as log:
         log.write(f"{datetime.now().isoformat(timespec='seconds')} {sentence}\n")
     progress.on_note(sentence)
 
@@ -225,7 +225,7 @@ def crash_in_log(run: Run) -> Iterator[None]:
     except UserError:
         raise
     except Exception:
-        with suppress(OSError), run.log.open("a") as log:
+        with suppress(OSError), run.log.open("a", encoding="utf-8") as log:
             log.write(f"{datetime.now().isoformat(timespec='seconds')} {traceback.format_exc()}")
         raise
 

@@ -92,7 +92,7 @@ def _text(path: Path) -> str:
     if path.stat().st_size > _TEXT_BYTES:
         raise UserError(f"{path} was refused: it has more than {_TEXT_BYTES:,} bytes")
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is damaged ({error})") from None
 
