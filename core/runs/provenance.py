@@ -5,6 +5,8 @@ import platform
 import resource
 import subprocess
 import sys
+from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,15 +47,26 @@ def _version() -> str | None:
 
 
 def device_name(device: torch.device) -> str:
-    """The name of the GPU, or the processor and the number of threads that torch may use."""
+    """The name of the GPU; or the processor's, its widest instructions, and the threads that torch may use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    processor = platform.processor() or platform.machine()
-    return (
-        f"{processor}, {counted(torch.get_num_threads(), 'thread')}"
-        if device.type == "cpu"
-        else f"{processor} {device.type}"
-    )
+    if device.type != "cpu":
+        return f"{processor_name()} {device.type}"
+    # a private function of torch, which may be gone one day
+    tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    widest = "AMX" if tiles else torch.backends.cpu.get_cpu_capability()
+    return f"{processor_name()} ({widest}), {counted(torch.get_num_threads(), 'thread')}"
+
+
+@cache
+def processor_name() -> str:
+    """As the system calls it, such as "AMD EPYC 9754"; of a system that does not tell, the architecture."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def peak_memory(device: torch.device) -> int:

@@ -272,6 +272,7 @@ def finish(config: RunConfig, run: Run, state: dict[str, Any], device: torch.dev
     seconds = sum(row["seconds"] for row in state["timing"])
     about = {"model": model_name(config), "epochs": epochs, "kept_epoch": kept}
     about |= {"first_epoch": state.get("first_epoch"), "codes": state.get("codes", [])}
+    about |= {"processors": state.get("processors", [])}
     origin = provenance(config, state["data"], device, seconds, state.get("data_order", ""))
     write_json(run.training, {**about, **origin})
     note(

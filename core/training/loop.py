@@ -17,7 +17,7 @@ from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.data.build import Loaders
 from stillpoint.core.runs.checkpoint import save_state
 from stillpoint.core.runs.layout import Run
-from stillpoint.core.runs.provenance import tensors_digest
+from stillpoint.core.runs.provenance import device_name, tensors_digest
 from stillpoint.core.runs.records import Progress, Row, model_name, save_net, write_tables
 from stillpoint.core.training.hooks import Moment, TrainHooks
 from stillpoint.core.training.learner import Learner
@@ -57,8 +57,7 @@ class Loop:
             self.state = TrainState(Sums(device))
         else:
             self.state = self._restored(saved)
-        if code and self.state.codes[-1:] != [code]:
-            self.state.codes.append(code)
+        self.state.worked_on(device_name(device), code)
 
     def _restored(self, saved: dict[str, Any]) -> TrainState:
         if saved["data"] != self.loaders.digest:

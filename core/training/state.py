@@ -21,6 +21,7 @@ class TrainState:
     best         the kept epoch with TRAIN.KEEP best: its number, score and weights
     first_epoch  digest of the weights after the first epoch, by which codes are compared
     codes        digests of the code of every process that worked on the run
+    processors   names of the devices that worked on the run, in their order
     """
 
     sums: Sums
@@ -34,6 +35,7 @@ class TrainState:
     best: dict[str, Any] | None = None
     first_epoch: str | None = None
     codes: list[str] = field(default_factory=list)
+    processors: list[str] = field(default_factory=list)
 
     @classmethod
     def restored(cls, saved: dict[str, Any], sums: Sums, together: Group) -> "TrainState":
@@ -42,7 +44,15 @@ class TrainState:
             sums.fill(*saved["sums"])
         names = ("epoch", "step", "seconds", "history", "timing", "tests", "test_timing", "best")
         own = {name: saved[name] for name in names}
-        return cls(sums, **own, first_epoch=saved.get("first_epoch"), codes=list(saved.get("codes", [])))
+        # states of earlier versions have none of these
+        own |= {name: list(saved.get(name, [])) for name in ("codes", "processors")}
+        return cls(sums, **own, first_epoch=saved.get("first_epoch"))
+
+    def worked_on(self, processor: str, code: str) -> None:
+        """Adds what goes on with the training now, where it is not what did last."""
+        for found, name in ((self.processors, processor), (self.codes, code)):
+            if name and found[-1:] != [name]:
+                found.append(name)
 
     def to_dict(self, together: Group) -> dict[str, Any]:
         """In plain containers, the sums over all processes; every process must call it."""
@@ -55,6 +65,7 @@ class TrainState:
             "best": self.best,
             "first_epoch": self.first_epoch,
             "codes": self.codes,
+            "processors": self.processors,
         }
 
     def rows(self) -> dict[str, list[Row]]:

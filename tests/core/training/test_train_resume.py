@@ -1,5 +1,6 @@
 """A run that was stopped, killed or damaged ends in the same bits as one that was left alone, or says why not."""
 
+import json
 import math
 import os
 import signal
@@ -14,6 +15,8 @@ import torch
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.interrupt import Interrupted, locked
 from stillpoint.core.runs.checkpoint import load_state, previous
+from stillpoint.core.runs.provenance import device_name, processor_name
+from stillpoint.core.training import loop
 from stillpoint.core.training.train import Progress, TrainHooks
 from tests.core.tiny import Net, Notes, configuration, loaders_of, run_in, trained
 
@@ -64,6 +67,22 @@ def whole(tmp_path_factory):
 def test_two_runs_are_bitwise_equal(tmp_path, whole):
     trained(tmp_path)
     assert_same_run(tmp_path, whole)
+
+
+def test_a_run_names_each_processor_that_worked_on_it(tmp_path, monkeypatch):
+    for steps, processor in ((2, "one"), (1, "one"), (3, "other")):
+        monkeypatch.setattr(loop, "device_name", lambda device, processor=processor: processor)
+        with pytest.raises(Interrupted):
+            trained(tmp_path, progress=StopAfter(steps))
+    trained(tmp_path)
+    assert json.loads(run_in(tmp_path).training.read_text())["processors"] == ["one", "other"]
+
+
+def test_a_processor_is_named_with_its_instructions(monkeypatch):
+    for tiles, widest in ((True, "AMX"), (False, torch.backends.cpu.get_cpu_capability())):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda tiles=tiles: tiles)
+        name = device_name(torch.device("cpu"))
+        assert name.startswith(f"{processor_name()} ({widest}), ") and name.endswith(("thread", "threads"))
 
 
 @pytest.mark.parametrize("stops", [(1,), (4,), (6, 1), (11,), (12,), (2, 3, 5)])
