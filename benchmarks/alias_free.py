@@ -13,7 +13,7 @@ from torch import Tensor, fft, nn
 from benchmarks.cases import LAYOUTS, Case
 from stillpoint.core.layers import ChannelNorm2d, IdealLowPass2d, PolynomialActivation2d
 
-BATCH, CHANNELS, SIDE = 32, 64, 32
+BATCH, CHANNELS, SIDE = 8, 64, 32
 
 
 def lowpass(x: Tensor, mask: Tensor) -> Tensor:

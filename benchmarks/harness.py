@@ -13,7 +13,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,3 +205,10 @@ def run_jobs(
         from benchmarks.report import keep
 
         keep(subject, args.device, rows)
+
+
+def ratios(values: Sequence[float], base: Sequence[float]) -> dict[str, float]:
+    """Of two times taken in the same turn, over all turns: median and quartiles of their ratio."""
+    found = [a / b for a, b in zip(values, base, strict=True)]
+    low, middle, high = statistics.quantiles(found, n=4, method="inclusive")
+    return {"median": round(middle, 4), "low": round(low, 4), "high": round(high, 4)}

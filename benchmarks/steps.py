@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
-from benchmarks.harness import Clock, job_form, pin, run_jobs, spread
+from benchmarks.harness import Clock, job_form, pin, ratios, run_jobs, spread
 
 #: name -> images a batch
 NETWORKS = {
@@ -217,7 +217,7 @@ def measure(name: str, mode: str, precision: str, compiled: bool, clock: Clock, 
         "images": f"{batch} of {SIDE}x{SIDE}, noise",
         "batch": batch,
         "contenders": {side: spread(values) for side, values in times.items()},
-        "ratio_to_convolutions": {side: _ratio(values, times["convolutions"]) for side, values in times.items()},
+        "ratio_to_convolutions": {side: ratios(values, times["convolutions"]) for side, values in times.items()},
         "images_per_second": {
             side: round(1e3 * batch / statistics.median(values), 1) for side, values in times.items()
         },
@@ -232,17 +232,11 @@ def _timed(clock: Clock, call: Callable[[], Any]) -> float:
     return clock.read() - begun
 
 
-def _ratio(values: list[float], base: list[float]) -> dict[str, float]:
-    ratios = [a / b for a, b in zip(values, base, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return {"median": round(middle, 4), "low": round(low, 4), "high": round(high, 4)}
-
-
 def line(name: str, row: dict[str, Any]) -> str:
     """One measurement in one line of a terminal."""
-    ratios = ", ".join(f"{side} {v['median']:.2f}" for side, v in row["ratio_to_convolutions"].items())
+    shown = ", ".join(f"{side} {v['median']:.2f}" for side, v in row["ratio_to_convolutions"].items())
     return (
-        f"{name}: times the convolutions: {ratios} (goal {row['goal']}); "
+        f"{name}: times the convolutions: {shown} (goal {row['goal']}); "
         f"{row['images_per_second']['stillpoint']:.0f} images/s, convolutions {row['gflops_per_second']:.0f} GFLOP/s"
     )
 

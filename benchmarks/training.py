@@ -14,14 +14,13 @@ CIFAR-10 where it is at hand, noise of its form elsewhere. Two minutes for both 
 """
 
 import math
-import statistics
 import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Clock, job_form, pin, run_jobs, spread
+from benchmarks.harness import Clock, job_form, pin, ratios, run_jobs, spread
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS = ("aps/resnet20", "aps/resnet18")
@@ -164,9 +163,7 @@ def _cold(values: list[float]) -> int:
 def _ratio(times: dict[str, list[float]], side: str, other: str) -> dict[str, float]:
     """Of two steps of the same turn: median and quartiles."""
     cold = _cold(times[side])
-    ratios = [a / b for a, b in zip(times[side][cold:], times[other][cold:], strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return {"median": round(middle, 4), "low": round(low, 4), "high": round(high, 4)}
+    return ratios(times[side][cold:], times[other][cold:])
 
 
 def line(name: str, row: dict[str, Any]) -> str:
