@@ -4,7 +4,6 @@ The plain code makes six passes over a map and keeps two of them for the derivat
 time from the caches, and keeps the means and divisors.
 """
 
-import ctypes
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from stillpoint.core.kernels import native, pool
 from stillpoint.core.kernels.layout import is_channels_last, memory_format
 from stillpoint.core.kernels.mixture import packed, sum_dtype
-from stillpoint.core.kernels.operators import operator
+from stillpoint.core.kernels.operators import operator, unseen
 
 
 def fused(x: Tensor) -> bool:
@@ -28,7 +27,16 @@ def fused(x: Tensor) -> bool:
 def norm(x: Tensor, weight: Tensor, bias: Tensor, *, divisor: str, eps: float) -> Tensor:
     """`plain` for a map that is `fused`."""
     dtype = sum_dtype(x.dtype)
-    return _norm(x, weight.to(dtype), bias.to(dtype), divisor == "image", eps)[0]
+    if weight.dtype != dtype or bias.dtype != dtype:
+        weight, bias = weight.to(dtype), bias.to(dtype)
+    whole = divisor == "image"
+    if x.is_cpu and unseen((x, weight, bias)):
+        x = packed(x)
+        y = torch.empty_like(x)
+        # from cold caches each further tensor takes its time
+        _cpu_forward(x, weight.contiguous(), bias.contiguous(), (y, None, None), whole, eps)
+        return y
+    return _norm(x, weight, bias, whole, eps)[0]
 
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor, divisor: str, eps: float) -> Tensor:
@@ -54,11 +62,29 @@ def _norm(x: Tensor, weight: Tensor, bias: Tensor, whole: bool, eps: float) -> t
         from stillpoint.core.kernels import triton_channel_norm
 
         triton_channel_norm.forward(x, weight, bias, y, mean, scale, eps, is_channels_last(x))
-        return y, mean, scale
-    pool.cpu_library(x.dtype, "channel_norm").stillpoint_channel_norm(
-        *(part.data_ptr() for part in (x, weight, bias, y, mean, scale)), *_rest(x, whole, eps)
-    )
+    else:
+        _cpu_forward(x, weight, bias, (y, mean, scale), whole, eps)
     return y, mean, scale
+
+
+def _cpu_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    outputs: tuple[Tensor, Tensor | None, Tensor | None],
+    whole: bool,
+    eps: float,
+) -> None:
+    y, mean, scale = outputs
+    pool.cpu_library(x.dtype, "channel_norm").stillpoint_channel_norm(
+        x.data_ptr(),
+        weight.data_ptr(),
+        bias.data_ptr(),
+        y.data_ptr(),
+        None if mean is None else mean.data_ptr(),
+        None if scale is None else scale.data_ptr(),
+        *_rest(x, whole, eps),
+    )
 
 
 @torch.library.register_fake(_norm.overload)
@@ -99,9 +125,9 @@ def _outputs(x: Tensor, whole: bool) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(x), torch.empty(pixels, **numbers), torch.empty(pixels[:1] if whole else pixels, **numbers)
 
 
-def _rest(x: Tensor, whole: bool, eps: float) -> tuple[ctypes.Array, float, int]:
-    numbers = [x.shape[0], x.shape[1], x.shape[2] * x.shape[3], is_channels_last(x), whole]
-    return (ctypes.c_int64 * len(numbers))(*numbers), eps, torch.get_num_threads()
+def _rest(x: Tensor, whole: bool, eps: float) -> tuple[int, int, int, bool, bool, float, int]:
+    batch, channels, height, width = x.shape
+    return batch, channels, height * width, is_channels_last(x), whole, eps, torch.get_num_threads()
 
 
 def _keep(ctx, inputs, output) -> None:

@@ -169,8 +169,8 @@ def _load(path: Path, source: str) -> ctypes.CDLL:
         found.stillpoint_norm.restype = found.stillpoint_norm_backward.restype = None
         return found
     if source == "channel_norm":
-        found.stillpoint_channel_norm.argtypes = [*[pointer] * 7, ctypes.c_double, whole]
-        found.stillpoint_channel_norm_backward.argtypes = [*[pointer] * 8, ctypes.c_double, whole]
+        found.stillpoint_channel_norm.argtypes = [*[pointer] * 6, *[whole] * 5, ctypes.c_double, whole]
+        found.stillpoint_channel_norm_backward.argtypes = [*[pointer] * 7, *[whole] * 5, ctypes.c_double, whole]
         found.stillpoint_channel_norm.restype = found.stillpoint_channel_norm_backward.restype = None
         return found
     if source == "mixture":

@@ -22,7 +22,7 @@ class Operator:
         self.function, self.overload = function, overload
 
     def __call__(self, *arguments: Any) -> Any:
-        if not torch.compiler.is_compiling() and _unseen(arguments):
+        if unseen(arguments):
             return self.function(*arguments)
         return self.overload(*arguments)
 
@@ -81,12 +81,15 @@ def ordinary(*tensors: Tensor) -> bool:
     return all(type(x) in (Tensor, nn.Parameter) and _keys(x) in _NUMBERS for x in tensors)
 
 
-def _unseen(arguments: tuple[Any, ...]) -> bool:
-    # no derivative, forward or backward, no dispatch mode, no tracing, no profiler
+def unseen(arguments: tuple[Any, ...]) -> bool:
+    """Whether nobody can tell a function of these arguments from an operator: no derivative, forward or backward, no
+    dispatch mode, no tracing, no compiler, no profiler."""
+    if torch.compiler.is_compiling():
+        return False
     differentiable = torch.is_grad_enabled()
     for x in arguments:
         if isinstance(x, Tensor):
-            if type(x) is not Tensor or _keys(x) not in _NUMBERS:
+            if type(x) not in (Tensor, nn.Parameter) or _keys(x) not in _NUMBERS:
                 return False
             if differentiable and x.requires_grad:
                 return False

@@ -97,7 +97,7 @@ struct Norm {
   int64_t block() const { return std::min(pixels, std::max<int64_t>(kBlock / channels, 4 * kLanes)); }
   int64_t at(int64_t pixel) const { return last ? pixel * channels : pixel; }
 
-  // mean is (B, P), scale (B) or (B, P).
+  // mean is (B, P), scale (B) or (B, P); null where no derivative will ask for them.
   void forward(const T* x, const A* weight, const A* bias, T* y, A* mean, A* scale, int threads) const {
     const double count = static_cast<double>(channels) * static_cast<double>(pixels);
     // past the caches where results would not stay in them, in whole lines
@@ -106,12 +106,13 @@ struct Norm {
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
       const int64_t block = this->block();
-      std::vector<A> squares(block);
+      std::vector<A> squares(block), spare(mean ? 0 : 2 * pixels);
 #pragma omp for schedule(static)
       for (int64_t b = 0; b < batch; ++b) {
         const T* image = x + b * channels * pixels;
         T* out = y + b * channels * pixels;
-        A *means = mean + b * pixels, *scales = scale + (whole ? b : b * pixels);
+        A* means = mean ? mean + b * pixels : spare.data();
+        A* scales = mean ? scale + (whole ? b : b * pixels) : spare.data() + pixels;
         double total = 0;
         for (int64_t first = 0; first < pixels; first += block) {
           const int64_t n = std::min(block, pixels - first);
@@ -247,20 +248,21 @@ struct Norm {
 
 extern "C" {
 
-// numbers: batch, channels, pixels, whether channels come last, whether an image has one divisor. mean (B, P), scale (B) or
-// (B, P), weights and these in float, or double where NUMBER is.
-void stillpoint_channel_norm(const void* x, const void* weight, const void* bias, void* y, void* mean, void* scale, const int64_t* numbers,
-                     double eps, int64_t threads) {
+// last: whether channels come last; whole: whether an image has one divisor. mean (B, P) and scale (B) or (B, P) are both
+// null or both given, weights and these in float, or double where NUMBER is.
+void stillpoint_channel_norm(const void* x, const void* weight, const void* bias, void* y, void* mean, void* scale, int64_t batch,
+                             int64_t channels, int64_t pixels, int64_t last, int64_t whole, double eps, int64_t threads) {
   using A = Sum<NUMBER>::type;
-  const Norm<NUMBER> norm{numbers[0], numbers[1], numbers[2], numbers[3] != 0, numbers[4] != 0, eps};
+  const Norm<NUMBER> norm{batch, channels, pixels, last != 0, whole != 0, eps};
   norm.forward(static_cast<const NUMBER*>(x), static_cast<const A*>(weight), static_cast<const A*>(bias), static_cast<NUMBER*>(y),
                static_cast<A*>(mean), static_cast<A*>(scale), static_cast<int>(threads));
 }
 
 void stillpoint_channel_norm_backward(const void* x, const void* grad, const void* weight, const void* mean, const void* scale, void* to_x,
-                              void* to_weights, const int64_t* numbers, double eps, int64_t threads) {
+                                      void* to_weights, int64_t batch, int64_t channels, int64_t pixels, int64_t last,
+                                      int64_t whole, double eps, int64_t threads) {
   using A = Sum<NUMBER>::type;
-  const Norm<NUMBER> norm{numbers[0], numbers[1], numbers[2], numbers[3] != 0, numbers[4] != 0, eps};
+  const Norm<NUMBER> norm{batch, channels, pixels, last != 0, whole != 0, eps};
   norm.backward(static_cast<const NUMBER*>(x), static_cast<const NUMBER*>(grad), static_cast<const A*>(weight), static_cast<const A*>(mean),
                 static_cast<const A*>(scale), static_cast<NUMBER*>(to_x), static_cast<A*>(to_weights), static_cast<int>(threads));
 }

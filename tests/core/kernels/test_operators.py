@@ -41,6 +41,10 @@ def dispatched(monkeypatch):
     return ask
 
 
+class Watched(torch.Tensor):
+    pass
+
+
 class Spy(TorchDispatchMode):
     def __init__(self):
         super().__init__()
@@ -61,13 +65,15 @@ def test_numbers_alone_need_no_dispatcher(dispatched):
         assert not dispatched(torch.ones(2), None)
     with torch.no_grad():
         assert not dispatched(x.clone().requires_grad_(), None)
+        assert not dispatched(x, torch.nn.Parameter(x))
+    assert not dispatched(torch.nn.Parameter(x, requires_grad=False), None)
 
 
 def test_whoever_has_to_see_a_call_sees_it(dispatched):
     x = torch.randn(2, 3)
     assert dispatched(x.clone().requires_grad_(), None)
     assert dispatched(x, x.clone().requires_grad_())
-    assert dispatched(torch.nn.Parameter(x, requires_grad=False), None)
+    assert dispatched(x.as_subclass(Watched), None)
     assert dispatched(torch.randn(3, dtype=torch.complex64).conj().imag, None)  # its sign is still to be turned
     with Spy() as spy:
         double(x, None)
