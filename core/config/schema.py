@@ -207,6 +207,13 @@ class TrainConfig(Section):
     )
     channels_last: bool = True
     compile: bool = Field(False, description="torch.compile the network")
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="of an exponential moving average of the weights, for each step: it is validated, tested and kept "
+        "instead of them; 0: none",
+    )
     keep: Literal["best", "last"] = Field(
         "last", description="which epoch's weights are kept; best needs DATA.VALIDATION"
     )

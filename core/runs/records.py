@@ -250,6 +250,11 @@ def save_net(config: RunConfig, path: Path, state_dict: dict[str, Tensor], epoch
     save_weights(path, state_dict, **about, seed=config.seed, epoch=epoch)
 
 
+def weights_of(state: dict[str, Any]) -> dict[str, Tensor]:
+    """What a training's state would keep as its last weights: their moving average, if the recipe has one."""
+    return state["average"] if "average" in state else state["model"]
+
+
 def finish(config: RunConfig, run: Run, state: dict[str, Any], device: torch.device, progress: Progress) -> None:
     """Leaves the results of a run whose last epoch is done; whole ones that are there stay as they are."""
     epochs = state["epoch"]
@@ -263,7 +268,7 @@ def finish(config: RunConfig, run: Run, state: dict[str, Any], device: torch.dev
             note(run, progress, f"{run.folder} is finished ({counted(epochs, 'epoch')}): nothing is trained again")
             return
     best = state["best"]
-    kept, weights = (best["epoch"], best["model"]) if best else (epochs, state["model"])
+    kept, weights = (best["epoch"], best["model"]) if best else (epochs, weights_of(state))
     write_config(config, run)
     write_tables(run, state)
     if state.get("record"):

@@ -8,6 +8,7 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.runs.checkpoint import fill, load_own, load_state, read_tensors
 from stillpoint.core.runs.layout import Run
+from stillpoint.core.runs.records import weights_of
 
 
 def fill_at(net: nn.Module, run: Run, config: RunConfig, status: str) -> int:
@@ -29,7 +30,7 @@ def fill_at(net: nn.Module, run: Run, config: RunConfig, status: str) -> int:
     if status == "checkpoint":
         state, _ = load_state(run.state)
         if state is not None:
-            fill(net, state["model"], origin=str(run.state), model=model)
+            fill(net, weights_of(state), origin=str(run.state), model=model)
             return int(state["epoch"])
         # results that came without their state
         if kept == config.train.epochs:

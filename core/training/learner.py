@@ -1,6 +1,7 @@
 """The learner: network, loss and optimiser, with a training step, an evaluation pass, and their state."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.data.build import Loader
 from stillpoint.core.runs.checkpoint import fill, not_finite, start_from
 from stillpoint.core.runs.records import model_name
+from stillpoint.core.training.averaging import Average
 from stillpoint.core.training.hooks import Moment, TrainHooks
 from stillpoint.core.training.loss import Sums, criterion
 from stillpoint.core.training.optim import optimizer
@@ -41,6 +43,7 @@ class Learner:
 
     source     the training images, for TRAIN.WHITEN
     net        the network itself, whose weights are saved
+    average    the moving average of its weights, with TRAIN.EMA_DECAY
     model      the module called in training: `net`, compiled and wrapped for several processes if requested
     """
 
@@ -72,6 +75,7 @@ class Learner:
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net, self.optimizer = net, optimizer(recipe, net, hooks.groups(net) if hooks.groups else ())
         self.infinite = set(not_finite(net.state_dict()))  # as the network initialises them, such as a mask
+        self.average = Average(net, recipe.ema_decay, self.infinite) if recipe.ema_decay else None
         self.parameters = [p for p in net.parameters() if p.requires_grad]
         self.unshared: nn.Module = torch.compile(net) if recipe.compile else net  # type: ignore[assignment]
         self.model = together.wrap(self.unshared)
@@ -93,9 +97,9 @@ class Learner:
         """Shrinks the images of the next steps to `side` pixels, or leaves them alone."""
         self.side = side
 
-    def step(self, batches: Iterator[Any], source: Loader, sums: Sums) -> Tensor:
-        """One optimiser step on the next of `batches`, added to `sums`; returns its loss with penalty, on the
-        device."""
+    def step(self, batches: Iterator[Any], source: Loader, sums: Sums, steps: int = 0) -> Tensor:
+        """One optimiser step on the next of `batches`, after `steps` others, added to `sums`; returns its loss with
+        penalty, on the device."""
         recipe, together = self.recipe, self.together
         shared = 1.0 if recipe.accumulate_like_authors else 1.0 / recipe.accumulate
         whole = torch.zeros((), device=self.device)
@@ -125,13 +129,16 @@ class Learner:
             nn.utils.clip_grad_norm_(self.parameters, recipe.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(steps)
         return whole
 
     def measure(self, loader: Loader, epoch: int, stop: StopRequest) -> Sums | None:
-        """Loss and correct predictions over a loader's images, without training; None if stopped."""
+        """Loss and correct predictions over a loader's images by the weights that are kept; None if stopped."""
         self.model.eval()
         sums = Sums(self.device)
-        with torch.no_grad(), self.autocast():
+        kept = nullcontext() if self.average is None else self.average.in_network()
+        with torch.no_grad(), kept, self.autocast():
             for _, images, labels, _ in loader.epoch(epoch):
                 if self.together.largest(stop.number):
                     return None
@@ -150,10 +157,15 @@ class Learner:
         count = self.together.largest(len(found))
         return f"{count} of {len(tensors)} tensors ({listed(found)}) became infinite" if count else None
 
+    def weights(self) -> dict[str, Tensor]:
+        """What is kept of the network: its state, averaged where the recipe says so."""
+        return self.net.state_dict() if self.average is None else self.average.state_dict()
+
     def state(self) -> dict[str, Any]:
-        """Weights, non-persistent buffers, the optimiser's buffers, and a paper's record."""
+        """Weights, their average, non-persistent buffers, the optimiser's buffers, and a paper's record."""
         return {
             "model": dict(self.net.state_dict()),
+            **({} if self.average is None else {"average": self.average.state_dict()}),
             "buffers": self._hidden(),
             "between_steps": self._between_steps(),
             "optimizer": self.optimizer.state_dict(),
@@ -163,6 +175,8 @@ class Learner:
     def restore(self, state: dict[str, Any], *, origin: str) -> None:
         """Restores a `state`, which was read from `origin`."""
         fill(self.net, state["model"], origin=origin, model=self.name)
+        if self.average is not None:
+            self.average.restore(state.get("average", {}), origin=origin)
         for name, buffer in state["buffers"].items():
             owner, _, leaf = name.rpartition(".")
             setattr(self.net.get_submodule(owner), leaf, buffer.to(self.device))

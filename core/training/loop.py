@@ -135,7 +135,7 @@ class Loop:
             # dropout and its like draw from torch's generator
             self._seed("step", state.epoch, state.step)
             learner.before_step(Moment(state.epoch, state.step, recipe.epochs, self.steps))
-            losses.append(learner.step(batches, source, state.sums))
+            losses.append(learner.step(batches, source, state.sums, state.epoch * self.steps + state.step))
             state.step += 1
             if state.step % self.look_every == 0 or state.step == self.steps:
                 speed = (state.sums.images - seen) * self.together.world_size / (time.perf_counter() - began)
@@ -180,12 +180,12 @@ class Loop:
         row: Row = state.add_epoch((lr, *means, val_loss, val_accuracy), images, seconds, Sums(self.device))
         number, began = state.epoch, time.perf_counter()
         if recipe.keep == "best" and val_loss is not None:
-            state.keep_best(number, -val_loss if val_accuracy is None else val_accuracy, net.state_dict())
+            state.keep_best(number, -val_loss if val_accuracy is None else val_accuracy, self.learner.weights())
         if number == 1:
             state.first_epoch = tensors_digest(net.state_dict())
         if recipe.snapshots and number % recipe.snapshots == 0:
             # before the state: a run resumed from the state would not write it again
-            weights, saved = net.state_dict(), self.saved()
+            weights, saved = self.learner.weights(), self.saved()
             self.together.agree(lambda: save_state(self.run.snapshot_state(number), saved))
             self.together.agree(lambda: save_net(self.config, self.run.snapshot(number), weights, number))
         if number % recipe.checkpoint_epochs == 0 or number == recipe.epochs:
