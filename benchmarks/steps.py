@@ -40,10 +40,13 @@ SIDE = 32
 
 @contextlib.contextmanager
 def plain_pytorch() -> Iterator[None]:
-    """Without our kernels."""
-    from stillpoint.core.kernels import native
+    """Without our kernels, and with norms apart from their convolutions."""
+    from stillpoint.core.kernels import folded, native
 
-    with mock.patch.object(native, "library", lambda *which: None):
+    with (
+        mock.patch.object(native, "library", lambda *which: None),
+        mock.patch.object(folded, "available", lambda dtype: False),
+    ):
         yield
 
 
@@ -52,6 +55,9 @@ def step(net: Any, images: Any, labels: Any, mode: str, precision: str) -> Calla
     import torch
     from torch.nn import functional
 
+    from stillpoint.core.base.modes import weights_fixed
+
+    kept: dict[Any, Any] = {}
     optimiser = torch.optim.SGD(net.parameters(), 1e-4, momentum=0.9, fused=True)
     autocast = partial(torch.autocast, images.device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
@@ -64,7 +70,7 @@ def step(net: Any, images: Any, labels: Any, mode: str, precision: str) -> Calla
         return loss
 
     def infer() -> Any:
-        with torch.inference_mode(), autocast():
+        with torch.inference_mode(), weights_fixed(kept), autocast():
             return net(images)
 
     return learn if mode == "training" else infer

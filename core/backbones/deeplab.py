@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stillpoint.core.backbones.resnet import CONV_PADDINGS, ResNet
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.downsample import Downsample, Grid
-from stillpoint.core.layers.norm_act import FusedSequential
+from stillpoint.core.layers.fused_sequential import FusedSequential
 from stillpoint.core.layers.padding import PaddedConv2d
 
 #: (channels) -> a module (y, grid, size=(H, W)) -> the map of that size, on the grid that the way down sampled

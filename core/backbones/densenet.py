@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from stillpoint.core.backbones.backbone import SMALL, Backbone, Parts, scaled
+from stillpoint.core.layers.conv_norm_act import conv_norm_act
 from stillpoint.core.layers.downsample import DownsampleFactory, at
-from stillpoint.core.layers.norm_act import FusedSequential, norm_act
+from stillpoint.core.layers.fused_sequential import FusedSequential
+from stillpoint.core.layers.norm_act import norm_act
 from stillpoint.core.layers.slots import ModuleFactory, batch_norm, relu
 
 # depth: (channels of the stem, growth rate, layers of the four dense blocks)
@@ -44,7 +46,7 @@ class DenseLayer(nn.Module):
         self.conv2 = nn.Conv2d(bottleneck * growth, growth, 3, padding=1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        new = self.conv2(norm_act(self.conv1(norm_act(x, self.norm1, self.relu1)), self.norm2, self.relu2))
+        new = self.conv2(conv_norm_act(norm_act(x, self.norm1, self.relu1), self.conv1, self.norm2, self.relu2))
         return torch.cat([x, new], 1)  # (B, C + growth, H, W)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from stillpoint.core.backbones.backbone import SMALL, Backbone, Parts
 from stillpoint.core.layers.downsample import Downsample, DownsampleFactory, at
-from stillpoint.core.layers.norm_act import FusedSequential
+from stillpoint.core.layers.fused_sequential import FusedSequential
 from stillpoint.core.layers.slots import ModuleFactory, batch_norm, relu6
 
 # expansion, channels, repeats, stride of the first

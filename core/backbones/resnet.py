@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from stillpoint.core.backbones.backbone import SMALL, Backbone, Parts, scaled
 from stillpoint.core.backbones.stem import DenseMaxPool2d
+from stillpoint.core.layers.conv_norm_act import conv_norm_act
 from stillpoint.core.layers.downsample import Downsample, DownsampleFactory, Grid, at
-from stillpoint.core.layers.norm_act import norm_act
 from stillpoint.core.layers.padding import PaddedConv2d
 from stillpoint.core.layers.pointwise import PointwiseConv2d
 from stillpoint.core.layers.slots import ModuleFactory, batch_norm, relu
@@ -43,10 +43,10 @@ class Shortcut(nn.Module):
         if self.pool is not None:
             # the grid of the main branch; on any other, the sum would be misaligned
             x = self.pool(x, grid)
-        return norm_act(self.get_submodule("0")(x), self.get_submodule("1"))
+        return conv_norm_act(x, self.get_submodule("0"), self.get_submodule("1"))
 
 
-class _Block(nn.Module):
+class ResidualBlock(nn.Module):
     """The base of both blocks: the slot, the shortcut and the sum."""
 
     expansion = 1
@@ -78,18 +78,16 @@ class _Block(nn.Module):
     def _pooled(self, x: Tensor) -> tuple[Tensor, Grid | None]:
         return (x, None) if self.pool is None else self.pool(x, return_grid=True)
 
-    def _joined(self, y: Tensor, norm: nn.Module, x: Tensor, grid: Grid | None) -> Tensor:
+    def _identity(self, x: Tensor, grid: Grid | None) -> Tensor:
+        return x if self.downsample is None else self.downsample(x, grid)
+
+    def _joined(self, y: Tensor, conv: nn.Module, norm: nn.Module, x: Tensor, grid: Grid | None) -> Tensor:
         if not self.shortcut:
-            return norm_act(y, norm)
-        identity = self._fitted(x if self.downsample is None else self.downsample(x, grid), y)
-        return norm_act(y, norm, self.relu, identity)
-
-    def _fitted(self, identity: Tensor, y: Tensor) -> Tensor:
-        """`identity` cropped or padded to the size of `y`, in subclasses whose convolutions change it."""
-        return identity
+            return conv_norm_act(y, conv, norm)
+        return conv_norm_act(y, conv, norm, self.relu, self._identity(x, grid))
 
 
-class BasicBlock(_Block):
+class BasicBlock(ResidualBlock):
     """conv 3x3, BN, ReLU, [Downsample,] conv 3x3, BN, plus the shortcut, ReLU: (B, C, H, W) -> (B, width, H/s, W/s).
 
     Without a Downsample the first convolution has the stride. Dilation and groups are refused, as in torchvision.
@@ -127,12 +125,12 @@ class BasicBlock(_Block):
         self._activate(activation, width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = norm_act(self.conv1(x), self.bn1, self._inner(0))
+        y = conv_norm_act(x, self.conv1, self.bn1, self._inner(0))
         y, grid = self._pooled(y)
-        return self._joined(self.conv2(y), self.bn2, x, grid)
+        return self._joined(y, self.conv2, self.bn2, x, grid)
 
 
-class Bottleneck(_Block):
+class Bottleneck(ResidualBlock):
     """conv 1x1, BN, ReLU, conv 3x3, BN, ReLU, [Downsample,] conv 1x1, BN, plus the shortcut, ReLU.
 
     (B, C, H, W) -> (B, 4 * width, H/s, W/s). Without a Downsample the 3x3 convolution has the stride. Its channels are
@@ -175,10 +173,10 @@ class Bottleneck(_Block):
         self._activate(activation, outputs, inner, inner)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = norm_act(self.conv1(x), self.bn1, self._act(0))
-        y = norm_act(self.conv2(y), self.bn2, self._inner(1))
+        y = conv_norm_act(x, self.conv1, self.bn1, self._act(0))
+        y = conv_norm_act(y, self.conv2, self.bn2, self._inner(1))
         y, grid = self._pooled(y)
-        return self._joined(self.conv3(y), self.bn3, x, grid)
+        return self._joined(y, self.conv3, self.bn3, x, grid)
 
 
 #: name -> the options of that network; the three-stage ones are He et al.'s for CIFAR-10 (section 4.2)
@@ -316,9 +314,9 @@ class ResNet(Backbone):
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature map, (B, C, h, w)."""
         for name in self.trunk:
-            if name == "bn1":
-                x = norm_act(x, self.bn1, self.relu)
-            elif name != "relu":
+            if name == "conv1":
+                x = conv_norm_act(x, self.conv1, self.bn1, self.relu)
+            elif name not in ("bn1", "relu"):
                 x = self.part(name)(x)
         return x
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stillpoint.core.backbones.backbone import Backbone, Parts, scaled
 from stillpoint.core.backbones.stem import DenseMaxPool2d
+from stillpoint.core.layers.conv_norm_act import conv_norm_act
 from stillpoint.core.layers.downsample import DownsampleFactory, at
 from stillpoint.core.layers.norm_act import norm_act
 from stillpoint.core.layers.padding import PaddedConv2d, pad
@@ -78,7 +79,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = norm_act(self.pool(self.conv1(x)), self.norm1, self.act1)
-        return norm_act(self.conv2(x), self.norm2, self.act2)
+        return conv_norm_act(x, self.conv2, self.norm2, self.act2)
 
 
 class SpeedNet(Backbone):

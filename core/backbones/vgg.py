@@ -12,7 +12,7 @@ from torch import nn
 
 from stillpoint.core.backbones.backbone import SMALL, Backbone, Parts, scaled
 from stillpoint.core.layers.downsample import DownsampleFactory, at
-from stillpoint.core.layers.norm_act import FusedSequential
+from stillpoint.core.layers.fused_sequential import FusedSequential
 from stillpoint.core.layers.slots import ModuleFactory, relu
 from stillpoint.core.layers.slots import batch_norm as _batch_norm
 

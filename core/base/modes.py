@@ -1,7 +1,8 @@
-"""Modes: a network's evaluation mode and back, and whether PyTorch is exporting."""
+"""Modes: a network's evaluation mode and back, whether its weights change, and whether PyTorch is exporting."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -34,3 +35,22 @@ def evaluating(net: nn.Module | Callable[..., Any]) -> Iterator[None]:
                 module.train(training)
         for module, training in before.items():
             module.training = training
+
+
+_FIXED: ContextVar[dict[Any, Any] | None] = ContextVar("weights that do not change", default=None)
+
+
+@contextmanager
+def weights_fixed(kept: dict[Any, Any] | None = None) -> Iterator[None]:
+    """Nobody changes a network's weights or statistics in this context, so that what follows from them alone is
+    computed once (`stillpoint.core.layers.conv_norm_act`) and put into `kept`, with which another context may go on."""
+    before = _FIXED.set({} if kept is None else kept)
+    try:
+        yield
+    finally:
+        _FIXED.reset(before)
+
+
+def fixed_weights() -> dict[Any, Any] | None:
+    """Where to keep what follows from weights until they may change again; None where they may change at any time."""
+    return _FIXED.get()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.base.modes import evaluating
+from stillpoint.core.base.modes import evaluating, weights_fixed
 from stillpoint.core.base.randomness import uniform_integers
 from stillpoint.core.data.shifts import shift_zeros
 from stillpoint.core.evaluation.view import ALONE
@@ -67,7 +67,7 @@ def measure_boxes(
     """
     found, overlaps, changes = Tally(**ALONE), Values(**ALONE), Values(**ALONE)
     first = 0
-    with evaluating(net), torch.inference_mode():
+    with evaluating(net), weights_fixed(), torch.inference_mode():
         for images in data:
             numbers = torch.arange(first, first + len(images))
             first += len(images)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.core.base.modes import evaluating
+from stillpoint.core.base.modes import evaluating, weights_fixed
 from stillpoint.core.evaluation.engine import Predictor
 from stillpoint.core.evaluation.view import ALONE
 from stillpoint.core.metrics.outputs import Output
@@ -43,7 +43,7 @@ def measure_maps(
     if first is None:
         raise UserError("there is no image to measure on")
     predict = Predictor(net, maps=True, output=output, preprocess=preprocess)
-    with evaluating(net):
+    with evaluating(net), weights_fixed():
         logits = predict(first[0][:1])
         if logits.ndim != 4:
             raise ValueError(f"the network gives {tuple(logits.shape)}, not maps of logits (B, K, h, w)")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stillpoint.core.base.errors import UserError, nearest
-from stillpoint.core.base.modes import evaluating
+from stillpoint.core.base.modes import evaluating, weights_fixed
 from stillpoint.core.base.progress import OnProgress
 from stillpoint.core.base.words import counted
 from stillpoint.core.config.schema import EvaluateConfig
@@ -159,7 +159,7 @@ def one_pass(
     running = [evaluations[name](config, seed) for name in names]
     report = progress or (lambda what, done, total: None)
     seen = 0
-    with evaluating(predict.net):
+    with evaluating(predict.net), weights_fixed():
         for batch in loader.epoch(0):
             report("images", batch.step, len(loader))
             if not len(batch.images):

@@ -8,12 +8,12 @@ two thirds of the numbers. The padded map is not kept.
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillpoint.core.kernels.layout import is_channels_last
 from stillpoint.core.kernels.operators import ordinary
 from stillpoint.core.kernels.pool import blur_pool2d, fused
+from stillpoint.core.kernels.small_maps import conv2d
 
 
 def circular_conv2d(x: Tensor, conv: nn.Conv2d, weight: Tensor) -> Tensor | None:
@@ -41,7 +41,7 @@ class _Circular(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, margin: int, dilation: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.options = margin, dilation
-        return F.conv2d(_padded(x, margin), weight, dilation=dilation)
+        return conv2d(_padded(x, margin), weight, None, (1, 1), (0, 0), (dilation, dilation), 1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -50,7 +50,7 @@ class _Circular(torch.autograd.Function):
         to_x = to_weight = None
         if ctx.needs_input_grad[0]:
             turned = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
-            to_x = F.conv2d(_padded(grad, margin), turned, dilation=dilation)
+            to_x = conv2d(_padded(grad, margin), turned, None, (1, 1), (0, 0), (dilation, dilation), 1)
         if ctx.needs_input_grad[1]:
             to_weight = torch.ops.aten.convolution_backward(
                 *(grad, _padded(x, margin), weight, None, [1, 1], [0, 0], [dilation, dilation]),

@@ -20,6 +20,7 @@ from stillpoint.core.layers.complex_modulus import (
     complex_modulus,
     modulus_batch_norm2d,
 )
+from stillpoint.core.layers.conv_norm_act import conv_norm_act
 from stillpoint.core.layers.downsample import (
     Downsample,
     DownsampleFactory,
@@ -120,6 +121,7 @@ __all__ = [
     "channel_norm2d",
     "choose_phase",
     "complex_modulus",
+    "conv_norm_act",
     "downsample_factory",
     "evenness_penalty",
     "ideal_lowpass2d",

@@ -9,7 +9,7 @@ from torch.nn.modules import module as _modules
 from stillpoint.core.kernels import norm as kernel
 
 #: the activations that the kernels know, as these very classes
-_KNOWN = {nn.Identity: "none", nn.ReLU: "relu", nn.ReLU6: "relu6"}
+KNOWN = {nn.Identity: "none", nn.ReLU: "relu", nn.ReLU6: "relu6"}
 _Four = tuple[Tensor, Tensor, Tensor, Tensor]
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
@@ -37,14 +37,14 @@ def norm_act(x: Tensor, norm: nn.Module, act: nn.Module | None = None, residual:
         torch.Size([2, 8, 4, 4])
     """
     plain = type(x) is not Tensor or torch.compiler.is_compiling()
-    if not plain and isinstance(norm, nn.BatchNorm2d) and _fusible(norm, act):
+    if not plain and isinstance(norm, nn.BatchNorm2d) and fusible(norm, act):
         parameters = cast(_Four, (norm.weight, norm.bias, norm.running_mean, norm.running_var))
         if kernel.fused(x, parameters, residual, training=norm.training):
             return kernel.norm_act2d(
                 x,
                 parameters,
                 residual,
-                activation="none" if act is None else _KNOWN[type(act)],
+                activation="none" if act is None else KNOWN[type(act)],
                 training=norm.training,
                 momentum=_counted(norm),
                 eps=norm.eps,
@@ -55,16 +55,22 @@ def norm_act(x: Tensor, norm: nn.Module, act: nn.Module | None = None, residual:
     return y if act is None else act(y)
 
 
-def _fusible(norm: nn.Module, act: nn.Module | None) -> bool:
+def fusible(norm: nn.Module, act: nn.Module | None) -> bool:
     """Whether the kernels know both modules, and calling them is no more than calling their classes' forward."""
-    if type(norm) is not nn.BatchNorm2d or not (act is None or type(act) in _KNOWN):
+    if type(norm) is not nn.BatchNorm2d or not (act is None or type(act) in KNOWN):
         return False
-    if not (norm.affine and norm.track_running_stats) or any(getattr(_modules, name) for name in _GLOBAL_HOOKS):
+    if not (norm.affine and norm.track_running_stats):
         return False
     if any(t is None for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var)):
         return False
-    modules = (norm,) if act is None else (norm, act)
-    return not any("forward" in vars(m) or any(vars(m)[name] for name in _HOOKS) for m in modules)
+    return unwatched(norm) and (act is None or unwatched(act))
+
+
+def unwatched(module: nn.Module) -> bool:
+    """Whether calling the module is no more than calling its class's forward: nothing hooks or replaces it."""
+    if any(getattr(_modules, name) for name in _GLOBAL_HOOKS):
+        return False
+    return "forward" not in vars(module) and not any(vars(module)[name] for name in _HOOKS)
 
 
 def _counted(norm: nn.BatchNorm2d) -> float:
@@ -74,26 +80,3 @@ def _counted(norm: nn.BatchNorm2d) -> float:
         if norm.momentum is None:
             return 1.0 / float(norm.num_batches_tracked)
     return 0.0 if norm.momentum is None else norm.momentum
-
-
-class FusedSequential(nn.Sequential):
-    """`nn.Sequential` with every batch norm and the activation after it by `norm_act`: same names, same results."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
-            for module in self:
-                input = module(input)
-            return input
-        else:  # TorchScript compiles no other branch
-            return self._run(input)
-
-    @torch.jit.ignore
-    def _run(self, x: Tensor) -> Tensor:
-        steps = list(self)
-        while steps:
-            step = steps.pop(0)
-            if type(step) is nn.BatchNorm2d:
-                x = norm_act(x, step, steps.pop(0) if steps and type(steps[0]) in _KNOWN else None)
-            else:
-                x = step(x)
-        return x

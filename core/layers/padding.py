@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stillpoint.core.base.modes import exporting
 from stillpoint.core.kernels.circular import circular_conv2d
 from stillpoint.core.kernels.pool import blur_pool2d, fused, plain_only
+from stillpoint.core.kernels.small_maps import conv2d
 from stillpoint.core.layers import scripted
 
 # torch.fx, which cannot follow its checks, takes this as one step
@@ -112,11 +113,13 @@ class PaddedConv2d(nn.Conv2d):
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.padding_mode == "zeros":
-            return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         if torch.jit.is_scripting():
+            if self.padding_mode == "zeros":
+                return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
             return self._plain(input, weight, bias)
         else:  # TorchScript compiles no other branch
+            if self.padding_mode == "zeros":
+                return conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
             found = None
             if self.padding_mode == "circular" and bias is None and not isinstance(self.padding, str):
                 found = circular_conv2d(input, self, weight)
@@ -125,7 +128,10 @@ class PaddedConv2d(nn.Conv2d):
     def _plain(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ends = self._reversed_padding_repeated_twice  # left, right, top, bottom
         padded = pad(input, [(ends[2], ends[3]), (ends[0], ends[1])], padding=self.padding_mode)
-        return F.conv2d(padded, weight, bias, self.stride, 0, self.dilation, self.groups)
+        if torch.jit.is_scripting():
+            return F.conv2d(padded, weight, bias, self.stride, 0, self.dilation, self.groups)
+        else:
+            return conv2d(padded, weight, bias, self.stride, (0, 0), self.dilation, self.groups)
 
 
 def _wrap(x: Tensor, axis: int, before: int, after: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from stillpoint.core.base.distributed import Group, share_statistics
 from stillpoint.core.base.errors import UserError, listed
 from stillpoint.core.base.interrupt import StopRequest
+from stillpoint.core.base.modes import weights_fixed
 from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.data.build import Loader
 from stillpoint.core.runs.checkpoint import fill, not_finite, start_from
@@ -138,7 +139,7 @@ class Learner:
         self.model.eval()
         sums = Sums(self.device)
         kept = nullcontext() if self.average is None else self.average.in_network()
-        with torch.no_grad(), kept, self.autocast():
+        with torch.no_grad(), kept, weights_fixed(), self.autocast():
             for _, images, labels, _ in loader.epoch(epoch):
                 if self.together.largest(stop.number):
                     return None

@@ -11,7 +11,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stillpoint.core.backbones.resnet import BasicBlock, Bottleneck, ResNet
+from stillpoint.core.backbones.resnet import BasicBlock, Bottleneck, ResidualBlock, ResNet
+from stillpoint.core.layers.downsample import Grid
+from stillpoint.core.layers.norm_act import norm_act
 
 MARGIN = 3
 
@@ -25,8 +27,16 @@ def growing_conv(
     )
 
 
-class _Growing:
-    def _fitted(self, identity: Tensor, y: Tensor) -> Tensor:
+class _Growing(ResidualBlock):
+    def _joined(self, y: Tensor, conv: nn.Module, norm: nn.Module, x: Tensor, grid: Grid | None) -> Tensor:
+        y = conv(y)
+        return (
+            norm_act(y, norm, self.relu, self._grown(self._identity(x, grid), y))
+            if self.shortcut
+            else norm_act(y, norm)
+        )
+
+    def _grown(self, identity: Tensor, y: Tensor) -> Tensor:
         rows, columns = y.shape[-2] - identity.shape[-2], y.shape[-1] - identity.shape[-1]
         pads = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
         return F.pad(identity, pads, mode="replicate")

@@ -10,7 +10,7 @@ from stillpoint.core.backbones.slots import slots
 from stillpoint.core.backbones.speednet import speednet
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.complex_modulus import ComplexModulus, ModulusBatchNorm2d
-from stillpoint.core.layers.norm_act import FusedSequential
+from stillpoint.core.layers.fused_sequential import FusedSequential
 from stillpoint.core.layers.scattering import Scattering2d
 from stillpoint.core.layers.sparse_coding import SparseCoding2d
 from stillpoint.core.layers.wavelet_packings import RESNET

@@ -13,6 +13,7 @@ from stillpoint.core.backbones.slots import slots
 from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
 from stillpoint.core.layers.blur import BlurPool2d
+from stillpoint.core.layers.conv_norm_act import conv_norm_act
 from stillpoint.core.layers.downsample import Downsample, DownsampleFactory
 from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d
 from stillpoint.core.layers.learnable_upsample import LearnablePolyphaseUpsample2d
@@ -84,9 +85,9 @@ class SampledConvolutionBlock(BasicBlock):
     """A BasicBlock that samples after its second convolution: the scores are those of a signed map."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(norm_act(self.conv1(x), self.bn1, self._inner(0)))
+        y = self.conv2(conv_norm_act(x, self.conv1, self.bn1, self._inner(0)))
         y, grid = self._pooled(y)
-        return self._joined(y, self.bn2, x, grid)
+        return norm_act(y, self.bn2, self.relu, self._identity(x, grid)) if self.shortcut else norm_act(y, self.bn2)
 
 
 class BasicNet(nn.Module):

@@ -10,7 +10,7 @@ from stillpoint.core.backbones.slots import downsample, slots
 from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.downsample import at
-from stillpoint.core.layers.norm_act import FusedSequential
+from stillpoint.core.layers.fused_sequential import FusedSequential
 from stillpoint.core.layers.sparse_coding import SparseCoding2d
 from stillpoint.pipelines.sdnet.config import Model
 

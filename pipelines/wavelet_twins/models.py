@@ -14,7 +14,7 @@ from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.complex_modulus import ComplexModulus, ModulusBatchNorm2d, ModulusBias2d
 from stillpoint.core.layers.downsample import DownsampleFactory, at, downsample_factory
-from stillpoint.core.layers.norm_act import FusedSequential
+from stillpoint.core.layers.fused_sequential import FusedSequential
 from stillpoint.core.layers.slots import ModuleFactory
 from stillpoint.core.layers.wavelet_packings import ALEXNET, RESNET, RESNET_EXCLUDING
 from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d

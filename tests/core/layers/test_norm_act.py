@@ -10,7 +10,8 @@ from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
 from stillpoint.core.kernels import norm as kernel
-from stillpoint.core.layers.norm_act import FusedSequential, norm_act
+from stillpoint.core.layers.fused_sequential import FusedSequential
+from stillpoint.core.layers.norm_act import norm_act
 
 LAST = torch.channels_last
 # channels that fill the registers, that do not, and one; maps with a rest after the last whole row

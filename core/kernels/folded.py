@@ -1,0 +1,47 @@
+"""A convolution with a bias, a sum and an activation in one pass, as oneDNN computes them; CPU."""
+
+import torch
+from torch import Tensor
+
+_ACTIVATIONS: dict[str, tuple[str | None, list[float]]] = {
+    "none": (None, []),
+    "relu": ("relu", []),
+    "relu6": ("hardtanh", [0.0, 6.0]),
+}
+
+
+def available(dtype: torch.dtype) -> bool:
+    """Whether PyTorch has these convolutions for `dtype` here: float32, and bfloat16 where the processor has it."""
+    if not (torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()):
+        return False
+    if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
+
+
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    options: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int],
+    activation: str,
+) -> Tensor:
+    """activation(conv(x) + bias + residual), which has no derivative.
+
+    A residual needs one group. `options` are stride, padding, dilation and groups; the activation is "none", "relu" or
+    "relu6".
+    """
+    stride, padding, dilation, groups = options
+    name, numbers = _ACTIVATIONS[activation]
+    sizes = padding, stride, dilation, groups
+    if residual is None:
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *sizes, name or "none", numbers, "")
+    # after a sum it knows ReLU alone
+    known = activation != "relu6"
+    y = torch.ops.mkldnn._convolution_pointwise.binary(
+        x, residual, weight, bias, *sizes, "add", 1.0, name if known else None, [], ""
+    )
+    return y if known else y.clamp_(0, 6)
