@@ -8,7 +8,7 @@ hardly changes when the image moves by less than the filter's wavelength, so it 
 import torch
 from torch import Tensor, nn
 
-from stillpoint.core.layers.norms import l2_norm
+from stillpoint.core.layers.norms import hypotenuse
 
 # torch.fx, which cannot follow its checks, takes this as one step
 torch.fx.wrap("complex_modulus")
@@ -26,7 +26,7 @@ def complex_modulus(x: Tensor) -> Tensor:
     """
     if x.ndim != 5 or x.shape[2] != 2:
         raise ValueError(f"complex maps are (B, C, 2, H, W), got shape {tuple(x.shape)}")
-    return l2_norm(x, 2)
+    return hypotenuse(x[:, :, 0], x[:, :, 1])
 
 
 class ComplexModulus(nn.Module):
@@ -38,7 +38,7 @@ class ComplexModulus(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return l2_norm(x, 2) if torch.jit.is_scripting() else complex_modulus(x)
+        return hypotenuse(x[:, :, 0], x[:, :, 1]) if torch.jit.is_scripting() else complex_modulus(x)
 
 
 def modulus_batch_norm2d(

@@ -1,4 +1,4 @@
-"""Euclidean norms that survive over- and underflow of squares; all others equal the plain norm bit for bit."""
+"""Euclidean norms that survive over- and underflow of squares."""
 
 import torch
 from torch import Tensor
@@ -18,10 +18,19 @@ def exact_scale(peak: Tensor) -> Tensor:
     return torch.where(peak * small > 1, one / factor, torch.where(peak < small, one * factor, one))
 
 
+def hypotenuse(a: Tensor, b: Tensor) -> Tensor:
+    """sqrt(a**2 + b**2), whatever the size of the numbers; its gradient is zero, not NaN, where both are zero.
+
+    ``torch.linalg.vector_norm`` over an axis of two numbers that is not the last takes 20 times as long on a CPU.
+    """
+    none = (a == 0) & (b == 0)
+    return torch.hypot(a.masked_fill(none, 1.0), b).masked_fill(none, 0.0)
+
+
 def l2_norm(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
     """``torch.linalg.vector_norm(x, dim=dim)``, whatever the size of the numbers.
 
-    Its gradient is zero, not NaN, where the norm is zero.
+    Ordinary numbers give that function's bits. Its gradient is zero, not NaN, where the norm is zero.
     """
     if x.dtype == torch.float16:  # whose squares are ordinary in float32, in which they are added
         return torch.linalg.vector_norm(x, dim=dim, keepdim=keepdim)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.built_once import built_once
-from stillpoint.core.layers.norms import l2_norm
+from stillpoint.core.layers.norms import hypotenuse
 from stillpoint.core.layers.wavelet_packets import WaveletPackets2d
 
 # taps of each low-pass filter; every one halves the resolution
@@ -86,7 +86,7 @@ class Scattering2d(nn.Module):
         for n in x.shape[-2:]:
             self.output_size(n)
         packets = self.packets(x)  # (B, C, M, 2, H / 2, W / 2)
-        modulus = l2_norm(packets, 3)  # (B, C, M, H / 2, W / 2)
+        modulus = hypotenuse(packets[:, :, :, 0], packets[:, :, :, 1])  # (B, C, M, H / 2, W / 2)
         order1 = self.smooth(modulus.flatten(1, 2)).unflatten(
             1, modulus.shape[1:3]
         )  # (B, C, M, H / stride, W / stride)
