@@ -39,7 +39,7 @@ GIVEN = {
 }
 WORKED_ON = {
     *("x", "y", "phase", "grid", "logits", "coefficients", "weight", "weights", "kernel", "bias", "running_energy"),
-    *("scores", "responses", "norm", "act", "residual"),
+    *("scores", "responses", "conv", "norm", "act", "residual"),
 }
 VALUES = {"channels": 8, "in_channels": 3, "out_channels": 4, "dictionary_size": 4, "stride": 2, "packing": RESNET}
 
