@@ -3,8 +3,8 @@
 About two minutes on one core. LPS: four phases sliced and stacked, two padded convolutions of them, a softmax, a
 weighted sum; the two convolutions alone, on phases that are split and padded already, are timed beside it. `beyond` is
 what ours takes above them, over what the textbook does: below zero where ours is faster than they are, since it never
-computes the second one. TIPS: a depthwise convolution, a pooling, a softmax, four slices and a weighted sum. The others
-are in `benchmarks.alias_free`.
+computes the second one. TIPS: a depthwise convolution, a pooling, a softmax, four slices and a weighted sum. Max-pools at
+stride one: PyTorch's, after its padding. The others are in `benchmarks.alias_free`.
 """
 
 import argparse
@@ -42,6 +42,7 @@ def cases(device: str) -> Iterator[Any]:
 
     from benchmarks.cases import LAYOUTS, Case
     from stillpoint.core.layers import LearnablePolyphaseDownsample2d, TranslationInvariantDownsample2d
+    from stillpoint.core.layers.dense_max_pool import DenseMaxPool2d
 
     def wrapped(x: Any) -> Any:
         return F.pad(x, (1,) * 4, mode="circular")
@@ -105,6 +106,28 @@ def cases(device: str) -> Iterator[Any]:
             tolerance=1e-4,
             backward=backward,
         )
+    for size, margin in ((2, "circular"), (3, "same")):
+        pool = DenseMaxPool2d(size, margin=margin)
+
+        def largest(x: Any, size: int = size, margin: str = margin) -> Any:
+            if margin == "same":
+                return F.max_pool2d(x, size, 1, size // 2)
+            return F.max_pool2d(F.pad(x, (0, size - 1, 0, size - 1), mode="circular"), size, 1)
+
+        for layout, backward in ((layout, backward) for layout in LAYOUTS for backward in (False, True)):
+            torch.manual_seed(0)
+            x = torch.randn(BATCH, CHANNELS, SIDE, SIDE, device=device).to(memory_format=LAYOUTS[layout])
+            yield Case(
+                f"Dense max-pool, {size}x{size}",
+                {"layout": layout, "dtype": "float32"},
+                x,
+                largest,
+                {"stillpoint": pool, "textbook": largest},
+                output=x.numel(),
+                baseline="textbook",
+                tolerance=1e-6,
+                backward=backward,
+            )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -38,6 +38,7 @@ KERNELS = {
     "packets": "wavelet packets",
     "mixture": "mixed grids",
     "channel_norm": "norms over channels",
+    "max_pool": "dense max-pools",
 }
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from stillpoint.core.backbones.backbone import Backbone, Parts, scaled
+from stillpoint.core.layers.dense_max_pool import DenseMaxPool2d
 from stillpoint.core.layers.downsample import DownsampleFactory, at
 from stillpoint.core.layers.slots import ModuleFactory, relu
 
@@ -57,7 +58,7 @@ class AlexNet(Backbone):
         def pool(channels: int, place: int) -> nn.Module:
             if downsample is None:
                 return nn.MaxPool2d(3, 2)
-            return nn.Sequential(nn.MaxPool2d(3, 1), slot(channels, f"{place}.1"))
+            return nn.Sequential(DenseMaxPool2d(3), slot(channels, f"{place}.1"))
 
         act: nn.Module = activation(c1) if first_relu else nn.Identity()
         if isinstance(stem, nn.Module):
@@ -69,7 +70,7 @@ class AlexNet(Backbone):
             first = [nn.Conv2d(in_channels, c1, 11, 4, 2), act, pool(c1, 2)]
         else:
             conv, blur = nn.Conv2d(in_channels, c1, 11, 2, 2), slot(c1, "2.0" if relu_first else "1.0")
-            dense = [nn.MaxPool2d(3, 1), slot(c1, "2.2" if relu_first else "2.1")]
+            dense = [DenseMaxPool2d(3), slot(c1, "2.2" if relu_first else "2.1")]
             if relu_first:
                 first = [conv, act, nn.Sequential(blur, *dense)]
             else:

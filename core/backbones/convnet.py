@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from stillpoint.core.backbones.backbone import Backbone, Feature, Parts, scaled
-from stillpoint.core.backbones.stem import DenseMaxPool2d
+from stillpoint.core.layers.dense_max_pool import DenseMaxPool2d
 from stillpoint.core.layers.downsample import DownsampleFactory, at
 from stillpoint.core.layers.padding import PaddedConv2d
 from stillpoint.core.layers.slots import ModuleFactory, no_norm, relu

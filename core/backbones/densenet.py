@@ -12,6 +12,7 @@ from torch import nn
 
 from stillpoint.core.backbones.backbone import SMALL, Backbone, Parts, scaled
 from stillpoint.core.layers.conv_norm_act import conv_norm_act
+from stillpoint.core.layers.dense_max_pool import DenseMaxPool2d
 from stillpoint.core.layers.downsample import DownsampleFactory, at
 from stillpoint.core.layers.fused_sequential import FusedSequential
 from stillpoint.core.layers.norm_act import norm_act
@@ -95,7 +96,7 @@ class DenseNet(Backbone):
             else:
                 slots = [at(downsample, f"features.pool0.{place}") for place in ((0, 2) if full else (1,))]
                 made = [slot(channels, 2) for slot in slots if slot is not None]
-                features["pool0"] = nn.Sequential(*made[:-1], nn.MaxPool2d(3, 1, 1), made[-1])
+                features["pool0"] = nn.Sequential(*made[:-1], DenseMaxPool2d(3, margin="same"), made[-1])
         for number, layers in enumerate(blocks, start=1):
             features[f"denseblock{number}"] = nn.Sequential(
                 OrderedDict(

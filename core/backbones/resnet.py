@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from stillpoint.core.backbones.backbone import SMALL, Backbone, Parts, scaled
-from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.layers.conv_norm_act import conv_norm_act
+from stillpoint.core.layers.dense_max_pool import DenseMaxPool2d
 from stillpoint.core.layers.downsample import Downsample, DownsampleFactory, Grid, at
 from stillpoint.core.layers.padding import PaddedConv2d
 from stillpoint.core.layers.pointwise import PointwiseConv2d

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from stillpoint.core.backbones.backbone import Backbone, Parts, scaled
-from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.layers.conv_norm_act import conv_norm_act
+from stillpoint.core.layers.dense_max_pool import DenseMaxPool2d
 from stillpoint.core.layers.downsample import DownsampleFactory, at
 from stillpoint.core.layers.norm_act import norm_act
 from stillpoint.core.layers.padding import PaddedConv2d, pad

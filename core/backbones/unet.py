@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stillpoint.core.backbones.backbone import Backbone, Parts
-from stillpoint.core.backbones.stem import DenseMaxPool2d
+from stillpoint.core.layers.dense_max_pool import DenseMaxPool2d
 from stillpoint.core.layers.downsample import Downsample, DownsampleFactory, Grid, at
 from stillpoint.core.layers.fused_sequential import FusedSequential
 from stillpoint.core.layers.padding import PaddedConv2d, pad

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from stillpoint.core.backbones.backbone import SMALL, Backbone, Parts, scaled
+from stillpoint.core.layers.dense_max_pool import DenseMaxPool2d
 from stillpoint.core.layers.downsample import DownsampleFactory, at
 from stillpoint.core.layers.fused_sequential import FusedSequential
 from stillpoint.core.layers.slots import ModuleFactory, relu
@@ -64,7 +65,7 @@ class VGG(Backbone):
                 channels = width
             # one position, as torchvision's max-pool, so that its checkpoints load by name
             slot = at(downsample, f"features.{len(layers)}.1")
-            layers.append(nn.MaxPool2d(2, 2) if slot is None else nn.Sequential(nn.MaxPool2d(2, 1), slot(width, 2)))
+            layers.append(nn.MaxPool2d(2, 2) if slot is None else nn.Sequential(DenseMaxPool2d(2), slot(width, 2)))
             ends.append(f"features.{len(layers) - 1}")
         self.features, self.ends = FusedSequential(*layers), tuple(ends)
         self.avgpool = nn.AdaptiveAvgPool2d(7 if head == "imagenet" else 1)

@@ -30,6 +30,7 @@ _CONTRACTION = {
     "mixture": "-ffp-contract=fast",
     "norm": "-ffp-contract=off",
     "channel_norm": "-ffp-contract=off",
+    "max_pool": "-ffp-contract=off",
 }
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC")
 # From the best options to the fewest that a compiler may know. OpenMP's symbols resolve to the runtime that PyTorch has
@@ -172,6 +173,11 @@ def _load(path: Path, source: str) -> ctypes.CDLL:
         found.stillpoint_channel_norm.argtypes = [*[pointer] * 6, *[whole] * 5, ctypes.c_double, whole]
         found.stillpoint_channel_norm_backward.argtypes = [*[pointer] * 7, *[whole] * 5, ctypes.c_double, whole]
         found.stillpoint_channel_norm.restype = found.stillpoint_channel_norm_backward.restype = None
+        return found
+    if source == "max_pool":
+        found.stillpoint_max_pool.argtypes = [pointer, pointer, pointer, whole]
+        found.stillpoint_max_pool_backward.argtypes = [pointer, pointer, pointer, pointer, whole]
+        found.stillpoint_max_pool.restype = found.stillpoint_max_pool_backward.restype = None
         return found
     if source == "mixture":
         found.stillpoint_phases.argtypes = [*[pointer] * 3, whole, whole]

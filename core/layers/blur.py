@@ -12,6 +12,7 @@ from torch import Tensor
 from stillpoint.core import kernels
 from stillpoint.core.layers import scripted
 from stillpoint.core.layers.constants import ConstantBuffers
+from stillpoint.core.layers.dense_max_pool import dense_max_pool2d
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
 from stillpoint.core.layers.padding import check_padding, pad
 from stillpoint.core.layers.phases import check_phase, take_phase
@@ -272,7 +273,10 @@ class MaxBlurPool2d(BlurPool2d):
         self.kernel_size, self.max_padding = kernel_size, max_padding
 
     def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
-        return super().sample(F.max_pool2d(x, self.kernel_size, stride=1, padding=self.max_padding), grid)
+        size, padding = self.kernel_size, self.max_padding
+        if padding in (0, (size - 1) / 2):
+            return super().sample(dense_max_pool2d(x, size, margin="same" if padding else "none"), grid)
+        return super().sample(F.max_pool2d(x, size, stride=1, padding=padding), grid)
 
     def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
         x = F.max_pool2d(x, self.kernel_size, stride=1, padding=self.max_padding)

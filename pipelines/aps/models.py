@@ -8,9 +8,9 @@ from torch import nn
 from stillpoint.core.backbones.resnet import FAMILY, resnet
 from stillpoint.core.backbones.slots import slots
 from stillpoint.core.backbones.speednet import speednet
-from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.backbones.unet import UNet
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.layers.dense_max_pool import DenseMaxPool2d
 from stillpoint.pipelines.aps.config import HALVINGS, Model, form, odd_sizes
 from stillpoint.pipelines.aps.growing import BLOCKS, grow_stem, growing_conv
 

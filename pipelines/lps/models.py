@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from stillpoint.core.backbones.deeplab import DeepLabV3Plus
 from stillpoint.core.backbones.resnet import FAMILY, BasicBlock, ResNet, resnet
 from stillpoint.core.backbones.slots import slots
-from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.conv_norm_act import conv_norm_act
+from stillpoint.core.layers.dense_max_pool import DenseMaxPool2d
 from stillpoint.core.layers.downsample import Downsample, DownsampleFactory
 from stillpoint.core.layers.learnable_polyphase import LearnablePolyphaseDownsample2d
 from stillpoint.core.layers.learnable_upsample import LearnablePolyphaseUpsample2d

@@ -7,8 +7,8 @@ from torch import nn
 
 from stillpoint.core.backbones.resnet import ResNet, resnet
 from stillpoint.core.backbones.slots import downsample, slots
-from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.layers.dense_max_pool import DenseMaxPool2d
 from stillpoint.core.layers.downsample import at
 from stillpoint.core.layers.fused_sequential import FusedSequential
 from stillpoint.core.layers.sparse_coding import SparseCoding2d

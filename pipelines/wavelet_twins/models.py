@@ -10,9 +10,9 @@ from stillpoint.core.backbones.alexnet import AlexNet
 from stillpoint.core.backbones.backbone import Backbone
 from stillpoint.core.backbones.resnet import resnet
 from stillpoint.core.backbones.slots import slots
-from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.complex_modulus import ComplexModulus, ModulusBatchNorm2d, ModulusBias2d
+from stillpoint.core.layers.dense_max_pool import DenseMaxPool2d
 from stillpoint.core.layers.downsample import DownsampleFactory, at, downsample_factory
 from stillpoint.core.layers.fused_sequential import FusedSequential
 from stillpoint.core.layers.slots import ModuleFactory
@@ -146,7 +146,7 @@ def rectified_pool(
     slot = given or _slot(pooling, size)
     if slot is None:
         return nn.Sequential(nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2))
-    return nn.Sequential(nn.ReLU(inplace=True), slot(channels), nn.MaxPool2d(3, stride=1), slot(channels))
+    return nn.Sequential(nn.ReLU(inplace=True), slot(channels), DenseMaxPool2d(3), slot(channels))
 
 
 def modulus_activation(channels: int, norm: bool) -> nn.Sequential:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from stillpoint.core.backbones.phase_control import record_grids
 from stillpoint.core.backbones.resnet import FAMILY, BasicBlock, Bottleneck, ResNet, resnet
-from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.layers.adaptive_blur import AdaptiveBlur2d
 from stillpoint.core.layers.blur import BlurPool2d
+from stillpoint.core.layers.dense_max_pool import DenseMaxPool2d
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, Subsample, sample_at
 from stillpoint.core.layers.phases import polyphase_components
 from stillpoint.core.layers.polyphase import PolyphaseDownsample2d

@@ -53,7 +53,7 @@ def test_maps_at_224_have_the_published_sizes():
     sizes = []
     net = VGG(11, downsample=BLUR, widths=(1,) * 5, head="linear")
     for module in net.features.modules():
-        if type(module).__name__ in ("MaxPool2d", "BlurPool2d"):
+        if type(module).__name__ in ("DenseMaxPool2d", "BlurPool2d"):
             module.register_forward_hook(lambda m, i, o: sizes.append(o.shape[-1]))
     net(torch.zeros(1, 3, 224, 224))
     assert sizes == [223, 112, 111, 56, 55, 28, 27, 14, 13, 7]

@@ -12,8 +12,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 import stillpoint
 from stillpoint.core.backbones.resnet import resnet
-from stillpoint.core.backbones.stem import DenseMaxPool2d
 from stillpoint.core.layers import BlurPool2d, Subsample, downsample_factory
+from stillpoint.core.layers.dense_max_pool import DenseMaxPool2d
 from stillpoint.core.surgery.antialias import POLICIES, antialias
 from stillpoint.core.surgery.filtered import Filtered
 

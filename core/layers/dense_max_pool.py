@@ -1,0 +1,65 @@
+"""Max-pooling at stride one: the part of a max-pool that commutes with shifts (Zhang, ICML 2019, section 3.2)."""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stillpoint.core.kernels import max_pool
+from stillpoint.core.layers.padding import pad
+
+MARGINS = ("none", "same", "circular", "zeros")
+
+
+def dense_max_pool2d(x: Tensor, kernel_size: int, *, margin: str = "none") -> Tensor:
+    """Maxima over k x k windows at stride 1.
+
+    Args:
+        x: (B, C, H, W).
+        kernel_size: side k of the window in pixels, at least 1.
+        margin: "none" takes only whole windows and loses k - 1 rows and columns (Zhang's ResNets, k = 2); "same" keeps
+            the size by centred windows that ignore positions outside the map (k odd; torchvision's own has k = 3);
+            "circular" and "zeros" append k - 1 rows and columns at the bottom and the right (APS, k = 2).
+
+    Returns:
+        (B, C, H, W), or (B, C, H - k + 1, W - k + 1) with margin "none".
+
+    Law: with margin "circular", f(roll(x, s)) is roll(f(x), s) exactly.
+    """
+    plain = partial(_plain, kernel_size=kernel_size, margin=margin)
+    if max_pool.fused(x, kernel_size):
+        return max_pool.max_pool2d(x, kernel_size, margin, plain)
+    return plain(x)
+
+
+def _plain(x: Tensor, kernel_size: int, margin: str) -> Tensor:
+    if margin in ("circular", "zeros"):
+        x = pad(x, [(0, kernel_size - 1), (0, kernel_size - 1)], padding=margin)
+    centre = (kernel_size - 1) // 2 if margin == "same" else 0
+    return F.max_pool2d(x, kernel_size, stride=1, padding=centre)
+
+
+class DenseMaxPool2d(nn.Module):
+    """`dense_max_pool2d` as a Module.
+
+    Raises:
+        ValueError: an unknown margin, a kernel below 1, or an even one with margin "same".
+    """
+
+    def __init__(self, kernel_size: int = 2, *, margin: str = "none") -> None:
+        super().__init__()
+        if margin not in MARGINS:
+            raise ValueError(f"margin must be one of {', '.join(MARGINS)}, got {margin!r}")
+        if kernel_size < 1 or (margin == "same" and kernel_size % 2 == 0):
+            raise ValueError(f"kernel_size must be positive, and odd for margin 'same', got {kernel_size}")
+        self.kernel_size, self.margin = kernel_size, margin
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return _plain(x, self.kernel_size, self.margin)
+        else:  # TorchScript compiles no other branch
+            return dense_max_pool2d(x, self.kernel_size, margin=self.margin)
+
+    def extra_repr(self) -> str:
+        return f"{self.kernel_size}, margin={self.margin!r}"
