@@ -3,8 +3,8 @@
 About two minutes on one core. LPS: four phases sliced and stacked, two padded convolutions of them, a softmax, a
 weighted sum; the two convolutions alone, on phases that are split and padded already, are timed beside it. `beyond` is
 what ours takes above them, over what the textbook does: below zero where ours is faster than they are, since it never
-computes the second one. TIPS: a depthwise convolution, a pooling, a softmax, four slices and a weighted sum. Max-pools at
-stride one: PyTorch's, after its padding. The others are in `benchmarks.alias_free`.
+computes the second one. TIPS: a depthwise convolution, a pooling, a softmax, four slices and a weighted sum. Max-pools
+at stride one: PyTorch's, after its padding. The others are in `benchmarks.alias_free`.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Maxima of 2x2 and 3x3 windows at stride one, each way in one pass over memory; CPU, channels last.
+"""Maxima of 2x2 and 3x3 windows at stride one, each way in one pass over memory; CPU.
 
 PyTorch keeps an index of eight bytes for each number; these find the largest number again.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stillpoint.core.kernels import native
-from stillpoint.core.kernels.layout import is_channels_last
+from stillpoint.core.kernels.layout import empty_map, is_channels_last, memory_format
 from stillpoint.core.kernels.operators import ordinary
 from stillpoint.core.kernels.pool import CPU, cpu_library, plain_only
 
@@ -25,7 +25,7 @@ def fused(x: Tensor, size: int) -> bool:
         return False
     if x.ndim != 4 or x.dtype not in CPU or x.numel() == 0 or min(x.shape[2:]) < size:
         return False
-    return is_channels_last(x) and ordinary(x) and native.available(CPU[x.dtype], "max_pool")
+    return (x.is_contiguous() or is_channels_last(x)) and ordinary(x) and native.available(CPU[x.dtype], "max_pool")
 
 
 def max_pool2d(x: Tensor, size: int, margin: str, plain: Callable[[Tensor], Tensor]) -> Tensor:
@@ -54,14 +54,14 @@ class _MaxPool(torch.autograd.Function):
 
 def _forward(x: Tensor, size: int, margin: str) -> Tensor:
     numbers = _numbers(x, size, margin)
-    y = torch.empty((*x.shape[:2], *numbers[-2:]), dtype=x.dtype, memory_format=torch.channels_last)
+    y = empty_map(x, list(numbers[-2:]))
     library = cpu_library(x.dtype, "max_pool")
     library.stillpoint_max_pool(x.data_ptr(), y.data_ptr(), _array(numbers), torch.get_num_threads())
     return y
 
 
 def _backward(x: Tensor, grad: Tensor, size: int, margin: str) -> Tensor:
-    grad, to_x = grad.to(x.dtype).contiguous(memory_format=torch.channels_last), torch.empty_like(x)
+    grad, to_x = grad.to(x.dtype).contiguous(memory_format=memory_format(x)), torch.empty_like(x)
     cpu_library(x.dtype, "max_pool").stillpoint_max_pool_backward(
         x.data_ptr(), grad.data_ptr(), to_x.data_ptr(), _array(_numbers(x, size, margin)), torch.get_num_threads()
     )
@@ -72,6 +72,8 @@ def _numbers(x: Tensor, size: int, margin: str) -> tuple[int, ...]:
     batch, channels, height, width = x.shape
     before = (size - 1) // 2 if margin == "same" else 0
     lost = size - 1 if margin == "none" else 0
+    if x.is_contiguous():  # each channel is then a map of its own
+        batch, channels = batch * channels, 1
     return size, batch, channels, height, width, before, OUTSIDE[margin], height - lost, width - lost
 
 

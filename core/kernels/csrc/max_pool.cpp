@@ -1,4 +1,4 @@
-// Maxima of K x K windows at stride one, K 2 or 3, of maps with the channels innermost. Called through ctypes.
+// Maxima of K x K windows at stride one, K 2 or 3, of maps with the channels innermost, or of one. Called through ctypes.
 //
 // The backward pass finds each window's largest number again, so that no index is kept, and adds up the gradients of the
 // windows in which a pixel is the largest. Of equal numbers the first in the order of rows is, and a NaN before all numbers,
