@@ -39,6 +39,7 @@ KERNELS = {
     "mixture": "mixed grids",
     "channel_norm": "norms over channels",
     "max_pool": "dense max-pools",
+    "quadratic": "polynomial activations",
 }
 
 

@@ -31,6 +31,7 @@ _CONTRACTION = {
     "norm": "-ffp-contract=off",
     "channel_norm": "-ffp-contract=off",
     "max_pool": "-ffp-contract=off",
+    "quadratic": "-ffp-contract=off",
 }
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC")
 # From the best options to the fewest that a compiler may know. OpenMP's symbols resolve to the runtime that PyTorch has
@@ -173,6 +174,11 @@ def _load(path: Path, source: str) -> ctypes.CDLL:
         found.stillpoint_channel_norm.argtypes = [*[pointer] * 6, *[whole] * 5, ctypes.c_double, whole]
         found.stillpoint_channel_norm_backward.argtypes = [*[pointer] * 7, *[whole] * 5, ctypes.c_double, whole]
         found.stillpoint_channel_norm.restype = found.stillpoint_channel_norm_backward.restype = None
+        return found
+    if source == "quadratic":
+        found.stillpoint_quadratic.argtypes = [*[pointer] * 3, *[whole] * 5]
+        found.stillpoint_quadratic_backward.argtypes = [*[pointer] * 5, *[whole] * 5]
+        found.stillpoint_quadratic.restype = found.stillpoint_quadratic_backward.restype = None
         return found
     if source == "max_pool":
         found.stillpoint_max_pool.argtypes = [pointer, pointer, pointer, whole]
