@@ -11,6 +11,7 @@ network is made.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stillpoint.pipelines.extras import naming_extras
 from stillpoint.pipelines.networks import (
     build,
     configure,
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 
+@naming_extras()
 def load(
     name: str, *, recipe: str | None = None, seed: int = 0, status: str = "weights", results: str | Path = "results"
 ) -> "LoadedRun":

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from stillpoint.core.base.errors import UserError, nearest, printable
 from stillpoint.core.base.interrupt import Interrupted
+from stillpoint.pipelines import extras
 from stillpoint.pipelines.commands import COMMANDS, GROUPS
 from stillpoint.pipelines.commands.base import leave_output
 
@@ -33,15 +34,6 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error("stillpoint.spelled", _spell)
-
-
-#: packages that only some commands need -> the extra that installs them
-EXTRAS = {
-    **dict.fromkeys(
-        ("PIL", "dvc", "matplotlib", "scipy", "shtab", "sklearn", "snakemake", "torchvision", "yacs"), "pipelines"
-    ),
-    "timm": "interop",
-}
 
 
 #: arguments that name where weights and images are stored, by a library that takes names in UTF-8 alone
@@ -187,10 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stillpoint: interrupted", file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in EXTRAS:
+        if (told := extras.remedy(error)) is None:
             raise
-        print(f"stillpoint: {package} is not installed: pip install 'stillpoint[{EXTRAS[package]}]'", file=sys.stderr)
+        print(f"stillpoint: {told}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # the reader (head, less) has exited

@@ -66,6 +66,13 @@ def thread_count(text: str) -> int:
     return count
 
 
+def png(text: str) -> Path:
+    """The file of a figure, as an option's type."""
+    if Path(text).suffix.lower() != ".png":
+        raise ArgumentTypeError(f"pictures are written as PNG: give {text} a name that ends in .png")
+    return Path(text)
+
+
 def add_device(parser: ArgumentParser) -> None:
     """``--device`` and ``--threads``."""
     parser.add_argument(

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.pipelines.commands.base import Command, console, print_json, tell
+from stillpoint.pipelines.commands.base import Command, console, png, print_json, tell
 from stillpoint.pipelines.commands.subject import fits, picture, subject, subject_options
+from stillpoint.pipelines.extras import require
 
 if TYPE_CHECKING:
     from stillpoint.core.evaluation.explain import Explanation
@@ -22,7 +23,7 @@ def _explain_options(parser: ArgumentParser) -> None:
         help="interior: circular padding everywhere, so that borders do not count; whole: the unchanged network "
         "(default: interior)",
     )
-    parser.add_argument("--output", type=Path, metavar="PNG", help="draw errors and shares of the modules")
+    parser.add_argument("--output", type=png, metavar="PNG", help="draw errors and shares of the modules")
     parser.add_argument(
         "--all", action="store_true", help="show every module, not only those up to the first that break"
     )
@@ -31,6 +32,8 @@ def _explain_options(parser: ArgumentParser) -> None:
 def _explain(args: Namespace) -> int:
     if args.image and not Path(args.image).is_file():
         raise UserError(f"the picture {args.image} is not there")
+    if args.output:
+        require("matplotlib")
     found = subject(args)
     import torch
 
