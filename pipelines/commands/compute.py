@@ -168,7 +168,7 @@ def _evaluate_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--pretrained",
         action="store_true",
-        help="measure the kept weights of a network, given by its name, and compare with their card",
+        help="measure the kept weights of the named network and compare with their card",
     )
     parser.add_argument(
         "--status",
@@ -301,5 +301,6 @@ COMMANDS = {
             "stillpoint evaluate results/wavelet_twins/cifar10/R34wyC/seed0 --status e120",
         ),
         takes_pairs=True,
+        pairs="EVALUATE.REPEATS 3",
     ),
 }

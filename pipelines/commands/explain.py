@@ -115,5 +115,6 @@ COMMANDS = {
             "stillpoint explain --torchvision mobilenet_v2 --size 224 --output mobilenet.png",
         ),
         takes_pairs=True,
+        pairs="MODEL.FILTER_SIZE 5",
     ),
 }

@@ -23,7 +23,7 @@ def _measure_options(parser: ArgumentParser) -> None:
         "--image",
         required=True,
         metavar="FILE",
-        help="the image, or a folder of images; shorter sides are resized and centres cropped",
+        help="an image, or a folder of images (required); the shorter side is resized, then the centre is cropped",
     )
     parser.add_argument(
         "--max-shift", type=int, default=8, metavar="M", help="try all shifts of up to M pixels (default: 8)"
@@ -207,5 +207,6 @@ COMMANDS = {
             "stillpoint measure --timm resnet50 --weights resnet50.safetensors --image photographs --boundary zeros",
         ),
         takes_pairs=True,
+        pairs="MODEL.FILTER_SIZE 5",
     ),
 }

@@ -39,7 +39,7 @@ def _shared_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--kept",
         action="store_true",
-        help="of the kept runs, in runs/, and beside them; with --results too: there what is not kept",
+        help="use the kept runs and write beside them, in runs/; with --results: what is not kept, there",
     )
 
 
@@ -138,12 +138,12 @@ def _workflow_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--anew",
         action="store_true",
-        help="remove the runs that are there and begin them all anew, however they were made",
+        help="remove existing runs, whoever made them, and start from scratch",
     )
     parser.add_argument(
         "--kept",
         action="store_true",
-        help="take the kept runs for done and train only what is not kept under these settings; the table is in runs/",
+        help="treat kept runs as done, train only what is not kept under these settings; the table is in runs/",
     )
     parser.add_argument(
         "--dry-run",
