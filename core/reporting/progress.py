@@ -76,10 +76,14 @@ def remaining(done: float, before: float, seconds: float) -> float | None:
     return None if done <= before else seconds * (1 - done) / (done - before)
 
 
-def clock(seconds: float | None) -> str:
-    """``3:07``, ``25:03:07`` from an hour on, or ``?`` when it is not known."""
-    if seconds is None:
-        return "?"
+def left(seconds: float | None, since: float = 0.0) -> str:
+    """Words for an estimate made `since` seconds ago, which runs down until work that is done makes another."""
+    rest = None if seconds is None else seconds - since
+    return "remaining time unknown" if rest is None or rest <= 0 else f"about {clock(rest)} left"
+
+
+def clock(seconds: float) -> str:
+    """``3:07``, ``25:03:07`` from an hour on."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
@@ -127,6 +131,7 @@ def follow(
     start, told = time.monotonic(), ""
     began: dict[Run, Status] | None = None
     finished, share = 0, EVALUATION
+    estimate, grown, at = None, 0.0, start
     # inside: what is started while a signal is caught does not ignore it, though this process was started by `&`
     with log.open("w") as output, StopRequest() as stop:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, pass_fds=keep)
@@ -142,8 +147,10 @@ def follow(
                         finished, share = len(ended), evaluation_share(ended)
                     # what was there at the start took none of this time
                     before, done = (sum(s.work(share) for s in x.values()) / max(1, len(x)) for x in (began, found))
-                    left = remaining(done, before, time.monotonic() - start)
-                    what = f"{finished} of {len(found)} runs measured, about {clock(left)} left"
+                    now = time.monotonic()
+                    if done - before != grown:
+                        estimate, grown, at = remaining(done, before, now - start), done - before, now
+                    what = f"{finished} of {len(found)} runs measured, {left(estimate, now - at)}"
                     if done >= 1:
                         what = "table and figures" if code is None else "all is done"
                     if code:
@@ -152,11 +159,11 @@ def follow(
                     if live:
                         live.update(Group(overview(found), bar))
                     else:
-                        now = ", ".join(
+                        busy = ", ".join(
                             f"{run.model}/seed{run.seed} {s}" for run, s in found.items() if s.stage in _BUSY
                         )
-                        if (line := f"{what}; {now}" if now else what).split(",")[0] + now != told:
-                            told = line.split(",")[0] + now
+                        if (line := f"{what}; {busy}" if busy else what).split(",")[0] + busy != told:
+                            told = line.split(",")[0] + busy
                             console.print(f"[{clock(time.monotonic() - start)}] {line}", markup=False)
                     if code is not None:
                         return code

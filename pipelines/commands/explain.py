@@ -25,7 +25,7 @@ def _explain_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=png, metavar="PNG", help="draw errors and shares of the modules")
     parser.add_argument(
-        "--all", action="store_true", help="show every module, not only those up to the first that break"
+        "--all", action="store_true", help="show every module (default: those up to the first that break)"
     )
 
 
@@ -75,7 +75,7 @@ def _print_explanation(title: str, result: "Explanation", every: bool) -> None:
         bad = not row.error <= result.threshold
         broken += bad
         whole = row.name == "(network)"
-        if every or whole or broken <= 3 or row is result.worst:
+        if every or whole or (first is not None and broken <= 3) or row is result.worst:
             stride = "" if row.stride is None else f"{row.stride:g}"
             style = "bold red" if row is first else "red" if bad else None
             share = f"{row.share:.1%}" if row.share else ""

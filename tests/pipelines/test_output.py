@@ -123,6 +123,21 @@ def test_tables_of_80_columns_lose_no_name(results: Path, monkeypatch) -> None:
         assert all(len(line) <= 80 for line in tables)
 
 
+def test_a_table_of_80_columns_breaks_headings_before_names_and_numbers(results: Path, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    out = Terminal("utf-8", terminal=True)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(["table", "aps", "--kept"]) == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out.shown()).splitlines()
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert max(map(len, lines[1:8])) <= 80
+    names = [cell[0].removesuffix(" *") for cell in cells if cell[0]]
+    assert names and set(names) == {"resnet20", "resnet20_lpf3", "resnet20_aps1", "resnet20_aps3"}
+    changes = [cell[-1] for cell in cells if cell[-1]]
+    assert len(changes) == len(names) and all(re.fullmatch(r"\d\.\de[+-]\d\d", change) for change in changes)
+
+
 def test_help_fits_80_columns_and_its_first_page_a_screen(monkeypatch, capsys) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     inner = [("board", word) for word in ("page", "add", "check")]

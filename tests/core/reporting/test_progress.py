@@ -19,6 +19,7 @@ from stillpoint.core.reporting.progress import (
     clock,
     evaluation_share,
     follow,
+    left,
     remaining,
     status,
 )
@@ -51,7 +52,13 @@ def test_remaining_time_follows_from_what_was_done() -> None:
     assert remaining(0.5, 0.0, 60) == pytest.approx(60)
     assert remaining(0.75, 0.5, 30) == pytest.approx(30)
     assert remaining(0.5, 0.5, 60) is None
-    assert (clock(None), clock(187), clock(90_187)) == ("?", "3:07", "25:03:07")
+    assert (clock(187), clock(90_187)) == ("3:07", "25:03:07")
+
+
+def test_an_estimate_runs_down_and_is_not_stretched_while_nothing_new_is_known() -> None:
+    said = [left(187.0, since) for since in (0.0, 60.0, 186.0, 187.0, 500.0)]
+    assert said == ["about 3:07 left", "about 2:07 left", "about 0:01 left", *["remaining time unknown"] * 2]
+    assert left(None) == "remaining time unknown"
 
 
 def test_an_evaluations_share_is_that_of_the_runs_that_are_done(run: Run) -> None:
