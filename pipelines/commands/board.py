@@ -128,7 +128,7 @@ def _network(words: str, weights: str) -> "tuple[nn.Module, str]":
     from stillpoint.pipelines.commands.foreign import of_user
 
     if words.startswith("board/"):
-        raise UserError(f"{words} is of the house: stillpoint evaluate <its run's folder> measures it again")
+        raise UserError(f"{words} is a network of this project: measure its run with stillpoint evaluate FOLDER")
     net = of_user(words)
     load_weights(net, weights)
     return net.eval(), tensors_digest(net.state_dict())

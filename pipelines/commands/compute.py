@@ -133,7 +133,8 @@ class _training_display:
         )
         # the speed of the whole training so far: validation and reading are in it, not the last steps alone
         period = 86_400.0
-        bars = self.bars = Bars(*columns, console=out, disable=not out.is_terminal, speed_estimate_period=period)
+        options: dict[str, Any] = {"transient": True, "speed_estimate_period": period}
+        bars = self.bars = Bars(*columns, console=out, disable=not out.is_terminal, **options)
         bars.start()
         task = bars.add_task("", total=epochs)
 

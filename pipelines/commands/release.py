@@ -44,7 +44,7 @@ def _options(parser: ArgumentParser) -> None:
 
 def _release(args: Namespace) -> int:
     if args.full and not args.weights:
-        raise UserError("--full is about the weights that are kept: give --weights too")
+        raise UserError("--full keeps weights in float32: give --weights too")
     from stillpoint.pipelines import released
 
     asked = released.Asked(

@@ -179,7 +179,7 @@ def _workflow(args: Namespace) -> int:
     from stillpoint.pipelines import gathering, workflow
 
     if args.anew and args.kept:
-        raise UserError("--kept takes runs as they are, and --anew begins them anew: leave out one of them")
+        raise UserError("--kept uses runs as they are, --anew replaces them: give only one")
     given = {
         "recipe": recipe_of(args),
         "seeds": args.seeds,

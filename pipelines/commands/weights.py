@@ -187,7 +187,7 @@ def download(address: str, target: Path, digits: str) -> None:
         ) from None
     except (URLError, TimeoutError, ConnectionError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise UserError(f"{address} cannot be reached ({reason}): is there a network?") from None
+        raise UserError(f"{address} cannot be reached ({reason}): check the network connection") from None
     except ValueError as error:
         raise UserError(f"{address} is not an address: {error}") from None
 
