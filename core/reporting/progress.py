@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -88,17 +89,27 @@ def clock(seconds: float) -> str:
     return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def overview(found: dict[Run, Status]) -> Table:
-    """A line for each network, a column for each seed."""
+def overview(found: dict[Run, Status], most: int | None = None) -> Table:
+    """A line for each network, a column for each seed; of more networks than `most`, those at work first."""
     styles = {"waiting": "dim", "training": "cyan", "to measure": "magenta", "done": "green"}
     seeds = sorted({run.seed for run in found})
     grid = Table("network", *(f"seed {seed}" for seed in seeds), box=None, header_style="bold", padding=(0, 2, 0, 0))
     by_model: dict[str, dict[int, Status]] = {}
     for run, state in found.items():
         by_model.setdefault(run.model, {})[run.seed] = state
-    for model, own in by_model.items():
+    shown = by_model
+    if most is not None and len(by_model) > most:
+        # a terminal would cut off the last lines, and the bar with them
+        busy = sorted(by_model, key=lambda model: all(s.stage not in _BUSY for s in by_model[model].values()))
+        kept = set(busy[: max(1, most - 1)])
+        shown = {model: own for model, own in by_model.items() if model in kept}
+    for model, own in shown.items():
         cells = [Text(str(own[s]), styles[own[s].stage]) if s in own else "" for s in seeds]
         grid.add_row(model, *cells)
+    if rest := [s for model, own in by_model.items() if model not in shown for s in own.values()]:
+        counts = Counter(s.stage for s in rest)
+        told = ", ".join(f"{counts[stage]} {stage}" for stage in styles if counts[stage])
+        grid.add_row(f"{len(by_model) - len(shown)} more", Text(told, "dim"))
     return grid
 
 
@@ -157,7 +168,8 @@ def follow(
                         what = f"{finished} of {len(found)} runs measured, and the workflow stopped"
                     bar.update(task, completed=done, description=what)
                     if live:
-                        live.update(Group(overview(found), bar))
+                        # beside the networks: their heading, the bar and the cursor's line
+                        live.update(Group(overview(found, max(2, console.height - 3)), bar))
                     else:
                         busy = ", ".join(
                             f"{run.model}/seed{run.seed} {s}" for run, s in found.items() if s.stage in _BUSY

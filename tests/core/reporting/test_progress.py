@@ -20,6 +20,7 @@ from stillpoint.core.reporting.progress import (
     evaluation_share,
     follow,
     left,
+    overview,
     remaining,
     status,
 )
@@ -46,6 +47,22 @@ def test_a_run_goes_from_waiting_over_training_and_measuring_to_done(run: Run) -
     works = [state.work() for state in seen]
     assert works == sorted(works) and works[0] == 0 and works[-1] == 1
     assert works[2] == pytest.approx((1 + START) / (1 + START + EVALUATION))
+
+
+def test_a_low_terminal_shows_the_networks_at_work_and_counts_the_others(tmp_path: Path) -> None:
+    stages = ["done"] * 5 + ["waiting"] * 20 + ["training"]
+    runs = {Run("aps", "digits", f"net{k}", 0, tmp_path): Status(stage, 1, 4) for k, stage in enumerate(stages)}
+
+    def lines(most: int | None) -> list[str]:
+        console = Console(file=io.StringIO(), width=80)
+        console.print(overview(runs, most))
+        return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+
+    assert len(lines(None)) == len(lines(26)) == 27
+    shown = lines(8)
+    assert len(shown) == 9 and "net25 epoch 1/4" in shown
+    # those at work, then in their order, and a count
+    assert shown[1:7] == [f"net{k} done" for k in range(5)] + ["net5 waiting"] and shown[-1] == "19 more 19 waiting"
 
 
 def test_remaining_time_follows_from_what_was_done() -> None:
