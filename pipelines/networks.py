@@ -148,7 +148,8 @@ def create(name: str, *, dataset: str | None = None, seed: int = 0, **settings: 
     """A network of a paper, untrained: ``create("aps/resnet18_aps3", dataset="cifar10", filter_size=5)``.
 
     `dataset` decides its form (stem, channels, classes): ImageNet's by default, or the first that the network is made
-    for. `settings` are keys of the MODEL section in small letters. `UserError` for a data set that it has no form for.
+    for. `settings` are keys of the MODEL section in lower case. `UserError` for a data set that the network does not
+    support.
 
     Examples:
         >>> net = stillpoint.create("aps/resnet20_aps1", dataset="cifar10", width=0.25)

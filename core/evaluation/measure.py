@@ -236,7 +236,7 @@ def measure(
                  "worst_shift", "subpixel", "walk", "rotation", "scaling", "corruptions"
     output       where the logits are in the output of `net`, if ambiguous: a key, a position, or a function
     preprocess   applied to images, shifted ones too, before `net`
-    settings     those of `stillpoint.core.config.schema.EvaluateConfig` in small letters: ``max_shift=8, repeats=2``
+    settings     those of `stillpoint.core.config.schema.EvaluateConfig` in lower case: ``max_shift=8, repeats=2``
 
     Returns the numbers by name, those of images and of predicted classes among them. Raises ValueError for unsupported
     images, labels or networks, and `UserError` for unknown evaluations and settings or values out of range.
