@@ -57,8 +57,8 @@ def load(
 ) -> "LoadedRun":
     """A trained run: ``load("wavelet_twins/R34wyC", recipe="cifar10", status="e300").net``.
 
-    `status` is "weights", "checkpoint", "best" or "e<N>". Returns a `stillpoint.pipelines.loading.LoadedRun`: ``net`` (on
-    the CPU, in eval mode), ``config``, ``epoch``, ``history``, ``losses``. `UserError` where there is no such run.
+    `status` is "weights", "checkpoint", "best" or "e<N>". Returns a `stillpoint.pipelines.loading.LoadedRun`: ``net``
+    (on the CPU, in eval mode), ``config``, ``epoch``, ``history``, ``losses``. `UserError` where there is no such run.
     """
     from stillpoint.pipelines.loading import load_run
 
