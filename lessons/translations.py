@@ -32,7 +32,7 @@ from stillpoint.core.evaluation.maximise import class_images, neuron_images, str
 
 LENGTH = float(os.environ.get("LESSON_LENGTH", "1"))  # a tenth, where only whether it runs is in question
 EPOCHS = max(1, round(8 * LENGTH))
-torch.manual_seed(0)
+_ = torch.manual_seed(0)
 
 # %% [markdown]
 # ## The images

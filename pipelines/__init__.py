@@ -11,6 +11,7 @@ network is made.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stillpoint.pipelines.extras import naming_extras
 from stillpoint.pipelines.networks import (
     build,
     configure,
@@ -50,10 +51,15 @@ __all__ = [
 ]
 
 
+@naming_extras()
 def load(
     name: str, *, recipe: str | None = None, seed: int = 0, status: str = "weights", results: str | Path = "results"
 ) -> "LoadedRun":
-    """A trained run: ``load("wavelet_twins/R34wyC", recipe="cifar10", status="e300").net`` (see pipelines.loading)."""
+    """A trained run: ``load("wavelet_twins/R34wyC", recipe="cifar10", status="e300").net``.
+
+    `status` is "weights", "checkpoint", "best" or "e<N>". Returns a `stillpoint.pipelines.loading.LoadedRun`: ``net``
+    (on the CPU, in eval mode), ``config``, ``epoch``, ``history``, ``losses``. `UserError` where there is no such run.
+    """
     from stillpoint.pipelines.loading import load_run
 
     return load_run(name, recipe=recipe, seed=seed, status=status, results=results)

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from stillpoint.core.base.errors import UserError, nearest, printable
 from stillpoint.core.base.interrupt import Interrupted
+from stillpoint.pipelines import extras
 from stillpoint.pipelines.commands import COMMANDS, GROUPS
 from stillpoint.pipelines.commands.base import leave_output
 
@@ -35,15 +36,6 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("stillpoint.spelled", _spell)
 
 
-#: packages that only some commands need -> the extra that installs them
-EXTRAS = {
-    **dict.fromkeys(
-        ("PIL", "dvc", "matplotlib", "scipy", "shtab", "sklearn", "snakemake", "torchvision", "yacs"), "pipelines"
-    ),
-    "timm": "interop",
-}
-
-
 #: arguments that name where weights and images are stored, by a library that takes names in UTF-8 alone
 STORES = ("results", "data", "to", "folder", "runs")
 
@@ -53,6 +45,14 @@ FORMER = {"publish": "release RUN --weights"}
 
 class _Parser(argparse.ArgumentParser):
     """An argparse parser whose errors are one sentence, without the usage."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """As argparse's own, which says nothing where there is no room for the help."""
+        if file is sys.stderr:
+            _complain(message)
+        else:
+            print(message, end="")
+            _flush()
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {printable(message)} (see: {self.prog} --help)\n")
@@ -77,6 +77,7 @@ class _Version(argparse.Action):
         import stillpoint
 
         print(f"stillpoint {stillpoint.__version__}")
+        _flush()
         caller.exit()
 
 
@@ -89,24 +90,34 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
     inner = top.add_subparsers(dest="command", metavar="command", required=True, parser_class=_Parser)
     for name, command in COMMANDS.items():
-        sub = inner.add_parser(
-            name,
-            help=command.summary,
-            description=f"{command.summary[0].upper()}{command.summary[1:]}.",
-            epilog="examples:\n" + "\n".join(f"  {example}" for example in command.examples),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        sub = inner.add_parser(name, help=command.summary, allow_abbrev=False)
         command.options(sub)
-        # argparse would list every option here too, wider than a terminal
-        places = [(str(place.metavar or place.dest), place.nargs) for place in sub._get_positional_actions()]
-        words = [f"[{word}]" if nargs == "?" else word for word, nargs in places]
-        sub.usage = " ".join(["stillpoint", name, *words, "[options]", *["[KEY VALUE ...]"] * command.takes_pairs])
+        _describe(sub, name, command.summary, command.examples, command.takes_pairs)
         sub.set_defaults(run=command.run, pairs=None, parser=top)
         if command.takes_pairs:
             sub.set_defaults(pairs=[])
-            sub.epilog = f"{sub.epilog}\n\nKEY VALUE pairs at the end change the configuration: TRAIN.LR 0.05"
+            sub.epilog = f"{sub.epilog}\n\nKEY VALUE pairs at the end change the configuration: {command.pairs}"
     return top
+
+
+def _describe(
+    sub: argparse.ArgumentParser, name: str, summary: str, examples: Sequence[str], takes_pairs: bool = False
+) -> None:
+    """Gives a command's help its first sentence, a short usage and its examples; likewise each word that follows it."""
+    sub.description = f"{summary[0].upper()}{summary[1:]}."
+    sub.epilog = "examples:\n" + "\n".join(f"  {example}" for example in examples)
+    sub.formatter_class = argparse.RawDescriptionHelpFormatter
+    # argparse would list every option here too, wider than a terminal
+    places = [(str(place.metavar or place.dest), place.nargs) for place in sub._get_positional_actions()]
+    words = [f"[{word}]" if nargs == "?" else f"[{word} ...]" if nargs == "*" else word for word, nargs in places]
+    sub.usage = " ".join(["stillpoint", name, *words, "[options]", *["[KEY VALUE ...]"] * takes_pairs])
+    for action in sub._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            told = {choice.dest: str(choice.help) for choice in action._choices_actions}
+            for word, further in action.choices.items():
+                called = f"stillpoint {name} {word} "
+                of_word = [example for example in examples if example.startswith(called)]
+                _describe(further, f"{name} {word}", told[word], of_word)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -170,27 +181,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="stillpoint.spelled")
-    args = parse(arguments)
-    warnings.showwarning = _warn
     try:
+        args = parse(arguments)
+        warnings.showwarning = _warn
         code = args.run(args) or 0
-        if sys.stdout is not None:
-            sys.stdout.flush()  # here, and not when the interpreter ends, it can be told that there was no room
+        _flush()
         return code
     except Interrupted as stop:
-        print(f"stillpoint: {stop}", file=sys.stderr)
+        _say(str(stop))
         return 128 + stop.signal
     except UserError as error:
-        print(f"stillpoint: {error}", file=sys.stderr)
+        _say(str(error))
         return 2
     except KeyboardInterrupt:
-        print("stillpoint: interrupted", file=sys.stderr)
+        _say("interrupted")
         return 130
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in EXTRAS:
+        if (told := extras.remedy(error)) is None:
             raise
-        print(f"stillpoint: {package} is not installed: pip install 'stillpoint[{EXTRAS[package]}]'", file=sys.stderr)
+        _say(told)
         return 2
     except BrokenPipeError:
         # the reader (head, less) has exited
@@ -199,14 +208,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is None and error.errno in _FULL:
             # files are written by `atomic_path`, which tells of them
-            print(f"stillpoint: what was printed is not whole: {error.strerror}", file=sys.stderr)
+            _say(f"what was printed is not whole: {error.strerror}")
             leave_output()
             return 2
         # a user's path: a folder that is a file, or one without write permission
         if error.filename is None:
             raise
-        print(f"stillpoint: {printable(str(error.filename))}: {error.strerror}", file=sys.stderr)
+        _say(f"{printable(str(error.filename))}: {error.strerror}")
         return 2
+
+
+def _flush() -> None:
+    """Writes out what was printed: here, and not when the interpreter ends, it can be told that there was no room."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _say(sentence: str) -> None:
+    """Prints why a command ends."""
+    _complain(f"stillpoint: {sentence}\n")
+
+
+def _complain(text: str) -> None:
+    """Writes to the error stream; where it finds no room, the exit code still tells."""
+    if sys.stderr is None:
+        return
+    try:
+        print(text, end="", file=sys.stderr, flush=True)
+    except OSError:
+        leave_output(sys.stderr)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stillpoint.core.base.errors import UserError, closest, nearest
 from stillpoint.core.config.catalogue import DATASETS, takes
 from stillpoint.core.runs import layout
+from stillpoint.pipelines.extras import naming_extras
 from stillpoint.pipelines.paper import HERE, ModelEntry, Paper
 from stillpoint.pipelines.papers import PAPERS
 
@@ -142,11 +143,13 @@ def build(config: RunConfig) -> nn.Module:
     return paper(config.pipeline).network(config)
 
 
+@naming_extras()
 def create(name: str, *, dataset: str | None = None, seed: int = 0, **settings: Any) -> nn.Module:
     """A network of a paper, untrained: ``create("aps/resnet18_aps3", dataset="cifar10", filter_size=5)``.
 
     `dataset` decides its form (stem, channels, classes): ImageNet's by default, or the first that the network is made
-    for. `settings` are keys of the MODEL section in small letters. `UserError` for a data set that it has no form for.
+    for. `settings` are keys of the MODEL section in lower case. `UserError` for a data set that the network does not
+    support.
 
     Examples:
         >>> net = stillpoint.create("aps/resnet20_aps1", dataset="cifar10", width=0.25)
@@ -161,6 +164,7 @@ def create(name: str, *, dataset: str | None = None, seed: int = 0, **settings: 
     return build(without_recipe(name, dataset, pairs, seed))
 
 
+@naming_extras()
 def pretrained(name: str, *, recipe: str | None = None, seed: int | None = None) -> nn.Module:
     """A network with its kept weights, in eval mode: ``pretrained("aps/resnet20_aps3")``.
 

@@ -98,7 +98,7 @@ class Kept:
         try:
             text = kinds[what](*given, **options)
         except TypeError:
-            raise UserError(f"a {what} is not asked for like this") from None
+            raise UserError(f"a {what} is not written like this") from None
         return text if what == "number" or not text else f"\n\n{text.strip()}\n\n"
 
     def table(self, which: str, networks: str = "*", columns: str = "", states: str = ",".join(STATES)) -> str:
@@ -117,7 +117,7 @@ class Kept:
             if fnmatchcase(row.model, networks)
         )
         if not rows:
-            raise UserError(f"no kept network of {which} is called like {networks}")
+            raise UserError(f"no kept network of {which} matches {networks}")
         by_key = {column.key: column for column in table.columns}
         chosen = tuple(by_key[key] for key in wanted) if wanted else table.columns
         some = replace(table, rows=rows, columns=chosen)

@@ -134,9 +134,11 @@ def whole(run: Run) -> Whole:
         raise UserError(f"{run.metrics} does not say what it measured: stillpoint evaluate {run.folder} does it again")
     for path, said in ((run.training, training), (run.metrics, metrics)):
         if said.get("config_digest") != config.digest():
-            raise UserError(f"{path} is of other settings than {run.config}: it belongs to another run")
+            raise UserError(f"{path} has other settings than {run.config}: it belongs to another run")
     if config.train.epochs and len(read_history(run.history)) != config.train.epochs:
-        raise UserError(f"{run.history} has not the {config.train.epochs} epochs of {run.config}: it is of another run")
+        raise UserError(
+            f"{run.history} does not have the {config.train.epochs} epochs of {run.config}: it is another run's"
+        )
     read_maps(run.maps)
     tensors, about = read_tensors(run.weights)
     name = f"{run.pipeline}/{run.model}"
@@ -212,7 +214,7 @@ def _stage_kept(run: Run, staged: Run, asked: Asked) -> None:
     card = cards.check(run)
     own_config(run)
     if read_metrics(run).get("config_digest") != own_config(run).digest():
-        raise UserError(f"{run.metrics} is of other settings than {run.config}: it belongs to another run")
+        raise UserError(f"{run.metrics} has other settings than {run.config}: it belongs to another run")
     if asked.weights and card["weights"] is None:
         raise UserError(f"{run.folder} is kept without its weights: leave out --weights")
     _copy(run, staged)

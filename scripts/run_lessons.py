@@ -3,6 +3,7 @@
 Of each lesson build/lessons/ holds a notebook (.ipynb), and a page (.md) with its pictures, which `make docs` shows.
 """
 
+import os
 import resource
 import sys
 import time
@@ -21,7 +22,7 @@ def run(path: Path) -> tuple[float, float]:
     began, spent = time.monotonic(), _spent()
     notebook = jupytext.read(path)
     # no limit: a cell's time by the clock says nothing on a busy machine
-    NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(ROOT)}}).execute()
+    NotebookClient(notebook, timeout=None, coalesce_streams=True, resources={"metadata": {"path": str(ROOT)}}).execute()
     taken = time.monotonic() - began, _spent() - spent
     OUT.mkdir(parents=True, exist_ok=True)
     jupytext.write(notebook, OUT / f"{path.stem}.ipynb")
@@ -40,6 +41,8 @@ def _spent() -> float:
 
 
 def main() -> None:
+    # bars of tqdm in a notebook need a package of their own; without it, its warning holds a path of this machine
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     wanted = sys.argv[1:] or [path.stem for path in sorted((ROOT / "lessons").glob("*.py"))]
     total = spent = 0.0
     for name in wanted:

@@ -149,7 +149,7 @@ def test_a_page_shows_what_its_runs_hold_and_nothing_where_there_is_none(tmp_pat
         "table aps/cifar11": "no recipe 'cifar11'",
         "table aps": "is no paper/recipe",
         "tabel aps/digits": "'tabel' is none of table",
-        "table": "is not asked for like this",
+        "table": "is not written like this",
     }
     for marker, told in wrong.items():
         with pytest.raises(UserError, match=told):

@@ -101,3 +101,13 @@ def test_every_public_name_is_in_the_reference_once(page: str, room: object) -> 
         module, _, name = path.removeprefix("stillpoint.").rpartition(".")
         tree = ast.parse((ROOT / Path(*module.split("."))).with_suffix(".py").read_text())
         assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}, path
+
+
+def test_the_search_works_on_a_site_that_is_opened_as_files() -> None:
+    """Browsers let a file load neither an index of JSON nor a worker; the plugin's own stand-in would be fetched."""
+    given = yaml.load((ROOT / "mkdocs.yml").read_text(), _Loose)
+    plugins = [plugin if isinstance(plugin, str) else next(iter(plugin)) for plugin in given["plugins"]]
+    assert {"search", "offline"} <= set(plugins)
+    (script,) = given["extra"]["polyfills"]
+    # by this word in its name the plugin knows it, and adds none of its own
+    assert "iframe-worker" in script and (ROOT / "docs" / script).is_file()

@@ -13,13 +13,15 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stillpoint.core.base.errors import UserError, cause
 from stillpoint.core.data.archives import DAMAGE, Unpacked
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 #: the accepted image formats, whatever a file's name; Pillow would start Ghostscript for PostScript
@@ -144,7 +146,7 @@ def decode_image(
     *,
     upright: bool = False,
     size: tuple[int, int] | None = None,
-) -> Image.Image:
+) -> "Image.Image":
     """A fully decoded picture in `mode` ("RGB" or "L"); grey, palette and CMYK files are converted.
 
     `upright` applies the EXIF orientation, as viewers do; data sets are read without it, as in the papers. An image
@@ -152,6 +154,8 @@ def decode_image(
 
     Raises a `UserError` that names the file when it is none of `IMAGE_FORMATS` or cannot be decoded.
     """
+    from PIL import Image, ImageOps
+
     try:
         with _opened(source, name) as file:
             if size is not None and file.size != size:
@@ -200,8 +204,10 @@ def decode_label_map(source: Path, name: str, size: tuple[int, int]) -> np.ndarr
 
 
 @contextmanager
-def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
+def _opened(source: Path | bytes, name: str) -> Iterator["Image.Image"]:
     """A picture of one of `IMAGE_FORMATS` and not more than `MOST_PIXELS`, not decoded yet."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with warnings.catch_warnings():
             # refused below, in one sentence
@@ -228,6 +234,8 @@ _LUMINANCE = (
 
 def jpeg_quality(content: bytes) -> int | None:
     """The quality setting (1..100) with which libjpeg would have written this file, or None if there is none such."""
+    from PIL import Image
+
     with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
         tables = getattr(image, "quantization", None)
     if not tables:

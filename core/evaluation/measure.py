@@ -221,7 +221,7 @@ def measure(
     progress: Callable[[str, int, int], None] | None = None,
     **settings: Any,
 ) -> Measured:
-    """Runs evaluations of `evaluation.registry` on a network of your own.
+    """Measures how shifts change the output of a network of your own.
 
     net          images -> logits (B, K): a module, also scripted or exported, in eval mode during the call, or a
                  function. One that returns maps (B, K, H, W) is measured by `measure_maps`, under zeros at the edge if
@@ -232,13 +232,14 @@ def measure(
                  images, (images, labels) or dictionaries. They are moved to the network's device
     labels       (N,) class numbers; without them the network's class of each unshifted image counts as correct, and no
                  accuracy is returned
+    evaluations  any of "accuracy", "circular", "windows", "crop", "fractional", "flips", "erase", "all_shifts",
+                 "worst_shift", "subpixel", "walk", "rotation", "scaling", "corruptions"
     output       where the logits are in the output of `net`, if ambiguous: a key, a position, or a function
     preprocess   applied to images, shifted ones too, before `net`
-    settings     those of `stillpoint.core.config.schema.EvaluateConfig` in small letters: ``max_shift=8, repeats=2``
+    settings     those of `stillpoint.core.config.schema.EvaluateConfig` in lower case: ``max_shift=8, repeats=2``
 
-    Returns the results of `evaluation.engine.evaluate`, with the numbers of images and of predicted classes. Raises
-    ValueError for unsupported images, labels or networks, and `UserError` for evaluations and settings that are unknown
-    or out of range.
+    Returns the numbers by name, those of images and of predicted classes among them. Raises ValueError for unsupported
+    images, labels or networks, and `UserError` for unknown evaluations and settings or values out of range.
 
     Examples:
         >>> net = stillpoint.create("aps/resnet20_aps1", dataset="cifar10", width=0.25)

@@ -75,7 +75,7 @@ def evaluate_run(
         # again: it may have been made anew since it was looked at
         _check(run, config)
         if status in ("weights", "best") and run.state.is_file() and not run.training.is_file():
-            raise UserError(f"{run.folder} holds a training that has not ended: go on with it before it is measured")
+            raise UserError(f"{run.folder} holds an unfinished training: finish it before measuring")
         measured = config.evaluate
         options = {"batch_size": measured.batch_size, "workers": workers, "margin": measured.margin}
         batches = loader(config, "test", data_root, where, **options)

@@ -16,11 +16,12 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path
 from stillpoint.core.metrics.logit_change import ROUNDING
 from stillpoint.core.reporting.reading import read_maps
-from stillpoint.core.reporting.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from stillpoint.core.reporting.tables import Table
 
 P = ParamSpec("P")
 
@@ -128,7 +129,7 @@ def entitle(figure: "Figure", title: str) -> None:
 
 
 @styled
-def consistency_accuracy(table: Table, path: Path) -> Path:
+def consistency_accuracy(table: "Table", path: Path) -> Path:
     """The table's second axis (consistency) against its first (accuracy): untrained hollow, trained filled.
 
     Bars are standard deviations over seeds, and the Pareto front is marked. Where there are more networks than markers,

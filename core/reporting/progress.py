@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -76,25 +77,39 @@ def remaining(done: float, before: float, seconds: float) -> float | None:
     return None if done <= before else seconds * (1 - done) / (done - before)
 
 
-def clock(seconds: float | None) -> str:
-    """``3:07``, ``25:03:07`` from an hour on, or ``?`` when it is not known."""
-    if seconds is None:
-        return "?"
+def left(seconds: float | None, since: float = 0.0) -> str:
+    """Words for an estimate made `since` seconds ago, which runs down until work that is done makes another."""
+    rest = None if seconds is None else seconds - since
+    return "remaining time unknown" if rest is None or rest <= 0 else f"about {clock(rest)} left"
+
+
+def clock(seconds: float) -> str:
+    """``3:07``, ``25:03:07`` from an hour on."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def overview(found: dict[Run, Status]) -> Table:
-    """A line for each network, a column for each seed."""
+def overview(found: dict[Run, Status], most: int | None = None) -> Table:
+    """A line for each network, a column for each seed; of more networks than `most`, those at work first."""
     styles = {"waiting": "dim", "training": "cyan", "to measure": "magenta", "done": "green"}
     seeds = sorted({run.seed for run in found})
     grid = Table("network", *(f"seed {seed}" for seed in seeds), box=None, header_style="bold", padding=(0, 2, 0, 0))
     by_model: dict[str, dict[int, Status]] = {}
     for run, state in found.items():
         by_model.setdefault(run.model, {})[run.seed] = state
-    for model, own in by_model.items():
+    shown = by_model
+    if most is not None and len(by_model) > most:
+        # a terminal would cut off the last lines, and the bar with them
+        busy = sorted(by_model, key=lambda model: all(s.stage not in _BUSY for s in by_model[model].values()))
+        kept = set(busy[: max(1, most - 1)])
+        shown = {model: own for model, own in by_model.items() if model in kept}
+    for model, own in shown.items():
         cells = [Text(str(own[s]), styles[own[s].stage]) if s in own else "" for s in seeds]
         grid.add_row(model, *cells)
+    if rest := [s for model, own in by_model.items() if model not in shown for s in own.values()]:
+        counts = Counter(s.stage for s in rest)
+        told = ", ".join(f"{counts[stage]} {stage}" for stage in styles if counts[stage])
+        grid.add_row(f"{len(by_model) - len(shown)} more", Text(told, "dim"))
     return grid
 
 
@@ -127,6 +142,7 @@ def follow(
     start, told = time.monotonic(), ""
     began: dict[Run, Status] | None = None
     finished, share = 0, EVALUATION
+    estimate, grown, at = None, 0.0, start
     # inside: what is started while a signal is caught does not ignore it, though this process was started by `&`
     with log.open("w") as output, StopRequest() as stop:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, pass_fds=keep)
@@ -142,21 +158,24 @@ def follow(
                         finished, share = len(ended), evaluation_share(ended)
                     # what was there at the start took none of this time
                     before, done = (sum(s.work(share) for s in x.values()) / max(1, len(x)) for x in (began, found))
-                    left = remaining(done, before, time.monotonic() - start)
-                    what = f"{finished} of {len(found)} runs measured, about {clock(left)} left"
+                    now = time.monotonic()
+                    if done - before != grown:
+                        estimate, grown, at = remaining(done, before, now - start), done - before, now
+                    what = f"{finished} of {len(found)} runs measured, {left(estimate, now - at)}"
                     if done >= 1:
                         what = "table and figures" if code is None else "all is done"
                     if code:
                         what = f"{finished} of {len(found)} runs measured, and the workflow stopped"
                     bar.update(task, completed=done, description=what)
                     if live:
-                        live.update(Group(overview(found), bar))
+                        # beside the networks: their heading, the bar and the cursor's line
+                        live.update(Group(overview(found, max(2, console.height - 3)), bar))
                     else:
-                        now = ", ".join(
+                        busy = ", ".join(
                             f"{run.model}/seed{run.seed} {s}" for run, s in found.items() if s.stage in _BUSY
                         )
-                        if (line := f"{what}; {now}" if now else what).split(",")[0] + now != told:
-                            told = line.split(",")[0] + now
+                        if (line := f"{what}; {busy}" if busy else what).split(",")[0] + busy != told:
+                            told = line.split(",")[0] + busy
                             console.print(f"[{clock(time.monotonic() - start)}] {line}", markup=False)
                     if code is not None:
                         return code

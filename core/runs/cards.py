@@ -66,7 +66,7 @@ def read(run: Run) -> dict[str, Any]:
         if not isinstance(card.get(key), kind) or isinstance(card[key], bool):
             raise UserError(f"{run.card} is no card ({key} is not there, or of another type): {REMEDY}")
     if card["form"] != FORM:
-        raise UserError(f"{run.card} is of form {card['form']}, and this version reads {FORM}")
+        raise UserError(f"{run.card} has form {card['form']}, and this version reads {FORM}")
     whose = f"{run.pipeline}/{run.model}", run.recipe, run.seed
     if (card["model"], card["recipe"], card["seed"]) != whose:
         raise UserError(f"{run.card} is the card of {card['model']}, recipe {card['recipe']}, seed {card['seed']}")

@@ -165,17 +165,18 @@ def _same_settings(run: Run, there: dict[str, Any], config: RunConfig, *, longer
             raise UserError(
                 f"{run.folder} holds a run of {counted(epochs, 'epoch')}, and {_moving(config)} of {asked} has other "
                 f"{'sides' if config.train.sides else 'rates'} from its first epoch on: begin it anew (--anew), or "
-                "train elsewhere"
+                "train elsewhere (--results DIR)"
             )
         if found == [said] and not longer:
             raise UserError(
                 f"{run.folder} holds a run of {counted(epochs, 'epoch')} without the state that more would go on from: "
-                "begin it anew (--anew), or train elsewhere"
+                "begin it anew (--anew), or train elsewhere (--results DIR)"
             )
         found = [line for line in found if line != said or not longer]
     if found:
         raise UserError(
-            f"{run.folder} holds a run of other settings ({'; '.join(found)}): remove it (--anew), or train elsewhere"
+            f"{run.folder} holds a run of other settings ({'; '.join(found)}): remove it (--anew), or train "
+            "elsewhere (--results DIR)"
         )
 
 

@@ -73,39 +73,38 @@ def antialias(
     dry_run: bool = False,
     verbose: bool = True,
 ) -> Report:
-    """Antialiases `model` in place and says what it changed.
+    """Antialiases `model` in place and reports the changes.
 
     Args:
-        model: any network. Its graph is followed as far as `torch.fx` can; where it cannot (detectors, decoders, the
-            Hugging Face's networks), part by part. Weights are kept.
-        policy: what to treat, of "max_pool", "strided_conv", "average_pool" and "stem" (convolutions that see the
+        model: any network. What `torch.fx` cannot trace as a whole (detectors, decoders, Hugging Face models) is
+            treated part by part. Weights are kept.
+        policy: layers to treat: any of "max_pool", "strided_conv", "average_pool" and "stem" (convolutions of the
             image itself, which the paper leaves alone for their cost).
-        downsample: factory (channels, stride) of the filter, or its name; none: `BlurPool2d` of size 4, the paper's
-            choice. The stride is a pair where rows and columns differ, otherwise an integer. Maps of one
-            or three dimensions get `BlurPool1d` or `BlurPool3d` of the same size.
-        padding: "circular" with a Downsample that chooses its grid, "polyphase" being the one to take: the network
-            becomes truly shift-invariant. Every stride is treated, the stem's too, whatever the policy; all windows
-            wrap around; branches that meet share one grid. Law: its outputs change by rounding only under every
-            circular shift of images whose sides are multiples of its total stride, but for images of which two phases
-            tie.
-        head: "average" beside circular padding: what pools the last map to several places, or flattens it, sees its
-            average at each of them, as the linear layers of VGG and AlexNet need it. Their weights stay, and are to be
-            trained anew.
-        where: "behind", the paper's rule; "before", cheaper: the filter at full size in front of a strided convolution,
-            which strides as it did, so that only the filter is new work.
-        include, exclude: shell patterns of the names of layers, such as "layer4.*".
-        example: a batch of images: the report also tells what a forward with it costs, before and after.
-        dry_run: only say what would be done.
+        downsample: factory (channels, stride) of the filter, or its name. Default: `BlurPool2d` of size 4, the paper's
+            choice. The stride is a pair if rows and columns differ, otherwise an integer. One- and three-dimensional
+            maps get `BlurPool1d` or `BlurPool3d` of the same size.
+        padding: "circular", with a Downsample that chooses its grid (use "polyphase"), makes the network truly
+            shift-invariant. Every stride is treated, the stem's too, whatever the policy; all windows wrap around;
+            branches that meet share one grid. Law: circular shifts change the outputs by rounding only, for images
+            whose sides are multiples of the total stride and without two tied phases.
+        head: "average", with circular padding: layers that flatten the last map or pool it to several positions (VGG,
+            AlexNet) receive its average at each of them. Their weights are kept, but need training.
+        where: "behind", the paper's rule, or "before", which is cheaper: the filter runs at full size in front of a
+            strided convolution, which keeps its stride.
+        include, exclude: shell patterns of layer names, such as "layer4.*".
+        example: a batch of images; the report then has the cost of a forward pass, before and after.
+        dry_run: change nothing, only report.
         verbose: print the report.
 
     Returns:
-        A `Report`. What strides and was not treated is listed there with the reason, as far as `torch.fx` shows it:
-        strides that a library hides from it are not seen. A network without strides is left unchanged.
+        A `Report`. It lists untreated strides with the reason, except those that a library hides from `torch.fx`. A
+        network without strides is left unchanged.
 
     Raises:
-        ValueError: an unknown policy or place, no network, a Downsample that cannot be built for a place, or one that
-            chooses its grid and no circular padding, or a network that cannot be made shift-invariant, with the reasons
-            (a dry run reports them instead), or parts of which only some are selected. The network is then unchanged.
+        ValueError: unknown policy or place; `model` is no network; a Downsample that cannot be built for a layer, or
+            that chooses its grid without circular padding; a network that cannot be made shift-invariant, with the
+            reasons (a dry run reports them instead); parts of which only some are selected. The network is then
+            unchanged.
 
     Examples:
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.MaxPool2d(2))

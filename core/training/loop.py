@@ -62,7 +62,7 @@ class Loop:
     def _restored(self, saved: dict[str, Any]) -> TrainState:
         if saved["data"] != self.loaders.digest:
             raise UserError(
-                f"{self.run.folder} was begun on other images than those found now: remove it to start anew"
+                f"{self.run.folder} was trained on other images than those found now: remove it to start anew"
             )
         self.learner.restore(saved, origin=str(self.run.state))
         state = TrainState.restored(saved, Sums(self.device), self.together)

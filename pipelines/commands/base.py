@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from stillpoint.core.base.errors import UserError, checked
 from stillpoint.core.runs.layout import RESULTS, Run
@@ -32,11 +32,12 @@ class Command:
     run: Callable[[Namespace], int | None]
     examples: tuple[str, ...]
     takes_pairs: bool = False
+    pairs: str = "TRAIN.LR 0.05"  # an example of them
 
 
 def add_recipe(parser: ArgumentParser) -> None:
     """``--recipe``, and its former spellings, which `recipe_of` refuses."""
-    parser.add_argument("--recipe", default="digits", metavar="NAME", help="a recipe by its name (default: digits)")
+    parser.add_argument("--recipe", default="digits", metavar="NAME", help="recipe (default: digits)")
     for word in ("--dataset", "--scale"):
         parser.add_argument(word, help=SUPPRESS)
 
@@ -66,6 +67,13 @@ def thread_count(text: str) -> int:
     return count
 
 
+def png(text: str) -> Path:
+    """The file of a figure, as an option's type."""
+    if Path(text).suffix.lower() != ".png":
+        raise ArgumentTypeError(f"pictures are written as PNG: give {text} a name that ends in .png")
+    return Path(text)
+
+
 def add_device(parser: ArgumentParser) -> None:
     """``--device`` and ``--threads``."""
     parser.add_argument(
@@ -92,9 +100,9 @@ def recipe_of(args: Namespace) -> str:
     return args.recipe
 
 
-def leave_output() -> None:
-    """Sends the rest of the output nowhere: otherwise the interpreter would fail again when it flushes."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def leave_output(stream: TextIO | None = None) -> None:
+    """Sends the rest of the output (or of `stream`) nowhere: the interpreter would fail again when it flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
 
 
 @cache

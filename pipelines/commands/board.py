@@ -18,40 +18,53 @@ if TYPE_CHECKING:
 
 def _options(parser: ArgumentParser) -> None:
     inner = parser.add_subparsers(dest="what", metavar="page|add|check", required=True)
-    page = inner.add_parser("page", help="write the kept board, with further entries, as one page", allow_abbrev=False)
-    page.add_argument("--recipe", default="digits", metavar="NAME", help="of the board (default: digits)")
-    page.add_argument("entries", nargs="*", type=Path, metavar="ENTRY", help="files of further entries, or of a board")
+    page = inner.add_parser(
+        "page", help="write the kept board, with entries of your own, as one page", allow_abbrev=False
+    )
+    page.add_argument("--recipe", default="digits", metavar="NAME", help="the board's recipe (default: digits)")
     page.add_argument(
-        "-o", "--output", type=Path, default=Path("board.html"), metavar="FILE", help="default: board.html"
+        "entries", nargs="*", type=Path, metavar="ENTRY", help="files of more entries, or of a whole board"
     )
-    add = inner.add_parser(
-        "add", help="measure a network of one's own and show it among the others", allow_abbrev=False
+    page.add_argument(
+        "-o", "--output", type=Path, default=Path("board.html"), metavar="FILE", help="the page (default: board.html)"
     )
+    add = inner.add_parser("add", help="measure your own network and show it among the others", allow_abbrev=False)
     _of_network(add)
-    add.add_argument("--name", metavar="NAME", help="of the entry (default: the function's)")
-    add.add_argument("--method", default="", metavar="WORDS", help="what it is, as the page says it")
-    add.add_argument("--padding", default="", metavar="WORDS", help="how it pads, as the page says it")
-    add.add_argument("--training", default="", metavar="WORDS", help="the images that it was trained on")
+    add.add_argument("--name", metavar="NAME", help="the entry's name (default: the function's)")
+    add.add_argument("--method", default="", metavar="WORDS", help="the method, as the page shows it")
+    add.add_argument("--padding", default="", metavar="WORDS", help="the padding, as the page shows it")
+    add.add_argument("--training", default="", metavar="WORDS", help="the training images, as the page shows them")
     add.add_argument(
         "--promise",
         choices=("none", "whole", "any"),
         default="none",
-        help="its logits shall not change under whole circular shifts, or under any (default: none)",
+        help="the logits must not change under circular shifts by whole pixels, or by any amount (default: none)",
     )
-    add.add_argument("-o", "--output", type=Path, default=Path("board"), metavar="DIR", help="default: board")
-    check = inner.add_parser("check", help="whether weights give the numbers of an entry", allow_abbrev=False)
+    add.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("board"),
+        metavar="DIR",
+        help="folder of entry and page (default: board)",
+    )
+    check = inner.add_parser("check", help="check that weights give the numbers of an entry", allow_abbrev=False)
     check.add_argument("entry", type=Path, help="a file that `board add` wrote")
     _of_network(check, model="--model")
-    check.add_argument("--seed", type=int, metavar="N", help="which of its seeds (default: the first)")
+    check.add_argument(
+        "--seed", type=int, metavar="N", help="the seed of the entry to compare with (default: the first)"
+    )
 
 
 def _of_network(parser: ArgumentParser, model: str = "model") -> None:
     said = "MODULE:FUNCTION or FILE.py:FUNCTION that builds the network"
-    more = " (default: what the entry says)" if model.startswith("-") else ", without its weights"
+    more = " (default: the entry's)" if model.startswith("-") else ", without its weights"
     parser.add_argument(model, metavar="MODULE:FUNCTION", help=said + more)
-    parser.add_argument("--weights", required=True, metavar="FILE", help="safetensors, or a torch file of tensors")
+    parser.add_argument(
+        "--weights", required=True, metavar="FILE", help="safetensors, or a torch file of tensors (required)"
+    )
     if not model.startswith("-"):
-        parser.add_argument("--recipe", default="digits", metavar="NAME", help="of the board (default: digits)")
+        parser.add_argument("--recipe", default="digits", metavar="NAME", help="the board's recipe (default: digits)")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)"
     )
@@ -115,7 +128,7 @@ def _network(words: str, weights: str) -> "tuple[nn.Module, str]":
     from stillpoint.pipelines.commands.foreign import of_user
 
     if words.startswith("board/"):
-        raise UserError(f"{words} is of the house: stillpoint evaluate <its run's folder> measures it again")
+        raise UserError(f"{words} is a network of this project: measure its run with stillpoint evaluate FOLDER")
     net = of_user(words)
     load_weights(net, weights)
     return net.eval(), tensors_digest(net.state_dict())

@@ -133,7 +133,8 @@ class _training_display:
         )
         # the speed of the whole training so far: validation and reading are in it, not the last steps alone
         period = 86_400.0
-        bars = self.bars = Bars(*columns, console=out, disable=not out.is_terminal, speed_estimate_period=period)
+        options: dict[str, Any] = {"transient": True, "speed_estimate_period": period}
+        bars = self.bars = Bars(*columns, console=out, disable=not out.is_terminal, **options)
         bars.start()
         task = bars.add_task("", total=epochs)
 
@@ -168,7 +169,7 @@ def _evaluate_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--pretrained",
         action="store_true",
-        help="measure the kept weights of a network, given by its name, and compare with their card",
+        help="measure the kept weights of the named network and compare with their card",
     )
     parser.add_argument(
         "--status",
@@ -301,5 +302,6 @@ COMMANDS = {
             "stillpoint evaluate results/wavelet_twins/cifar10/R34wyC/seed0 --status e120",
         ),
         takes_pairs=True,
+        pairs="EVALUATE.REPEATS 3",
     ),
 }

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.pipelines.commands.base import Command, console, print_json, tell
+from stillpoint.pipelines.commands.base import Command, console, png, print_json, tell
 from stillpoint.pipelines.commands.subject import fits, picture, subject, subject_options
+from stillpoint.pipelines.extras import require
 
 if TYPE_CHECKING:
     from stillpoint.core.evaluation.explain import Explanation
@@ -22,15 +23,17 @@ def _explain_options(parser: ArgumentParser) -> None:
         help="interior: circular padding everywhere, so that borders do not count; whole: the unchanged network "
         "(default: interior)",
     )
-    parser.add_argument("--output", type=Path, metavar="PNG", help="draw errors and shares of the modules")
+    parser.add_argument("--output", type=png, metavar="PNG", help="draw errors and shares of the modules")
     parser.add_argument(
-        "--all", action="store_true", help="show every module, not only those up to the first that break"
+        "--all", action="store_true", help="show every module (default: those up to the first that break)"
     )
 
 
 def _explain(args: Namespace) -> int:
     if args.image and not Path(args.image).is_file():
         raise UserError(f"the picture {args.image} is not there")
+    if args.output:
+        require("matplotlib")
     found = subject(args)
     import torch
 
@@ -72,7 +75,7 @@ def _print_explanation(title: str, result: "Explanation", every: bool) -> None:
         bad = not row.error <= result.threshold
         broken += bad
         whole = row.name == "(network)"
-        if every or whole or broken <= 3 or row is result.worst:
+        if every or whole or (first is not None and broken <= 3) or row is result.worst:
             stride = "" if row.stride is None else f"{row.stride:g}"
             style = "bold red" if row is first else "red" if bad else None
             share = f"{row.share:.1%}" if row.share else ""
@@ -112,5 +115,6 @@ COMMANDS = {
             "stillpoint explain --torchvision mobilenet_v2 --size 224 --output mobilenet.png",
         ),
         takes_pairs=True,
+        pairs="MODEL.FILTER_SIZE 5",
     ),
 }

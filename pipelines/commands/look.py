@@ -128,6 +128,7 @@ COMMANDS = {
             "stillpoint show-config aps/resnet18_aps3 --recipe cifar10_crop --json",
         ),
         takes_pairs=True,
+        pairs="MODEL.FILTER_SIZE 5",
     ),
     "prepare": Command(
         "check and decode a data set, once",

@@ -6,7 +6,16 @@ from typing import Any
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.runs.layout import Run
-from stillpoint.pipelines.commands.base import Command, add_device, add_json, build, print_json, run_config, tell
+from stillpoint.pipelines.commands.base import (
+    Command,
+    add_device,
+    add_json,
+    build,
+    png,
+    print_json,
+    run_config,
+    tell,
+)
 
 
 def _options(parser: ArgumentParser) -> None:
@@ -17,9 +26,7 @@ def _options(parser: ArgumentParser) -> None:
     )
     what.add_argument("--neuron", type=int, metavar="N", help="the image that maximises neuron N, from 0")
     parser.add_argument("--layer", default="fc1", metavar="NAME", help="the linear layer of --neuron (default: fc1)")
-    parser.add_argument(
-        "--output", type=Path, metavar="PNG", help="the image file (default: <network>_<what>.png here)"
-    )
+    parser.add_argument("--output", type=png, metavar="PNG", help="the image file (default: <network>_<what>.png here)")
     add_device(parser)
     add_json(parser)
 

@@ -1,14 +1,17 @@
 """The command measure: how shifts change a network's answers."""
 
+import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.pipelines.commands.base import Command, bars, console, print_json, tell
+from stillpoint.pipelines.commands.base import Command, bars, console, png, print_json, tell
 from stillpoint.pipelines.commands.subject import UNTRAINED, Subject, fits, picture, subject, subject_options
+from stillpoint.pipelines.extras import remedy, require
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from stillpoint.core.evaluation.measure import ShiftMap
@@ -20,7 +23,7 @@ def _measure_options(parser: ArgumentParser) -> None:
         "--image",
         required=True,
         metavar="FILE",
-        help="the image, or a folder of images; shorter sides are resized and centres cropped",
+        help="an image, or a folder of images (required); the shorter side is resized, then the centre is cropped",
     )
     parser.add_argument(
         "--max-shift", type=int, default=8, metavar="M", help="try all shifts of up to M pixels (default: 8)"
@@ -33,7 +36,7 @@ def _measure_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=png,
         metavar="PNG",
         help="file of the map (default: <image>_shifts.png in the working directory)",
     )
@@ -80,6 +83,8 @@ def _measure(args: Namespace) -> int:
         raise UserError(f"the picture {args.image} is not there")
     if args.max_shift < 1:
         raise UserError(f"--max-shift {args.max_shift}: it must be at least 1 pixel")
+    if args.output:
+        require("matplotlib")
     found = subject(args)
     if Path(args.image).is_dir():
         return _measure_folder(args, found)
@@ -101,20 +106,14 @@ def _measure(args: Namespace) -> int:
             progress=lambda what, done, total: shown.update(task, completed=done, total=total),
         )
         others = _others(found, x.to(pick(args.device)), result)
-    from stillpoint.core.reporting.figures import shift_map
-
-    title = (
-        f"{found.title}, {size}x{size}, {'trained' if found.trained else 'untrained'} weights, {args.boundary} shifts"
-    )
-    output = args.output or Path(f"{Path(args.image).stem}_shifts.png")
-    shift_map(result.change, result.same, output, title=title, picture=pixels, prediction=f"class {result.unshifted}")
+    output = _drawn(args, found, size, result, pixels)
     if args.json:
         print_json(
             {
                 "network": found.title,
                 "trained": found.trained,
                 "size": size,
-                "figure": str(output),
+                "figure": output and str(output),
                 "one_class": bool(others),
                 **result.to_dict(),
             }
@@ -124,7 +123,24 @@ def _measure(args: Namespace) -> int:
     return 0
 
 
-def _print_map(found: Subject, result: "ShiftMap", output: Path, others: str) -> None:
+def _drawn(args: Namespace, found: Subject, size: int, result: "ShiftMap", pixels: "np.ndarray") -> Path | None:
+    """The file of the map; None without matplotlib, which is not in the base of an installation."""
+    try:
+        require("matplotlib")
+    except ModuleNotFoundError as error:
+        print(f"stillpoint: no figure: {remedy(error)}", file=sys.stderr)
+        return None
+    from stillpoint.core.reporting.figures import shift_map
+
+    title = (
+        f"{found.title}, {size}x{size}, {'trained' if found.trained else 'untrained'} weights, {args.boundary} shifts"
+    )
+    output = args.output or Path(f"{Path(args.image).stem}_shifts.png")
+    prediction = f"class {result.unshifted}"
+    return shift_map(result.change, result.same, output, title=title, picture=pixels, prediction=prediction)
+
+
+def _print_map(found: Subject, result: "ShiftMap", output: Path | None, others: str) -> None:
     from rich.text import Text
 
     from stillpoint.core.metrics.logit_change import ROUNDING
@@ -154,7 +170,8 @@ def _print_map(found: Subject, result: "ShiftMap", output: Path, others: str) ->
     )
     if others:
         tell(f"the network gives {others}: its consistency says little")
-    tell(f"written: {output}")
+    if output:
+        tell(f"written: {output}")
 
 
 def _largest(result: "ShiftMap") -> str:
@@ -190,5 +207,6 @@ COMMANDS = {
             "stillpoint measure --timm resnet50 --weights resnet50.safetensors --image photographs --boundary zeros",
         ),
         takes_pairs=True,
+        pairs="MODEL.FILTER_SIZE 5",
     ),
 }

@@ -40,9 +40,7 @@ def _pages(args: Namespace) -> int:
     if not args.check:
         remove_left(*{page.parent for page in pages.pages()})
         write_together(texts)
-    tell(
-        f"{'to be written' if args.check else 'written'}: {', '.join(map(str, changed)) or 'nothing, all is as it is'}"
-    )
+    tell(f"{'out of date' if args.check else 'written'}: {', '.join(map(str, changed)) or 'nothing'}")
     return int(args.check and bool(changed))
 
 

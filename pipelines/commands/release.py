@@ -36,7 +36,7 @@ def _options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--sample", type=positive, metavar="N", help="test images that are measured again (default: 2000)"
     )
-    parser.add_argument("--anew", action="store_true", help="put the runs in the place of those that are kept")
+    parser.add_argument("--anew", action="store_true", help="replace kept runs")
     parser.add_argument("--to", type=Path, metavar="DIR", help="folder of the kept runs (default: runs)")
     parser.add_argument("--data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)")
     add_device(parser)
@@ -44,7 +44,7 @@ def _options(parser: ArgumentParser) -> None:
 
 def _release(args: Namespace) -> int:
     if args.full and not args.weights:
-        raise UserError("--full is about the weights that are kept: give --weights too")
+        raise UserError("--full keeps weights in float32: give --weights too")
     from stillpoint.pipelines import released
 
     asked = released.Asked(

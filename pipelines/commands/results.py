@@ -4,9 +4,9 @@ import os
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import sweep
@@ -39,7 +39,7 @@ def _shared_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--kept",
         action="store_true",
-        help="of the kept runs, in runs/, and beside them; with --results too: there what is not kept",
+        help="use the kept runs and write beside them, in runs/; with --results: what is not kept, there",
     )
 
 
@@ -55,6 +55,8 @@ def print_table(table: "Table") -> None:
     from stillpoint.core.reporting.writing import one_line
 
     head, lines = layout(table)
+    out = console()
+    widths = _widths(head, lines, out.width)
     grid = Grid(
         title=one_line(table.title),
         title_justify="left",
@@ -63,7 +65,8 @@ def print_table(table: "Table") -> None:
         show_lines=False,
     )
     for number, name in enumerate(head):
-        grid.add_column(name, justify="left" if number < 2 else "right", overflow="fold", no_wrap=number == 1)
+        justify: Literal["left", "right"] = "left" if number < 2 else "right"
+        grid.add_column(name, justify=justify, overflow="fold", no_wrap=number == 1, width=widths[number])
     before = None
     for line in lines:
         network = line[0].removesuffix(" *")
@@ -71,10 +74,26 @@ def print_table(table: "Table") -> None:
             grid.add_section()
         grid.add_row(*map(one_line, line), style="bold" if line[0].endswith("*") else None)
         before = network
-    out = console()
     out.print(grid)
     for remark in remarks(table):
         out.print(one_line(remark), style="dim", soft_wrap=True)
+
+
+def _widths(head: Sequence[str], lines: Sequence[Sequence[str]], room: int) -> list[int | None]:
+    """Widths at which names stay whole, to be copied, and so do numbers; headings break first. None: as it comes."""
+    rows = [len(line[0]) for line in lines]
+    cells = [[len(word) for line in lines for word in line[number].split()] for number in range(1, len(head))]
+    least = [max(sizes, default=1) for sizes in (rows, *cells)]
+    whole = (
+        [max(len(name), *(len(line[number]) for line in lines)) for number, name in enumerate(head)] if lines else []
+    )
+    spare = room - sum(least) - 3 * len(head) - 1
+    if spare < 0 or sum(whole) + 3 * len(head) + 1 <= room:
+        return [None] * len(head)
+    for number, name in enumerate(head):
+        more = min(spare, max(0, max(map(len, name.split())) - least[number]))
+        least[number], spare = least[number] + more, spare - more
+    return [*least]
 
 
 def _table(args: Namespace) -> int:
@@ -138,12 +157,12 @@ def _workflow_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--anew",
         action="store_true",
-        help="remove the runs that are there and begin them all anew, however they were made",
+        help="remove existing runs, whoever made them, and start from scratch",
     )
     parser.add_argument(
         "--kept",
         action="store_true",
-        help="take the kept runs for done and train only what is not kept under these settings; the table is in runs/",
+        help="treat kept runs as done, train only what is not kept under these settings; the table is in runs/",
     )
     parser.add_argument(
         "--dry-run",
@@ -160,7 +179,7 @@ def _workflow(args: Namespace) -> int:
     from stillpoint.pipelines import gathering, workflow
 
     if args.anew and args.kept:
-        raise UserError("--kept takes runs as they are, and --anew begins them anew: leave out one of them")
+        raise UserError("--kept uses runs as they are, --anew replaces them: give only one")
     given = {
         "recipe": recipe_of(args),
         "seeds": args.seeds,

@@ -23,7 +23,7 @@ def _options(parser: ArgumentParser) -> None:
         "convert", help="convert a checkpoint of torchvision or of a paper's authors to safetensors"
     )
     convert.add_argument("source", type=Path, metavar="IN", help="the checkpoint: .pth, .pth.tar, .safetensors")
-    convert.add_argument("target", type=Path, metavar="OUT.safetensors")
+    convert.add_argument("target", type=Path, metavar="OUT.safetensors", help="the file to write")
     convert.add_argument(
         "--model",
         metavar="NAME",
@@ -40,7 +40,7 @@ def _options(parser: ArgumentParser) -> None:
     )
     convert.set_defaults(work=_convert)
     fetch = inner.add_parser("fetch", help="fetch a paper's published checkpoint, verified by its hash")
-    fetch.add_argument("name", metavar="NAME", help="such as blurpool/resnet50_lpf4_finetune")
+    fetch.add_argument("name", metavar="NAME", help="a published network, such as blurpool/resnet50_lpf4_finetune")
     fetch.add_argument("--to", type=Path, metavar="DIR", help="target folder (default: weights in the data root)")
     fetch.add_argument("--address", metavar="URL", help="fetch from a copy of the published folder at this address")
     fetch.set_defaults(work=_fetch)
@@ -187,7 +187,7 @@ def download(address: str, target: Path, digits: str) -> None:
         ) from None
     except (URLError, TimeoutError, ConnectionError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise UserError(f"{address} cannot be reached ({reason}): is there a network?") from None
+        raise UserError(f"{address} cannot be reached ({reason}): check the network connection") from None
     except ValueError as error:
         raise UserError(f"{address} is not an address: {error}") from None
 
@@ -204,5 +204,6 @@ COMMANDS = {
             "stillpoint weights convert best.pth.tar vgg13.safetensors --model blurpool/vgg13_bn --dataset cifar10",
         ),
         takes_pairs=True,
+        pairs="MODEL.FILTER_SIZE 5",
     ),
 }

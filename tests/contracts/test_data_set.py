@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stillpoint import pipelines
@@ -17,55 +18,15 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.catalogue import DATASETS, DatasetInfo, dataset, takes
 from stillpoint.core.data.contract import Dataset
 from tests import fresh
+from tests.test_readme import TEXTS, blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "core" / "data" / "sources"
-#: the whole of it, and a recipe: stripes that lie or stand
-TOY = '''
-"""Stripes that lie or stand."""
-
-from pathlib import Path
-
-import numpy as np
-
-from stillpoint.core.config.catalogue import DatasetInfo
-from stillpoint.core.base.progress import OnProgress
-from stillpoint.core.data.contract import Decoded
-from stillpoint.core.data.stored import Stored
-
-
-class Stripes(Stored):
-    info = DatasetInfo("stripes", "Stripes", 2, 1, 16, (0.5,), (0.5,), 8, "nothing is needed", like=("digits",))
-
-    def sources(self, root: Path) -> list[Path]:
-        return []
-
-    def signature(self, root: Path) -> list[list[int]]:
-        return [[1]]
-
-    def decode(self, root: Path, progress: OnProgress) -> Decoded:
-        parts = {}
-        for part, count in (("train", 40), ("test", 12)):
-            labels = np.arange(count, dtype=np.int64) % 2
-            rows = 255 * np.random.RandomState(count).randint(0, 2, (count, 16, 1)).repeat(16, 2)
-            images = np.where(labels[:, None, None] == 1, rows.transpose(0, 2, 1), rows)
-            parts[part] = images[:, None].astype(np.uint8), labels
-        return Decoded(self.info.title, ("lie", "stand"), parts)
-
-
-DATASET = Stripes()
-'''
-RECIPE = """
-# A toy.
-# Run:    stillpoint train aps/resnet20 --recipe stripes
-TITLE: "a toy, 2 epochs"
-GRID: [resnet20]
-MODEL: {WIDTH: 0.25}
-DATA: {NAME: stripes, VALIDATION: 8}
-TRAIN: {EPOCHS: 2, BATCH_SIZE: 8, LR: 0.05, SCHEDULE: constant, KEEP: best}
-EVALUATE: {METRICS: [accuracy, circular], REPEATS: 1}
-"""
-NEW = {"core/data/sources/stripes.py": TOY, "pipelines/aps/configs/stripes.yaml": RECIPE}
+OWN = "core/data/sources/stripes.py"
+#: the page's own code and recipe: stripes that lie or stand
+TOY = next(block for block in blocks(TEXTS["docs/extending.md"], "python") if OWN in block)
+(RECIPE,) = blocks(TEXTS["docs/extending.md"], "yaml")
+NEW = {OWN: TOY, "pipelines/aps/configs/stripes.yaml": RECIPE}
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -85,7 +46,15 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in ("core", "pipelines", "stillpoint"):
         shutil.copytree(ROOT / part, folder / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name, text in NEW.items():
-        (folder / name).write_text(text.lstrip())
+        (folder / name).write_text(text)
+    parts = {}
+    for part, count in (("train", 40), ("test", 12)):
+        labels = np.arange(count, dtype=np.int64) % 2
+        rows = 255 * np.random.RandomState(count).randint(0, 2, (count, 16, 1)).repeat(16, 2)
+        images = np.where(labels[:, None, None] == 1, rows.transpose(0, 2, 1), rows)
+        parts |= {f"{part}_images": images[:, None].astype(np.uint8), f"{part}_labels": labels}
+    (folder / "data").mkdir()
+    np.savez(folder / "data" / "stripes.npz", **parts)
     return folder
 
 

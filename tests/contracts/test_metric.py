@@ -9,23 +9,12 @@ import pytest
 from stillpoint import pipelines
 from stillpoint.core.config.catalogue import info
 from tests.contracts.repository import TINY, Copy
+from tests.test_readme import TEXTS, blocks
 
-LINES, OWN = "core/config/evaluations.py", "core/evaluation/toy.py"
-FILE = '''"""How often the first class is given."""
-
-
-class First:
-    def __init__(self, config, seed):
-        self.hits, self.images = 0, 0
-
-    def update(self, view):
-        self.hits += int((view.logits.argmax(1) == 0).sum())
-        self.images += len(view.labels)
-
-    def compute(self):
-        return {"toy": self.hits / self.images}
-'''
-LINE = '    "toy": Entry("toy:First", columns=(Column("toy", "first class"),), everywhere=True),\n'
+LINES, OWN = "core/config/evaluations.py", "core/evaluation/first_class.py"
+#: the page's own code
+FILE = next(block for block in blocks(TEXTS["docs/extending.md"], "python") if OWN in block)
+LINE = next(block for block in blocks(TEXTS["docs/extending.md"], "text") if "Entry(" in block)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +33,7 @@ def test_it_comes_to_a_cell_of_a_papers_table(copy: Copy, paper: str, network: s
     rows = {(row["state"], row["metric"]): row for row in csv.DictReader(io.StringIO(text))}
     folder = copy.folder / "results" / paper / "digits"
     measured = json.loads((folder / network / "seed0" / "metrics.json").read_text())
-    assert float(rows["trained", "toy"]["mean"]) == pytest.approx(100 * measured["trained"]["toy"])
+    assert float(rows["trained", "first_class"]["mean"]) == pytest.approx(100 * measured["trained"]["first_class"])
     assert "first class (%)" in (folder / "table.md").read_text()
     assert copy.changed() == {LINES, OWN}
 
@@ -58,8 +47,8 @@ def test_every_recipe_of_a_classifier_measures_it_and_every_paper_shows_it(copy:
         "    paper = pipelines.paper(name)\n"
         "    for recipe in paper.recipes():\n"
         "        config = pipelines.recipe_config(name, recipe)\n"
-        "        shown = any(column.key == 'toy' for column in paper.shown(config).columns)\n"
-        "        found[f'{name} {recipe}'] = ['toy' in config.evaluate.metrics, shown]\n"
+        "        shown = any(column.key == 'first_class' for column in paper.shown(config).columns)\n"
+        "        found[f'{name} {recipe}'] = ['first_class' in config.evaluate.metrics, shown]\n"
         "print(json.dumps(found))\n"
     )
     found = json.loads(copy.run("-c", program).splitlines()[0])

@@ -123,9 +123,26 @@ def test_tables_of_80_columns_lose_no_name(results: Path, monkeypatch) -> None:
         assert all(len(line) <= 80 for line in tables)
 
 
+def test_a_table_of_80_columns_breaks_headings_before_names_and_numbers(results: Path, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    out = Terminal("utf-8", terminal=True)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(["table", "aps", "--kept"]) == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out.shown()).splitlines()
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert max(map(len, lines[1:8])) <= 80
+    names = [cell[0].removesuffix(" *") for cell in cells if cell[0]]
+    assert names and set(names) == {"resnet20", "resnet20_lpf3", "resnet20_aps1", "resnet20_aps3"}
+    changes = [cell[-1] for cell in cells if cell[-1]]
+    assert len(changes) == len(names) and all(re.fullmatch(r"\d\.\de[+-]\d\d", change) for change in changes)
+
+
 def test_help_fits_80_columns_and_its_first_page_a_screen(monkeypatch, capsys) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    for words in ([], *([name] for name in COMMANDS)):
+    inner = [("board", word) for word in ("page", "add", "check")]
+    inner += [("weights", word) for word in ("convert", "fetch")]
+    for words in ([], *([name] for name in COMMANDS), *inner):
         with pytest.raises(SystemExit):
             main([*words, "--help"])
         lines = capsys.readouterr().out.splitlines()
@@ -133,7 +150,9 @@ def test_help_fits_80_columns_and_its_first_page_a_screen(monkeypatch, capsys) -
         assert not [
             line for line in lines if len(line) > 80 and not line.startswith(("  stillpoint ", "  torchrun "))
         ], words
-        assert words or len(lines) <= 24
+        assert len(lines) <= (50 if words else 24), words
+        examples = lines[lines.index("examples:") + 1 :] if words else []
+        assert not words or any(f"stillpoint {' '.join(words)}" in line for line in examples), words
         assert words or sorted(COMMANDS) == sorted(name for names in GROUPS.values() for name in names)
         assert words or all(any(f" {name} " in line for line in lines) for name in COMMANDS)
 
@@ -172,15 +191,39 @@ def test_texts_are_read_as_they_were_written_in_every_locale(tmp_path: Path) -> 
     assert len(said) == 1 and ascii("± é →")[1:-1] in said.pop()
 
 
-@pytest.mark.parametrize("words", [["list"], ["list", "aps/resnet20", "--json"], ["completion", "bash"]])
-def test_output_that_finds_no_room_is_told_and_not_taken_for_whole(words: list[str]) -> None:
-    # with Python's own buffer: what is in it is written when the interpreter ends
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+#: with Python's own buffer, what is in it is written when the interpreter ends
+BUFFERS = ({}, {"PYTHONUNBUFFERED": "1"})
+PLAIN = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+
+
+@pytest.mark.parametrize("buffer", BUFFERS, ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["measure", "--help"],
+        ["board", "add", "--help"],
+        ["--version"],
+        ["list"],
+        ["list", "aps/resnet20", "--json"],
+        ["completion", "bash"],
+    ],
+    ids=" ".join,
+)
+def test_output_that_finds_no_room_is_told_and_not_taken_for_whole(words: list[str], buffer: dict[str, str]) -> None:
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "stillpoint", *words]
-        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 2
+        done = subprocess.run(command, cwd=ROOT, env=PLAIN | buffer, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.stderr == "stillpoint: what was printed is not whole: No space left on device\n"
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize("words", [["evaluate", "nothing"], ["nothing"], ["board"]], ids=" ".join)
+def test_an_error_that_finds_no_room_keeps_its_exit_code(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "stillpoint", *words]
+        done = subprocess.run(command, cwd=ROOT, env=PLAIN, stdout=subprocess.PIPE, stderr=full, text=True)
+    assert done.returncode == 2 and not done.stdout
 
 
 NAMELESS = os.fsdecode(b"caf\xe9")

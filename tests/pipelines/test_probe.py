@@ -104,6 +104,16 @@ def test_explain_names_what_mends_and_draws_it(place: Path, capsys: pytest.Captu
     assert inside["first_broken"] is None and inside["remedy"] == ""
 
 
+def test_explain_lists_the_modules_of_a_network_that_nothing_breaks_in_where_it_is_asked(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "still.py").write_text("from torch import nn\nnet = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.ReLU())\n")
+    for words, rows in (((), 0), (("--all",), 1)):
+        told = said(capsys, "explain", "--model", "still:net", "--size", "16", *words)
+        assert "every module moves with its input" in told and "Sequential" in told
+        assert told.count("ReLU") == told.count("Conv2d") == rows
+
+
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--version"])

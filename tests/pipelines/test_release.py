@@ -160,11 +160,11 @@ WRONG: dict[str, tuple[Callable[[Run], object], str]] = {
     "torn maps": (lambda run: run.maps.write_bytes(b"12345678"), "truncated or damaged"),
     "short history": (
         lambda run: run.history.write_text(run.history.read_text().splitlines()[0] + "\n"),
-        "has not the 1 epoch",
+        "does not have the 1 epoch",
     ),
     "other settings": (
         lambda run: changed(run.training, lambda d: d.update(config_digest="0")),
-        "is of other settings",
+        "has other settings",
     ),
     "other images": (
         lambda run: changed(run.metrics, lambda d: d["provenance"].update(data_digest="0")),

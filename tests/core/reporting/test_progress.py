@@ -19,6 +19,8 @@ from stillpoint.core.reporting.progress import (
     clock,
     evaluation_share,
     follow,
+    left,
+    overview,
     remaining,
     status,
 )
@@ -47,11 +49,33 @@ def test_a_run_goes_from_waiting_over_training_and_measuring_to_done(run: Run) -
     assert works[2] == pytest.approx((1 + START) / (1 + START + EVALUATION))
 
 
+def test_a_low_terminal_shows_the_networks_at_work_and_counts_the_others(tmp_path: Path) -> None:
+    stages = ["done"] * 5 + ["waiting"] * 20 + ["training"]
+    runs = {Run("aps", "digits", f"net{k}", 0, tmp_path): Status(stage, 1, 4) for k, stage in enumerate(stages)}
+
+    def lines(most: int | None) -> list[str]:
+        console = Console(file=io.StringIO(), width=80)
+        console.print(overview(runs, most))
+        return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+
+    assert len(lines(None)) == len(lines(26)) == 27
+    shown = lines(8)
+    assert len(shown) == 9 and "net25 epoch 1/4" in shown
+    # those at work, then in their order, and a count
+    assert shown[1:7] == [f"net{k} done" for k in range(5)] + ["net5 waiting"] and shown[-1] == "19 more 19 waiting"
+
+
 def test_remaining_time_follows_from_what_was_done() -> None:
     assert remaining(0.5, 0.0, 60) == pytest.approx(60)
     assert remaining(0.75, 0.5, 30) == pytest.approx(30)
     assert remaining(0.5, 0.5, 60) is None
-    assert (clock(None), clock(187), clock(90_187)) == ("?", "3:07", "25:03:07")
+    assert (clock(187), clock(90_187)) == ("3:07", "25:03:07")
+
+
+def test_an_estimate_runs_down_and_is_not_stretched_while_nothing_new_is_known() -> None:
+    said = [left(187.0, since) for since in (0.0, 60.0, 186.0, 187.0, 500.0)]
+    assert said == ["about 3:07 left", "about 2:07 left", "about 0:01 left", *["remaining time unknown"] * 2]
+    assert left(None) == "remaining time unknown"
 
 
 def test_an_evaluations_share_is_that_of_the_runs_that_are_done(run: Run) -> None:
