@@ -294,7 +294,10 @@ def _weights() -> Finding:
     except UserError as error:
         return Finding("weights", "wrong", str(error))
     if absent:
-        return Finding("weights", "note", f"{len(absent)} of {len(kept)} pretrained networks are not here: dvc pull")
+        # a plain pull brings those of the repository's store alone
+        pulled = any(cards.read(run)["weights"]["remote"] == cards.STORE for run in absent)
+        remedy = "dvc pull" if pulled else cards.fetching(cards.read(absent[0]), absent[0].weights)
+        return Finding("weights", "note", f"{len(absent)} of {len(kept)} pretrained networks are not here: {remedy}")
     return Finding("weights", "ok" if kept else "note", f"{len(kept)} pretrained networks in {KEPT}")
 
 

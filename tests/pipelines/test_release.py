@@ -19,7 +19,7 @@ from stillpoint.core.reporting.reading import read_maps
 from stillpoint.core.runs import cards
 from stillpoint.core.runs.checkpoint import read_tensors, save_weights
 from stillpoint.core.runs.layout import Run
-from stillpoint.pipelines import networks, released
+from stillpoint.pipelines import checkup, networks, released
 from stillpoint.pipelines.cli import main
 
 PAIRS = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "64", "MODEL.WIDTH", "0.25", "EVALUATE.METRICS", "['accuracy', 'circular']"]
@@ -219,6 +219,39 @@ def test_a_store_without_room_and_a_remote_that_is_not_there_leave_all_as_it_was
     monkeypatch.setattr(released, "LARGEST", 1000)
     assert release(run.folder, "--weights") == 2 and "the store takes" in capsys.readouterr().err
     assert not files(tmp_path / "runs")
+
+
+def test_weights_in_another_remote_are_told_of_and_a_plain_pull_asks_for_none(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dvc(*words: str) -> str:
+        command = [sys.executable, "-m", "dvc", *words]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    dvc("init", "-q")
+    dvc("remote", "add", "--default", "store", str(tmp_path / "store"))
+    dvc("remote", "add", "large", str(tmp_path / "large"))
+    # too large for the repository's store, which another remote is not held to
+    monkeypatch.setattr(released, "LARGEST", 1000)
+    assert release(run.folder, "--weights") == 2 and "--remote NAME keeps it elsewhere" in capsys.readouterr().err
+    assert release(run.folder, "--weights", "--remote", "large") == 0
+    kept = Run("aps", "digits", "resnet20_aps3", 0, tmp_path / "runs")
+    assert not Path(f"{kept.weights}.dvc").exists() and not (tmp_path / "store").exists()
+    assert "in the DVC remote large, not in the clone" in kept.page.read_text()
+    content = kept.weights.read_bytes()
+    kept.weights.unlink()
+    dvc("pull")
+    assert not kept.weights.exists()
+    with pytest.raises(UserError, match="is not in the clone but in the DVC remote large: dvc get-url") as told:
+        pipelines.pretrained(NAME)
+    monkeypatch.setattr(checkup, "KEPT", tmp_path / "runs")
+    (found,) = (one for one in checkup.check_up(None, tmp_path) if one.subject == "weights")
+    assert found.told.startswith("1 of 1") and "dvc get-url remote://large/" in found.told
+    words = str(told.value).partition(": ")[2].removesuffix(" brings it").split()
+    assert words[0] == "dvc" and str(kept.weights) == words[-1]
+    dvc(*words[1:])
+    assert kept.weights.read_bytes() == content and pipelines.pretrained(NAME)
 
 
 def test_the_former_word_is_refused_with_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
