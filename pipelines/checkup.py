@@ -26,7 +26,7 @@ from stillpoint.pipelines.code_digest import ROOT
 #: the kept runs, in a clone and in a wheel
 KEPT = ROOT / layout.KEPT
 #: environment variables that the house reads
-VARIABLES = (ROOT_VARIABLE, "STILLPOINT_CACHE", "STILLPOINT_KERNELS")
+VARIABLES = (ROOT_VARIABLE, "STILLPOINT_CACHE", "STILLPOINT_KERNELS", "STILLPOINT_COMMIT")
 #: set by `stillpoint run` for its own jobs
 _OWN = "STILLPOINT_HOLDS"
 #: free bytes below which a training may not be able to keep its state
