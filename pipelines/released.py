@@ -107,7 +107,7 @@ def _release(runs: Sequence[Run], asked: Asked, tell: Callable[[str], None]) -> 
             else:
                 with locked(run.lock):
                     _stage(run, staged, asked)
-            tell(f"{run.folder}: its numbers came out again")
+            tell(f"{staged.folder.relative_to(place)}: its numbers came out again")
         with _placed(place, targets, asked.to):
             _store([target for target in targets if target.weights.is_file()], asked)
     finally:
@@ -440,7 +440,11 @@ def fetched(address: str) -> Iterator[Run]:
         run = Run.of(_named(address, folder))
         folder.parent.mkdir(parents=True)
         _dvc(Path.cwd(), "get-url", address.rstrip("/"), str(folder))
-        yield run
+        try:
+            yield run
+        except UserError as error:
+            # of the copy nothing is left: the user knows the run by its address
+            raise UserError(str(error).replace(str(folder), address.rstrip("/"))) from error
 
 
 def _named(address: str, folder: Path) -> Path:

@@ -254,6 +254,25 @@ def test_weights_in_another_remote_are_told_of_and_a_plain_pull_asks_for_none(
     assert kept.weights.read_bytes() == content and pipelines.pretrained(NAME)
 
 
+def test_a_run_from_elsewhere_is_told_of_by_its_address(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    for words in (["init", "-q"], ["remote", "add", "there", str(run.root)]):
+        subprocess.run([sys.executable, "-m", "dvc", *words], check=True, capture_output=True)
+    address = "remote://there/aps/digits/resnet20_aps3/seed0"
+    run.weights.write_bytes(run.weights.read_bytes()[:-9])
+    assert release(address) == 2
+    told = capsys.readouterr().err
+    assert f"{address}/weights.safetensors is truncated or damaged" in told and told.count("\n") == 1
+    assert release(address.replace("seed0", "seed1")) == 0
+    said = capsys.readouterr().out
+    assert "aps/digits/resnet20_aps3/seed1: its numbers came out again" in said and "/tmp" not in said.splitlines()[0]
+    kept = Run("aps", "digits", "resnet20_aps3", 1, tmp_path / "runs")
+    assert kept.metrics.read_bytes() == (run.folder.with_name("seed1") / "metrics.json").read_bytes()
+
+
 def test_the_former_word_is_refused_with_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["publish", "results/aps/digits/resnet20/seed0"])
