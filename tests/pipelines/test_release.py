@@ -152,7 +152,7 @@ def _moved(run: Run) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Run], object], str]] = {
-    "not finished": (lambda run: run.training.unlink(), "has not finished training"),
+    "not finished": (lambda run: run.training.unlink(), "has not finished training, so it is no result: go on with it"),
     "not measured": (lambda run: run.metrics.unlink(), "was not measured"),
     "no run": (lambda run: run.config.unlink(), "holds no run"),
     "other weights": (_other_weights, "was measured with other weights"),
@@ -174,6 +174,24 @@ WRONG: dict[str, tuple[Callable[[Run], object], str]] = {
         lambda run: changed(run.metrics, lambda d: d["trained"].update(accuracy=0.99)),
         "do not follow from",
     ),
+    "more consistent": (
+        lambda run: changed(run.metrics, lambda d: d["trained"].update(circular_consistency=0.5)),
+        "circular_consistency: 0.5 in metrics.json",
+    ),
+    "nothing but rounding": (
+        lambda run: changed(run.metrics, lambda d: d["trained"].update(circular_max_logit_change=0.1)),
+        "circular_max_logit_change: 0.1 in metrics.json",
+    ),
+    "of no images": (lambda run: changed(run.metrics, lambda d: d.pop("images")), "does not say what it measured"),
+    "measured by nothing": (
+        lambda run: changed(run.metrics, lambda d: d["evaluate"].update(METRICS=7)),
+        "EVALUATE.METRICS",
+    ),
+    "of no commit": (
+        lambda run: changed(run.training, lambda d: d.pop("commit")),
+        "does not say how the run was trained",
+    ),
+    "torn timing": (lambda run: run.timing.write_bytes(b"\xff\xfe\x00"), "timing.csv cannot be read"),
     "no origin": (lambda run: changed(run.metrics, lambda d: d.pop("provenance")), "does not say what it measured"),
     "of another seed": (
         lambda run: run.config.write_text(run.config.read_text().replace("SEED: 0", "SEED: 7")),
