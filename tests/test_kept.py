@@ -179,14 +179,40 @@ def test_digits_stand_in_for_any_data_set_of_small_images(tmp_path: Path, name: 
         measuring.write_stand_in(pipelines.configure("aps/resnet18_aps1", "imagenet"), tmp_path)
 
 
+def git(*words: str, cwd: Path = ROOT) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    return subprocess.run(["git", *identity, *words], cwd=cwd, capture_output=True, text=True, check=True).stdout
+
+
+def test_files_are_unchanged_that_git_has_as_they_lie_there(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "a.json"
+    path.parent.mkdir()
+    path.write_text("1")
+    assert not workflow.unchanged(tmp_path, [path.parent])
+    git("init", "-q", cwd=tmp_path)
+    assert not workflow.unchanged(tmp_path, [path.parent])
+    git("add", ".", cwd=tmp_path)
+    git("commit", "-qm", "a", cwd=tmp_path)
+    path.touch()
+    assert workflow.unchanged(tmp_path, [path.parent])
+    path.write_text("2")
+    assert not workflow.unchanged(tmp_path, [path.parent]) and workflow.unchanged(tmp_path, [tmp_path / "other"])
+
+
 def test_snakemake_takes_kept_runs_for_done_and_trains_where_nothing_is_kept(tmp_path: Path) -> None:
     plans = {name: workflow.plan(name, {"kept": True, "results": str(tmp_path)}) for name in PAPERS}
     whole = [f"pipelines/{name}/all" for name, plan in plans.items() if all(run.root != tmp_path for run in plan.runs)]
     assert "pipelines/aps/all" in whole
+    # as a clone may leave them: a run younger than what is made of it
+    plans["aps"].runs[0].metrics.touch()
     command = [sys.executable, "-m", "snakemake", *whole, "--dry-run", "--cores", "1"]
     given = ["--config", "kept=true", f"results={tmp_path}"]
     done = subprocess.run([*command, *given], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and not re.findall(r"^\w+_(?:train|evaluate) ", done.stdout, re.M), done.stdout[-2000:]
+    held = [name for name in PAPERS if plans[name].as_committed]
+    assert "aps" in held or "runs/aps" in git("status", "--porcelain", "runs")
+    made = set(re.findall(r"^(\w+)_(?:table|figures) ", done.stdout, re.M))
+    assert not made & set(held), done.stdout[-2000:]
     # other settings, or other seeds, are not what is kept
     other = workflow.plan("aps", {"kept": True, "results": str(tmp_path), "settings": "TRAIN.LR 0.05"})
     assert {run.root for run in other.runs} == {tmp_path} and Path(
