@@ -26,7 +26,7 @@ from stillpoint.pipelines.code_digest import ROOT
 #: the kept runs, in a clone and in a wheel
 KEPT = ROOT / layout.KEPT
 #: environment variables that the house reads
-VARIABLES = (ROOT_VARIABLE, "STILLPOINT_CACHE", "STILLPOINT_KERNELS")
+VARIABLES = (ROOT_VARIABLE, "STILLPOINT_CACHE", "STILLPOINT_KERNELS", "STILLPOINT_COMMIT")
 #: set by `stillpoint run` for its own jobs
 _OWN = "STILLPOINT_HOLDS"
 #: free bytes below which a training may not be able to keep its state
@@ -295,7 +295,10 @@ def _weights() -> Finding:
     except UserError as error:
         return Finding("weights", "wrong", str(error))
     if absent:
-        return Finding("weights", "note", f"{len(absent)} of {len(kept)} pretrained networks are not here: dvc pull")
+        # a plain pull brings those of the repository's store alone
+        pulled = any(cards.read(run)["weights"]["remote"] == cards.STORE for run in absent)
+        remedy = "dvc pull" if pulled else cards.fetching(cards.read(absent[0]), absent[0].weights)
+        return Finding("weights", "note", f"{len(absent)} of {len(kept)} pretrained networks are not here: {remedy}")
     return Finding("weights", "ok" if kept else "note", f"{len(kept)} pretrained networks in {KEPT}")
 
 

@@ -12,6 +12,8 @@ from stillpoint.core.runs.layout import Run
 if TYPE_CHECKING:
     from stillpoint.core.config.schema import RunConfig
 
+#: evaluations that a sample is measured by, where a run has them: the numbers that pages are about, in few passes
+SAMPLED = ("accuracy", "circular", "windows", "crop")
 #: digits that stand in for the images of a data set, so that a test can measure every entry anywhere
 DIGITS = 200
 
@@ -72,11 +74,12 @@ def trained_alone(config: "RunConfig", evaluate: dict[str, Any], **settings: Any
 def shortened(config: "RunConfig", evaluate: dict[str, Any], images: int) -> "RunConfig":
     """The settings by which a run is measured again on at most so many test images.
 
-    Accuracy alone; a network that does not classify is measured by its own evaluations.
+    Accuracy and the consistencies of core's shifts; a network that does not classify, by its own evaluations.
     """
     from stillpoint.core.config.schema import validate
 
-    chosen = ["accuracy"] if "accuracy" in evaluate["METRICS"] else evaluate["METRICS"]
+    named = trained_alone(config, evaluate).evaluate.metrics
+    chosen = [name for name in named if name in SAMPLED] if "accuracy" in named else list(named)
     settings = trained_alone(config, evaluate, METRICS=chosen).dump()
     settings["DATA"]["LIMIT"] = min(images, config.data.limit or images)
     return validate(pipelines.paper(config.pipeline).schema(), settings)

@@ -2,11 +2,13 @@
 # `decides` is a digest of the code, settings and raw data behind a result: where it has changed, the command is called
 # once more. Whether anything is then made anew is decided by the command, which holds the run's lock; so `update` keeps
 # snakemake from removing results beforehand. A marker that is only younger makes nothing again: its content is compared.
-# (With `ancient`, snakemake would not look at what follows a job that it runs, however it has changed.)
+# (With `ancient`, snakemake would not look at what follows a job that it runs, however it has changed; kept runs, which no
+# job makes, are read so where they are as git has them.)
 from stillpoint.pipelines import workflow as flow
 
 plan = flow.plan(PAPER, settings)
 run = f"{plan.folder}/{{model}}/seed{{seed}}"
+settled = ancient if plan.as_committed else list
 
 
 wildcard_constraints:
@@ -64,9 +66,9 @@ rule evaluate:
 
 rule table:
     input:
-        plan.metrics(),
-        plan.histories(),
-        plan.read_by_pages(),
+        settled(plan.metrics()),
+        settled(plan.histories()),
+        settled(plan.read_by_pages()),
     output:
         report(
             update(plan.tables()["md"]),
@@ -104,9 +106,9 @@ rule table:
 
 rule figures:
     input:
-        plan.metrics(),
-        plan.maps(),
-        plan.histories(),
+        settled(plan.metrics()),
+        settled(plan.maps()),
+        settled(plan.histories()),
     output:
         [
             report(

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 SAMPLE = 2_000
 #: standard errors that the accuracy of a sample may be off that of all images
 ERRORS = 4.0
+#: logit changes below this are rounding, and others may differ by this factor on another processor
+ROUNDING, TIMES = 1e-5, 5.0
 #: what the store in the repository may hold, which every clone brings along for ever, and one file in it
 STORE_BYTES, LARGEST = 60 << 20, 6 << 20
 #: of a run's arrays the smallest are kept, up to so many bytes in all; larger ones are for pictures of their own
@@ -107,7 +109,7 @@ def _release(runs: Sequence[Run], asked: Asked, tell: Callable[[str], None]) -> 
             else:
                 with locked(run.lock):
                     _stage(run, staged, asked)
-            tell(f"{run.folder}: its numbers came out again")
+            tell(f"{staged.folder.relative_to(place)}: its numbers came out again")
         with _placed(place, targets, asked.to):
             _store([target for target in targets if target.weights.is_file()], asked)
     finally:
@@ -125,16 +127,28 @@ def whole(run: Run) -> Whole:
     config = own_config(run)
     for path, what in ((run.training, "has not finished training"), (run.metrics, "was not measured")):
         if not path.is_file():
-            remedy = "go on with it" if path is run.training else f"stillpoint evaluate {run.folder} does it"
+            remedy = "go on with it" if path == run.training else f"stillpoint evaluate {run.folder} does it"
             raise UserError(f"{run.folder} {what}, so it is no result: {remedy}")
     training, metrics = read_training(run), read_metrics(run)
     origin = metrics.get("provenance", {})
     absent = [key for key in ("weights_digest", "data_digest", "code_digest") if not origin.get(key)]
-    if absent or "trained" not in metrics or not isinstance(metrics.get("evaluate"), dict):
+    absent += [key for key in ("trained", "evaluate", "images", "parameters", "dataset") if not metrics.get(key)]
+    absent += [key for key in ("commit", "clean", "torch", "device") if key not in origin]
+    if absent:
         raise UserError(f"{run.metrics} does not say what it measured: stillpoint evaluate {run.folder} does it again")
     for path, said in ((run.training, training), (run.metrics, metrics)):
         if said.get("config_digest") != config.digest():
             raise UserError(f"{path} has other settings than {run.config}: it belongs to another run")
+    if absent := [key for key in ("commit", "clean", "torch", "seconds") if key not in training]:
+        raise UserError(
+            f"{run.training} does not say how the run was trained ({absent[0]} is not there): train it anew"
+        )
+    for path in (run.timing, run.test_history, run.test_timing):
+        if path.is_file():
+            read_history(path)
+    for path in (run.scores, run.beside):
+        if path.is_file():
+            read_json(path, remedy="evaluate the run again", of=dict)
     if config.train.epochs and len(read_history(run.history)) != config.train.epochs:
         raise UserError(
             f"{run.history} does not have the {config.train.epochs} epochs of {run.config}: it is another run's"
@@ -319,6 +333,11 @@ def sampled(found: Whole, weights: Path, asked: Asked) -> dict[str, Any]:
             allowed += ERRORS * max(value * (1 - value), 1 / every) ** 0.5 / part**0.5 if shared else float("inf")
         if not abs(float(now[key]) - value) <= allowed:
             off.append(f"{key}: {value:.6g} in {found.run.metrics.name}, {now[key]:.6g} now")
+    # largest changes have no scale that two samples share: on the same images they are compared as check-demo does
+    for key in [key for key in stated if key in now and key.endswith("logit_change")] if part == every else []:
+        value, again_value = float(stated[key]), float(now[key])
+        if max(value, again_value) > ROUNDING and not value / TIMES <= again_value <= value * TIMES:
+            off.append(f"{key}: {value:.6g} in {found.run.metrics.name}, {again_value:.6g} now")
     if off:
         raise UserError(f"the numbers of {found.run.folder} do not follow from its weights ({'; '.join(off[:3])})")
     return _again(part, {key: now[key] for key in shared} or measuring.numbers(now), again["provenance"])
@@ -442,7 +461,11 @@ def fetched(address: str) -> Iterator[Run]:
         run = Run.of(_named(address, folder))
         folder.parent.mkdir(parents=True)
         _dvc(Path.cwd(), "get-url", address.rstrip("/"), str(folder))
-        yield run
+        try:
+            yield run
+        except UserError as error:
+            # of the copy nothing is left: the user knows the run by its address
+            raise UserError(str(error).replace(str(folder), address.rstrip("/"))) from error
 
 
 def _named(address: str, folder: Path) -> Path:

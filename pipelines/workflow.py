@@ -8,7 +8,9 @@ lock, decides what is made again (stillpoint.core.runs.claim).
 import atexit
 import os
 import shlex
+import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -205,6 +207,16 @@ class Plan:
     def histories(self) -> list[str]:
         return [str(run.history) for run in self.runs if not run.card.is_file() or run.history.is_file()]
 
+    @cached_property
+    def as_committed(self) -> bool:
+        """Whether only kept runs are read, and git has them, and what is made of them, as they lie there.
+
+        A clone's files are as old as its checkout makes them: by time alone, all tables would be made again.
+        """
+        if self.kept is None or any(run.root != self.kept for run in self.runs):
+            return False
+        return unchanged(ROOT, [self.kept / self.paper, *self.read_by_pages()])
+
     def tables(self) -> dict[str, str]:
         files = table_files(self.paper, self.recipe, self.shown_in)
         return {suffix: str(path) for suffix, path in files.items()}
@@ -327,6 +339,16 @@ def refusal(paper: str, config: dict[str, Any]) -> UserError | None:
 
 def refuse(error: UserError) -> NoReturn:
     raise error
+
+
+def unchanged(root: Path, paths: Sequence[str | Path]) -> bool:
+    """Whether the repository at `root` has these files and folders as they lie there; False where there is none."""
+    command = ["git", "-C", root, "status", "--porcelain", "--", *(Path(path).resolve() for path in paths)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0 and not done.stdout
 
 
 def raw_data(name: str, root: Path) -> str:

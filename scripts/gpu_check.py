@@ -1,41 +1,51 @@
 """What `scripts/gpu_check.sh` runs: the parts, each in processes of its own with a limit, and what they leave.
 
-OUT gets ``summary.json`` and a JSON file a part, written anew after each case, and the runs under way in
-``runs.tar.00`` and so on, parts of at most 15 MiB and 60 MiB in all, from which the next call goes on.
+OUT gets five files at most, since a lent machine may give few back: ``summary.json``, which holds what every part found
+and is written anew after each case, and the runs in ``runs.tar.00`` and so on, pieces of at most 15 MiB and 60 MiB in
+all, from which the next call goes on. The runs themselves lie beside OUT meanwhile, in OUT.work.
 """
 
 import argparse
-import hashlib
-import io
+import ctypes
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from gpu_pieces import CARRIED, PIECE, PIECES, carried, pack, progress, revision, unpack, unpack_measurements
+
 ROOT = Path(__file__).resolve().parent.parent
-#: what comes back: bytes of one part of the archive of runs, and of all
-PIECE, PIECES = 15 << 20, 4
-#: what may be carried there: code, data and wheels
-CARRIED = 64 << 20
-#: seconds that a part has to save its state once it is asked to end
+#: seconds on a GPU that a part has to save its state once it is asked to end
 GRACE = 20
+#: seconds of a whole call on a GPU, all ends included
+WHOLE = 470
+#: seconds of one law: a kernel that hangs must not cost the others
+LAW_SECONDS = 60
+#: of Linux's prctl
+PR_SET_PDEATHSIG = 1
 LAWS = (
     *("blurs", "frames", "precisions", "choices", "shifts", "edges", "magnitudes", "correlations", "steps"),
     *("mixtures", "frames_of_phases", "activities", "translations", "polynomials", "norms"),
 )
 #: (network, recipe): the fast one, whose seconds to accuracy are measured, and those whose full recipe is trained
-FAST = (("aps/resnet20", "cifar10_fast"), ("aps/resnet20", "cifar10_demo"))
+FAST = ("aps/speednet", "cifar10_fast")
 FULL = tuple((f"aps/{name}", "cifar10") for name in ("resnet20", "resnet20_lpf3", "resnet20_aps1", "resnet20_aps3"))
-TOY = ["TRAIN.EPOCHS", "3", "DATA.LIMIT", "128", "MODEL.WIDTH", "0.25", "EVALUATE.METRICS", "[accuracy, circular]"]
+TOY_FAST, TOY_FULL = ("aps/resnet20", "digits"), (("aps/resnet20_aps1", "digits"), ("aps/resnet20_aps3", "digits"))
+TOY = ["DATA.LIMIT", "128", "MODEL.WIDTH", "0.25", "EVALUATE.METRICS", "[accuracy, circular]"]
+#: epochs of a rehearsal: soon over in one part, and more than the limit of the other allows
+TOY_EPOCHS = {"accuracy": "2", "full": "40"}
 
 
 @dataclass(frozen=True)
@@ -51,59 +61,133 @@ class Setting:
         return "cpu" if self.toy else "cuda"
 
     @property
+    def grace(self) -> int:
+        """Seconds that a part has to save its state once it is asked to end."""
+        return 60 if self.toy else GRACE
+
+    @property
     def work(self) -> Path:
-        """Where runs are trained: the archive has its place in `out`, so the runs themselves do not."""
-        return self.out / "work" / "results"
+        """Where runs are trained."""
+        return self.out.with_name(f"{self.out.name}.work")
+
+    @property
+    def results(self) -> Path:
+        """The runs of the full recipes, with which a later call goes on."""
+        return self.work / "results"
+
+    @property
+    def fast(self) -> Path:
+        """The run of the fast recipe, which each call begins anew, since it is timed."""
+        return self.work / "fast"
+
+    @property
+    def runs(self) -> dict[Path, Path]:
+        """The runs that come back, each with the folder of all results that it lies in."""
+        runs = dict.fromkeys(self.results.glob("*/*/*/seed*"), self.results)
+        # what the next call begins anew anyway need not travel
+        done = [run for run in self.fast.glob("*/*/*/seed*") if (run / "train.json").is_file()]
+        return runs | dict.fromkeys(done, self.fast)
+
+    @property
+    def full(self) -> list[tuple[str, str]]:
+        return list(TOY_FULL if self.toy else FULL)
 
 
-def write(path: Path, value: Any) -> None:
+def read(here: Setting) -> dict[str, Any]:
+    path = here.out / "summary.json"
+    return json.loads(path.read_text()) if path.is_file() else {"parts": {}}
+
+
+def write(here: Setting, about: dict[str, Any]) -> None:
+    path = here.out / "summary.json"
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.write_text(json.dumps(about, indent=1) + "\n")
     temporary.replace(path)
 
 
-def prepare(here: Setting) -> None:
-    """Decodes the images once, for all later parts."""
-    from stillpoint.core.data import datasets
+def tell(here: Setting, part: str, found: dict[str, Any]) -> None:
+    """Puts what a part found so far into the summary; parts run one after another, so nobody else writes it."""
+    about = read(here)
+    about["parts"].setdefault(part, {})["found"] = found
+    write(here, about)
 
-    begun, names = time.perf_counter(), ["digits"] if here.toy else ["cifar10"]
-    found = {name: len(datasets.load(name, here.data, "test")) for name in names}
-    write(here.out / "prepare.json", {"test_images": found, "seconds": round(time.perf_counter() - begun, 1)})
+
+def prepare(here: Setting) -> None:
+    """Decodes the images and compiles the CPU's kernels, once, for all later parts."""
+    from stillpoint.core.data import datasets
+    from stillpoint.core.kernels import native
+    from stillpoint.pipelines.checkup import KERNELS
+
+    begun, name = time.perf_counter(), "digits" if here.toy else "cifar10"
+    found: dict[str, Any] = {}
+
+    def tell_seconds(**more: Any) -> None:
+        found.update(more, seconds=round(time.perf_counter() - begun, 1))
+        tell(here, "prepare", found)
+
+    # each a compiler's process, beside the decoding; many laws at once would wait for one another
+    with ThreadPoolExecutor() as pool:
+        built = {source: pool.submit(native.available, "float", source) for source in KERNELS}
+        tell_seconds(test_images={name: len(datasets.load(name, here.data, "test"))})
+        tell_seconds(kernels={source: one.result() for source, one in built.items()})
 
 
 def kernels(here: Setting) -> None:
     """The laws of the Triton kernels, one process each: the CPU's values are what must come out."""
-    found: dict[str, Any] = {}
     environment = {**os.environ, **({"TRITON_INTERPRET": "1"} if here.toy else {})}
-    for law in LAWS[:1] if here.toy else LAWS:
+    found: dict[str, Any] = dict.fromkeys(LAWS, "not tried")
+
+    def tried(law: str) -> tuple[str, Any]:
         command = [sys.executable, str(ROOT / "tests/core/kernels/triton_cases.py"), law]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        found[law] = "pass" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no word"])[-12:]
-        write(here.out / "kernels.json", {"laws": found, "interpreted": here.toy})
-        print(law, found[law] if found[law] == "pass" else "FAIL", flush=True)
+        limit = PARTS["kernels"].toy_seconds if here.toy else LAW_SECONDS
+        try:
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit)
+        except subprocess.TimeoutExpired:
+            return law, f"did not end within {limit} s"
+        passed = done.returncode == 0 and f"{law} pass" in done.stdout
+        return law, "pass" if passed else (done.stderr.strip().splitlines() or ["no word"])[-12:]
+
+    # most of a law's time is the start of its process
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
+        for one in as_completed([pool.submit(tried, law) for law in LAWS]):
+            law, word = one.result()
+            found[law] = word
+            tell(here, "kernels", {"laws": found, "interpreted": here.toy})
+            print(law, "pass" if word == "pass" else "FAIL", flush=True)
 
 
 def layers(here: Setting) -> None:
     """The layers beside their peers and the floor of bytes over bandwidth."""
     import torch
 
-    from benchmarks.cases import cases
+    from benchmarks import alias_free, cases, sampling
     from benchmarks.harness import Clock, machine
     from benchmarks.layers import line, measure
 
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # what finds the peak of memory tells of each start
+    # convolutions of 10 bits would miss the exact values that each contender is held to
+    torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
-    clock, rounds = Clock(here.device, 1 if here.toy else 8), 1 if here.toy else 15
+    clock, rounds, begun = Clock(here.device, 1 if here.toy else 8), 1 if here.toy else 15, time.perf_counter()
     rate = clock.bandwidth()
-    about, rows = {**machine(clock), "copy_gigabytes_per_second": round(rate / 1e6, 2), "rounds": rounds}, []
-    for number, case in enumerate(cases(here.device)):
-        if here.toy and number == 2:
-            break
-        try:
-            rows.append(measure(case, clock, rate, rounds))
-            print(line(rows[-1]), flush=True)
-        except Exception as error:  # one case that fails must not cost the others
-            rows.append({"job": case.job, "about": str(case.about), "failed": f"{type(error).__name__}: {error}"[:400]})
-        write(here.out / "layers.json", {"machine": about, "cases": rows})
+    about = {**machine(clock), "copy_gigabytes_per_second": round(rate / 1e6, 2), "rounds": rounds, "tf32": False}
+    subjects = {"layers": [cases.cases], "sampling": [sampling.cases, alias_free.cases]}
+    found: dict[str, Any] = {subject: {"machine": about, "cases": [], "failed": []} for subject in subjects}
+    for subject, sources in subjects.items():
+        kept = found[subject]
+        for number, case in enumerate(chain.from_iterable(source(here.device) for source in sources)):
+            if here.toy and number == 2:
+                break
+            try:
+                kept["cases"].append(measure(case, clock, rate, rounds))
+                print(line(kept["cases"][-1]), flush=True)
+            except Exception as error:  # one case that fails must not cost the others
+                kept["failed"].append(
+                    {"job": case.job, **case.about, "error": f"{type(error).__name__}: {error}"[:400]}
+                )
+                print(case.job, case.about, "FAIL", flush=True)
+            kept["machine"] = {**about, "seconds": round(time.perf_counter() - begun, 1)}
+            tell(here, "layers", found)
 
 
 def network(here: Setting) -> None:
@@ -112,56 +196,89 @@ def network(here: Setting) -> None:
     from benchmarks.harness import Clock, machine
 
     networks.BATCH, networks.SIDE = (1, 64) if here.toy else (64, 224)
-    clock, rows = Clock(here.device, 1 if here.toy else 8), {}
+    clock, rounds, rows = Clock(here.device, 1 if here.toy else 8), 1 if here.toy else 10, {}
     for mode in networks.MODES:
-        rows[mode] = networks.measure(mode, clock, 1 if here.toy else 10)
-        write(here.out / "network.json", {"machine": machine(clock), "passes": rows})
-        print(networks.line(mode, rows[mode]), flush=True)
+        about, begun = {**machine(clock), "rounds": rounds}, time.perf_counter()
+        row = networks.measure(mode, clock, rounds)
+        rows[mode] = {"machine": {**about, "seconds": round(time.perf_counter() - begun, 1)}, **row}
+        tell(here, "network", rows)
+        print(networks.line(mode, row), flush=True)
 
 
 def accuracy(here: Setting) -> None:
     """The fast recipe: seconds from the first image to the last epoch's accuracy."""
-    from stillpoint import pipelines
+    from stillpoint.core.base.interrupt import Interrupted
 
-    name, recipe = next(one for one in FAST if one[1] in pipelines.paper(one[0].partition("/")[0]).recipes())
-    name, recipe = (name, "digits") if here.toy else (name, recipe)
+    name, recipe = TOY_FAST if here.toy else FAST
+    shutil.rmtree(here.fast, ignore_errors=True)
+    learn, measure = steps(here, "accuracy", name, recipe, here.fast)
+    found: dict[str, Any] = {"network": name, "recipe": recipe}
     begun = time.perf_counter()
-    found = trained(here, name, recipe, Path(here.out / "work" / "fast"))
-    told = {"network": name, "recipe": recipe, "wall_seconds": round(time.perf_counter() - begun, 1)}
-    write(here.out / "accuracy.json", {**told, "trained": found["trained"], "provenance": found["provenance"]})
-    print(told, found["trained"].get("accuracy"), flush=True)
+
+    def tell_seconds(key: str, **more: Any) -> None:
+        found.update({key: round(time.perf_counter() - begun, 1), **more})
+        tell(here, "accuracy", found)
+
+    try:
+        learn()
+    except Interrupted:
+        tell_seconds("stopped_after", progress=progress(run_of(name, recipe, here.fast).folder))
+        raise
+    tell_seconds("training_seconds")
+    measured = measure()
+    tell_seconds("wall_seconds", trained=measured["trained"], provenance=measured["provenance"])
+    print(name, found["wall_seconds"], "s:", measured["trained"]["accuracy"], flush=True)
 
 
 def full(here: Setting) -> None:
     """The full recipes, a process each on one GPU: they go on from what is there, and are saved when stopped."""
-    runs = [("aps/resnet20", "digits"), ("aps/resnet20_aps1", "digits")] if here.toy else list(FULL)
     words = [sys.executable, __file__, "--out", str(here.out), "--data", str(here.data), *["--toy"] * here.toy]
-    own = [subprocess.Popen([*words, "--train", name, recipe]) for name, recipe in runs]
+    own = [subprocess.Popen([*words, "--train", *run]) for run in here.full]
 
-    def stop(number: int, frame: Any) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         for process in own:
             process.send_signal(signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, stop)
     codes = [process.wait() for process in own]
-    write(here.out / "full.json", {"runs": [list(run) for run in runs], "exit_codes": codes})
+    states = {f"{name} {recipe}": progress(run_of(name, recipe, here.results).folder) for name, recipe in here.full}
+    tell(here, "full", {"runs": states, "exit_codes": codes})
 
 
-def trained(here: Setting, name: str, recipe: str, results: Path) -> dict[str, Any]:
-    """Trains a run, or goes on with it, and measures it; what its metrics.json holds."""
+def run_of(name: str, recipe: str, results: Path) -> Any:
+    from stillpoint.core.runs.layout import Run
+
+    pipeline, _, model = name.partition("/")
+    return Run(pipeline, recipe, model, 0, results)
+
+
+def steps(
+    here: Setting, part: str, name: str, recipe: str, results: Path
+) -> tuple[Callable[[], Any], Callable[[], dict[str, Any]]]:
+    """What trains a run, or goes on with it, and what measures it and returns what its metrics.json holds."""
     from stillpoint import pipelines
     from stillpoint.core.evaluation.run import evaluate_run
-    from stillpoint.core.runs.layout import Run
     from stillpoint.core.training.train import train
     from stillpoint.pipelines.workflow import stage_code
 
-    config = pipelines.configure(name, recipe, TOY if here.toy else [])
-    run, paper = Run(config.pipeline, recipe, config.model.name, config.seed, results), pipelines.paper(config.pipeline)
-    where: dict[str, Any] = {"data_root": here.data, "device": here.device, "threads": 1 if here.toy else 3}
+    config = pipelines.configure(name, recipe, [*TOY, "TRAIN.EPOCHS", TOY_EPOCHS[part]] if here.toy else [])
+    run, paper = run_of(name, recipe, results), pipelines.paper(config.pipeline)
     code = {stage: stage_code(stage, config.pipeline, config.data.name) for stage in ("train", "evaluate")}
-    train(config, run, build=pipelines.build, hooks=paper.hooks(config), code=code["train"], **where)
-    own = {"evaluations": paper.evaluations(config), "after": lambda place: paper.measured(config, place)}
-    return evaluate_run(run, config=config, build=pipelines.build, code=code["evaluate"], **where, **own)
+    where: dict[str, Any] = {"data_root": here.data, "device": here.device, "threads": 1 if here.toy else 3}
+    own: dict[str, Any] = {"config": config, "run": run, "build": pipelines.build, **where}
+    hooks, evaluations = paper.hooks(config), paper.evaluations(config)
+
+    def learn() -> Any:
+        return train(**own, hooks=hooks, code=code["train"])
+
+    def measure() -> dict[str, Any]:
+        def after(place: Any) -> None:
+            paper.measured(config, place)
+
+        # as a workflow: what an earlier call has measured is not measured again
+        return evaluate_run(**own, evaluations=evaluations, after=after, code=code["evaluate"], workflow=True)
+
+    return learn, measure
 
 
 @dataclass(frozen=True)
@@ -172,133 +289,124 @@ class Part:
 
 
 PARTS = {
-    "prepare": Part(prepare, 50, 60),
-    "kernels": Part(kernels, 70, 120),
-    "layers": Part(layers, 100, 120),
+    "prepare": Part(prepare, 50, 90),
+    "kernels": Part(kernels, 70, 400),
+    "layers": Part(layers, 100, 180),
     "network": Part(network, 50, 120),
-    "accuracy": Part(accuracy, 70, 120),
-    "full": Part(full, 100, 45),
+    "accuracy": Part(accuracy, 70, 180),
+    "full": Part(full, 100, 90),
 }
 
 
-def pack(here: Setting) -> dict[str, Any]:
-    """The runs under way in pieces, the finished ones first, as many as there is room for; the rest is told."""
-    runs = sorted(here.work.glob("*/*/*/seed*"), key=lambda run: (not (run / "metrics.json").is_file(), str(run)))
-    archive, left_out = io.BytesIO(), []
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        for run in runs:
-            files = [path for path in sorted(run.rglob("*")) if path.is_file() and _travels(path)]
-            if archive.tell() + sum(path.stat().st_size + 2048 for path in files) > PIECE * PIECES:
-                left_out.append(str(run.relative_to(here.work)))
-                continue
-            for path in files:
-                tar.add(path, path.relative_to(here.work).as_posix())
-    content, names = archive.getvalue(), {}
-    for old in here.out.glob("runs.tar.*"):
-        old.unlink()
-    for number in range(0, len(content) if runs else 0, PIECE):
-        piece = here.out / f"runs.tar.{number // PIECE:02d}"
-        piece.write_bytes(content[number : number + PIECE])
-        names[piece.name] = hashlib.sha256(piece.read_bytes()).hexdigest()
-    return {"pieces": names, "left_out": left_out}
-
-
-def _travels(path: Path) -> bool:
-    # a finished run needs no state, and no run the state before its last
-    finished = (path.parent / "metrics.json").is_file()
-    return not path.name.startswith(".") and ".previous." not in path.name and not (finished and path.suffix == ".pt")
-
-
-def unpack(source: Path, target: Path) -> None:
-    """Lays the runs of an earlier call into `target`; ends with a sentence where a piece is missing or damaged."""
-    summary = source / "summary.json"
-    if not summary.is_file():
-        raise SystemExit(f"{source} is not what a call of this left: there is no summary.json")
-    pieces, content = json.loads(summary.read_text())["runs"]["pieces"], b""
-    for name, expected in sorted(pieces.items()):
-        path = source / name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            raise SystemExit(f"{path} is missing or damaged: nothing was unpacked")
-        content += path.read_bytes()
-    target.mkdir(parents=True, exist_ok=True)
-    if content:
-        # Python 3.11.2 has no filters of tarfile yet: regular files alone, inside `target`
-        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-            for member in tar:
-                place, file = (target / member.name).resolve(), tar.extractfile(member)
-                if file is None or not place.is_relative_to(target.resolve()):
-                    raise SystemExit(f"{source} holds {member.name!r}, which is no file of a run")
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(file.read())
-
-
-def carried(here: Setting) -> Iterator[tuple[str, int]]:
-    """(what, bytes) of all that travels to the GPU's machine."""
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
-    files = [ROOT / name for name in listed.stdout.splitlines() if not name.startswith(".dvc-store/")]
-    yield "code, without the store", sum(path.stat().st_size for path in files if path.is_file())
-    if here.data.is_dir():
-        archives = [path for path in here.data.glob("cifar10*") if path.is_file()]
-        yield "CIFAR-10 as it is packed", sum(path.stat().st_size for path in archives)
-    if wheels := os.environ.get("WHEELS"):
-        yield "wheels", sum(path.stat().st_size for path in Path(wheels).glob("*.whl"))
-
-
-def plan(here: Setting, parts: list[str]) -> int:
+def plan(here: Setting, parts: list[str], source: Path | None) -> int:
     """Says what a call would do, and whether all fits."""
     total = 0
     for name in parts:
         seconds = PARTS[name].toy_seconds if here.toy else PARTS[name].seconds
         total += seconds
         print(f"{name:9} at most {seconds:4} s  {(PARTS[name].work.__doc__ or '').splitlines()[0]}")
-    print(f"in all    at most {total:4} s, and {GRACE} s for each part that must be stopped")
+    print(f"in all    at most {total:4} s, and {here.grace} s for each part that must be stopped")
+    if not here.toy:
+        print(f"the whole at most {WHOLE:4} s: the last part has what the others leave, and gives what they take")
     size = 0
-    for what, amount in carried(here):
+    more = [("runs of the earlier call", sum(path.stat().st_size for path in source.glob("*")))] if source else []
+    for what, amount in chain(carried(ROOT, here.data), more):
         size += amount
         print(f"carried   {amount / 2**20:6.1f} MiB  {what}")
     print(f"carried   {size / 2**20:6.1f} MiB of {CARRIED >> 20} in all{'' if size <= CARRIED else ': TOO MUCH'}")
-    print(f"comes back: summary.json, a JSON file a part, runs.tar.NN of {PIECE >> 20} MiB, {PIECES} at most")
+    print(f"say there:  STILLPOINT_COMMIT={revision(ROOT)}")
+    print(f"comes back: summary.json and runs.tar.NN of {PIECE >> 20} MiB, {PIECES} at most")
     return int(size > CARRIED)
 
 
-def run_parts(here: Setting, parts: list[str]) -> int:
-    """Each part in a process of its own, stopped at its limit; the summary is written after each."""
+class Cut(Exception):
+    """The call was asked to end, by the signal of that number."""
+
+
+def _cut(number: int, frame: FrameType | None) -> None:
+    raise Cut(number)
+
+
+def run_parts(here: Setting, parts: list[str], source: Path | None) -> int:
+    """Each part in processes of its own, stopped at its limit; the summary is written after each."""
+    begun = time.perf_counter()
+    machine = device(here)
+    if not machine["commit"]:
+        raise SystemExit("no repository is here: STILLPOINT_COMMIT must name the commit, or nothing could be kept")
     here.out.mkdir(parents=True, exist_ok=True)
+    if source:
+        unpack(source, here.results)
     # parts that an earlier call made here stay in the summary
-    summary, done = here.out / "summary.json", {}
-    if summary.is_file() and json.loads(summary.read_text())["toy"] == here.toy:
-        done = json.loads(summary.read_text())["parts"]
-    about: dict[str, Any] = {"machine": device(here), "toy": here.toy, "parts": done, "runs": pack(here)}
-    write(here.out / "summary.json", about)
-    words = [sys.executable, __file__, "--out", str(here.out), "--data", str(here.data), *["--toy"] * here.toy]
+    before = read(here)
+    kept = before["parts"] if before.get("toy") == here.toy else {}
+    write(here, {"machine": machine, "toy": here.toy, "parts": kept, "runs": pack(here.out, here.runs)})
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _cut)
+    ended = 0
     for name in parts:
-        limit, begun = PARTS[name].toy_seconds if here.toy else PARTS[name].seconds, time.perf_counter()
-        process, stopped = subprocess.Popen([*words, "--part", name]), False
+        limit = float(PARTS[name].toy_seconds if here.toy else PARTS[name].seconds)
+        if not here.toy:
+            left = WHOLE - GRACE - (time.perf_counter() - begun)
+            limit = max(1.0, left if name == parts[-1] == "full" else min(limit, left))
+        about, ended = one_part(here, name, limit)
+        found = read(here)
+        found["parts"][name] = about | {key: v for key, v in found["parts"].get(name, {}).items() if key == "found"}
+        found["runs"] = pack(here.out, here.runs)
+        write(here, found)
+        told = f", {about['ended']}" if "ended" in about else ""
+        print(f"{name}: {about['seconds']} s of {about['limit']}, exit code {about['exit_code']}{told}", flush=True)
+        if ended:
+            break
+    if left_out := read(here)["runs"]["left_out"]:
+        print(f"no room for {', '.join(left_out)}", flush=True)
+    return ended
+
+
+def one_part(here: Setting, name: str, limit: float) -> tuple[dict[str, Any], int]:
+    """What the summary says of a part once it ended, and the exit code of the whole where that was asked to end."""
+    words = [sys.executable, __file__, "--out", str(here.out), "--data", str(here.data), *["--toy"] * here.toy]
+    begun, ended = time.perf_counter(), 0
+    about: dict[str, Any] = {"limit": round(limit)}
+    found = read(here)
+    found["parts"].pop(name, None)
+    write(here, found)
+    # a group of its own, so that nothing of it is left behind, whichever of its processes hangs
+    process = subprocess.Popen([*words, "--part", name], process_group=0)
+    try:
         try:
-            code = process.wait(limit)
+            process.wait(limit)
         except subprocess.TimeoutExpired:
-            stopped = True
+            about["ended"] = "stopped at its limit"
+        except Cut as cut:
+            ended = 128 + cut.args[0]
+            about["ended"] = "the whole was asked to end"
+        if process.poll() is None:
             process.terminate()
-            try:
-                code = process.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                code = process.wait()
-        seconds = round(time.perf_counter() - begun, 1)
-        about["parts"][name] = {"seconds": seconds, "limit": limit, "exit_code": code, "stopped_at_limit": stopped}
-        about["runs"] = pack(here)
-        write(here.out / "summary.json", about)
-        print(f"{name}: {seconds} s of {limit}, exit code {code}{', stopped at its limit' * stopped}", flush=True)
-    return 0
+            with suppress(subprocess.TimeoutExpired, Cut):
+                process.wait(here.grace)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return {"seconds": round(time.perf_counter() - begun, 1), **about, "exit_code": process.returncode}, ended
 
 
 def device(here: Setting) -> dict[str, Any]:
     import torch
 
+    from stillpoint.core.runs.provenance import commit
+
     name = torch.cuda.get_device_name(0) if not here.toy and torch.cuda.is_available() else platform.machine()
     if not here.toy and not torch.cuda.is_available():
         raise SystemExit("no GPU is here: --toy rehearses on the CPU, --dry-run says what would be done")
-    return {"device": name, "torch": torch.__version__, "python": platform.python_version()}
+    revision, clean = commit()
+    return {
+        "device": name,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": revision,
+        "clean": clean,
+    }
 
 
 def main() -> int:
@@ -310,7 +418,11 @@ def main() -> int:
     form.add_argument("--dry-run", action="store_true", help="say what would be done")
     form.add_argument("--from", dest="source", type=Path, metavar="DIR", help="go on with the runs of an earlier call")
     form.add_argument(
-        "--unpack", nargs=2, type=Path, metavar=("DIR", "RESULTS"), help="lay the runs of a call into RESULTS"
+        "--unpack",
+        nargs=2,
+        type=Path,
+        metavar=("DIR", "RESULTS"),
+        help="lay the runs of a call, and in gpu_check/ what it measured, into RESULTS",
     )
     form.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     form.add_argument("--train", nargs=2, help=argparse.SUPPRESS)
@@ -318,20 +430,51 @@ def main() -> int:
     here = Setting(args.out.resolve(), args.data.resolve(), args.toy)
     if unknown := [name for name in args.parts if name not in PARTS]:
         form.error(f"{unknown[0]} is no part: {', '.join(PARTS)}")
+    parts = args.parts or list(PARTS)
     if args.unpack:
-        unpack(*args.unpack)
+        for run in unpack(*args.unpack):
+            print(args.unpack[1] / run)
+        for path in unpack_measurements(args.unpack[0], args.unpack[1] / "gpu_check"):
+            print(path)
         return 0
+    if args.train or args.part:
+        end_with_parent()
     if args.train:
-        with suppress(KeyboardInterrupt):
-            return train_one(here, *args.train)
+        return train_one(here, *args.train)
     if args.part:
-        PARTS[args.part].work(here)
-        return 0
+        return run_part(here, args.part)
     if args.dry_run:
-        return plan(here, args.parts or list(PARTS))
-    if args.source:
-        unpack(args.source, here.work)
-    return run_parts(here, args.parts or list(PARTS))
+        return plan(here, parts, args.source)
+    # where gpu_check.sh has put the wheels; the parts need it as long as this process lives
+    site = os.environ.pop("GPU_CHECK_SITE", None)
+    try:
+        return run_parts(here, parts, args.source)
+    except Cut as cut:
+        return 128 + cut.args[0]
+    finally:
+        if site:
+            shutil.rmtree(site, ignore_errors=True)
+
+
+def end_with_parent() -> None:
+    """Asks for SIGTERM when the process that started this one is gone, killed perhaps: a training would go on for hours
+    on a machine that is not ours."""
+    parent = os.getppid()
+    with suppress(OSError, AttributeError):  # Linux alone has it
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(128 + signal.SIGTERM)
+
+
+def run_part(here: Setting, name: str) -> int:
+    from stillpoint.core.base.interrupt import Interrupted
+
+    try:
+        PARTS[name].work(here)
+    except Interrupted as stop:
+        print(f"{name}: {stop}", flush=True)
+        return 128 + stop.signal
+    return 0
 
 
 def train_one(here: Setting, name: str, recipe: str) -> int:
@@ -339,7 +482,9 @@ def train_one(here: Setting, name: str, recipe: str) -> int:
     from stillpoint.core.base.interrupt import Interrupted
 
     try:
-        found = trained(here, name, recipe, here.work)
+        learn, measure = steps(here, "full", name, recipe, here.results)
+        learn()
+        found = measure()
     except Interrupted as stop:
         print(f"{name}: {stop}", flush=True)
         return 0

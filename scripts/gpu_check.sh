@@ -8,14 +8,21 @@
 #   scripts/gpu_check.sh --from DIR --out DIR2 ...     goes on from what an earlier call left in DIR
 #   scripts/gpu_check.sh --unpack DIR RESULTS          its runs, to be kept: stillpoint release RESULTS/<paper>/<recipe>/...
 # Needs torch, torchvision, triton, numpy, safetensors and pyyaml there, and what it carries as wheels in WHEELS (pydantic and
-# what that needs, yacs, torchmetrics and lightning-utilities).
+# what that needs, yacs, torchmetrics and lightning-utilities), for that machine's Python:
+#   pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux2014_x86_64 -d WHEELS pydantic ...
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
-if [ -n "${WHEELS:-}" ]; then
-  site=$(mktemp -d)
-  trap 'rm -rf "$site"' EXIT
-  "$python" -m pip install -q --no-index --no-deps --no-compile --target "$site" "$WHEELS"/*.whl
-  export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
-fi
-PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 "$python" scripts/gpu_check.py "$@"
+case " $* " in
+  *" --dry-run "* | *" --unpack "*) ;; # nothing is run, and the wheels may be of the other machine's Python
+  *)
+    if [ -n "${WHEELS:-}" ]; then
+      site=$(mktemp -d)
+      "$python" -m pip install -q --no-index --no-deps --no-compile --target "$site" "$WHEELS"/*.whl
+      export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} GPU_CHECK_SITE=$site
+    fi
+    ;;
+esac
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+# this process's own signals: who ends the script ends its parts, whose states are saved
+exec "$python" scripts/gpu_check.py "$@"

@@ -26,7 +26,8 @@ from stillpoint.pipelines.papers import PAPERS
 ROOT = Path(__file__).parent.parent
 KEPT = networks.KEPT
 RUNS = Run.all_kept(KEPT)
-WEIGHTS = cards.with_weights(KEPT)
+#: those whose weights every clone brings along, in its own store
+STORED = [run for run in cards.with_weights(KEPT) if cards.read(run)["weights"]["remote"] == cards.STORE]
 
 
 def named(run: Run) -> str:
@@ -35,25 +36,31 @@ def named(run: Run) -> str:
 
 @pytest.fixture(scope="module")
 def pulled() -> list[Run]:
-    if not all(run.weights.is_file() for run in WEIGHTS):
+    if not all(run.weights.is_file() for run in STORED):
         # from the store in the repository: no connection is needed
-        pointers = [f"{run.weights.relative_to(ROOT)}.dvc" for run in WEIGHTS]
+        pointers = [f"{run.weights.relative_to(ROOT)}.dvc" for run in STORED]
         command = [sys.executable, "-m", "dvc", "pull", "--quiet", *pointers]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
-    return WEIGHTS
+    return STORED
 
 
-def test_the_store_is_small_and_all_kept_weights_are_in_it() -> None:
-    store = ROOT / ".dvc-store"
-    held = {path for path in store.rglob("*") if path.is_file()}
-    assert WEIGHTS and sum(path.stat().st_size for path in held) < released.STORE_BYTES
-    for run in WEIGHTS:
+def test_the_store_is_small_in_all_and_in_each_file_and_holds_the_weights_of_its_cards_alone() -> None:
+    store, pointed = ROOT / ".dvc-store", set()
+    held = {path: path.stat().st_size for path in store.rglob("*") if path.is_file()}
+    assert STORED and sum(held.values()) < released.STORE_BYTES and max(held.values()) <= released.LARGEST
+    for run in STORED:
         (out,) = yaml.safe_load(Path(f"{run.weights}.dvc").read_text())["outs"]
         kept = cards.read(run)["weights"]
         path = store / "files" / "md5" / out["md5"][:2] / out["md5"][2:]
         assert (out["md5"], out["size"], out["path"]) == (kept["md5"], kept["bytes"], run.weights.name)
-        assert path in held and digest(path) == kept["sha256"] and kept["remote"] == cards.STORE
+        assert path in held and digest(path) == kept["sha256"]
+        pointed.add(path)
+    assert pointed == set(held)
+    # of weights in other remotes the clone has no pointer, so that a plain pull asks for nothing out of reach
+    elsewhere = [run for run in cards.with_weights(KEPT) if run not in STORED]
+    assert not [run for run in elsewhere if Path(f"{run.weights}.dvc").exists()]
+    assert all("not in the clone" in run.page.read_text() for run in elsewhere)
 
 
 def test_every_kept_run_is_whole_and_says_of_itself_what_its_files_hold() -> None:
@@ -80,14 +87,14 @@ def test_nothing_lies_among_the_kept_runs_that_is_not_of_them() -> None:
     )
     inside = {ROOT / line for line in listed.stdout.splitlines()}
     mine = {run.folder / name for run in RUNS for name in ("card.json", "card.md", *cards.read(run)["files"])}
-    mine |= {Path(f"{run.weights}.dvc") for run in WEIGHTS}
+    mine |= {Path(f"{run.weights}.dvc") for run in STORED}
     rest = {path.relative_to(KEPT).as_posix() for path in inside - mine if path.exists()}
     assert not [
         name for name in rest if not re.fullmatch(r"\w+/\w+/([\w.]+\.(csv|md|tex|json)|figures/\w+\.png)", name)
     ]
 
 
-@pytest.mark.parametrize("run", WEIGHTS, ids=named)
+@pytest.mark.parametrize("run", STORED, ids=named)
 def test_a_network_loads_by_its_name_and_says_what_its_card_says(pulled: list[Run], run: Run) -> None:
     name, card = f"{run.pipeline}/{run.model}", cards.about(run)
     net = pipelines.pretrained(name, recipe=run.recipe)
@@ -98,7 +105,7 @@ def test_a_network_loads_by_its_name_and_says_what_its_card_says(pulled: list[Ru
     assert len(set(found)) > 2
 
 
-@pytest.mark.parametrize("run", WEIGHTS, ids=named)
+@pytest.mark.parametrize("run", STORED, ids=named)
 def test_every_network_gives_its_cards_numbers_on_digits_again(pulled: list[Run], run: Run) -> None:
     # the data sets are not on every machine: stillpoint evaluate <name> --pretrained measures the others again
     card = cards.read(run)
@@ -110,7 +117,7 @@ def test_every_network_gives_its_cards_numbers_on_digits_again(pulled: list[Run]
 
 
 def test_pulled_weights_leave_nothing_to_be_built(pulled: list[Run]) -> None:
-    entries = [f"{run.weights.relative_to(ROOT)}.dvc" for run in WEIGHTS]
+    entries = [f"{run.weights.relative_to(ROOT)}.dvc" for run in STORED]
 
     def said(*words: str) -> str:
         done = subprocess.run([sys.executable, "-m", "dvc", *words, *entries], cwd=ROOT, capture_output=True, text=True)
@@ -172,14 +179,40 @@ def test_digits_stand_in_for_any_data_set_of_small_images(tmp_path: Path, name: 
         measuring.write_stand_in(pipelines.configure("aps/resnet18_aps1", "imagenet"), tmp_path)
 
 
+def git(*words: str, cwd: Path = ROOT) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    return subprocess.run(["git", *identity, *words], cwd=cwd, capture_output=True, text=True, check=True).stdout
+
+
+def test_files_are_unchanged_that_git_has_as_they_lie_there(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "a.json"
+    path.parent.mkdir()
+    path.write_text("1")
+    assert not workflow.unchanged(tmp_path, [path.parent])
+    git("init", "-q", cwd=tmp_path)
+    assert not workflow.unchanged(tmp_path, [path.parent])
+    git("add", ".", cwd=tmp_path)
+    git("commit", "-qm", "a", cwd=tmp_path)
+    path.touch()
+    assert workflow.unchanged(tmp_path, [path.parent])
+    path.write_text("2")
+    assert not workflow.unchanged(tmp_path, [path.parent]) and workflow.unchanged(tmp_path, [tmp_path / "other"])
+
+
 def test_snakemake_takes_kept_runs_for_done_and_trains_where_nothing_is_kept(tmp_path: Path) -> None:
     plans = {name: workflow.plan(name, {"kept": True, "results": str(tmp_path)}) for name in PAPERS}
     whole = [f"pipelines/{name}/all" for name, plan in plans.items() if all(run.root != tmp_path for run in plan.runs)]
     assert "pipelines/aps/all" in whole
+    # as a clone may leave them: a run younger than what is made of it
+    plans["aps"].runs[0].metrics.touch()
     command = [sys.executable, "-m", "snakemake", *whole, "--dry-run", "--cores", "1"]
     given = ["--config", "kept=true", f"results={tmp_path}"]
     done = subprocess.run([*command, *given], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and not re.findall(r"^\w+_(?:train|evaluate) ", done.stdout, re.M), done.stdout[-2000:]
+    held = [name for name in PAPERS if plans[name].as_committed]
+    assert "aps" in held or "runs/aps" in git("status", "--porcelain", "runs")
+    made = set(re.findall(r"^(\w+)_(?:table|figures) ", done.stdout, re.M))
+    assert not made & set(held), done.stdout[-2000:]
     # other settings, or other seeds, are not what is kept
     other = workflow.plan("aps", {"kept": True, "results": str(tmp_path), "settings": "TRAIN.LR 0.05"})
     assert {run.root for run in other.runs} == {tmp_path} and Path(

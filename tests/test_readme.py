@@ -123,6 +123,21 @@ def test_no_result_stands_outside_a_marker(name: str) -> None:
         assert kind == "kept" or source in ("law", "paper") or (ROOT / source).is_file(), source
 
 
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("pipelines/*/configs/*.yaml")), ids=lambda path: f"{path.parent.parent.name}-{path.stem}"
+)
+def test_a_recipes_comment_states_no_result_but_the_papers(path: Path) -> None:
+    """Ours are in the tables of the kept runs, which a comment would not follow."""
+    published = path.parent.parent / "published.yaml"
+    numbers = re.findall(r"\d+(?:\.\d+)?", published.read_text()) if published.is_file() else []
+    # a file may hold errors, or fractions
+    known = [100.0, *(value for n in map(float, numbers) for value in (n, 100 * n, 100 - n, 100 - 100 * n))]
+    comments = re.findall(r"#(.*)$", path.read_text(), re.M)
+    for number in re.findall(r"\b(\d\d\.\d+|\d+(?:\.\d+)?(?= ?%)|\d+(?= dB))", " ".join(comments)):
+        half = 0.5 * 10 ** -len(number.partition(".")[2])
+        assert any(abs(float(number) - value) <= half + 1e-9 for value in known), number
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_command_of_python_finds_its_code_in_a_clone(name: str) -> None:
     """As a module where it imports others of its folder, which a file that is run by its path does not find."""

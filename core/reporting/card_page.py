@@ -35,8 +35,8 @@ def card_page(said: Mapping[str, Any]) -> str:
         "Parameters": f"{metrics['parameters']:,}",
         "Weights": Markdown(_weights(said)),
         "Trained by": Markdown(
-            f"commit `{training['commit']}`{'' if training['clean'] else ' and uncommitted changes'}, torch "
-            f"{escaped(training['torch'])}, {escaped(training['device'])}, {training['seconds']:.0f} s"
+            f"{_code(training)}, torch {escaped(training['torch'])}, {escaped(training['device'])}, "
+            f"{training['seconds']:.0f} s"
         ),
     }
     return markdown_page(
@@ -46,6 +46,12 @@ def card_page(said: Mapping[str, Any]) -> str:
         _numbers(metrics["trained"], said["before_rounding"]),
         _commands(said),
     )
+
+
+def _code(training: Mapping[str, Any]) -> str:
+    if not training["commit"]:
+        return f"stillpoint {escaped(training.get('stillpoint') or 'of an unknown version')}, outside its repository"
+    return f"commit `{training['commit']}`{'' if training['clean'] else ' and uncommitted changes'}"
 
 
 def _weights(said: Mapping[str, Any]) -> str:

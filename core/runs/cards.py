@@ -105,7 +105,9 @@ def weights(run: Run) -> Path:
     if card["weights"] is None:
         raise UserError(f"{run.folder} is kept without its weights: {again(card)} makes them")
     if not path.is_file():
-        raise UserError(f"{path} is not there: {fetching(card, path)} brings it")
+        kept = card["weights"]["remote"]
+        absent = "is not there" if kept == STORE else f"is not in the clone but in the DVC remote {kept}"
+        raise UserError(f"{path} {absent}: {fetching(card, path)} brings it")
     if digest(path) != card["weights"]["sha256"]:
         raise UserError(f"{path} is not the file that its card describes: {fetching(card, path, ' --force')} brings it")
     return path

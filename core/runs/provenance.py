@@ -1,7 +1,9 @@
 """The origin of a result: enough to tell whether two files come from the same code and data."""
 
 import hashlib
+import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -29,12 +31,18 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+#: names the commit of a copy that was sent elsewhere without its repository: 40 digits, with "-dirty" for changes
+COMMIT_VARIABLE = "STILLPOINT_COMMIT"
+
+
 def commit() -> tuple[str | None, bool | None]:
-    """(commit, whether the tree was clean) of this code; (None, None) outside its own repository."""
+    """(commit, whether the tree was clean) of this code; outside its own repository those that $STILLPOINT_COMMIT
+    names, or (None, None)."""
     top = _git("rev-parse", "--show-toplevel")
     # an installed copy may lie inside the repository of something else
     if top is None or Path(top).resolve() != _ROOT:
-        return None, None
+        stated = re.fullmatch(r"([0-9a-f]{40})(-dirty)?", os.environ.get(COMMIT_VARIABLE, ""))
+        return (stated[1], stated[2] is None) if stated else (None, None)
     status = _git("status", "--porcelain")
     return _git("rev-parse", "HEAD"), None if status is None else not status
 

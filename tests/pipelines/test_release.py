@@ -19,7 +19,7 @@ from stillpoint.core.reporting.reading import read_maps
 from stillpoint.core.runs import cards
 from stillpoint.core.runs.checkpoint import read_tensors, save_weights
 from stillpoint.core.runs.layout import Run
-from stillpoint.pipelines import networks, released
+from stillpoint.pipelines import checkup, networks, released
 from stillpoint.pipelines.cli import main
 
 PAIRS = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "64", "MODEL.WIDTH", "0.25", "EVALUATE.METRICS", "['accuracy', 'circular']"]
@@ -152,7 +152,7 @@ def _moved(run: Run) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Run], object], str]] = {
-    "not finished": (lambda run: run.training.unlink(), "has not finished training"),
+    "not finished": (lambda run: run.training.unlink(), "has not finished training, so it is no result: go on with it"),
     "not measured": (lambda run: run.metrics.unlink(), "was not measured"),
     "no run": (lambda run: run.config.unlink(), "holds no run"),
     "other weights": (_other_weights, "was measured with other weights"),
@@ -174,6 +174,24 @@ WRONG: dict[str, tuple[Callable[[Run], object], str]] = {
         lambda run: changed(run.metrics, lambda d: d["trained"].update(accuracy=0.99)),
         "do not follow from",
     ),
+    "more consistent": (
+        lambda run: changed(run.metrics, lambda d: d["trained"].update(circular_consistency=0.5)),
+        "circular_consistency: 0.5 in metrics.json",
+    ),
+    "nothing but rounding": (
+        lambda run: changed(run.metrics, lambda d: d["trained"].update(circular_max_logit_change=0.1)),
+        "circular_max_logit_change: 0.1 in metrics.json",
+    ),
+    "of no images": (lambda run: changed(run.metrics, lambda d: d.pop("images")), "does not say what it measured"),
+    "measured by nothing": (
+        lambda run: changed(run.metrics, lambda d: d["evaluate"].update(METRICS=7)),
+        "EVALUATE.METRICS",
+    ),
+    "of no commit": (
+        lambda run: changed(run.training, lambda d: d.pop("commit")),
+        "does not say how the run was trained",
+    ),
+    "torn timing": (lambda run: run.timing.write_bytes(b"\xff\xfe\x00"), "timing.csv cannot be read"),
     "no origin": (lambda run: changed(run.metrics, lambda d: d.pop("provenance")), "does not say what it measured"),
     "of another seed": (
         lambda run: run.config.write_text(run.config.read_text().replace("SEED: 0", "SEED: 7")),
@@ -219,6 +237,58 @@ def test_a_store_without_room_and_a_remote_that_is_not_there_leave_all_as_it_was
     monkeypatch.setattr(released, "LARGEST", 1000)
     assert release(run.folder, "--weights") == 2 and "the store takes" in capsys.readouterr().err
     assert not files(tmp_path / "runs")
+
+
+def test_weights_in_another_remote_are_told_of_and_a_plain_pull_asks_for_none(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dvc(*words: str) -> str:
+        command = [sys.executable, "-m", "dvc", *words]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    dvc("init", "-q")
+    dvc("remote", "add", "--default", "store", str(tmp_path / "store"))
+    dvc("remote", "add", "large", str(tmp_path / "large"))
+    # too large for the repository's store, which another remote is not held to
+    monkeypatch.setattr(released, "LARGEST", 1000)
+    assert release(run.folder, "--weights") == 2 and "--remote NAME keeps it elsewhere" in capsys.readouterr().err
+    assert release(run.folder, "--weights", "--remote", "large") == 0
+    kept = Run("aps", "digits", "resnet20_aps3", 0, tmp_path / "runs")
+    assert not Path(f"{kept.weights}.dvc").exists() and not (tmp_path / "store").exists()
+    assert "in the DVC remote large, not in the clone" in kept.page.read_text()
+    content = kept.weights.read_bytes()
+    kept.weights.unlink()
+    dvc("pull")
+    assert not kept.weights.exists()
+    with pytest.raises(UserError, match="is not in the clone but in the DVC remote large: dvc get-url") as told:
+        pipelines.pretrained(NAME)
+    monkeypatch.setattr(checkup, "KEPT", tmp_path / "runs")
+    (found,) = (one for one in checkup.check_up(None, tmp_path) if one.subject == "weights")
+    assert found.told.startswith("1 of 1") and "dvc get-url remote://large/" in found.told
+    words = str(told.value).partition(": ")[2].removesuffix(" brings it").split()
+    assert words[0] == "dvc" and str(kept.weights) == words[-1]
+    dvc(*words[1:])
+    assert kept.weights.read_bytes() == content and pipelines.pretrained(NAME)
+
+
+def test_a_run_from_elsewhere_is_told_of_by_its_address(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    for words in (["init", "-q"], ["remote", "add", "there", str(run.root)]):
+        subprocess.run([sys.executable, "-m", "dvc", *words], check=True, capture_output=True)
+    address = "remote://there/aps/digits/resnet20_aps3/seed0"
+    run.weights.write_bytes(run.weights.read_bytes()[:-9])
+    assert release(address) == 2
+    told = capsys.readouterr().err
+    assert f"{address}/weights.safetensors is truncated or damaged" in told and told.count("\n") == 1
+    assert release(address.replace("seed0", "seed1")) == 0
+    said = capsys.readouterr().out
+    assert "aps/digits/resnet20_aps3/seed1: its numbers came out again" in said and "/tmp" not in said.splitlines()[0]
+    kept = Run("aps", "digits", "resnet20_aps3", 1, tmp_path / "runs")
+    assert kept.metrics.read_bytes() == (run.folder.with_name("seed1") / "metrics.json").read_bytes()
 
 
 def test_the_former_word_is_refused_with_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,3 +60,18 @@ def test_outside_of_a_repository_and_without_git_there_is_no_commit(tmp_path, mo
     assert origin.commit() == (None, None)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert origin.commit() == (None, None)
+
+
+def test_a_copy_without_its_repository_is_told_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(origin, "_ROOT", tmp_path.resolve())
+    for text, said in (
+        ("a1" * 20, ("a1" * 20, True)),
+        (f"{'b2' * 20}-dirty", ("b2" * 20, False)),
+        ("HEAD", (None, None)),
+    ):
+        monkeypatch.setenv(origin.COMMIT_VARIABLE, text)
+        assert origin.commit() == said
+    # in a repository nothing else is believed
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-qm", "first", "--allow-empty")
+    assert origin.commit() == (git(tmp_path, "rev-parse", "HEAD"), True)

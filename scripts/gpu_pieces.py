@@ -1,0 +1,129 @@
+"""What `scripts/gpu_check.py` carries there, and brings home: runs, in pieces that a lent machine gives back, and
+measurements."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+#: what may be carried there: code, data and wheels
+CARRIED = 64 << 20
+#: what comes back: bytes of one piece of the archive of runs, and how many pieces
+PIECE, PIECES = 15 << 20, 4
+#: bytes of the archive beyond those of a file: three headers, and what fills its last block; and of its end
+EACH, END = 2048, 10_240
+
+
+def carried(root: Path, data: Path) -> Iterator[tuple[str, int]]:
+    """(what, bytes) of all that travels to the GPU's machine."""
+    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True)
+    files = [root / name for name in listed.stdout.splitlines() if not name.startswith(".dvc-store/")]
+    yield "code, without the store", sum(path.stat().st_size for path in files if path.is_file())
+    if data.is_dir():
+        archives = [path for path in data.glob("cifar10*") if path.is_file()]
+        yield "CIFAR-10 as it is packed", sum(path.stat().st_size for path in archives)
+    if wheels := os.environ.get("WHEELS"):
+        yield "wheels", sum(path.stat().st_size for path in Path(wheels).glob("*.whl"))
+
+
+def revision(root: Path) -> str:
+    """The commit as $STILLPOINT_COMMIT takes it, for a copy that travels without its repository."""
+    commands = (("rev-parse", "HEAD"), ("status", "--porcelain"))
+    commit, changes = (
+        subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+        for words in commands
+    )
+    return f"{commit}{'-dirty' if changes else ''}"
+
+
+def progress(run: Path) -> dict[str, Any]:
+    """How far the run of a folder has come."""
+    history = run / "history.csv"
+    rows = list(csv.DictReader(history.read_text().splitlines())) if history.is_file() else []
+    return {"epochs": len(rows), "measured": (run / "metrics.json").is_file(), "last": rows[-1] if rows else None}
+
+
+def pack(out: Path, runs: Mapping[Path, Path]) -> dict[str, Any]:
+    """Runs, each with the folder of all results that it lies in, in pieces in `out`: finished ones first, as many as
+    there is room for. Returns the pieces' digests, and which runs were left out."""
+    archive, left_out = io.BytesIO(), []
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for run in sorted(runs, key=lambda run: (not (run / "metrics.json").is_file(), str(run))):
+            files = [path for path in sorted(run.rglob("*")) if path.is_file() and _travels(path)]
+            if archive.tell() + sum(path.stat().st_size + EACH for path in files) + END > PIECE * PIECES:
+                left_out.append(str(run.relative_to(runs[run])))
+                continue
+            for path in files:
+                tar.add(path, path.relative_to(runs[run]).as_posix())
+    content, names = archive.getvalue(), {}
+    for old in out.glob("runs.tar.*"):
+        old.unlink()
+    for number in range(0, len(content) if runs else 0, PIECE):
+        piece = out / f"runs.tar.{number // PIECE:02d}"
+        piece.write_bytes(content[number : number + PIECE])
+        names[piece.name] = hashlib.sha256(piece.read_bytes()).hexdigest()
+    return {"pieces": names, "left_out": left_out}
+
+
+def _travels(path: Path) -> bool:
+    # a finished run needs no state, and no run the state before its last
+    finished = (path.parent / "metrics.json").is_file()
+    return not path.name.startswith(".") and ".previous." not in path.name and not (finished and path.suffix == ".pt")
+
+
+def unpack(source: Path, target: Path) -> list[str]:
+    """Lays the runs of an earlier call into `target` and names them; ends with a sentence where a piece is missing or
+    damaged, or a run is there already."""
+    pieces, content = _summary(source)["runs"]["pieces"], b""
+    for name, expected in sorted(pieces.items()):
+        path = source / name
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            raise SystemExit(f"{path} is missing or damaged: nothing was unpacked")
+        content += path.read_bytes()
+    if not content:
+        return []
+    # Python 3.11.2 has no filters of tarfile yet: regular files alone, inside `target`
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        members = tar.getmembers()
+        for member in members:
+            if not member.isfile() or not (target / member.name).resolve().is_relative_to(target.resolve()):
+                raise SystemExit(f"{source} holds {member.name!r}, which is no file of a run")
+        runs = sorted({"/".join(member.name.split("/")[:4]) for member in members})
+        if there := [run for run in runs if (target / run).exists()]:
+            raise SystemExit(f"{target / there[0]} is there already: nothing was unpacked")
+        for member in members:
+            place, file = target / member.name, tar.extractfile(member)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(file.read() if file else b"")
+    return runs
+
+
+def unpack_measurements(source: Path, target: Path) -> list[Path]:
+    """What an earlier call measured of layers and networks, as files of the form of benchmarks/results/."""
+    about = _summary(source)
+    layers, networks = (about["parts"].get(name, {}).get("found") for name in ("layers", "network"))
+    paths = []
+    for subject, content in {**(layers or {}), **({"network": networks} if networks else {})}.items():
+        target.mkdir(parents=True, exist_ok=True)
+        paths.append(target / f"{subject}-{'toy' if about['toy'] else 'cuda'}.json")
+        paths[-1].write_text(json.dumps(content, indent=2) + "\n")
+    return paths
+
+
+def _summary(source: Path) -> dict[str, Any]:
+    path = source / "summary.json"
+    if not path.is_file():
+        raise SystemExit(f"{source} is not what a call of this left: there is no {path.name}")
+    try:
+        about = json.loads(path.read_text())
+        if all(isinstance(about[key], dict) for key in ("parts", "runs")) and isinstance(about["runs"]["pieces"], dict):
+            return about
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise SystemExit(f"{path} is damaged: nothing was unpacked")
