@@ -98,30 +98,10 @@ class Clock:
 
 
 def peak_memory(call: Callable[[], Any], device: str) -> int:
-    """Bytes that a call holds at most, beyond what was held before it."""
-    import torch
+    """`stillpoint.core.surgery.cost.peak_memory`; imported late, since torch reads its settings when it is."""
+    from stillpoint.core.surgery.cost import peak_memory as measured
 
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
-        call()
-        return torch.cuda.max_memory_allocated() - held
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        call()
-    results = seen.profiler.kineto_results  # type: ignore[union-attr]
-    changes = sorted(
-        (event.start_ns(), index, event.nbytes())
-        for index, event in enumerate(results.events())
-        if event.name() == "[memory]"
-    )
-    held = peak = 0
-    for _, _, change in changes:
-        held += change
-        peak = max(peak, held)
-    return peak
+    return measured(call, device)
 
 
 def spread(times: list[float]) -> dict[str, float]:

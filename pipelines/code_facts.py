@@ -14,10 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stillpoint.core.base.cache_folder import folder, foreign
 from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest_of, json_text, write_atomic
-from stillpoint.core.kernels.cache import KernelsMissing, folder, refuse_foreign
 
 PACKAGE = "stillpoint"
 #: Calls whose texts are messages, if their result is not used.
@@ -72,14 +72,14 @@ def _kept() -> dict[str, Facts]:
     """The facts of earlier processes; none where the cache is damaged, not there, or open to others."""
     try:
         place = _place()
-        for path in (place.parent, place):
-            refuse_foreign(path)
+        if any(foreign(path) for path in (place.parent, place)):
+            return {}
         found = read_json(place, of=dict)
         if found.get("digest") != digest_of(found.get("facts")):
             return {}
         return {key: _facts(*fields) for key, fields in found["facts"].items()}
     # without a home there is no cache either
-    except (OSError, UserError, KernelsMissing, TypeError, ValueError, RuntimeError):
+    except (OSError, UserError, TypeError, ValueError, RuntimeError):
         return {}
 
 
@@ -96,11 +96,11 @@ def keep() -> None:
     facts = kept if len(kept) <= MOST else {key: kept[key] for key in _new}
     _new.clear()
     content = {key: list(one) for key, one in sorted(facts.items())}
-    with suppress(OSError, UserError, KernelsMissing, RuntimeError):
+    with suppress(OSError, UserError, RuntimeError):
         place = _place()
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        refuse_foreign(place.parent)
-        write_atomic(place, json_text({"digest": digest_of(content), "facts": content}))
+        if not foreign(place.parent):
+            write_atomic(place, json_text({"digest": digest_of(content), "facts": content}))
 
 
 _PLACE = re.compile(rf"({PACKAGE}(?:\.\w+)+):\w+")
