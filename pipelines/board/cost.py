@@ -17,8 +17,8 @@ from stillpoint.pipelines.board.catalogue import LINES, STEMS, base_of
 from stillpoint.pipelines.board.config import Model
 from stillpoint.pipelines.board.models import build
 
-#: images of a batch, and turns of which the median counts
-BATCH, TURNS = 64, 5
+#: images of a batch, of this side and fewer of a larger one; and turns of which the median counts
+BATCH, SIDE, TURNS = 64, 32, 5
 
 
 def keep_cost(config: RunConfig, run: Run) -> None:
@@ -48,14 +48,15 @@ def beside(net: nn.Module, base: nn.Module, shape: tuple[int, ...], classes: int
     peak_memory_ratio   over the base's
     """
     random = torch.Generator().manual_seed(0)
-    images = torch.randn((BATCH, *shape), generator=random)
-    labels = torch.randint(0, classes, (BATCH,), generator=random)
+    batch = max(4, min(BATCH, BATCH * SIDE * SIDE // (shape[1] * shape[2])))
+    images = torch.randn((batch, *shape), generator=random)
+    labels = torch.randint(0, classes, (batch,), generator=random)
     steps = _step(net, images, labels), _step(base, images, labels)
     peak, peak_base = (_peak(one, step) for one, step in zip((net, base), steps, strict=True))
     return {
         "parameters": sum(p.numel() for p in net.parameters()),
         "multiply_adds": cost(net, images[:1]).multiply_adds,
-        "peak_memory": peak / BATCH,
+        "peak_memory": peak / batch,
         "peak_memory_ratio": peak / peak_base,
         "inference_time": _ratio(_forward(net, images), _forward(base, images)),
         "training_time": _ratio(*steps),
