@@ -104,11 +104,12 @@ def measured(
 
     where, entry = pick(args.device), info(config.data.name)
     with settings(where, args.threads):
-        batches = loader(config, "test", data, where, batch_size=config.evaluate.batch_size)
+        asked = config.evaluate
+        batches = loader(config, "test", data, where, batch_size=asked.batch_size, margin=asked.margin)
         assert batches is not None, "every data set has a test part"
         with checked():
             predict = Predictor(net.to(where), labels=batches.image_set.labels)
-            found = one_pass(predict, batches, config.evaluate, config.seed, EVALUATIONS, progress, data)
+            found = one_pass(predict, batches, asked, config.seed, EVALUATIONS, progress, data)
         shape = (entry.channels, entry.size, entry.size)
         assert isinstance(config.model, Model)
         cost = beside(net.to("cpu"), network(config, config.model), shape, entry.num_classes)

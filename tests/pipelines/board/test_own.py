@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from stillpoint.core.base.files import digest_of
+from stillpoint.core.base.randomness import generator
 from stillpoint.pipelines.board import cost
 from stillpoint.pipelines.board.entries import read_entries
 from stillpoint.pipelines.board.gather import kept_board
@@ -119,3 +121,33 @@ def test_nothing_is_added_beside_an_entry_that_was_edited(place: Path, capsys: p
         assert "zz.json was changed by hand" in capsys.readouterr().err and files(place) == before
     finally:
         edited.unlink()
+
+
+def test_photographs_have_a_board_and_a_part_of_them_is_not_to_be_cited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "TURNS", 1)
+    monkeypatch.setattr(cost, "BATCH", 4)
+    pixels = torch.randint(256, (2, 260, 270, 3), generator=generator("test", "photographs"), dtype=torch.uint8)
+    for wnid, picture in zip(("n01440764", "n01443537"), pixels, strict=True):
+        folder = tmp_path / "imagenet" / "val" / wnid
+        folder.mkdir(parents=True)
+        Image.fromarray(picture.numpy()).save(folder / "one.png")
+    (tmp_path / "big.py").write_text(PROGRAM.replace("AvgPool2d(4)", "AvgPool2d(112)").replace("64, 10", "12, 1000"))
+    net = nn.Sequential(nn.AvgPool2d(112), nn.Flatten(), nn.Linear(12, 1000))
+    torch.save(net.state_dict(), tmp_path / "big.pth")
+    asked = [
+        f"{tmp_path}/big.py:build",
+        "--weights",
+        str(tmp_path / "big.pth"),
+        "--recipe",
+        "imagenet",
+        "--name",
+        "big",
+    ]
+    assert main(["board", "add", *asked, "--data", str(tmp_path), "-o", str(tmp_path / "board")]) == 0
+    (own,) = read_entries(tmp_path / "board" / "big.json")
+    # a network that takes 224 pixels saw 224, and windows of 256
+    assert own.dataset == "ImageNet (2 of 1000 classes)" and own.count == 2 and own.law("whole") is None
+    assert {"windows_consistency", "corruption_error", "worst_shift_accuracy"} <= own.seeds[0].metrics.keys()
+    assert "Not to be cited" in (tmp_path / "board" / "board.html").read_text()
