@@ -84,8 +84,8 @@ def _kept() -> dict[str, Facts]:
 
 
 def _facts(program: str, imports: Any, at_top: Any, tables: dict[str, list[str]]) -> Facts:
-    pairs = [[(module, list(names)) for module, names in some] for some in (imports, at_top)]
-    return Facts(program, *pairs, tables)
+    everywhere, top = ([(module, list(names)) for module, names in some] for some in (imports, at_top))
+    return Facts(program, everywhere, top, tables)
 
 
 def keep() -> None:
