@@ -1,4 +1,5 @@
-"""What a wheel holds beside the code: the workflow's own files, and the kept runs of which the weights are kept.
+"""What a wheel holds beside the code: the workflow's own files, the kept board, and the kept runs of which the weights
+are kept.
 
 The weights lie in DVC's committed store under their digests, so that a wheel is whole without `dvc pull`.
 """
@@ -23,8 +24,9 @@ class BuildWithWorkflow(build_py):
         if self.editable_mode:
             return
         home = Path(self.build_lib) / "stillpoint"
-        for source in (ROOT / "Snakefile", ROOT / "config.yaml"):
-            self._lay(source, home / source.name)
+        # `stillpoint board` adds networks to the board that the kept runs make
+        for source in (ROOT / "Snakefile", ROOT / "config.yaml", *sorted(ROOT.glob("runs/board/*/board.json"))):
+            self._lay(source, home / source.relative_to(ROOT))
         pointers = sorted(ROOT.glob("runs/*/*/*/*/weights.safetensors.dvc"))
         if not pointers:
             raise SystemExit(f"{ROOT / 'runs'} has no kept run with weights, and a wheel holds those: see MANIFEST.in")

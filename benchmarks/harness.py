@@ -98,30 +98,10 @@ class Clock:
 
 
 def peak_memory(call: Callable[[], Any], device: str) -> int:
-    """Bytes that a call holds at most, beyond what was held before it."""
-    import torch
+    """`stillpoint.core.surgery.cost.peak_memory`; imported late, since torch reads its settings when it is."""
+    from stillpoint.core.surgery.cost import peak_memory as measured
 
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
-        call()
-        return torch.cuda.max_memory_allocated() - held
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        call()
-    results = seen.profiler.kineto_results  # type: ignore[union-attr]
-    changes = sorted(
-        (event.start_ns(), index, event.nbytes())
-        for index, event in enumerate(results.events())
-        if event.name() == "[memory]"
-    )
-    held = peak = 0
-    for _, _, change in changes:
-        held += change
-        peak = max(peak, held)
-    return peak
+    return measured(call, device)
 
 
 def spread(times: list[float]) -> dict[str, float]:
@@ -208,7 +188,7 @@ def run_jobs(
 
 
 def ratios(values: Sequence[float], base: Sequence[float]) -> dict[str, float]:
-    """Of two times taken in the same turn, over all turns: median and quartiles of their ratio."""
+    """Of two times taken in the same turn, over all turns: median and quartiles of their ratio, all the same of one."""
     found = [a / b for a, b in zip(values, base, strict=True)]
-    low, middle, high = statistics.quantiles(found, n=4, method="inclusive")
+    low, middle, high = statistics.quantiles(found * 2 if len(found) == 1 else found, n=4, method="inclusive")
     return {"median": round(middle, 4), "low": round(low, 4), "high": round(high, 4)}

@@ -103,6 +103,20 @@ def evaluation(rows: Rows) -> list[str]:
     return [markdown_table(head, lines)]
 
 
+def boarding(rows: Rows) -> list[str]:
+    head = ["recipe", "views", "stillpoint, s", "forwards of as many, s", "ratio", "goal", "over its own forwards"]
+    head.append("the whole protocol, minutes")
+    lines = []
+    for name, row in rows.items():
+        ratio = row["ratio_to_forwards"]
+        shown = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+        seconds = [f"{row['contenders'][side]['median_ms'] / 1e3:.1f}" for side in ("stillpoint", "forwards")]
+        over = bold(shown) if ratio["median"] > row["goal"] else shown
+        cells = [name, str(row["network_images"]), *seconds, over, f"{row['goal']:.0f}", percent(row["over_network"])]
+        lines.append([*cells, f"{row['minutes_of_all']:.1f}"])
+    return [markdown_table(head, lines)]
+
+
 def loading(rows: Rows) -> list[str]:
     head = ["job", "stillpoint, images/s", "torchvision, images/s", "time, ours to torchvision's"]
     lines = [
@@ -162,6 +176,7 @@ SUBJECTS: dict[str, tuple[str, Callable[[Rows], list[str]]]] = {
     "train": ("A step of training", training),
     "steps": ("Whole steps over their bare convolutions", stepping),
     "eval": ("All shift metrics of a network", evaluation),
+    "board": ("All measures of the board on a twentieth of its images", boarding),
     "loader": ("Loaders", loading),
     "corruptions": ("Corruptions of an image of 224x224, severity 3", corrupting),
     "demo": ("The demonstration with one seed, one job at a time", demonstrating),

@@ -343,7 +343,7 @@ def refuse(error: UserError) -> NoReturn:
 
 def unchanged(root: Path, paths: Sequence[str | Path]) -> bool:
     """Whether the repository at `root` has these files and folders as they lie there; False where there is none."""
-    command = ["git", "-C", root, "status", "--porcelain", "--", *(Path(path).resolve() for path in paths)]
+    command = ["git", "-C", str(root), "status", "--porcelain", "--", *(str(Path(path).resolve()) for path in paths)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

@@ -90,7 +90,7 @@ def test_nothing_lies_among_the_kept_runs_that_is_not_of_them() -> None:
     mine |= {Path(f"{run.weights}.dvc") for run in STORED}
     rest = {path.relative_to(KEPT).as_posix() for path in inside - mine if path.exists()}
     assert not [
-        name for name in rest if not re.fullmatch(r"\w+/\w+/([\w.]+\.(csv|md|tex|json)|figures/\w+\.png)", name)
+        name for name in rest if not re.fullmatch(r"\w+/\w+/([\w.]+\.(csv|md|tex|json|html)|figures/\w+\.png)", name)
     ]
 
 

@@ -5,7 +5,7 @@ import torch
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.schema import EvaluateConfig
 from stillpoint.core.data.corruptions import BENCHMARK, corrupt
-from stillpoint.core.data.sets import ImageSet
+from stillpoint.core.data.sets import FolderSet, ImageSet
 from stillpoint.core.evaluation.view import ALONE, Result, View
 from stillpoint.core.metrics import topk_correct
 from stillpoint.core.metrics.accumulate import Tally
@@ -19,6 +19,7 @@ class Corruptions:
 
     ``corruption_error`` is the mean over corruptions and severities 1, 3 and 5; ``corruption_error_<name>`` that of one
     corruption. A grey image is corrupted as a colour image whose channels are alike, and the first one is taken.
+    Photographs are corrupted as the network sees them, resized and cut.
     """
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
@@ -30,11 +31,11 @@ class Corruptions:
         rows = view.sample(self.limit)
         if len(rows) == 0:
             return
-        stored, normalise = view.image_set, view.normalise
-        if not isinstance(stored, ImageSet) or normalise is None:
-            raise UserError("corruptions are of stored pixels: evaluate a data set of the registry that is in memory")
+        normalise = view.normalise
+        if not isinstance(view.image_set, ImageSet | FolderSet) or normalise is None:
+            raise UserError("corruptions are of pixels: evaluate a data set of the registry")
         numbers, labels = view.indices[rows], view.labels[rows.to(view.labels.device)]
-        pixels = stored.images[numbers]  # (n, C, S, S)
+        pixels = _pixels(view, rows)  # (n, C, S, S)
         colours = pixels.shape[1]
         given = pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
         columns = []
@@ -57,3 +58,15 @@ class Corruptions:
             "corruption_error_standard_error": self.whole.standard_error,
             **{f"corruption_error_{name}": 1 - tally.mean for name, tally in self.right.items()},
         }
+
+
+def _pixels(view: View, rows: torch.Tensor) -> torch.Tensor:
+    """The stored pixels of images, uint8 on the CPU. Photographs are decoded once: what the network sees is undone."""
+    if isinstance(view.image_set, ImageSet):
+        return view.image_set.images[view.indices[rows]]
+    assert view.normalise is not None
+    images = view.images[rows.to(view.images.device)]
+    ends = torch.tensor([0, 255], dtype=torch.uint8, device=images.device).view(2, 1, 1, 1)
+    # normalising scales and moves each channel, so two pixels tell how
+    low, high = view.normalise(ends.expand(2, images.shape[1], 1, 1)).unbind(0)
+    return ((images - low) / (high - low) * 255).round().clamp(0, 255).to(torch.uint8).cpu()

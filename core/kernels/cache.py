@@ -8,13 +8,14 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from stillpoint.core.base.cache_folder import folder, foreign
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import atomic_path
+
+__all__ = ["KernelsMissing", "digest_file", "folder", "locked", "refuse_foreign", "reported", "seal", "sound"]
 
 _ELSEWHERE = "set STILLPOINT_CACHE to a folder of your own"
 _OTHER_DISK = "make room on it, or set STILLPOINT_CACHE to a folder on another disk"
@@ -34,13 +35,6 @@ class KernelsMissing(Exception):
     def __init__(self, cause: str, remedy: str) -> None:
         super().__init__(cause)
         self.remedy = remedy
-
-
-def folder() -> Path:
-    """The cache folder: $STILLPOINT_CACHE, or stillpoint/ in the user's cache folder."""
-    if given := os.environ.get("STILLPOINT_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stillpoint"
 
 
 @contextlib.contextmanager
@@ -75,14 +69,9 @@ def locked(path: Path) -> Iterator[None]:
 
 def refuse_foreign(path: Path) -> None:
     """Raises `KernelsMissing` if anyone but the user or root owns a file or folder, or can write to it."""
-    about = path.stat()
-    if about.st_uid not in (os.geteuid(), 0):
-        raise KernelsMissing(f"{path} belongs to another user (uid {about.st_uid})", _ELSEWHERE)
-    if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        mode = oct(stat.S_IMODE(about.st_mode)).removeprefix("0o")
-        raise KernelsMissing(
-            f"others can write to {path} (mode {mode})", f"take that from them with `chmod go-w`, or {_ELSEWHERE}"
-        )
+    if found := foreign(path):
+        cause, remedy = found
+        raise KernelsMissing(cause, f"{remedy}, or {_ELSEWHERE}" if remedy else _ELSEWHERE)
 
 
 def digest_file(library: Path) -> Path:

@@ -1,7 +1,9 @@
-"""The cost of a forward: multiply-adds, bytes written, milliseconds."""
+"""The cost of a forward: multiply-adds, bytes written, milliseconds; and the memory that a call takes."""
 
 import math
+import os
 import time
+from collections.abc import Callable
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -71,3 +73,30 @@ class _Meter(TorchDispatchMode):
             size = next((n for n in args if isinstance(n, int) and not isinstance(n, bool)), 1)
             self.multiply_adds += outputs[0].numel() * 2 * size if outputs else 0
         return made
+
+
+def peak_memory(call: Callable[[], Any], device: str) -> int:
+    """Bytes that a call holds at most, beyond what was held before it."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - held
+    from torch.profiler import ProfilerActivity, profile
+
+    # read when the profiler starts for the first time; without it every start is told on the terminal
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        call()
+    results = seen.profiler.kineto_results  # type: ignore[union-attr]
+    changes = sorted(
+        (event.start_ns(), index, event.nbytes())
+        for index, event in enumerate(results.events())
+        if event.name() == "[memory]"
+    )
+    held = peak = 0
+    for _, _, change in changes:
+        held += change
+        peak = max(peak, held)
+    return peak

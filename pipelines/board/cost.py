@@ -12,13 +12,13 @@ from stillpoint.core.base.files import write_json
 from stillpoint.core.config.catalogue import info
 from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.runs.layout import Run
-from stillpoint.core.surgery.cost import cost
+from stillpoint.core.surgery.cost import cost, peak_memory
 from stillpoint.pipelines.board.catalogue import LINES, STEMS, base_of
 from stillpoint.pipelines.board.config import Model
 from stillpoint.pipelines.board.models import build
 
-#: images of a batch, and turns of which the median counts
-BATCH, TURNS = 64, 7
+#: images of a batch, of this side and fewer of a larger one; and turns of which the median counts
+BATCH, SIDE, TURNS = 64, 32, 5
 
 
 def keep_cost(config: RunConfig, run: Run) -> None:
@@ -43,34 +43,38 @@ def beside(net: nn.Module, base: nn.Module, shape: tuple[int, ...], classes: int
 
     parameters          of the network
     multiply_adds       of one image
-    training_kept       numbers that a step keeps for backward, of one image
     inference_time, training_time   of a forward, and of a forward and backward, over that of the base: medians of turns
-    training_kept_ratio  over the base's
+    peak_memory         bytes that a step holds at most beyond the network, of one image of a batch
+    peak_memory_ratio   over the base's
     """
     random = torch.Generator().manual_seed(0)
-    images = torch.randn((BATCH, *shape), generator=random)
-    labels = torch.randint(0, classes, (BATCH,), generator=random)
-    kept, kept_base = (_kept(one, images, labels) / BATCH for one in (net, base))
+    batch = max(4, min(BATCH, BATCH * SIDE * SIDE // (shape[1] * shape[2])))
+    images = torch.randn((batch, *shape), generator=random)
+    labels = torch.randint(0, classes, (batch,), generator=random)
+    steps = _step(net, images, labels), _step(base, images, labels)
+    peak, peak_base = (_peak(one, step) for one, step in zip((net, base), steps, strict=True))
     return {
         "parameters": sum(p.numel() for p in net.parameters()),
         "multiply_adds": cost(net, images[:1]).multiply_adds,
-        "training_kept": kept,
-        "training_kept_ratio": kept / kept_base,
+        "peak_memory": peak / batch,
+        "peak_memory_ratio": peak / peak_base,
         "inference_time": _ratio(_forward(net, images), _forward(base, images)),
-        "training_time": _ratio(_step(net, images, labels), _step(base, images, labels)),
+        "training_time": _ratio(*steps),
     }
 
 
 def _ratio(own: Callable[[], object], other: Callable[[], object]) -> float:
     """Median of the ratios of turns: what else the machine does meets both."""
+    # what others do with the processor is not counted where one thread works
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     own(), other()
     found = []
     for _ in range(TURNS):
         times = []
         for work in (own, other):
-            began = time.perf_counter()
+            began = clock()
             work()
-            times.append(time.perf_counter() - began)
+            times.append(clock() - began)
         found.append(times[0] / times[1])
     return median(found)
 
@@ -93,18 +97,8 @@ def _step(net: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], object
     return work
 
 
-def _kept(net: nn.Module, images: Tensor, labels: Tensor) -> int:
-    """Numbers that autograd keeps between forward and backward: each tensor once, without parameters."""
-    own = {parameter.untyped_storage()._cdata for parameter in net.parameters()}
-    found: dict[int, Tensor] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage()._cdata not in own:
-            found.setdefault(tensor.untyped_storage()._cdata, tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = F.cross_entropy(net.train()(images), labels)
-    # the loss stands for the graph, which must live until everything was counted
-    assert loss.requires_grad
-    return sum(tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in found.values())
+def _peak(net: nn.Module, step: Callable[[], object]) -> int:
+    """Bytes; its gradients belong to a step, and are not there before it."""
+    step()
+    net.zero_grad()
+    return peak_memory(step, "cpu")

@@ -203,9 +203,9 @@ def together(entries: Iterable[Entry]) -> list[Entry]:
             raise UserError(f"two entries are called {entry.name!r}: give one of them another name (--name)")
         first = found[0] if found else entry
         if entry.images != first.images:
-            raise UserError(
-                f"{entry.name} was measured on other images ({entry.dataset}) than {first.name} ({first.dataset})"
-            )
+            # two sets may have one title
+            own, other = (f"{one.dataset}, digest {one.images[:12]}" for one in (entry, first))
+            raise UserError(f"{entry.name} was measured on other images ({own}) than {first.name} ({other})")
         if entry.protocol != first.protocol:
             keys = sorted({*entry.protocol, *first.protocol})
             key = next(k for k in keys if entry.protocol.get(k) != first.protocol.get(k))

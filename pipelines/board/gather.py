@@ -10,16 +10,20 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.config.merge import read_settings
 from stillpoint.core.config.schema import beside
 from stillpoint.core.reporting.reading import dataset_title, read_maps, read_metrics
+from stillpoint.core.runs import layout
 from stillpoint.core.runs.layout import Run
 from stillpoint.core.runs.records import read_history
 from stillpoint.pipelines.board.catalogue import LINES
 from stillpoint.pipelines.board.entries import Entry, Example, Seed, cost_of, protocol_of
+from stillpoint.pipelines.paper import HERE
 
 if TYPE_CHECKING:
     import numpy as np
 
-#: the boards that are kept with the code, by their recipes
-KEPT = Path(__file__).with_name("kept")
+
+def kept_board(recipe: str) -> Path:
+    """The file of the board that the kept runs of a recipe make; ``stillpoint pages`` writes it."""
+    return layout.page("board", recipe, "board.json", HERE.parent / layout.KEPT)
 
 
 def entry_of(model: str, runs: list[Run]) -> Entry:

@@ -12,7 +12,7 @@ from stillpoint.core.base.documents import read_json
 from stillpoint.core.base.errors import UserError, checked
 from stillpoint.core.base.files import json_text, write_atomic, write_together
 from stillpoint.pipelines.board.entries import Entry, disagreements, made, parsed, protocol_of, read_entries, together
-from stillpoint.pipelines.board.gather import KEPT, example_of, mean_map
+from stillpoint.pipelines.board.gather import example_of, kept_board, mean_map
 from stillpoint.pipelines.board.page import html
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ Progress = Callable[[str, int, int], None]
 
 
 def kept(recipe: str) -> list[Entry]:
-    """The entries of the board that is kept with the code; none of a recipe that was not run."""
-    path = KEPT / f"{recipe}.json"
+    """The entries of the board that the kept runs make; none of a recipe that was not run."""
+    path = kept_board(recipe)
     return read_entries(path) if path.is_file() else []
 
 
@@ -104,11 +104,12 @@ def measured(
 
     where, entry = pick(args.device), info(config.data.name)
     with settings(where, args.threads):
-        batches = loader(config, "test", data, where, batch_size=config.evaluate.batch_size)
+        asked = config.evaluate
+        batches = loader(config, "test", data, where, batch_size=asked.batch_size, margin=asked.margin)
         assert batches is not None, "every data set has a test part"
         with checked():
             predict = Predictor(net.to(where), labels=batches.image_set.labels)
-            found = one_pass(predict, batches, config.evaluate, config.seed, EVALUATIONS, progress, data)
+            found = one_pass(predict, batches, asked, config.seed, EVALUATIONS, progress, data)
         shape = (entry.channels, entry.size, entry.size)
         assert isinstance(config.model, Model)
         cost = beside(net.to("cpu"), network(config, config.model), shape, entry.num_classes)

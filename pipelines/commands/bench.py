@@ -34,6 +34,7 @@ SUBJECTS = {
     "train": Subject("benchmarks.training", 30, ("network",)),
     "steps": Subject("benchmarks.steps", 9, ("network", "no_compile")),
     "eval": Subject("benchmarks.evaluation", 5, ("network",)),
+    "board": Subject("benchmarks.board", 3),
     "loader": Subject("benchmarks.loaders", 5, ("photographs",), ("cpu",)),
     "corruptions": Subject("benchmarks.corruptions", 5, (), ("cpu",), ("imagecorruptions",)),
     "demo": Subject("benchmarks.demo", 1, (), ("cpu",), least=1),
@@ -49,9 +50,10 @@ def _options(parser: ArgumentParser) -> None:
         default="layer",
         help="layer: beside timm, kornia, pytorch_wavelets and textbook code; network: ResNet-50 with filters beside "
         "the plain one and timm's; sampling: LPS, TIPS and alias-free layers beside textbook code; steps: whole steps "
-        "beside their bare convolutions, plain PyTorch and torch.compile; train, eval, "
-        "loader: whole jobs beside torchvision's transforms and DataLoader, and beside the bare network; corruptions: "
-        "beside imagecorruptions; demo: `stillpoint run aps`, whole; start: startup times of commands (default: layer)",
+        "beside their bare convolutions, plain PyTorch and torch.compile; board: all its measures beside the forwards "
+        "that they need; train, eval, loader: whole jobs beside torchvision's transforms and DataLoader, and beside "
+        "the bare network; corruptions: beside imagecorruptions; demo: `stillpoint run aps`, whole; start: startup "
+        "times of commands (default: layer)",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: cpu)")
     parser.add_argument(

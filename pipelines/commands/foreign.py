@@ -48,7 +48,7 @@ def of_user(words: str) -> Any:
 
     place, colon, name = words.rpartition(":")
     if not colon or not place or not name:
-        raise UserError(f"--model is MODULE:FUNCTION, such as mynets.small:build, not {words!r}")
+        raise UserError(f"a network of one's own is MODULE:FUNCTION, such as mynets.small:build, not {words!r}")
     here = str(Path.cwd())
     if sys.path[:1] != [here]:
         sys.path.insert(0, here)
@@ -56,11 +56,11 @@ def of_user(words: str) -> Any:
         module = _file(Path(place)) if place.endswith(".py") else import_module(place)
         made = getattr(module, name)
     except (ImportError, AttributeError, SyntaxError, OSError) as error:
-        raise UserError(f"--model {words}: {error}") from None
+        raise UserError(f"{words}: {error}") from None
     if isinstance(made, nn.Module):
         return made
     if not callable(made):
-        raise UserError(f"--model {words} is a {type(made).__name__}, not an nn.Module or a function that returns one")
+        raise UserError(f"{words} is a {type(made).__name__}, not an nn.Module or a function that returns one")
     return _called(words, made)
 
 
@@ -82,7 +82,7 @@ def _called(words: str, make: Callable[[], Any]) -> Any:
     try:
         net = make()
     except Exception as error:
-        raise UserError(f"--model {words} failed: {type(error).__name__}: {error}") from error
+        raise UserError(f"{words} failed: {type(error).__name__}: {error}") from error
     if not isinstance(net, nn.Module):
-        raise UserError(f"--model {words} returned a {type(net).__name__}, not an nn.Module")
+        raise UserError(f"{words} returned a {type(net).__name__}, not an nn.Module")
     return net

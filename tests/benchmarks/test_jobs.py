@@ -8,6 +8,7 @@ from torch import nn
 
 import stillpoint
 from benchmarks import (
+    board,
     corruptions,
     demo,
     evaluation,
@@ -246,6 +247,18 @@ def test_a_demonstration_in_one_process_calls_what_its_jobs_call(tmp_path):
     assert [first for first, *_ in words] == ["prepare", *["train"] * 4, *["evaluate"] * 4, "table", "figures"]
     for command in words:
         assert parse(command).command == command[0]
+
+
+def test_the_board_is_timed_beside_the_forwards_that_it_needs(no_data, monkeypatch):
+    for name, value in {"IMAGES": 6, "DEAR": 2, "EVERY": 1, "STEPS": 1, "BATCH": 4}.items():
+        monkeypatch.setattr(board, name, value)
+    row = board.measure("cifar10", Clock("cpu", 1), 1)
+    # each image, each view of each measure, every shift of one image; an image that is wrong is moved no further
+    assert 6 * (1 + 3 * 4 + 4 + 6 + 2 + 2) + 1024 + 2 * 45 < row["network_images"] <= row["network_images_at_most"]
+    assert row["ratio_to_forwards"]["median"] > 0 and "of the forwards that it needs" in board.line("cifar10", row)
+    (table,) = jobs.boarding({"cifar10": row})
+    cells = [cell.strip() for cell in table.splitlines()[-1].strip("|").split("|")]
+    assert cells[:2] == ["cifar10", str(row["network_images"])] and cells[5] == "3"
 
 
 def test_there_is_a_file_of_every_whole_job():

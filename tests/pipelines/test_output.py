@@ -174,9 +174,9 @@ def test_texts_are_read_as_they_were_written_in_every_locale(tmp_path: Path) -> 
         "from stillpoint.pipelines import pages\n"
         "from stillpoint.pipelines.board import page\n"
         "from stillpoint.pipelines.board.entries import read_entries\n"
-        "from stillpoint.pipelines.board.gather import KEPT\n"
+        "from stillpoint.pipelines.board.gather import kept_board\n"
         "((_, text),) = pages.outdated(pathlib.Path('none'), pathlib.Path())\n"
-        "html = page.html(read_entries(KEPT / 'digits.json'))\n"
+        "html = page.html(read_entries(kept_board('digits')))\n"
         "print(ascii(text), hashlib.sha256(html.encode()).hexdigest())\n"
     )
     plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}

@@ -1,6 +1,7 @@
 """The board as one page that needs no network, and as Markdown: both from entries alone."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,17 @@ def about(entries: Sequence[Entry]) -> str:
     )
 
 
+#: how a data set is called of which images or classes are missing
+_PART = re.compile(r"\([\d,]+ of [\d,]+ (?:classes|images)\)")
+
+
+def part_of(entries: Sequence[Entry]) -> str:
+    """A warning where the numbers are of a part of a data set; nothing where they are of all."""
+    if not (found := _PART.search(entries[0].dataset)):
+        return ""
+    return f"Not to be cited: these numbers are of a part of the data set {found[0]}, and say nothing of the whole."
+
+
 def title_of(entries: Sequence[Entry]) -> str:
     return f"The board of shift invariance: {entries[0].dataset}"
 
@@ -142,7 +154,12 @@ def html(entries: Sequence[Entry]) -> str:
         }
         for measure in held(entries)
     ]
-    data = {"about": about(entries), "measures": measures, "entries": [_entry(entry) for entry in entries]}
+    data = {
+        "about": about(entries),
+        "part": part_of(entries),
+        "measures": measures,
+        "entries": [_entry(entry) for entry in entries],
+    }
     vendor = HERE / "vendor"
     # within a script an end tag would end it, whatever quotes stand around
     content = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
@@ -195,7 +212,7 @@ def markdown(entries: Sequence[Entry]) -> str:
         for entry in entries
     ]
     notes = [
-        about(entries),
+        " ".join(filter(None, [part_of(entries), about(entries)])),
         "Mean ± half of its 95 % interval over seeds and images together. The law is a promise about logits: kept "
         f"where none moves by more than {LAW:.0e} with any seed.",
         *(f"- **{measure.title}**: {measure.sentence}" for measure in measures),

@@ -41,6 +41,7 @@ function write() {
 }
 
 const number = (entry, key) => entry.numbers[key];
+const unit = (m) => ({ "%": " (%)", nats: " (nats)", x: " (× base)" })[m.unit] ?? "";
 const law = (entry) => ({ none: ["–", "no promise"], kept: ["✓", "promise kept"], broken: ["✗", "promise broken"], unknown: ["?", "promise not tested"] })[entry.law];
 
 const PLAIN = [["name", "entry"], ["method", "method"], ["padding", "padding"], ["training", "trained on"], ["stem", "stem"], ["law", "law to 1e-5"]];
@@ -67,7 +68,7 @@ function build() {
     },
   }));
   const numeric = data.measures.map((m) => ({
-    title: m.title + (m.unit === "%" ? " (%)" : m.unit === "nats" ? " (nats)" : m.unit === "x" ? " (× base)" : ""), name: m.key, className: "n", type: "num", visible: state.cols.includes(m.key),
+    title: m.title + unit(m), name: m.key, className: "n", type: "num", visible: state.cols.includes(m.key),
     orderSequence: m.better === "lower" ? ["asc", "desc", ""] : ["desc", "asc", ""],
     render: (_, type, entry) => { const found = number(entry, m.key); return type === "sort" || type === "type" ? (found ? found.mean : m.better === "lower" ? Infinity : -Infinity) : ""; },
     createdCell: (td, _, entry) => td.replaceChildren(cell(entry, m.key)),
@@ -118,6 +119,8 @@ function controls() {
   $("theme").addEventListener("click", () => { state.theme = dark() ? "light" : "dark"; refresh(); });
   for (const m of data.measures) $("measures").append(make("dt", { text: m.title }), make("dd", { text: m.sentence + (m.source ? ` Source: ${m.source}.` : "") }));
   $("about").textContent = data.about;
+  $("part").hidden = !data.part;
+  $("part").append(make("strong", { text: data.part }));
 }
 
 const dark = () => (state.theme ? state.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);
@@ -186,7 +189,7 @@ function plot() {
     return { name: e.name, x: a.mean, y: b.mean, xMin, xMax, yMin, yMax };
   });
   const line = front(points, x, y);
-  const title = (m) => m.title + (m.unit === "%" ? " (%)" : m.unit === "x" ? " (× base)" : m.unit ? ` (${m.unit})` : "");
+  const title = (m) => m.title + unit(m);
   const scale = (m) => ({ title: { display: true, text: title(m), color: colour("--ink") }, ticks: { color: colour("--soft") }, grid: { color: colour("--line") } });
   chart?.destroy();
   chart = new Chart($("plot"), {
@@ -211,6 +214,27 @@ function toggle(name, jump) {
   state.open = there ? state.open.filter((other) => other !== name) : [...state.open, name].slice(-MOST);
   refresh();
   if (jump && !there) { const card = $("card-" + name); card.scrollIntoView({ block: "start" }); card.querySelector("h3").focus(); }
+  // who closes a row goes on from its name; the page stays where it is
+  else if (there) [...document.querySelectorAll("#board button.name")].find((button) => button.textContent === name)?.focus({ preventScroll: true });
+}
+
+// the entry that is better than all others by more than the intervals of both, where one is
+function best(m, chosen) {
+  const found = chosen.map((e) => number(e, m.key));
+  if (found.some((n) => !n || n.half === null)) return -1;
+  const sign = m.better === "lower" ? -1 : 1;
+  return found.findIndex((n, i) => found.every((other, j) => i === j || sign * (n.mean - other.mean) > Math.hypot(n.half, other.half)));
+}
+
+function beside(chosen) {
+  const body = make("tbody"), line = (title, cells) => body.append(make("tr", {}, make("th", { scope: "row", text: title }), ...cells));
+  for (const [key, title] of PLAIN.slice(1)) line(title, chosen.map((e) => make("td", { class: "n", text: key === "law" ? law(e).join(" ") : e[key] })));
+  for (const m of data.measures.filter((m) => chosen.some((e) => number(e, m.key)))) {
+    const first = best(m, chosen);
+    line(m.title + unit(m), chosen.map((e, i) => { const td = make("td", { class: "n" }); const shown = cell(e, m.key); td.append(i === first ? make("strong", {}, shown) : shown); return td; }));
+  }
+  const head = make("tr", {}, make("th", { scope: "col", text: "measure" }), ...chosen.map((e) => make("th", { scope: "col", class: "n", text: e.name })));
+  return make("table", {}, make("caption", { text: "Side by side. Bold: better than all others here by more than the intervals of both." }), make("thead", {}, head), body);
 }
 
 function heat(map) {
@@ -238,15 +262,16 @@ function card(entry) {
   const words = [entry.method, `${entry.padding || "unsaid"} padding`, `trained on images ${entry.training || "unsaid"}`, `${entry.stem} stem`].join(", ");
   section.append(make("p", { text: words + (entry.source ? `. Source: ${entry.source}.` : ".") }), make("p", {}, make("strong", { class: entry.law, text: law(entry)[0] + " " }), entry.law_text));
   const rows = make("tbody");
-  for (const m of data.measures) if (number(entry, m.key)) rows.append(make("tr", {}, make("th", { scope: "row", text: m.title }), make("td", { class: "n" }, cell(entry, m.key))));
-  section.append(make("table", {}, make("caption", { text: `Numbers, n = ${entry.seeds.length}` }), rows));
+  for (const m of data.measures) if (number(entry, m.key)) rows.append(make("tr", {}, make("th", { scope: "row", text: m.title + unit(m) }), make("td", { class: "n" }, cell(entry, m.key))));
+  // of several rows the numbers stand in one table, line by line
+  if (state.open.length === 1) section.append(make("table", {}, make("caption", { text: `Numbers, n = ${entry.seeds.length}` }), rows));
   if (entry.map) section.append(make("h4", { text: "Every circular shift" }), make("p", { class: "soft", text: "Share of images that keep their class; no shift is at the top left. Dark blue is all of them." }), heat(entry.map));
   if (entry.example) section.append(make("h4", { text: "A picture it fails on" }), make("img", { src: "data:image/png;base64," + entry.example.picture, alt: entry.example.text }), make("p", { text: entry.example.text }));
   if (entry.seeds.some((seed) => seed.history.length)) section.append(make("h4", { text: "History" }), make("div", { class: "history" }, make("canvas", { role: "img", "aria-label": "Training loss by epoch, a line for each seed" })));
   const body = make("tbody");
   const keys = ["accuracy", "circular_consistency", "worst_shift_accuracy"].filter((key) => measures.has(key));
-  for (const seed of entry.seeds) body.append(make("tr", {}, make("th", { scope: "row", text: seed.seed }), ...keys.map((key) => make("td", { class: "n", text: seed.metrics[key] === undefined ? "" : (100 * seed.metrics[key]).toFixed(1) })), make("td", { text: seed.commit ? seed.commit.slice(0, 10) + (seed.clean === false ? "+" : "") : "unsaid" })));
-  section.append(make("h4", { text: "Seeds, one by one" }), make("table", {}, make("thead", {}, make("tr", {}, make("th", { scope: "col", text: "seed" }), ...keys.map((key) => make("th", { scope: "col", class: "n", text: measures.get(key).title })), make("th", { scope: "col", text: "commit" }))), body));
+  for (const seed of entry.seeds) body.append(make("tr", {}, make("th", { scope: "row", text: seed.seed }), ...keys.map((key) => make("td", { class: "n", text: seed.metrics[key] === undefined ? "" : (100 * seed.metrics[key]).toFixed(1) })), make("td", seed.commit ? { title: seed.commit, text: seed.commit.slice(0, 7) + (seed.clean === false ? "+" : "") } : { text: "unsaid" })));
+  section.append(make("h4", { text: "Seeds, one by one" }), make("table", { class: "seeds" }, make("thead", {}, make("tr", {}, make("th", { scope: "col", text: "seed" }), ...keys.map((key) => make("th", { scope: "col", class: "n", text: measures.get(key).title })), make("th", { scope: "col", text: "commit" }))), body));
   if (entry.command) section.append(make("h4", { text: "To make it again" }), make("pre", { tabindex: "0", "aria-label": "commands", text: entry.command }));
   if (entry.settings) section.append(make("h4", { text: "Configuration" }), make("pre", { tabindex: "0", "aria-label": "configuration", text: entry.settings }));
   return section;
@@ -254,6 +279,9 @@ function card(entry) {
 
 function cards() {
   charts.splice(0).forEach((own) => own.destroy());
+  const chosen = state.open.map((name) => entries.get(name));
+  $("beside").replaceChildren(...(chosen.length > 1 ? [beside(chosen)] : []));
+  $("beside").hidden = chosen.length < 2;
   $("cards").replaceChildren(...state.open.map((name) => card(entries.get(name))));
   $("none").hidden = state.open.length > 0;
   for (const name of state.open) {

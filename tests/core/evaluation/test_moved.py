@@ -1,17 +1,21 @@
 """The evaluations of moved, warped and corrupted views, against what is plain or counted by hand."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.randomness import uniform_integers
 from stillpoint.core.config import evaluations as catalogue
 from stillpoint.core.config.schema import EvaluateConfig
-from stillpoint.core.data.sets import ImageSet
+from stillpoint.core.data import streaming
+from stillpoint.core.data.sets import FolderSet, ImageSet
 from stillpoint.core.data.shifts import fourier_shift, roll
+from stillpoint.core.data.streaming import StreamLoader
 from stillpoint.core.evaluation.engine import Predictor, evaluate, one_pass
 from stillpoint.core.evaluation.measure import InMemory
 from stillpoint.core.evaluation.registry import EVALUATIONS
@@ -134,8 +138,32 @@ def test_corruptions_are_of_stored_pixels_and_grey_ones_have_three_alike(channel
     assert found["corruption_images"] == 2
     each = [value for key, value in found.items() if key.startswith("corruption_error_") and "standard" not in key]
     assert len(each) == 15 and found["corruption_error"] == pytest.approx(sum(each) / 15)
-    with pytest.raises(UserError, match="corruptions are of stored pixels"):
+    with pytest.raises(UserError, match="corruptions are of pixels"):
         measured(Everywhere(), *images(), "corruptions")
+
+
+def test_photographs_are_corrupted_as_the_network_sees_them(tmp_path: Path) -> None:
+    """The same bytes from files and from memory give the same numbers, and each file is read once."""
+    pixels = torch.randint(256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    labels, about = torch.tensor([0, 0, 1, 1]), (("a", "b"), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "", "")
+    paths = tuple(str(tmp_path / f"{number}.png") for number in range(4))
+    for path, image in zip(paths, pixels, strict=True):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    config = EvaluateConfig(metrics=("accuracy", "corruptions"), limit_dear=3, batch_size=2)
+
+    class Coloured(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3))[:, :2] * torch.tensor([1.0, -1.0])
+
+    streamed = StreamLoader(FolderSet(paths, labels, *about), 2, size=32, resize=32, crop="centre")
+    read = []
+    decode = streaming.decode_image
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streaming, "decode_image", lambda path, name: (read.append(name), decode(path, name))[1])
+        found = evaluate(Coloured(), streamed, config)
+    assert sorted(read) == sorted(paths)
+    assert found == evaluate(Coloured(), ImageSet(pixels, labels, *about), config)
+    assert 0 < found["corruption_error"] < 1 and found["corruption_images"] == 3
 
 
 def test_no_batch_size_changes_a_number() -> None:

@@ -110,7 +110,9 @@ def test_entries_that_cannot_share_a_board_are_refused() -> None:
         UserError, match=r"two was measured by another protocol than one: EVALUATE.REPEATS is 2 and not 1"
     ):
         together([entry(), entry("two", protocol={"REPEATS": 2})])
-    with pytest.raises(UserError, match="two was measured on other images"):
+    with pytest.raises(
+        UserError, match=r"two was measured on other images \(d, digest bbbbbbbbbbbb\) than one \(d, digest a{12}\)"
+    ):
         together([entry(), entry("two", images="b" * 64)])
 
 

@@ -1,11 +1,14 @@
 import pytest
 import torch
 
+from stillpoint import pipelines
 from stillpoint.core.backbones.speednet import SpeedNet
 from stillpoint.core.base.errors import UserError
+from stillpoint.core.config.catalogue import info
 from stillpoint.core.config.merge import merge
 from stillpoint.pipelines.board.catalogue import LINES, models
 from stillpoint.pipelines.board.config import Config
+from stillpoint.pipelines.board.cost import network
 from stillpoint.pipelines.board.models import build
 
 
@@ -24,3 +27,11 @@ def test_every_entry_with_a_plain_stem_is_a_speednet_too(name: str) -> None:
 def test_a_speednet_has_no_other_stem() -> None:
     with pytest.raises(UserError, match=r"MODEL\.STEM twin is of ResNets: speednet has a first layer of its own"):
         config("twin", ARCH="speednet")
+
+
+def test_networks_of_others_on_imagenet_are_timed_beside_a_resnet() -> None:
+    own = pipelines.configure("board/strides", "imagenet")
+    net = network(own, own.model)
+    assert net.eval()(torch.randn(1, 3, 64, 64)).shape == (1, 1000)
+    # what the streams of photographs cannot give is not asked of them
+    assert own.evaluate.margin + 224 <= info("imagenet").resize and "all_shifts" not in own.evaluate.metrics

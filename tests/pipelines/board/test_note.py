@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from stillpoint.pipelines.board.entries import Entry, number, read_entries
-from stillpoint.pipelines.board.gather import KEPT
+from stillpoint.pipelines.board.gather import kept_board
 from stillpoint.pipelines.board.measures import BY_KEY
 from stillpoint.pipelines.board.page import law_of, text
 
 NOTE = (Path(__file__).resolve().parents[3] / "docs" / "board.md").read_text()
-ENTRIES = {entry.name: entry for entry in read_entries(KEPT / "digits.json")}
+ENTRIES = {entry.name: entry for entry in read_entries(kept_board("digits"))}
 BULLETS = re.findall(r"^- (.*?)(?=^- |^#|\n\n|\Z)", NOTE, re.M | re.S)
 
 
