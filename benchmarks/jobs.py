@@ -25,14 +25,14 @@ def machines(rows: Rows) -> str:
     for name, row in rows.items():
         m = row["machine"]
         about = (
-            f"{m['device']}, {m['threads']} thread(s) of {m['processors']}, PyTorch {m['torch']}, clock: {m['clock']}"
+            f"{m['device']}, {m['threads']} of {m['processors']} threads, PyTorch {m['torch']}, {m['clock']}"
         )
         rounds = f"{m['rounds']} round{'s' * (m['rounds'] > 1)}"
         alike.setdefault((f"{about}, {rounds}", row["images"]), []).append(name)
     lines = []
     for (about, images), names in alike.items():
         first, last = (rows[names[end]]["machine"] for end in (0, -1))
-        load = f"load of the machine {first['load_before'][0]} before and {last['load_after'][0]} after"
+        load = f"load {first['load_before'][0]} to {last['load_after'][0]}"
         who = ", ".join(names) if len(names) < 6 else f"{names[0]} to {names[-1]}"
         lines.append(f"- {who}: {about}, {load}; {images}.")
     return "\n".join(lines)

@@ -74,11 +74,11 @@ def machine(measured: dict[str, Any]) -> str:
     m = measured["machine"]
     peers = ", ".join(f"{name} {version}" if version else f"no {name}" for name, version in m["peers"].items())
     copying = f"copying: {m['copy_gigabytes_per_second']} GB/s; " if "copy_gigabytes_per_second" in m else ""
-    after = f" and {m['load_after'][0]} after" if "load_after" in m else ""
+    after = f" to {m['load_after'][0]}" if "load_after" in m else ""
     return (
-        f"{m['device']}, {m['threads']} thread(s) of {m['processors']}, PyTorch {m['torch']}, {peers}; clock: "
-        f"{m['clock']}, {m['rounds']} rounds; {copying}load of the machine "
-        f"(1 minute) {m['load_before'][0]} before{after}, {m['seconds']:.0f} s in all."
+        f"{m['device']}, {m['threads']} of {m['processors']} threads, PyTorch {m['torch']}, {peers}; clock: "
+        f"{m['clock']}, {m['rounds']} rounds; {copying}load "
+        f"{m['load_before'][0]}{after}, {m['seconds']:.0f} s in all."
     )
 
 
