@@ -24,9 +24,7 @@ def machines(rows: Rows) -> str:
     alike: dict[tuple[str, str], list[str]] = {}
     for name, row in rows.items():
         m = row["machine"]
-        about = (
-            f"{m['device']}, {m['threads']} of {m['processors']} threads, PyTorch {m['torch']}, {m['clock']}"
-        )
+        about = f"{m['device']}, {m['threads']} of {m['processors']} threads, PyTorch {m['torch']}, {m['clock']}"
         rounds = f"{m['rounds']} round{'s' * (m['rounds'] > 1)}"
         alike.setdefault((f"{about}, {rounds}", row["images"]), []).append(name)
     lines = []

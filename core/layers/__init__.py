@@ -21,6 +21,7 @@ from stillpoint.core.layers.complex_modulus import (
     modulus_batch_norm2d,
 )
 from stillpoint.core.layers.conv_norm_act import conv_norm_act
+from stillpoint.core.layers.dense_max_pool import DenseMaxPool2d, dense_max_pool2d
 from stillpoint.core.layers.downsample import (
     Downsample,
     DownsampleFactory,
@@ -83,6 +84,7 @@ __all__ = [
     "ChannelNorm2d",
     "ComplexModulus",
     "ConvScorer",
+    "DenseMaxPool2d",
     "Downsample",
     "DownsampleFactory",
     "GraphScorer",
@@ -122,6 +124,7 @@ __all__ = [
     "choose_phase",
     "complex_modulus",
     "conv_norm_act",
+    "dense_max_pool2d",
     "downsample_factory",
     "evenness_penalty",
     "ideal_lowpass2d",

@@ -275,7 +275,7 @@ class MaxBlurPool2d(BlurPool2d):
     def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         size, padding = self.kernel_size, self.max_padding
         if padding in (0, (size - 1) / 2):
-            return super().sample(dense_max_pool2d(x, size, margin="same" if padding else "none"), grid)
+            return super().sample(dense_max_pool2d(x, kernel_size=size, margin="same" if padding else "none"), grid)
         return super().sample(F.max_pool2d(x, size, stride=1, padding=padding), grid)
 
     def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:

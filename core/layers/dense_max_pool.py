@@ -12,7 +12,7 @@ from stillpoint.core.layers.padding import pad
 MARGINS = ("none", "same", "circular", "zeros")
 
 
-def dense_max_pool2d(x: Tensor, kernel_size: int, *, margin: str = "none") -> Tensor:
+def dense_max_pool2d(x: Tensor, *, kernel_size: int = 2, margin: str = "none") -> Tensor:
     """Maxima over k x k windows at stride 1.
 
     Args:
@@ -25,12 +25,27 @@ def dense_max_pool2d(x: Tensor, kernel_size: int, *, margin: str = "none") -> Te
     Returns:
         (B, C, H, W), or (B, C, H - k + 1, W - k + 1) with margin "none".
 
+    Raises:
+        ValueError: an unknown margin, a kernel below 1, or an even one with margin "same".
+
     Law: with margin "circular", f(roll(x, s)) is roll(f(x), s) exactly.
+
+    Examples:
+        >>> layers.dense_max_pool2d(torch.arange(4.0).view(1, 1, 1, 4), kernel_size=1).flatten()
+        tensor([0., 1., 2., 3.])
     """
+    _checked(kernel_size, margin)
     plain = partial(_plain, kernel_size=kernel_size, margin=margin)
     if max_pool.fused(x, kernel_size):
         return max_pool.max_pool2d(x, kernel_size, margin, plain)
     return plain(x)
+
+
+def _checked(kernel_size: int, margin: str) -> None:
+    if margin not in MARGINS:
+        raise ValueError(f"margin must be one of {', '.join(MARGINS)}, got {margin!r}")
+    if kernel_size < 1 or (margin == "same" and kernel_size % 2 == 0):
+        raise ValueError(f"kernel_size must be positive, and odd for margin 'same', got {kernel_size}")
 
 
 def _plain(x: Tensor, kernel_size: int, margin: str) -> Tensor:
@@ -43,23 +58,21 @@ def _plain(x: Tensor, kernel_size: int, margin: str) -> Tensor:
 class DenseMaxPool2d(nn.Module):
     """`dense_max_pool2d` as a Module.
 
-    Raises:
-        ValueError: an unknown margin, a kernel below 1, or an even one with margin "same".
+    Examples:
+        >>> layers.DenseMaxPool2d(2, margin="circular")(torch.randn(2, 8, 6, 6)).shape
+        torch.Size([2, 8, 6, 6])
     """
 
     def __init__(self, kernel_size: int = 2, *, margin: str = "none") -> None:
         super().__init__()
-        if margin not in MARGINS:
-            raise ValueError(f"margin must be one of {', '.join(MARGINS)}, got {margin!r}")
-        if kernel_size < 1 or (margin == "same" and kernel_size % 2 == 0):
-            raise ValueError(f"kernel_size must be positive, and odd for margin 'same', got {kernel_size}")
+        _checked(kernel_size, margin)
         self.kernel_size, self.margin = kernel_size, margin
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             return _plain(x, self.kernel_size, self.margin)
         else:  # TorchScript compiles no other branch
-            return dense_max_pool2d(x, self.kernel_size, margin=self.margin)
+            return dense_max_pool2d(x, kernel_size=self.kernel_size, margin=self.margin)
 
     def extra_repr(self) -> str:
         return f"{self.kernel_size}, margin={self.margin!r}"

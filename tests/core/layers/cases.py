@@ -50,6 +50,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = 
     "IdealLowPass2d": (layers.IdealLowPass2d, ((2, 8, 9, 8),)),
     "LearnablePolyphaseDownsample2d": (_keyed, ((2, 8, 9, 8),)),
     "LearnablePolyphaseUpsample2d": (layers.LearnablePolyphaseUpsample2d, ((2, 8, 9, 8), (2,))),
+    "DenseMaxPool2d": (layers.DenseMaxPool2d, ((2, 8, 9, 8),)),
     "MaxBlurPool2d": (layers.MaxBlurPool2d, ((2, 8, 9, 8),)),
     "ModulusBatchNorm2d": (lambda: layers.ModulusBatchNorm2d(8), ((2, 8, 9, 8),)),
     "ModulusBias2d": (lambda: layers.ModulusBias2d(8), ((2, 8, 9, 8),)),

@@ -47,7 +47,7 @@ def image(shape, dtype=torch.float64, ties=True, layout=LAST):
 def test_values_and_gradients_are_pytorchs(calls, size, margin, dtype, layout):
     for shape in SHAPES:
         x = image(shape, dtype, layout=layout)
-        y, want = dense_max_pool2d(x, size, margin=margin), reference(x, size, margin)
+        y, want = dense_max_pool2d(x, kernel_size=size, margin=margin), reference(x, size, margin)
         assert y.dtype == dtype and y.is_contiguous(memory_format=layout)
         assert torch.equal(y, want)
         seed = torch.randn_like(want)
@@ -66,7 +66,7 @@ def test_a_nan_and_infinities_are_passed_on_as_pytorch_does(calls, size, margin)
     x[0, :, 2, 3], x[1, 0, 1, 1], x[1, 1, 1, 1] = torch.nan, torch.inf, -torch.inf
     x[1, 2] = -torch.inf
     x.requires_grad_()
-    y, want = dense_max_pool2d(x, size, margin=margin), reference(x, size, margin)
+    y, want = dense_max_pool2d(x, kernel_size=size, margin=margin), reference(x, size, margin)
     torch.testing.assert_close(y, want, rtol=0, atol=0, equal_nan=True)
     seed = torch.randn_like(want)
     got, other = (torch.autograd.grad(out, x, seed)[0] for out in (y, want))
@@ -79,7 +79,7 @@ def test_gradients_of_every_order(calls, size, margin):
     x = image((2, 2, 4, 5), ties=False)
 
     def call(x):
-        return dense_max_pool2d(x, size, margin=margin)
+        return dense_max_pool2d(x, kernel_size=size, margin=margin)
 
     assert torch.autograd.gradcheck(call, x) and torch.autograd.gradgradcheck(call, x)
     assert calls
@@ -92,7 +92,7 @@ def test_the_same_bits_whatever_the_number_of_threads(calls):
     try:
         for threads in (1, 2, 4):
             torch.set_num_threads(threads)
-            y = dense_max_pool2d(x, 3, margin="same")
+            y = dense_max_pool2d(x, kernel_size=3, margin="same")
             found.append((y.detach(), torch.autograd.grad(y, x, seed)[0]))
     finally:
         torch.set_num_threads(before)

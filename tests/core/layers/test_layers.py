@@ -29,7 +29,7 @@ MODULES = {
 }
 FUNCTIONS = {name: thing for name, thing in PUBLIC.items() if inspect.isfunction(thing)}
 #: made of modules that are there already, or of none at all and no filling of the slot
-WITHOUT_TENSORS = {"ComplexModulus", "TwinStem", "WaveletTwin2d"}
+WITHOUT_TENSORS = {"ComplexModulus", "DenseMaxPool2d", "TwinStem", "WaveletTwin2d"}
 #: what the slot is described by
 SLOT = {"Downsample", "DownsampleFactory", "Grid", "SoftGrid"}
 #: what a layer is of or works on; everything else is an option
