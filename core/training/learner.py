@@ -139,7 +139,9 @@ class Learner:
         self.model.eval()
         sums = Sums(self.device)
         kept = nullcontext() if self.average is None else self.average.in_network()
-        with torch.no_grad(), kept, weights_fixed(), self.autocast():
+        # a hook before each forward may change weights
+        fixed = weights_fixed() if self.hooks.before_forward is None else nullcontext()
+        with torch.no_grad(), kept, fixed, self.autocast():
             for _, images, labels, _ in loader.epoch(epoch):
                 if self.together.largest(stop.number):
                     return None
