@@ -39,9 +39,10 @@ LAWS = (
     *("blurs", "frames", "precisions", "choices", "shifts", "edges", "magnitudes", "correlations", "steps"),
     *("mixtures", "frames_of_phases", "activities", "translations", "polynomials", "norms"),
 )
-#: (network, recipe): the fast one, whose seconds to accuracy are measured, and those whose full recipe is trained
-FAST = ("aps/speednet", "cifar10_fast")
-FULL = tuple((f"aps/{name}", "cifar10") for name in ("resnet20", "resnet20_lpf3", "resnet20_aps1", "resnet20_aps3"))
+#: (network, recipe): the fast one, whose seconds to accuracy are measured, and full recipes of 250 and 300 epochs
+FAST, TWINS = ("aps/speednet", "cifar10_fast"), "wavelet_twins/R18"
+FULL = tuple((f"aps/resnet20{filling}", "cifar10") for filling in ("", "_lpf3", "_aps1", "_aps3"))
+FULL += tuple((f"{TWINS}{stem}", "cifar10_quarter") for stem in ("C", "wyC_mod"))
 TOY_FAST, TOY_FULL = ("aps/resnet20", "digits"), (("aps/resnet20_aps1", "digits"), ("aps/resnet20_aps3", "digits"))
 TOY = ["DATA.LIMIT", "128", "MODEL.WIDTH", "0.25", "EVALUATE.METRICS", "[accuracy, circular]"]
 #: epochs of a rehearsal: soon over in one part, and more than the limit of the other allows
