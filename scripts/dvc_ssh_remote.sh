@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A run that was made on another machine is brought in over SSH, tried for real: sshd on loopback is that machine. Needs
-# Debian's openssh-server and `pip install 'stillpoint[ssh]'`.
+# Debian's openssh-server and `pip install '.[ssh]'`.
 #   scripts/dvc_ssh_remote.sh     train a short run there, release it here, keep its weights there and fetch them again
 # With a real cluster, two lines for DVC (in .dvc/config.local, or without --local for everybody), then one for each run:
 #   dvc remote add --local cluster ssh://cluster.example.org/path/to/stillpoint
