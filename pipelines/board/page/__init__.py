@@ -123,8 +123,9 @@ def about(entries: Sequence[Entry]) -> str:
     first = entries[0]
     seeds = sorted({len(entry.seeds) for entry in entries})
     counts = " or ".join(map(str, seeds))
+    rows = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}"
     return (
-        f"{first.dataset}, recipe {first.recipe}, {len(entries)} entries with {counts} seeds. "
+        f"{first.dataset}, recipe {first.recipe}, {rows} with {counts} {'seed' if seeds == [1] else 'seeds'}. "
         f"Worst shifts and corruptions are tried on {first.protocol.get('LIMIT_DEAR')} images at most, every shift on "
         f"{first.protocol.get('LIMIT_ALL_SHIFTS')}, all else on every test image."
     )
