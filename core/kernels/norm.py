@@ -163,7 +163,7 @@ def _plain_gradients(
     """The same gradients by PyTorch's own operators, which can be differentiated again."""
     activation, training, _, eps = options
     with torch.enable_grad():
-        # views, so that the gradients stop here and not at what the inputs were made of
+        # views, so that these gradients stop at the inputs and not at their sources
         x, residual, weight, bias = (None if t is None else t.view_as(t) for t in inputs)
         assert x is not None
         y = F.batch_norm(x, running[0], running[1], weight, bias, training, 0.0, eps)

@@ -158,7 +158,7 @@ def blur_pool3d(
 class _BlurPool(ConstantBuffers):
     dims: int
     kernel: Tensor
-    if TYPE_CHECKING:  # TorchScript reads the annotations of attributes, and knows this one by its value
+    if TYPE_CHECKING:  # TorchScript reads attributes' annotations, and infers this type from the value
         stride: Any
 
     def __init__(

@@ -65,7 +65,7 @@ class LearnablePolyphaseDownsample2d(LearnableSampler, Downsample):
         True
     """
 
-    if TYPE_CHECKING:  # TorchScript reads the annotations of attributes, and knows no modules there
+    if TYPE_CHECKING:  # TorchScript reads attributes' annotations, and supports no modules in them
         scorer: nn.Module | None
 
     def __init__(

@@ -16,7 +16,7 @@ FILTERS = ("binomial", "adaptive")
 class LearnableSampler(Tempered, nn.Module):
     """The base of `LearnablePolyphaseDownsample2d` and `LearnablePolyphaseUpsample2d`."""
 
-    if TYPE_CHECKING:  # TorchScript reads the annotations of attributes, and knows no modules there
+    if TYPE_CHECKING:  # TorchScript reads attributes' annotations, and supports no modules in them
         filter: nn.Module
 
     def __init__(

@@ -58,7 +58,7 @@ def translation_invariant_downsample2d(
     Raises:
         ValueError: a weight or scale of another shape, an unknown extension, a side below 2.
 
-    The weights of the phases (0,0), (1,0), (0,1), (1,1), (row, column), are the softmax of scale times the means of psi
+    The weights of the phases (row, column) = (0,0), (1,0), (0,1), (1,1) are the softmax of scale times the means of psi
     over the quadrants top left, top right, bottom left, bottom right, in this order: phases move the row first and
     quadrants the column first, as in the authors' code.
 

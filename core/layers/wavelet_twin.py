@@ -1,7 +1,7 @@
 """The wavelet twin of a first layer: some channels are free convolutions, the others combine complex wavelet packets.
 
 Source: Leterme, Polisano, Perrier, Alahari, "From CNNs to Shift-Invariant Twin Models Based on Complex Wavelets". The
-oriented channels of a trained first layer look like Gabor filters; the twin builds them so,
+oriented channels of a trained first layer look like Gabor filters; the twin makes them so by construction,
 y = sum_q M[o, q] (x * W_q) with fixed packets W_q of the luminance and trained real M. With the real parts, followed by
 max-pooling, that is a WCNN; with both parts, followed by the modulus, a CWCNN.
 """
@@ -171,7 +171,7 @@ class WaveletTwin2d(nn.Module):
         """All kernels of the layer as (F + O P, C, S, S), without biases, free ones first.
 
         S is the packets' support (66 at depth 3, 30 at depth 2), or `size` with zeros around it, as in the authors'
-        figures. The free kernels lie at their position for an image of `image_size` pixels, which decides the crop.
+        figures. The free kernels are placed as for an image of `image_size` pixels, which decides the crop.
         """
         wavelet = self.wavelet.kernel().flatten(0, 1)
         packets, side, k = self.wavelet.packets, wavelet.shape[-1], self.free.kernel_size[0]
