@@ -108,7 +108,8 @@ class LearntDictionary(nn.Module):
         if not self.training:
             atoms = unit_atoms(self.weight) if self.normalise else self.weight.view_as(self.weight)
             if atoms.requires_grad:
-                # after a backward an optimiser may have moved the atoms; fused ones keep the version counter
+                # after a backward an optimiser may have moved the atoms; fused ones do not increment the version
+                # counter
                 atoms.register_hook(self._forget)
             return atoms
         if not self.normalise or self._may_change():
