@@ -1,7 +1,6 @@
-"""What a wheel holds beside the code: the workflow's own files, the kept board, and the kept runs of which the weights
-are kept.
+"""Adds to a wheel the workflow's files, the kept board and the kept runs that have weights.
 
-The weights lie in DVC's committed store under their digests, so that a wheel is whole without `dvc pull`.
+The weights come from DVC's committed store, where files are named by their digests, so no `dvc pull` is needed.
 """
 
 import hashlib
@@ -17,7 +16,7 @@ STORE = ROOT / ".dvc-store" / "files" / "md5"
 
 
 class BuildWithWorkflow(build_py):
-    """`build_py` that also lays what `stillpoint run` and ``--pretrained`` read."""
+    """`build_py` that also copies the files that `stillpoint run` and ``--pretrained`` read."""
 
     def run(self) -> None:
         super().run()
@@ -29,13 +28,13 @@ class BuildWithWorkflow(build_py):
             self._lay(source, home / source.relative_to(ROOT))
         pointers = sorted(ROOT.glob("runs/*/*/*/*/weights.safetensors.dvc"))
         if not pointers:
-            raise SystemExit(f"{ROOT / 'runs'} has no kept run with weights, and a wheel holds those: see MANIFEST.in")
+            raise SystemExit(f"{ROOT / 'runs'} has no kept run with weights, which a wheel needs: see MANIFEST.in")
         for pointer in pointers:
             (tracked,) = yaml.safe_load(pointer.read_text())["outs"]
             digest = tracked["md5"]
             weights = STORE / digest[:2] / digest[2:]
             if hashlib.md5(weights.read_bytes(), usedforsecurity=False).hexdigest() != digest:
-                raise SystemExit(f"{weights} is damaged: its digest is not the one in {pointer}")
+                raise SystemExit(f"{weights} is damaged: its digest differs from the one in {pointer}")
             self._lay(weights, home / pointer.relative_to(ROOT).with_suffix(""))
             for source in sorted({*pointer.parent.glob("[!.]*")} - {pointer, pointer.with_suffix("")}):
                 self._lay(source, home / source.relative_to(ROOT))

@@ -1,12 +1,12 @@
 """What an image classifier loses when the picture moves by a pixel, and how it gets that back.
 
     import stillpoint
-    net = stillpoint.create("aps/resnet18_aps3", dataset="cifar10")   # names("aps/*") lists what there is
+    net = stillpoint.create("aps/resnet18_aps3", dataset="cifar10")   # names("aps/*") lists the networks
     stillpoint.antialias(my_network)                                  # filters wherever it strides
     stillpoint.measure(my_network, images)                            # what a shift changes
     stillpoint.explain(my_network, images)                            # the module that changes it
 
-`layers` and `metrics` are for networks and loops of one's own. Nothing below is imported before it is used.
+`layers` and `metrics` are for your own networks and loops. Everything is imported on first use.
 """
 
 from importlib import import_module
@@ -32,8 +32,8 @@ _HOME = {
     "pretrained": "stillpoint.pipelines",
 }
 
-# `core` and `pipelines` lie here as links. An archive's or a file system's links may be plain text files: then the two
-# folders are found where the links point, beside this package.
+# `core` and `pipelines` are symbolic links here. Some archives and file systems turn links into plain text files: then
+# the two folders are found beside this package, where the links point.
 _here = Path(__file__).parent
 if not (_here / "core").is_dir():
     __path__.append(str(_here.resolve().parent))

@@ -1,4 +1,4 @@
-"""``python -m stillpoint``: the command line, also where the script `stillpoint` is not on the path."""
+"""``python -m stillpoint``: the command line, even when the script `stillpoint` is not on PATH."""
 
 from stillpoint.pipelines.cli import main
 

@@ -1,7 +1,7 @@
-"""The mean over all pixels of a rectified map as one operator of PyTorch: what scores the phases in learnable sampling.
+"""The mean over all pixels of a rectified map as one PyTorch operator, which scores the phases in learnable sampling.
 
-On a GPU it is a Triton kernel, one pass over the map, and one for its derivative, which keep nothing but the map. On a
-CPU the convolution before it is most of the time, and the plain code is used there.
+On a GPU the forward pass and its derivative are one Triton kernel each, one pass over the map, and only the map is
+saved. On a CPU the convolution before it takes most of the time, so the plain code is used.
 """
 
 import torch
@@ -24,7 +24,7 @@ def mean_rectified(x: Tensor) -> Tensor:
 
 
 def plain(x: Tensor) -> Tensor:
-    """The same by PyTorch's own operators."""
+    """`mean_rectified` by PyTorch's own operators."""
     return x.relu().mean((2, 3), dtype=sum_dtype(x.dtype))
 
 
@@ -71,7 +71,7 @@ def _keep(ctx, inputs, output: Tensor) -> None:
 
 def _mean_backward(ctx, grad: Tensor):
     (x,) = ctx.saved_tensors
-    if torch.is_grad_enabled():  # somebody will differentiate this again
+    if torch.is_grad_enabled():  # for a second derivative
         return torch.autograd.grad(plain(x), x, grad, create_graph=True)[0]
     return _backward(grad, x)
 

@@ -14,7 +14,7 @@ def arithmetic(device: torch.device) -> Arithmetic:
     """ "compiled" for the C++ on a CPU, "triton" on a GPU, "plain" for PyTorch alone.
 
     It depends on the process and the device, not on the network. On a CPU the float32 kernels are loaded, and compiled
-    first if needed; if any requested kernel is missing, the answer is "plain".
+    first if needed; if any kernel that the process requested is missing, the answer is "plain".
     """
     if device.type == "cuda":
         return "triton" if HAS_TRITON and native.enabled() else "plain"

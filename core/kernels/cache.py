@@ -1,7 +1,7 @@
 """The cache folder of compiled kernels, and the checks before a library from it is loaded.
 
-A library is code that runs as the user: it is loaded only if its digest lies beside it and nobody else can write the
-files or the folder. A truncated, empty or altered one is rebuilt; one with a wrong owner or mode is refused.
+A library is code that runs as the user: it is loaded only if it matches the digest beside it and nobody else can write
+the files or the folder. A truncated, empty or altered one is rebuilt; one with a wrong owner or mode is refused.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ _OTHER_DISK = "make room on it, or set STILLPOINT_CACHE to a folder on another d
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 _UNWRITABLE = {
     errno.EROFS: "the file system is read-only",
-    errno.EACCES: "there is no permission",
-    errno.EPERM: "there is no permission",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
 }
-#: what a file system without locks answers; files are whole or absent, so that two may compile the same
+#: errors of a file system without locks; files are written atomically, so two processes may compile the same one
 _LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 
 

@@ -1,7 +1,7 @@
-"""Layer norms over the channels of maps as one operator of PyTorch: C++ on a CPU, Triton on a GPU.
+"""Layer norms over the channels of maps as one PyTorch operator: C++ on a CPU, Triton on a GPU.
 
-The plain code makes six passes over a map and keeps two of them for the derivative; this reads it twice, the second
-time from the caches, and keeps the means and divisors.
+The plain code makes six passes over a map and saves two maps for the derivative; this reads the map twice, the second
+time from the caches, and saves the means and divisors.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ def fused(x: Tensor) -> bool:
 
 
 def norm(x: Tensor, weight: Tensor, bias: Tensor, *, divisor: str, eps: float) -> Tensor:
-    """`plain` for a map that is `fused`."""
+    """`plain` by the fused operator, for a map that `fused` accepts."""
     dtype = sum_dtype(x.dtype)
     if weight.dtype != dtype or bias.dtype != dtype:
         weight, bias = weight.to(dtype), bias.to(dtype)
@@ -33,7 +33,7 @@ def norm(x: Tensor, weight: Tensor, bias: Tensor, *, divisor: str, eps: float) -
     if x.is_cpu and unseen((x, weight, bias)):
         x = packed(x)
         y = torch.empty_like(x)
-        # from cold caches each further tensor takes its time
+        # with cold caches every further tensor costs time
         _cpu_forward(x, weight.contiguous(), bias.contiguous(), (y, None, None), whole, eps)
         return y
     return _norm(x, weight, bias, whole, eps)[0]
@@ -142,7 +142,7 @@ def _backward(ctx, grad: Tensor | None, *_: Tensor | None):
         return None, None, None, None, None
     x, weight, bias, mean, scale = ctx.saved_tensors
     if torch.is_grad_enabled():
-        # a second derivative is wanted, for which the kernel has no rule
+        # for a second derivative, for which the kernel has no rule
         y = plain(x, weight, bias, "image" if ctx.whole else "pixel", ctx.eps)
         wanted = [v for v, needed in zip((x, weight, bias), ctx.needs_input_grad, strict=False) if needed]
         found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))

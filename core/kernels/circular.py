@@ -1,9 +1,9 @@
-"""A convolution of stride one around a torus, whose gradient is one of the same size; CPU, channels last.
+"""Circular convolution of stride one with a faster gradient for its input; CPU, channels last.
 
-The gradient of a convolution of a padded map is one of the padded size, of which the border is then folded back. Around
-a torus it is the convolution of the padded gradient with the turned kernel, which at 8x8 pixels and 3x3 taps computes
-two thirds of the numbers. The padded map is kept for the gradient of the weights, instead of the map itself: padding it
-again costs a twentieth of a step of ResNet-20.
+PyTorch's gradient has the size of the padded map, whose border is then folded back. For circular padding it equals the
+convolution of the circularly padded gradient with the flipped kernel, which at 8x8 pixels and 3x3 taps computes two
+thirds of the numbers. The padded map is saved for the gradient of the weights, instead of the map itself: padding it
+again costs a twentieth of a training step of ResNet-20.
 """
 
 from typing import Any, cast
@@ -18,10 +18,10 @@ from stillpoint.core.kernels.small_maps import conv2d
 
 
 def circular_conv2d(x: Tensor, conv: nn.Conv2d, weight: Tensor) -> Tensor | None:
-    """The circular convolution of (B, C, H, W) by `conv`'s options with a gradient of its own; None: do it plainly.
+    """The circular convolution of (B, C, H, W) with `conv`'s options; None where it does not apply.
 
-    It is for a gradient in `x`, stride one, one group, no bias, and a padding that keeps the size. Autocast is followed
-    as `torch.nn.functional.conv2d` follows it.
+    It needs a gradient in `x`, stride one, one group, no bias, and a padding that keeps the size. Autocast acts as on
+    `torch.nn.functional.conv2d`.
     """
     rows, columns = cast(tuple[int, int], conv.padding)
     (down, right), (taps, _) = conv.dilation, conv.kernel_size
@@ -38,7 +38,7 @@ def circular_conv2d(x: Tensor, conv: nn.Conv2d, weight: Tensor) -> Tensor | None
 
 
 class _Circular(torch.autograd.Function):
-    """The convolution, and the padded map, which has a gradient where a second derivative is asked for."""
+    """The convolution and the padded map; the latter has a gradient in second derivatives."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, margin: int, dilation: int) -> tuple[Tensor, Tensor]:

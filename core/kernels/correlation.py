@@ -1,7 +1,7 @@
 """A strided correlation along one axis with fixed filters, with a backward pass faster than PyTorch's convolution.
 
-On a CPU the forward pass is PyTorch's own, and the backward pass a dense correlation: two to three times as fast. On a
-GPU both are one Triton kernel each, which read an element from memory once for all filters.
+On a CPU the forward pass is PyTorch's own, and the backward pass is a dense correlation, two to three times as fast. On
+a GPU both are one Triton kernel each, which reads an element from memory once for all filters.
 """
 
 from typing import Any
@@ -18,9 +18,10 @@ _LANES = 16
 
 
 def strided_correlation(x: Tensor, weight: Tensor, axis: int, stride: int, before: int) -> Tensor:
-    """(N, I, H, W) with filters (O, I, K, 1) for axis 2 or (O, I, 1, K) for axis 3, `before` zeros at both ends of it.
+    """Correlate (N, I, H, W) with filters (O, I, K, 1) along axis 2 or (O, I, 1, K) along axis 3.
 
-    It is `torch.nn.functional.conv2d`, and so are its derivatives; only the order of their sums differs.
+    `before` zeros are padded at both ends of the axis. The result and its derivatives are those of
+    `torch.nn.functional.conv2d`, up to the order of sums.
     """
     if torch.jit.is_scripting():
         return _forward(x, weight, axis, stride, before)
@@ -47,8 +48,8 @@ def _forward(x: Tensor, weight: Tensor, axis: int, stride: int, before: int) -> 
 def transposed(y: Tensor, weight: Tensor, axis: int, stride: int, before: int, extent: int) -> Tensor:
     """The transpose of `strided_correlation` for an axis of `extent`: (N, O, ...) -> (N, I, ...).
 
-    Position s q + r of the padded axis is the sum over j of y[q - j] w[s j + r]: the remainders r, of several q at
-    once, are computed as channels of one correlation of y and then interleaved.
+    Position s q + r of the padded axis is the sum over j of y[q - j] w[s j + r]: all remainders r of several q are
+    computed as channels of one correlation of y and then interleaved.
     """
     if y.device.type == "cpu" and y.dtype in (torch.bfloat16, torch.float16):
         # with AMX, oneDNN's convolution in bfloat16 is off by as much as the result for some of these shapes
@@ -99,8 +100,8 @@ class _Correlation(torch.autograd.Function):
         return found.to(ctx.dtype), None, None, None, None
 
 
-# The operators of the GPU path: a correlation is linear, its derivative is its adjoint, and the adjoint's the
-# correlation. Their CPU versions serve comparisons only.
+# The operators of the GPU path: a correlation is linear, its derivative is its adjoint, and the adjoint's derivative is
+# the correlation. Their CPU versions are for comparisons only.
 
 
 @operator("stillpoint::strided_correlation")

@@ -1,4 +1,4 @@
-"""A convolution with a bias, a sum and an activation in one pass, as oneDNN computes them; CPU."""
+"""Convolution, bias, sum and activation in one pass by oneDNN; CPU."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ _ACTIVATIONS: dict[str, tuple[str | None, list[float]]] = {
 
 
 def available(dtype: torch.dtype) -> bool:
-    """Whether PyTorch has these convolutions for `dtype` here: float32, and bfloat16 where the processor has it."""
+    """Whether PyTorch has these convolutions for `dtype`: float32, and bfloat16 if the processor supports it."""
     if not (torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()):
         return False
     if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
@@ -29,7 +29,7 @@ def convolution(
     options: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int],
     activation: str,
 ) -> Tensor:
-    """activation(conv(x) + bias + residual), which has no derivative.
+    """activation(conv(x) + bias + residual), without a derivative.
 
     A residual needs one group. `options` are stride, padding, dilation and groups; the activation is "none", "relu" or
     "relu6".
@@ -39,7 +39,7 @@ def convolution(
     sizes = padding, stride, dilation, groups
     if residual is None:
         return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *sizes, name or "none", numbers, "")
-    # after a sum it knows ReLU alone
+    # after a sum oneDNN supports ReLU alone
     known = activation != "relu6"
     y = torch.ops.mkldnn._convolution_pointwise.binary(
         x, residual, weight, bias, *sizes, "add", 1.0, name if known else None, [], ""

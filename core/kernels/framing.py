@@ -1,7 +1,7 @@
-"""The four phases of a map at stride two, each in a frame of one pixel, as one operator: what 3x3 convolutions read.
+"""The four phases of a map at stride two, each padded by one pixel for 3x3 convolutions, as one operator.
 
-One pass over memory instead of two, a padded copy and its phases, forward and backward: C++ on a CPU, Triton on a GPU.
-The operator is linear, and its adjoint is the other one: derivatives of every order.
+One pass over memory instead of two (a padded copy, then its phases), forward and backward: C++ on a CPU, Triton on a
+GPU. The operator and its adjoint are linear and each other's derivative, so derivatives of every order exist.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from stillpoint.core.kernels.mixture import fused as _mixed
 from stillpoint.core.kernels.mixture import packed
 from stillpoint.core.kernels.operators import operator
 
-#: what the frame holds: the opposite edge, or nothing
+#: what the frame of one pixel contains: the opposite edge, or zeros
 FRAMES = ("circular", "zeros")
 
 

@@ -5,12 +5,12 @@ from torch import Tensor
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether (B, C, H, W) is packed with the channels innermost; False for a map that is packed either way."""
+    """Whether (B, C, H, W) is channels-last but not contiguous; False for a map that is both."""
     return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """The layout in which a result for `x` is made: channels last where `x` is, otherwise contiguous."""
+    """The layout of results for `x`: channels-last if `x` is, otherwise contiguous."""
     return torch.channels_last if is_channels_last(x) else torch.contiguous_format
 
 

@@ -1,8 +1,8 @@
 """PyTorch operators for a filter that varies with the pixel, shared by the channels of a group; CPU only.
 
 The output is linear in the input and in the weights. So the three operators are the derivatives of one trilinear form
-in input, weights and output, each computed from the other two. The derivatives of each are the other two, which gives
-reverse-mode derivatives of every order. They take any strides.
+in input, weights and output, each computed from the other two. The derivatives of each are the other two, so
+reverse-mode derivatives of every order exist. Tensors may have any memory strides.
 """
 
 import ctypes

@@ -1,6 +1,6 @@
-"""Maxima of 2x2 and 3x3 windows at stride one, each way in one pass over memory; CPU.
+"""Maxima of 2x2 and 3x3 windows at stride one, forward and backward in one pass over memory each; CPU.
 
-PyTorch keeps an index of eight bytes for each number; these find the largest number again.
+PyTorch stores an index of eight bytes for each output; this backward pass finds the maximum again.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from stillpoint.core.kernels.layout import empty_map, is_channels_last, memory_f
 from stillpoint.core.kernels.operators import ordinary
 from stillpoint.core.kernels.pool import CPU, cpu_library, plain_only
 
-#: what a window finds outside a map
+#: codes of what windows read outside the map: nothing, the opposite edge or zeros
 OUTSIDE = {"none": 0, "same": 0, "circular": 1, "zeros": 2}
 
 
@@ -29,7 +29,7 @@ def fused(x: Tensor, size: int) -> bool:
 
 
 def max_pool2d(x: Tensor, size: int, margin: str, plain: Callable[[Tensor], Tensor]) -> Tensor:
-    """The maxima of a map that is `fused`; `plain` computes the same by PyTorch's operators, for second derivatives."""
+    """The maxima of a map that `fused` accepts; `plain` is the same by PyTorch's operators, for second derivatives."""
     if torch.is_grad_enabled() and x.requires_grad:
         return _MaxPool.apply(x, size, margin, plain)  # type: ignore[no-untyped-call]
     return _forward(x, size, margin)
@@ -72,7 +72,7 @@ def _numbers(x: Tensor, size: int, margin: str) -> tuple[int, ...]:
     batch, channels, height, width = x.shape
     before = (size - 1) // 2 if margin == "same" else 0
     lost = size - 1 if margin == "none" else 0
-    if x.is_contiguous():  # each channel is then a map of its own
+    if x.is_contiguous():  # each channel is then treated as a map of its own
         batch, channels = batch * channels, 1
     return size, batch, channels, height, width, before, OUTSIDE[margin], height - lost, width - lost
 

@@ -1,7 +1,7 @@
-"""Operators of PyTorch for mixtures of the four phases of a map at stride two: C++ on a CPU, Triton on a GPU.
+"""PyTorch operators for mixtures of the four phases of a map at stride two: C++ on a CPU, Triton on a GPU.
 
 The three operators are the derivatives of one trilinear form in map, weights and mixture, each computed from the other
-two. The derivatives of each are the other two, which gives reverse-mode derivatives of every order.
+two. The derivatives of each are the other two, so reverse-mode derivatives of every order exist.
 """
 
 import ctypes

@@ -1,8 +1,8 @@
 """The CPU kernels: C++ without PyTorch's headers, compiled in seconds at first use and cached.
 
-There is one library for each source and C++ type, so that a user who only blurs floats waits for no other.
+Each source and C++ type is a library of its own, so that a user who only blurs floats waits for no other.
 
-Without a compiler, or with STILLPOINT_KERNELS=0, plain PyTorch is used instead: the same results up to rounding, only
+Without a compiler, or with STILLPOINT_KERNELS=0, plain PyTorch is used instead: the same results up to rounding, but
 slower.
 """
 
@@ -23,7 +23,7 @@ from stillpoint.core.kernels.cache import KernelsMissing, folder, locked, report
 
 _FOLDER = Path(__file__).parent / "csrc"
 # Contraction to fused multiply-adds may differ between the vector body and the tail of a loop, and so between pixels;
-# the wavelet packets have no such tails. The norm's two ways must round alike.
+# the wavelet packets have no such tails. The norm's forward and backward passes must round alike.
 _CONTRACTION = {
     "pool": "-ffp-contract=off",
     "packets": "-ffp-contract=fast",
@@ -34,13 +34,13 @@ _CONTRACTION = {
     "quadratic": "-ffp-contract=off",
 }
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC")
-# From the best options to the fewest that a compiler may know. OpenMP's symbols resolve to the runtime that PyTorch has
-# loaded, so both share one thread pool.
+# From the fastest options to the fewest that a compiler may support. OpenMP's symbols resolve to the runtime that
+# PyTorch has loaded, so both share one thread pool.
 _EXTRAS = (("-march=native", "-mprefer-vector-width=512", "-fopenmp"), ("-march=native", "-fopenmp"), ("-fopenmp",), ())
 _SECONDS = 120
 _NO_ROOM, _REPAIR = "No space left on device", "repair it, or name another compiler in CXX"
 
-# the libraries that this process requested in vain, and why
+# the libraries that this process requested but could not have, and why
 _missing: dict[tuple[str, str], KernelsMissing] = {}
 
 
@@ -53,7 +53,7 @@ def enabled() -> bool:
 def library(number: str, source: str = "pool") -> ctypes.CDLL | None:
     """The kernels of csrc/`source`.cpp for "float", "double" or "BFloat16", or None if plain PyTorch must be used.
 
-    Warns if they cannot be compiled or stored, with the cause and the remedy.
+    Warns, with cause and remedy, if they cannot be compiled or stored.
     """
     if not enabled():
         return None
@@ -63,7 +63,7 @@ def library(number: str, source: str = "pool") -> ctypes.CDLL | None:
         _missing[number, source] = missing
         warnings.warn(
             f"the fast CPU kernels are not available ({missing}), so plain PyTorch is used, a few times slower; "
-            f"{missing.remedy}, or set STILLPOINT_KERNELS=0 to be silent",
+            f"{missing.remedy}, or set STILLPOINT_KERNELS=0 to silence this",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -86,7 +86,7 @@ def complete() -> bool:
 
 
 def cause(number: str, source: str = "pool") -> KernelsMissing | None:
-    """Why `library` gave None for these kernels in this process; None where it has not been asked or gave them."""
+    """Why `library` returned None for these kernels in this process; None if it returned them or was not called."""
     return _missing.get((number, source))
 
 
@@ -97,7 +97,7 @@ def compiler() -> str | None:
 
 
 def _built(number: str, source: str) -> Path:
-    """The shared library for this source and processor, compiled if it is missing or damaged."""
+    """The shared library for this source, type and processor, compiled if it is missing or damaged."""
     code = b"".join(path.read_bytes() for path in sorted(_FOLDER.iterdir()))
     options = number, _FLAGS, _CONTRACTION[source], _EXTRAS, _processor()
     key = hashlib.sha256(code + repr(options).encode()).hexdigest()[:16]
@@ -143,7 +143,7 @@ def _run(command: list[str]) -> None:
 
 
 def _processor() -> str:
-    """Identifies the processor, so that a home folder shared by different machines holds a library for each."""
+    """Identifies the processor, so that machines with different processors can share one cache folder."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))

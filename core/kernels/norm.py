@@ -1,6 +1,6 @@
-"""Batch norm, the addition of a shortcut and an activation in one pass over memory each way; CPU, channels last.
+"""Batch norm, sum with a shortcut and activation, one pass over memory forward and one backward; CPU, channels last.
 
-The derivatives of the backward pass are those of PyTorch's own operators, so derivatives of every order exist.
+Second derivatives use PyTorch's own operators, so derivatives of every order exist.
 """
 
 import ctypes
@@ -21,8 +21,8 @@ ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
 def fused(x: Tensor, parameters: tuple[Tensor, ...], residual: Tensor | None, *, training: bool) -> bool:
     """Whether `norm_act2d` takes these tensors: plain ones on the CPU, the maps (B, C, H, W) channels last.
 
-    `parameters` are weight, bias, running mean and running variance, (C,) each, float32 where the maps are bfloat16,
-    otherwise of their dtype. In training there must be two pixels or more.
+    `parameters` are weight, bias, running mean and running variance, (C,) each, in the dtype of the maps, but float32
+    for bfloat16. In training there must be at least two pixels.
     """
     if type(x) is not Tensor or x.ndim != 4 or x.dtype not in CPU or torch.compiler.is_compiling() or plain_only():
         return False
@@ -38,7 +38,7 @@ def fused(x: Tensor, parameters: tuple[Tensor, ...], residual: Tensor | None, *,
 
 
 def _packed(x: Tensor) -> bool:
-    # a map of one channel, or of one pixel, is packed either way
+    # a contiguous map of one channel, or of one pixel, is channels-last too
     return is_channels_last(x) or (x.is_contiguous() and (x.shape[1] == 1 or x.shape[2:].numel() == 1))
 
 
@@ -52,9 +52,9 @@ def norm_act2d(
     momentum: float,
     eps: float,
 ) -> Tensor:
-    """activation(norm(x) + residual) of (B, C, H, W), for what `fused` takes.
+    """activation(norm(x) + residual) of (B, C, H, W), for tensors that `fused` accepts.
 
-    In training the map's own statistics are taken, and the running ones are moved towards them in place.
+    In training it uses the map's own statistics and updates the running ones in place.
     """
     weight, bias, *running = parameters
     options = activation, training, momentum, eps
@@ -71,7 +71,7 @@ class _NormAct(torch.autograd.Function):
         ctx.options, ctx.added = options, residual is not None
         # the running statistics are needed only by a second derivative in evaluation mode
         running = (None, None) if options[1] else tuple(parameters[2:])
-        # the output tells what the activation let pass, where the input alone does not
+        # after a sum, only the output shows which values passed the activation
         output = y if ctx.added and options[0] != "none" else None
         ctx.save_for_backward(x, residual if ctx.added else None, *parameters[:2], *running, output, about)
         return y
@@ -96,7 +96,7 @@ def _forward(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """The map, and for each channel mean, 1 / standard deviation, scale and shift (4, C)."""
+    """The result, and mean, 1 / standard deviation, scale and shift of each channel (4, C)."""
     y = torch.empty_like(x)
     about = torch.empty((4, x.shape[1]), dtype=parameters[0].dtype, device="cpu")
     cpu_library(x.dtype, "norm").stillpoint_norm(
@@ -114,7 +114,7 @@ def _forward(
         torch.get_num_threads(),
     )
     if training:
-        # autograd must know that they changed
+        # tells autograd that they changed
         for running in parameters[2:]:
             torch.autograd.graph.increment_version(running)
     return y, about
@@ -163,7 +163,7 @@ def _plain_gradients(
     """The same gradients by PyTorch's own operators, which can be differentiated again."""
     activation, training, _, eps = options
     with torch.enable_grad():
-        # views, so that the gradients stop here and not at what the inputs were made of
+        # views, so that these gradients stop at the inputs and not at their sources
         x, residual, weight, bias = (None if t is None else t.view_as(t) for t in inputs)
         assert x is not None
         y = F.batch_norm(x, running[0], running[1], weight, bias, training, 0.0, eps)

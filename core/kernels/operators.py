@@ -12,9 +12,9 @@ from torch.autograd import forward_ad
 
 
 class Operator:
-    """An operator of PyTorch, `overload`, that calls its plain function directly where that makes no difference.
+    """A PyTorch operator, `overload`, that calls its plain function directly where that makes no difference.
 
-    From a cold cache, PyTorch's dispatcher and the Python around it take a noticeable share of the time for filtering a
+    With a cold cache, PyTorch's dispatcher and the Python around it take a noticeable share of the time to filter a
     map.
     """
 
@@ -32,8 +32,8 @@ def operator(name: str) -> Callable[[Callable], Operator]:
 
     The schema is read from the annotations. Fake and autograd rules are registered for its `overload` by
     `torch.library.register_fake` and `register_autograd`, a kernel for another device by `torch.library.impl(name,
-    "cuda")`. Unlike the decorator `torch.library.custom_op`, what is defined here does not import PyTorch's compiler
-    (two seconds and more) when it is called for the first time.
+    "cuda")`. Unlike an operator of `torch.library.custom_op`, its first call does not import PyTorch's compiler (two
+    seconds and more).
     """
 
     def define(function: Callable) -> Operator:
@@ -47,7 +47,7 @@ def operator(name: str) -> Callable[[Callable], Operator]:
 
 
 def _readable(function: Callable) -> Callable:
-    """The function with annotations that torch 2.6 reads too: List[int], where later versions take list[int]."""
+    """The function with annotations that torch 2.6 can read too: List[int] instead of list[int]."""
     signature = inspect.signature(function)
     older = {list[int]: typing.List[int]}  # noqa: UP006
     found = [
@@ -74,15 +74,15 @@ with torch.inference_mode():
 
 
 def ordinary(*tensors: Tensor) -> bool:
-    """Whether a kernel may read these tensors by address and nobody watches the operators: no subclass but a parameter,
-    no transform, on the CPU, no mode of PyTorch's that intercepts calls."""
+    """Whether a kernel may read these tensors by address, unobserved: on the CPU, no subclass but a parameter, no
+    transform, no PyTorch mode that intercepts calls."""
     if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
         return False
     return all(type(x) in (Tensor, nn.Parameter) and _keys(x) in _NUMBERS for x in tensors)
 
 
 def unseen(arguments: tuple[Any, ...]) -> bool:
-    """Whether nobody can tell a function of these arguments from an operator: no derivative, forward or backward, no
+    """Whether calling the plain function with these arguments goes unnoticed: no derivative, forward or backward, no
     dispatch mode, no tracing, no compiler, no profiler."""
     if torch.compiler.is_compiling():
         return False

@@ -1,6 +1,6 @@
 """PyTorch operators for two-dimensional wavelet packets: both passes in one, and their transpose; CPU only.
 
-They are linear: each one's derivative is the other. `stillpoint.core.layers.wavelet_packets` asks `fused` first.
+Both are linear, and each is the other's derivative. `stillpoint.core.layers.wavelet_packets` asks `fused` first.
 """
 
 import ctypes
@@ -39,7 +39,7 @@ def fused(x: Tensor, packets: Packets) -> bool:
 
 
 def _working_dtype(x: Tensor) -> torch.dtype:
-    # as of a convolution
+    # as a convolution would
     if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
         return torch.get_autocast_dtype("cpu")
     return x.dtype
@@ -48,7 +48,7 @@ def _working_dtype(x: Tensor) -> torch.dtype:
 def packets2d(
     x: Tensor, packets: Packets, *, stride: int, before: Sequence[int], count: Sequence[int], circular: bool
 ) -> Tensor:
-    """(B, C, H, W) -> (B, C, 2 N, P, h, w), `count` coefficients (h, w) whose first begins `before` the first pixel."""
+    """(B, C, H, W) -> (B, C, 2 N, P, h, w): `count` (h, w) coefficients, starting `before` pixels before the first."""
     vertical, horizontal, places, combined = packets
     x = x.to(_working_dtype(x))
     return _packets(x, vertical, horizontal, places, combined, stride, list(before), list(count), circular)

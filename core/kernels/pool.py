@@ -1,8 +1,8 @@
 """PyTorch operators for blurring, subsampling and choosing the grid, one pass over memory each.
 
 Four operators with reverse-mode derivatives of every order, which torch.compile takes without a graph break. On a CPU
-they are the C++ of `kernels.native`, on a GPU the Triton of `kernels.triton_pool`; the layers ask `fused`
-first. A blur is linear: its derivative is its adjoint, and the adjoint's derivative is the blur.
+they run the C++ of `kernels.native`, on a GPU the Triton of `kernels.triton_pool`; the layers ask `fused` first. A blur
+is linear: its derivative is its adjoint, and the adjoint's derivative is the blur.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ def fused(x: Tensor, *, size: int = 1, padding: str = "circular", pad_off: int =
     """Whether the operators support this tensor and this blur; otherwise use the plain code, which also reports errors.
 
     They need (B, C, H, W) of a dtype and device with a kernel. They are not used while a network is exported or traced,
-    which should record PyTorch's own operators, nor under torch.func or forward-mode derivatives, for which they have
+    so that PyTorch's own operators are recorded, nor under torch.func or forward-mode derivatives, for which they have
     no rules.
     """
     if x.ndim != 4 or padding not in PADDINGS or plain_only():
@@ -51,9 +51,10 @@ def triton_takes(x: Tensor) -> bool:
 def blur_pool2d(
     x: Tensor, *, size: int, stride: tuple[int, int], padding: str, pad_off: int = 0, phase: Tensor | None = None
 ) -> Tensor:
-    """The blur of `stillpoint.core.layers.blur`, at the first pixel or at each image's `phase` (B,); (B, C, h, w).
+    """The blur of `stillpoint.core.layers.blur`, sampled from the first pixel or at each image's `phase` (B,).
 
-    With a phase, a blurred map whose size is no multiple of the stride is extended circularly.
+    (B, C, H, W) -> (B, C, h, w). With a phase, a blurred map whose size is not a multiple of the stride is extended
+    circularly.
     """
     return _blur_pool(x, phase, size, list(stride), padding, pad_off)
 
@@ -68,12 +69,12 @@ def blur_pool2d_adjoint(
 def polyphase_pool2d(
     x: Tensor, *, size: int, stride: tuple[int, int], padding: str, criterion: str, after_blur: bool
 ) -> tuple[Tensor, Tensor]:
-    """Choose each image's phase and sample the blurred map there: (B, C, h, w) and (B,) int64."""
+    """Choose each image's phase and sample the blurred map there: returns (B, C, h, w) and the phase (B,) int64."""
     return _polyphase_pool(x, size, list(stride), padding, criterion, after_blur)
 
 
 def choose_phase(x: Tensor, *, stride: tuple[int, int], criterion: str) -> Tensor:
-    """Each image's phase by the criterion, (B,) int64, as `stillpoint.core.layers.phases` defines it."""
+    """Each image's phase (B,) int64 by a criterion of `stillpoint.core.layers.phases`."""
     return _choose_phase(x, list(stride), criterion)
 
 
@@ -233,7 +234,7 @@ class _Plan(NamedTuple):
     strides: tuple[int, ...]
 
     def empty(self) -> Tensor:
-        # explicit, since torch.set_default_device also acts on a function called directly
+        # the device is explicit, since torch.set_default_device also affects functions called directly
         return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device="cpu")
 
 
@@ -270,11 +271,11 @@ def _planned(x: Tensor, adjoint: tuple[int, int] | None, size: int, stride: list
 
 
 def cpu_library(dtype: torch.dtype, source: str = "pool") -> ctypes.CDLL:
-    """The compiled kernels of a source for `dtype`; RuntimeError if there are none."""
+    """The compiled kernels of a source for `dtype`; RuntimeError if they are not available."""
     found = native.library(CPU[dtype], source)
     if found is None:
         raise RuntimeError(
-            "the CPU kernels are not available on this machine; call the function in stillpoint.core.layers"
+            "the CPU kernels are not available on this machine: call the function in stillpoint.core.layers instead"
         )
     return found
 

@@ -2,7 +2,7 @@
 
 The convolution's result is added to the extrapolated code and thresholded, for which the plain code passes over a map
 six times. On a GPU it and its derivative are Triton kernels. On a CPU the convolutions of a step take fifty times as
-long as these passes, and the plain code is used there.
+long as these passes, so the plain code is used.
 """
 
 import torch

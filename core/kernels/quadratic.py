@@ -1,7 +1,7 @@
-"""A quadratic polynomial of each channel as one operator of PyTorch: one pass over the map, one for its derivatives.
+"""A quadratic polynomial of each channel as one PyTorch operator: one pass over the map, one for its derivatives.
 
-C++ on a CPU, Triton on a GPU. The plain code makes three maps in between, keeps two of them, and takes half of the time
-of training a ConvNeXt with polynomial activations.
+C++ on a CPU, Triton on a GPU. The plain code makes three intermediate maps, saves two of them, and takes half of the
+training time of a ConvNeXt with polynomial activations.
 """
 
 import torch
@@ -14,7 +14,7 @@ from stillpoint.core.kernels.pool import CPU, cpu_library, plain_only, triton_ta
 
 
 def fused(x: Tensor) -> bool:
-    """Whether the operator takes maps like this one; those of fewer bits are widened by the plain code, not rounded."""
+    """Whether the operator takes maps like this one; half precision is left to the plain code, which widens it."""
     if x.ndim != 4 or plain_only() or x.numel() == 0:
         return False
     if x.is_cpu:
@@ -32,7 +32,7 @@ def quadratic(x: Tensor, coefficients: Tensor) -> Tensor:
 
 
 def plain(x: Tensor, coefficients: Tensor) -> Tensor:
-    """The same by PyTorch's own operators."""
+    """`quadratic` by PyTorch's own operators."""
     c0, c1, c2 = coefficients[:, :, None, None].unbind(1)
     return (c0 + x * (c1 + c2 * x)).to(x.dtype)
 
@@ -105,7 +105,7 @@ def _keep(ctx, inputs, output: Tensor) -> None:
 
 def _quadratic_backward(ctx, grad: Tensor):
     x, coefficients = ctx.saved_tensors
-    if torch.is_grad_enabled():  # somebody will differentiate this again
+    if torch.is_grad_enabled():  # for a second derivative
         return torch.autograd.grad(
             plain(x, coefficients), (x, coefficients), grad, create_graph=True, allow_unused=True
         )

@@ -1,4 +1,4 @@
-"""Convolutions of small maps of many channels, which oneDNN computes faster when channels do not come last."""
+"""Convolutions of small maps with many channels, which oneDNN computes faster channels-first than channels-last."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -12,9 +12,9 @@ from stillpoint.core.kernels.layout import is_channels_last
 from stillpoint.core.kernels.operators import ordinary
 from stillpoint.core.kernels.pool import plain_only
 
-#: the fewest channels on both sides, the largest side of the result, and the fewest images for which it pays.
-#: With AVX-512, 3x3 convolutions of 512 channels over 4x4 pixels take 0.70 of the time so, with their gradients
-#: 0.75; over 5x5 pixels 0.80, and nothing is gained over 7x7, from 128 channels, or with AVX2.
+#: the fewest input and output channels, the largest side of the result, and the fewest images for which it pays.
+#: With AVX-512, 3x3 convolutions of 512 channels over 4x4 pixels take 0.70 of the channels-last time, with their
+#: gradients 0.75; over 5x5 pixels 0.80. Over 7x7 pixels, with 128 channels, or with AVX2 nothing is gained.
 _CHANNELS, _SIDE, _BATCH = 256, 5, 16
 
 
@@ -31,7 +31,7 @@ def small(
     dilation: Sequence[int],
     groups: int,
 ) -> bool:
-    """Whether a convolution with these options is of the kind that is faster with channels first."""
+    """Whether a convolution with these options is faster channels-first."""
     outputs, inputs, *taps = weight.shape
     if x.dtype != torch.float32 or not x.is_cpu or groups != 1 or min(outputs, inputs) < _CHANNELS or taps != [3, 3]:
         return False
@@ -49,7 +49,7 @@ def conv2d(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """`torch.nn.functional.conv2d`."""
+    """`torch.nn.functional.conv2d`, computed channels-first where that is faster."""
     options: tuple[Any, ...] = stride, padding, dilation, groups
     if type(x) is Tensor and not torch.compiler.is_compiling() and not plain_only() and x.ndim == 4:
         batch = is_channels_last(x) and len(x) >= _BATCH and not torch.is_autocast_enabled("cpu")

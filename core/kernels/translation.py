@@ -1,7 +1,7 @@
 """Translation invariant polyphase sampling as one PyTorch operator: C++ on a CPU, Triton on a GPU.
 
-On a CPU it is one pass forward and one backward. The convolution is recomputed in the backward pass, while its plane is
-in cache, instead of being stored.
+On a CPU it is one pass forward and one backward. The backward pass recomputes the convolution while its plane is in
+cache, instead of storing it.
 """
 
 import ctypes
@@ -117,7 +117,7 @@ def _backward(ctx, to_y: Tensor | None, to_tau: Tensor | None, to_psi: Tensor | 
     x, weight, scale = ctx.saved_tensors
     to_psi = to_psi if ctx.keep else None
     if torch.is_grad_enabled():
-        # a second derivative is wanted, for which the kernel has no rule
+        # for a second derivative, for which the kernel has no rule
         found = plain(x, weight, scale)
         pairs = [pair for pair in zip(found, (to_y, to_tau, to_psi), strict=True) if pair[1] is not None]
         outputs, grads = [pair[0] for pair in pairs], [pair[1] for pair in pairs]

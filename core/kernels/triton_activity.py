@@ -1,4 +1,4 @@
-"""The GPU kernels of `kernels.activity`, in Triton: the map is read once, sums in float32 in one order."""
+"""The GPU kernels of `kernels.activity`, in Triton: the map is read once; sums are in float32, in a fixed order."""
 
 import torch
 import triton
@@ -10,7 +10,7 @@ _BLOCK = 1024
 
 @triton.jit
 def _forward(x, means, channels, extent, LAST: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
-    # one program is a block of an image's channels, whose pixels it goes through in one order
+    # one program handles a block of an image's channels and visits their pixels in a fixed order
     image = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     known = channel < channels
@@ -41,7 +41,7 @@ def _backward(means, x, to_x, channels, extent, count, LAST: tl.constexpr, BLOCK
 
 
 def forward(x: Tensor, last: bool) -> Tensor:
-    """(N, C) float32 of a map that is packed as `last` says."""
+    """The means (N, C) in float32; `last` says whether the map is channels-last."""
     count, channels, extent = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
     means = torch.zeros(count, channels, dtype=torch.float32, device=x.device)
     if x.numel():
@@ -52,7 +52,7 @@ def forward(x: Tensor, last: bool) -> Tensor:
 
 
 def backward(grad: Tensor, x: Tensor, last: bool) -> Tensor:
-    """The gradient for the map, of that for the means, (N, C)."""
+    """The gradient of the map from that of the means, (N, C)."""
     to_x = torch.empty_like(x)
     if x.numel():
         grid, extent = (triton.cdiv(x.numel(), _BLOCK),), x.shape[2] * x.shape[3]

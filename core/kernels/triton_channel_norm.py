@@ -1,4 +1,4 @@
-"""The GPU kernels of `kernels.channel_norm`, in Triton: sums in float32, those over pixels in one order.
+"""The GPU kernels of `kernels.channel_norm`, in Triton: sums are in float32, those over pixels in a fixed order.
 
 `extent` is the number of pixels. Means are (B, extent), inverse divisors (B,) where WHOLE, else (B, extent).
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @triton.jit
 def _tile(image, pixel, channel, channels, extent, LAST: tl.constexpr):
-    # where a block of an image's pixels and channels is
+    # offsets of a block of an image's pixels and channels, and which of them exist
     if LAST:
         place = (image * extent + pixel[:, None]) * channels + channel[None, :]
     else:
@@ -80,7 +80,7 @@ def _gather(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    # of every pixel: the mean of gradient times weight, and the sum of its products with what is left of the mean
+    # for every pixel: the mean of gradient times weight, and the sum of its products with the centred values
     image = tl.program_id(0).to(tl.int64)
     pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
     spot = image * extent + pixel
@@ -117,7 +117,7 @@ def _spread(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    # one program is a block of an image's channels, whose pixels it goes through in one order
+    # one program handles a block of an image's channels and visits their pixels in a fixed order
     image = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     known = channel < channels
@@ -148,7 +148,10 @@ def _spread(
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor, y: Tensor, mean: Tensor, scale: Tensor, eps: float, last: bool
 ) -> None:
-    """Fills `y`, `mean` (B, H, W) and `scale`, (B,) or (B, H, W); maps are packed as `last` says, the rest float32."""
+    """Fills `y`, `mean` (B, H, W) and `scale`, (B,) or (B, H, W).
+
+    `last`: maps are channels-last; everything but the maps is float32.
+    """
     count, channels, extent = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
     squares = torch.empty_like(mean)
     options, grid = _by_pixel(count, extent, last)
@@ -173,7 +176,7 @@ def backward(
     to_weights: Tensor,
     last: bool,
 ) -> None:
-    """Fills `to_x`, and `to_weights` (B, 2, C) with the gradients for weight and bias by image."""
+    """Fills `to_x`, and `to_weights` (B, 2, C) with each image's gradients for weight and bias."""
     count, channels, extent = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
     drift, product = torch.empty_like(mean), torch.empty_like(mean)
     options, grid = _by_pixel(count, extent, last)

@@ -95,7 +95,7 @@ def _spread(
 
 
 def correlation(x: Tensor, weight: Tensor, axis: int, stride: int, before: int) -> Tensor:
-    """(N, I, H, W) -> (N, O, ...), as `strided_correlation` has it."""
+    """(N, I, H, W) -> (N, O, ...), as in `strided_correlation`."""
     x, weight = x.contiguous(), weight.contiguous()
     filters, inputs, taps, extent = *weight.shape[:2], weight.shape[axis], x.shape[axis]
     shape = [x.shape[0], filters, *x.shape[2:]]

@@ -1,6 +1,6 @@
 """The GPU kernels of `kernels.framing`, in Triton: a map is read once and its phases are written once, or the reverse.
 
-`height` and `width` are a phase's, and `count` is the number of pixels that are written.
+`height` and `width` are those of a phase, and `count` is the number of pixels to write.
 """
 
 import torch
@@ -13,7 +13,7 @@ _BLOCK = 512
 
 @triton.jit
 def _place(place, channels, rows, columns, LAST: tl.constexpr):
-    # of a number of (N, channels, rows, columns): its image, channel, row and column
+    # image, channel, row and column of an element of (N, channels, rows, columns)
     if LAST:
         channel, pixel = place % channels, place // channels
         column, line = pixel % columns, pixel // columns
@@ -40,7 +40,7 @@ def _split(x, y, channels, height, width, count, WRAPS: tl.constexpr, LAST: tl.c
     inside = place < count
     image, channel, row, column = _place(place, channels, height + 2, width + 2, LAST)
     phase = image % 4
-    # of the phase, without its frame
+    # row and column in the phase, without its frame
     i, j = row - 1, column - 1
     if WRAPS:
         i, j = (i + height) % height, (j + width) % width
@@ -59,7 +59,7 @@ def _join(y, x, channels, height, width, count, WRAPS: tl.constexpr, LAST: tl.co
     own = image * 4 + row % 2 + 2 * (column % 2)
     i, j = row // 2 + 1, column // 2 + 1
     total = tl.zeros([BLOCK], tl.float32)
-    # the pixel itself, and where it is repeated: beyond the end if it is the first, before the first if it is the last
+    # the pixel itself and its copies in the frame: beyond the end for the first, before the start for the last
     for across in tl.static_range(3 if WRAPS else 1):
         at = j if across == 0 else (j + width if across == 1 else j - width)
         seen = inside if across == 0 else inside & (at == (width + 1 if across == 1 else 0))
@@ -74,12 +74,12 @@ def _join(y, x, channels, height, width, count, WRAPS: tl.constexpr, LAST: tl.co
 
 
 def split(x: Tensor, y: Tensor, wraps: bool, last: bool) -> None:
-    """Fills `y`, the framed phases; both are packed as `last` says."""
+    """Fills `y` with the framed phases; `last`: both are channels-last."""
     _run(_split, x, y, x.shape, wraps, last)
 
 
 def join(x: Tensor, y: Tensor, wraps: bool, last: bool) -> None:
-    """Fills `x` with the adjoint."""
+    """Fills `x` with the adjoint of `split`, applied to `y`."""
     _run(_join, y, x, x.shape, wraps, last)
 
 

@@ -14,7 +14,7 @@ _BLOCK = 512
 
 @triton.jit
 def _corner(place, channels, height, width, LAST: tl.constexpr):
-    # of a pixel of the phases: its image, its channel, and where its 2 x 2 pixels begin in the map
+    # image and channel of a pixel of the phases, and the offset of its 2 x 2 pixels in the map
     if LAST:
         channel = place % channels
         pixel = place // channels
@@ -31,7 +31,7 @@ def _corner(place, channels, height, width, LAST: tl.constexpr):
 
 @triton.jit
 def _steps(channels, width, LAST: tl.constexpr):
-    # to the next row and to the next column of the map
+    # offsets to the next row and to the next column of the map
     if LAST:
         down, across = 2 * width * channels, channels
     else:
@@ -100,7 +100,7 @@ def _weigh(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    # one program is a block of an image's channels, whose pixels it goes through in one order
+    # one program handles a block of an image's channels and visits their pixels in a fixed order
     image = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     size = height * width
@@ -125,17 +125,17 @@ def _weigh(
 
 
 def mix(x: Tensor, weights: Tensor, y: Tensor, last: bool) -> None:
-    """Fills `y`; maps are packed as `last` says, and weights (B, 4) or (B, C, 4) are float32."""
+    """Fills `y`; `last`: maps are channels-last; weights (B, 4) or (B, C, 4) are float32."""
     _elementwise(_mix, x, weights, y, y, last)
 
 
 def spread(x: Tensor, weights: Tensor, y: Tensor, last: bool) -> None:
-    """Fills `x`."""
+    """Fills `x` with the adjoint of `mix`, applied to `y`."""
     _elementwise(_spread, y, weights, x, y, last)
 
 
 def weigh(x: Tensor, weights: Tensor, y: Tensor, last: bool) -> None:
-    """Fills `weights`."""
+    """Fills `weights` with the derivative of `mix` by the weights, for a gradient `y`."""
     count, channels, height, width = y.shape
     if not y.numel():
         weights.zero_()

@@ -5,7 +5,7 @@ the wrap of odd sizes are in the tables alone, and the adjoint uses the transpos
 memory once (its neighbours' taps find it in the cache) and written once; sums are in float32, down the columns first
 and in the order of the taps, the same for every pixel.
 
-Checked in Triton's interpreter against the CPU kernels; every function takes the arguments of its operator.
+Every function takes the arguments of its operator.
 """
 
 from functools import lru_cache
@@ -98,8 +98,8 @@ def _measure(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    # All channels of a block of pixels of one image of the blurred map, which is never written. SCALED: once more, for
-    # the images alone whose squares over- or underflow, times a power of two: up (1), down (-1) or not at all (0).
+    # All channels of a block of pixels of one image of the blurred map, which is never written. SCALED: a second pass,
+    # only for images whose squares over- or underflow, scaled by a power of two: up (1), down (-1) or not at all (0).
     image = tl.program_id(0)
     pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
     row, column, inside = pixel // width, pixel % width, pixel < height * width
@@ -238,7 +238,7 @@ def _choose(x: Tensor, size: int, stride: list[int], padding: str, criterion: st
     lanes = min(64, triton.next_power_of_2(channels)) if last else 1
     block = min(max(1, 256 // lanes), triton.next_power_of_2(height * width))
     for again in (False, True) if kind in ("l1", "l2") else (False,):
-        # decided on the GPU: an ordinary image is not read twice, and nothing synchronises
+        # decided on the GPU, without synchronising: only images that need it are read twice
         ways = _ways(pixels.amax((1, 2))) if again else pixels
         _measure[(batch, triton.cdiv(height * width, block))](
             x,
@@ -261,7 +261,7 @@ def _choose(x: Tensor, size: int, stride: list[int], padding: str, criterion: st
     # The pixels of a phase are few: PyTorch sums them, in float64.
     rows, columns = (
         torch.arange(-(-n // k) * k, device=x.device) % n for n, k in ((height, s), (width, t))
-    )  # the first rows and columns once more where the stride does not divide the size
+    )  # repeats the first rows and columns where the stride does not divide the size
     grids = pixels.double()[:, rows][:, :, columns].unflatten(2, (-1, t)).unflatten(1, (-1, s))  # (B, h, s, w, t)
     scores = grids.sum((1, 3)) if kind in ("l1", "l2") else grids.amax((1, 3))
     scores = scores.transpose(1, 2).flatten(1)  # (B, s * t)

@@ -71,7 +71,7 @@ def step(
     momentum: float,
     nonnegative: bool,
 ) -> Tensor:
-    """As `stillpoint.core.kernels.proximal.proximal_step` has it."""
+    """`stillpoint.core.kernels.proximal.proximal_step`."""
     y = torch.empty_like(moved)
     moved, code = _as(y, moved), _as(y, code)
     before = code if previous is None else _as(y, previous)
@@ -85,7 +85,7 @@ def step(
 def backward(
     grad: Tensor, result: Tensor, shrink: Tensor, momentum: float, both: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients for moved, code and previous; the last one is empty unless `both` codes were there."""
+    """Gradients for moved, code and previous; the last one is empty unless `both` codes were given."""
     moved, code = torch.empty_like(grad), torch.empty_like(grad)
     previous = torch.empty_like(grad) if both else grad.new_empty(0)
     grad, result = _as(moved, grad), _as(moved, result)
@@ -97,5 +97,5 @@ def backward(
 
 
 def _as(y: Tensor, x: Tensor) -> Tensor:
-    """`x` with the layout of `y`, which `torch.empty_like` made dense."""
+    """`x` in the dense layout of `y`."""
     return x if x.stride() == y.stride() else torch.empty_like(y, dtype=x.dtype).copy_(x)

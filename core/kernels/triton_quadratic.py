@@ -33,7 +33,7 @@ def _backward(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    # one program is a block of an image's channels, whose pixels it goes through in one order
+    # one program handles a block of an image's channels and visits their pixels in a fixed order
     image = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     known = channel < channels
@@ -62,7 +62,7 @@ def _backward(
 
 
 def forward(x: Tensor, coefficients: Tensor, last: bool) -> Tensor:
-    """As `stillpoint.core.kernels.quadratic.quadratic` has it, of a map that is packed as `last` says."""
+    """`stillpoint.core.kernels.quadratic.quadratic`; `last`: the map is channels-last."""
     y = torch.empty_like(x)
     if x.numel():
         grid, options = (triton.cdiv(x.numel(), _BLOCK),), {"LAST": last, "BLOCK": _BLOCK}

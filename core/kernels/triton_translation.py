@@ -1,6 +1,6 @@
 """The GPU kernels of `kernels.translation`, in Triton: convolution, ReLU and quadrants' means in one pass over a map.
 
-The mixture by the weights is `triton_mixture`'s. The convolution is computed again for the derivative, as on a CPU.
+`triton_mixture` mixes by the weights. The backward pass recomputes the convolution, as on a CPU.
 """
 
 import torch
@@ -13,7 +13,7 @@ from stillpoint.core.kernels import triton_mixture
 
 @triton.jit
 def _tile(image, pixel, channel, channels, extent, LAST: tl.constexpr):
-    # where a block of an image's pixels and channels is
+    # offsets of a block of an image's pixels and channels, and which of them exist
     if LAST:
         place = (image * extent + pixel[:, None]) * channels + channel[None, :]
     else:
@@ -47,7 +47,7 @@ def _judge(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    # one program is a block of an image's channels, whose pixels it goes through in one order
+    # one program handles a block of an image's channels and visits their pixels in a fixed order
     image = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     known, extent = channel < channels, height * width
@@ -89,7 +89,7 @@ def _edge(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    # the gradient before the ReLU, and what it does to the taps, by image, (B, C, 9)
+    # the gradient before the ReLU, and each image's gradient of the taps, (B, C, 9)
     image = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     known, extent = channel < channels, height * width
@@ -131,7 +131,7 @@ def _pull(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    # the transposed convolution of the gradient before the ReLU, and the mixture's
+    # the transposed convolution of the gradient before the ReLU, plus the gradient through the mixture
     image = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     pixel = tl.program_id(2) * PIXELS + tl.arange(0, PIXELS)
@@ -152,7 +152,7 @@ def _pull(
 
 
 def forward(x: Tensor, weight: Tensor, scale: Tensor, y: Tensor, tau: Tensor, psi: Tensor | None, last: bool) -> None:
-    """Fills `y`, `tau` (B, C, 4) and `psi`; maps are packed as `last` says, the rest float32."""
+    """Fills `y`, `tau` (B, C, 4) and `psi`; `last`: maps are channels-last; the rest is float32."""
     tau.copy_((_means(x, weight, psi, last) * scale[:, None]).softmax(2))
     triton_mixture.mix(x, tau, y, last)
 
@@ -168,7 +168,7 @@ def backward(
     to_weights: Tensor,
     last: bool,
 ) -> None:
-    """Fills `to_x`, and `to_weights` (B, C, 10) with the gradients for the taps and the scale by image."""
+    """Fills `to_x`, and `to_weights` (B, C, 10) with each image's gradients for the taps and the scale."""
     count, channels, height, width = x.shape
     means = _means(x, weight, None, last)
     tau, total = (means * scale[:, None]).softmax(2), torch.empty_like(means)

@@ -40,7 +40,7 @@ def adaptive_blur2d(
         (B, C, ceil(H/s), ceil(W/s)) in the dtype of `x`.
 
     Raises:
-        ValueError: an even size, logits that do not fit, an unknown normalisation or padding.
+        ValueError: an even size, logits of another shape, an unknown normalisation or padding.
 
     Law: with circular padding, a shift of x and logits together shifts the result; with "group" a constant map stays
     that constant.
@@ -57,8 +57,8 @@ def adaptive_blur2d(
     groups, rest = divmod(int(logits.shape[1]), size * size)  # a tensor when traced
     if rest or not groups or channels % groups or logits.shape != (batch, groups * size * size, h, w):
         raise ValueError(
-            f"logits of shape {tuple(logits.shape)} do not give {h}x{w} filters of {size}x{size} for an input of "
-            f"shape {tuple(x.shape)}"
+            f"logits must be (B, G * k * k, h, w) with G dividing C: {h}x{w} filters of {size}x{size} for an input of "
+            f"shape {tuple(x.shape)}, got {tuple(logits.shape)}"
         )
     if normalise == "joint":
         weights = logits.softmax(1)
@@ -83,8 +83,9 @@ def adaptive_blur2d(
 class AdaptiveBlur2d(Downsample):
     """Predict the filters of `adaptive_blur2d` by a k x k convolution and batch normalisation, and apply them.
 
-    A filling of the Downsample slot with a fixed grid and with parameters: ``conv.weight`` (G * k * k, C, k, k) and
-    ``bn``. Given a grid, the blurred map is sampled there; its follower on a shortcut predicts its own filters.
+    (B, C, H, W) -> (B, C, ceil(H/s), ceil(W/s)). A filling of the Downsample slot with a fixed grid and with
+    parameters: ``conv.weight`` (G * k * k, C, k, k) and ``bn``. Given a grid, the blurred map is sampled there; its
+    follower on a shortcut predicts its own filters.
 
     Args:
         channels: C.
@@ -94,7 +95,7 @@ class AdaptiveBlur2d(Downsample):
         padding, normalise: as in `adaptive_blur2d`.
 
     Raises:
-        ValueError: an even size, or groups that do not divide the channels.
+        ValueError: an even size, an unknown padding or normalisation, or groups that do not divide the channels.
 
     Examples:
         >>> layers.AdaptiveBlur2d(8, stride=2)(torch.randn(2, 8, 9, 9)).shape

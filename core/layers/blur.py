@@ -45,7 +45,7 @@ def binomial_taps(size: int, *, device: torch.device | str | None = None, dtype:
 def binomial_kernel(
     size: int, dims: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Outer product of `dims` rows of taps, (size, ..., size), of sum one.
+    """Binomial filter of `dims` axes, (size, ..., size), of sum one: the outer product of `binomial_taps`.
 
     Examples:
         >>> layers.binomial_kernel(3, 2)[1]
@@ -66,7 +66,7 @@ def blur_with(
     pad_off: int = 0,
     phase: Tensor | None = None,
 ) -> Tensor:
-    """`blur_pool1d`, `2d` and `3d` with a given filter, a `binomial_kernel` (k, ..., k) that a Module keeps.
+    """`blur_pool1d`, `2d` or `3d` by a given filter, the `binomial_kernel` (k, ..., k) that a Module stores.
 
     In two dimensions each image can be sampled at its own `phase` (B,) instead of from the first pixel.
     """
@@ -158,7 +158,7 @@ def blur_pool3d(
 class _BlurPool(ConstantBuffers):
     dims: int
     kernel: Tensor
-    if TYPE_CHECKING:  # TorchScript reads the annotations of attributes, and knows this one by its value
+    if TYPE_CHECKING:  # TorchScript reads attributes' annotations, and infers this type from the value
         stride: Any
 
     def __init__(
@@ -246,10 +246,10 @@ class BlurPool3d(_BlurPool):
 
 
 class MaxBlurPool2d(BlurPool2d):
-    """Max-pooling at stride 1, then `BlurPool2d`: the replacement of a strided max-pool (Zhang, ICML 2019).
+    """Max-pooling at stride 1, then `BlurPool2d`: replaces a strided max-pool (Zhang, ICML 2019).
 
     Args:
-        kernel_size, max_padding: of the max-pool that is replaced, in pixels.
+        kernel_size, max_padding: of the replaced max-pool, in pixels.
         stride, size, padding, pad_off: of the blur, as in `blur_pool2d`.
 
     Examples:

@@ -13,20 +13,23 @@ torch.fx.wrap("channel_norm2d")
 
 
 def channel_norm2d(x: Tensor, weight: Tensor, bias: Tensor, *, divisor: str = "image", eps: float = 1e-6) -> Tensor:
-    """(x - mean over channels) / sqrt(variance + eps) * weight + bias.
+    """Layer norm over channels, (x - mean over channels) / sqrt(variance + eps) * weight + bias.
 
     Args:
         x: (B, C, H, W), any floating dtype; computed in float32 or better.
         weight, bias: (C,).
-        divisor: the variance, biased, is that of each "pixel" over its channels, as in ConvNeXt (Liu et al., CVPR
-            2022), or of each "image" over channels, rows and columns, as in alias-free convnets (Michaeli, Michaeli
-            and Soudry, CVPR 2023, where it is called CHW2).
+        divisor: take the biased variance of each "pixel" over its channels, as in ConvNeXt (Liu et al., CVPR 2022), or
+            of each "image" over channels, rows and columns, as in alias-free convnets (Michaeli, Michaeli and Soudry,
+            CVPR 2023, where it is called CHW2).
+
+    Returns:
+        (B, C, H, W) in the dtype of `x`.
 
     Raises:
-        ValueError: an unknown divisor, or a map of another kind.
+        ValueError: an unknown divisor, or a map without four axes.
 
-    Law: with divisor "image" it commutes with every circular shift, fractional ones included, since it is then linear
-    in the map at each pixel. With "pixel" it commutes with whole-pixel shifts only.
+    Law: with divisor "image" it commutes with every circular shift, fractional ones included, since one divisor
+    serves all pixels. With "pixel" it commutes with whole-pixel shifts only.
 
     Examples:
         >>> y = layers.channel_norm2d(torch.randn(2, 8, 5, 5), torch.ones(8), torch.zeros(8))
@@ -77,5 +80,5 @@ class ChannelNorm2d(nn.Module):
 
 
 def pixel_norm(channels: int) -> ChannelNorm2d:
-    """ConvNeXt's norm: a divisor for each pixel, which aliases."""
+    """ConvNeXt's norm: one divisor for each pixel, which aliases."""
     return ChannelNorm2d(channels, divisor="pixel")

@@ -18,7 +18,7 @@ def complex_modulus(x: Tensor) -> Tensor:
     """Modulus of (B, C, 2, H, W), real and imaginary parts along the third axis: (B, C, H, W).
 
     Its gradient is zero, not NaN, where the modulus is zero, and neither over- nor underflows where the modulus does
-    not. Law: invariant to a rotation of every complex number.
+    not. ValueError for another shape. Law: invariant to a rotation of every complex number.
 
     Examples:
         >>> layers.complex_modulus(torch.tensor([3.0, 4.0]).view(1, 1, 2, 1, 1)).item()
@@ -123,10 +123,10 @@ class ModulusBatchNorm2d(nn.Module):
 
 
 class ModulusBias2d(nn.Module):
-    """Add one trained number to each channel of (B, C, H, W): b in y = relu(|x * W| + b), without batch norm.
+    """Add a trained bias to each channel of (B, C, H, W): b in y = relu(|x * W| + b), without batch norm.
 
-    Initialised uniformly in -1..1, as PyTorch does the bias of the depthwise 1x1 convolution that stands here in the
-    reference.
+    Initialised uniformly in -1..1, as PyTorch initialises the bias of the depthwise 1x1 convolution that the reference
+    uses here.
 
     Examples:
         >>> layers.ModulusBias2d(4)(torch.rand(2, 4, 5, 5)).shape

@@ -1,4 +1,4 @@
-"""A convolution, a batch norm, the sum with a shortcut and an activation; one convolution while weights are fixed."""
+"""Convolution, batch norm, sum with a shortcut and activation, fused into one convolution while weights are fixed."""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from stillpoint.core.layers.norm_act import KNOWN, fusible, norm_act, unwatched
 from stillpoint.core.layers.padding import PaddedConv2d, pad
 from stillpoint.core.layers.pointwise import PointwiseConv2d
 
-#: convolutions whose arithmetic is known, as these very classes
+#: the classes that can be folded; a subclass may compute something else
 CONVOLUTIONS = (nn.Conv2d, PaddedConv2d, PointwiseConv2d)
 
 
@@ -26,13 +26,16 @@ def conv_norm_act(
         x: (B, C, H, W).
         conv: any module; its output is (B, C', H', W').
         norm: any module that keeps the shape.
-        act: any module that keeps the shape; none: the sum itself.
-        residual: (B, C', H', W') that is added before the activation; none: nothing is.
+        act: any module that keeps the shape; None: no activation.
+        residual: (B, C', H', W'), added before the activation; None: nothing is added.
+
+    Returns:
+        (B, C', H', W').
 
     While weights are fixed (`stillpoint.core.base.modes.weights_fixed`, as in every evaluation), an `nn.BatchNorm2d` in
-    evaluation mode is folded into the convolution, once, and oneDNN adds and activates where it convolves: on a CPU,
-    for channels-last maps in float32 or under bfloat16 autocast, without derivatives. Otherwise, and where somebody
-    would see the difference, it is the convolution and `norm_act`.
+    evaluation mode is folded into the convolution once, and oneDNN computes convolution, sum and activation in one
+    pass: on a CPU, for channels-last maps in float32 or under bfloat16 autocast, without derivatives. Otherwise, and
+    wherever hooks, tracing or subclasses would notice, it is the convolution followed by `norm_act`.
 
     Law: up to rounding, the modules' own output.
 
@@ -69,7 +72,7 @@ def _statistics(norm: nn.BatchNorm2d) -> tuple[Tensor | None, ...]:
 def _one_convolution(
     x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, act: nn.Module | None, residual: Tensor | None, kept: dict
 ) -> Tensor | None:
-    """The folded convolution; None for types and paddings that it does not take."""
+    """The folded convolution; None for dtypes and paddings that it does not support."""
     if torch.is_autocast_enabled("cpu"):
         x = x.to(torch.get_autocast_dtype("cpu"))
     padding, around = conv.padding, conv.padding_mode
@@ -98,7 +101,7 @@ def _one_convolution(
 def _folded(
     conv: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype, layout: torch.memory_format
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias of norm(conv(x)), rounded once."""
+    """Weight and bias of norm(conv(x)) as one convolution, computed in float64 and rounded once."""
     weight, bias, mean, variance = (t.double() for t in _statistics(norm) if t is not None)
     scale = weight / (variance + norm.eps).sqrt()
     if conv.bias is not None:

@@ -13,13 +13,13 @@ MARGINS = ("none", "same", "circular", "zeros")
 
 
 def dense_max_pool2d(x: Tensor, *, kernel_size: int = 2, margin: str = "none") -> Tensor:
-    """Maxima over k x k windows at stride 1.
+    """Max-pooling over k x k windows at stride 1.
 
     Args:
         x: (B, C, H, W).
         kernel_size: side k of the window in pixels, at least 1.
         margin: "none" takes only whole windows and loses k - 1 rows and columns (Zhang's ResNets, k = 2); "same" keeps
-            the size by centred windows that ignore positions outside the map (k odd; torchvision's own has k = 3);
+            the size by centred windows that ignore positions outside the map (k odd; 3 in torchvision's ResNets);
             "circular" and "zeros" append k - 1 rows and columns at the bottom and the right (APS, k = 2).
 
     Returns:

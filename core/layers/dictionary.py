@@ -23,7 +23,7 @@ from stillpoint.core.layers.step_size import POWER, address, largest_eigenvalue,
 
 
 class Evaluated(NamedTuple):
-    """A step, with what it was measured for: a dictionary at one version, and the shape of an image's code.
+    """A step, and what it was measured for: a dictionary at one version, and the shape of an image's code.
 
     The reference to the dictionary keeps its address from being reused.
     """
@@ -46,16 +46,16 @@ class LearntDictionary(nn.Module):
     further forward on these weights changes nothing and uses the same step, so that the layer is a function under
     several forwards per loss, checkpointing and torch.func. Each image size has its own step, measured once. Foreign
     weights (functional_call, a parametrisation), and the layer's own under a transform, tracing or export, are used as
-    by a first forward, without changing them or the layer's state. New weights are recognised by value: fused
-    optimisers raise no version counter.
+    in a first forward, but neither they nor the layer's state change. New weights are recognised by value, since fused
+    optimisers do not increment the version counter.
 
     Evaluation changes nothing: the step is measured once per dictionary and image size, on the unit atoms, from a fixed
     start. So an evaluation is a function of weights and input, and does not affect training. (A change through
     ``weight.data`` in eval mode, or a replaced parameter while exporting, takes effect at the next ``eval()``.) With
     ``measure = False`` both modes use the stored `step_size`, and the caller calls `update_step_size`.
 
-    The last eigenvector is a non-persistent buffer: resuming a training bitwise requires it, and `between_steps`, which
-    is empty unless a step has left the atoms unchanged (a rate of 0).
+    The last eigenvector is a non-persistent buffer. Resuming training bitwise requires it and `between_steps`, which is
+    empty unless a step left the atoms unchanged (a learning rate of 0).
     """
 
     weight: nn.Parameter
@@ -75,7 +75,7 @@ class LearntDictionary(nn.Module):
         self.power, self.ridge = POWER, float(options["ridge"])
         self.settings = tuple(options[name] for name in ("iterations", "nonnegative", "squared", "scheme"))
         self._evaluated: Evaluated | None = None
-        self._seen: tuple[Tensor, ...] = ()  # tuples, in which torch seeks no parameters and constants
+        self._seen: tuple[Tensor, ...] = ()  # tuples, which torch does not search for parameters or constants
         # in training: the dictionary before and after scaling, converted along with `weight`, and steps by code shape
         self._source: tuple[Tensor, ...] = ()
         self._steps: dict[tuple[int, ...], Tensor] = {}
@@ -87,7 +87,7 @@ class LearntDictionary(nn.Module):
     def scripted_codes(self, x: Tensor, stride: int, padding: int, penalty: float) -> Tensor:
         """The layer's codes in evaluation, as TorchScript compiles them; the step is measured in every forward."""
         if self.training:
-            raise RuntimeError("a scripted dictionary does not learn: script it in evaluation, and keep it there")
+            raise RuntimeError("a scripted dictionary cannot be trained: script it in eval mode, and keep it there")
         atoms = scripted_codes.of_unit_norm(self.weight) if self.normalise else self.weight
         step = self.step_size
         if self.measure:
@@ -108,7 +108,8 @@ class LearntDictionary(nn.Module):
         if not self.training:
             atoms = unit_atoms(self.weight) if self.normalise else self.weight.view_as(self.weight)
             if atoms.requires_grad:
-                # after a backward an optimiser may have moved the atoms; the fused ones raise no version counter
+                # after a backward an optimiser may have moved the atoms; fused ones do not increment the version
+                # counter
                 atoms.register_hook(self._forget)
             return atoms
         if not self.normalise or self._may_change():
@@ -168,7 +169,7 @@ class LearntDictionary(nn.Module):
 
     @torch.no_grad()
     def _unchanging_step(self, x: Tensor) -> Tensor:
-        """What a training forward would measure on these weights."""
+        """The step that a training forward would measure on these weights."""
         a, weight = self.linear_map(self.weight, x), underlying(self.weight)
         if address(weight) == 0:
             return step_for(largest_eigenvalue(a, self._start(a))[0])
@@ -198,14 +199,14 @@ class LearntDictionary(nn.Module):
         self._evaluated = None
 
     def between_steps(self) -> dict[str, Any]:
-        """What the next training forward uses again, where the atoms are those of the last one; else nothing."""
+        """The state that the next training forward reuses; empty if the atoms have changed since the last one."""
         if not self._known(self.weight):
             return {}
         return {"source": self._source[0], "steps": {shape: step.clone() for shape, step in self._steps.items()}}
 
     @torch.no_grad()
     def go_on(self, held: dict[str, Any]) -> None:
-        """Goes on from what `between_steps` gave, with the same weights."""
+        """Restores the state returned by `between_steps`, for the same weights."""
         self._source = held["source"].to(self.weight.device), self.weight.detach().clone()
         self._steps = {tuple(shape): step.to(self.weight.device) for shape, step in held["steps"].items()}
 

@@ -82,27 +82,27 @@ class Downsample(nn.Module):
     stride: tuple[int, int]
 
     def forward(self, x: Tensor, grid: Grid | None = None, return_grid: bool = False):
-        """The map sampled at `grid`, or at the filling's own choice where none is given; with `return_grid` also the
-        grid, or None for a fixed one. Scripted, it takes a phase for a grid and hands none on."""
+        """The map sampled at `grid`, or at the filling's own choice if None; with `return_grid` also the grid, None for
+        a fixed one. Under TorchScript `grid` is a phase (B,), and no grid is returned."""
         if torch.jit.is_scripting():
             return self.scripted_at(x, grid if isinstance(grid, Tensor) else None)
         else:  # TorchScript compiles no other branch
             return self._sampled(x, grid, return_grid)
 
     def _sampled(self, x: Tensor, grid: Grid | None, return_grid: bool):
-        """`forward` in Python. A fused kernel may choose and sample at once in one of its own."""
+        """`forward` in Python; overridden where one kernel can choose and sample."""
         if grid is None:
             grid = self.choose(x)
         y = self.sample(x, grid)
         return (y, grid) if return_grid else y
 
     def scripted_at(self, x: Tensor, phase: Tensor | None) -> Tensor:
-        """`forward` in what TorchScript compiles, at each image's phase (B,) or the filling's own choice."""
-        raise NotImplementedError("this filling does not say how TorchScript samples it")
+        """`forward` for TorchScript, at each image's phase (B,) or the filling's own choice."""
+        raise NotImplementedError("this filling cannot be scripted: it does not define scripted_at")
 
     def scripted_choice(self, x: Tensor) -> Tensor:
-        """The phase (B,) that `choose` gives, in what TorchScript compiles."""
-        raise NotImplementedError("this filling does not say how TorchScript chooses its grid")
+        """`choose` for TorchScript: each image's phase (B,)."""
+        raise NotImplementedError("this filling cannot be scripted: it does not define scripted_choice")
 
     def choose(self, x: Tensor) -> Grid | None:
         """The grid on which (B, C, H, W) is sampled; None: the fixed one that starts at the first pixel."""
@@ -113,7 +113,7 @@ class Downsample(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not define sample")
 
     def scores(self, x: Tensor) -> Tensor:
-        """(B, s * t) the scores that `choose` compares, the largest being chosen; ValueError for a fixed grid."""
+        """The scores (B, s * t) of which `choose` takes the largest; ValueError for a fixed grid."""
         raise ValueError(f"{type(self).__name__} has a fixed grid and no scores")
 
     def follower(self, channels: int) -> "Downsample":
@@ -122,7 +122,7 @@ class Downsample(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not define follower, its layer on a shortcut")
 
     def upsampler(self, channels: int) -> nn.Module | None:
-        """A module (y, grid) that puts maps of `channels` channels back on the grid handed on; None: there is none."""
+        """A module (y, grid) that puts maps of `channels` channels back on `grid`; None: the filling has none."""
         return None
 
 
@@ -164,7 +164,7 @@ def at(factory: DownsampleFactory | None, place: str) -> DownsampleFactory | Non
 class Subsample(Downsample):
     """Keep every stride-th pixel without a filter, from the first one or on the given grid.
 
-    `device` and `dtype` are accepted as by every filling; the layer holds no tensor.
+    `device` and `dtype` are accepted as by every filling; the layer has no tensors.
 
     Examples:
         >>> layers.Subsample(stride=2)(torch.arange(6.0).view(1, 1, 1, 6))
@@ -211,11 +211,11 @@ def downsample_factory(kind: str, **options: Any) -> DownsampleFactory:
 
     Args:
         kind: as `filling` takes it: "subsample", "blur", "adaptive_blur", "polyphase", "ideal_lowpass", ....
-        options: keyword options of that class, except `channels` and `stride`, which the backbone gives.
+        options: keyword options of that class, except `channels` and `stride`, which the backbone sets.
 
     Raises:
-        ValueError: an unknown kind, or an option that the kind does not have. Invalid values are refused when a layer
-            is built.
+        ValueError: an unknown kind, or an option that the kind does not have. Invalid values raise when a layer is
+            built.
 
     Examples:
         >>> make = layers.downsample_factory("blur", size=3)

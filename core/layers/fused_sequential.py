@@ -1,4 +1,4 @@
-"""A sequence whose batch norms are computed with what stands beside them."""
+"""A sequence that fuses each batch norm with the convolution before it and the activation after it."""
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +8,8 @@ from stillpoint.core.layers.norm_act import KNOWN, norm_act
 
 
 class FusedSequential(nn.Sequential):
-    """`nn.Sequential` with every batch norm, the convolution before it and the activation after it by `conv_norm_act`:
-    same names, same results."""
+    """`nn.Sequential`, with the same names and results, that computes every batch norm and its neighbours, the
+    convolution before it and the activation after it, by `conv_norm_act`."""
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.jit.is_scripting():

@@ -43,12 +43,13 @@ class LearnablePolyphaseDownsample2d(LearnableSampler, Downsample):
             reduction.
         reduction: divisor of C for the scorer's width, which is at least min(C, 8); 8 gives the authors' small scorers.
         filter, size, padding, groups: "binomial" of `size` taps (1: none), or "adaptive" of `AdaptiveBlur2d`.
-        select: score the map "before_blur" or "after_blur", where the second is what is sampled.
+        select: score the map "before_blur" or "after_blur"; the latter is the map that is sampled.
         extension: of sides that are not multiples of the stride, after the filter: "circular", or the authors' "zeros".
-        sampling, test_sampling: in training and in evaluation, a name of `SAMPLINGS`.
+        sampling, test_sampling: in training and in evaluation: "argmax", the best phase; "softmax",
+            softmax(scores / tau); "gumbel", softmax((scores + Gumbel noise) / tau).
 
     Raises:
-        ValueError: an option outside its set, more channels asked of a scorer than it can have, a map too small.
+        ValueError: an option outside its set, a width that the scorer does not allow, a map too small.
 
     Laws: with hard sampling, circular paddings, sides that are multiples of the stride and no two scores that tie,
     f(roll(x, any shift)) is a roll of f(x). Scores tie where a scorer's hidden units are all on or all off: it is then
@@ -64,7 +65,7 @@ class LearnablePolyphaseDownsample2d(LearnableSampler, Downsample):
         True
     """
 
-    if TYPE_CHECKING:  # TorchScript reads the annotations of attributes, and knows no modules there
+    if TYPE_CHECKING:  # TorchScript reads attributes' annotations, and supports no modules in them
         scorer: nn.Module | None
 
     def __init__(
@@ -121,7 +122,7 @@ class LearnablePolyphaseDownsample2d(LearnableSampler, Downsample):
     ):
         """The samples, or (samples, grid): a phase (B,) int64, or the `SoftGrid` of a soft sampling.
 
-        `noise` (B, s * t) takes the place of the Gumbel noise. Scripted, it takes a phase and hands none on.
+        `noise` (B, s * t) replaces the Gumbel noise. Under TorchScript `grid` is a phase, and no grid is returned.
         """
         if torch.jit.is_scripting():
             return self.scripted_at(x, grid if isinstance(grid, Tensor) else None)
@@ -164,7 +165,7 @@ class LearnablePolyphaseDownsample2d(LearnableSampler, Downsample):
 
     def _scripted_scores(self, judged: Tensor) -> Tensor:
         if self.scorer is None:
-            raise ValueError("a layer without a scorer compares nothing")
+            raise ValueError("a layer without a scorer has no scores")
         whole = scripted.extended(judged, list(self.stride), self.extension)
         return wide(self.scorer(wide(whole), self.stride))
 
@@ -172,7 +173,7 @@ class LearnablePolyphaseDownsample2d(LearnableSampler, Downsample):
         scores = self._scripted_scores(filtered if self.select == "after_blur" else x)
         if sampling == "gumbel":
             if self.noise_key is not None:
-                raise RuntimeError("noise that is a function of a key is not scripted: set no key")
+                raise RuntimeError("a scripted layer cannot draw noise from a key: do not call set_noise on it")
             scores = scores - torch.empty_like(scores).exponential_().log()
         tau = self.tau
         return scores.softmax(1) if tau is None else (scores / tau).softmax(1)

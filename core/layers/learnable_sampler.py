@@ -1,4 +1,4 @@
-"""What learnable polyphase sampling down and up share: the filter, the temperature and the noise."""
+"""What learnable polyphase downsampling and upsampling share: the filter, the temperature and the noise."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,9 @@ FILTERS = ("binomial", "adaptive")
 
 
 class LearnableSampler(Tempered, nn.Module):
-    """The base of both layers."""
+    """The base of `LearnablePolyphaseDownsample2d` and `LearnablePolyphaseUpsample2d`."""
 
-    if TYPE_CHECKING:  # TorchScript reads the annotations of attributes, and knows no modules there
+    if TYPE_CHECKING:  # TorchScript reads attributes' annotations, and supports no modules in them
         filter: nn.Module
 
     def __init__(

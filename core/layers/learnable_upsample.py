@@ -15,21 +15,23 @@ for _name in ("place_phase", "shortened", "spread_phases"):
 
 
 class LearnablePolyphaseUpsample2d(LearnableSampler):
-    """Map (B, C, h, w) -> (B, C, s h, t w), on the grid of a `LearnablePolyphaseDownsample2d`, then filtered.
+    """Put maps on the grid of a `LearnablePolyphaseDownsample2d`, then filter: (B, C, h, w) -> (B, C, s h, t w).
 
     Args:
-        channels, stride, filter, size, padding, groups: as there. gain: factor of the filter; s * t for the authors.
+        channels, stride, filter, size, padding, groups: as in `LearnablePolyphaseDownsample2d`.
+        gain: factor of the filter; s * t in the authors' networks.
         redraw: in training, draw new weights, by a Gumbel softmax of the scores, instead of using the given ones.
         soften_twice: in evaluation, use softmax(weights / tau) of the given weights, as the authors' code does.
 
-    `forward(y, grid)`: at a phase (B,) everything else is zero; a `SoftGrid` fills all phases. Sides that the way down
-    extended come back longer, as the authors have them; `size` (H, W) cuts them to what they were, before the filter.
+    `forward(y, grid)`: a phase (B,) leaves zeros elsewhere; a `SoftGrid` fills all phases. Sides that the downsampling
+    extended stay longer, as in the authors' code; `size` (H, W) crops them to their original size, before the filter.
 
     Raises:
-        ValueError: an option outside its set, a grid that does not fit, or a size that nothing of (h, w) was made of.
+        ValueError: an option outside its set, a grid that does not fit, or a size that does not extend to (s h, t w).
 
-    Law: with hard sampling and where both obey their laws, upsampling of the downsampling commutes with every
-    circular shift. With a `size` and no filter it is the adjoint of sampling at the grid after an extension by zeros.
+    Law: with hard sampling, circular padding and a downsampling that obeys its law, downsampling and then upsampling
+    commutes with every circular shift. With a `size` and no filter it is the adjoint of extension by zeros, then
+    sampling at the grid.
 
     Examples:
         >>> up = layers.LearnablePolyphaseUpsample2d()
@@ -70,7 +72,7 @@ class LearnablePolyphaseUpsample2d(LearnableSampler):
         if isinstance(grid, Tensor):
             placed = scripted.placed(y, grid, list(self.stride))
             return placed if size is None else scripted.cut_back(placed, size, list(self.stride))
-        raise RuntimeError("soft grids are not scripted")
+        raise RuntimeError("under TorchScript the grid must be a phase (B,), not a SoftGrid")
 
     def _placed(self, y: Tensor, grid: Grid, size: tuple[int, int] | None, noise: Tensor | None) -> Tensor:
         if isinstance(grid, SoftGrid):

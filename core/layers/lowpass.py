@@ -1,4 +1,4 @@
-"""Ideal low-pass filter: removes every frequency that the next grid cannot represent."""
+"""Ideal low-pass filter: removes every frequency that the subsampled grid cannot represent."""
 
 from typing import Any
 
@@ -29,8 +29,8 @@ def ideal_lowpass2d(
             before each stride of alias-free convnets (Michaeli et al., CVPR 2023).
         stride: one integer or (rows, columns), from the first pixel.
         rule: of `band_limit2d`; "authors" differs at factor 4 where a size is 4 modulo 8.
-        keep_norm: scale each map of each image to the 2-norm it had, before it is sampled. A fractional shift does not
-            preserve the norm of sampled values, so the law below is then lost.
+        keep_norm: rescale each filtered map to the 2-norm of its input, before sampling. A fractional shift does not
+            preserve the norm of sampled values, so the law below no longer holds.
 
     Returns:
         (B, C, ceil(H/s), ceil(W/s)) in the dtype of `x`.
@@ -75,8 +75,8 @@ def _highest_bin(n: int, factor: int, rule: str) -> int:
 class IdealLowPass2d(Downsample):
     """`ideal_lowpass2d` as a Module, a filling of the Downsample slot with a fixed grid.
 
-    factor: by default the stride. Given a grid, the filtered map is sampled there instead of at the first pixel.
-    `device` and `dtype` are accepted as by every filling; the layer holds no tensor.
+    `factor` defaults to the larger stride, at least 2. Given a grid, the filtered map is sampled there instead of from
+    the first pixel. `device` and `dtype` are accepted as by every filling; the layer has no tensors.
 
     Examples:
         >>> layers.IdealLowPass2d(stride=2)(torch.randn(1, 3, 8, 8)).shape

@@ -1,4 +1,4 @@
-"""A norm, the sum with a shortcut and an activation, in one pass over memory where that changes nothing."""
+"""Norm, sum with a shortcut and activation, in one pass over memory where the result is the same."""
 
 from typing import cast
 
@@ -8,7 +8,7 @@ from torch.nn.modules import module as _modules
 
 from stillpoint.core.kernels import norm as kernel
 
-#: the activations that the kernels know, as these very classes
+#: the activations that the kernels compute; subclasses are excluded
 KNOWN = {nn.Identity: "none", nn.ReLU: "relu", nn.ReLU6: "relu6"}
 _Four = tuple[Tensor, Tensor, Tensor, Tensor]
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -16,19 +16,22 @@ _GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
 
 
 def norm_act(x: Tensor, norm: nn.Module, act: nn.Module | None = None, residual: Tensor | None = None) -> Tensor:
-    """``act(norm(x) + residual)``, and in training what `norm` does to its running statistics.
+    """``act(norm(x) + residual)``; in training it also updates the running statistics of `norm`.
 
     Args:
         x: (B, C, H, W).
         norm: any module that keeps the shape.
-        act: any module that keeps the shape; none: the sum itself.
-        residual: (B, C, H, W) that is added before the activation; none: nothing is.
+        act: any module that keeps the shape; None: no activation.
+        residual: (B, C, H, W), added before the activation; None: nothing is added.
+
+    Returns:
+        (B, C, H, W).
 
     Fused on a CPU for channels-last maps, an affine `nn.BatchNorm2d` with running statistics, and no activation,
-    `nn.ReLU` or `nn.ReLU6`. The modules are called one after the other for everything else, and where somebody would
-    see the difference: hooks on either, tracing, exporting, compiling, function transforms, subclasses.
+    `nn.ReLU` or `nn.ReLU6`. Everything else calls the modules one after the other, and so do cases that would notice
+    the difference: hooks, tracing, exporting, compiling, function transforms, subclasses.
 
-    Law: up to rounding, the modules' own output, gradients and statistics. The statistics are added up in double.
+    Law: up to rounding, the modules' own output, gradients and statistics. Statistics are summed in float64.
 
     Examples:
         >>> norm, act = torch.nn.BatchNorm2d(8), torch.nn.ReLU()
@@ -56,7 +59,7 @@ def norm_act(x: Tensor, norm: nn.Module, act: nn.Module | None = None, residual:
 
 
 def fusible(norm: nn.Module, act: nn.Module | None) -> bool:
-    """Whether the kernels know both modules, and calling them is no more than calling their classes' forward."""
+    """Whether the kernels support both modules, and calling these only runs their classes' forward."""
     if type(norm) is not nn.BatchNorm2d or not (act is None or type(act) in KNOWN):
         return False
     if not (norm.affine and norm.track_running_stats):
@@ -67,7 +70,7 @@ def fusible(norm: nn.Module, act: nn.Module | None) -> bool:
 
 
 def unwatched(module: nn.Module) -> bool:
-    """Whether calling the module is no more than calling its class's forward: nothing hooks or replaces it."""
+    """Whether calling the module only runs its class's forward: no hooks, and no forward of its own."""
     if any(getattr(_modules, name) for name in _GLOBAL_HOOKS):
         return False
     return "forward" not in vars(module) and not any(vars(module)[name] for name in _HOOKS)

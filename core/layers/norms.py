@@ -1,4 +1,4 @@
-"""Euclidean norms that survive over- and underflow of squares."""
+"""Euclidean norms whose squares neither over- nor underflow."""
 
 import torch
 from torch import Tensor
@@ -30,9 +30,9 @@ def hypotenuse(a: Tensor, b: Tensor) -> Tensor:
 def l2_norm(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
     """``torch.linalg.vector_norm(x, dim=dim)``, whatever the size of the numbers.
 
-    Ordinary numbers give that function's bits. Its gradient is zero, not NaN, where the norm is zero.
+    For ordinary numbers the two are bitwise equal. Its gradient is zero, not NaN, where the norm is zero.
     """
-    if x.dtype == torch.float16:  # whose squares are ordinary in float32, in which they are added
+    if x.dtype == torch.float16:  # summed in float32, where its squares neither over- nor underflow
         return torch.linalg.vector_norm(x, dim=dim, keepdim=keepdim)
     scale = exact_scale(x.detach().abs().amax(dim, keepdim=True))
     norm = torch.linalg.vector_norm(x * scale, dim=dim, keepdim=True) / scale

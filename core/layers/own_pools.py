@@ -1,4 +1,4 @@
-"""Max-pool and average pool as fillings of the slot: what networks did before they strided. No law holds for shifts."""
+"""Max and average pooling as fillings of the slot, as in networks without strided convolutions; no law for shifts."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from stillpoint.core.layers.phases import Stride
 
 
 class OwnPool(Downsample):
-    """A pool of stride 2 that hands nothing on: a shortcut has one of its own."""
+    """A pooling of stride 2 on a fixed grid; a shortcut has its own."""
 
     def __init__(
         self,
@@ -31,6 +31,8 @@ class OwnPool(Downsample):
 class MaxPool2d(OwnPool):
     """The largest of 2 x 2 pixels; an odd row or column at the end is dropped.
 
+    (B, C, H, W) -> (B, C, floor(H/2), floor(W/2)). ValueError for a stride other than 2.
+
     Examples:
         >>> layers.MaxPool2d()(torch.arange(16.0).view(1, 1, 4, 4)).flatten()
         tensor([ 5.,  7., 13., 15.])
@@ -45,6 +47,8 @@ class MaxPool2d(OwnPool):
 
 class AveragePool2d(OwnPool):
     """The mean of 2 x 2 pixels; an odd row or column at the end is dropped.
+
+    (B, C, H, W) -> (B, C, floor(H/2), floor(W/2)). ValueError for a stride other than 2.
 
     Examples:
         >>> layers.AveragePool2d()(torch.arange(16.0).view(1, 1, 4, 4)).flatten()

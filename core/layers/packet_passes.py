@@ -1,6 +1,6 @@
 """Wavelet packets as two strided passes of 1-D filters, one vertical and one horizontal: of maps, and of half sums.
 
-Parts of `WaveletPackets2d` and `PacketHalves2d`, which say which filters these are.
+Parts of `WaveletPackets2d` and `PacketHalves2d`, which choose the filters.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class MapPasses(ConstantBuffers):
         return [y.reshape(batch, channels, -1, self.parts, count[0], count[1])]  # (B, C, R S, P, H', W')
 
     def kernels(self) -> tuple[Tensor, ...]:
-        """(R S, P, K, K)"""
+        """The two-dimensional kernels, (R S, P, K, K)."""
         vertical = self.vertical.view(-1, 2, self.vertical.shape[-1])  # (R, 2, K)
         atoms = torch.einsum("rti,stj->rsij", vertical, self.horizontal)
         return (atoms.reshape(-1, self.parts, *atoms.shape[-2:]),)
@@ -72,17 +72,17 @@ class HalfPasses(ConstantBuffers):
         return found
 
     def kernels(self) -> tuple[Tensor, ...]:
-        """Twice (R S, P, K, K)"""
+        """The kernels of the half sums and of the half differences, (R S, P, K, K) each."""
         pairs = zip(self.vertical.chunk(2), self.horizontal, strict=True)
         atoms = [torch.einsum("ri,sj->rsij", vertical, horizontal) for vertical, horizontal in pairs]
         return tuple(own.reshape(-1, self.parts, *own.shape[-2:]) for own in atoms)
 
 
 class FusedFilters(ConstantBuffers):
-    """Filters of all paths for the kernel of both passes, for whoever wants both maps of every packet.
+    """Filters of all paths for the kernel of both passes, used when both maps of every packet are requested.
 
-    `pairs` are the two maps of each packet, and `maps` those of the output in their order: the maps themselves if they
-    are to be `combined`, else half sums and half differences.
+    `pairs` are the two maps of each packet; `maps` are those of the output, in order: the maps themselves if
+    `combined`, else half sums and half differences.
     """
 
     vertical: Tensor
@@ -147,16 +147,16 @@ class _Permuted(torch.autograd.Function):
 
 
 def _correlate(x: Tensor, weight: Tensor, axis: int, stride: int, before: int, count: int, padding: str) -> Tensor:
-    """`count` correlations along one axis, the first one beginning `before` pixels before the first pixel."""
+    """`count` correlations along one axis, the first starting `before` pixels before the first pixel."""
     taps, n = weight.shape[axis], x.shape[axis]
     if padding == "zeros" and before >= 0 and (n + 2 * before - taps) // stride + 1 == count:
         return strided_correlation(x, weight, axis, stride, before)
     extent = (count - 1) * stride + taps
-    # first wrapped, then cut: a circular signal has no part that may be cropped before
+    # wrap first, crop afterwards: wrapping needs the whole signal
     ends = (max(before, 0), max(extent - n - before, 0))
     x = pad(
         x, [ends, (0, 0)] if axis == 2 else [(0, 0), ends], padding="circular" if padding == "circular" else "zeros"
     )
-    if x.shape[axis] != extent:  # narrowed to the whole, it would still be copied into zeros by its derivative
+    if x.shape[axis] != extent:  # the derivative of even a full narrow copies into zeros
         x = x.narrow(axis, max(-before, 0), extent)
     return strided_correlation(x, weight, axis, stride, 0)

@@ -92,9 +92,9 @@ def _padded(x: Tensor, pads: Sequence[tuple[int, int]], padding: str) -> Tensor:
 
 
 def wrapped(x: Tensor, axis: int, before: int, extent: int) -> Tensor:
-    """`extent` pixels of a periodic axis, the first one `before` pixels before its first; no branch on a size."""
+    """`extent` pixels of a periodic axis, starting `before` pixels before its first; no branch on a size."""
     places = torch.arange(extent, device=x.device) - before
-    # the size as a tensor: the exporter to ONNX knows no remainder by a size
+    # the size as a tensor: the ONNX exporter supports no remainder by a size
     return x.index_select(axis, places.remainder(places.new_full((1,), x.shape[axis])))
 
 
@@ -143,7 +143,7 @@ def _wrap(x: Tensor, axis: int, before: int, after: int) -> Tensor:
 
 
 class _Wrap(torch.autograd.Function):
-    """`_wrap` by at most the axis, with a backward pass of one copy; autograd's makes five."""
+    """`_wrap` by at most the axis's length, with a backward pass of one copy; autograd's makes five."""
 
     @staticmethod
     def forward(x: Tensor, axis: int, before: int, after: int) -> Tensor:
@@ -163,7 +163,7 @@ class _Wrap(torch.autograd.Function):
             (0, grad.narrow(axis, before + n, after)),
         ):
             part = found.narrow(axis, at, end.shape[axis])
-            # not in place, where bfloat16 numbers in short rows add three times as slowly
+            # not in place: that adds short rows of bfloat16 three times as slowly
             part.copy_(part + end)
         return found, None, None, None
 

@@ -43,7 +43,7 @@ def wide(x: Tensor) -> Tensor:
 def split_phases(x: Tensor, *, stride: Stride) -> Tensor:
     """All phases of (B, C, H, W) along the batch, image by image in the order of `polyphase_components`.
 
-    (B * s * t, C, H/s, W/t), in the memory layout of `x`. ValueError where the stride does not divide the sides.
+    Returns (B * s * t, C, H/s, W/t) in the memory layout of `x`. ValueError unless the stride divides both sides.
     """
     s, t = _dividing(x, stride)
     channels, height, width = x.shape[1:]
@@ -63,7 +63,7 @@ def phase_means(x: Tensor, *, stride: Stride) -> Tensor:
 
 
 def convolve_phases(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Stride, padding: str) -> Tensor:
-    """The convolution 3x3 of every phase, padded to its size: (B * s * t, outputs, H/s, W/t)."""
+    """The 3x3 convolution of every phase, padded to keep its size: (B * s * t, outputs, H/s, W/t)."""
     phases = framed_phases(x, stride, padding)
     return F.conv2d(phases, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
@@ -87,10 +87,10 @@ def _framed(x: Tensor, stride: Stride, padding: str) -> Tensor:
 
 
 def mean_convolution(x: Tensor, weight: Tensor, bias: Tensor, *, padding: str, rectified: bool) -> Tensor:
-    """Mean over all pixels of the convolution 3x3 of (N, C, h, w), padded to its size: (N, outputs), float32 or better.
+    """Mean over all pixels of the padded 3x3 convolution of (N, C, h, w): (N, outputs), float32 or better.
 
     The mean of a convolution is linear in the means of the regions under its taps, so nothing is convolved. With
-    circular padding every tap covers the whole map. `rectified`: of max(x, 0), for which `x` may be overwritten.
+    circular padding every tap covers the whole map. `rectified`: convolve max(x, 0); `x` may then be overwritten.
     """
     height, width = x.shape[2:]
     weight, bias = wide(weight), wide(bias)
@@ -122,6 +122,6 @@ def _dividing(x: Tensor, stride: Stride) -> tuple[int, int]:
         sides = f"{x.shape[-2]}x{x.shape[-1]}"
         raise ValueError(
             f"a map of {sides} has no phases of one size at stride {(s, t)}: its sides must be multiples of the "
-            "stride, as `extend` makes them"
+            "stride; extend it first"
         )
     return s, t

@@ -1,5 +1,5 @@
-"""The scorers of learnable polyphase sampling: one score for each image and phase (Rojas-Gomez et
-al., "Learnable polyphase sampling for shift invariant and equivariant convolutional networks", NeurIPS 2022).
+"""The scorers of learnable polyphase sampling: one score for each image and phase (Rojas-Gomez et al., "Learnable
+polyphase sampling for shift invariant and equivariant convolutional networks", NeurIPS 2022).
 
 Every scorer applies the same weights to all phases, so that permuting the phases permutes the scores. With circular
 padding, rolling a phase by whole pixels leaves its score unchanged. Together: a circular shift of a map whose sides are
@@ -36,14 +36,14 @@ class _Scorer(nn.Module):
     Args:
         channels: C.
         hidden: inner width h; by default C.
-        padding: of every convolution, "circular", "zeros", "reflect" or "replicate". Only the first obeys the law.
+        padding: of every convolution, "circular", "zeros", "reflect" or "replicate". Only "circular" obeys the law.
 
     Raises:
-        ValueError: a width below one or an unknown padding; in `forward`, sides that are no multiples of the stride, or
-            phases too small for their padding.
+        ValueError: a width below one or an unknown padding; in `forward`, sides that are not multiples of the stride,
+            or phases too small for their padding.
 
-    Means are taken in float32 or better. Initialisation: PyTorch's usual uniform weights, not a backbone's rule for its
-    convolutions. They have no weight decay (`decays`), as the authors train them.
+    Means are taken in float32 or better. Weights are initialised by PyTorch's uniform default, not by a backbone's rule
+    for convolutions, and have no weight decay (`decays`), as the authors train them.
     """
 
     decays = False
@@ -171,8 +171,8 @@ class _Branch(nn.Module):
 class GraphScorer(_Scorer):
     """A message-passing network whose nodes are the phases, each connected to all, itself included.
 
-    Node: spatial mean of relu(conv 3x3). Message: two linear layers, each with a ReLU, of sender and receiver. Score:
-    two linear layers, with a ReLU between, of the mean of the messages received.
+    Node: spatial mean of relu(conv 3x3). Message: two linear layers, each followed by a ReLU, of sender and receiver.
+    Score: two linear layers, with a ReLU between them, of the mean of the received messages.
 
     Examples:
         >>> layers.GraphScorer(8)(torch.randn(2, 8, 6, 6), stride=2).shape  # a score for each grid

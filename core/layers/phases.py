@@ -1,5 +1,4 @@
-"""The s * s grids on which a stride of s can sample a map: splitting a map into them, choosing, reading and writing
-one.
+"""Phases, the s * s grids on which a stride of s can sample a map: split a map into them, choose, read or write one.
 
 Phase k of a stride (s, t) holds the pixels whose row is r and column is c modulo the stride, with k = r + s * c: the
 row moves first (Chaman and Dokmanic, "Truly shift-invariant convolutional neural networks", CVPR 2021; at stride
@@ -24,7 +23,7 @@ Stride = int | tuple[int, int]
 
 def stride_pair(stride: Stride) -> tuple[int, int]:
     """(rows, columns) of an integer stride or a pair; ValueError unless both are positive integers."""
-    if torch.jit.is_scripting():  # it was checked where it was built
+    if torch.jit.is_scripting():  # checked when the layer was built
         return (stride, stride) if isinstance(stride, int) else stride
     else:  # TorchScript compiles no other branch
         return _checked(stride)
@@ -43,7 +42,7 @@ def extend(x: Tensor, stride: Stride, *, padding: str = "circular") -> Tensor:
     "circular" repeats the first rows and columns; the other paddings of `pad` are available too.
     """
     s, t = stride_pair(stride)
-    if exporting():  # sizes may be symbols, of which nothing is known
+    if exporting():  # sizes may be symbolic
         height, width = ((n + k - 1) // k * k for n, k in zip(x.shape[-2:], (s, t), strict=True))
         return wrapped(wrapped(x, x.ndim - 2, 0, height), x.ndim - 1, 0, width)
     down, right = -x.shape[-2] % s, -x.shape[-1] % t
@@ -51,11 +50,11 @@ def extend(x: Tensor, stride: Stride, *, padding: str = "circular") -> Tensor:
 
 
 def shortened(x: Tensor, size: tuple[int, int], stride: Stride) -> Tensor:
-    """The map of `size` (H, W) of which `extend` made (B, C, H', W'); ValueError for another."""
+    """The map of `size` (H, W) that `extend` extended to (B, C, H', W'); ValueError for any other size."""
     pairs = list(zip(size, x.shape[-2:], stride_pair(stride), strict=True))
     if not exporting() and any(-(-n // k) * k != whole for n, whole, k in pairs):
         allowed = " x ".join(f"{whole - k + 1} to {whole}" for _, whole, k in pairs)
-        raise ValueError(f"size must be {allowed}, of which the stride makes {tuple(x.shape[-2:])}, got {tuple(size)}")
+        raise ValueError(f"size must be {allowed}, to be extended to {tuple(x.shape[-2:])}, got {tuple(size)}")
     return x[..., : size[0], : size[1]]
 
 
@@ -87,8 +86,8 @@ def choose_phase(x: Tensor, *, stride: Stride = 2, criterion: str = "l2") -> Ten
     Args:
         x: (B, C, H, W), any floating dtype; all channels and pixels of a phase count together.
         stride: one integer s or (rows, columns).
-        criterion: the largest "l2" or "l1" norm, largest magnitude "l_infty", largest signed value "max", or the
-            smallest norm "l2_min", "l1_min". Ties go to the lowest phase.
+        criterion: the largest norm ("l2", "l1"), the largest magnitude ("l_infty"), the largest signed value ("max"),
+            or the smallest norm ("l2_min", "l1_min"). Ties go to the lowest phase.
 
     Returns:
         (B,) int64. Gradients flow through the selected samples, never through the choice.
@@ -158,9 +157,9 @@ def mix_phases(x: Tensor, weights: Tensor, *, stride: Stride = 2) -> Tensor:
             to that of `x`.
 
     Raises:
-        ValueError: weights of another shape.
+        ValueError: weights of another shape, or a map without four axes.
 
-    Law: a one-hot row of weights gives what `take_phase` does.
+    Law: with one-hot weights it equals `take_phase`.
 
     Examples:
         >>> layers.mix_phases(torch.arange(4.0).view(1, 1, 2, 2), torch.full((1, 4), 0.25)).item()
@@ -181,8 +180,9 @@ def mix_phases(x: Tensor, weights: Tensor, *, stride: Stride = 2) -> Tensor:
 
 
 def spread_phases(y: Tensor, weights: Tensor, *, stride: Stride = 2) -> Tensor:
-    """Write (B, C, h, w) on every grid of a map, times the grid's weight, (B, C, s * h, t * w): the adjoint of
-    `mix_phases`, with the same errors.
+    """Write (B, C, h, w), times each grid's weight, on every grid of a map (B, C, s * h, t * w).
+
+    The adjoint of `mix_phases`, with the same errors.
 
     Examples:
         >>> layers.spread_phases(torch.ones(1, 1, 1, 1), torch.full((1, 4), 0.25)).flatten()
@@ -198,8 +198,9 @@ def spread_phases(y: Tensor, weights: Tensor, *, stride: Stride = 2) -> Tensor:
 
 
 def place_phase(y: Tensor, phase: Tensor, *, stride: Stride = 2) -> Tensor:
-    """Write (B, C, h, w) on the grid `phase` (B,) of a map of zeros, (B, C, s * h, t * w): the adjoint of
-    `take_phase`, with the same errors.
+    """Write (B, C, h, w) on the grid `phase` (B,) of a map of zeros (B, C, s * h, t * w).
+
+    The adjoint of `take_phase`, with the same errors.
 
     Examples:
         >>> layers.place_phase(torch.ones(1, 1, 1, 1), torch.tensor([1])).flatten()
@@ -220,7 +221,7 @@ def place_phase(y: Tensor, phase: Tensor, *, stride: Stride = 2) -> Tensor:
 
 def _check_range(phase: Tensor, count: int) -> None:
     """Raises ValueError for a phase outside 0..count-1, as the CPU kernels do."""
-    # reading values from a GPU would synchronise, and under tracing or a transform there are none
+    # reading values from a GPU would synchronise; tracing and transforms have no values
     if not phase.is_cpu or torch.compiler.is_compiling() or plain_only() or type(phase) is not Tensor:
         return
     if ((phase < 0) | (phase >= count)).any():
@@ -228,7 +229,7 @@ def _check_range(phase: Tensor, count: int) -> None:
 
 
 def _check_weights(x: Tensor, weights: Tensor, stride: Stride) -> tuple[int, int]:
-    """Returns the stride; ValueError unless `weights` has one for each phase of (B, C, H, W)."""
+    """Returns the stride as a pair; ValueError unless `weights` has one entry for each phase of (B, C, H, W)."""
     s, t = stride_pair(stride)
     _check_map(x)
     if weights.shape not in ((x.shape[0], s * t), (*x.shape[:2], s * t)):
@@ -256,11 +257,11 @@ def check_criterion(criterion: str) -> str:
 
 
 def check_phase(x: Tensor, phase: Tensor) -> None:
-    """Raise ValueError unless x is (B, C, H, W) and the phase (B,) int64."""
+    """Raise ValueError unless `x` is (B, C, H, W) and `phase` is (B,) int64."""
     _check_map(x)
     if phase.dtype != torch.int64:
         raise ValueError(
-            f"phase must be int64, as choose_phase gives it, got {str(phase.dtype).removeprefix('torch.')}"
+            f"phase must be int64, as choose_phase returns it, got {str(phase.dtype).removeprefix('torch.')}"
         )
     if phase.shape != x.shape[:1]:
         raise ValueError(f"phase must have one entry for each of the {x.shape[0]} images, got {tuple(phase.shape)}")

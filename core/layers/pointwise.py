@@ -1,4 +1,4 @@
-"""A 1x1 convolution that may stride."""
+"""A 1x1 convolution with an optional stride."""
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +11,12 @@ _REGISTER = 16
 class PointwiseConv2d(nn.Conv2d):
     """`nn.Conv2d` with a kernel of 1x1: (B, C, H, W) -> (B, out, ceil(H/s), ceil(W/s)).
 
-    On the CPU, maps of fewer than 16 channels are subsampled before the convolution, which is the same function: for
-    channels-last maps of fewer channels than a register holds numbers (8, or 16 with AVX-512), oneDNN 3.13 writes the
+    On the CPU, maps of fewer than 16 channels are subsampled before the convolution, which computes the same: for
+    channels-last maps with fewer channels than a register holds numbers (8, or 16 with AVX-512), oneDNN 3.13 writes the
     strided weight gradient out of bounds.
 
     Raises:
-        ValueError: a stride below 1, or other sizes that `nn.Conv2d` refuses.
+        RuntimeError: in `forward`, a stride below 1 or another number of channels.
 
     Examples:
         >>> layers.PointwiseConv2d(6, 8, stride=2)(torch.randn(2, 6, 9, 8)).shape

@@ -37,21 +37,21 @@ def polynomial2d(
     fixed_size: int = 0,
     rule: str = "exact",
 ) -> Tensor:
-    """t * (a0 + a1 u + a2 u^2) with u = s x, computed without aliasing.
+    """Polynomial activation t * (a0 + a1 u + a2 u^2) with u = s x, computed without aliasing.
 
     Args:
         x: (B, C, H, W), any floating dtype; treated as periodic unless `form` is "pointwise".
-        coefficients: (C, 3) or (3,), a0, a1, a2 of each channel or of all.
+        coefficients: a0, a1, a2 of each channel (C, 3), or of all channels (3,).
         form: "upsampled" computes it at twice the resolution and filters; "filtered" replaces u^2 by u * L(u), L a
             low-pass at `cutoff`, for maps that the next layer filters; "pointwise" does neither, and aliases.
         in_scale, out_scale: s and t, numbers or tensors of one element.
-        cutoff, fixed_size, rule: of `band_limit2d`, for the form "filtered".
+        cutoff, fixed_size, rule: of `band_limit2d`, for the form "filtered"; not checked here.
 
     Returns:
         (B, C, H, W) in the dtype of `x`. At even sizes, "upsampled" removes the Nyquist frequency.
 
     Raises:
-        ValueError: an unknown form, coefficients of another shape, and what `band_limit2d` refuses.
+        ValueError: an unknown form, coefficients of another shape, or a map without four axes.
 
     Law: "upsampled" commutes with every circular shift, fractional ones included; "filtered" does so except for
     frequencies above 2 - `cutoff`, which a filter that keeps less than 1 - `cutoff` removes; "pointwise" commutes with
@@ -66,7 +66,7 @@ def polynomial2d(
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
     if x.ndim != 4 or coefficients.shape not in ((3,), (x.shape[1], 3)):
         raise ValueError(
-            "coefficients (3,) or (channels, 3) of maps (B, channels, H, W) are needed, "
+            "coefficients must be (3,) or (channels, 3) for maps (B, channels, H, W), "
             f"got {tuple(coefficients.shape)} for a map {tuple(x.shape)}"
         )
     scales = [s if isinstance(s, Tensor) else coefficients.new_full((), s) for s in (in_scale, out_scale)]
@@ -84,7 +84,7 @@ def _computed(
     rule: str,
 ) -> Tensor:
     a0, a1, a2 = coefficients[..., None, None].unbind(-3)  # (C, 1, 1) each
-    # t p(s x) = t a0 + (t s a1) x + (t s^2 a2) x^2: three numbers a channel instead of two more passes over the map
+    # t p(s x) = t a0 + (t s a1) x + (t s^2 a2) x^2: scaling three numbers a channel saves two passes over the map
     constant, slope, curve = out_scale * a0, out_scale * in_scale * a1, out_scale * in_scale * in_scale * a2
     if form == "filtered":
         partner = limited(x, cutoff, 1, 1, fixed_size, rule)
@@ -116,11 +116,13 @@ class PolynomialActivation2d(nn.Module):
         form, cutoff, fixed_size, rule: as in `polynomial2d`.
         scale: initial value of both scales, or (in_scale, out_scale). The authors start at 7, which suits branches with
             a layer scale of 1e-6; use 1 without a layer scale.
-        train_scale: the scales are trained; otherwise they are fixed.
-        train: the coefficients are trained.
+        train_scale: train the scales; otherwise they are fixed.
+        train: train the coefficients.
 
-    The coefficients (C, 3) start as a fit of GELU. They have two axes, and so weight decay applies to them as to
-    weights.
+    Raises:
+        ValueError: an unknown form or rule.
+
+    The coefficients (C, 3) start as a fit of GELU. Having two axes, they get weight decay like weights.
 
     Examples:
         >>> layers.PolynomialActivation2d(8)(torch.randn(2, 8, 6, 6)).shape

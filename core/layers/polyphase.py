@@ -59,14 +59,13 @@ def polyphase_downsample2d(
         size: taps of the binomial filter, 1 to 7; with 1 there is no filter.
         padding: of the filter, as in `blur_pool2d`.
         criterion: of `choose_phase`.
-        select: take the norms "before_blur" or "after_blur", where the second is of the values sampled. The authors'
-            CIFAR-10 networks do the first, their ImageNet networks and U-Nets the second; with size 1 they are the
-            same.
-        phase: (B,) int64, each image's phase row + s * column; None: chosen.
-        return_phase: also return the phase, so that a shortcut or a `polyphase_upsample2d` can use it.
+        select: take the norms "before_blur", as the authors' CIFAR-10 networks do, or "after_blur", of the values that
+            are sampled, as their ImageNet networks and U-Nets do; with size 1 both are the same.
+        phase: (B,) int64, each image's phase row + s * column; None: choose it.
+        return_phase: also return the phase, for a shortcut or a `polyphase_upsample2d`.
 
     Returns:
-        (B, C, ceil(H/s), ceil(W/s)), or that and the phase (B,) int64.
+        (B, C, ceil(H/s), ceil(W/t)), or that and the phase (B,) int64.
 
     Raises:
         ValueError: an unknown criterion, selection, size or padding, a bad stride, input shape or phase shape.
@@ -76,7 +75,7 @@ def polyphase_downsample2d(
     Law: with circular padding and sizes that are multiples of the stride, f(roll(x, any shift)) is a roll of f(x), and
     its global average changes only by rounding. It does not hold for other paddings, other sizes, fractional shifts, or
     ties between phases. In bfloat16 it is unreliable: the norms are computed in float32 and float64, even under
-    autocast, but the map itself was rounded to 8 bits, and near ties of phases, which are common, may be decided
+    autocast, but the map itself was rounded to 8 bits, so near ties of phases, which are common, may be broken
     differently after a shift.
 
     Examples:

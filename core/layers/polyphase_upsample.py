@@ -24,8 +24,9 @@ def polyphase_upsample2d(
     padding: str = "circular",
     extend_input: bool = False,
 ) -> Tensor:
-    """Put each image back on the grid from which it was sampled, zeros elsewhere, then blur (without gain: the filter
-    sums to one).
+    """Put each image back on the grid from which it was sampled, zeros elsewhere, then blur.
+
+    The filter sums to one, without gain.
 
     Args:
         y: (B, C, h, w).
@@ -36,7 +37,7 @@ def polyphase_upsample2d(
             Only needed to reproduce the authors' code at odd sizes.
 
     Returns:
-        (B, C, s * h, s * w).
+        (B, C, s * h, t * w).
 
     Raises:
         ValueError: an unknown size or padding, a bad stride or shape.
@@ -54,9 +55,10 @@ def polyphase_upsample2d(
 
 
 class PolyphaseUpsample2d(ConstantBuffers):
-    """`polyphase_upsample2d` as a Module: ``forward(y, grid)`` of the grid that the way down sampled, a phase (B,).
+    """`polyphase_upsample2d` as a Module: ``forward(y, grid)`` with the phase (B,) that the downsampling chose.
 
-    With a `size` (H, W) what the way down appended to odd sides is cut off again, before the blur.
+    `size` (H, W) crops what the downsampling appended to sides that the stride does not divide, before the blur;
+    ValueError for a size that does not extend to (s * h, t * w).
 
     Examples:
         >>> layers.PolyphaseUpsample2d()(torch.randn(2, 8, 3, 3), torch.tensor([0, 3])).shape

@@ -16,7 +16,7 @@ Scheme = Literal["sdnet", "fista", "ista"]
 
 
 def check_options(*, iterations: int, penalty: float, ridge: float, scheme: str) -> None:
-    """Raises ValueError for options outside their range."""
+    """Raises ValueError for an option out of range."""
     if iterations < 1:
         raise ValueError(f"iterations is {iterations}; it must be at least 1")
     if not 0 <= penalty < float("inf"):
@@ -34,7 +34,7 @@ class ProximalStep:
         self.a, self.ridge, self.nonnegative = a, ridge, nonnegative
         self.shrink = 1 / (1 + ridge * step)
         self.threshold = self.shrink * step * penalty
-        # The step, the threshold and the rectifier cost nothing extra: they become the weight's scale and the bias.
+        # step and threshold cost no pass of their own: they become the weight's scale and the bias
         self.scaled = a.weight * (self.shrink * step)
         self.bias = (-self.threshold).expand(len(a.weight)) if nonnegative and penalty > 0 else None
 
@@ -80,5 +80,5 @@ def iterate(x: Tensor, update: ProximalStep, *, iterations: int, squared: bool, 
 
 
 def extrapolated(code: Tensor, previous: Tensor | None, momentum: float) -> Tensor:
-    """The code, extrapolated by the momentum of the last step if there was one."""
+    """The code extrapolated by the momentum of the last step; the code itself without a previous one."""
     return code if previous is None else code + momentum * (code - previous)

@@ -40,7 +40,7 @@ def ideal_upsample2d(x: Tensor, *, factor: int = 2, rule: str = "exact") -> Tens
     Raises:
         ValueError: a factor below one, an unknown rule, an input that is not four-dimensional and floating.
 
-    Law: a circular shift of `x` by one pixel is one of the result by `factor` pixels.
+    Law: a circular shift of `x` by one pixel shifts the result by `factor` pixels.
 
     Examples:
         >>> x = torch.randn(1, 3, 5, 5)
@@ -58,8 +58,7 @@ def ideal_upsample2d(x: Tensor, *, factor: int = 2, rule: str = "exact") -> Tens
 def band_limit2d(
     x: Tensor, *, cutoff: float = 0.5, stride: Stride = 1, fixed_size: int = 0, rule: str = "exact"
 ) -> Tensor:
-    """Remove the frequencies of a periodic map from `cutoff` times the Nyquist frequency on, then keep every stride-th
-    pixel.
+    """Remove the frequencies of a periodic map at or above `cutoff` times Nyquist, then keep every stride-th pixel.
 
     Args:
         x: (B, C, H, W), any floating dtype; computed in float32 or better.
@@ -75,7 +74,8 @@ def band_limit2d(
         (B, C, ceil(H/s), ceil(W/t)) in the dtype of `x`.
 
     Raises:
-        ValueError: a cutoff outside (0, 1], a bad stride or size, an unknown rule, an input of another kind.
+        ValueError: a cutoff outside (0, 1], a bad stride or size, an unknown rule, an input that is not
+            four-dimensional and floating.
 
     Law: at stride 1 it commutes with every shift, fractional ones included, and is idempotent.
 
@@ -89,7 +89,7 @@ def band_limit2d(
     if not 0 < cutoff <= 1:
         raise ValueError(f"cutoff must be a fraction of the Nyquist frequency in (0, 1], got {cutoff}")
     if fixed_size < 0:
-        raise ValueError(f"fixed_size must be the side of a map, or 0 for none, got {fixed_size}")
+        raise ValueError(f"fixed_size must be the side of a map in pixels, or 0 for none, got {fixed_size}")
     return limited(x, cutoff, s, t, fixed_size, rule)
 
 
@@ -136,7 +136,7 @@ def upsampling(n: int, factor: int, authors: bool, like: Tensor) -> Tensor:
     """The matrix (factor * n, n) of `ideal_upsample2d` along an axis, for maps such as `like`."""
     top = n // 2
     fine = factor * n
-    # on an even axis the last bin counts half; as a product, since a branch would fix an exported axis's parity
+    # on an even axis the last bin counts half; arithmetic, since a branch would fix an exported axis's parity
     odd = min(fine % 4, 1) if authors else n % 2
     edge = 0.5 + 0.5 * odd if authors or factor > 1 else 1.0
     return _matrix(fine, top, edge, float(factor), 1, factor, like)

@@ -24,15 +24,16 @@ def scattering2d(x: Tensor, *, depth: int = 2, stride: int = 4) -> Tensor:
 
     Args:
         x: (B, C, H, W), float32 or float64, with H and W multiples of `stride`.
-        depth: stages J of the packet tree, which has 2 * (4**J - 1) oriented packets besides the low-pass ones.
+        depth: stages J of the packet tree, 1 to 8; it has 2 * (4**J - 1) oriented packets besides the low-pass ones.
         stride: pixels from one value to the next, a power of two, at least 4.
 
     Returns:
-        (B, C * (2 * 4**J - 1), H / stride, W / stride): of each channel first its local mean (order 0), then
-        the local means of |x * psi_q|, over the packets of A and then of B (order 1).
+        (B, C * (2 * 4**J - 1), H / stride, W / stride): for each channel its local mean (order 0), then the local
+        means of |x * psi_q| over the packets of A and then of B (order 1).
 
     Raises:
-        ValueError: a stride that is no power of two or below 4, or a size that is no multiple of it.
+        ValueError: a stride that is not a power of two of at least 4, a side that is not a multiple of it, or a depth
+            outside 1 to 8.
 
     Laws: borders are circular, so f(roll(x, (s i, s j))) is roll(f(x), (i, j)) with s the stride; order 1 is invariant
     to the sign of x and to an added constant; f(a x) = a f(x) for a >= 0.
@@ -64,7 +65,7 @@ class Scattering2d(nn.Module):
         if stride < 4 or stride & (stride - 1):
             raise ValueError(f"stride must be a power of two of at least 4, got {stride}")
         self.depth, self.stride = depth, stride
-        #: values for each channel of the image at each place
+        #: values for each image channel at each position
         self.maps = 2 * 4**depth - 1
         packets = 4**depth
         # packet 0 of each bank is a low-pass filter, whose modulus would repeat the mean
@@ -77,9 +78,9 @@ class Scattering2d(nn.Module):
         self.smooth = nn.Sequential(*(_halve(**build) for _ in range(halvings - 1)))
 
     def output_size(self, size: int) -> int:
-        """Values along an axis of `size` pixels."""
+        """Values along an axis of `size` pixels; ValueError unless the stride divides it."""
         if size % self.stride:
-            raise ValueError(f"an image of {size} pixels is no multiple of the stride {self.stride}")
+            raise ValueError(f"the sides of an image must be multiples of the stride {self.stride}, got {size} pixels")
         return size // self.stride
 
     def forward(self, x: Tensor) -> Tensor:

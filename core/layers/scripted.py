@@ -1,7 +1,7 @@
-"""The layers' functions once more, in what TorchScript compiles: positional arguments, lists of integers, no kernels.
+"""TorchScript versions of the layers' functions: positional arguments, lists of integers, no kernels.
 
-A layer's `forward` computes by these where it is scripted. They give the numbers of `padding`, `blur` and `phases`,
-which say what is meant; a stride is a list, phases are (B,) int64.
+A layer's `forward` calls these when it is scripted. They return the same numbers as the functions of `padding`, `blur`
+and `phases`, which define them. A stride is a list, phases are (B,) int64.
 """
 
 # ruff: noqa: RUF005  (TorchScript unpacks no list within another)
@@ -29,7 +29,7 @@ def pad_axis(x: Tensor, before: int, after: int, axis: int, padding: str) -> Ten
         return x.index_select(axis, places.clamp(0, n - 1))
     if padding == "reflect":
         if max(before, after) >= n:
-            raise ValueError("reflect padding needs a map larger than it along every padded axis")
+            raise ValueError("reflect padding needs a larger map; use replicate, zeros or circular padding")
         return x.index_select(axis, (n - 1) - ((n - 1) - places.abs()).abs())
     ends = [0, 0] * (x.dim() - 1 - axis) + [before, after]
     return F.pad(x, ends)
@@ -62,14 +62,14 @@ def blurred(x: Tensor, kernel: Tensor, stride: list[int], padding: str, pad_off:
 def blurred_at(
     x: Tensor, phase: Tensor | None, kernel: Tensor, stride: list[int], padding: str, pad_off: int = 0
 ) -> Tensor:
-    """`blur.blur_with` at each image's phase, where there is one."""
+    """`blur.blur_with` at each image's phase, or from the first pixel if None."""
     if phase is None:
         return blurred(x, kernel, stride, padding, pad_off)
     return taken(blurred(x, kernel, [1, 1], padding, pad_off), phase, stride)
 
 
 def edge_blurred(x: Tensor, kernel: Tensor, stride: list[int], padding: str, pad_off: int) -> Tensor:
-    """`blur`, which repeats the edge of a map too small to be mirrored."""
+    """`blurred`, but with replicate padding where the map is too small for reflect padding."""
     least = min([x.shape[axis] for axis in range(2, x.dim())])
     small = padding == "reflect" and least <= kernel.shape[0] // 2 + pad_off
     return blurred(x, kernel, stride, "replicate" if small else padding, pad_off)
@@ -92,7 +92,7 @@ def cut_back(x: Tensor, size: tuple[int, int], stride: list[int]) -> Tensor:
     height, width = size
     s, t = stride[0], stride[1]
     if (height + s - 1) // s * s != x.shape[2] or (width + t - 1) // t * t != x.shape[3]:
-        raise ValueError("size must be one of which the stride makes this map")
+        raise ValueError("size must be one that the stride extends to the size of the map")
     return x[:, :, :height, :width]
 
 
@@ -132,7 +132,7 @@ def taken(x: Tensor, phase: Tensor, stride: list[int]) -> Tensor:
 
 
 def mixed(x: Tensor, weights: Tensor, stride: list[int]) -> Tensor:
-    """`phases.mix_phases`, of weights (B, s * t) or (B, C, s * t)."""
+    """`phases.mix_phases`, for weights (B, s * t) or (B, C, s * t)."""
     weights = weights.to(x.dtype).reshape(list(weights.shape[:-1]) + [stride[1], stride[0]])
     weights = weights[:, None] if weights.dim() == 3 else weights  # (B, 1 or C, t, s)
     grids = split(extended(x, stride), stride)

@@ -1,4 +1,4 @@
-"""Sparse codes in what TorchScript compiles: those of `sparse_coding`, as a layer in evaluation gives them."""
+"""TorchScript versions of the functions of `sparse_coding`, for layers in evaluation."""
 
 # ruff: noqa: B905, RUF005  (TorchScript knows neither strict nor a list unpacked within another)
 
@@ -23,7 +23,7 @@ def analyse(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding
 
 
 def synthesise(z: Tensor, weight: Tensor, stride: int, padding: int, size: list[int]) -> Tensor:
-    """Signals of `size`, (H, W), or for a matrix anything, from their codes."""
+    """Signals from their codes: images of `size` (H, W), or rows for a matrix, which ignores `size`."""
     if weight.dim() == 2:
         return z @ weight
     rest = [(n + 2 * padding - k) % stride for n, k in zip(size, weight.shape[2:])]
@@ -31,13 +31,13 @@ def synthesise(z: Tensor, weight: Tensor, stride: int, padding: int, size: list[
 
 
 def code_shape(weight: Tensor, stride: int, padding: int, size: list[int]) -> list[int]:
-    """Of one image's code."""
+    """The shape of one image's code."""
     sides = [(n + 2 * padding - k) // stride + 1 for n, k in zip(size, weight.shape[2:])]
     return [weight.shape[0]] + sides  # a matrix has no sides
 
 
 def step(weight: Tensor, stride: int, padding: int, size: list[int], power: tuple[int, float, float, int]) -> Tensor:
-    """The step that `step_size` measures. power: most steps, tolerance, safety and the seed of the first vector."""
+    """The step of `step_size`; `power`: maximum number of iterations, tolerance, safety factor, seed of the start."""
     generator = torch.Generator(device="cpu")
     generator.manual_seed(power[3])
     vector = torch.randn([1] + code_shape(weight, stride, padding, size), generator=generator)
@@ -50,7 +50,7 @@ def step(weight: Tensor, stride: int, padding: int, size: list[int], power: tupl
             stopped = bool((moved - vector).square().sum() <= power[1])
             vector = moved
     largest = synthesise(vector, weight, stride, padding, size).square().sum()
-    return power[2] / largest.clamp_min(2.0**-126)  # the least normal number of float32
+    return power[2] / largest.clamp_min(2.0**-126)  # the smallest normal number of float32
 
 
 def codes(

@@ -1,4 +1,4 @@
-"""Activations and norms by name, as factories that a backbone calls with the number of channels."""
+"""Activations and norms by name: factories that a backbone calls with the number of channels."""
 
 from collections.abc import Callable
 
@@ -42,12 +42,12 @@ def batch_norm(channels: int) -> nn.Module:
 
 
 def instance_norm(channels: int) -> nn.Module:
-    """Without parameters."""
+    """Instance norm without parameters."""
     return nn.InstanceNorm2d(channels)
 
 
 def group_norm(channels: int) -> nn.Module:
-    """Group norm of 32 groups, or of as many as divide the channels (Wu and He, ECCV 2018)."""
+    """Group norm with the largest number of groups, at most 32, that divides the channels (Wu and He, ECCV 2018)."""
     return nn.GroupNorm(next(groups for groups in range(32, 0, -1) if channels % groups == 0), channels)
 
 

@@ -26,8 +26,8 @@ from stillpoint.core.layers.proximal_gradient import ProximalStep, Scheme, check
 from stillpoint.core.layers.step_size import largest_eigenvalue, step_for
 
 #: On a CPU a batch is coded in successive blocks of at least this many images, which bounds the temporary memory of an
-#: iteration and of backward to that of a block. Two blocks halve the peak of a forward pass, four that of both; each
-#: costs some time.
+#: iteration and of backward to that of one block. Two blocks halve the peak of a forward pass, four that of forward and
+#: backward; each block costs some time.
 _IMAGES, _BLOCKS, _BLOCKS_WITH_BACKWARD = 4, 2, 4
 
 
@@ -117,7 +117,7 @@ class SparseCoding2d(LearntDictionary):
 
     (B, C, H, W) -> (B, dictionary_size, H', W'), for any H and W. `penalty` can be changed after construction, as
     robust inference does; with `adaptive_penalty` it is multiplied by the ratio of an input's size to its code's. The
-    dictionary starts Kaiming-uniform and is used with unit atoms if `normalise`.
+    dictionary starts Kaiming-uniform and is used with unit atoms if `normalise`. Errors as in `sparse_coding2d`.
 
     Examples:
         >>> layers.SparseCoding2d(3, 16, padding=1)(torch.randn(2, 3, 8, 8)).shape
@@ -161,7 +161,7 @@ class SparseCoding2d(LearntDictionary):
         return Convolution(weight, self.stride, self.padding, (x.shape[2], x.shape[3]))
 
     def effective_penalty(self, x: Tensor) -> float:
-        """The penalty that inputs of this size get."""
+        """The penalty for inputs of this size."""
         code_shape = self.linear_map(self.weight, x).code_shape
         return self.penalty * (x[0].numel() / math.prod(code_shape) if self.adaptive_penalty else 1.0)
 

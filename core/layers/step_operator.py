@@ -1,6 +1,6 @@
-"""The step of a dictionary as an operator of PyTorch, which torch.compile takes without a graph break.
+"""The step of a dictionary as a PyTorch operator, so that torch.compile needs no graph break.
 
-Its power iteration stops by its numbers, which a graph cannot.
+Its power iteration stops depending on its values, which a graph cannot do.
 """
 
 import torch
@@ -10,13 +10,13 @@ from stillpoint.core.layers.linear_maps import Convolution, LinearMap, Matrix
 from stillpoint.core.layers.step_size import largest_eigenvalue, step_for
 
 _NAME = "stillpoint::dictionary_step"
-#: dictionaries whose steps are kept: (atoms, size, stride, padding, step), the last used at the end
+#: cached steps: (atoms, size, stride, padding, step), the most recently used last
 _KEPT: list[tuple[Tensor, list[int], int, int, Tensor]] = []
 _MOST = 16
 
 
 def measured_step(a: LinearMap) -> Tensor:
-    """`step_for` of the largest eigenvalue of ``A^T A``; measured once for the same atoms, known by their numbers."""
+    """`step_for` of the largest eigenvalue of ``A^T A``; cached by the values of the atoms."""
     if isinstance(a, Matrix):
         return torch.ops.stillpoint.dictionary_step(a.weight, [], 1, 0)
     return torch.ops.stillpoint.dictionary_step(a.weight, list(a.size), a.stride, a.padding)

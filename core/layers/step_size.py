@@ -15,13 +15,13 @@ from stillpoint.core.kernels.pool import plain_only
 from stillpoint.core.layers.linear_maps import LinearMap
 from stillpoint.core.layers.precision import without_autocast
 
-# the authors' limits of the power iteration: its number of steps, and the squared change of the unit vector at which it
-# stops
+# the authors' limits of the power iteration: the number of steps, and the squared change of the unit vector below which
+# it stops
 POWER_STEPS = 50
 POWER_TOLERANCE = 1e-5
 # step = SAFETY / lambda_max; below 1 because fifty steps may underestimate lambda_max by about one per cent
 SAFETY = 0.9
-# the key of the vector that it starts from
+# the key of the starting vector
 _START = "power iteration"
 #: all of these as numbers, for TorchScript
 POWER = (POWER_STEPS, POWER_TOLERANCE, SAFETY, seed_for(_START))
@@ -38,7 +38,7 @@ def power_iteration(
     """Largest eigenvalue of ``A^T A`` (0-dim) and its unit eigenvector, from the start `vector` (any length but 0).
 
     At most 50 steps; it stops when the squared distance of two successive vectors is at most 1e-5. If that distance is
-    not `readable`, as in a graph, it takes all 50, of which those after the stop change nothing.
+    not `readable`, as in a graph, all 50 run, and those after the stop change nothing.
     """
     stopped: Tensor | None = None
     for _ in range(POWER_STEPS):
@@ -60,9 +60,9 @@ def step_for(largest: Tensor) -> Tensor:
 
 @_disable_dynamo
 def largest_eigenvalue(a: LinearMap, vector: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """lambda_max(A^T A) and its eigenvector, from `vector` or else from one fixed draw: a function of A alone.
+    """lambda_max(A^T A) and its eigenvector, starting from `vector`, by default one fixed draw: a function of A alone.
 
-    Constants to every derivative. Under a transform, tracing or export they are plain numbers, unless A has no data.
+    Constants to autograd. Under a transform, tracing or export they are plain numbers, unless A has no data.
     """
     if vector is None:
         with unobserved():

@@ -2,8 +2,8 @@
 where in the map it responds (Saha and Gokhale, "Improving shift invariance in convolutional neural networks with
 translation invariant polyphase sampling", WACV 2025).
 
-Despite its name it is not shift-invariant. The weights depend on the quadrants of the map, whose content a shift
-changes; so the output changes by more than that of average pooling.
+Despite its name it is not shift-invariant: the weights depend on the quadrants of the map, whose content a shift
+changes, so the output changes by more than that of average pooling.
 """
 
 from typing import Any, NamedTuple
@@ -47,7 +47,7 @@ def translation_invariant_downsample2d(
 
     Args:
         x: (B, C, H, W), sides of at least 2.
-        weight: (C, 1, k, k) of the depthwise convolution, padded with (k - 1) // 2 zeros on every side.
+        weight: (C, 1, k, k), of the depthwise convolution, padded with (k - 1) // 2 zeros on every side.
         scale: (C, 1, 1, 1), the factor of the quadrants' means.
         extension: of odd sides, by one at the top and the left: "reflect", "replicate" or "zeros".
         return_response: also return the `Response`.
@@ -56,11 +56,11 @@ def translation_invariant_downsample2d(
         (B, C, ceil(H/2), ceil(W/2)), or that and the response.
 
     Raises:
-        ValueError: weights that do not fit, an unknown extension, a side below 2.
+        ValueError: a weight or scale of another shape, an unknown extension, a side below 2.
 
-    The weights of the phases (0,0), (1,0), (0,1), (1,1), the row first, are the softmax of scale times the means of psi
-    over the quadrants top left, top right, bottom left, bottom right, in this order, which moves the column first, as
-    in the authors' code.
+    The weights of the phases (row, column) = (0,0), (1,0), (0,1), (1,1) are the softmax of scale times the means of psi
+    over the quadrants top left, top right, bottom left, bottom right, in this order: phases move the row first and
+    quadrants the column first, as in the authors' code.
 
     Law: at scale 0 it is 2 x 2 average pooling. It obeys no law under shifts.
 
@@ -76,8 +76,8 @@ def translation_invariant_downsample2d(
     channels, taps = x.shape[1], weight.shape[-1]
     if weight.shape != (channels, 1, taps, taps) or scale.shape != (channels, 1, 1, 1):
         raise ValueError(
-            f"a map of {channels} channels needs a weight of shape ({channels}, 1, k, k) and a scale of shape "
-            f"({channels}, 1, 1, 1), got {tuple(weight.shape)} and {tuple(scale.shape)}"
+            f"a map of {channels} channels needs a weight ({channels}, 1, k, k) and a scale ({channels}, 1, 1, 1), "
+            f"got {tuple(weight.shape)} and {tuple(scale.shape)}"
         )
     if min(x.shape[2:]) < 2:
         raise ValueError(f"a map of {x.shape[2]}x{x.shape[3]} has no quadrants: its sides must be at least 2")
@@ -93,7 +93,7 @@ def translation_invariant_downsample2d(
 
 
 def _evened(x: Tensor, extension: str) -> Tensor:
-    """The map extended to even sides by a first row and a first column as needed."""
+    """The map extended to even sides, at the top and the left."""
     if not exporting():
         return pad(x, [(x.shape[2] % 2, 0), (x.shape[3] % 2, 0)], padding=extension)
     for axis in (2, 3):  # sizes may be symbolic
@@ -112,17 +112,17 @@ class TranslationInvariantDownsample2d(Downsample):
 
     Args:
         channels: C.
-        stride: 2; the four weights are those of four quadrants.
+        stride: 2 only, since the four weights belong to four quadrants.
         size: k of the depthwise convolution.
-        extension: of odd sides, see the function.
+        extension: of odd sides, as in the function.
 
     Parameters ``psi.weight`` (C, 1, k, k) and ``scale.weight`` (C, 1, 1, 1), both initialised by the backbone's rule,
-    as the authors' are: Kaiming normal, for which a depthwise kernel fans out to C * k * k.
+    as in the authors' code: Kaiming normal, where the fan-out of a depthwise kernel is C * k * k.
 
     Raises:
         ValueError: another stride, a size below 1 or an unknown extension.
 
-    Within `translation_losses.watch` it records the response of every pass.
+    Within `translation_losses.watch` it records the response of every forward.
 
     Examples:
         >>> layers.TranslationInvariantDownsample2d(8)(torch.randn(2, 8, 6, 6)).shape

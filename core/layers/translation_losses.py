@@ -22,10 +22,9 @@ Shift = tuple[int, int]
 
 
 def shift_features(x: Tensor, *, shift: Shift, kind: str = "standard") -> Tensor:
-    """(..., H, W) shifted down and to the right by whole pixels; pixels that leave are lost, unless `kind` is
-    "circular".
+    """Shift (..., H, W) down and to the right by whole pixels, `shift` = (rows, columns).
 
-    ValueError for another kind than "circular" and "standard".
+    `kind` "standard" loses the pixels that leave and fills with zeros, "circular" wraps; ValueError for another kind.
 
     Examples:
         >>> layers.shift_features(torch.tensor([[1.0, 2.0, 3.0]]), shift=(0, 1))
@@ -51,19 +50,20 @@ def draw_shift(largest: Shift, *key: int | str) -> Shift:
 def undoing_losses(
     responses: Sequence[Response], *, shifts: Sequence[Shift], kind: str = "standard", detach: bool = True
 ) -> Tensor:
-    """Mean squared distance of psi from the shifted map at every level of a network, (levels,), the largest maps first.
+    """Mean squared distance of psi from the shifted map at every level of a network, (levels,).
 
     Args:
-        responses: of all layers, in the order of execution; those with maps of one size are a level.
-        shifts: one for each response.
+        responses: of all layers, in the order of execution; those with maps of one size are a level. Levels keep this
+            order, so the largest maps come first.
+        shifts: (rows, columns), one for each response.
         kind: of the shifts, see `shift_features`.
         detach: let no gradient flow into the shifted map.
 
     Raises:
         ValueError: another number of shifts than of responses, or psi of another size than the map (an even kernel).
 
-    A level's mean is over all elements, so that its layers count by their channels; the caller weights all levels
-    equally.
+    A level's mean is over all elements, so its layers count in proportion to their channels; the caller weights all
+    levels equally.
 
     Examples:
         >>> from stillpoint.core.layers.translation_losses import watch

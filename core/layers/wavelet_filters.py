@@ -91,8 +91,7 @@ def runs_backwards(path: int, depth: int) -> bool:
 def zero_padding(depth: int, stride: int) -> int:
     """Zeros that the reference pads on either side, an even number close to half of the support.
 
-    It is counted over the cascade, whose first log2(stride) stages have stride 2 and whose later ones are dilated
-    instead.
+    Counted over the cascade, whose first log2(stride) stages have stride 2 and whose later ones are dilated instead.
     """
     total, jump, dilation, left = 0, 1, 1, stride
     for stage in range(depth):
@@ -105,7 +104,7 @@ def zero_padding(depth: int, stride: int) -> int:
 
 
 def check_geometry(depth: int, stride: int) -> None:
-    """Raises ValueError for a depth below 1 or a stride that is no power of 2 up to 2**depth."""
+    """Raises ValueError for a depth outside 1 to 8, or a stride that is not a power of two up to 2**depth."""
     if not isinstance(depth, int) or not 1 <= depth <= 8:
         raise ValueError(f"depth must be an integer from 1 to 8, got {depth!r}")
     allowed = [2**k for k in range(depth + 1)]
@@ -125,7 +124,7 @@ def split_packet(packet: int, depth: int) -> tuple[int, int]:
 def horizontal_filters(
     trees: Tensor, needs: Sequence[tuple[int, int]], depth: int, part: str, analytic: bool
 ) -> Tensor:
-    """Filters (S, P, 2, K) from a_v and b_v to the parts of the maps `needs`, pairs of bank (0: A, 1: B) and path."""
+    """Filters (S, P, 2, K) from a_v and b_v to the parts of the maps `needs`: pairs of bank (0: A, 1: B) and path."""
     maps = []
     for bank, path in needs:
         a, b = trees[0, path], trees[1, path]
@@ -166,7 +165,7 @@ def group_maps(maps: Sequence[int], depth: int) -> Groups:
 
 
 def computing_order(groups: Groups, depth: int) -> tuple[int, ...]:
-    """The maps of `groups` in the order of computation."""
+    """The maps of `groups`, in the order in which they are computed."""
     number = {split_packet(packet, depth): packet for packet in range(4**depth)}
     return tuple(
         bank * 4**depth + number[row, column] for needs, rows in groups for row in rows for bank, column in needs

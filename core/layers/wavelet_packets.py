@@ -50,12 +50,12 @@ def wavelet_packets2d(
 
     Args:
         x: (B, C, H, W), float32 or float64; any size that holds the filter once padded.
-        depth: stages J of the packet tree; the filter has 9 * 2**J - 6 taps along an axis.
+        depth: stages J of the packet tree, 1 to 8; the filter has 9 * 2**J - 6 taps along an axis.
         stride: 1 (undecimated), 2, 4, ..., 2**J pixels from one coefficient to the next.
         maps: which of the 2 * 4**J maps, in the order of the output; map q is A of packet q below 4**J, else B of
             packet q - 4**J. Packets are in quad-tree order, digit 2 * (vertical high) + (horizontal high), first stage
             first.
-        part: "complex" gives real and imaginary parts, "real" only the real ones, at half the cost.
+        part: "complex" returns real and imaginary parts, "real" only the real ones, at half the cost.
         analytic: conjugate maps so that all have their energy at negative horizontal frequencies; else A and B
             as above.
         padding: "zeros" as in the paper (14 pixels at depth 2 and stride 2, 34 at depth 3 and stride 2), "circular"
@@ -65,11 +65,12 @@ def wavelet_packets2d(
         (B, C * M * P, H', W') with M maps and P = 2 (real, imaginary) or 1 parts, channels in that order of nesting.
 
     Raises:
-        ValueError: an unknown option, a map that does not exist, or an image smaller than the filter.
+        ValueError: an unknown option, a map that does not exist or is requested twice, an input without four axes, or
+            an image smaller than the filter.
 
     Laws: linear; with circular padding and stride s dividing H and W, f(roll(x, (s i, s j))) is roll(f(x), (i, j));
-    every `stride` gives samples of the undecimated transform (circular), on a grid that may begin some pixels later; at
-    stride 2**J (circular) the transform is a tight frame: the squares of all coefficients sum to 8 times those of x.
+    every `stride` samples the undecimated transform (circular), on a grid that may begin some pixels later; at stride
+    2**J (circular) the transform is a tight frame: the squares of all coefficients sum to 8 times those of x.
 
     Examples:
         >>> layers.wavelet_packets2d(torch.randn(1, 3, 32, 32)).shape  # 3 * 32 maps * 2 parts

@@ -14,10 +14,13 @@ from torch import Tensor
 class Packing:
     """The packets of a twin, and which of them each output combines.
 
+    depth    stages of the packet tree
     maps     numbers of the feature maps (see `wavelet_packets2d`), section after section
     inputs   maps in each section
     outputs  channels made from each section
     groups   of each section: contiguous in its inputs and in its outputs, as in a grouped convolution
+
+    ValueError for fields that contradict one another.
     """
 
     depth: int
@@ -29,11 +32,11 @@ class Packing:
     def __post_init__(self) -> None:
         if not len(self.inputs) == len(self.outputs) == len(self.groups):
             raise ValueError(
-                f"inputs, outputs and groups need one entry per section, got {self.inputs}, "
-                f"{self.outputs}, {self.groups}"
+                "inputs, outputs and groups must have one entry per section, got "
+                f"{self.inputs}, {self.outputs}, {self.groups}"
             )
         if sum(self.inputs) != len(self.maps):
-            raise ValueError(f"sections of {self.inputs} maps do not make up the {len(self.maps)} maps given")
+            raise ValueError(f"inputs {self.inputs} must sum to the number of maps, {len(self.maps)}")
         for n, out, groups in zip(self.inputs, self.outputs, self.groups, strict=True):
             if groups < 1 or n % groups or out % groups:
                 raise ValueError(f"groups must divide the {n} maps and the {out} outputs of a section, got {groups}")

@@ -2,8 +2,8 @@
 
 Source: Leterme, Polisano, Perrier, Alahari, "From CNNs to Shift-Invariant Twin Models Based on Complex Wavelets". The
 oriented channels of a trained first layer look like Gabor filters; the twin makes them so by construction,
-y = sum_q M[o, q] (x * W_q) with fixed packets W_q of the luminance and trained real M. With the real parts, and
-max-pooling after it, that is a WCNN; with both parts, and the modulus after it, a CWCNN.
+y = sum_q M[o, q] (x * W_q) with fixed packets W_q of the luminance and trained real M. With the real parts, followed by
+max-pooling, that is a WCNN; with both parts, followed by the modulus, a CWCNN.
 """
 
 from collections.abc import Sequence
@@ -28,13 +28,14 @@ class WaveletMixing2d(ConstantBuffers):
         part: "complex" or "real"; weights are real and shared by both parts.
         luminance: True first mixes the C colours, by one weight each; False transforms every colour and mixes last, by
             C weights for each output.
-        colours: initial weights of the luminance; none: 3 / C each, the sum of the published ones.
+        colours: initial weights of the luminance, one for each of the C colours; None: 3 / C each, since the published
+            ones sum to 3.
         bias: one trained bias for each output, added to both parts.
         scramble_nonsquare: exchange height and width of the result without moving data, as the authors' code does,
             which scrambles images that are not square. For reproduction only.
 
     Parameters: `mixing`, one (outputs, inputs / groups) per section, initialised as a convolution's; `colour` (C,) or
-    (O, C); `biases`, one (outputs,) per section.
+    (O, C); `biases`, one (outputs,) per section. ValueError for another number of colours or channels.
 
     Examples:
         >>> from stillpoint.core.layers.wavelet_packings import RESNET
@@ -71,7 +72,7 @@ class WaveletMixing2d(ConstantBuffers):
         )
         if luminance:
             if colours is not None and len(colours) != in_channels:
-                raise ValueError(f"{in_channels} colours need as many weights, got {list(colours)}")
+                raise ValueError(f"colours must have a weight for each of {in_channels} channels, got {list(colours)}")
             self.colour = nn.Parameter(torch.tensor(colours or [3 / in_channels] * in_channels, **build))
         else:
             self.colour = _uniform((self.out_channels, in_channels), in_channels, **build)
@@ -100,7 +101,7 @@ class WaveletMixing2d(ConstantBuffers):
     ) -> Tensor:
         """All coefficients, or a window of them as in `WaveletPackets2d`."""
         if x.shape[1] != self.in_channels:
-            raise ValueError(f"the layer was made for {self.in_channels} channels, got {x.shape[1]}")
+            raise ValueError(f"x must have the layer's {self.in_channels} channels, got {x.shape[1]}")
         if self.colour.ndim == 1:
             x = F.conv2d(x, self.colour[None, :, None, None])  # (B, 1, H, W)
         y = self.packets(x, every=every, start=start, size=size)  # (B, C, M, P, H', W')
@@ -115,7 +116,7 @@ class WaveletMixing2d(ConstantBuffers):
         if self.biases is None:
             return None
         bias = torch.cat([own for own in self.biases])  # noqa: C416 (TorchScript makes no list of parameters)
-        # where the colours are mixed last, each of them has already got the bias
+        # where the colours are mixed last, the bias is added to each of them before
         return bias if self.colour.ndim == 1 else bias * self.colour.sum(1)
 
     def kernel(self) -> Tensor:
@@ -132,9 +133,10 @@ class WaveletTwin2d(nn.Module):
     interleaved. Both halves are cropped about their centre to the smaller one's size.
 
     Args:
-        free: convolution of the freely trained channels.
+        free: the convolution of the freely trained channels.
         wavelet: the other channels, at the same stride.
-        subsample: of the complex wavelet channels in `halves`: the modulus is sampled at that many times the stride.
+        subsample: of the complex wavelet channels in `halves`, so that the modulus is sampled at that many times the
+            stride.
 
     Examples:
         >>> from stillpoint.core.layers.wavelet_packings import RESNET
@@ -169,7 +171,7 @@ class WaveletTwin2d(nn.Module):
         """All kernels of the layer as (F + O P, C, S, S), without biases, free ones first.
 
         S is the packets' support (66 at depth 3, 30 at depth 2), or `size` with zeros around it, as in the authors'
-        figures. The free kernels lie at their position for an image of `image_size` pixels, which decides the crop.
+        figures. The free kernels are placed as for an image of `image_size` pixels, which decides the crop.
         """
         wavelet = self.wavelet.kernel().flatten(0, 1)
         packets, side, k = self.wavelet.packets, wavelet.shape[-1], self.free.kernel_size[0]
@@ -191,9 +193,13 @@ class TwinStem(nn.Module):
 
     Args:
         first: the twin.
-        joint: activation and pooling of all channels (real part only), or
-        low, high: those of the free channels, and of the wavelet channels: (B, O, H', W') of the real part, or
-            (B, O, 2, H', W') of both, at `first.subsample`. Their results are cropped to the smaller one.
+        joint: activation and pooling of all channels, for the real part only.
+        low, high: instead of `joint`, one for the free channels and one for the wavelet channels, which are
+            (B, O, H', W') of the real part or (B, O, 2, H', W') of both, at `first.subsample`. Their results are
+            cropped to the smaller one.
+
+    Raises:
+        ValueError: unless either `joint`, or both `low` and `high` are given.
 
     Examples:
         >>> from stillpoint.core.layers.wavelet_packings import RESNET
@@ -228,7 +234,7 @@ class TwinStem(nn.Module):
 
 
 def centre_crop(x: Tensor, size: list[int]) -> Tensor:
-    """The middle of (..., H, W) with that size; where it is half a pixel off, at the even offset (Python's `round`)."""
+    """The middle of (..., H, W) of that size; a half pixel rounds to the even offset, as Python's `round` does."""
     top, left = _margin(x.shape[-2], size[0]), _margin(x.shape[-1], size[1])
     return x[..., top : top + size[0], left : left + size[1]]
 

@@ -2,9 +2,9 @@
 //
 //   sum over b, c, i, j, taps of  weight[b, c's group, tap, i, j] * x[b, c, s i + tap row, t j + tap column] * y[b, c, i, j]
 //
-// One group of one image at a time. A plane is padded and sorted by its remainders to the strides into a scratch that
-// stays in the caches: whatever the stride, a tap is then an offset, and a whole map is one long sum without a border.
-// Weights and outputs are laid out with the scratch's row length; what stands beyond a row's end is computed and left.
+// One group of one image at a time. A plane is padded and sorted by its remainders modulo the strides into a scratch that
+// stays in the caches: for every stride a tap is then an offset, and a whole map is one long sum without a border.
+// Weights and outputs have the scratch's row length; what lies beyond a row's end is computed and ignored.
 
 #pragma once
 
@@ -61,7 +61,7 @@ struct LocalFilter {
             const int64_t column = column_of[m * g.right + c];
             to[m] = column < 0 ? A(0) : A(get(from[column * step]));
           };
-          // m * right + c - before lies on the map itself
+          // for m in [low, high) pixel m * right + c - before is on the map
           const int64_t low = std::min(pitch, std::max<int64_t>(0, (before - c + g.right - 1) / g.right));
           const int64_t end = g.width - 1 + before - c;
           const int64_t high = end < 0 ? low : std::max(low, std::min(pitch, end / g.right + 1));
@@ -76,7 +76,7 @@ struct LocalFilter {
         }
   }
 
-  // The transpose of `sort`: what stands in the sorted planes is added up where it came from.
+  // The transpose of `sort`: adds the sorted planes up at their source pixels.
   void fold(const A* from, T* image, A* sums) const {
     std::fill_n(sums, g.height * g.width, A(0));
     for (int64_t r = 0; r < g.down; ++r)
@@ -91,7 +91,7 @@ struct LocalFilter {
       for (int64_t j = 0; j < g.width; ++j) put(image[i * g.x[2] + j * g.x[3]], sums[i * g.width + j]);
   }
 
-  // A map of outputs or weights with the scratch's row length, and back.
+  // Copies a map of outputs or weights to the scratch's row length, and back.
   void widen(const T* map, const int64_t* stride, A* to) const {
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t j = 0; j < columns; ++j) to[i * pitch + j] = get(map[i * stride[2] + j * stride[3]]);
@@ -112,7 +112,7 @@ void accumulate(const A* __restrict a, const A* __restrict b, A* __restrict to, 
 
 enum Wanted { kOutput, kInput, kWeights };
 
-// Writes the one of x, weight and y that is wanted, from the other two.
+// Computes one of x, weight and y, as `wanted`, from the other two.
 template <class T>
 void local_filter(void* x, void* weight, void* y, const Local& g, int64_t wanted, int threads) {
   using A = typename Sum<T>::type;
@@ -135,7 +135,7 @@ void local_filter(void* x, void* weight, void* y, const Local& g, int64_t wanted
         else filter.sort(source, planes.data());
         if (wanted == kOutput) std::fill(out.begin(), out.end(), A(0));
         else filter.widen(target, g.y, out.data());
-        for (int64_t from = 0; from < span; from += piece) {  // a piece of every tap while it is in the nearest cache
+        for (int64_t from = 0; from < span; from += piece) {  // every tap of a piece, while that is in the nearest cache
           const int64_t n = std::min(piece, span - from);
           for (int64_t k = 0; k < filter.taps; ++k) {
             A *w = &maps[k * span + from], *p = &planes[filter.offset[k] + from], *o = &out[from];

@@ -9,10 +9,10 @@
 namespace {
 
 constexpr int64_t kLanes = 16;
-constexpr int64_t kBlock = 1 << 16;  // numbers that are worked on, again and again, before the next: they stay in the caches
+constexpr int64_t kBlock = 1 << 16;  // numbers that stay in the caches while all passes work on them
 
 template <class A>
-A total(A* lane) {  // by halves, which waits for four additions and not for sixteen
+A total(A* lane) {  // by halves: a chain of four additions instead of sixteen
 #ifdef __AVX512F__
   if constexpr (std::is_same_v<A, float>) return _mm512_reduce_add_ps(_mm512_loadu_ps(lane));
 #endif
@@ -23,22 +23,22 @@ A total(A* lane) {  // by halves, which waits for four additions and not for six
 
 template <class T, class A = typename Sum<T>::type>
 struct Norm {
-  static constexpr int64_t kWide = kLanes / Many<A>::count;  // registers that hold as many numbers as there are lanes
+  static constexpr int64_t kWide = kLanes / Many<A>::count;  // registers for all lanes
 
   int64_t batch, channels, pixels;
-  bool last, whole;  // channels last; one divisor for an image
+  bool last, whole;  // channels last; one divisor per image
   double eps;
 
   A inverse(double mean) const { return static_cast<A>(1 / std::sqrt(mean + eps)); }
 
-  // The means of `n` pixels and the sums of squares around them. Of contiguous maps `x` begins at the first pixel.
+  // The means of `n` pixels and the sums of squares around them. For channels-first maps `x` points to the first pixel.
   void measure(const T* x, int64_t n, A* __restrict mean, A* __restrict squares) const {
     if (last) {
       for (int64_t i = 0; i < n; ++i, x += channels) {
         A lane[kLanes] = {};
         const int64_t even = channels - channels % kLanes;
         const auto sum = [&](A m, auto term) {
-          if constexpr (std::is_same_v<T, A>) {  // in registers, which a compiler does not keep an array in
+          if constexpr (std::is_same_v<T, A>) {  // in registers, where compilers do not keep arrays
             Vector<A> found[kWide] = {};
             for (int64_t c = 0; c < even; c += kLanes)
               for (int64_t k = 0; k < kWide; ++k) found[k] += term(load<Vector<A>>(x + c + k * Many<A>::count) - m);
@@ -97,10 +97,10 @@ struct Norm {
   int64_t block() const { return std::min(pixels, std::max<int64_t>(kBlock / channels, 4 * kLanes)); }
   int64_t at(int64_t pixel) const { return last ? pixel * channels : pixel; }
 
-  // mean is (B, P), scale (B) or (B, P); null where no derivative will ask for them.
+  // mean is (B, P), scale (B) or (B, P); null if no derivative will need them.
   void forward(const T* x, const A* weight, const A* bias, T* y, A* mean, A* scale, int threads) const {
     const double count = static_cast<double>(channels) * static_cast<double>(pixels);
-    // past the caches where results would not stay in them, in whole lines
+    // store past the caches, in whole cache lines, where results would not stay in them
     const bool past = std::is_same_v<T, A> && last && batch * channels * pixels * sizeof(T) >= kLarge &&
                       channels * sizeof(T) % 64 == 0 && reinterpret_cast<std::uintptr_t>(y) % 64 == 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -133,8 +133,8 @@ struct Norm {
     }
   }
 
-  // Of `n` pixels: the means over channels of the gradient times the weight, and its products with what is left of the mean.
-  // Adds what reaches the weight and the bias to `sums`, two rows of channels.
+  // For `n` pixels: the means over channels of gradient * weight, and the sums of its products with the centred values.
+  // Adds the gradients of weight and bias to `sums`, two rows of channels.
   void gather(const T* x, const T* grad, const A* __restrict weight, int64_t n, const A* __restrict mean, const A* scale, A* __restrict drift, A* __restrict product, double* sums, A* spare) const {
     const A part = 1 / static_cast<A>(channels);
     if (last) {
@@ -205,7 +205,7 @@ struct Norm {
     }
   }
 
-  // What reaches weight and bias is left by image, (B, 2, C).
+  // The gradients of weight and bias are left per image, (B, 2, C).
   void backward(const T* x, const T* grad, const A* weight, const A* mean, const A* scale, T* to_x, A* to_weights, int threads) const {
     const double count = static_cast<double>(channels) * static_cast<double>(pixels);
 #pragma omp parallel num_threads(threads) if (threads > 1)

@@ -1,8 +1,8 @@
-// Maxima of K x K windows at stride one, K 2 or 3, of maps with the channels innermost, or of one. Called through ctypes.
+// Maxima of K x K windows at stride one, K 2 or 3, of maps with channels last or of one channel. Called through ctypes.
 //
-// The backward pass finds each window's largest number again, so that no index is kept, and adds up the gradients of the
-// windows in which a pixel is the largest. Of equal numbers the first in the order of rows is, and a NaN before all numbers,
-// as in PyTorch. Sums are in float, or double where NUMBER is, in the order of the windows.
+// The backward pass finds each window's maximum again, so that no index is stored, and adds up the gradients of the
+// windows whose maximum is a pixel. As in PyTorch, the first of equal numbers in row order is the maximum, and a NaN beats
+// all numbers. Sums are in float, or double where NUMBER is, in the order of the windows.
 
 #include "tables.hpp"
 
@@ -10,8 +10,8 @@ namespace {
 
 enum Outside { kIgnored, kAround, kZero };
 
-// Calls `call` with the number of a window's pixels as a constant. What is called copies its pointers one by one: arrays that
-// std::copy_n fills stay in memory, and a compiler then makes no vectors of the loop.
+// Calls `call` with the number of a window's pixels as a constant. Callees copy their pointers one by one: arrays filled by
+// std::copy_n stay in memory, and then the loop is not vectorised.
 template <class Call>
 void counted(int count, const Call& call) {
   switch (count) {
@@ -24,7 +24,7 @@ void counted(int count, const Call& call) {
   }
 }
 
-// v, or zero; by bits, because a compiler makes a branch of a choice, and no vectors of the loop around it.
+// v, or zero; by bits, because a conditional becomes a branch, which prevents vectorisation.
 template <class A>
 inline A taken(A v, bool take) {
   std::conditional_t<sizeof(A) == 8, uint64_t, uint32_t> word;
@@ -40,13 +40,13 @@ struct Pool {
   int64_t size, batch, channels, height, width, before, outside;
   int64_t rows, columns;  // of the result; a window begins `before` pixels before the pixel of its result
 
-  // The pixel of an axis of n at place i, -1 for a zero, -2 for none.
+  // The pixel at position i of an axis of n; -1 for a zero, -2 for none.
   int64_t place(int64_t i, int64_t n) const {
     if (i >= 0 && i < n) return i;
     return outside == kAround ? ((i % n) + n) % n : outside == kZero ? -1 : -2;
   }
 
-  // The pixels of a window, in order: where they lie in an image, -1 for a zero, and their places in the window.
+  // The pixels of a window, in order: their offsets in an image, -1 for a zero, and their positions in the window.
   int window(int64_t row, int64_t column, int64_t* at, int32_t* code) const {
     int count = 0;
     for (int64_t i = 0; i < size; ++i) {
@@ -62,7 +62,7 @@ struct Pool {
     return count;
   }
 
-  // The windows of a pixel, in order: where their results lie, and the pixel's places in them.
+  // The windows of a pixel, in order: the offsets of their results, and the pixel's positions in them.
   int windows(int64_t row, int64_t column, int64_t* at, int32_t* code) const {
     int count = 0;
     for (int64_t i = size - 1; i >= 0; --i) {
@@ -81,8 +81,8 @@ struct Pool {
     return outside == kAround ? ((i % n) + n) % n : -1;
   }
 
-  // Calls `run(first, count)` for runs of pixels of a row of n: those from `low` before `high`, which are computed alike, and
-  // every other alone.
+  // Calls `run(first, count)` for runs of pixels of a row of n: [low, high), which are computed alike, as one run, and every
+  // other pixel alone.
   template <class Run>
   static void runs(int64_t n, int64_t low, int64_t high, const Run& run) {
     for (int64_t i = 0; i < n;) {
@@ -150,7 +150,7 @@ struct Pool {
     });
   }
 
-  // Calls `call(pixels, places in the window, how many, where the results lie, how many numbers)` for an image.
+  // Calls `call(pixels, positions in the window, their number, offset of the results, count of numbers)` for an image.
   template <class Call>
   void each(const T* image, const T* zeros, const Call& call) const {
     int64_t at[9];
@@ -214,8 +214,8 @@ Pool<T> pool(const int64_t* n) {
 
 extern "C" {
 
-// numbers: side of the window, batch, channels, height, width, pixels before a result's own, what is outside, and the
-// height and width of the result. A map has the side of the window at least.
+// numbers: side of the window, batch, channels, height, width, pixels before a result's own, the code of what is outside,
+// and the height and width of the result. The sides of a map are at least the window's.
 void stillpoint_max_pool(const void* x, void* y, const int64_t* numbers, int64_t threads) {
   pool<NUMBER>(numbers).forward(static_cast<const NUMBER*>(x), static_cast<NUMBER*>(y), static_cast<int>(threads));
 }

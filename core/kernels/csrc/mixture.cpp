@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kLanes = 16;
 
-// Sums of products in lanes that are added in the end: of one phase of each column, of two rows.
+// Sums of products of two rows, one phase of each column, in lanes that are added at the end.
 template <class A, class T>
 void products(const T* x, int64_t wide, const T* y, int64_t n, double* sums) {
   A lane[4][kLanes] = {};
@@ -58,7 +58,7 @@ struct Mixture {
     }
   }
 
-  // One row of an image whose channels come last; `w` and `sums` are four rows of channels.
+  // One row of a channels-last image; `w` and `sums` are four rows of channels.
   void row(int64_t wanted, T* x, const A* w, T* y, A* sums) const {
     const int64_t n = channels, line = 2 * width * n;
     for (int64_t j = 0; j < width; ++j, x += 2 * n, y += n) {
@@ -126,8 +126,8 @@ struct Mixture {
   }
 };
 
-// The four phases of maps (B, C, 2h, 2w) one by one, (4B, C, h + 2, w + 2), image by image, each in a frame of one pixel
-// that wraps or is zero; and the adjoint, which adds the frame to what it repeats, the rows first.
+// The four phases of maps (B, C, 2h, 2w), image by image, (4B, C, h + 2, w + 2), each in a frame of one pixel that wraps or
+// is zero; and the adjoint, which adds the frame to the pixels that it repeats, rows first.
 template <class T, class A = typename Sum<T>::type>
 struct Frames {
   int64_t batch, channels, height, width;  // of a phase
@@ -136,16 +136,16 @@ struct Frames {
   int64_t line() const { return width + 2; }
   int64_t framed() const { return (height + 2) * line(); }
 
-  // A row of the map into a row of two phases, frames and all.
+  // Splits a row of the map into rows of two phases, frames included.
   void halve(const T* __restrict from, T* __restrict even, T* __restrict odd) const {
     int64_t j = 0;
-    for (; j + kLanes <= width; j += kLanes)  // a loop of known length: two shuffles
+    for (; j + kLanes <= width; j += kLanes)  // the constant length compiles to two shuffles
       for (int64_t l = 0; l < kLanes; ++l) even[1 + j + l] = from[2 * (j + l)], odd[1 + j + l] = from[2 * (j + l) + 1];
     for (; j < width; ++j) even[1 + j] = from[2 * j], odd[1 + j] = from[2 * j + 1];
     even[0] = wraps ? even[width] : T{}, even[width + 1] = wraps ? even[1] : T{};
     odd[0] = wraps ? odd[width] : T{}, odd[width + 1] = wraps ? odd[1] : T{};
   }
-  // The same where channels come last.
+  // `halve` for channels-last maps.
   void deal(const T* from, T* even, T* odd) const {
     const int64_t n = channels;
     for (int64_t j = 1; j <= width; ++j, from += 2 * n) {
@@ -160,7 +160,7 @@ struct Frames {
   }
 
   void split(const T* x, T* y, int threads) const {
-    const int64_t unit = last ? channels : 1, row = line() * unit;  // numbers of a pixel and of a framed row
+    const int64_t unit = last ? channels : 1, row = line() * unit;  // count of numbers of a pixel and of a framed row
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t p = 0; p < batch * (last ? 1 : channels); ++p) {
       T* phase[4];
@@ -180,7 +180,7 @@ struct Frames {
     }
   }
 
-  // A framed row of what a row of a phase is repeated in, in `sum`.
+  // Sums a row of a phase and its copies in the frame into `sum`.
   void gather(const T* phase, int64_t i, int64_t unit, A* __restrict sum) const {
     const int64_t row = line() * unit;
     const T* __restrict from = phase + (i + 1) * row;
@@ -196,7 +196,7 @@ struct Frames {
     for (int64_t c = 0; c < unit; ++c) sum[unit + c] += after[c];
   }
 
-  // Two rows of phases, which begin in their frames, into a row of the map.
+  // Interleaves two rows of phases, which start in their frames, into a row of the map.
   template <class From>
   void merge(const From* __restrict even, const From* __restrict odd, T* __restrict to) const {
     int64_t j = 0;
@@ -241,8 +241,8 @@ struct Frames {
 };
 
 // Translation invariant polyphase sampling of maps with even sides: psi = relu(depthwise 3x3 convolution, padded with
-// zeros), tau = softmax(scale * means of psi over the quadrants), y = mixture by tau. As many channels of one image at a
-// time as a register holds, turned so that they come last, in a scratch with a margin of zeros that stays in the caches.
+// zeros), tau = softmax(scale * means of psi over the quadrants), y = mixture by tau. Works on as many channels of one image
+// at a time as a register holds, transposed to channels-last, in a scratch with a margin of zeros that stays in the caches.
 template <class T, class A = typename Sum<T>::type>
 struct Translation {
 #ifdef __AVX512F__
@@ -256,7 +256,7 @@ struct Translation {
   int64_t batch, channels, height, width;  // of the large map
   bool last;
 
-  struct Buffer {  // of vectors; a standard container would forget what they are
+  struct Buffer {  // of vectors; a standard container drops their alignment attributes
     std::vector<A> numbers;
     explicit Buffer(int64_t n) : numbers(n * lanes) {}
     V* at(int64_t i = 0) { return reinterpret_cast<V*>(numbers.data()) + i; }
@@ -266,7 +266,7 @@ struct Translation {
   int64_t padded() const { return (height + 2) * pitch(); }
   int64_t parts() const { return (channels + lanes - 1) / lanes; }
 
-  // `count` channels from `first` of an image, side by side with a margin of `edge` zeros; and back.
+  // Copies `count` channels from `first` of an image, interleaved, with a margin of `edge` zeros; and back.
   void load(const T* image, int64_t first, int64_t count, int64_t h, int64_t w, int64_t edge, V* to) const {
     const int64_t line = w + 2 * edge;
     if (edge || count < lanes) std::fill_n(to, (h + 2 * edge) * line, V{});
@@ -299,7 +299,7 @@ struct Translation {
       }
     }
   }
-  // Numbers that each channel has `step` of.
+  // Arrays with `step` numbers per channel.
   void gather(const A* from, int64_t count, int64_t step, V* to) const {
     for (int64_t k = 0; k < step; ++k)
       for (int64_t c = 0; c < lanes; ++c) to[k][c] = c < count ? from[c * step + k] : A(0);
@@ -313,7 +313,7 @@ struct Translation {
     return w[0] * a[0] + w[1] * a[1] + w[2] * a[2] + w[3] * b[0] + w[4] * b[1] + w[5] * b[2] + w[6] * c[0] + w[7] * c[1] + w[8] * c[2];
   }
 
-  // psi into `psi` where it is given, the quadrants' means, and tau.
+  // Computes psi, written to `psi` if given, the quadrants' means, and tau.
   void judge(const V* x, const V* weight, V scale, V* psi, V* means, V* tau) const {
     double total[4][lanes] = {};
     V w[9];
@@ -368,7 +368,7 @@ struct Translation {
     }
   }
 
-  // `to_tau` and `to_psi` are gradients that may be absent; the weights' are left by image, (B, C, 10).
+  // The gradients `to_tau` and `to_psi` may be null; those of the weights are left per image, (B, C, 10).
   void backward(const T* x, const A* weight, const A* scale, const T* to_y, const A* to_tau, const T* to_psi, T* to_x, A* to_weights, int threads) const {
     const int64_t area = height * width, half = width / 2, h = height / 2;
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -402,7 +402,7 @@ struct Translation {
           found[9] += step * means[k];
           pull[k] = step * s / static_cast<A>(h * half);
         }
-        // the gradient before the ReLU, with a margin of zeros, and what it does to the taps
+        // the gradient before the ReLU, with a margin of zeros, and the gradient of the taps
         std::fill_n(edge.at(), padded(), V{});
         for (int64_t i = 0; i < height; ++i)
           for (int side = 0; side < 2; ++side) {

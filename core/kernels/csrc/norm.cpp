@@ -1,13 +1,13 @@
-// Batch norm, the addition of a shortcut and ReLU in one pass each way, on maps with the channels innermost. Called through
+// Batch norm, the addition of a shortcut and ReLU on channels-last maps, one pass forward and one backward. Called through
 // ctypes.
 //
-// A map of n rows (pixels of all images) by C channels is read as rows of the least multiple of C that is one of 64 too (or
-// of what the registers hold), so that every channel count fills them. Sums are kept in float for a block of rows that the first-level cache holds,
-// and in double beyond it. The map is cut into parts that depend on its shape alone, added in their order: the same bits
-// whatever the number of threads.
+// A map of n rows (pixels of all images) by C channels is read in rows of the least common multiple of C and kLanes, so that
+// every channel count fills the registers. Sums are in float over a block of rows that fits the first-level
+// cache, and in double over blocks. The map is cut into parts that depend on its shape alone and are added in order: the
+// same bits for any number of threads.
 //
-// Compiled without contraction to fused multiply-adds, so that the backward pass finds the sign that the forward pass had;
-// once for each NUMBER (float, double, BFloat16) that somebody uses.
+// Compiled without contraction to fused multiply-adds, so that the backward pass finds the signs of the forward pass; once
+// for each NUMBER (float, double, BFloat16) in use.
 
 #include <numeric>
 
@@ -17,7 +17,7 @@ namespace {
 
 enum Activation { kNone, kReLU, kReLU6 };
 
-// What a register of this processor holds: a compiler takes wider vectors apart into single numbers.
+// Bytes of a register of this processor: compilers split wider vectors into single numbers.
 #if defined(__AVX512F__)
 constexpr int64_t kBytes = 64;
 #elif defined(__AVX__)
@@ -36,7 +36,7 @@ using Register = typename Held<A>::type;
 using Bits = Register<uint32_t>;
 
 template <class A>
-struct Lanes {  // numbers in registers; of bfloat16 those of even places and those of odd places by turns
+struct Lanes {  // numbers in registers; bfloat16: those at even and at odd positions alternate
   static constexpr int count = sizeof(A);
   Register<A> v[count];
 };
@@ -48,7 +48,7 @@ inline V loaded(const void* from) {
   return v;
 }
 
-inline Bits nearest(Register<float> v) {  // as `put`, the result in the upper half
+inline Bits nearest(Register<float> v) {  // rounds like `put`; the result is in the upper half
   const Bits word = reinterpret_cast<Bits>(v), nan = Bits{} + 0x7fc00000u;
   return (word & 0x7fffffffu) > 0x7f800000u ? nan : (word + 0x7fffu + ((word >> 16) & 1u)) & 0xffff0000u;
 }
@@ -87,7 +87,7 @@ inline int64_t lane(int64_t i) {
   return std::is_same_v<T, BFloat16> ? i / loaded * loaded + i % 2 * (loaded / 2) + i % loaded / 2 : i;
 }
 
-// What follows the norm; V is a number or a vector. A NaN stays one.
+// The activation; V is a number or a vector. A NaN stays a NaN.
 template <int ACT, class V>
 inline V activated(V v) {
   const V zero{}, six = zero + 6;
@@ -96,7 +96,7 @@ inline V activated(V v) {
   return v <= zero ? zero : v;
 }
 
-// The gradient past the activation whose input, or output, is `v`.
+// The gradient through the activation whose input, or output, is `v`.
 template <int ACT, class V>
 inline V passed(V v, V grad) {
   const V zero{}, six = zero + 6;
@@ -106,7 +106,7 @@ inline V passed(V v, V grad) {
 }
 
 template <class T, class A>
-inline A kept(A v) {  // as it is once it was stored
+inline A kept(A v) {  // rounded as when stored
   if constexpr (std::is_same_v<T, BFloat16> && std::is_same_v<A, float>) {
     BFloat16 stored;
     put(stored, v);
@@ -132,7 +132,7 @@ struct Map {
   int64_t begin(int64_t part) const { return wide * part / parts; }
   int64_t end(int64_t part) const { return wide * (part + 1) / parts; }
 
-  // A number for each channel, laid out for every lane of a row.
+  // One number per channel, repeated for every lane of a row.
   template <class From>
   std::vector<A> spread(const From* values) const {
     std::vector<A> out(width);
@@ -141,8 +141,8 @@ struct Map {
   }
 };
 
-// Two sums for each lane and part; what is added up is `terms(at, i, count, first, second)`, of the lanes from `at`, the
-// i-th of a row, in `count` rows, and `term(at, i)` of a single one.
+// Two sums for each channel, accumulated per lane and part: `terms(at, i, count, first, second)` adds those of the lanes
+// from `at`, the i-th of a row, in `count` rows; `term(at, i, first, second)` adds those of a single one.
 template <class T, class Terms, class Term>
 std::vector<double> sums(const Map<T>& map, int threads, const Terms& terms, const Term& term) {
   using A = typename Sum<T>::type;
@@ -169,7 +169,7 @@ std::vector<double> sums(const Map<T>& map, int threads, const Terms& terms, con
     term(map.wide * width + i, lane<T>(i), first, second);
     last[lane<T>(i)] += first, last[width + lane<T>(i)] += second;
   }
-  // to channels, in the order of parts and lanes
+  // sum over parts and lanes, in order
   std::vector<double> found(2 * map.channels);
   for (int64_t part = 0; part < map.parts; ++part)
     for (int64_t which = 0; which < 2; ++which)
@@ -179,8 +179,8 @@ std::vector<double> sums(const Map<T>& map, int threads, const Terms& terms, con
   return found;
 }
 
-// Every number of the map, `many(at, i, count)` for the lanes of each of `count` rows, from the end: what was read last is still
-// in a cache.
+// Visits every number of the map: `many(at, i, count)` for the lanes of `count` rows, from the end, since what was read last
+// is still in a cache.
 template <class T, class Many, class One>
 void each(const Map<T>& map, int threads, const Many& many, const One& one) {
   const int64_t width = map.width;
@@ -197,12 +197,12 @@ void each(const Map<T>& map, int threads, const Many& many, const One& one) {
 
 #define LANES for (int k = 0; k < Lanes<A>::count; ++k)
 
-// `about`: for each channel mean, 1 / standard deviation, and scale and shift of the norm as a whole.
+// `about`: for each channel the mean, 1 / standard deviation, and the scale and shift of the whole norm.
 template <class T>
 void statistics(const Map<T>& map, const T* x, typename Sum<T>::type* about, typename Sum<T>::type* running_mean,
                 typename Sum<T>::type* running_var, double momentum, double eps, int threads) {
   using A = typename Sum<T>::type;
-  // squares of differences to something near the mean: their sum loses nothing to the mean
+  // squares of differences from a value near the mean: their sum does not cancel
   const int64_t looked = std::min<int64_t>(map.rows, 64);
   std::vector<A> near(map.channels);
   for (int64_t row = 0; row < looked; ++row) {
@@ -274,15 +274,15 @@ struct Gradients {
   A *weight, *bias;
 };
 
-// Where a residual was added, the output `y` tells what the activation let pass, otherwise the input does. The masked
-// gradient is the residual's. One pass for the sums, if any is needed, and one for the gradient of the input.
+// With a residual the output `y` shows which values passed the activation, otherwise the input does. The masked gradient is
+// the residual's. One pass for the sums, if needed, and one for the gradient of the input.
 template <class T, int ACT, bool ADDED>
 void backward(const Map<T>& map, const T* x, const T* y, const T* grad, const typename Sum<T>::type* about,
               const Gradients<T>& to, bool training, int threads) {
   using A = typename Sum<T>::type;
   const std::vector<A> mean = map.spread(about), scale = map.spread(about + 2 * map.channels);
   const std::vector<A> shift = map.spread(about + 3 * map.channels);
-  // gradients past the activation; `value` is the input there, `a` and `b` the norm's scale and shift
+  // gradients through the activation; `value` is the norm's input, `a` and `b` its scale and shift
   const auto past = [=](int64_t at, const Lanes<A>& value, const Lanes<A>& a, const Lanes<A>& b) {
     Lanes<A> z = read<A>(grad + at), out;
     if constexpr (ACT == kNone) return z;
@@ -365,7 +365,7 @@ void backward(const Map<T>& map, const T* x, const T* y, const T* grad, const ty
 extern "C" {
 
 // (rows, channels) -> y of the same shape. `parameters`: weight, bias, running mean and running variance of the channels;
-// `about` receives four numbers a channel for the backward pass. Training takes the map's own statistics and moves the
+// `about` receives four numbers a channel for the backward pass. Training uses the map's own statistics and updates the
 // running ones. `residual` may be null.
 void stillpoint_norm(const void* x, const void* residual, void* y, void* const* parameters, void* about, int64_t rows,
                      int64_t channels, int64_t activation, int64_t training, double momentum, double eps, int64_t threads) {

@@ -1,11 +1,11 @@
-// Dual-tree wavelet packets on the CPU: the vertical and the horizontal pass and the maps made of them in one go. Called
-// through ctypes.
+// Dual-tree wavelet packets on the CPU: vertical pass, horizontal pass and the maps made of them at once. Called through
+// ctypes.
 //
-// One plane at a time is padded and its columns sorted by their remainder to the stride, into a scratch that stays in the
-// caches: a tap is then an offset, and neighbouring outputs are neighbours. A row of outputs is one vertical pass into a
+// One plane at a time is padded, and its columns sorted by their remainder modulo the stride, into a scratch that stays in
+// the caches: a tap is then an offset, and neighbouring outputs are neighbours. A row of outputs is one vertical pass into a
 // second scratch, and horizontal passes from there. Of a packet's two maps, half the sum is one horizontal pass over the
 // rows of the first tree, and half the difference one over those of the second; the maps are made of them in registers.
-// The backward pass is the same from the last to the first.
+// The backward pass does the same in reverse.
 //
 // All four passes are one primitive, `multiply`. It adds the terms of every output in the same order, so multiplications
 // and additions may be fused here.
@@ -50,7 +50,7 @@ inline void multiply(const A* first, const A* second, const int64_t* offset, con
     for (int64_t b = 0; b < BLOCKS; ++b) sums[r][b] = sum[r][b];
 }
 
-// A register of what stands at `from`, zeros after the first n numbers; and the first n numbers of a register written.
+// Reads n numbers at `from` into a register, zeros after them; and writes the first n numbers of a register.
 template <class A, class T>
 inline typename Lanes<A>::type read(const T* from, int64_t n) {
   constexpr int64_t lanes = Lanes<A>::count;
@@ -124,7 +124,7 @@ class Packets {
   using V = typename Lanes<A>::type;
   static constexpr int64_t kLanes = Lanes<A>::count;
 
-  // Horizontal filters that are wanted together, a multiple of four lanes of them, and weights as `multiply` reads them.
+  // Horizontal filters computed together, a multiple of four lanes, and their weights in the order of `multiply`.
   struct Horizontal {
     std::vector<int64_t> paths;
     int64_t lanes;
@@ -133,7 +133,7 @@ class Packets {
   // The horizontal passes over the rows of one vertical path, and where in the output each lane's two maps begin.
   struct Pass {
     int64_t vertical, horizontal;
-    std::vector<int64_t> first, second;  // -1: a lane that is not wanted
+    std::vector<int64_t> first, second;  // -1: an unused lane
   };
 
   const Geometry& g;
@@ -264,7 +264,7 @@ class Packets {
   }
 
   // Calls act(remainder, low, high, shift): position stride * m + remainder of the padded axis is pixel stride * m + shift
-  // of a row for m in [low, high); what stands elsewhere is in `column_of`.
+  // of a row for m in [low, high); `column_of` has the others.
   template <class F>
   void inner(F act) const {
     const int64_t extent = (g.columns - 1) * g.stride + g.taps;
@@ -275,7 +275,7 @@ class Packets {
     }
   }
 
-  // A plane, its columns padded and sorted by their remainders.
+  // Copies a plane, its columns padded and sorted by their remainders.
   void sort(const T* from, A* to) const {
     for (int64_t i = 0; i < g.height; ++i, from += g.width, to += pitch)
       inner([&](int64_t r, int64_t low, int64_t high, int64_t shift) {
@@ -307,7 +307,7 @@ class Packets {
     }
   }
 
-  // A row of the maps of one vertical path.
+  // Computes a row of the maps of one vertical path.
   void across(const Pass& pass, const A* between, T* to) const {
     const Horizontal& horizontal = horizontals[pass.horizontal];
     const A *first = between + pass.vertical * pitch, *second = first + g.paths * pitch;
@@ -325,7 +325,7 @@ class Packets {
       });
   }
 
-  // The transpose of `across`. Half sums and differences stand in `halves` with zeros before and after each lane.
+  // The transpose of `across`. Half sums and differences are in `halves`, with zeros before and after each lane.
   void back(const Pass& pass, const T* from, A* halves, A* between) const {
     const Horizontal& horizontal = horizontals[pass.horizontal];
     A *first = halves, *second = halves + most_lanes * reach;
@@ -361,8 +361,8 @@ class Packets {
 
 extern "C" {
 
-// From planes of NUMBERs to maps of them, or back. The filters are numbers of the type that NUMBERs are added up in, and
-// `packets` holds the two paths and the two maps of each; `numbers` is the geometry.
+// From planes of NUMBERs to maps, or back. The filters have the type in which NUMBERs are summed; `packets` holds the two
+// paths and the two maps of each packet; `numbers` is the geometry.
 void stillpoint_packets(const void* from, void* to, const void* vertical, const void* horizontal, const void* packets,
                         const int64_t* numbers, int64_t backward, int64_t threads) {
   using A = Sum<NUMBER>::type;

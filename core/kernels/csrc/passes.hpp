@@ -6,14 +6,14 @@
 
 namespace {
 
-// Memory that the next row will need, asked for a piece at a time while this row is worked on: the rows of a map whose
-// channels come last are longer than what the processor fetches ahead by itself. Into the first-level cache, although it
-// does not hold them all: asked for in the second, five taps took up to twice as long, as if nothing had been asked for.
+// Prefetches what the next row needs, a piece at a time, while this row is computed: the rows of a channels-last map are
+// longer than what the processor prefetches by itself. Into the first-level cache, although they do not fit: prefetching
+// into the second was useless (five taps took up to twice as long).
 struct Ahead {
   const char* next = nullptr;
   int64_t bytes = 0;
 
-  // One of `parts` equal pieces, in whole lines.
+  // The bytes of one of `parts` equal pieces, in whole cache lines.
   int64_t piece(int64_t parts) const { return parts ? (bytes / parts + 63) & ~int64_t(63) : 0; }
 
   void fetch(int64_t count) {
@@ -23,7 +23,7 @@ struct Ahead {
   }
 };
 
-// N taps of `count` pixels whose channels lie side by side.
+// N taps for `count` pixels of a channels-last map.
 template <int N, class A, class To>
 void strip(const A* middle, int64_t tap_step, const A* w, To* out, int64_t count, int64_t in_step, int64_t out_step,
            int64_t channels, bool past, Ahead ahead) {
@@ -73,22 +73,22 @@ void strip(int64_t taps, const A* middle, int64_t tap_step, const A* w, To* out,
   }
 }
 
-// A run of outputs with the same taps: where it begins, how many they are, and where the taps of its first lie in a row.
+// A run of outputs with the same taps: its start and length, and the offsets of the first output's taps in a row.
 template <class A>
 struct Spot {
   int64_t start, count, taps, columns[8];
   A weights[8];
 };
 
-// Both directions at once, K taps each, of pixels whose channels lie side by side. The sums down the last KEPT columns of
-// one output are those down the first of the next, and wait for it in `kept`, KEPT times `channels` numbers.
+// Both directions at once, K taps each, for channels-last maps. The sums down the last KEPT columns of one output are those
+// down the first columns of the next, and are stored in `kept`, KEPT times `channels` numbers.
 template <int K, int KEPT, class A, class From, class To>
 void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out, int64_t step, int64_t channels, A* kept, bool past, Ahead ahead) {
   const From* r[K];
   A a[K], b[K];
   int64_t column[K];
   for (int k = 0; k < K; ++k) r[k] = rows[k], a[k] = down[k], b[k] = spot.weights[k], column[k] = spot.columns[k];
-  // of all channels, as many at a time as registers hold, then one by one
+  // all channels, as many at a time as registers hold, then one by one
   const auto each = [&](const auto& work) {
     int64_t c = 0;
     if constexpr (std::is_same_v<From, To>)
@@ -129,7 +129,7 @@ void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out
 
 template <class A, class From, class To>
 void window(const From* const* rows, const A* down, const Spot<A>& spot, To* out, int64_t step, int64_t channels, A* kept, bool past, Ahead ahead) {
-  // keeping more than one costs what it saves, unless reading a number is work
+  // keeping more than one costs what it saves, unless reading a number is expensive (bfloat16)
   constexpr bool one = std::is_same_v<From, To>, more = one && std::is_same_v<From, BFloat16>;
   const bool shared = one && spot.count > 1 && step == 2 * channels;
   switch (spot.taps) {
@@ -181,13 +181,13 @@ void merge(const A* from, int64_t part, To* out, int64_t n, int64_t stride) {
 }
 
 template <class A>
-struct Pass {  // one direction of a blur, the tables of every phase
+struct Pass {  // one direction of a blur, with the tables of every phase
   Axis down, right;
   Taps<A> taps;
   int64_t channels;
-  bool last, backward, past = false;  // past: whether results are stored past the caches
+  bool last, backward, past = false;  // past: store results past the caches
   std::vector<Table<A>> rows, columns;
-  std::vector<std::vector<Spot<A>>> spots;  // of each phase of the columns, where both directions go at once
+  std::vector<std::vector<Spot<A>>> spots;  // for each column phase, if both directions are computed at once
 
   Pass(const Axis& y, const Axis& x, int64_t size, int64_t channel_count, bool channels_last, bool adjoint, bool phases)
       : down(y), right(x), taps(size), channels(channel_count), last(channels_last), backward(adjoint) {
@@ -196,11 +196,11 @@ struct Pass {  // one direction of a blur, the tables of every phase
     };
     for (int64_t r = 0; r < (phases ? y.stride : 1); ++r) rows.push_back(make(y, r));
     for (int64_t c = 0; c < (phases ? x.stride : 1); ++c) columns.push_back(make(x, c));
-    // A sum down a column is made anew for every output that it belongs to: of few taps and no more than two outputs.
+    // Sums down a column are recomputed for every output that uses them, so only for few taps and at most two outputs.
     if (last && !backward && size <= 5 && x.stride > 1)
       for (const Table<A>& table : columns) spots.push_back(runs(table));
   }
-  // For results of that many numbers at `out`: past the caches where they would not stay in them, in whole lines.
+  // Decides whether `count` results at `out` go past the caches, in whole cache lines, as they would not stay in them.
   template <class To>
   void store_to(const To* out, int64_t count) {
     past = std::is_same_v<To, A> && last && count * sizeof(To) >= kLarge && channels * sizeof(To) % 64 == 0 &&
@@ -212,22 +212,22 @@ struct Pass {  // one direction of a blur, the tables of every phase
   int64_t width_out() const { return backward ? right.input : right.output; }
   int64_t lanes() const { return last ? channels : 1; }
 
-  // From one row between the passes to the next: forward, a multiple of the stride, so that rows laid end to end are
-  // one long row as far as the taps of a borderless pixel are concerned.
+  // Length of a row between the passes: forward, a multiple of the stride, so that consecutive rows are one long row for
+  // the taps of a pixel without a border.
   int64_t pitch() const {
     const int64_t s = right.stride;
     return last ? width() * channels : backward ? width() : s * ((std::max(width(), s * width_out()) + s - 1) / s);
   }
-  // Before and behind the rows, because the taps of the first and the last reach further; such results are replaced.
+  // Room before and after the rows, since the taps of the first and last reach further; such results are overwritten.
   int64_t guard() const {
     const int64_t s = right.stride, reach = taps.size + s + std::abs(right.before) + std::abs(right.after);
     return last ? 0 : s * ((reach + s - 1) / s);
   }
-  // Rows taken at a time: few enough that, with what lies between the passes, a part of the first-level cache holds them.
+  // Rows computed at a time: few enough to fit, with the intermediate results, in part of the first-level cache.
   int64_t block() const { return last ? 1 : std::max<int64_t>(1, std::min(height_out(), 768 / pitch())); }
   std::size_t scratch() const { return 3 * static_cast<std::size_t>(block() * pitch() + 2 * guard() + lanes() + 16) * (backward && !last ? right.stride : 1); }
 
-  // Rows [o, end) of one image (channels last) or of one plane. `scratch` is zero where nothing has been written yet.
+  // Computes rows [o, end) of one image (channels last) or plane. `scratch` is zero where nothing has been written yet.
   template <class From, class To>
   void operator()(const From* from, To* out, int64_t o, int64_t end, int64_t r, int64_t c, A* scratch) const {
     const int64_t line = pitch(), room = block() * line + 2 * guard();
@@ -258,7 +258,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
   }
 
  private:
-  // The next number with which a line of the cache begins.
+  // The next address at which a cache line begins.
   static A* on_line(A* at) { return reinterpret_cast<A*>((reinterpret_cast<std::uintptr_t>(at) + 63) & ~std::uintptr_t(63)); }
 
   // Without a filter: single pixels of single rows.
@@ -275,7 +275,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
     }
   }
 
-  // Down the columns for rows [o, end): those without a border together, since of rows this short the bookkeeping costs as
+  // Sums down the columns for rows [o, end): those without a border together, since for short rows the bookkeeping costs as
   // much as the sum; the others one by one.
   template <class From>
   void columns_down(const Table<A>& table, const From* from, int64_t o, int64_t end, A* middle, A* spare) const {
@@ -295,7 +295,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
     for (int64_t k = high; k < end; ++k) gather(table, k, from, n, middle + (k - o) * line, n, spare);
   }
 
-  // Rows that have the taps c, c + every, ...
+  // Rows whose taps are c, c + every, ...
   template <class From>
   void together(int64_t c, int64_t every, const From* from, int64_t tap_step, int64_t from_step, int64_t count, A* to, int64_t to_step) const {
     const int64_t n = width();
@@ -308,7 +308,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
     combine<A>(terms, shifted, weights, to, n, count, from_step, to_step);
   }
 
-  // Forward across a block of rows: the columns of every remainder side by side, then one sum for all rows.
+  // Forward across a block of rows: sorts columns by remainder, then computes one sum for all rows.
   template <class To>
   void reduce(const Table<A>& table, const A* guarded, To* out, int64_t count, A* space) const {
     if (table.high <= table.low) return;
@@ -323,7 +323,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
     combine<A>(taps.size, shifted, taps.weight, out, width_out(), count, line / s, width_out());
   }
 
-  // Backward across a block of rows: one sum for the outputs of every remainder, then put in turn.
+  // Backward across a block of rows: one sum for the outputs of every remainder, then interleaves them.
   template <class To>
   void spread(const Table<A>& table, const A* middle, To* out, int64_t count, A* space) const {
     const int64_t s = right.stride, line = pitch();
@@ -346,7 +346,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
     for (int64_t k = 0; k < count; ++k) merge(space + k * line, n, out + k * width_out() + run.start, run.count, s);
   }
 
-  // The rows that output o + 1 needs and o did not; at the last output, those that the first needs of the next image.
+  // The rows that output o + 1 needs and o did not; for the last output, those that the next image's first output needs.
   template <class From>
   Ahead next_rows(const Table<A>& table, const From* from, int64_t o) const {
     const int64_t next = o + 1 < table.size() ? o + 1 : 0;
@@ -357,7 +357,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
     return {reinterpret_cast<const char*>(from + begin * pitch()), (end - begin) * pitch() * static_cast<int64_t>(sizeof(From))};
   }
 
-  // The outputs of a row in runs of the same taps: those without a border, and before and behind them each by itself.
+  // The outputs of a row in runs with the same taps: all those without a border, and each of the others alone.
   std::vector<Spot<A>> runs(const Table<A>& table) const {
     const auto spot = [&](int64_t start, int64_t count) {
       Spot<A> found{start, count, table.count(start), {}, {}};
@@ -372,7 +372,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
     return found;
   }
 
-  // A row that has all its taps, down and across, without a row of sums in between.
+  // A row with all its taps, down and across at once, without an intermediate row of sums.
   template <class From, class To>
   void at_once(const Table<A>& table, int64_t phase, const From* from, int64_t o, To* out, A* middle, A* spare, Ahead ahead) const {
     const int64_t line = pitch();
@@ -383,7 +383,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
     for (const Spot<A>& spot : spots[phase]) {
       if (spot.taps == taps.size) {
         window(rows, weights, spot, out, right.stride * channels, channels, spare, past, spot.count > 1 ? ahead : Ahead{});
-      } else {  // a border of zeros: fewer columns, side by side
+      } else {  // a border of zeros: fewer columns, which are adjacent
         const int64_t first = spot.taps ? spot.columns[0] : 0;
         gather(table, o, from + first, line, middle + first, spot.taps * channels, spare);
         gather(columns[phase], spot.start, middle, channels, out + spot.start * channels, channels, spare);
@@ -391,7 +391,7 @@ struct Pass {  // one direction of a blur, the tables of every phase
     }
   }
 
-  // Across one row whose pixels hold their channels side by side.
+  // Across one row of a channels-last map.
   template <class To>
   void pixels(const Table<A>& table, const A* middle, To* out, A* spare, Ahead ahead) const {
     int64_t low = table.low, high = std::max(table.low, table.high);

@@ -1,13 +1,13 @@
 // Blur, subsample and choose the grid of feature maps on the CPU, without a padded copy. Called through ctypes.
 //
 // Every pass, forward or backward, along rows or columns, is one primitive: a weighted sum of a few arrays, added in
-// the order of the taps. A map is taken one output row at a time: first down the columns, then across, so that what is
-// between the two stays in the first-level cache. Which input meets which output with which tap is a table per axis;
-// padding, cropping, the phase and the wrap of odd sizes are in the tables and nowhere else, and the backward pass is
-// the same code with the tables transposed.
+// the order of the taps. A map is computed one output row at a time: first down the columns, then across, so that
+// intermediate results stay in the first-level cache. A table per axis says which input contributes to which output by
+// which tap; padding, cropping, the phase and the wrap of odd sizes are in the tables and nowhere else, and the backward
+// pass is the same code with the tables transposed.
 //
-// Compiled without contraction to fused multiply-adds, so that a pixel's sum is the same bits wherever it stands; once for
-// each NUMBER (float, double, BFloat16) that somebody uses.
+// Compiled without contraction to fused multiply-adds, so that a pixel's sum is the same bits at every position; once for
+// each NUMBER (float, double, BFloat16) in use.
 
 #include "adaptive_blur.hpp"
 #include "passes.hpp"
@@ -35,7 +35,7 @@ void measure_planes(const From* __restrict values, A* __restrict pixels, int64_t
   for (int64_t i = 0; i < n; ++i) measure(pixels[i], A(get(values[i])), CRITERION);
 }
 
-// All channels of each pixel, in sixteen sums that are added in the end: the same order for every pixel.
+// All channels of each pixel, in sixteen sums that are added at the end: the same order for every pixel.
 template <int CRITERION, class A, class From>
 void measure_lanes(const From* values, A* pixels, int64_t n, int64_t channels) {
   const A empty = CRITERION == kMax ? -INFINITY : 0;
@@ -69,8 +69,8 @@ void measure_row(const From* values, A* pixels, int64_t n, int64_t channels, boo
 #undef CASE
 }
 
-// Sums of squares that are sound, and the powers of two that bring others there: exact, but for what is lost beside an
-// image's largest number anyway.
+// The range of accurate sums of squares, and the powers of two that scale others into it: exact, except for numbers that are
+// negligible beside an image's largest.
 template <class A>
 struct Range;
 template <>
@@ -82,7 +82,7 @@ struct Range<double> {
   static constexpr double least = 0x1p-800, most = 0x1p900, up = 0x1p700, down = 0x1p-700;
 };
 
-// What is to be measured of every pixel, all its channels, of the image times `scale`.
+// The criterion's value of every pixel, over all channels, for the image times `scale`.
 template <class T, class A>
 void measure_image(const T* image, const Pass<A>& blur, int64_t criterion, A scale, A* scratch, A* row, A* pixels) {
   const int64_t height = blur.height_out(), width = blur.width_out(), lanes = blur.lanes();
@@ -108,7 +108,7 @@ void measure_image(const T* image, const Pass<A>& blur, int64_t criterion, A sca
   }
 }
 
-// The phase of one image. `blur` is of stride one, `grid` has the strides; the pixels are added in double.
+// The phase of one image. `blur` has stride one, `down` and `right` have the strides; pixels are summed in double.
 template <class T, class A>
 int64_t choose(const T* image, const Pass<A>& blur, const Axis& down, const Axis& right, int64_t criterion, A* scratch, A* row, A* pixels) {
   const int64_t height = blur.height_out(), width = blur.width_out();
@@ -116,7 +116,7 @@ int64_t choose(const T* image, const Pass<A>& blur, const Axis& down, const Axis
   measure_image<T, A>(image, blur, criterion, 1, scratch, row, pixels);
   if (!extreme && height * width) {
     A largest = 0;
-    for (int64_t i = 0; i < height * width; ++i) largest = std::max(largest, pixels[i]);  // a NaN is passed over
+    for (int64_t i = 0; i < height * width; ++i) largest = std::max(largest, pixels[i]);  // skips NaNs
     if (largest > Range<A>::most) measure_image<T, A>(image, blur, criterion, Range<A>::down, scratch, row, pixels);
     if (largest < Range<A>::least) measure_image<T, A>(image, blur, criterion, Range<A>::up, scratch, row, pixels);
   }
@@ -146,7 +146,7 @@ int64_t choose(const T* image, const Pass<A>& blur, const Axis& down, const Axis
   return chosen;
 }
 
-// Whether there is nothing to add up: a circular border of at most the map.
+// Whether this only copies: a circular border no wider than the map.
 bool only_wraps(const Axis& down, const Axis& right, int64_t size) {
   const auto wraps = [](const Axis& axis) {
     return axis.stride == 1 && axis.padding == kCircular && std::min(axis.before, axis.after) >= 0;
@@ -154,7 +154,7 @@ bool only_wraps(const Axis& down, const Axis& right, int64_t size) {
   return size == 1 && wraps(down) && wraps(right) && std::max(right.before, right.after) <= right.input;
 }
 
-// Copied row by row into the caches, where the convolution that asked for it looks for it.
+// Copies row by row, through the caches, since a convolution reads the result next.
 template <class T>
 void wrap(const T* from, T* to, int64_t planes, int64_t lanes, const Axis& down, const Axis& right, int threads) {
   const int64_t width = right.input * lanes, left = right.before * lanes, rest = right.after * lanes;
@@ -235,7 +235,7 @@ Axis axis(const int64_t* a, int64_t padding) { return {a[0], a[1], a[2], a[3], a
 extern "C" {
 
 // axes: input, output, stride, before, after of the rows, then of the columns. `from` and `to` point to
-// NUMBERs. Returns 1, and does nothing, where a phase is none of the grid's.
+// NUMBERs. Returns 1, and does nothing, if a phase is out of range.
 int64_t stillpoint_pool(const void* from, void* to, const int64_t* phase, int64_t batch, int64_t channels,
                         const int64_t* axes, int64_t padding, int64_t size, int64_t last, int64_t backward,
                         int64_t threads) {
@@ -246,8 +246,8 @@ int64_t stillpoint_pool(const void* from, void* to, const int64_t* phase, int64_
   return 0;
 }
 
-// Writes each image's phase, and where `to` is given, the blurred map sampled there. `judged`: taps of the filter that
-// the norms are taken after, 1 for none.
+// Writes each image's phase and, if `to` is given, the blurred map sampled there. `judged`: taps of the filter before the
+// norms, 1 for none.
 int64_t stillpoint_adaptive(const void* from, void* to, int64_t* phase, int64_t batch, int64_t channels,
                             const int64_t* axes, int64_t padding, int64_t size, int64_t judged, int64_t criterion,
                             int64_t last, int64_t threads) {
@@ -256,8 +256,8 @@ int64_t stillpoint_adaptive(const void* from, void* to, int64_t* phase, int64_t 
   return 0;
 }
 
-// What of a filter for every pixel is wanted (0 output, 1 input, 2 weights) from the other two. numbers: batch, channels,
-// height, width, groups, size, stride down, stride right, padding, then four strides of x, of the weights and of y.
+// A filter for every pixel: computes `wanted` (0 output, 1 input, 2 weights) from the other two. numbers: batch, channels,
+// height, width, groups, size, stride down, stride right, padding, then four strides each of x, the weights and y.
 void stillpoint_local_filter(void* x, void* weight, void* y, const int64_t* numbers, int64_t wanted, int64_t threads) {
   Local g;
   static_assert(sizeof g == 21 * sizeof(int64_t), "plain numbers, in this order");

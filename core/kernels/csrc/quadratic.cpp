@@ -1,8 +1,8 @@
 // c0 + c1 x + c2 x^2 of each channel of maps (B, C, P), P pixels, packed, channels first or last, and its derivatives, each in
 // one pass. Called through ctypes.
 //
-// What reaches the coefficients is summed in the type of the numbers over a block of pixels, and in double over blocks; left
-// by image, so that it does not depend on the number of threads.
+// Gradients of the coefficients are summed in NUMBER over a block of pixels, in double over blocks, and left per image, so
+// that they do not depend on the number of threads.
 
 #include "tables.hpp"
 
@@ -66,7 +66,7 @@ struct Quadratic {
     }
   }
 
-  // Functions of their own, whose arguments a compiler knows to lie apart.
+  // Separate functions, so that the compiler knows that their arguments do not overlap.
   void pixel(const T* __restrict x, const T* __restrict c0, const T* __restrict c1, const T* __restrict c2, T* __restrict y) const {
     for (int64_t c = 0; c < channels; ++c) y[c] = c0[c] + x[c] * (c1[c] + c2[c] * x[c]);
   }

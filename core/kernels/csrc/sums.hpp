@@ -6,8 +6,8 @@
 
 namespace {
 
-// out[i] = w[0] * rows[0][i] + ... + w[N - 1] * rows[N - 1][i], added from the left; for `count` outputs, each of rows that
-// lie `step` after those of the last.
+// out[i] = w[0] * rows[0][i] + ... + w[N - 1] * rows[N - 1][i], added from the left; for `count` outputs, whose rows are
+// `step` apart.
 template <int N, class A, class From, class To>
 void combine(const From* const* rows, const A* w, To* out, int64_t n, int64_t count = 1, int64_t step = 0, int64_t out_step = 0) {
   const From* r[N];
@@ -44,7 +44,7 @@ void combine(int64_t terms, const From* const* rows, const A* w, To* out, int64_
   }
 }
 
-// The terms of one output, each an array of n that starts `step` after the last.
+// Sums the terms of one output: arrays of n numbers, `step` apart.
 template <class A, class From, class To>
 void gather(const Table<A>& table, int64_t o, const From* base, int64_t step, To* out, int64_t n, A* spare) {
   const Term<A>* term = table.begin(o);
@@ -78,7 +78,7 @@ void across(const Table<A>& table, int64_t from, int64_t to, const From* middle,
   }
 }
 
-// One output of each of `count` rows.
+// Computes one output of each of `count` rows.
 template <int N, class A, class To>
 void column(const Term<A>* term, const A* row, int64_t line, To* out, int64_t out_line, int64_t count) {
   int64_t from[N];
@@ -92,7 +92,7 @@ void column(const Term<A>* term, const A* row, int64_t line, To* out, int64_t ou
   }
 }
 
-// Outputs [low, high) of `count` rows.
+// Computes outputs [low, high) of `count` rows.
 template <class A, class To>
 void borders(const Table<A>& table, int64_t low, int64_t high, const A* middle, int64_t line, To* out, int64_t out_line, int64_t count) {
   for (int64_t o = low; o < high; ++o) {

@@ -1,4 +1,4 @@
-// Which inputs meet which outputs of an axis with which taps, and how numbers are read and written.
+// Which inputs contribute to which outputs of an axis by which taps, and how numbers are read and written.
 
 #pragma once
 
@@ -21,7 +21,7 @@ struct BFloat16 {
 };
 
 template <class T>
-struct Sum {  // what values of type T are added up in
+struct Sum {  // the type in which values of type T are summed
   using type = T;
 };
 template <>
@@ -40,14 +40,14 @@ inline float get(BFloat16 v) {
 
 inline void put(float& to, float v) { to = v; }
 inline void put(double& to, double v) { to = v; }
-inline void put(BFloat16& to, float v) {  // to the nearest, ties to even; a NaN stays one
+inline void put(BFloat16& to, float v) {  // rounds to nearest, ties to even; a NaN stays a NaN
   uint32_t word;
   std::memcpy(&word, &v, sizeof word);
   const uint32_t rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
   to.bits = static_cast<uint16_t>((word & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
 }
 
-// As many numbers as a wide register holds, wherever they lie.
+// As many numbers as a wide register holds, at any alignment.
 template <class A>
 struct Wide {
   typedef A type __attribute__((vector_size(64), aligned(alignof(A)), may_alias));
@@ -55,15 +55,14 @@ struct Wide {
 template <class A>
 using Vector = typename Wide<A>::type;
 
-// Two registers of bfloat16, apart as float: the first, third ... number and the second, fourth .... So what is one load is
-// two numbers wide, and neither reading nor writing shuffles.
+// One register of bfloat16 as two of float: the even numbers and the odd ones, so that neither reading nor writing shuffles.
 struct Pair {
   Vector<float> even, odd;
 };
 inline Pair operator*(float weight, const Pair& v) { return {weight * v.even, weight * v.odd}; }
 inline Pair& operator+=(Pair& sum, const Pair& v) { return sum.even += v.even, sum.odd += v.odd, sum; }
 
-// What numbers of type T are worked on in, many at a time, and how many those are.
+// The type for computing on many numbers of type T at a time, and how many.
 template <class T>
 struct Many {
   using type = Vector<T>;
@@ -77,7 +76,7 @@ struct Many<BFloat16> {
 
 typedef uint32_t Words __attribute__((vector_size(64), aligned(2), may_alias));
 
-// One number or many: of type V for sums, From and To in memory. A Pair is kept as two vectors of sums.
+// Reads one number or many, of type From in memory, as V for sums. A Pair of sums is stored as two vectors.
 template <class V, class From>
 inline V load(const From* from) {
   if constexpr (std::is_arithmetic_v<V>) {
@@ -88,11 +87,11 @@ inline V load(const From* from) {
   } else if constexpr (std::is_same_v<V, Pair>) {
     return {load<Vector<float>>(from), load<Vector<float>>(from + 16)};
   } else {
-    return *reinterpret_cast<const Vector<From>*>(from);  // not V, which has lost that it may lie anywhere
+    return *reinterpret_cast<const Vector<From>*>(from);  // not V, which has lost the attribute of any alignment
   }
 }
 
-inline Words rounded(Vector<float> v) {  // as `put`, the result in the upper half
+inline Words rounded(Vector<float> v) {  // rounds like `put`; the result is in the upper half
   const Words word = reinterpret_cast<Words>(v), nan = Words{} + 0x7fc00000u;
   return (word & 0x7fffffffu) > 0x7f800000u ? nan : (word + 0x7fffu + ((word >> 16) & 1u)) & 0xffff0000u;
 }
@@ -100,8 +99,8 @@ inline Words rounded(Vector<float> v) {  // as `put`, the result in the upper ha
 // Bytes of results that no second-level cache holds.
 constexpr std::size_t kLarge = 4 << 20;
 
-// `past`: past the caches where the processor can, `to` being where a line of the cache begins. A line that is written
-// whole need not be read first, and what is larger than the caches would leave them before anybody reads it.
+// `past`: store past the caches where the processor can; `to` must begin a cache line. A line that is written whole need not
+// be read first, and results larger than the caches would be evicted before anything reads them.
 template <class V, class To>
 inline void store(To* to, V v, bool past = false) {
   if constexpr (std::is_arithmetic_v<V>) {
@@ -122,7 +121,7 @@ inline void store(To* to, V v, bool past = false) {
   }
 }
 
-// Before another thread may read what was stored past the caches.
+// Must run before another thread reads what was stored past the caches.
 inline void stores_done() {
 #ifdef __AVX__
   _mm_sfence();
@@ -132,7 +131,7 @@ inline void stores_done() {
 enum Padding { kReflect, kReplicate, kZeros, kCircular };
 enum Criterion { kL2, kL1, kLInfty, kMax, kL2Min, kL1Min };
 
-// The pixel of an axis of n that stands at position i of the padded axis, or -1 for a zero.
+// The pixel of an axis of n at position i of the padded axis, or -1 for a zero.
 int64_t padded(int64_t i, int64_t n, int64_t padding) {
   if (i >= 0 && i < n) return i;
   switch (padding) {
@@ -149,7 +148,7 @@ struct Term {
   A weight;
 };
 
-// Along one axis, each output's terms in the order of the taps, and the run of outputs [low, high) without a border.
+// For one axis, each output's terms in the order of the taps, and the range of outputs [low, high) without a border.
 template <class A>
 struct Table {
   std::vector<int64_t> start;
@@ -170,13 +169,13 @@ template <class A>
 struct Taps {
   int64_t size;
   A weight[8];
-  explicit Taps(int64_t k) : size(k) {  // Pascal's row k - 1 over its sum
+  explicit Taps(int64_t k) : size(k) {  // Pascal's row k - 1 divided by its sum
     weight[0] = A(1) / A(int64_t(1) << (k - 1));
     for (int64_t i = 1; i < k; ++i) weight[i] = weight[i - 1] * A(k - i) / A(i);
   }
 };
 
-// The longest run of positions that a predicate holds for.
+// The longest run of positions for which a predicate holds.
 template <class F>
 void longest_run(int64_t n, int64_t& low, int64_t& high, F holds) {
   low = high = 0;

@@ -144,7 +144,7 @@ def test_a_compiler_without_room_for_its_files_is_not_broken(fresh, compiler):
             "cannot be written: the file system is read-only",
             "set STILLPOINT_CACHE to a folder of your own",
         ),
-        (errno.EACCES, "cannot be written: there is no permission", "set STILLPOINT_CACHE to a folder of your own"),
+        (errno.EACCES, "cannot be written: permission denied", "set STILLPOINT_CACHE to a folder of your own"),
         (errno.ENOSPC, "the disk is full", "set STILLPOINT_CACHE to a folder on another disk"),
         (errno.EDQUOT, "the disk quota is used up", "set STILLPOINT_CACHE to a folder on another disk"),
     ],

@@ -181,7 +181,7 @@ def test_odd_sides_come_back_as_they_were_where_the_size_is_told(up, shape):
 @pytest.mark.parametrize("size", [(6, 8), (9, 8), (8, 0)])
 def test_a_size_of_which_the_map_was_not_made_is_refused(size):
     y, phase = torch.zeros(1, 8, 4, 4), torch.zeros(1, dtype=torch.int64)
-    with pytest.raises(ValueError, match=r"size must be 7 to 8 x 7 to 8, of which the stride makes \(8, 8\), got"):
+    with pytest.raises(ValueError, match=r"size must be 7 to 8 x 7 to 8, to be extended to \(8, 8\), got"):
         LearnablePolyphaseUpsample2d(8)(y, phase, size=size)
 
 

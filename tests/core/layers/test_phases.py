@@ -171,7 +171,7 @@ def test_exceptions_name_the_value():
 def test_a_phase_of_other_integers_is_refused():
     # a kernel that read them as int64 would read past their end
     x = map_of(8, 8)
-    with pytest.raises(ValueError, match="phase must be int64, as choose_phase gives it, got int32"):
+    with pytest.raises(ValueError, match="phase must be int64, as choose_phase returns it, got int32"):
         take_phase(x, torch.zeros(6, dtype=torch.int32))
     with pytest.raises(ValueError, match="got float32"):
         place_phase(x, torch.zeros(6))

@@ -199,7 +199,7 @@ def test_packings_are_the_papers(packing: Packing, kept: int, excluded: set[int]
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"inputs": (4, 2)}, "do not make up the 5 maps"),
+        ({"inputs": (4, 2)}, r"inputs \(4, 2\) must sum to the number of maps, 5"),
         ({"outputs": (4,)}, "one entry per section"),
         ({"groups": (3, 1)}, "groups must divide the 4 maps and the 4 outputs of a section, got 3"),
     ],
@@ -211,7 +211,7 @@ def test_impossible_packings_are_refused(options: dict, sentence: str) -> None:
 
 
 def test_wrong_channels_and_colours_are_refused() -> None:
-    with pytest.raises(ValueError, match="made for 3 channels, got 1"):
+    with pytest.raises(ValueError, match="the layer's 3 channels, got 1"):
         mixing()(image(1, 1, 12, 12))
-    with pytest.raises(ValueError, match="1 colours need as many weights"):
+    with pytest.raises(ValueError, match="a weight for each of 1 channels"):
         WaveletMixing2d(1, SMALL, stride=2, colours=(1.0, 2.0, 3.0))
