@@ -1,4 +1,4 @@
-"""The measures of the board: what each is called, what it says in a sentence, and who introduced it. Torch-free."""
+"""The measures of the board: the name, explanation and source of each. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ class Measure:
     title     heading of a column
     unit      "%": a share; "nats"; "x": over the base; "": as it is
     better    "higher" or "lower"
-    sentence  what it says
-    source    who introduced it, or that it is ours
-    group     what it stands with: answers, shifts, pixels, other, cost
-    shown     whether its column is there when the page opens
-    bound     over seeds, the largest is what holds
-    counted   key of the number of images, where they are a sample; "": all
+    sentence  its explanation
+    source    who introduced it; "ours"; "": needs none
+    group     its group on the page: answers, shifts, pixels, other, cost
+    shown     whether its column is visible when the page opens
+    bound     summarise seeds by the largest value, not by the mean
+    counted   key of the number of images if only a sample is measured; "": all
     """
 
     key: str
@@ -268,5 +268,5 @@ MEASURES = (
     ),
 )
 BY_KEY = {measure.key: measure for measure in MEASURES}
-#: a law holds where no logit changes by more, relative to the largest
+#: a law holds if no logit changes by more than this, relative to the largest logit
 LAW = 1e-5

@@ -65,7 +65,7 @@ def authors_paths(net: nn.Module) -> dict[str, str]:
         stem = net.features[0]
         twin = _stem(stem, "features.0.", "features.0", "features.1") if isinstance(stem, TwinStem) else {}
         return _alexnet(net) | twin
-    raise ValueError(f"the authors have no {type(net).__name__}")
+    raise ValueError(f"the authors' code has no {type(net).__name__}")
 
 
 def _mixing(module: WaveletMixing2d, ours: str, theirs: str) -> dict[str, str]:

@@ -74,15 +74,15 @@ def test_its_weights_give_its_numbers_again_and_no_others(place: Path, capsys: p
     assert f"its weights give its {len(seed['metrics'])} numbers" in capsys.readouterr().out
     options = ["--weights", str(place / "others.pth")]
     assert main(["board", "check", str(place / "board" / "mine.json"), *model, *options]) == 2
-    assert "was not measured of these weights" in capsys.readouterr().err
+    assert "was measured with other weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--name", "mine"], "mine.json is there already"),
-        (["--name", "aps3"], "the board has an entry 'aps3' already"),
-        (["--name", "../x"], "../x is no entry of the board"),
+        (["--name", "mine"], "mine.json already exists"),
+        (["--name", "aps3"], "the board already has an entry 'aps3'"),
+        (["--name", "../x"], "../x is not an entry of the board"),
         (["--name", "new", "--recipe", "digit"], "board has no recipe 'digit'"),
         (["--name", "new", "--weights", "none.pth"], "there are no weights at none.pth"),
     ],

@@ -165,7 +165,7 @@ def test_the_authors_protocol_draws_once_a_batch_and_calls_precision_accuracy(vo
         ("voc2012", ("MODEL.RATES", "[0]"), "greater than 0"),
         ("voc2012", ("TRAIN.LOSS", "mse"), "TRAIN.LOSS mse: voc2012 has a class for each pixel: set cross_entropy"),
         ("voc2012", ("EVALUATE.METRICS", "[accuracy]"), "unknown evaluation 'accuracy'"),
-        ("voc2012", ("MODEL.DOWNSAMPLE", "blur", "MODEL.FILLING", "[]"), "needs grids that were chosen"),
+        ("voc2012", ("MODEL.DOWNSAMPLE", "blur", "MODEL.FILLING", "[]"), "needs chosen grids"),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_a_sentence(recipe, pairs, said):
