@@ -27,7 +27,7 @@ def require() -> None:
 
 
 def write(run: Run) -> Path | None:
-    """Writes ``<run>/tensorboard/<status>`` anew from the run's maps; None if the network has no reconstructions.
+    """Writes ``<run>/tensorboard/<status>`` again from the run's maps; None if the network has no reconstructions.
 
     Tags are ``image`` and ``<place>/<kind>``: the stem and each stage, raw (cut to [0, 1]), normalised and equalised.
     """

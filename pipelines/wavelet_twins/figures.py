@@ -72,7 +72,7 @@ def curves(
 ) -> Path:
     """Curves over shifts: a line is the mean over seeds, a band reaches from the lowest to the highest.
 
-    `panels` holds for each (row, column) the curves of each network, one for each seed; point k stands at
+    `panels` holds for each (row, column) the curves of each network, one for each seed; point k is at
     ``(start + k) * step``, times `scale` upwards.
     """
     if not panels:
