@@ -106,8 +106,8 @@ class Train(TrainConfig):
             counts = len(self.tau_milestones), len(self.tau_temperatures)
             if counts[0] != counts[1] or not counts[0] or list(self.tau_milestones) != sorted(self.tau_milestones):
                 raise ValueError(
-                    f"TRAIN.TAU {self.tau} needs as many TAU_TEMPERATURES as TAU_MILESTONES, these in ascending order, "
-                    f"got {list(self.tau_temperatures)} and {list(self.tau_milestones)}"
+                    f"TRAIN.TAU {self.tau} needs TAU_MILESTONES in ascending order, and as many TAU_TEMPERATURES, at "
+                    f"least one of each, got {list(self.tau_milestones)} and {list(self.tau_temperatures)}"
                 )
             if min(self.tau_temperatures) < COLDEST:
                 least = min(self.tau_temperatures)

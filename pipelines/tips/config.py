@@ -27,7 +27,7 @@ class Model(NetworkConfig):
         known = {"resnet20": (2,), "resnet18": (3, 4, 5), "resnet34": (3, 4, 5)}.get(self.arch, (4, 5))
         if self.num_down not in known:
             raise ValueError(
-                f"MODEL.NUM_DOWN of {self.arch} must be one of {', '.join(map(str, known))}, got {self.num_down}"
+                f"MODEL.NUM_DOWN of {self.arch} must be {' or '.join(map(str, known))}, got {self.num_down}"
             )
         if self.downsample == "none":
             raise ValueError("MODEL.DOWNSAMPLE must not be none: nothing would halve the maps")
