@@ -459,7 +459,7 @@ def main() -> int:
 
 
 def end_with_parent() -> None:
-    """Requests SIGTERM when the parent process ends, even after SIGKILL: a training would otherwise continue for hours."""
+    """Requests SIGTERM when the parent process ends, even after SIGKILL: a training would continue for hours."""
     parent = os.getppid()
     with suppress(OSError, AttributeError):  # only Linux has it
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -122,7 +122,7 @@ def test_a_step_that_computes_something_else_is_not_timed(monkeypatch):
         return lambda: call() + off
 
     monkeypatch.setattr(steps, "step", wrong)
-    with pytest.raises(RuntimeError, match="(?s)ours returned .*, plain PyTorch"):
+    with pytest.raises(RuntimeError, match=r"(?s)ours returned .*, plain PyTorch"):
         steps.measure("aps/resnet20", "evaluation", "float32", False, Clock("cpu", 1), 3)
 
 
