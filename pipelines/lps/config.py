@@ -130,7 +130,7 @@ class Config(RunConfig):
             raise ValueError(f"{self.data.name} has a class for each pixel: set MODEL.DECODER deeplabv3plus")
         if not of_maps and decoder != "none":
             raise ValueError(
-                f"MODEL.DECODER {decoder} predicts a class for each pixel: {self.data.name} has one an image"
+                f"MODEL.DECODER {decoder} predicts a class for each pixel: {self.data.name} has one per image"
             )
         if decoder == "none" and self.train.backbone_lr_factor != 1:
             raise ValueError("TRAIN.BACKBONE_LR_FACTOR changes nothing with MODEL.DECODER none")
