@@ -156,7 +156,7 @@ def test_the_authors_protocol_draws_once_a_batch_and_calls_precision_accuracy(vo
 @pytest.mark.parametrize(
     ("recipe", "pairs", "said"),
     [
-        ("digits", ("MODEL.DECODER", "deeplabv3plus"), "digits has one an image"),
+        ("digits", ("MODEL.DECODER", "deeplabv3plus"), "digits has one per image"),
         ("digits", ("MODEL.RATES", "[1]"), r"MODEL.RATES \(1,\) changes nothing with MODEL.DECODER none"),
         ("digits", ("TRAIN.BACKBONE_LR_FACTOR", "0.1"), "changes nothing with MODEL.DECODER none"),
         ("digits", ("TRAIN.PIXELS", "all"), "TRAIN.PIXELS all is of label maps: digits has one class for each image"),
