@@ -1,9 +1,9 @@
 # make demo: environment, then the APS pipeline on real handwritten digits, to a table and figures.
-# make check-demo: that table against the one of the kept runs; EXACT=1: not a byte may differ. SEEDS=1: for both, one seed of three.
+# make check-demo: compares that table with the kept one; EXACT=1: byte for byte. SEEDS=1, for both: one seed of three.
 # make test: environment, then the whole test suite on both of two cores. make lint: format, lint and types.
-# make lessons: runs the lessons on digits. make docs: the site, in site/, with the lessons' output where they were run.
+# make lessons: runs the lessons on digits. make docs: the site, in site/, with the output of lessons that were run.
 # make dist: wheel and sdist, in dist/, built twice and compared. make try-install: the wheel in empty environments.
-# make check-pages: the board in a headless Chromium, which must be installed; fetches what drives it.
+# make check-pages: tests the board in a headless Chromium, which must be installed; installs its driver.
 # make interop: the examples with Lightning, Hugging Face and segmentation-models-pytorch, which it installs.
 PYTHON ?= python3
 VENV ?= .venv
@@ -55,7 +55,7 @@ format: $(STAMP)
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
-# the lock names versions and no address; torch comes in the build that torchvision asks for
+# the lock states versions, not addresses; torch comes in the build that torchvision needs
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip

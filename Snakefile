@@ -4,8 +4,8 @@ from stillpoint.pipelines import workflow as flow
 
 configfile: f"{workflow.basedir}/config.yaml"
 
-flow.read(config)  # a wrong key or value is told here, in one sentence
-# every job runs the command line of the Python that runs snakemake, also where `stillpoint` is not on the PATH
+flow.read(config)  # a wrong key or value ends here with one sentence
+# every job runs the command line with the Python that runs snakemake, even if `stillpoint` is not on the PATH
 shell.prefix("{flow.SHELL}")
 
 include: "core/data/prepare.smk"

@@ -1,3 +1,3 @@
-"""Speed side by side with peers: ``python -m benchmarks.layers`` writes results/ and, by benchmarks.report, the page
+"""Speed beside peers: ``python -m benchmarks.layers`` writes results/ and, through benchmarks.report, the page
 docs/performance.md.
 """

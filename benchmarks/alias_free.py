@@ -1,7 +1,7 @@
 """The layers of alias-free convnets beside their textbook forms, for `benchmarks.sampling`.
 
-Textbook is two Fourier transforms for every filter, and zeros between the pixels before an interpolation: the paper's
-words, written down.
+The textbook side is the paper's text as code: two Fourier transforms for every filter, and zeros between the pixels
+before an interpolation.
 """
 
 from collections.abc import Iterator

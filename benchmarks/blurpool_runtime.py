@@ -45,7 +45,7 @@ def measure(clock: Clock, networks: tuple[str, ...], batch: int, rounds: int) ->
 
 
 def published(name: str, plain: str) -> dict[str, float]:
-    """The published ratio, where both times are on the plot."""
+    """The published time and ratio; empty unless both times are on the plot."""
     from stillpoint import pipelines
 
     rows = [row for entry in pipelines.paper("blurpool").published.entries for row in entry.rows]

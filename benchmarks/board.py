@@ -1,12 +1,13 @@
 """All measures of the board on one trained network, beside the forwards that they need: ``stillpoint bench board``.
 
-stillpoint   the evaluations of the board's recipe, a twentieth of its protocol: of each kind of images a twentieth
-forwards     the network on unshifted images, in batches as large; its time for as many images as the protocol needs
+stillpoint   the evaluations of the board's recipe, on a twentieth of the images of each kind
+forwards     the network on unshifted images, in batches of the same size; its time for as many images as the protocol
+             needs
 
-What the protocol needs at least is counted from its settings: each image once, and each view of each measure once; of
-the worst shift only the views up to the first that fails, as many as were seen. The network is trained for a moment, so
-that worst shifts are sought among images that it gets right. Images come decoded: a data set is decoded once, when it
-is prepared. CIFAR-10 where it is at hand, noise of its form elsewhere.
+The forwards needed follow from the protocol's settings: each image once, and each view of each measure once; of the
+worst shift only the views up to the first failure, as many as were seen. The network is trained briefly, so that worst
+shifts are searched for images that it classifies correctly. Images are already decoded, as in a prepared data set:
+CIFAR-10 if available, otherwise noise of the same form.
 """
 
 import statistics
@@ -18,17 +19,17 @@ from benchmarks.harness import Clock, job_form, pin, ratios, run_jobs, spread
 
 RECIPES = ("cifar10",)
 ENTRY = "board/strides"
-#: the protocol has twenty times as many
+#: images of all measures, of expensive ones, and of every shift; the protocol has twenty times as many
 IMAGES, DEAR, EVERY = 500, 50, 5
 WHOLE = 20
 #: steps of training, and images of each
 STEPS, BATCH = 60, 128
-#: of the whole time, over the forwards that are needed at least
+#: largest acceptable ratio of the whole time to that of the forwards needed
 GOAL = 3.0
 
 
 def trained(config: Any, count: int) -> Any:
-    """A network that is right about some images."""
+    """A network, trained briefly on `count` images so that it classifies some correctly."""
     import torch
     from torch.nn import functional
 
@@ -72,7 +73,7 @@ def measure(recipe: str, clock: Clock, rounds: int) -> dict[str, Any]:
     for _ in range(rounds):
         mine.spent, mine.images, plain.spent, plain.images = 0.0, 0, 0.0, 0
         with torch.inference_mode():
-            for _ in range(8):  # before and after: what else the machine does changes meanwhile
+            for _ in range(8):  # before and after, since other load changes meanwhile
                 plain.net(shown)
         begun = clock.read()
         found = evaluate(mine.net, images, config.evaluate, device=clock.device, channels_last=True)

@@ -1,4 +1,4 @@
-"""What is timed: one job each, its contenders, and the bytes that it cannot do without."""
+"""The timed cases: one job each, its contenders, and its minimal memory traffic."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ from stillpoint.core.layers import BlurPool2d, PaddedConv2d, PolyphaseDownsample
 from stillpoint.core.layers.adaptive_blur import adaptive_blur2d
 
 BATCH, CHANNELS, HEIGHT = 32, 64, 56
-#: of the largest value: what sums of few terms may be off by, and the last of eight bits
+#: error allowed, relative to the largest value: rounding of short sums; the last of eight bits in bfloat16
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.02}
-#: a seed with which, in float32, no code is so near its threshold that rounding decides its gradient
+#: a seed for which no float32 code is so close to its threshold that rounding decides its gradient
 DICTIONARY = 1
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 MODES = ("forward", "forward+backward")
@@ -24,8 +24,8 @@ MODES = ("forward", "forward+backward")
 
 @dataclass
 class Case:
-    """One job. `others` compute something slightly else, said in their name, and are not compared; `bounds` are pieces
-    of the job by themselves, which it cannot do without."""
+    """One job. `others` compute something slightly different, named accordingly, and are not compared; `bounds` are
+    necessary pieces of the job, timed alone."""
 
     job: str
     about: dict[str, Any]
@@ -41,7 +41,7 @@ class Case:
 
     @property
     def floor(self) -> int:
-        """Bytes: what comes in is read once and what goes out is written once; both gradients the same."""
+        """Minimal memory traffic in bytes: input read once and output written once; gradients double it."""
         return (self.input.numel() + self.output) * self.input.element_size() * (2 if self.backward else 1)
 
 
@@ -54,7 +54,7 @@ def plain_blur(x: Tensor, size: int, padding: str, stride: int = 2) -> Tensor:
 
 @cache
 def _weight(size: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """As a module has it: made once."""
+    """The kernel of `plain_blur`, made once, as in a module."""
     return binomial_kernel(size, 2, device=device, dtype=dtype).expand(channels, 1, size, size)
 
 
@@ -84,7 +84,7 @@ def plain_adaptive_blur(x: Tensor, logits: Tensor, size: int) -> Tensor:
 
 
 def plain_sparse_coding(x: Tensor, weight: Tensor, step: Tensor, penalty: float) -> Tensor:
-    """Two iterations of FISTA as they stand in the textbook; as many channels as atoms, 3x3."""
+    """Two iterations of textbook FISTA; as many channels as atoms, 3x3."""
     code = before = torch.zeros_like(x)
     momentum = 1.0
     for _ in range(2):
@@ -138,7 +138,7 @@ def _blur(device: str, size: int, padding: str, layout: str, dtype: torch.dtype,
 
 def _adaptive(device: str, size: int, select: str, layout: str, dtype: torch.dtype, backward: bool) -> Case:
     x = _map(layout, dtype, device)
-    x[:, :, ::2, 1::2] *= 1.5  # norms of noise are alike, and textbook code rounds them to the dtype
+    x[:, :, ::2, 1::2] *= 1.5  # phases of noise have almost equal norms, and textbook code rounds these to the dtype
     layer = PolyphaseDownsample2d(CHANNELS, size=size, select=select).to(device)
     return Case(
         "APS",
@@ -171,7 +171,7 @@ def _circular_padding(device: str, layout: str, dtype: torch.dtype, backward: bo
 
 
 def _circular_convolution(device: str, layout: str, dtype: torch.dtype, backward: bool) -> Case:
-    """One of the first stage of a CIFAR ResNet-20; the weights' gradient is taken by both or by neither."""
+    """A convolution of the first stage of a CIFAR ResNet-20; neither side computes a gradient of the weights."""
     x = _map(layout, dtype, device, (128, 16, 32, 32))
     theirs = nn.Conv2d(16, 16, 3, padding=1, padding_mode="circular", bias=False)
     ours = PaddedConv2d(16, 16, 3, padding=1, padding_mode="circular", bias=False)
@@ -211,7 +211,7 @@ def _adaptive_blur(device: str, layout: str, dtype: torch.dtype, backward: bool)
 
 
 def _lend_pytorch_wavelets_what_it_misses() -> None:
-    """Version 1.3 still calls two functions that today's NumPy and setuptools no longer have."""
+    """Patches in two functions that version 1.3 calls and that current NumPy and setuptools lack."""
     import importlib.resources
     import sys
     import types
@@ -262,7 +262,7 @@ def _packets(device: str, depth: int, dtype: torch.dtype, backward: bool) -> Cas
 
 
 def _sparse_coding(device: str, layout: str, dtype: torch.dtype, backward: bool) -> Case:
-    """Two steps of FISTA; the plain side is the same iteration, left to autograd as it stands."""
+    """Two steps of FISTA; the plain side is the same iteration, differentiated by autograd."""
     from stillpoint.core.layers.sparse_coding import SparseCoding2d
 
     x = _map(layout, dtype, device, (16, 64, 32, 32))
@@ -295,7 +295,7 @@ def _sparse_coding(device: str, layout: str, dtype: torch.dtype, backward: bool)
         plain,
         {"stillpoint": layer, "plain": plain},
         output=x.numel(),
-        # bfloat16 takes some codes to the other side of their threshold, which have another gradient then
+        # bfloat16 moves some codes across their threshold, which changes their gradient
         tolerance=(10 if backward or dtype == torch.float32 else 1) * TOLERANCE[dtype],
         bounds=bounds,
         backward=backward,
@@ -303,7 +303,7 @@ def _sparse_coding(device: str, layout: str, dtype: torch.dtype, backward: bool)
 
 
 def cases(device: str) -> Iterator[Case]:
-    """All of them, forward and forward with backward."""
+    """All cases, forward alone and forward with backward."""
     dtypes = (torch.float32, torch.bfloat16)
     for backward in (False, True):
         for layout in LAYOUTS:

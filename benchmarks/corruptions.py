@@ -1,11 +1,11 @@
 """The corruptions beside those of the package imagecorruptions: ``stillpoint bench corruptions``.
 
 Photographs of noise at 224x224, with ImageNet-C's constants, severity 3; the package takes one image at a time, ours a
-batch. Both take turns in every round, on one thread. Where nothing is drawn, both must give the same bytes, but for one
-grey level in a hundred thousand; the others draw from different streams, and frost there lays photographs over an image
-where we may have none. Our rate at 32x32, with CIFAR-10-C's constants, stands beside: the package has no constants for
-such images. It is of 2021 and calls functions that today's setuptools, NumPy and scikit-image no longer have; they are
-lent to it.
+batch. Both take turns in every round, on one thread. Deterministic corruptions must agree to the byte, except for one
+grey level in at most one of 100,000 values; the others draw from different streams, and the package's frost overlays
+photographs, which we may lack. Our rate at 32x32, with CIFAR-10-C's constants, is measured as well: the package has no
+constants for such images. It dates from 2021 and calls functions that current setuptools, NumPy and scikit-image lack;
+they are patched in.
 """
 
 import os
@@ -24,7 +24,7 @@ from benchmarks.harness import Clock, job_form, pin, run_jobs, spread
 SEVERITY = 3
 COUNT, SIDE = 8, 224
 SMALL_COUNT, SMALL_SIDE = 256, 32
-#: nothing is drawn in these; sums in another order may move a value on the edge of two grey levels
+#: corruptions that draw nothing; sums in another order may still change a value between two grey levels
 DETERMINISTIC = (
     *("defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression"),
     *("gaussian_blur", "saturate"),
@@ -32,7 +32,7 @@ DETERMINISTIC = (
 
 
 def peer() -> Any:
-    """The package's `corrupt`, or None where it is not installed."""
+    """The package's `corrupt`, or None if it is not installed."""
     found = find_spec("imagecorruptions")
     if found is None or found.origin is None:
         return None
@@ -71,7 +71,7 @@ def photographs(count: int, side: int) -> Any:
 def measure(name: str, theirs: Any, clock: Clock, rounds: int) -> dict[str, Any]:
     """Times of an image by both sides, ratio by rounds, and our rate on small images; `RuntimeError` if bytes differ.
 
-    `theirs` is the package's `corrupt`, or None: then ours is timed alone.
+    `theirs` is the package's `corrupt`; if it is None, ours is timed alone.
     """
     import numpy
 
@@ -90,7 +90,7 @@ def measure(name: str, theirs: Any, clock: Clock, rounds: int) -> dict[str, Any]
             apart = numpy.abs(ours - other)
             share = float((apart > 0).mean())
             if apart.max() > 1 or share > 1e-5:
-                raise RuntimeError(f"{name} of ours and of imagecorruptions differ")
+                raise RuntimeError(f"our {name} differs from that of imagecorruptions")
         times = clock.interleaved(calls, rounds)
     (alone,) = clock.interleaved({"stillpoint": lambda: corrupt(small, name, SEVERITY)}, rounds).values()
     row: dict[str, Any] = {

@@ -1,10 +1,9 @@
 """The demonstration as a whole, and where its time goes: ``python -m benchmarks.demo``.
 
-`stillpoint run <paper> --seeds 1` on digits, one job at a time, into a folder of its own: seconds of the wall clock and
-of CPU time from its start to its table and pictures; of these, the seconds that trainings and evaluations say they took
-(networks and images, without the start of a process), and those of all its jobs by Snakemake's own clock. Beside it the
-same commands one after the other in one process, without Snakemake: what processes of their own cost. Three to four
-minutes each for a round.
+`stillpoint run <paper> --seeds 1` on digits, one job at a time, into a folder of its own: wall-clock and CPU seconds
+from start to table and figures; the part that trainings and evaluations report (networks and images, without the start
+of a process); and that of all jobs by Snakemake's clock. For comparison the same commands one after another in one
+process, without Snakemake, which shows the cost of separate processes. Three to four minutes each for a round.
 """
 
 import csv
@@ -22,7 +21,7 @@ PAPERS = ("aps",)
 
 
 def parts(results: Path) -> dict[str, Any]:
-    """Milliseconds of one finished demonstration by what they were spent on, and how many jobs there were."""
+    """Milliseconds of a finished demonstration by purpose, and its numbers of jobs and networks."""
     trained = [json.loads(path.read_text())["seconds"] for path in results.rglob("train.json")]
     measured = [json.loads(path.read_text())["provenance"]["seconds"] for path in results.rglob("metrics.json")]
     timed = [next(csv.DictReader(path.open(), delimiter="\t")) for path in results.rglob("logs/*.tsv")]
@@ -38,7 +37,7 @@ def parts(results: Path) -> dict[str, Any]:
 
 
 def commands(paper: str, threads: int, folder: str) -> list[list[str]]:
-    """What the workflow's jobs would call, in an order that they can be called in."""
+    """The commands of the workflow's jobs, in an order that satisfies their dependencies."""
     from stillpoint.pipelines import workflow
 
     plan = workflow.plan(paper, {"seeds": 1, "results": folder, "threads": threads})

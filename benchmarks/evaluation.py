@@ -3,12 +3,12 @@
 stillpoint   `evaluation.engine.evaluate` with the metrics of the APS recipes: each batch is read once, and its views
              are made on the device
 torchvision  for each shift a pass over the images: Pillow image, ToTensor, Normalize, the shift, a DataLoader, the
-             network; its shifts are the very ones that our evaluation draws
+             network; its shifts are those that our evaluation draws
 
-Both time the network within themselves (the clock is read around every forward), so that the overhead is that of one
-run over its own network, whatever the machine does meanwhile. Both must come to the same consistencies before anything
-is written: views that are equal to rounding can turn a near tie, so three pairs of images may differ. CIFAR-10 where it
-is at hand, noise of its form elsewhere; the network is untrained, which changes no time.
+Both read the clock around every forward, so that the overhead relates a run to its own network, whatever the machine's
+other load. Nothing is written unless both find the same consistencies; three pairs of images may differ, since rounding
+can decide a near tie. CIFAR-10 if available, otherwise noise of the same form; the network is untrained, which does not
+affect times.
 """
 
 import json
@@ -34,7 +34,7 @@ PAIRS = {
 
 
 class Timed:
-    """A network that knows how long it was at work and how many images it saw."""
+    """Wraps a network to add up the milliseconds of its forwards and the images that it saw."""
 
     def __init__(self, net: Any, clock: Clock) -> None:
         import torch
@@ -58,7 +58,7 @@ class Timed:
 
 
 def passes(config: Any, images: Any) -> Iterator[tuple[str, int, Callable[[Any, int], Any]]]:
-    """(whose, how many images, what to do with a normalised image of a number): one for every shift of every metric."""
+    """(metric, number of images, function of a normalised image and its number) for every shift of every metric."""
     import torch
     from torch.nn import functional
 
@@ -115,7 +115,7 @@ def passes(config: Any, images: Any) -> Iterator[tuple[str, int, Callable[[Any, 
 
 
 def one_pass_a_shift(net: Any, images: Any, config: Any, device: str) -> dict[str, float]:
-    """Consistencies by the usual means."""
+    """Consistencies by a DataLoader pass for every shift."""
     import torch
 
     from benchmarks.pictures import torchvision_loader
@@ -139,7 +139,7 @@ def one_pass_a_shift(net: Any, images: Any, config: Any, device: str) -> dict[st
         consistent[f"{name}_consistency"] = agree.double().mean().item()
     if "all_shifts" in classes:
         every = torch.stack(classes["all_shifts"])
-        # of a copy in class folders the sample is not the first images
+        # in a copy in class folders the sample is not the first images
         plain = classes["accuracy"][0][sample(images.labels, every.shape[1])]
         consistent["all_shifts_consistency"] = (every == plain).double().mean().item()
     return consistent
@@ -177,7 +177,9 @@ def measure(name: str, clock: Clock, rounds: int) -> dict[str, Any]:
                 over[side].append(took / sides[side].spent)
         _compare(found["stillpoint"], found["torchvision"])
     if sides["stillpoint"].images != sides["torchvision"].images:
-        raise RuntimeError(f"ours sees {sides['stillpoint'].images} images, the other {sides['torchvision'].images}")
+        raise RuntimeError(
+            f"our network saw {sides['stillpoint'].images} images, torchvision's {sides['torchvision'].images}"
+        )
     ratios = [a / b for a, b in zip(times["stillpoint"], times["torchvision"], strict=True)]
     return {
         "images": images.title,
@@ -209,7 +211,7 @@ def line(name: str, row: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     form = job_form("benchmarks.evaluation", __doc__, devices=("cpu", "cuda"), rounds=5)
-    form.add_argument("--network", action="append", help=f"as often as wanted (default: {', '.join(NETWORKS)})")
+    form.add_argument("--network", action="append", help=f"may be repeated (default: {', '.join(NETWORKS)})")
     args = form.parse_args(arguments)
     pin(args.threads, "benchmarks.evaluation")
 

@@ -1,8 +1,7 @@
-"""How anything is timed here: all contenders in one process, in turn, from a cold cache, after a check of their values.
+"""How benchmarks are timed: all contenders in one process, in turn, from a cold cache, after a check of their values.
 
-Single numbers are worth little on a shared machine; a ratio between contenders that were measured in the same rounds is
-steady to a few per cent. On one CPU thread the clock is the CPU time of the process, which does not count the time that
-others had the core.
+Single times vary on a shared machine; ratios between contenders measured in the same rounds are steady to a few per
+cent. On one CPU thread the clock is the CPU time of the process, which excludes other processes.
 """
 
 import argparse
@@ -17,8 +16,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Without these glibc gives large blocks back to the system after each use, and every call pays for their page faults
-# again: identical code varied twofold. All contenders gain alike.
+# Without these glibc returns large blocks to the system after each use, every call pays for their page faults again,
+# and times of identical code vary twofold. All contenders gain alike.
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
@@ -27,7 +26,7 @@ ALLOCATOR = {
 
 
 def pin(threads: int, module: str) -> None:
-    """Restart this process, once, with the threads and the allocator pinned; they are read when a process starts."""
+    """Restarts this process once with pinned threads and allocator, whose settings are read when a process starts."""
     wanted = {**ALLOCATOR, "KINETO_LOG_LEVEL": "99", "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     if any(os.environ.get(name) != value for name, value in wanted.items()):
         os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], {**os.environ, **wanted})
@@ -48,7 +47,7 @@ class Clock:
         self.name = "CUDA events" if self.device == "cuda" else "CPU time" if self.threads == 1 else "wall clock"
 
     def read(self) -> float:
-        """Milliseconds so far, after all that was started on the device has ended; differences of two are times."""
+        """The time in milliseconds, once all work on the device has ended; only differences have a meaning."""
         if self.device == "cuda":
             import torch
 
@@ -74,8 +73,8 @@ class Clock:
     def interleaved(self, calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
         """Milliseconds of every call, `rounds` times each, all once a round and each round in another order.
 
-        What ran before leaves its mark: who follows an equal call, whose output had the same memory, is faster than who
-        follows a sum over the input. So nobody may follow the same one every time.
+        The order matters: a call is faster after one whose output had the same memory than after a sum over the input.
+        So no call follows the same one every time.
         """
         names = list(calls)
         for name in names:
@@ -88,7 +87,7 @@ class Clock:
         return times
 
     def bandwidth(self) -> float:
-        """Bytes per millisecond, read and written, of copying tensors that no cache holds."""
+        """Copy bandwidth in bytes per millisecond, read and written, of tensors larger than any cache."""
         import torch
 
         source = torch.ones(32 * 2**20, device=self.device)
@@ -98,20 +97,20 @@ class Clock:
 
 
 def peak_memory(call: Callable[[], Any], device: str) -> int:
-    """`stillpoint.core.surgery.cost.peak_memory`; imported late, since torch reads its settings when it is."""
+    """`stillpoint.core.surgery.cost.peak_memory`; imported late, since torch reads its settings on import."""
     from stillpoint.core.surgery.cost import peak_memory as measured
 
     return measured(call, device)
 
 
 def spread(times: list[float]) -> dict[str, float]:
-    """Median and quartiles, all the same of a single time."""
+    """Median and quartiles of times; all equal for a single time."""
     low, middle, high = statistics.quantiles(times * 2 if len(times) == 1 else times, n=4, method="inclusive")
     return {"median_ms": round(middle, 4), "low_ms": round(low, 4), "high_ms": round(high, 4)}
 
 
 def machine(clock: Clock) -> dict[str, Any]:
-    """What a reader needs to know of where numbers come from."""
+    """The machine, settings and versions behind the numbers."""
     import torch
 
     from stillpoint.core.kernels import native
@@ -138,7 +137,7 @@ def machine(clock: Clock) -> dict[str, Any]:
         "torch": torch.__version__,
         "peers": versions,
         "compiler": native.compiler() if native.available("float") else None,
-        # without it every process compiles the Python of what it imports again at every start
+        # without bytecode every process compiles its imports at every start
         "bytecode": os.path.exists(torch.__spec__.cached or ""),  # noqa: PTH110
         "commit": revision,
         "clean": clean,
@@ -146,7 +145,7 @@ def machine(clock: Clock) -> dict[str, Any]:
 
 
 def job_form(module: str, purpose: str | None, *, devices: tuple[str, ...], rounds: int) -> argparse.ArgumentParser:
-    """The options that the benchmarks of whole jobs share."""
+    """The command-line options shared by the benchmarks of whole jobs."""
     form = argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=purpose,
@@ -156,8 +155,8 @@ def job_form(module: str, purpose: str | None, *, devices: tuple[str, ...], roun
     form.add_argument("--device", choices=devices, default="cpu")
     form.add_argument("--threads", type=int, default=1)
     form.add_argument("--rounds", type=int, default=rounds, help="times that each contender is measured")
-    form.add_argument("--only", default="", help="only what has this word in its name; nothing is kept")
-    form.add_argument("--json", action="store_true", help="print the JSON, which is also written")
+    form.add_argument("--only", default="", help="measure only jobs whose name contains this word, and write nothing")
+    form.add_argument("--json", action="store_true", help="print the JSON as well as writing it")
     return form
 
 
@@ -168,7 +167,7 @@ def run_jobs(
     jobs: Iterable[tuple[str, Callable[[], dict[str, Any]]]],
     line: Callable[[str, dict[str, Any]], str],
 ) -> None:
-    """Measures `jobs` (name, measurement) in turn, tells each by `line`, and keeps the rows as those of `subject`."""
+    """Measures `jobs` (name, measurement) in turn, prints each with `line`, and stores the rows under `subject`."""
     rows = {}
     for name, measure in jobs:
         if args.only not in name:
@@ -188,7 +187,7 @@ def run_jobs(
 
 
 def ratios(values: Sequence[float], base: Sequence[float]) -> dict[str, float]:
-    """Of two times taken in the same turn, over all turns: median and quartiles of their ratio, all the same of one."""
+    """Median and quartiles of the ratios of times taken in the same turns; all equal for a single turn."""
     found = [a / b for a, b in zip(values, base, strict=True)]
     low, middle, high = statistics.quantiles(found * 2 if len(found) == 1 else found, n=4, method="inclusive")
     return {"median": round(middle, 4), "low": round(low, 4), "high": round(high, 4)}

@@ -4,7 +4,7 @@ Three jobs, with as many worker processes as threads, both sides in turn in ever
 
 training     RandomResizedCrop(224), flip, normalise
 evaluation   Resize(256), CenterCrop(224), normalise
-ten windows  ten 224 windows of the central 256 pixels: ours reads each photograph once, the other makes a pass for each
+ten windows  ten 224 windows of the central 256 pixels: ours reads each photograph once, theirs makes a pass for each
 
 Ours is the loader of ``pipelines/blurpool/configs/imagenet.yaml``; the other is torchvision's ImageFolder with its
 transforms in a DataLoader. The archive holds files named <class>_<anything>.JPEG.
@@ -26,7 +26,7 @@ JOBS = ("training", "evaluation", "ten windows")
 
 
 def place(name: str, data: bytes, root: Path) -> None:
-    """A photograph as ``<root>/imagenet/{train,val}/<class>/<name>``, its class the name up to the underscore."""
+    """Writes ``<root>/imagenet/{train,val}/<class>/<name>``; the class is the name up to the first underscore."""
     for part in ("train", "val"):
         folder = root / "imagenet" / part / name.split("_")[0]
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def place(name: str, data: bytes, root: Path) -> None:
 
 
 def invent(count: int, root: Path) -> int:
-    """`count` files of noise where photographs would be."""
+    """Writes `count` files of noise in place of photographs; returns their number."""
     from benchmarks.pictures import photographs
     from stillpoint.core.data.imagenet_validation import classes
 
@@ -44,7 +44,7 @@ def invent(count: int, root: Path) -> int:
 
 
 def unpack(archive: Path, root: Path) -> int:
-    """The photographs of an archive put in their places; how many there are."""
+    """Extracts the photographs of an archive into class folders; returns their number."""
     from stillpoint.core.data.archives import archive_files
 
     count = 0

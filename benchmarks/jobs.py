@@ -1,4 +1,4 @@
-"""The part of docs/performance.md on whole jobs: training, evaluation, loaders, from the JSON that they wrote."""
+"""The part of docs/performance.md on whole jobs (training, evaluation, loaders), from their JSON files."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ Rows = dict[str, dict[str, Any]]
 
 
 def percent(ratio: float) -> str:
-    """How much longer than 1."""
+    """A ratio as its signed difference from 1, in percent."""
     return f"{100 * (ratio - 1):+.1f} %"
 
 
@@ -20,7 +20,7 @@ def milliseconds(entry: dict[str, float]) -> str:
 
 
 def machines(rows: Rows) -> str:
-    """Where and how busy; rows that were measured alike share a line, since they may have been on different days."""
+    """The machines and their loads; rows measured alike share a line, since others may be of another day."""
     alike: dict[tuple[str, str], list[str]] = {}
     for name, row in rows.items():
         m = row["machine"]
@@ -183,7 +183,7 @@ SUBJECTS: dict[str, tuple[str, Callable[[Rows], list[str]]]] = {
 
 
 def sections(results: Path) -> list[str]:
-    """Paragraphs for every file of `results` that is there."""
+    """The paragraphs on every file in `results`."""
     parts = []
     for subject, (heading, table) in SUBJECTS.items():
         for path in sorted(results.glob(f"{subject}-*.json")):

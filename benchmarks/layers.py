@@ -14,8 +14,8 @@ from typing import Any
 from benchmarks.harness import Clock, machine, peak_memory, pin, spread
 
 RESULTS = Path(__file__).parent / "results"
-#: a case is timed again, so often at most, where the quartiles of a contender lie further apart than this part of its
-#: median: then something else was at work
+#: a case is timed up to ATTEMPTS times while a contender's quartiles differ by more than UNSTEADY of its median, a sign
+#: of other load
 ATTEMPTS, UNSTEADY = 3, 0.2
 
 
@@ -116,10 +116,10 @@ def main(arguments: list[str] | None = None) -> None:
     form.add_argument("--threads", type=int, default=1)
     form.add_argument("--rounds", type=int, default=15)
     form.add_argument(
-        "--only", metavar="WORD", default="", help="only jobs whose name holds this word; nothing is kept"
+        "--only", metavar="WORD", default="", help="measure only jobs whose name contains this word, and write nothing"
     )
     form.add_argument(
-        "--again", action="store_true", help="with --only: keep of each contender the faster run, old or new"
+        "--again", action="store_true", help="with --only: store the faster run of each contender, old or new"
     )
     form.add_argument(
         "--json", action="store_true", help="print the JSON, which is also written to benchmarks/results/"
@@ -158,9 +158,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def again(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """What was measured `before`, some jobs measured anew: of each contender the run in which it was fastest.
+    """The results `before` with some jobs measured again: the fastest run of each contender.
 
-    So a slow minute of the machine goes, whichever side it fell on.
+    This removes a slow minute of the machine, whichever contender it hit.
     """
     old = {_case(row): row for row in before["cases"]}
     new: dict[str, list[dict[str, Any]]] = {}

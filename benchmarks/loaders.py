@@ -6,9 +6,9 @@ translated   an epoch of 56x56 windows of 28x28 images padded by 28: the same, b
 training, evaluation, ten windows
              photographs read from JPEG files, as `benchmarks.imagenet_loader` says
 
-Both sides in turn in every round. No side has worker processes, so that the CPU time of this process is all there is:
+Both sides take turns in every round, without worker processes, so that the CPU time of this process is the whole cost:
 `python -m benchmarks.imagenet_loader` measures with workers. Without ``--photographs`` the files are smooth noise of
-ImageNet's usual size. Every image of a batch of ours is checked to be one that the other side could have made.
+ImageNet's usual size. Sixteen of our small windows are checked to be ones that torchvision's side could have made.
 """
 
 import statistics
@@ -50,7 +50,7 @@ def small(name: str, padding: int, window: int | None, flip: bool) -> tuple[Side
 
 
 def check(images: Any, batch: Any, padding: int) -> None:
-    """`RuntimeError` unless the first windows of ours are windows of their images, padded, perhaps mirrored."""
+    """`RuntimeError` unless our first 16 windows are windows of their padded images, perhaps mirrored."""
     import torch
     from torch.nn import functional
 
@@ -63,7 +63,7 @@ def check(images: Any, batch: Any, padding: int) -> None:
             for side in (window.shape[1],)
         )
         if nearest > 1e-5:
-            raise RuntimeError(f"a window of ours is at no offset of image {number}")
+            raise RuntimeError(f"our window of image {number} is at none of its offsets")
 
 
 def jobs(root: Path, archive: Path | None, only: str) -> dict[str, tuple[Side, Side, str]]:
@@ -88,7 +88,7 @@ def jobs(root: Path, archive: Path | None, only: str) -> dict[str, tuple[Side, S
 
 
 def measure(sides: tuple[Side, Side, str], clock: Clock, rounds: int) -> dict[str, Any]:
-    """Times an image of both sides, and their ratio by rounds."""
+    """Times per image of both sides, and the median of their ratios by rounds."""
     calls = {"stillpoint": sides[0], "torchvision": sides[1]}
     times: dict[str, list[float]] = {side: [] for side in calls}
     seen: dict[str, int] = {}
@@ -100,7 +100,7 @@ def measure(sides: tuple[Side, Side, str], clock: Clock, rounds: int) -> dict[st
             if number:  # the first one warms up
                 times[side].append(took)
     if seen["stillpoint"] != seen["torchvision"]:
-        raise RuntimeError(f"ours gives {seen['stillpoint']} images, the other {seen['torchvision']}")
+        raise RuntimeError(f"our loader returned {seen['stillpoint']} images, torchvision's {seen['torchvision']}")
     ratios = [a / b for a, b in zip(times["stillpoint"], times["torchvision"], strict=True)]
     return {
         "images": sides[2],

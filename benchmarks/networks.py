@@ -1,8 +1,8 @@
 """What a filter costs in a whole network: ``python -m benchmarks.networks``.
 
 ResNet-50 at 224x224 with channels last, inference and a step of training (forward, loss, backward): plain, with
-BlurPool of 3 taps, and with its filters left out but its convolutions where they are. A BlurPool network convolves
-before it subsamples, at four times the pixels: what that costs is the network's, not the filter's. Beside it timm's
+BlurPool of 3 taps, and with that network's convolutions but without its filters. A BlurPool network convolves before it
+subsamples, at four times the pixels, which is a cost of the network and not of the filter. For comparison timm's
 ResNet-50, plain and with its own BlurPool of 3 taps. Two minutes on one core.
 """
 
@@ -60,7 +60,7 @@ def call(net: Any, mode: str, device: str) -> Callable[[], Any]:
 
 
 def measure(mode: str, clock: Clock, rounds: int) -> dict[str, Any]:
-    """Times, and by rounds the ratios of each network to the plain one of its side."""
+    """Times of all networks, and medians over rounds of their ratios to the plain one of their side."""
     import torch
 
     torch.manual_seed(0)

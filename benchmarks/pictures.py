@@ -1,6 +1,6 @@
-"""Images for networks, our way and torchvision's: the real set where it is at hand, noise of its form elsewhere.
+"""Images for benchmarks, our way and torchvision's: the real data set if available, otherwise noise of its form.
 
-What a loader costs does not depend on what its images show, so a benchmark runs everywhere; its result says which.
+A loader's cost does not depend on the content of images, so benchmarks run everywhere; results say which was used.
 """
 
 import io
@@ -23,7 +23,7 @@ NOISE = "uint8 noise"
 
 
 def pictures(name: str, count: int, part: str = "train", root: Path | str | None = None) -> ImageSet:
-    """`count` images of a data set, repeated where it has fewer; noise of the same form where it is not at hand."""
+    """`count` images of a data set, repeated if it has fewer; noise of the same form if it is not available."""
     entry = info(name)
     try:
         found = load(name, root, part, val_size=0)
@@ -34,16 +34,16 @@ def pictures(name: str, count: int, part: str = "train", root: Path | str | None
         labels = torch.randint(entry.num_classes, (count,), generator=random)
         names = tuple(map(str, range(entry.num_classes)))
         return ImageSet(images, labels, names, entry.mean, entry.std, f"{NOISE} of the form of {entry.title}", NOISE)
-    assert isinstance(found, ImageSet), "the sets that are timed so live in memory"
+    assert isinstance(found, ImageSet), "data sets timed this way are in memory"
     chosen = torch.arange(count) % len(found)
     kept = found.classes, found.mean, found.std, found.title, found.digest
     return ImageSet(found.images[chosen], found.labels[chosen], *kept)
 
 
 class Pictures(Dataset):
-    """An `ImageSet` as torchvision's own data sets give it: (image, label, number), the image from Pillow, transformed.
+    """An `ImageSet` as torchvision's own data sets return it: (image, label, number), a Pillow image, transformed.
 
-    `change` is made last, from the tensor and the image's number.
+    `change` is applied last, to the tensor and the image's number.
     """
 
     def __init__(
@@ -72,8 +72,7 @@ def torchvision_loader(
 ) -> DataLoader:
     """torchvision's transforms `steps`, ToTensor and Normalize, then `change`, in a DataLoader.
 
-    Without worker processes: they would hide the same work on another core, where the clock of this process does not
-    see it.
+    Without worker processes, which would move the work to another core, where this process's clock does not count it.
     """
     from torchvision import transforms
 

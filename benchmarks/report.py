@@ -1,6 +1,6 @@
-"""docs/performance.md and its figure from the JSON in benchmarks/results/: ``python -m benchmarks.report``.
+"""Writes docs/performance.md and its figure from the JSON in benchmarks/results/: ``python -m benchmarks.report``.
 
-Every number on the page is read from those files; the words around them are in benchmarks/performance.md.in.
+Every number of the tables is read from those files; the text above them is benchmarks/performance.md.in.
 """
 
 import json
@@ -20,13 +20,13 @@ _ABOUT = ("hidden", "size", "padding", "select", "depth", "groups", "layout", "d
 
 
 def load(subject: str = "layers") -> dict[str, dict[str, Any]]:
-    """What was measured on each device: "cpu", "cuda"."""
+    """Device ("cpu", "cuda") -> the measurements of a subject on it."""
     paths = sorted(RESULTS.glob(f"{subject}-*.json"))
     return {path.stem.removeprefix(f"{subject}-"): json.loads(path.read_text()) for path in paths}
 
 
 def table(measured: dict[str, Any], job: str) -> str:
-    """One job as a table: a row a case, times with quartiles, the ratio to the baseline, peak memory, the floor."""
+    """One job as a table, a row for each case: times with quartiles, ratio to the baseline, floor, peak memory."""
     cases = [case for case in measured["cases"] if case["job"] == job]
     about = [key for key in _ABOUT if any(key in case for case in cases)]
     baseline = cases[0]["baseline"]
@@ -57,7 +57,7 @@ def _time(entry: dict[str, float]) -> str:
 
 
 def losses(measured: dict[str, Any]) -> list[str]:
-    """Every contender that was faster than ours, in words."""
+    """A line for every contender that was faster than ours."""
     lines = []
     for case in measured["cases"]:
         ours = case["contenders"]["stillpoint"]["median_ms"]
@@ -70,7 +70,7 @@ def losses(measured: dict[str, Any]) -> list[str]:
 
 
 def machine(measured: dict[str, Any]) -> str:
-    """The sentence about where the numbers come from."""
+    """A sentence on the machine and settings behind the numbers."""
     m = measured["machine"]
     peers = ", ".join(f"{name} {version}" if version else f"no {name}" for name, version in m["peers"].items())
     copying = f"copying: {m['copy_gigabytes_per_second']} GB/s; " if "copy_gigabytes_per_second" in m else ""
@@ -84,7 +84,7 @@ def machine(measured: dict[str, Any]) -> str:
 
 @styled
 def figure(measured: dict[str, Any], path: Path) -> Path:
-    """Ratio of our time to the baseline's, a dot a case, every job in a row of its own; left of 1 is faster."""
+    """Ratio of our time to the baseline's: a dot for each case, a row for each job; below 1 we are faster."""
     jobs = list(dict.fromkeys(case["job"] for case in measured["cases"]))
     fig, axes = subplots(1, 1, (7.0, 0.5 * len(jobs) + 1.6))
     axis = axes[0, 0]
@@ -113,8 +113,8 @@ def page() -> str:
             later = [run for run in measured.get("later", []) if job in run["jobs"]]
             if later:
                 parts.append(
-                    f"Measured {1 + len(later)} times; of each contender stands the run in which it was fastest. "
-                    "The later ones:\n\n" + "\n".join(f"- {machine({'machine': run})}" for run in later)
+                    f"Measured {1 + len(later)} times; the table shows the fastest run of each contender. "
+                    "Later runs:\n\n" + "\n".join(f"- {machine({'machine': run})}" for run in later)
                 )
         parts += _lost(measured)
     for device, measured in load("sampling").items():
@@ -131,7 +131,7 @@ def _lost(measured: dict[str, Any]) -> list[str]:
 
 
 def keep(subject: str, device: str, rows: dict[str, Any]) -> None:
-    """Puts what was measured of whole jobs beside what was measured before, and makes the page anew."""
+    """Merges measurements of whole jobs into those on file, and rewrites the page."""
     path = RESULTS / f"{subject}-{device}.json"
     before = json.loads(path.read_text()) if path.is_file() else {}
     write_json(path, before | rows)

@@ -1,9 +1,9 @@
 """Learned sampling and alias-free layers beside textbook code: ``python -m benchmarks.sampling [--rounds 7] [--json]``.
 
 About two minutes on one core. LPS: four phases sliced and stacked, two padded convolutions of them, a softmax, a
-weighted sum; the two convolutions alone, on phases that are split and padded already, are timed beside it. `beyond` is
-what ours takes above them, over what the textbook does: below zero where ours is faster than they are, since it never
-computes the second one. TIPS: a depthwise convolution, a pooling, a softmax, four slices and a weighted sum. Max-pools
+weighted sum; the two convolutions alone, on phases already split and padded, are timed as well. `beyond` is our time
+less theirs, over the textbook's less theirs: negative if ours is faster than the convolutions, since it never computes
+the second one. TIPS: a depthwise convolution, a pooling, a softmax, four slices and a weighted sum. Max-pools
 at stride one: PyTorch's, after its padding. The others are in `benchmarks.alias_free`.
 """
 
@@ -29,7 +29,7 @@ def cases(device: str) -> Iterator[Any]:
     import torch.nn.functional as F
 
     class _Ready(torch.autograd.Function):
-        """The second map for the first; a gradient reaches it and goes no further, so that it is computed."""
+        """Returns `ready` in place of `x`: the gradient at `ready` is computed, and `x` receives zeros."""
 
         @staticmethod
         def forward(ctx: Any, x: Any, ready: Any) -> Any:
@@ -136,9 +136,11 @@ def main(arguments: list[str] | None = None) -> None:
     form.add_argument("--threads", type=int, default=1)
     form.add_argument("--rounds", type=int, default=7)
     form.add_argument(
-        "--only", metavar="WORD", default="", help="only jobs whose name holds this word; nothing is kept"
+        "--only", metavar="WORD", default="", help="measure only jobs whose name contains this word, and write nothing"
     )
-    form.add_argument("--json", action="store_true", help="print the JSON that is written to benchmarks/results/")
+    form.add_argument(
+        "--json", action="store_true", help="print the JSON, which is also written to benchmarks/results/"
+    )
     args = form.parse_args(arguments)
     pin(args.threads, "benchmarks.sampling")
     clock = Clock(args.device, args.threads)

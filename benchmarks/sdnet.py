@@ -1,10 +1,10 @@
 """Sparse-coding networks beside the plain ResNet-18: ``python -m benchmarks.sdnet [--device cuda] [--batch 128]``.
 
-A training step (forward, loss, backward, optimiser; step sizes measured as in training) and inference (step sizes are
-known from the first batch), full width on 32x32 colour images; the peak of what a training step holds beside the
-parameters. The published memory and speed were measured by others, on a GPU, with a program of their own.
+A training step (forward, loss, backward, optimiser; step sizes measured as in training) and inference (step sizes known
+from the first batch), full width on 32x32 colour images; peak memory of a training step beyond the parameters. The
+published memory and speed were measured by others, on a GPU, with their own program.
 
-One layer alone too, with T = 2 iterations, beside the convolution that it replaces: the first layer of a network for
+Also one layer alone, with T = 2 iterations, beside the convolution that it replaces: the first layer of a network for
 CIFAR-10 (3 to 64 channels, 3x3) and one of its blocks (64 to 64), in evaluation with the step size known, and with the
 step size measured anew, as in training after every update. ``--layer`` measures this part alone and keeps the others.
 """
@@ -30,9 +30,9 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-#: the layers that stand beside a convolution -> channels of their images
+#: layers that are compared with a convolution -> channels of their input
 LAYERS = {"first layer": 3, "layer of a block": 64}
-LAYER_ROUNDS = 6  # a layer is short beside a network: so many rounds for each of the networks'
+LAYER_ROUNDS = 6  # a layer is fast beside a network: this many rounds for each round of the networks
 
 
 def contender(
@@ -65,7 +65,7 @@ def contender(
 
 
 def layers(clock: Clock, device: str, rounds: int) -> dict[str, Any]:
-    """A layer of T = 2 in multiples of the convolution with the same weights, on 16 images."""
+    """Times of a layer with T = 2 on 16 images, and their ratios to the convolution with the same weights."""
     import torch
     import torch.nn.functional as F
 
@@ -76,7 +76,7 @@ def layers(clock: Clock, device: str, rounds: int) -> dict[str, Any]:
         x = torch.randn(16, channels, 32, 32, device=device)
         layer, moving = (SparseCoding2d(channels, 64, 3, padding=1, iterations=2).to(device) for _ in range(2))
         layer.eval()
-        # as far as an update of training moves the atoms
+        # the size of a training update of the atoms
         step = 1e-3 * torch.randn_like(moving.weight)
 
         def anew(moving: SparseCoding2d = moving, x: torch.Tensor = x, step: torch.Tensor = step) -> None:

@@ -1,9 +1,9 @@
 """How long commands take before they do anything: ``python -m benchmarks.start``.
 
-Each command runs in a process of its own, from its start to its end: `--help`, `list`, `import torch`, an optimiser of
-PyTorch's (which imports the compiler) as the floor of all that trains, and a whole training of one step, on the images
-that need no file. Seconds of the wall clock, and of CPU time, which others on the machine disturb less. A first round,
-not counted, fills the file cache.
+Each command runs in its own process, timed from start to end: `--help`, `list`, `import torch`, a PyTorch optimiser
+(which imports the compiler) as the lower bound of any training, and a whole training of one step, on images that need
+no file. Wall-clock seconds, and CPU seconds, which other load disturbs less. A first round, not counted, fills the file
+cache.
 """
 
 import os
@@ -24,7 +24,7 @@ STEP = ["TRAIN.EPOCHS", "1", "DATA.LIMIT", "64", "TRAIN.BATCH_SIZE", "64"]
 
 
 def commands(folder: str) -> dict[str, list[str]]:
-    """Name -> words, what a training writes goes to `folder`."""
+    """Name -> words of the command; a training writes to `folder`."""
     train = [*STILLPOINT, "train", "aps/resnet20_aps1", "--recipe", "digits", "--threads", "1", "--results", folder]
     return {
         "--help": [*STILLPOINT, "--help"],
@@ -36,7 +36,7 @@ def commands(folder: str) -> dict[str, list[str]]:
 
 
 def once(words: list[str]) -> tuple[float, float]:
-    """(seconds of the wall clock, seconds of CPU time) of a process that must succeed."""
+    """(wall-clock seconds, CPU seconds) of a process; `RuntimeError` if it fails."""
     start = time.perf_counter()
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None

@@ -5,11 +5,11 @@ Forward, loss, backward and SGD on one batch of noise of 32x32, channels last, o
 stillpoint    the network as it trains and is measured
 plain         the same network by PyTorch's own operators alone, our kernels switched off
 compile       torch.compile of the network
-convolutions  every convolution of the network alone, forward and backward, weights and maps in the precision that is
-              asked for; each in the layout (and around a torus the padding: in the map, or zeros) that is the fastest
+convolutions  every convolution of the network alone, forward and backward, weights and maps in the given precision;
+              each in its fastest layout (for circular padding with a border in the map, or padding by zeros)
 
-float32 and bfloat16 (autocast, the weights in float32) are measured apart. Contenders take turns, each round in another
-order; a ratio is that of two times of one round. Losses of the first two must agree, or nothing is written.
+float32 and bfloat16 (autocast, the weights in float32) are measured separately. Contenders take turns, each round in
+another order; a ratio is of two times of one round. Losses of the first two must agree, or nothing is written.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ NETWORKS = {
     "wavelet_twins/R18zh3wyC_mod": 64,
 }
 PRECISIONS, MODES = ("bfloat16", "float32"), ("training", "evaluation")
-#: the most that a step may take of its convolutions
+#: largest acceptable ratio of a step's time to that of its convolutions
 GOALS = {("training", "bfloat16"): 1.4, ("training", "float32"): 1.6}
 EVALUATION_GOAL = 1.2
 SIDE = 32
@@ -40,7 +40,7 @@ SIDE = 32
 
 @contextlib.contextmanager
 def plain_pytorch() -> Iterator[None]:
-    """Without our kernels, and with norms apart from their convolutions."""
+    """A context without our kernels, and with norms not folded into convolutions."""
     from stillpoint.core.kernels import folded, native
 
     with (
@@ -51,7 +51,7 @@ def plain_pytorch() -> Iterator[None]:
 
 
 def step(net: Any, images: Any, labels: Any, mode: str, precision: str) -> Callable[[], Any]:
-    """One step; gives its loss, or the logits in evaluation."""
+    """A function that makes one step and returns its loss, or the logits in evaluation."""
     import torch
     from torch.nn import functional
 
@@ -78,7 +78,7 @@ def step(net: Any, images: Any, labels: Any, mode: str, precision: str) -> Calla
 
 def convolutions(net: Any, images: Any) -> dict[tuple[Any, ...], int]:
     """How often each convolution occurs in a pass: (map, weight, stride, padding, dilation, groups, margin, whether its
-    map has a gradient); `margin` is the border around a torus that the map has, pixels."""
+    map has a gradient); `margin` is the circular border that the map includes, in pixels."""
     import torch
     from torch.nn import functional
     from torch.overrides import TorchFunctionMode
@@ -113,7 +113,7 @@ def convolutions(net: Any, images: Any) -> dict[tuple[Any, ...], int]:
         if isinstance(module, PaddedConv2d):
             handles.append(module.register_forward_pre_hook(lambda m, i: margins.append(around(m))))
             handles.append(module.register_forward_hook(lambda m, i, y: margins.clear()))
-    # under a mode norms and circular convolutions are plain; our filters, which the plain ones convolve for, are not
+    # under a mode, norms and circular convolutions run as plain PyTorch; our filters do not, and are not counted
     with Seen(), torch.enable_grad():
         net(images)
     for handle in handles:
@@ -126,7 +126,7 @@ def _pair(value: Any) -> Any:
 
 
 def alone(key: tuple[Any, ...], mode: str, precision: str, device: str) -> list[Callable[[], Any]]:
-    """The ways to compute one convolution, and in training its gradients."""
+    """The ways to compute one convolution, in training with its gradients."""
     import torch
     from torch.nn import functional
 
@@ -171,7 +171,7 @@ def _ends(padding: Any) -> tuple[int, int]:
 
 
 def measure(name: str, mode: str, precision: str, compiled: bool, clock: Clock, rounds: int) -> dict[str, Any]:
-    """Times of the contenders and their ratios; `RuntimeError` where losses differ that must not."""
+    """Times of the contenders and their ratios; `RuntimeError` if the results of ours and of plain PyTorch differ."""
     import copy
 
     import torch
@@ -205,7 +205,7 @@ def measure(name: str, mode: str, precision: str, compiled: bool, clock: Clock, 
     ours, theirs = found
     bound = 1e-3 if precision == "float32" else 5e-2
     if not torch.allclose(ours.float(), theirs.float(), rtol=bound, atol=bound):
-        raise RuntimeError(f"{name}, {mode}, {precision}: ours gives {ours} where plain PyTorch gives {theirs}")
+        raise RuntimeError(f"{name}, {mode}, {precision}: ours returned {ours}, plain PyTorch {theirs}")
     for call in (*calls.values(), *(way for several in ways.values() for way in several)):
         call()
     times: dict[str, list[float]] = {side: [] for side in calls}
@@ -249,7 +249,7 @@ def line(name: str, row: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     form = job_form("benchmarks.steps", __doc__, devices=("cpu", "cuda"), rounds=9)
-    form.add_argument("--network", action="append", help=f"as often as wanted (default: {', '.join(NETWORKS)})")
+    form.add_argument("--network", action="append", help=f"may be repeated (default: {', '.join(NETWORKS)})")
     form.add_argument("--no-compile", action="store_true", help="without torch.compile, which takes minutes")
     args = form.parse_args(arguments)
     pin(args.threads, "benchmarks.steps")

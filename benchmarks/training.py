@@ -2,15 +2,15 @@
 
 Forward, loss, backward and SGD on batches of 128 images of 32x32, cropped out of a padded image and flipped at random:
 
-stillpoint   `training.train.train` as a run calls it: images on the device, batched augmentation, all that a step keeps
-network      the same network on batches that were ready before the clock started: what no loop can be faster than
+stillpoint   `training.train.train` as a run calls it: images on the device, batched augmentation, records of each step
+network      the same network on batches that were ready before the clock started: the lower bound of any loop
 torchvision  RandomCrop, RandomHorizontalFlip, ToTensor, Normalize in a DataLoader, and the usual loop
 
-The three take turns at every step, so that whatever else the machine does falls on all alike. The batches of `network`
-are those that our loop draws, and both must have the same losses at every step, or nothing is written. torchvision's
-transforms run in the process itself: worker processes would put the same work on another core, not spare it. What the
-end of an epoch costs (the state saved, the tables written) is told apart, since it does not grow with the epoch.
-CIFAR-10 where it is at hand, noise of its form elsewhere. Two minutes for both networks on an idle core.
+The three take turns at every step, so that other load affects all alike. The batches of `network` are those that our
+loop draws, and both must have the same losses at every step, or nothing is written. torchvision's transforms run in the
+process itself: worker processes would move the work to another core, not avoid it. The cost of the end of an epoch (the
+state saved, the tables written) is reported separately, since it does not grow with the epoch. CIFAR-10 if available,
+otherwise noise of the same form. Two minutes for both networks on an idle core.
 """
 
 import math
@@ -48,7 +48,7 @@ def configured(name: str, steps: int) -> Any:
 
 
 def plain_steps(config: Any, device: str, batches: Iterator[tuple[Any, Any]]) -> Iterator[float]:
-    """The usual loop, a step a turn; gives the loss."""
+    """The usual loop: makes a step at each turn and yields its loss."""
     import torch
     from torch.nn import functional
 
@@ -81,7 +81,7 @@ def torchvision_batches(images: Any, device: str) -> Iterator[tuple[Any, Any]]:
 
 
 def measure(name: str, clock: Clock, rounds: int) -> dict[str, Any]:
-    """Times of every contender's steps and their ratios; `RuntimeError` where losses differ that must not."""
+    """Times of every contender's steps and their ratios; `RuntimeError` if losses of ours and `network` differ."""
     from benchmarks.pictures import pictures
     from stillpoint import pipelines
     from stillpoint.core.data.build import Loaders, augmentation
@@ -106,14 +106,14 @@ def measure(name: str, clock: Clock, rounds: int) -> dict[str, Any]:
     losses: dict[str, list[float]] = {side: [] for side in times}
 
     class Turns(Progress):
-        """Between two steps of our loop every other contender makes one; its time is not ours."""
+        """Lets every other contender make a step between two of ours, outside our time."""
 
         began = 0.0
         done = 0
         ended = 0.0
 
         def on_step(self, epoch: int, step: int, steps: int, loss: float, images_per_second: float) -> None:
-            # on a GPU our loop tells its steps in groups, and the others make as many at a time
+            # on a GPU our loop reports its steps in groups, and the others make as many at a time
             count, self.done = step - self.done, step
             times["stillpoint"].append((clock.read() - self.began) / count)
             losses["stillpoint"].append(loss)
@@ -142,7 +142,7 @@ def measure(name: str, clock: Clock, rounds: int) -> dict[str, Any]:
         )
     for number, (a, b) in enumerate(zip(losses["stillpoint"], losses["network"], strict=True), 1):
         if not math.isclose(a, b, rel_tol=1e-3 if clock.device == "cuda" else 1e-5):
-            raise RuntimeError(f"{name}: our loop has loss {a} where the plain one has {b} (look {number})")
+            raise RuntimeError(f"{name}: our loop has loss {a}, the plain one {b} (comparison {number})")
     return {
         "images": images.title,
         "batch": BATCH,
@@ -161,7 +161,7 @@ def _cold(values: list[float]) -> int:
 
 
 def _ratio(times: dict[str, list[float]], side: str, other: str) -> dict[str, float]:
-    """Of two steps of the same turn: median and quartiles."""
+    """Median and quartiles of the ratios of two contenders' steps in the same turn, without the first turns."""
     cold = _cold(times[side])
     return ratios(times[side][cold:], times[other][cold:])
 
@@ -177,7 +177,7 @@ def line(name: str, row: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     form = job_form("benchmarks.training", __doc__, devices=("cpu", "cuda"), rounds=30)
-    form.add_argument("--network", action="append", help=f"as often as wanted (default: {', '.join(NETWORKS)})")
+    form.add_argument("--network", action="append", help=f"may be repeated (default: {', '.join(NETWORKS)})")
     args = form.parse_args(arguments)
     pin(args.threads, "benchmarks.training")
 
@@ -185,7 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     torch.manual_seed(0)
     clock = Clock(args.device, args.threads)
-    rounds = args.rounds * (50 if args.device == "cuda" else 1)  # a step on a GPU is soon over
+    rounds = args.rounds * (50 if args.device == "cuda" else 1)  # a step on a GPU is short
     run_jobs("train", args, clock, [(n, partial(measure, n, clock, rounds)) for n in args.network or NETWORKS], line)
 
 

@@ -8,11 +8,11 @@ ours         `stillpoint.core.data.loading.DeviceLoader`: bytes on the device, w
 float gather the images padded and normalised beforehand as float32, pixels gathered one by one
 torchvision  Pad, RandomCrop, ToTensor, Normalize in a DataLoader with two workers (in its last round only: it is slow)
 
-What one image costs in a worker is told too (``--items``: only that): as the contender reads it, and by the notebook's
-own data set, torchvision's FashionMNIST class, with the same four changes.
+The cost of one image in a worker is measured too (``--items``: only that): as the contender reads it, and by the
+notebook's own data set, torchvision's FashionMNIST class, with the same four transforms.
 
-Two minutes and 4 GB on two idle cores; STILLPOINT_DATA must hold Fashion-MNIST. Ratios are of the wall clock, and of
-CPU time (workers' included), which others on the machine disturb less; with one thread the second is the one to read.
+Two minutes and 4 GB on two idle cores; STILLPOINT_DATA must hold Fashion-MNIST. Ratios are of wall-clock time, and of
+CPU time (workers included), which other load disturbs less; with one thread read the second.
 """
 
 import argparse
@@ -34,13 +34,13 @@ Batches = Callable[[int, bool], Iterator[tuple[Any, Any]]]
 
 
 def cpu_time() -> float:
-    """Seconds of this process and of its workers that have ended."""
+    """CPU seconds of this process and of its workers that have ended."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def epoch(batches: Batches, number: int) -> dict[str, float]:
-    """Seconds of one training epoch and one test pass of a fresh perceptron; the loss is looked at in every step."""
+    """Seconds of one training epoch and one test pass of a fresh perceptron; the loss is read in every step."""
     import torch
     from torch.nn import functional
 
@@ -108,7 +108,7 @@ def float_gather(sets: dict[bool, Any]) -> Batches:
 
 
 def changes() -> Any:
-    """The notebook's four, from a Pillow image to a tensor."""
+    """The notebook's four transforms, from a Pillow image to a tensor."""
     from torchvision import transforms
 
     return transforms.Compose(
@@ -122,7 +122,7 @@ def changes() -> Any:
 
 
 class Pictures:
-    """Images held as arrays, each changed on its own: what a worker of torchvision's loader reads."""
+    """Images held as arrays and transformed one by one, as a worker of torchvision's loader does."""
 
     def __init__(self, one: Any) -> None:
         self.images, self.labels, self.change = one.images[:, 0].numpy(), one.labels.tolist(), changes()
@@ -147,7 +147,7 @@ def items(one: Any, rounds: int, count: int = 2000) -> dict[str, Any]:
     """Microseconds of CPU time that one image takes in a worker, in turn for both data sets."""
     from torchvision.datasets import FashionMNIST
 
-    # the class as it is, over images that are in memory: its constructor would look for files
+    # the class itself over images in memory, without its constructor, which looks for files
     theirs = FashionMNIST.__new__(FashionMNIST)
     theirs.data, theirs.targets = one.images[:, 0], one.labels
     theirs.transform, theirs.target_transform = changes(), None
@@ -169,7 +169,7 @@ def items(one: Any, rounds: int, count: int = 2000) -> dict[str, Any]:
 
 
 def check(ours_: Batches, sets: dict[bool, Any]) -> None:
-    """Every window of the first test batch is the padded and normalised image's at some offset."""
+    """`SystemExit` unless our first 20 test windows are windows of their padded and normalised images."""
     import torch
     from torch.nn import functional
 
@@ -179,7 +179,7 @@ def check(ours_: Batches, sets: dict[bool, Any]) -> None:
         places = image[0].unfold(0, WINDOW, 1).unfold(1, WINDOW, 1)  # (29, 29, 56, 56)
         distance = (places - window[0]).abs().amax((2, 3)).min()
         if not torch.isclose(distance, torch.tensor(0.0), atol=1e-5):
-            raise SystemExit("a window of ours is at no offset of its image")
+            raise SystemExit("a window of ours is at none of its image's offsets")
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
 """Milliseconds of a photograph in every variant of the wavelet twins: ``python -m benchmarks.wavelet_twins``.
 
 AlexNet's six and ResNet-34's eleven classifiers of ImageNet, inference and training (forward and backward, without the
-optimiser's step) at 224x224. Variants of one family take turns in every round, so their ratios are steadier than the
-numbers. The result is the time column of ``results/wavelet_twins/<recipe>/cost.md``. Three minutes on an idle core.
+optimiser's step) at 224x224. Variants of one family take turns in every round, so their ratios are steadier than
+times. The result is the time column of ``results/wavelet_twins/<recipe>/cost.md``. Three minutes on an idle core.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Shift metrics in a loop of one's own: python -m examples.bare_loop
+"""Shift metrics in your own loop: python -m examples.bare_loop
 
-Trains a small network on real handwritten digits (8x8) and prints what a shift changes, before and after antialias.
-Under torchrun the same lines give the numbers of all processes together.
+Trains a small network on real handwritten digits (8x8), plain and antialiased, and prints what a shift changes.
+Under torchrun the same code returns the numbers over all processes.
 """
 
 import torch

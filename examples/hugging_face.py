@@ -1,7 +1,7 @@
 """Shift metrics with Hugging Face's Trainer: python -m examples.hugging_face
 
-Two ways: a callback that shifts the images of the evaluation itself, and `compute_metrics`, whose logits are NumPy
-arrays, those of a plain and of a shifted copy of every image.
+Two ways: a callback that shifts the evaluation images itself, and `compute_metrics`, which receives the logits of a
+plain and of a shifted copy of every image as NumPy arrays.
 """
 
 import tempfile
@@ -17,7 +17,7 @@ from stillpoint import metrics as shift_metrics
 
 
 class Digits(PreTrainedModel):
-    """Takes ``pixel_values`` and gives a dictionary of loss and logits, as the library's image classifiers do."""
+    """Takes ``pixel_values`` and returns a dictionary of loss and logits, as the library's image classifiers do."""
 
     config_class = PretrainedConfig
 
@@ -33,7 +33,7 @@ class Digits(PreTrainedModel):
 
 
 class Shifts(TrainerCallback):
-    """Adds what shifts change to the numbers of each evaluation."""
+    """Adds shift consistency and logit change to the metrics of each evaluation."""
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **more: Any) -> None:
         model, batches = more["model"], more["eval_dataloader"]
@@ -49,7 +49,7 @@ class Shifts(TrainerCallback):
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """From the logits of images and, behind them, of the same images moved by a pixel."""
+    """Metrics from the logits of images, followed by those of the same images moved by a pixel."""
     plain, moved = np.split(prediction.predictions, 2)
     accuracy, flips = shift_metrics.Accuracy(), shift_metrics.FlipRate()
     accuracy.update(plain, np.split(prediction.label_ids, 2)[0])

@@ -29,7 +29,7 @@ class Classifier(lightning.LightningModule):
 
     def validation_step(self, batch: list[torch.Tensor], number: int) -> None:
         images, labels = batch
-        # logits that are at hand, or the network and its images, which the metric then shifts
+        # a metric takes logits, or the network and images, which it then shifts
         self.accuracy.update(self(images), labels)
         self.consistency.update(self.net, images)
         self.change.update(self.net, images)

@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Make your own network shift-invariant
 #
-# A network of timm is measured, explained, antialiased, and measured again. `pip install timm` brings it; any
+# We measure a network of timm, explain it, antialias it, and measure it again. `pip install timm` installs it; any
 # `nn.Module` will do.
 
 # %%
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 import stillpoint
 from stillpoint.core.data.datasets import load
 
-LENGTH = float(os.environ.get("LESSON_LENGTH", "1"))  # a tenth, where only whether it runs is in question
+LENGTH = float(os.environ.get("LESSON_LENGTH", "1"))  # 0.1: a quick check that it runs
 torch.manual_seed(0)
 train, test = load("digits", "data", "train"), load("digits", "data", "test")
 
@@ -93,8 +93,8 @@ print(explanation.remedy)
 # %% [markdown]
 # ## Antialias
 #
-# The plan first, without doing it; then a copy is treated. Weights stay, but later layers now see smoother maps: an
-# epoch of fine-tuning lets them adapt.
+# First the plan, as a dry run; then we antialias a copy. Weights stay, but later layers now see smoother maps: an epoch
+# of fine-tuning lets them adapt.
 
 # %%
 print(stillpoint.antialias(copy.deepcopy(net), dry_run=True, verbose=False))
@@ -109,8 +109,8 @@ told("fine-tuned", blurred)
 # %% [markdown]
 # ## Truly shift-invariant
 #
-# Every stride samples on a grid that is chosen from the map, and all windows go round. The logits then change by
-# rounding alone.
+# Every stride samples on a grid chosen from the map, and all padding is circular. The logits then change by rounding
+# alone.
 
 # %%
 invariant = copy.deepcopy(net)

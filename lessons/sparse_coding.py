@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from stillpoint import layers
 from stillpoint.core.data.datasets import load
 
-LENGTH = float(os.environ.get("LESSON_LENGTH", "1"))  # a tenth, where only whether it runs is in question
+LENGTH = float(os.environ.get("LESSON_LENGTH", "1"))  # 0.1: a quick check that it runs
 torch.manual_seed(0)
 train, test = load("digits", "data", "train"), load("digits", "data", "test")
 x, views = train.images.float() / 255, test.images[: max(12, round(60 * LENGTH))].float() / 255
@@ -35,8 +35,7 @@ x, views = train.images.float() / 255, test.images[: max(12, round(60 * LENGTH))
 # %% [markdown]
 # ## A dictionary of strokes
 #
-# Twenty-four atoms of 7 x 7 pixels, learnt by making the sum of both terms small. Nobody tells the layer what a digit
-# is.
+# Twenty-four atoms of 7 x 7 pixels, learnt by minimising the sum of both terms, without labels.
 
 # %%
 layer = layers.SparseCoding2d(1, 24, 7, padding=3, iterations=6, penalty=0.05, scheme="fista")
@@ -66,7 +65,7 @@ plt.show()
 # %%
 @torch.no_grad()
 def kept(images: torch.Tensor, penalty: float) -> tuple[torch.Tensor, float]:
-    """What is drawn again from the codes, and the share of numbers in them that are not zero."""
+    """The images reconstructed from their codes, and the share of numbers in the codes that are not zero."""
     before, layer.penalty = layer.penalty, penalty
     code = layer(images)
     layer.penalty = before
@@ -91,8 +90,7 @@ plt.show()
 # ## Why it resists noise
 #
 # Noise has no strokes in it, so it costs many atoms. For a noisy picture there is a `lambda` at which the layer keeps
-# the digit and leaves the noise. It grows with the noise: a network can be told to be careful without being trained
-# again.
+# the digit and drops the noise. It grows with the noise: a network can be made more robust without being trained again.
 
 # %%
 tries = [0.01 * 2**k for k in range(7)]

@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Moving objects
 #
-# Why does a perceptron lose its accuracy when the object moves, and what gets it back? After part 2 of Jean Feydy's
-# workshop "From wavelet transforms to convolutional neural networks", on scikit-learn's handwritten digits, which are
-# on every machine. The [paper's page](../pipelines/translations/README.md) has the same experiment on Fashion-MNIST,
+# Why does a perceptron lose its accuracy when the object moves, and what restores it? After part 2 of Jean Feydy's
+# workshop "From wavelet transforms to convolutional neural networks", on scikit-learn's handwritten digits, which need
+# no download. The [paper's page](../pipelines/translations/README.md) has the same experiment on Fashion-MNIST,
 # with the notebook's numbers.
 
 # %%
@@ -30,7 +30,7 @@ from stillpoint import pipelines
 from stillpoint.core.data.datasets import load
 from stillpoint.core.evaluation.maximise import class_images, neuron_images, strongest_pair_share
 
-LENGTH = float(os.environ.get("LESSON_LENGTH", "1"))  # a tenth, where only whether it runs is in question
+LENGTH = float(os.environ.get("LESSON_LENGTH", "1"))  # 0.1: a quick check that it runs
 EPOCHS = max(1, round(8 * LENGTH))
 _ = torch.manual_seed(0)
 
@@ -94,9 +94,9 @@ for (name, moves), net in nets.items():
     print(f"{name:18} {'anywhere' if moves else 'centred':9} {accuracy(net, moves):6.1%}")
 
 # %% [markdown]
-# Centred, both read the digits. Once the digit may be anywhere, the perceptron is lost: each of its hidden neurons
-# weighs every pixel of the window, so it has to see a shape at each place to know it there. Fashion-MNIST has forty
-# times the images, and the loss there is 15 points. The convolutions help although their head still sees positions.
+# Centred, both read the digits. Once the digit may be anywhere, the perceptron fails: each of its hidden neurons weighs
+# every pixel of the window, so it must see a shape at each place to recognise it there. Fashion-MNIST has forty times
+# the images, and accuracy falls by 15 points there. The convolutions help although their head still sees positions.
 #
 # ## Which classes are confused?
 
@@ -106,15 +106,15 @@ with torch.no_grad():
     guessed = nets["TwoConvTwoFullNet", True].eval()(placed(test.images, True)).argmax(1)
 confusion.index_put_((test.labels, guessed), torch.ones(len(guessed)), accumulate=True)
 plt.imshow(confusion, cmap="Blues")
-plt.xlabel("class that is answered")
-plt.ylabel("class that is right")
+plt.xlabel("predicted class")
+plt.ylabel("true class")
 plt.show()
 
 # %% [markdown]
 # ## What does a class look like to the network?
 #
-# We start from a grey image and climb towards a class. The perceptron that was trained on centred digits asks for
-# strokes in the middle. The one that was trained on moving digits asks for stripes.
+# We start from a grey image and ascend the probability of a class. The perceptron trained on centred digits asks for
+# strokes in the middle; the one trained on moving digits asks for stripes.
 
 # %%
 shape = (1, WINDOW, WINDOW)
@@ -128,9 +128,9 @@ plt.show()
 # %% [markdown]
 # ## Neurons as stripes
 #
-# A linear map that commutes with translations is diagonal in the Fourier basis. A first layer that is trained on
-# objects at all places comes closer to that: more of the energy of a neuron's favourite image lies in its strongest
-# pair of frequencies.
+# A linear map that commutes with translations is diagonal in the Fourier basis. A first layer trained on objects at all
+# places comes closer to that: the image that maximises a neuron has more of its energy in its strongest pair of
+# frequencies.
 
 # %%
 fig, axes = plt.subplots(2, 8, figsize=(9, 2.5))
@@ -145,7 +145,7 @@ for row, moves in zip(axes, (False, True), strict=True):
 plt.show()
 
 # %% [markdown]
-# ## What gets the accuracy back?
+# ## What restores the accuracy?
 #
 # Networks of about equally many parameters. *Consistency* is the share of test images that keep their class when the
 # object is somewhere else.
@@ -174,8 +174,8 @@ for name in ("TwoFullNet", "TwoConvTwoFullNet", *CHANGES):
     print(f"{name:18} {accuracy(net, True):8.1%} {consistency(net):11.1%}  {CHANGES.get(name, '')}")
 
 # %% [markdown]
-# A head that averages over positions, or a front whose channels hardly move, gets most of it back. A blur or adaptive
-# sampling in front of a flattening head does not: the linear layers behind still see positions. One seed and 360 test
-# images are a demonstration, not a result.
+# A head that averages over positions, or a front whose channels hardly change, restores most of it. A blur or adaptive
+# sampling before a flattening head does not: its linear layers still see positions. One seed and 360 test images are a
+# demonstration, not a result.
 #
 # **Try:** `EPOCHS = 20`; `lr=0.001`; `moves=False` in the last cell.

@@ -29,7 +29,7 @@ from stillpoint import layers
 from stillpoint.core.data.datasets import load
 from stillpoint.core.data.shifts import fourier_shift
 
-LENGTH = float(os.environ.get("LESSON_LENGTH", "1"))  # a tenth, where only whether it runs is in question
+LENGTH = float(os.environ.get("LESSON_LENGTH", "1"))  # 0.1: a quick check that it runs
 torch.manual_seed(0)
 test = load("digits", "data", "test")
 views = test.images[: max(20, round(200 * LENGTH))].float() / 255
@@ -58,10 +58,10 @@ plt.show()
 #
 # - **real part, stride 2, max-pool**: what a standard first layer does;
 # - **real part, blurred max-pool**: the same with BlurPool;
-# - **modulus, stride 4**: as large, and no pool at all.
+# - **modulus, stride 4**: a map of the same size, without a pool.
 #
-# How much does what is left of each map after a global average change when the picture moves? The average takes the
-# motion out: what remains is aliasing.
+# How much does the global average of each map change when the picture moves? The average removes the motion: what
+# remains is aliasing.
 
 # %%
 coarse = {q for q in range(32) if q % 16 == 0}  # the low-pass packets: smooth, whatever is done

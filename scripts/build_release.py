@@ -1,9 +1,9 @@
-"""Builds wheel and sdist into dist/, twice, and fails unless both builds, and a wheel of the sdist, are the same bytes.
+"""Builds wheel and sdist into dist/, twice; fails unless both builds, and a wheel of the sdist, are byte-identical.
 
     python scripts/build_release.py [FOLDER]
 
-Times in the archives are that of the last commit, or SOURCE_DATE_EPOCH where it is set. What is built is HEAD, from a
-fresh clone, so that nothing of the working tree comes in. Needs setuptools and PyYAML, and no network.
+Times in the archives are that of the last commit, or SOURCE_DATE_EPOCH if set. Builds HEAD from a fresh clone, without
+the changes of the working tree. Needs setuptools and PyYAML, and no network.
 """
 
 import gzip
@@ -41,7 +41,7 @@ def main() -> None:
         (source,) = unpacked.iterdir()
         call("build_wheel", source, unpacked, epoch)
         if (unpacked / wheel.name).read_bytes() != wheel.read_bytes():
-            raise SystemExit(f"the wheel of {sdist.name} is another than that of the commit")
+            raise SystemExit(f"the wheel built from {sdist.name} differs from that of the commit")
         target.mkdir(parents=True, exist_ok=True)
         for file in first:
             shutil.copyfile(file, target / file.name)
@@ -53,7 +53,7 @@ def build(folder: Path, epoch: int) -> list[Path]:
     source, out = folder / "source", folder / "dist"
     subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(source)], check=True)
     out.mkdir()
-    for path in source.rglob("*"):  # what git writes is read by all; a umask of one's own would be in the archives
+    for path in source.rglob("*"):  # fixed permissions: the archives would contain the user's umask
         if path.is_file() and not path.is_symlink():
             path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
     for hook in ("build_sdist", "build_wheel"):
@@ -73,7 +73,7 @@ def call(hook: str, source: Path, out: Path, epoch: int) -> None:
 
 
 def settle(sdist: Path, epoch: int) -> None:
-    """Rewrites an archive in order of names, with one time and no owner: setuptools keeps those of the builder."""
+    """Rewrites an archive sorted by name, with one time and no owner: setuptools keeps the builder's."""
     with tarfile.open(sdist) as archive:
         members = sorted(archive.getmembers(), key=lambda member: member.name)
         contents = {member.name: file.read() for member in members if (file := archive.extractfile(member))}

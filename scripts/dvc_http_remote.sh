@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# A DVC remote on a web server, tried for real: nginx with PUT on loopback is started, the kept weights are pushed to
-# it and pulled into a fresh clone that has no other store, and all is removed again. Needs Debian's nginx-light.
+# Tries a DVC remote on a real web server: starts nginx with PUT on loopback, pushes the kept weights to it, pulls them
+# into a fresh clone without another store, and removes everything. Needs Debian's nginx-light.
 #   scripts/dvc_http_remote.sh          try it: push, clone, pull, compare
 #   scripts/dvc_http_remote.sh serve    serve until Ctrl-C; it prints the commands that use it
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 port=${PORT:-8765}
 dvc=${DVC:-dvc}
-command -v nginx >/dev/null || { echo "nginx is not there: apt-get install nginx-light" >&2; exit 2; }
+command -v nginx >/dev/null || { echo "nginx is not installed: apt-get install nginx-light" >&2; exit 2; }
 place=$(mktemp -d)
 chmod 755 "$place"
 mkdir -m 777 "$place/store" "$place/body"
@@ -40,7 +40,7 @@ if [ "${1:-try}" = serve ]; then
   echo "serving $place/store; Ctrl-C ends and removes it"
   while :; do sleep 1; done
 fi
-# in a clone, so that no setting of this checkout changes
+# in a clone, so that this checkout's settings do not change
 git clone -q "$root" "$place/from"
 cd "$place/from"
 $dvc pull -q runs/*/*/*/*/*.dvc

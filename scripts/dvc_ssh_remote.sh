@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A run that was made on another machine is brought in over SSH, tried for real: sshd on loopback is that machine. Needs
+# Tries to fetch a run from another machine over SSH: a real sshd on loopback plays that machine. Needs
 # Debian's openssh-server and `pip install '.[ssh]'`.
 #   scripts/dvc_ssh_remote.sh     train a short run there, release it here, keep its weights there and fetch them again
 # With a real cluster, two lines for DVC (in .dvc/config.local, or without --local for everybody), then one for each run:
@@ -11,7 +11,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 port=${PORT:-8766}
 python=${PYTHON:-python}
 sshd=$(command -v sshd || echo /usr/sbin/sshd)
-[ -x "$sshd" ] || { echo "sshd is not there: apt-get install openssh-server" >&2; exit 2; }
+[ -x "$sshd" ] || { echo "sshd is not installed: apt-get install openssh-server" >&2; exit 2; }
 place=$(mktemp -d)
 pid=
 stop() { [ -z "$pid" ] || kill "$pid" 2>/dev/null || true; rm -rf "$place"; }
@@ -33,7 +33,7 @@ CONF
 [ "$(id -u)" != 0 ] || mkdir -p /run/sshd
 "$sshd" -D -e -f "$place/sshd_config" 2>"$place/sshd.log" &
 pid=$!
-# the other machine: a checkout of its own, in which a short run is trained and measured
+# the other machine: its own checkout, in which a short run is trained and evaluated
 git clone -q "$root" "$place/there"
 cd "$place/there"
 export PYTHONPATH=$place/there
@@ -55,7 +55,7 @@ $python -m stillpoint release "remote://cluster/$run" --to brought/runs --thread
 kept=brought/runs/aps/digits/resnet20_aps1/seed0
 cmp "$kept/metrics.json" "$place/there/$run/metrics.json"
 echo "the same bytes: metrics.json"
-# its weights stay there, in a DVC remote, and the card says so
+# with --remote its weights stay there, in a DVC remote, and the card says how to fetch them
 $python -m stillpoint release "remote://cluster/$run" --to brought/runs --threads 1 --weights --remote cluster --anew
 [ ! -e "$kept/weights.safetensors.dvc" ] || { echo "a plain dvc pull would ask the cluster" >&2; exit 1; }
 mv "$kept/weights.safetensors" "$place/weights"

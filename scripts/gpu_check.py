@@ -1,8 +1,8 @@
-"""What `scripts/gpu_check.sh` runs: the parts, each in processes of its own with a limit, and what they leave.
+"""The parts that `scripts/gpu_check.sh` runs, each in its own processes with a time limit.
 
-OUT gets five files at most, since a lent machine may give few back: ``summary.json``, which holds what every part found
-and is written anew after each case, and the runs in ``runs.tar.00`` and so on, pieces of at most 15 MiB and 60 MiB in
-all, from which the next call goes on. The runs themselves lie beside OUT meanwhile, in OUT.work.
+OUT receives at most five files, since a borrowed machine may return few: ``summary.json`` with the results of every
+part, rewritten after each case, and the runs in ``runs.tar.00`` and so on, pieces of at most 15 MiB and 60 MiB in all,
+from which the next call continues. Meanwhile the runs themselves are beside OUT, in OUT.work.
 """
 
 import argparse
@@ -27,31 +27,31 @@ from typing import Any
 from gpu_pieces import CARRIED, PIECE, PIECES, carried, pack, progress, revision, unpack, unpack_measurements
 
 ROOT = Path(__file__).resolve().parent.parent
-#: seconds on a GPU that a part has to save its state once it is asked to end
+#: seconds on a GPU that a part has to save its state after SIGTERM
 GRACE = 20
-#: seconds of a whole call on a GPU, all ends included
+#: seconds of a whole call on a GPU, including the time to save states
 WHOLE = 470
-#: seconds of one law: a kernel that hangs must not cost the others
+#: seconds of one law, so that a kernel that hangs does not prevent the others
 LAW_SECONDS = 60
-#: of Linux's prctl
+#: option of Linux's prctl: the signal to send when the parent ends
 PR_SET_PDEATHSIG = 1
 LAWS = (
     *("blurs", "frames", "precisions", "choices", "shifts", "edges", "magnitudes", "correlations", "steps"),
     *("mixtures", "frames_of_phases", "activities", "translations", "polynomials", "norms"),
 )
-#: (network, recipe): the fast one, whose seconds to accuracy are measured, and full recipes of 250 and 300 epochs
+#: (network, recipe): the fast one, timed to its accuracy, and the full recipes of 250 and 300 epochs
 FAST, TWINS = ("aps/speednet", "cifar10_fast"), "wavelet_twins/R18"
 FULL = tuple((f"aps/resnet20{filling}", "cifar10") for filling in ("", "_lpf3", "_aps1", "_aps3"))
 FULL += tuple((f"{TWINS}{stem}", "cifar10_quarter") for stem in ("C", "wyC_mod"))
 TOY_FAST, TOY_FULL = ("aps/resnet20", "digits"), (("aps/resnet20_aps1", "digits"), ("aps/resnet20_aps3", "digits"))
 TOY = ["DATA.LIMIT", "128", "MODEL.WIDTH", "0.25", "EVALUATE.METRICS", "[accuracy, circular]"]
-#: epochs of a rehearsal: soon over in one part, and more than the limit of the other allows
+#: epochs of a rehearsal: few in one part, and in the other more than its limit allows
 TOY_EPOCHS = {"accuracy": "2", "full": "40"}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a call is asked for."""
+    """The options of a call."""
 
     out: Path
     data: Path
@@ -63,7 +63,7 @@ class Setting:
 
     @property
     def grace(self) -> int:
-        """Seconds that a part has to save its state once it is asked to end."""
+        """Seconds that a part has to save its state after SIGTERM."""
         return 60 if self.toy else GRACE
 
     @property
@@ -73,19 +73,19 @@ class Setting:
 
     @property
     def results(self) -> Path:
-        """The runs of the full recipes, with which a later call goes on."""
+        """The runs of the full recipes, which a later call continues."""
         return self.work / "results"
 
     @property
     def fast(self) -> Path:
-        """The run of the fast recipe, which each call begins anew, since it is timed."""
+        """The run of the fast recipe, which each call starts afresh, since it is timed."""
         return self.work / "fast"
 
     @property
     def runs(self) -> dict[Path, Path]:
-        """The runs that come back, each with the folder of all results that it lies in."""
+        """The runs that come back -> the results folder of each."""
         runs = dict.fromkeys(self.results.glob("*/*/*/seed*"), self.results)
-        # what the next call begins anew anyway need not travel
+        # an unfinished run of the fast recipe is useless to the next call, which starts it afresh
         done = [run for run in self.fast.glob("*/*/*/seed*") if (run / "train.json").is_file()]
         return runs | dict.fromkeys(done, self.fast)
 
@@ -107,7 +107,7 @@ def write(here: Setting, about: dict[str, Any]) -> None:
 
 
 def tell(here: Setting, part: str, found: dict[str, Any]) -> None:
-    """Puts what a part found so far into the summary; parts run one after another, so nobody else writes it."""
+    """Writes a part's results so far to the summary; parts run in turn, so no other process writes it."""
     about = read(here)
     about["parts"].setdefault(part, {})["found"] = found
     write(here, about)
@@ -126,7 +126,7 @@ def prepare(here: Setting) -> None:
         found.update(more, seconds=round(time.perf_counter() - begun, 1))
         tell(here, "prepare", found)
 
-    # each a compiler's process, beside the decoding; many laws at once would wait for one another
+    # a compiler process each, beside the decoding; otherwise the parallel laws would wait for one another to compile
     with ThreadPoolExecutor() as pool:
         built = {source: pool.submit(native.available, "float", source) for source in KERNELS}
         tell_seconds(test_images={name: len(datasets.load(name, here.data, "test"))})
@@ -134,7 +134,7 @@ def prepare(here: Setting) -> None:
 
 
 def kernels(here: Setting) -> None:
-    """The laws of the Triton kernels, one process each: the CPU's values are what must come out."""
+    """Checks the laws of the Triton kernels against the CPU's values, one process each."""
     environment = {**os.environ, **({"TRITON_INTERPRET": "1"} if here.toy else {})}
     found: dict[str, Any] = dict.fromkeys(LAWS, "not tried")
 
@@ -146,9 +146,9 @@ def kernels(here: Setting) -> None:
         except subprocess.TimeoutExpired:
             return law, f"did not end within {limit} s"
         passed = done.returncode == 0 and f"{law} pass" in done.stdout
-        return law, "pass" if passed else (done.stderr.strip().splitlines() or ["no word"])[-12:]
+        return law, "pass" if passed else (done.stderr.strip().splitlines() or ["no output"])[-12:]
 
-    # most of a law's time is the start of its process
+    # in parallel, since most of a law's time is the start of its process
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
         for one in as_completed([pool.submit(tried, law) for law in LAWS]):
             law, word = one.result()
@@ -158,15 +158,15 @@ def kernels(here: Setting) -> None:
 
 
 def layers(here: Setting) -> None:
-    """The layers beside their peers and the floor of bytes over bandwidth."""
+    """Times the layers beside their peers and their floor, bytes over bandwidth."""
     import torch
 
     from benchmarks import alias_free, cases, sampling
     from benchmarks.harness import Clock, machine
     from benchmarks.layers import line, measure
 
-    os.environ["KINETO_LOG_LEVEL"] = "99"  # what finds the peak of memory tells of each start
-    # convolutions of 10 bits would miss the exact values that each contender is held to
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # silences the profiler that measures peak memory
+    # with TF32's 10 bits convolutions would miss the values that each contender is compared with
     torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
     clock, rounds, begun = Clock(here.device, 1 if here.toy else 8), 1 if here.toy else 15, time.perf_counter()
@@ -182,7 +182,7 @@ def layers(here: Setting) -> None:
             try:
                 kept["cases"].append(measure(case, clock, rate, rounds))
                 print(line(kept["cases"][-1]), flush=True)
-            except Exception as error:  # one case that fails must not cost the others
+            except Exception as error:  # a case that fails must not prevent the others
                 kept["failed"].append(
                     {"job": case.job, **case.about, "error": f"{type(error).__name__}: {error}"[:400]}
                 )
@@ -192,7 +192,7 @@ def layers(here: Setting) -> None:
 
 
 def network(here: Setting) -> None:
-    """ResNet-50 with blur beside the plain one, and timm's where it is installed."""
+    """Times ResNet-50 with blur beside the plain one, and timm's if installed."""
     from benchmarks import networks
     from benchmarks.harness import Clock, machine
 
@@ -207,7 +207,7 @@ def network(here: Setting) -> None:
 
 
 def accuracy(here: Setting) -> None:
-    """The fast recipe: seconds from the first image to the last epoch's accuracy."""
+    """Trains the fast recipe: seconds from the first image to the last epoch's accuracy."""
     from stillpoint.core.base.interrupt import Interrupted
 
     name, recipe = TOY_FAST if here.toy else FAST
@@ -232,7 +232,7 @@ def accuracy(here: Setting) -> None:
 
 
 def full(here: Setting) -> None:
-    """The full recipes, a process each on one GPU: they go on from what is there, and are saved when stopped."""
+    """Trains the full recipes, a process each on one GPU; they resume from saved states, and save them when stopped."""
     words = [sys.executable, __file__, "--out", str(here.out), "--data", str(here.data), *["--toy"] * here.toy]
     own = [subprocess.Popen([*words, "--train", *run]) for run in here.full]
 
@@ -256,7 +256,7 @@ def run_of(name: str, recipe: str, results: Path) -> Any:
 def steps(
     here: Setting, part: str, name: str, recipe: str, results: Path
 ) -> tuple[Callable[[], Any], Callable[[], dict[str, Any]]]:
-    """What trains a run, or goes on with it, and what measures it and returns what its metrics.json holds."""
+    """(a function that trains or resumes a run, one that evaluates it and returns the content of its metrics.json)."""
     from stillpoint import pipelines
     from stillpoint.core.evaluation.run import evaluate_run
     from stillpoint.core.training.train import train
@@ -276,7 +276,7 @@ def steps(
         def after(place: Any) -> None:
             paper.measured(config, place)
 
-        # as a workflow: what an earlier call has measured is not measured again
+        # as in a workflow: an evaluation of an earlier call is not repeated
         return evaluate_run(**own, evaluations=evaluations, after=after, code=code["evaluate"], workflow=True)
 
     return learn, measure
@@ -300,7 +300,7 @@ PARTS = {
 
 
 def plan(here: Setting, parts: list[str], source: Path | None) -> int:
-    """Says what a call would do, and whether all fits."""
+    """Prints what a call would do and the size of the upload; returns 1 if that is too large, else 0."""
     total = 0
     for name in parts:
         seconds = PARTS[name].toy_seconds if here.toy else PARTS[name].seconds
@@ -308,7 +308,7 @@ def plan(here: Setting, parts: list[str], source: Path | None) -> int:
         print(f"{name:9} at most {seconds:4} s  {(PARTS[name].work.__doc__ or '').splitlines()[0]}")
     print(f"in all    at most {total:4} s, and {here.grace} s for each part that must be stopped")
     if not here.toy:
-        print(f"the whole at most {WHOLE:4} s: the last part has what the others leave, and gives what they take")
+        print(f"the whole at most {WHOLE:4} s: the last part gets the time that the others leave")
     size = 0
     more = [("runs of the earlier call", sum(path.stat().st_size for path in source.glob("*")))] if source else []
     for what, amount in chain(carried(ROOT, here.data), more):
@@ -321,7 +321,7 @@ def plan(here: Setting, parts: list[str], source: Path | None) -> int:
 
 
 class Cut(Exception):
-    """The call was asked to end, by the signal of that number."""
+    """The call received the signal of that number, and must end."""
 
 
 def _cut(number: int, frame: FrameType | None) -> None:
@@ -329,15 +329,15 @@ def _cut(number: int, frame: FrameType | None) -> None:
 
 
 def run_parts(here: Setting, parts: list[str], source: Path | None) -> int:
-    """Each part in processes of its own, stopped at its limit; the summary is written after each."""
+    """Runs each part in its own processes, stopped at its limit, and writes the summary after each; the exit code."""
     begun = time.perf_counter()
     machine = device(here)
     if not machine["commit"]:
-        raise SystemExit("no repository is here: STILLPOINT_COMMIT must name the commit, or nothing could be kept")
+        raise SystemExit("this copy has no repository: set STILLPOINT_COMMIT to its commit, so that runs can be kept")
     here.out.mkdir(parents=True, exist_ok=True)
     if source:
         unpack(source, here.results)
-    # parts that an earlier call made here stay in the summary
+    # results of an earlier call in OUT stay in the summary
     before = read(here)
     kept = before["parts"] if before.get("toy") == here.toy else {}
     write(here, {"machine": machine, "toy": here.toy, "parts": kept, "runs": pack(here.out, here.runs)})
@@ -359,19 +359,19 @@ def run_parts(here: Setting, parts: list[str], source: Path | None) -> int:
         if ended:
             break
     if left_out := read(here)["runs"]["left_out"]:
-        print(f"no room for {', '.join(left_out)}", flush=True)
+        print(f"left out, for lack of room: {', '.join(left_out)}", flush=True)
     return ended
 
 
 def one_part(here: Setting, name: str, limit: float) -> tuple[dict[str, Any], int]:
-    """What the summary says of a part once it ended, and the exit code of the whole where that was asked to end."""
+    """Runs one part; (its entry in the summary, the exit code of the whole call if that must end, else 0)."""
     words = [sys.executable, __file__, "--out", str(here.out), "--data", str(here.data), *["--toy"] * here.toy]
     begun, ended = time.perf_counter(), 0
     about: dict[str, Any] = {"limit": round(limit)}
     found = read(here)
     found["parts"].pop(name, None)
     write(here, found)
-    # a group of its own, so that nothing of it is left behind, whichever of its processes hangs
+    # its own process group, so that all its processes can be killed, even one that hangs
     process = subprocess.Popen([*words, "--part", name], process_group=0)
     try:
         try:
@@ -399,7 +399,7 @@ def device(here: Setting) -> dict[str, Any]:
 
     name = torch.cuda.get_device_name(0) if not here.toy and torch.cuda.is_available() else platform.machine()
     if not here.toy and not torch.cuda.is_available():
-        raise SystemExit("no GPU is here: --toy rehearses on the CPU, --dry-run says what would be done")
+        raise SystemExit("no GPU was found: --toy rehearses on the CPU, --dry-run shows what would be done")
     revision, clean = commit()
     return {
         "device": name,
@@ -412,25 +412,27 @@ def device(here: Setting) -> dict[str, Any]:
 
 def main() -> int:
     form = argparse.ArgumentParser(prog="scripts/gpu_check.sh", allow_abbrev=False)
-    form.add_argument("parts", nargs="*", metavar="PART", help=f"these alone: {', '.join(PARTS)}")
-    form.add_argument("--out", type=Path, default=Path("gpu_check"), metavar="DIR", help="what comes back")
+    form.add_argument("parts", nargs="*", metavar="PART", help=f"run only these: {', '.join(PARTS)}")
+    form.add_argument(
+        "--out", type=Path, default=Path("gpu_check"), metavar="DIR", help="output folder, which comes back"
+    )
     form.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="folder of the data")
     form.add_argument("--toy", action="store_true", help="on the CPU, at a toy size")
-    form.add_argument("--dry-run", action="store_true", help="say what would be done")
-    form.add_argument("--from", dest="source", type=Path, metavar="DIR", help="go on with the runs of an earlier call")
+    form.add_argument("--dry-run", action="store_true", help="show what would be done")
+    form.add_argument("--from", dest="source", type=Path, metavar="DIR", help="continue the runs of an earlier call")
     form.add_argument(
         "--unpack",
         nargs=2,
         type=Path,
         metavar=("DIR", "RESULTS"),
-        help="lay the runs of a call, and in gpu_check/ what it measured, into RESULTS",
+        help="extract the runs of a call into RESULTS, and its measurements into RESULTS/gpu_check",
     )
     form.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     form.add_argument("--train", nargs=2, help=argparse.SUPPRESS)
     args = form.parse_args()
     here = Setting(args.out.resolve(), args.data.resolve(), args.toy)
     if unknown := [name for name in args.parts if name not in PARTS]:
-        form.error(f"{unknown[0]} is no part: {', '.join(PARTS)}")
+        form.error(f"unknown part {unknown[0]}: must be one of {', '.join(PARTS)}")
     parts = args.parts or list(PARTS)
     if args.unpack:
         for run in unpack(*args.unpack):
@@ -446,7 +448,7 @@ def main() -> int:
         return run_part(here, args.part)
     if args.dry_run:
         return plan(here, parts, args.source)
-    # where gpu_check.sh has put the wheels; the parts need it as long as this process lives
+    # the folder into which gpu_check.sh installed the wheels, needed as long as this process lives
     site = os.environ.pop("GPU_CHECK_SITE", None)
     try:
         return run_parts(here, parts, args.source)
@@ -458,10 +460,9 @@ def main() -> int:
 
 
 def end_with_parent() -> None:
-    """Asks for SIGTERM when the process that started this one is gone, killed perhaps: a training would go on for hours
-    on a machine that is not ours."""
+    """Requests SIGTERM when the parent process ends, even after SIGKILL: a training would continue for hours."""
     parent = os.getppid()
-    with suppress(OSError, AttributeError):  # Linux alone has it
+    with suppress(OSError, AttributeError):  # only Linux has it
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         sys.exit(128 + signal.SIGTERM)

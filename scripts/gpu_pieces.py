@@ -1,5 +1,4 @@
-"""What `scripts/gpu_check.py` carries there, and brings home: runs, in pieces that a lent machine gives back, and
-measurements."""
+"""The transfers of `scripts/gpu_check.py`: the upload, and the runs (in pieces) and measurements that come back."""
 
 import csv
 import hashlib
@@ -12,16 +11,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-#: what may be carried there: code, data and wheels
+#: largest upload in bytes: code, data and wheels
 CARRIED = 64 << 20
-#: what comes back: bytes of one piece of the archive of runs, and how many pieces
+#: largest piece of the archive of runs in bytes, and largest number of pieces
 PIECE, PIECES = 15 << 20, 4
-#: bytes of the archive beyond those of a file: three headers, and what fills its last block; and of its end
+#: overhead of the archive in bytes: of each file, three headers and the padding of its last block; and of its end
 EACH, END = 2048, 10_240
 
 
 def carried(root: Path, data: Path) -> Iterator[tuple[str, int]]:
-    """(what, bytes) of all that travels to the GPU's machine."""
+    """(name, bytes) of everything uploaded to the GPU machine."""
     listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True)
     files = [root / name for name in listed.stdout.splitlines() if not name.startswith(".dvc-store/")]
     yield "code, without the store", sum(path.stat().st_size for path in files if path.is_file())
@@ -33,7 +32,7 @@ def carried(root: Path, data: Path) -> Iterator[tuple[str, int]]:
 
 
 def revision(root: Path) -> str:
-    """The commit as $STILLPOINT_COMMIT takes it, for a copy that travels without its repository."""
+    """The commit in the form of $STILLPOINT_COMMIT, for a copy without its repository."""
     commands = (("rev-parse", "HEAD"), ("status", "--porcelain"))
     commit, changes = (
         subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
@@ -43,15 +42,16 @@ def revision(root: Path) -> str:
 
 
 def progress(run: Path) -> dict[str, Any]:
-    """How far the run of a folder has come."""
+    """The number of trained epochs of a run, whether it was evaluated, and the last row of its history."""
     history = run / "history.csv"
     rows = list(csv.DictReader(history.read_text().splitlines())) if history.is_file() else []
     return {"epochs": len(rows), "measured": (run / "metrics.json").is_file(), "last": rows[-1] if rows else None}
 
 
 def pack(out: Path, runs: Mapping[Path, Path]) -> dict[str, Any]:
-    """Runs, each with the folder of all results that it lies in, in pieces in `out`: finished ones first, as many as
-    there is room for. Returns the pieces' digests, and which runs were left out."""
+    """Archives runs (run -> its results folder) into pieces in `out`, finished ones first, as many as fit.
+
+    Returns the digests of the pieces, and the runs that were left out."""
     archive, left_out = io.BytesIO(), []
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for run in sorted(runs, key=lambda run: (not (run / "metrics.json").is_file(), str(run))):
@@ -78,8 +78,8 @@ def _travels(path: Path) -> bool:
 
 
 def unpack(source: Path, target: Path) -> list[str]:
-    """Lays the runs of an earlier call into `target` and names them; ends with a sentence where a piece is missing or
-    damaged, or a run is there already."""
+    """Extracts the runs of an earlier call into `target` and returns their names; `SystemExit` if a piece is missing or
+    damaged, or if a run already exists."""
     pieces, content = _summary(source)["runs"]["pieces"], b""
     for name, expected in sorted(pieces.items()):
         path = source / name
@@ -93,10 +93,10 @@ def unpack(source: Path, target: Path) -> list[str]:
         members = tar.getmembers()
         for member in members:
             if not member.isfile() or not (target / member.name).resolve().is_relative_to(target.resolve()):
-                raise SystemExit(f"{source} holds {member.name!r}, which is no file of a run")
+                raise SystemExit(f"{source} holds {member.name!r}, which is not a file of a run: nothing was unpacked")
         runs = sorted({"/".join(member.name.split("/")[:4]) for member in members})
         if there := [run for run in runs if (target / run).exists()]:
-            raise SystemExit(f"{target / there[0]} is there already: nothing was unpacked")
+            raise SystemExit(f"{target / there[0]} already exists: nothing was unpacked")
         for member in members:
             place, file = target / member.name, tar.extractfile(member)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def unpack(source: Path, target: Path) -> list[str]:
 
 
 def unpack_measurements(source: Path, target: Path) -> list[Path]:
-    """What an earlier call measured of layers and networks, as files of the form of benchmarks/results/."""
+    """Writes an earlier call's measurements of layers and networks as files like those in benchmarks/results/."""
     about = _summary(source)
     layers, networks = (about["parts"].get(name, {}).get("found") for name in ("layers", "network"))
     paths = []
@@ -119,7 +119,7 @@ def unpack_measurements(source: Path, target: Path) -> list[Path]:
 def _summary(source: Path) -> dict[str, Any]:
     path = source / "summary.json"
     if not path.is_file():
-        raise SystemExit(f"{source} is not what a call of this left: there is no {path.name}")
+        raise SystemExit(f"{source} is not the output of an earlier call: it has no {path.name}")
     try:
         about = json.loads(path.read_text())
         if all(isinstance(about[key], dict) for key in ("parts", "runs")) and isinstance(about["runs"]["pieces"], dict):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What shift-invariant surgery does to networks with random weights: docs/invariance.csv, and its table on the page.
+"""Measures shift-invariant surgery on networks with random weights: docs/invariance.csv, and its table on the page.
 
     python scripts/invariance_table.py
 

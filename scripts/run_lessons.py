@@ -1,6 +1,6 @@
-"""Runs the lessons and keeps them with their output: ``python scripts/run_lessons.py [NAME ...]``.
+"""Runs the lessons and stores them with their output: ``python scripts/run_lessons.py [NAME ...]``.
 
-Of each lesson build/lessons/ holds a notebook (.ipynb), and a page (.md) with its pictures, which `make docs` shows.
+Writes a notebook (.ipynb) and a page (.md) with pictures of each lesson to build/lessons/, which `make docs` shows.
 """
 
 import os
@@ -18,10 +18,10 @@ OUT = ROOT / "build" / "lessons"
 
 
 def run(path: Path) -> tuple[float, float]:
-    """Executes one lesson in the repository's root; the seconds that it took, by the clock and of all cores."""
+    """Executes one lesson in the repository's root; returns (wall-clock seconds, CPU seconds of all cores)."""
     began, spent = time.monotonic(), _spent()
     notebook = jupytext.read(path)
-    # no limit: a cell's time by the clock says nothing on a busy machine
+    # no limit, since a cell's wall-clock time means nothing on a busy machine
     NotebookClient(notebook, timeout=None, coalesce_streams=True, resources={"metadata": {"path": str(ROOT)}}).execute()
     taken = time.monotonic() - began, _spent() - spent
     OUT.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def _spent() -> float:
 
 
 def main() -> None:
-    # bars of tqdm in a notebook need a package of their own; without it, its warning holds a path of this machine
+    # tqdm's bars in a notebook need a further package; without it, tqdm's warning would show a local path
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     wanted = sys.argv[1:] or [path.stem for path in sorted((ROOT / "lessons").glob("*.py"))]
     total = spent = 0.0

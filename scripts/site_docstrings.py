@@ -18,7 +18,7 @@ _ENTRY = re.compile(r"^([a-z_][\w, .]*?) {2,}(\S.*)$")
 def listed(text: str) -> str:
     """`text` with each block of columns as a Markdown list."""
     lines: list[str] = []
-    column = 0  # of the second column, while a block of them goes on
+    column = 0  # of the second column, within a block of columns; else 0
     for line in text.splitlines():
         entry = _ENTRY.match(line)
         if entry:

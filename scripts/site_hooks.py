@@ -1,8 +1,8 @@
-"""Hooks of MkDocs: pages that lie outside docs/ come onto the site where they are, and links to files follow them.
+"""Hooks of MkDocs: add pages from outside docs/ to the site, and the files that pages link to.
 
-A README, a lesson, the changelog is a page of the site under a name of its own. A link from any page to another file of
-the repository (a recipe, a card of weights, a figure) brings that file along. A link to nothing stays, and the strict
-form of MkDocs, which `make docs` runs, fails on it.
+READMEs, lessons and the changelog become pages under names of their own. A link from any page to another file of the
+repository (a recipe, a card of weights, a figure) adds that file. Broken links stay, so that MkDocs's strict mode,
+which `make docs` uses, fails on them.
 """
 
 import posixpath
@@ -14,7 +14,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
-#: executed lessons, written by `make lessons`; a lesson that was not executed is shown without its output
+#: executed lessons, written by `make lessons`; other lessons are shown without output
 LESSONS = ROOT / "build" / "lessons"
 #: file of the repository -> page of the site
 PAGES = {
@@ -28,7 +28,7 @@ _LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)]*)?\))")
 
 
 def pages() -> dict[str, str]:
-    """File of the repository -> page of the site, but for those in docs/."""
+    """File of the repository -> page of the site, except for those in docs/."""
     papers = {f"pipelines/{path.parent.name}/README.md": f"papers/{path.parent.name}.md" for path in _readmes()}
     lessons = {f"lessons/{path.name}": f"lessons/{path.stem}.md" for path in sorted((ROOT / "lessons").glob("*.py"))}
     return {**PAGES, **papers, **lessons}
@@ -46,7 +46,7 @@ def _where(name: str, known: dict[str, str]) -> str:
 
 
 def _linked(text: str, name: str) -> Iterator[tuple[re.Match[str], str]]:
-    """Each link of a page to a file of the repository that is there, with the file's name."""
+    """(link, file) for each link of a page to an existing file of the repository."""
     for found in _LINK.finditer(text):
         target = posixpath.normpath(posixpath.join(posixpath.dirname(name), found[2]))
         if "://" not in found[2] and not target.startswith("..") and (ROOT / target).is_file():
@@ -80,7 +80,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def _lesson(path: Path) -> str:
-    """A lesson with its output where it was executed, else its text and code."""
+    """A lesson with its output if it was executed, else its text and code."""
     executed = LESSONS / f"{path.stem}.md"
     if executed.is_file():
         return executed.read_text()
@@ -90,7 +90,7 @@ def _lesson(path: Path) -> str:
 
 
 def _origin(file: File) -> str | None:
-    """The file of the repository that a page is made of."""
+    """The file of the repository that a page is made from."""
     if file.abs_src_path is None:
         return next((name for name, page in pages().items() if page == file.src_uri and name.endswith(".py")), None)
     path = Path(file.abs_src_path)

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# A real Slurm on this one machine, with a command run in it, and removed again: Debian's slurm-wlm and munge, root needed.
+# Runs a command in a real Slurm on this machine, and removes it afterwards. Needs root, and Debian's slurm-wlm and munge.
 #   scripts/slurm_local.sh snakemake pipelines/aps/all --profile profiles/slurm --set-resources ...
 #   scripts/slurm_local.sh                 a shell in which sbatch, squeue and the profile work
-# /etc/slurm/slurm.conf becomes a link to a configuration under /tmp meanwhile, because jobs look for it there (snakemake's
-# plugin takes SLURM_CONF out of their environment). Where a Slurm of the system's own is configured, this refuses.
+# Meanwhile /etc/slurm/slurm.conf is a link to a configuration under /tmp, because jobs look for it there (snakemake's
+# plugin removes SLURM_CONF from their environment). If the system has its own Slurm configuration, this refuses to run.
 set -euo pipefail
 [ "$(id -u)" = 0 ] || { echo "root is needed: the daemons start jobs as other users" >&2; exit 2; }
 for tool in munged slurmctld slurmd; do
-  command -v $tool >/dev/null || { echo "$tool is not there: apt-get install --no-install-recommends slurm-wlm munge" >&2; exit 2; }
+  command -v $tool >/dev/null || { echo "$tool is not installed: apt-get install --no-install-recommends slurm-wlm munge" >&2; exit 2; }
 done
 conf=/etc/slurm/slurm.conf
-if [ -e $conf ]; then echo "$conf is there: this machine has a Slurm of its own" >&2; exit 2; fi
+if [ -e $conf ]; then echo "$conf exists: this machine has its own Slurm" >&2; exit 2; fi
 place=$(mktemp -d "${TMPDIR:-/tmp}/slurm.XXXXXX")
 chmod 755 "$place"
 mkdir -p "$place"/{state,spool,munge}

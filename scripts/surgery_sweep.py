@@ -2,21 +2,22 @@
 """What `stillpoint.antialias` does to one or two networks of every family of torchvision and timm, as a table.
 
     python scripts/surgery_sweep.py docs/surgery.csv --missing              # the networks that it lacks
-    python scripts/surgery_sweep.py docs/surgery.csv --missing --deployed   # how they leave Python
-    python scripts/surgery_sweep.py docs/surgery.csv --total --page docs/antialias.md   # what it says as a whole
+    python scripts/surgery_sweep.py docs/surgery.csv --missing --deployed   # their export from Python
+    python scripts/surgery_sweep.py docs/surgery.csv --total --page docs/antialias.md   # its totals
 
-Random weights, no network access. Each network is written as soon as it is done. Places are counted without the
-surgery: a TorchDispatchMode sees every convolution and max-pool that runs with kernel > stride > 1, before and after;
-fixed filters, which are convolutions too, are left out. Columns:
+Random weights, no network access. Each network is written as soon as it is done. Places are counted independently of
+the surgery: a TorchDispatchMode sees every convolution and max-pool that runs with kernel > stride > 1, before and
+after; fixed filters, which are convolutions too, are left out. Columns:
 
     found, after, bare  such places before; after the default policy, which leaves the stem; with the stem treated too
-    half                additions of a map that was filtered and one that was not, since they parted
-    changed, left       lines of the report; `reasons` gives each reason with how often
-    oracle              largest change of an output, of the largest output, with plain subsampling for a filter
-    sizes               of five sizes (least, +1, x 1.5, x 1.5 + 1, 32) those that the treated one and the original take
+    half                additions of a filtered and an unfiltered map, since they branched
+    changed, left       lines of the report; `reasons` counts each reason
+    oracle              largest change of an output, over the largest output, with plain subsampling in place of filters
+    sizes               of five sizes (least, +1, x 1.5, x 1.5 + 1, 32): how many the treated network accepts, of those
+                        that the original accepts
     scripts, traces, exports, onnx
-                        as the treated network does, with its own numbers: "-" where the original does not either,
-                        "slow" where neither came to an end; for one size, and ONNX in onnxruntime
+                        whether the exported treated network has the same outputs; "-" if the original fails as well,
+                        "slow" if neither finished; at one size, ONNX in onnxruntime
 """
 
 import argparse
@@ -81,17 +82,17 @@ Row = dict[str, Any]
 
 
 class Overlapping(TorchDispatchMode):
-    """Counts what runs with kernel > stride > 1, whoever calls it, and the additions of which one side is filtered.
+    """Counts what runs with kernel > stride > 1, whoever calls it, and the additions with only one side filtered.
 
-    Each stride that a map went through is an event, filtered or bare; average pools and patches are neither. What the
-    maps of an addition went through on one side only tells whether they still lie on each other.
+    Each stride that a map went through is an event, filtered or bare; average pools and patches are neither. The events
+    of one side only of an addition show whether its maps are still aligned.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.count = self.half = 0
         self._events: dict[int, frozenset[tuple[int, str]]] = {}
-        self._kept: list[Tensor] = []  # so that no number of a tensor is given to another
+        self._kept: list[Tensor] = []  # keeps tensors alive, so that no id is used twice
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
@@ -137,7 +138,7 @@ def create(library: str, name: str) -> nn.Module:
 
 
 def output(net: nn.Module, x: Tensor) -> Tensor | None:
-    """The first tensor that the network gives; none where it does not take the size."""
+    """The first tensor that the network returns; None if it does not accept the size."""
     with contextlib.suppress(Exception):
         y = net(x)
         while not isinstance(y, Tensor):
@@ -179,7 +180,7 @@ def in_onnxruntime(net: nn.Module, x: Tensor) -> Any:
 
 
 def leaves(way: Callable[[nn.Module, Tensor], Any], net: nn.Module, x: Tensor, limit: int) -> str:
-    """ "yes" where the network leaves Python that way with its own numbers, "slow" after `limit` seconds, else "no"."""
+    """ "yes" if the network exported that way has the same outputs, "slow" after `limit` seconds, else "no"."""
     expected = output(net, x)
     assert expected is not None
     signal.signal(signal.SIGALRM, _late)
@@ -266,7 +267,7 @@ def rows(todo: list[tuple[str, str]], table: dict[tuple[str, str], Row], options
 
 
 def summary(table: Iterable[Row]) -> list[tuple[str, str]]:
-    """What the rows of a table say together, in words and numbers; how networks leave Python, once all were tried."""
+    """(description, number) for each total of a table's rows; export from Python only once all were tried."""
     rows = [row for row in table if row.get("bare")]
     found, after, bare = (sum(int(row[column]) for row in rows) for column in ("found", "after", "bare"))
     behind = found - (after - bare)
@@ -311,14 +312,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
     parser.add_argument("--only", nargs="+", default=[], help="names of networks")
-    parser.add_argument("--seconds", type=float, default=540, help="begin no network after that long")
-    parser.add_argument("--limit", type=int, default=60, help="seconds for each way out of Python")
+    parser.add_argument("--seconds", type=float, default=540, help="start no further network after this many seconds")
+    parser.add_argument("--limit", type=int, default=60, help="seconds for each form of export")
     parser.add_argument(
-        "--deployed", action="store_true", help="script, trace, export and ONNX of what the table holds"
+        "--deployed", action="store_true", help="script, trace, export and ONNX of networks in the table"
     )
-    parser.add_argument("--missing", action="store_true", help="only what the table does not hold")
-    parser.add_argument("--total", action="store_true", help="only say what the table says")
-    parser.add_argument("--page", type=Path, help="with --total: a page whose marked lines are to say it")
+    parser.add_argument("--missing", action="store_true", help="only what the table lacks")
+    parser.add_argument("--total", action="store_true", help="only print the totals of the table")
+    parser.add_argument("--page", type=Path, help="with --total: write them to the marked lines of this page")
     options = parser.parse_args()
     table = read(options.table)
     if options.total:
@@ -334,11 +335,11 @@ def main() -> None:
     if options.deployed:
         todo = [key for key in todo if table.get(key, {}).get("side")]
     if options.missing:
-        wanted = DEPLOYED[0] if options.deployed else "bare"  # rows of an earlier script lack it
+        wanted = DEPLOYED[0] if options.deployed else "bare"  # rows of an older script lack it
         todo = [key for key in todo if not table.get(key, {}).get(wanted)]
     for made in rows(todo, table, options):
         table[made["library"], made["network"]] = made
-        with options.table.open("w", newline="") as file:  # each time: what is ended early keeps what it has
+        with options.table.open("w", newline="") as file:  # after each network, so that an interruption loses none
             file.write(f"# torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}\n")
             writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
             writer.writeheader()

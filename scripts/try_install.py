@@ -1,4 +1,4 @@
-"""What an empty environment must be able to do with a wheel alone: layers, metrics, surgery, measuring, explaining."""
+"""Checks what a wheel alone offers in an empty environment: layers, metrics, surgery, measuring, explaining."""
 
 import platform
 

@@ -190,7 +190,7 @@ def test_runs_come_back_in_pieces_finished_ones_first_or_not_at_all(
         *(f"aps/digits/a/seed0/{name}" for name in names["a"]),
         *(f"aps/digits/b/seed0/{name}" for name in names["b"][1:]),
     }
-    with pytest.raises(SystemExit, match="is there already: nothing was unpacked"):
+    with pytest.raises(SystemExit, match="already exists: nothing was unpacked"):
         pieces.unpack(here.out, tmp_path / "home")
     (here.out / "runs.tar.01").write_bytes(b"other")
     with pytest.raises(SystemExit, match="damaged: nothing was unpacked"):

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from stillpoint.core.config.network import NetworkConfig
 from stillpoint.core.config.schema import EvaluateConfig, RunConfig
 
-#: for small images: the stride of the stem, and of the rest
+#: networks for small images -> stride of the stem, total stride of the rest
 SMALL_STRIDES = {"convnext_mini": (1, 4), "convnext_nano": (2, 2)}
 
 
@@ -18,9 +18,11 @@ class Model(NetworkConfig):
         "convnext_tiny", "convnext_small", "convnext_base", "convnext_large", "convnext_xlarge", "convnext_mini",
         "convnext_nano",
     ] = "convnext_tiny"  # fmt: skip
-    conv_padding: Literal["zeros", "circular"] = Field("circular", description="of the 7x7 convolutions")
-    stem_kernel: int | None = Field(None, ge=1, description="of the first convolution; none: the network's own")
-    stem_stride: Literal[1, 2, 4] | None = Field(None, description="none: the network's own")
+    conv_padding: Literal["zeros", "circular"] = Field("circular", description="padding of the 7x7 convolutions")
+    stem_kernel: int | None = Field(
+        None, ge=1, description="kernel size of the first convolution; none: the network's own"
+    )
+    stem_stride: Literal[1, 2, 4] | None = Field(None, description="stride of the stem; none: the network's own")
     stem_steps: Literal[1, 2] = Field(1, description="2: split a stem's stride of 4 into two strides of 2")
     stem_activation: Literal["none", "residual", "plain"] = Field(
         "none",
@@ -31,8 +33,8 @@ class Model(NetworkConfig):
         None,
         gt=0,
         le=1,
-        description="low-pass of one factor of the stem's square, of the highest frequency; none: 1 - 1/STEM_STRIDE, "
-        "the most that its filter bears. No shift by whole pixels tells a larger one from it",
+        description="cutoff of one factor of the stem's square, as a fraction of the highest frequency; none: "
+        "1 - 1/STEM_STRIDE, the largest that does not alias. Whole-pixel shifts do not reveal a larger one",
     )
     scale: float = Field(
         7.0,
@@ -48,15 +50,17 @@ class Model(NetworkConfig):
     )
     resample: Literal["activation", "block"] = Field(
         "activation",
-        description="where a block's map is twice as fine: around the polynomial, or around both 1x1 convolutions too, "
-        "as in the authors' code: the same function at 3.4 times the multiplications (17.678 G for 5.193 G at 224)",
+        description="where a block works at twice the resolution: around the polynomial, or around both 1x1 "
+        "convolutions too, as in the authors' code: the same function with 3.4 times the multiplications (17.678 G "
+        "instead of 5.193 G at 224)",
     )
     filter_rule: Literal["exact", "authors"] = Field(
         "exact",
-        description="authors: their filters drop one more bin where a size is a multiple of 4 that is none of 8",
+        description="authors: their filters, which drop one more bin for sizes that are multiples of 4 but not of 8",
     )
     any_size: bool = Field(
-        False, description="accept images whose sides are not multiples of the total stride: no shift is then exact"
+        False,
+        description="accept images whose sides are not multiples of the total stride, which breaks exact invariance",
     )
 
     @model_validator(mode="after")
@@ -93,7 +97,9 @@ class Evaluate(EvaluateConfig):
         ge=1,
         description="crop_grid: windows up to this many pixels from the centre; needs an EVALUATE.MARGIN of twice that",
     )
-    translation: float = Field(8.0, gt=0, description="translation_grid: the largest, in 280ths of the image's side")
+    translation: float = Field(
+        8.0, gt=0, description="translation_grid: the largest translation, in 280ths of the side"
+    )
     translation_steps: int = Field(4, ge=2, description="translation_grid: translations tried on each axis")
     limit_grids: int = Field(200, ge=1, description="images on which the grids are tried")
 

@@ -1,7 +1,7 @@
 """The paper's adversarial grids as evaluations: images classified correctly under every shift of a set.
 
 With ``EVALUATE.PROTOCOL authors`` the crop windows omit offset 0 and translations are interpolated as in their code.
-Shifts that their code draws for each batch are not drawn: our grids are complete.
+Their code draws some shifts at random for each batch; our grids always try every shift.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -92,7 +92,7 @@ class CropGrid(Grid):
 
     def _wide(self, view: View) -> Tensor:
         if view.wide is None:
-            raise ValueError("crop_grid needs images with a margin")
+            raise ValueError("crop_grid needs images with a margin: set EVALUATE.MARGIN")
         return view.wide
 
 

@@ -17,18 +17,18 @@ Shift = tuple[float, float]
 
 
 def integer_grid(max_shift: int) -> list[Shift]:
-    """Whole pixels, 1..max_shift-1 on both axes: a shift along one axis alone is not among them."""
+    """Shifts by 1..max_shift-1 whole pixels on both axes, never along one axis alone."""
     return [(a, b) for a in range(1, max_shift) for b in range(1, max_shift)]
 
 
 def half_grid(max_shift: int) -> list[Shift]:
-    """(2a-1)/2 and (2b-1)/2 pixels up and left, a and b from 1 to max_shift-1."""
+    """Shifts by (2a-1)/2 pixels up and (2b-1)/2 pixels left, a and b from 1 to max_shift-1."""
     return [((1 - 2 * a) / 2, (1 - 2 * b) / 2) for a in range(1, max_shift) for b in range(1, max_shift)]
 
 
 def fraction_grid(max_factor: int) -> list[Shift]:
-    """(a/u, b/u) of a pixel up and left, a and b from 1 to u-1, for the factors u up to `max_factor` that divide no
-    larger one of them: 3 and 4 at 4."""
+    """Shifts by (a/u, b/u) pixels up and left, a and b from 1 to u-1, for every factor u from 2 to `max_factor` that
+    divides no larger one: with a `max_factor` of 4, u is 3 and 4."""
     factors = [u for u in range(2, max_factor + 1) if not any(v % u == 0 for v in range(u + 1, max_factor + 1))]
     return [(-a / u, -b / u) for u in factors for a in range(1, u) for b in range(1, u)]
 

@@ -11,7 +11,7 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.polynomial import PolynomialActivation2d
 from stillpoint.pipelines.alias_free.config import Model
 
-#: activations that have scales
+#: MODEL.ACTIVATION -> form of the polynomial
 _FORMS = {"polynomial": "upsampled", "polynomial_pointwise": "pointwise"}
 
 
@@ -23,8 +23,8 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
     """
     if image_size % model.total_stride and not model.any_size:
         raise UserError(
-            f"{model.name or model.arch} needs sides that are multiples of its total stride, {model.total_stride}, "
-            f"not {image_size} pixels; MODEL.ANY_SIZE True accepts them, without exact shifts"
+            f"{model.name or model.arch} needs images whose sides are multiples of its total stride, "
+            f"{model.total_stride}, not {image_size} pixels; MODEL.ANY_SIZE True accepts them, without exact invariance"
         )
     filled = slots(model, rule=model.filter_rule)
     options: dict[str, Any] = {}

@@ -25,7 +25,7 @@ def from_authors(state_dict: Mapping[str, Tensor], net: nn.Module) -> dict[str, 
     for key, ours in authors_names(state_dict).items():
         tensor = state_dict[key]
         if ours not in wanted:
-            raise UserError(f"the checkpoint is of another network: there is no place for {key}")
+            raise UserError(f"the checkpoint is of another network: it has no place for {key}")
         if tensor.numel() != wanted[ours].numel() or tensor.shape[0] != wanted[ours].shape[0]:
             shapes = f"{tuple(tensor.shape)}, the network's {tuple(wanted[ours].shape)}"
             raise UserError(f"the checkpoint is of another network: {key} has shape {shapes}")

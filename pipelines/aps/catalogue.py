@@ -1,4 +1,4 @@
-"""All networks of the papers on adaptive polyphase sampling, and a small one of the house.
+"""All networks of the papers on adaptive polyphase sampling, and our small one.
 
 A name ends in ``_lpfN`` (BlurPool) or ``_apsN`` with a binomial filter of N taps; without that, it is the plain
 network. The same name means the CIFAR variant for small images and the ImageNet variant for ImageNet, if both exist.
@@ -8,7 +8,7 @@ from stillpoint.pipelines.paper import ModelEntry
 
 SMALL_IMAGES = ("digits", "fashion_mnist", "cifar10", "cifar100")
 IMAGENET = ("imagenet",)
-#: what the U-Nets reconstruct
+#: data sets of the U-Nets
 RECONSTRUCTION = ("digits_undersampled", "fastmri", "lodopab")
 
 PAPER = "Chaman and Dokmanic, CVPR 2021"
@@ -16,7 +16,7 @@ UNET_PAPER = "Chaman and Dokmanic, arXiv 2105.04040"
 
 #: the papers' word -> the filling
 KINDS = {"aps": "polyphase", "lpf": "blur"}
-#: in no paper: the small network made for speed
+#: our small network made for speed, in no paper
 HOUSE = "speednet"
 CIFAR_NETS = ("resnet20", "resnet56", "resnet18", "resnet34", "resnet50")
 IMAGENET_NETS = {

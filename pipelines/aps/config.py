@@ -1,4 +1,4 @@
-"""The options of the networks of adaptive polyphase sampling, and what follows from them without building one."""
+"""Options of the adaptive polyphase sampling networks, and the map sizes that follow from them."""
 
 from typing import ClassVar, Literal
 
@@ -10,7 +10,7 @@ from stillpoint.core.config.schema import RunConfig
 
 Form = Literal["cifar", "imagenet"]
 
-#: stages that halve the map, by name; the U-Nets' levels
+#: network -> number of stages that halve its map; of a U-Net, its levels
 HALVINGS = {
     **dict.fromkeys(("resnet20", "resnet56"), 2),
     **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), 3),
@@ -45,28 +45,30 @@ class Model(NetworkConfig):
     )
     conv_padding: Literal["circular", "zeros", "reflect", "replicate", "replicate_pad"] = Field(
         "circular",
-        description="replicate_pad: the authors' replication by 3 pixels, with which maps grow (CIFAR form)",
+        description="replicate_pad: the authors' replication by 3 pixels, which makes maps grow (CIFAR form)",
     )
     pool_only: bool = Field(
-        False, description="ImageNet form: keep the stride of the first convolution; then not shift invariant"
+        False, description="ImageNet form: keep the stride of the first convolution; breaks shift invariance"
     )
-    out_channels: int | None = Field(None, gt=0, description="U-Nets only; none: as many as the image has")
+    out_channels: int | None = Field(
+        None, gt=0, description="U-Nets only: channels of the output; none: as many as the input has"
+    )
 
     @model_validator(mode="after")
     def _of_arch(self) -> "Model":
         unet = self.arch.startswith("unet")
         if unet and (self.form != "auto" or self.pool_only):
-            raise ValueError("MODEL.FORM and MODEL.POOL_ONLY are of ResNets, not of U-Nets")
+            raise ValueError("MODEL.FORM and MODEL.POOL_ONLY are for ResNets, not for U-Nets")
         if self.downsample == "none" and self.pool_only:
-            raise ValueError("MODEL.POOL_ONLY is of networks with a filling of the slot")
+            raise ValueError("MODEL.POOL_ONLY needs a MODEL.DOWNSAMPLE other than none")
         if unet and self.conv_padding not in ("circular", "zeros"):
-            raise ValueError(f"a U-Net has MODEL.CONV_PADDING circular or zeros, not {self.conv_padding}")
+            raise ValueError(f"MODEL.CONV_PADDING of a U-Net must be circular or zeros, got {self.conv_padding}")
         if not unet and self.out_channels is not None:
-            raise ValueError("MODEL.OUT_CHANNELS is of U-Nets, not of ResNets")
+            raise ValueError("MODEL.OUT_CHANNELS is for U-Nets only")
         if self.form == "imagenet" and self.conv_padding == "replicate_pad":
-            raise ValueError("MODEL.CONV_PADDING replicate_pad is of the CIFAR form, not of the ImageNet form")
+            raise ValueError("MODEL.CONV_PADDING replicate_pad is for the CIFAR form, not for the ImageNet form")
         if self.arch == "speednet" and (self.pool_only or self.conv_padding not in ("circular", "zeros")):
-            raise ValueError("speednet has MODEL.CONV_PADDING circular or zeros, and no MODEL.POOL_ONLY")
+            raise ValueError("speednet takes MODEL.CONV_PADDING circular or zeros, and no MODEL.POOL_ONLY")
         if (HALVINGS[self.arch] == 2 or self.arch == "speednet") and self.form == "imagenet":
             raise ValueError(f"{self.arch} has no ImageNet form")
         return self

@@ -22,7 +22,7 @@ from stillpoint.core.evaluation.registry import EVALUATIONS, Evaluation, Result,
 from stillpoint.core.metrics import agreement, topk_correct
 from stillpoint.pipelines.aps import reconstruction
 
-#: How much smaller than the image the range of an erased square's corner is, beside the square's side.
+#: An erased square's corner is drawn from 0 to the image's side less this and the square's side, exclusive.
 _ERASE_MARGIN = 3
 
 
@@ -89,7 +89,10 @@ class AuthorsPairs:
         height, width = images.shape[2:]
         if self.erase:
             if self.erase >= min(height, width) - _ERASE_MARGIN:
-                raise UserError(f"the authors' protocol cannot erase {self.erase} pixels of {height}x{width} images")
+                raise UserError(
+                    f"the authors' protocol cannot erase squares of {self.erase} pixels from {height}x{width} images: "
+                    f"EVALUATE.ERASE must be below {min(height, width) - _ERASE_MARGIN}"
+                )
             corner = self.random.randint(0, min(height, width) - _ERASE_MARGIN - self.erase, 2)
             images = erased(images, torch.from_numpy(corner).expand(len(images), 2), self.erase)
         first, second = (view.predict(self._move(images, shift)) for shift in self.draw())

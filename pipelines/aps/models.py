@@ -21,7 +21,7 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
     Args:
         model: the section; see its fields.
         in_channels: of the images.
-        num_classes: logits of a ResNet; a U-Net gives images.
+        num_classes: logits of a ResNet; a U-Net returns images.
         image_size: height and width in pixels, which decide the form where MODEL.FORM is auto.
 
     Warns:
@@ -46,7 +46,7 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
         options |= {"pool_only": model.pool_only, "max_pool": DenseMaxPool2d(2, margin=margin)}
     if growing := model.conv_padding == "replicate_pad":
         if imagenet:
-            raise UserError("MODEL.CONV_PADDING replicate_pad is of the CIFAR form, not of the ImageNet form")
+            raise UserError("MODEL.CONV_PADDING replicate_pad is for the CIFAR form, not for the ImageNet form")
         options |= {"conv_padding": "replicate", "conv": growing_conv, "block": BLOCKS[FAMILY[model.arch]["block"]]}
     options |= {"in_channels": in_channels, "num_classes": num_classes}
     options |= slots(model, padding=filter_padding(model, cifar=not imagenet), select=select(cifar=not imagenet))

@@ -18,7 +18,7 @@ from stillpoint.core.evaluation.registry import Evaluation, Result, View
 from stillpoint.core.metrics import nmse, psnr, ssim
 from stillpoint.core.metrics.accumulate import Values
 
-#: dB between 1 and float32's resolution
+#: PSNR in dB of a difference as small as float32's resolution
 FINEST = -20 * math.log10(torch.finfo(torch.float32).eps)
 
 
@@ -110,7 +110,7 @@ def white_noise(view: View, seed: int) -> Tensor:
     return torch.stack(drawn).to(view.images)
 
 
-#: by name; the last three are of inputs unlike those of training
+#: evaluations by name; the last three use inputs unlike those of training
 EVALUATIONS: dict[str, Callable[[EvaluateConfig, int], Evaluation]] = {
     "reconstruction": Quality,
     "equivariance": Equivariance,

@@ -26,7 +26,7 @@ _STEM = {"0": "0", "2": "1", "3": "2"}
 def read_authors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a file that the authors' code wrote, by their names, without the dictionaries around them.
 
-    Nothing in the file is executed. Raises `UserError` for a file that is missing, torn, or not a checkpoint of
+    Nothing in the file is executed. Raises `UserError` for a file that is missing, damaged, or not a checkpoint of
     tensors.
     """
     tensors, _ = read_tensors(path)
@@ -73,14 +73,14 @@ def _check_filters(given: Mapping[str, Tensor], net: nn.Module) -> None:
         if isinstance(getattr(module, "kernel", None), Tensor) and module.kernel.numel() > 1 and path not in places
     ]
     if bare:
-        raise UserError(f"the checkpoint is of another network: it has no filter for {bare[0]}, where ours has one")
+        raise UserError(f"the checkpoint is of another network: it has no filter for {bare[0]}, this network has one")
     # only the ImageNet form distinguishes them: there a filter that is not adaptive precedes the convolution
     adaptive = any(isinstance(module, Downsample) and module.chooses for module in modules.values())
     before = any(re.search(r"\.conv\d\.0\.filt$", key) for key in stored)
     if any(".aps_down." in key for key in stored) and not adaptive:
-        raise UserError("the checkpoint is of another network: it is one with APS, ours has BlurPool")
+        raise UserError("the checkpoint is of another network: it has APS, this network has BlurPool")
     if adaptive and before and any(key.startswith("maxpool.") for key in stored):
-        raise UserError("the checkpoint is of another network: it is one with BlurPool, ours has APS")
+        raise UserError("the checkpoint is of another network: it has BlurPool, this network has APS")
 
 
 def authors_names(given: Mapping[str, Tensor], net: nn.Module) -> dict[str, str]:

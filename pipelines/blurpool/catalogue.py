@@ -26,7 +26,7 @@ def models() -> dict[str, ModelEntry]:
     ``resnet50_pasa3_g8`` the one whose 3x3 filters are predicted for 8 groups of channels."""
     entries = []
     for arch in ARCHITECTURES:
-        # its first convolution and three pools leave nothing of a small image
+        # AlexNet's first convolution and three pools leave nothing of a small image
         datasets = ("imagenet",) if arch == "alexnet" else (*SMALL, "imagenet")
         # as published, for any MODEL.DOWNSAMPLE: with POOL_ONLY the ReLU after its first convolution is missing
         own: dict[str, Any] = {"ARCH": arch, **({"POOL_ONLY": False} if arch == "alexnet" else {})}
@@ -38,7 +38,7 @@ def models() -> dict[str, ModelEntry]:
     for arch in RESNETS:
         for size, groups in ((3, 2), (3, 8), (5, 8)):
             settings = {"ARCH": arch, "DOWNSAMPLE": "adaptive_blur", "FILTER_SIZE": size, "GROUPS": groups}
-            # the README of the code has a number of ResNet-101 with 8 groups alone
+            # the code's README states numbers of ResNet-101 with 8 groups only
             stated = (arch, groups) == ("resnet101", 8)
             source = f"{ADAPTIVE}, README of the code" if stated else f"{ADAPTIVE}, {UNPUBLISHED}"
             entries.append(ModelEntry(f"{arch}_pasa{size}_g{groups}", settings, source, (*SMALL, "imagenet")))

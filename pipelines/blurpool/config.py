@@ -41,7 +41,7 @@ class Model(NetworkConfig):
         filled, residual = self.downsample != "none", self.arch.startswith(RESIDUAL)
         stem = self.arch == "alexnet" or (filled and (residual or self.arch.startswith("densenet")))
         for name, known, whose in (
-            ("pool_only", stem, "AlexNet, and of ResNets and DenseNets with a MODEL.DOWNSAMPLE"),
+            ("pool_only", stem, "AlexNet, and for ResNets and DenseNets with a MODEL.DOWNSAMPLE"),
             (
                 "relu_first",
                 self.arch == "alexnet" and filled and not self.pool_only,
@@ -50,14 +50,14 @@ class Model(NetworkConfig):
             ("replace_stride_with_dilation", residual, "ResNets"),
             ("zero_init_residual", residual, "ResNets"),
         ):
-            # WIDTH_DIVISOR, which a recipe states once for all its networks, is not here
+            # not WIDTH_DIVISOR, which a recipe states once for all its networks
             if not known and (value := getattr(self, name)) != type(self).model_fields[name].default:
                 raise ValueError(
                     f"MODEL.{name.upper()} {value} changes nothing in {self.arch} with MODEL.DOWNSAMPLE "
-                    f"{self.downsample}: it is of {whose}"
+                    f"{self.downsample}: it is for {whose}"
                 )
         if self.width < 1 and self.arch.startswith("resnext"):
-            raise ValueError(f"MODEL.WIDTH {self.width} leaves the {self.arch}'s groups without channels")
+            raise ValueError(f"MODEL.WIDTH of {self.arch} must be at least 1 for its groups, got {self.width}")
         return self
 
 

@@ -57,7 +57,7 @@ class AuthorsWindows:
 class Diagonal:
     """The probability of the right class while the window moves along the diagonal (Zhang 2019, figure 1).
 
-    Curves are kept of every image: (images, positions) in [0, 1]; `stability` is one minus the mean absolute step of
+    Stores the curves of every image, (images, positions) in [0, 1]; `stability` is one minus the mean absolute step of
     the probability from one position to the next, and `always_right` the fraction of images that are correct at every
     position.
     """
@@ -146,7 +146,9 @@ def feature_distance(predict: Callable[[Tensor], Tensor], images: Tensor, max_sh
             net(images)
             still = dict(kept)
             if not still:
-                raise UserError(f"feature_distance knows no layer of a {type(net).__name__}: leave it out")
+                raise UserError(
+                    f"feature_distance knows no layer of a {type(net).__name__}: leave it out of EVALUATE.METRICS"
+                )
             maps = {name: torch.zeros(max_shift + 1, max_shift + 1, dtype=torch.float64) for name in still}
             for dh in range(max_shift + 1):
                 for dw in range(max_shift + 1):

@@ -70,7 +70,7 @@ def authors_paths(net: nn.Module) -> Iterator[tuple[str, str]]:
     elif isinstance(net, MobileNetV2):
         yield from _mobilenet(net)
     else:
-        raise ValueError(f"the authors have no {type(net).__name__}")
+        raise ValueError(f"the authors' code has no {type(net).__name__}")
 
 
 def _modern(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """The entries of the board: one network, and one change at a time.
 
 The base strides, pads circularly and is trained on images as they are. Every other entry changes one thing, or is one
-of the pairs that promise most. A stem that strides is compared with ``strided_stem``, of the same stride.
+of the most promising pairs. A stem that strides is compared with ``strided_stem``, of the same stride.
 """
 
 from dataclasses import dataclass, field
@@ -9,16 +9,16 @@ from typing import Any, Literal
 
 from stillpoint.pipelines.paper import ModelEntry
 
-#: what an entry promises of its logits: nothing, no change under whole circular shifts, or under any circular shift
+#: what an entry promises: nothing, logits unchanged under whole-pixel circular shifts, or under all circular shifts
 Promise = Literal["none", "whole", "any"]
 
 
 @dataclass(frozen=True)
 class Line:
-    """An entry in the words that a reader filters by.
+    """An entry of the board, with the labels that the page filters by.
 
-    method, stem, padding, training   what it is, as people say it
-    settings, sections                what it sets in MODEL, and in other sections
+    method, stem, padding, training   its labels
+    settings, sections                its settings of MODEL, and of other sections
     """
 
     method: str
@@ -55,7 +55,7 @@ def _blur(size: int, **more: Any) -> Line:
     return Line(method, "none", {"DOWNSAMPLE": "blur", "FILTER_SIZE": size, **_CIRCULAR}, source=_ZHANG, **more)
 
 
-#: name -> entry, in the order in which each day's board is worth reading
+#: name -> entry, ordered so that a board which is run in part is worth reading
 LINES: dict[str, Line] = {
     BASE: Line("strides"),
     "blur3": _blur(3),
@@ -93,7 +93,7 @@ LINES: dict[str, Line] = {
     "blur6": _blur(6),
     "blur7": _blur(7),
 }
-#: stem, as people say it -> MODEL.STEM
+#: label of a stem -> MODEL.STEM
 STEMS = {
     "plain": "plain",
     "strided": "strided",
@@ -107,7 +107,7 @@ STRIDED = ("strided", "wavelet twin", "twin with modulus", "scattering")
 
 
 def models() -> dict[str, ModelEntry]:
-    """The entries as networks of the house, by name."""
+    """All entries as networks, by name."""
     found = {}
     for name, line in LINES.items():
         settings = dict(line.settings)

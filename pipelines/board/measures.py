@@ -1,4 +1,4 @@
-"""The measures of the board: what each is called, what it says in a sentence, and who introduced it. Torch-free."""
+"""The measures of the board: the name, explanation and source of each. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ class Measure:
     title     heading of a column
     unit      "%": a share; "nats"; "x": over the base; "": as it is
     better    "higher" or "lower"
-    sentence  what it says
-    source    who introduced it, or that it is ours
-    group     what it stands with: answers, shifts, pixels, other, cost
-    shown     whether its column is there when the page opens
-    bound     over seeds, the largest is what holds
-    counted   key of the number of images, where they are a sample; "": all
+    sentence  its explanation
+    source    who introduced it; "ours"; "": needs none
+    group     its group on the page: answers, shifts, pixels, other, cost
+    shown     whether its column is visible when the page opens
+    bound     summarise seeds by the largest value, not by the mean
+    counted   key of the number of images if only a sample is measured; "": all
     """
 
     key: str
@@ -51,7 +51,7 @@ MEASURES = (
         "accuracy",
         unit="%",
         better="higher",
-        sentence="Share of test images that are given their class.",
+        sentence="Share of test images classified correctly.",
         source="",
         group="answers",
         shown=True,
@@ -61,7 +61,7 @@ MEASURES = (
         "circular consistency",
         unit="%",
         better="higher",
-        sentence="Two circular shifts of an image, drawn for each image: the share of pairs that are given one class.",
+        sentence="Two random circular shifts of each image: the share of pairs that get the same class.",
         source=_ZHANG,
         group="shifts",
         shown=True,
@@ -71,7 +71,7 @@ MEASURES = (
         "every shift",
         unit="%",
         better="higher",
-        sentence="Over every circular shift of a sample of images: the share given the class of the unshifted image.",
+        sentence="Over every circular shift of a sample of images: the share that keep the unshifted image's class.",
         source=_APS,
         group="shifts",
         shown=True,
@@ -82,7 +82,7 @@ MEASURES = (
         "translations, zeros enter",
         unit="%",
         better="higher",
-        sentence="As circular consistency, but what enters at the edge is the mean colour, as when a window moves.",
+        sentence="As circular consistency, but the mean colour enters at the edge, as when a window moves.",
         source=_APS,
         group="shifts",
         shown=True,
@@ -92,7 +92,7 @@ MEASURES = (
         "windows",
         unit="%",
         better="higher",
-        sentence="Two windows of a larger picture, or of the image with its border repeated: the share of one class.",
+        sentence="Two windows of a larger picture, or of the image with its border repeated: the share that get the same class.",
         source=_ZHANG,
         group="shifts",
     ),
@@ -101,7 +101,7 @@ MEASURES = (
         "worst shift",
         unit="%",
         better="higher",
-        sentence="Share of images that are right at every circular shift of up to four pixels: an attacker's choice.",
+        sentence="Share of images classified correctly at every circular shift of up to four pixels, as an attacker would choose.",
         source=_ATTACK,
         group="shifts",
         shown=True,
@@ -112,7 +112,7 @@ MEASURES = (
         "mean flip rate",
         unit="%",
         better="lower",
-        sentence="The picture walks along the diagonal: how often its class changes over one step, two, and so on.",
+        sentence="The picture walks along the diagonal: how often its class changes over one step, two steps, and so on.",
         source=_HD,
         group="shifts",
     ),
@@ -130,7 +130,7 @@ MEASURES = (
         "divergence",
         unit="nats",
         better="lower",
-        sentence="How far a circular shift moves the probabilities: Kullback-Leibler from the unshifted image's.",
+        sentence="Kullback-Leibler divergence of the class probabilities under a circular shift from the unshifted image's.",
         source=_TWIN,
         group="shifts",
     ),
@@ -139,7 +139,7 @@ MEASURES = (
         "mean logit change",
         unit="",
         better="lower",
-        sentence="Largest change of a logit under a circular shift over the largest logit, averaged over views.",
+        sentence="Largest change of a logit under a circular shift, relative to the largest logit; averaged over views.",
         source=_OURS,
         group="shifts",
     ),
@@ -148,7 +148,7 @@ MEASURES = (
         "largest logit change",
         unit="",
         better="lower",
-        sentence="The same over every circular shift of a sample of images, the largest: what the law is about.",
+        sentence="The largest such change over every circular shift of a sample of images, which the law bounds.",
         source=_OURS,
         group="shifts",
         bound=True,
@@ -158,7 +158,7 @@ MEASURES = (
         "half a pixel",
         unit="%",
         better="higher",
-        sentence="Moved by half a pixel on both axes (trigonometric interpolation): the share that keeps its class.",
+        sentence="Shifted by half a pixel on both axes (trigonometric interpolation): the share that keep their class.",
         source=_AFC,
         group="pixels",
         shown=True,
@@ -168,7 +168,7 @@ MEASURES = (
         "a quarter",
         unit="%",
         better="higher",
-        sentence="Moved by a quarter of a pixel on both axes: the share that keeps its class.",
+        sentence="Shifted by a quarter of a pixel on both axes: the share that keep their class.",
         source=_AFC,
         group="pixels",
     ),
@@ -177,7 +177,7 @@ MEASURES = (
         "any fraction",
         unit="%",
         better="higher",
-        sentence="Moved by a real number of pixels, drawn for each image: the share that keeps its class.",
+        sentence="Shifted by a random real number of pixels: the share that keep their class.",
         source=_AZULAY,
         group="pixels",
     ),
@@ -186,7 +186,7 @@ MEASURES = (
         "largest logit change, fractions",
         unit="",
         better="lower",
-        sentence="Largest relative change of a logit by half a pixel, on images without the highest frequency.",
+        sentence="Largest relative change of a logit under a shift by half a pixel, on images without their highest frequency.",
         source=_OURS,
         group="pixels",
         bound=True,
@@ -196,7 +196,7 @@ MEASURES = (
         "rotated by a degree",
         unit="%",
         better="higher",
-        sentence="Rotated by one degree either way: the share that keeps its class. No method promises it.",
+        sentence="Rotated by one degree either way: the share that keep their class. No method promises it.",
         source=_OURS,
         group="other",
     ),
@@ -205,7 +205,7 @@ MEASURES = (
         "scaled by 3 %",
         unit="%",
         better="higher",
-        sentence="Made smaller and larger by 3 per cent: the share that keeps its class. Nobody promises this either.",
+        sentence="Scaled down and up by 3 %: the share that keep their class. No method promises it.",
         source=_OURS,
         group="other",
     ),
@@ -214,7 +214,7 @@ MEASURES = (
         "corruption error",
         unit="%",
         better="lower",
-        sentence="Error under 15 common corruptions at severities 1, 3 and 5, not divided by another network's.",
+        sentence="Error under 15 common corruptions at severities 1, 3 and 5, not normalised by another network's.",
         source=_HD,
         group="other",
         shown=True,
@@ -225,7 +225,7 @@ MEASURES = (
         "parameters",
         unit="",
         better="lower",
-        sentence="Trained numbers.",
+        sentence="Number of trainable parameters.",
         source="",
         group="cost",
     ),
@@ -234,7 +234,7 @@ MEASURES = (
         "multiply-adds",
         unit="",
         better="lower",
-        sentence="Of one image, in convolutions, filters and matrix products.",
+        sentence="For one image, in convolutions, filters and matrix products.",
         source="",
         group="cost",
     ),
@@ -243,7 +243,7 @@ MEASURES = (
         "inference time",
         unit="x",
         better="lower",
-        sentence="A forward over that of the base, both taking turns in one process.",
+        sentence="Time of a forward pass relative to the base's, measured in turns in one process.",
         source=_OURS,
         group="cost",
         shown=True,
@@ -253,7 +253,7 @@ MEASURES = (
         "training time",
         unit="x",
         better="lower",
-        sentence="A forward and backward over that of the base, both taking turns in one process.",
+        sentence="Time of a forward and backward pass relative to the base's, measured in turns in one process.",
         source=_OURS,
         group="cost",
     ),
@@ -262,11 +262,11 @@ MEASURES = (
         "peak memory",
         unit="x",
         better="lower",
-        sentence="The most that a training step holds at once beyond the network, over that of the base.",
+        sentence="Peak memory of a training step beyond the network itself, relative to the base's.",
         source=_OURS,
         group="cost",
     ),
 )
 BY_KEY = {measure.key: measure for measure in MEASURES}
-#: a law holds where no logit changes by more, relative to the largest
+#: a law holds if no logit changes by more than this, relative to the largest logit
 LAW = 1e-5

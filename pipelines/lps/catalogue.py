@@ -7,7 +7,7 @@ from stillpoint.pipelines.paper import ModelEntry
 PAPER = "Rojas-Gomez et al., NeurIPS 2022"
 CODE = f"{PAPER}, code; no published number"
 SMALL = ("digits", "fashion_mnist", "cifar10", "cifar100")
-#: architecture -> the data sets that it is made for, and whether the paper has it
+#: architecture -> the data sets that it is made for
 ARCHITECTURES = {
     "resnet18": (*SMALL, "imagenet"),
     "resnet50": ("imagenet",),
@@ -36,11 +36,14 @@ BARE = "maxpool.0:size=1"
 
 
 def models() -> dict[str, ModelEntry]:
-    """``resnet18`` strides; ``_lps`` samples by learned scores, with a digit after a binomial filter of so many taps,
-    with ``_ddac3`` after a predicted one; ``_aps`` by norms and ``_lpf`` at a fixed grid. ``_wide`` scorers have as
-    many channels as what they score; ``_graph`` and its like are the other scorers of the code, ``_soft`` networks
-    mix the grids in evaluation too. ``deeplab_`` are DeepLabV3+ over them, back up on the grids that were chosen, or
-    bilinearly (``_bilinear``, and where none is); ``_convex`` trains without noise."""
+    """All networks by name.
+
+    ``resnet18`` strides; ``_lps`` samples by learned scores, ``_aps`` by norms and ``_lpf`` on a fixed grid. A digit is
+    the number of taps of a binomial filter before that, ``_ddac3`` a predicted filter. ``_wide`` scorers have as many
+    channels as their input, ``_graph`` and similar are the code's other scorers, and ``_soft`` networks mix the grids
+    in evaluation too. ``deeplab_`` is DeepLabV3+ over them: it upsamples on the chosen grids, or bilinearly
+    (``_bilinear``, and networks that choose none); ``_convex`` trains without noise.
+    """
     entries = []
 
     def add(name: str, settings: dict[str, Any], source: str = CODE) -> None:

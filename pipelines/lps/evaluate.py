@@ -1,9 +1,9 @@
-"""What ``EVALUATE.PROTOCOL authors`` measures, for its strange parts.
+"""The measurements of ``EVALUATE.PROTOCOL authors``, with the peculiarities of the authors' code.
 
-On ImageNet one draw for a whole batch from NumPy's generator, and rolled images that are classified at the size of the
-larger crop, not of the windows; on CIFAR-10 windows and rolls of one size. What Stillpoint measures by itself is
-``circular`` and ``crop``. Of segmenters one draw for a whole batch too, the mean over batches, and the mean precision
-by the name of the mean accuracy.
+On ImageNet, NumPy's generator draws once for a whole batch, and rolled images are classified at the size of the larger
+crop, not of the windows; on CIFAR-10 windows and rolls have one size. Stillpoint's own measures are ``circular`` and
+``crop``. Segmenters too are measured with one draw for a whole batch and by means over batches, and the score called
+mean accuracy is the mean precision.
 """
 
 import statistics
@@ -49,8 +49,8 @@ class StandardAndCircular:
 
 
 class BatchPairs:
-    """CIFAR-10's form of it: two shifts of a batch of -3 to 2 pixels, of windows of the padded images and again of
-    rolls, drawn by PyTorch. The authors seed nothing; here it is the run's seed."""
+    """`StandardAndCircular` for CIFAR-10: PyTorch draws two shifts of a batch, each axis from -MAX_SHIFT..MAX_SHIFT-1,
+    for windows of the padded images, and two more for rolls. The authors set no seed; here it is the run's."""
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
         self.random, self.reach = generator("lps authors", seed), config.max_shift
@@ -81,8 +81,8 @@ class Precision(Segmentation):
 
 
 class BatchShifts:
-    """REPEATS shifts of each batch, each axis uniform in -MAX_SHIFT..MAX_SHIFT: mASSC is the mean over them of means
-    over batches. The authors seed nothing; here it is the run's seed."""
+    """REPEATS shifts of each batch, each axis uniform in -MAX_SHIFT..MAX_SHIFT: mASSC is the mean over shifts of means
+    over batches. The authors set no seed; here it is the run's."""
 
     def __init__(self, config: EvaluateConfig, seed: int, *, circular: bool) -> None:
         self.name, self.circular = "circular_maps" if circular else "crop_maps", circular
@@ -111,7 +111,7 @@ OF_MAPS: dict[str, Callable[[EvaluateConfig, int], Evaluation]] = {
 
 
 def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:
-    """Core's, and under the authors' protocol their own."""
+    """Core's evaluations, and under the authors' protocol theirs."""
     of_maps, authors = info(config.data.name).label_maps, config.evaluate.protocol == "authors"
     if of_maps:
         return MAP_EVALUATIONS | (OF_MAPS if authors else {})

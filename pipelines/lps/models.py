@@ -22,7 +22,7 @@ from stillpoint.core.layers.padding import PaddedConv2d
 from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
 from stillpoint.pipelines.lps.config import CHOOSING, SMALL, Model
 
-#: options of the filling that its way back up has too
+#: options that the filling shares with the upsampling layer
 SHARED = ("filter", "size", "padding", "groups")
 WIDTHS = (64, 128, 256, 512)
 
@@ -77,7 +77,7 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
     )
 
 
-#: (channels, stride, unfiltered) -> the sampling of one place
+#: (channels, stride, unfiltered) -> the sampling layer of one place
 Sampling = Callable[..., Downsample]
 
 
@@ -91,7 +91,7 @@ class SampledConvolutionBlock(BasicBlock):
 
 
 class BasicNet(nn.Module):
-    """Two convolutions and a sampling, twice, the mean over pixels, a linear layer: (B, 3, H, W) -> logits."""
+    """Two convolutions and a sampling, twice, the mean over pixels, a linear layer: images (B, C, H, W) -> logits."""
 
     conv1: nn.Module
     conv2: nn.Module
@@ -137,9 +137,9 @@ def sampling(
     Args:
         kind: "lps", "aps" ("max_2_norm" of the authors), "decimation" (a filter, then every second pixel) or "average"
             (means of 2 x 2).
-        hidden: channels -> width of the scorer; as many as the channels where not given.
+        hidden: channels -> width of the scorer; None: as many as the channels.
         filter, size, groups, padding, select: as in `LearnablePolyphaseDownsample2d`.
-        options: further ones of it, for "lps" only.
+        options: further options of that layer, for "lps" only.
 
     The sampling takes ``unfiltered=True`` for a place without a filter. ValueError for an unknown kind.
     """
@@ -190,13 +190,16 @@ def classifier(
 
     Args:
         arch: a name of `FAMILY`, or "basic".
-        fill: what samples; none: torchvision's strided network.
+        fill: what samples; None: torchvision's strided network.
         imagenet: the ImageNet stem, else CIFAR's.
         max_pool_margin: of the stem's dense max-pool, circular also where convolutions pad with zeros.
         strided_stem: the first convolution strides, as in torchvision, instead of a first sampling after it.
         filtered_stem: also the first sampling of the stem has the filter.
         sample_after_convolution: sample after a block's second convolution instead of before it.
         widths: of the stages; others: activations and norms, as `ResNet` takes them.
+
+    Raises:
+        ValueError: "basic" without `fill`; `sample_after_convolution` for blocks that are no BasicBlocks.
     """
     if arch == "basic":
         if fill is None:
@@ -209,7 +212,7 @@ def classifier(
         options |= {"pool_only": strided_stem, "max_pool": DenseMaxPool2d(2, margin=max_pool_margin)}
     if sample_after_convolution:
         if FAMILY[arch]["block"] is not BasicBlock:
-            raise ValueError(f"sampling after a convolution is for BasicBlocks, not for those of {arch}")
+            raise ValueError(f"sampling after a convolution is for BasicBlocks, which {arch} does not have")
         options["block"] = SampledConvolutionBlock
     net = resnet(arch, stem="imagenet" if imagenet else "cifar", downsample=fill, **options)
     if imagenet and fill is not None and not strided_stem and not filtered_stem:

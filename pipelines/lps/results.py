@@ -22,7 +22,7 @@ FIGURES = {"consistency_accuracy": Figure(consistency_accuracy), "learning_curve
 
 
 def shown(config: "RunConfig") -> Shown:
-    """By what the recipe's networks give: a class for each image, or for each pixel."""
+    """Depends on what the recipe's networks predict: a class for each image, or for each pixel."""
     if info(config.data.name).label_maps:
         return Shown(columns("label_maps"), ("segmentation_mean_iou", "circular_maps_agreement"), FIGURES)
     return Shown(COLUMNS, ("accuracy", "circular_consistency"), FIGURES)

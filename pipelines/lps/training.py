@@ -25,7 +25,7 @@ def temperature(train: Train, at: Moment) -> float:
         value = step_decay(n, every=train.tau_every, gamma=train.tau_gamma, least=train.tau_min)
         if value < COLDEST:
             raise UserError(
-                f"TRAIN.TAU step has fallen to {value:.0e} in epoch {at.epoch + 1}, and the least that can be is "
+                f"TRAIN.TAU step falls to {value:.0e} in epoch {at.epoch + 1}, below the smallest temperature "
                 f"{COLDEST:.0e}: set TRAIN.TAU_MIN"
             )
         return value
@@ -36,7 +36,7 @@ def temperature(train: Train, at: Moment) -> float:
 
 
 class _Annealing:
-    """Sets both before every training forward; each forward of a step has its own noise."""
+    """Sets the temperature before each step, and new noise before each training forward."""
 
     def __init__(self, config: RunConfig) -> None:
         assert isinstance(config.train, Train)
@@ -66,7 +66,7 @@ def groups(net: nn.Module, factor: float) -> list[ParameterGroup]:
 
 
 def begun(tensors: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    """What training starts from: weights of the network, or for a segmenter those of the classifier that it is over."""
+    """The initial weights from a checkpoint: of the network, or for a segmenter of its backbone's classifier."""
     if not isinstance(net, DeepLabV3Plus) or any(name.startswith(("backbone.", "model.")) for name in tensors):
         return recognised(tensors, net)
     body = {name: tensor for name, tensor in tensors.items() if not name.removeprefix("core.").startswith("fc.")}

@@ -70,7 +70,7 @@ def segmenter_name(name: str, given: Mapping[str, Any]) -> str:
         return f"{'ups' if match[1] else 'last_ups'}.{match[2]}.{layer_name(match[3])}"
     parts = {"project": "low", "aspp": "aspp", "classifier": "head"}
     if match := re.fullmatch(r"classifier\.(project|aspp|classifier)\.(.*)", name):
-        # a mean stands before the convolution of the pyramid's last branch
+        # the pyramid's last branch begins with a mean, before its convolution
         rest = re.sub(r"^(convs\.4)\.([12])\.", lambda m: f"{m[1]}.{int(m[2]) - 1}.", match[2])
         return f"{parts[match[1]]}.{rest}"
     return name

@@ -18,7 +18,7 @@ from stillpoint.core.metrics.accumulate import Tally
 from stillpoint.pipelines.sdnet.pixels import Pixels
 from stillpoint.pipelines.sdnet.views import chosen, network
 
-#: in the order of preference; the first is in no registry
+#: in the order of preference; the first is not on PyPI
 PACKAGES = ("autoattack", "torchattacks")
 #: the packages' names of the norms -> ours
 NORMS = {"Linf": "linf", "L2": "l2"}

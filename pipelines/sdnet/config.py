@@ -20,7 +20,9 @@ class Model(NetworkConfig):
     shortcut: bool = Field(True, description="residual connections of the *_all networks; the others always have them")
     num_layers: int = Field(2, ge=1, description="iterations of every sparse-coding layer (T)")
     scheme: str = Field(
-        "sdnet", pattern="^(sdnet|fista|ista)$", description="where the gradient is taken from T = 3 on"
+        "sdnet",
+        pattern="^(sdnet|fista|ista)$",
+        description="the point at which the gradient is taken, different from T = 3 on",
     )
     lambda_: tuple[float, ...] = Field(
         (0.1,),
@@ -36,7 +38,9 @@ class Model(NetworkConfig):
     wnorm: bool = Field(True, description="dictionaries of unit-norm atoms")
     pooling: bool = Field(False, description="*_all: 2x2 max-pool after a layer of stride 1 where a block has stride 2")
     square_noise: bool = Field(True, description="squared data term; False: its norm")
-    recompute: bool = Field(False, description="store no inner iteration for backward; costs a second forward")
+    recompute: bool = Field(
+        False, description="store no inner iterations for the backward pass; costs a second forward pass"
+    )
 
     @field_validator("lambda_", mode="before")
     @classmethod
@@ -75,7 +79,9 @@ class Model(NetworkConfig):
                 f"MODEL.POOLING is for the *_all networks; {self.name} has no strided sparse-coding layer in its blocks"
             )
         if self.pooling and self.downsample != "none":
-            raise ValueError(f"MODEL.POOLING stands where MODEL.DOWNSAMPLE {self.downsample} would: choose one of them")
+            raise ValueError(
+                f"MODEL.POOLING and MODEL.DOWNSAMPLE {self.downsample} replace the same strides: choose one of them"
+            )
         return self
 
     @property
@@ -109,8 +115,8 @@ class Evaluate(EvaluateConfig):
     )
     limit_attack: int | None = Field(1000, ge=1, description="attack only this many images, evenly spaced; none: all")
     attack_steps: int = Field(20, ge=1, description="steps of projected gradient descent")
-    attack_linf: float = Field(8.0, ge=0, description="largest change of a pixel, of 255")
-    attack_l2: float = Field(0.5, ge=0, description="Euclidean length of a change, of pixels in [0, 1]")
+    attack_linf: float = Field(8.0, ge=0, description="largest change of a pixel, in 255ths")
+    attack_l2: float = Field(0.5, ge=0, description="Euclidean norm of a change, with pixels in [0, 1]")
     attack_lambdas: tuple[float, ...] = Field(
         (0.5, 1.0), description="further values of the first layer's lambda for attack and defence"
     )
@@ -138,8 +144,8 @@ class Config(RunConfig):
     # keys of the authors' configuration that do nothing in their code, or that have another name here
     REFUSED: ClassVar[dict[str, str]] = {
         "MODEL.PAD_MODE": "the authors' code checks it and never uses it: padding is always zeros",
-        "MODEL.DICTLOSS": "no network of the authors hands its dictionary loss to the training",
-        "MODEL.RCLOSS_FACTOR": "no network of the authors hands its reconstruction loss to the training",
+        "MODEL.DICTLOSS": "no network of the authors passes its dictionary loss to training",
+        "MODEL.RCLOSS_FACTOR": "no network of the authors passes its reconstruction loss to training",
         "MODEL.STEP_SIZE": "the step size is always 0.9 / lambda_max",
         "MODEL.ARCH": "the authors' code never reads it; the network is MODEL.NAME",
         "MODEL.NUM_CLASSES": "the data set decides it (DATA.NAME)",
@@ -157,8 +163,8 @@ class Config(RunConfig):
         "WORKERS": "it is --workers on the command line",
         "PRINT_FREQ": "a line is printed for each epoch",
         "TRAIN.END_EPOCH": "it is TRAIN.EPOCHS",
-        "TRAIN.BEGIN_EPOCH": "a run goes on where it stopped",
-        "TRAIN.RESUME": "a run goes on where it stopped",
+        "TRAIN.BEGIN_EPOCH": "a run continues where it stopped",
+        "TRAIN.RESUME": "a run continues where it stopped",
         "TRAIN.MODEL_FILE": "it is TRAIN.FINETUNE, which takes the authors' files too",
         "TRAIN.WD": "it is TRAIN.WEIGHT_DECAY; their adam has none (TRAIN.OPTIMIZER adam TRAIN.WEIGHT_DECAY 0)",
         "TRAIN.LR_FACTOR": "it is TRAIN.GAMMA",

@@ -155,11 +155,11 @@ def shown(pixels: np.ndarray, kind: str) -> np.ndarray:
 
 @styled
 def reconstructions(pixels: np.ndarray, kind: str, path: Path, *, title: str) -> Path:
-    """A grid: a column for each image, the image and what the stem and each stage keep of it from above.
+    """A grid with a column for each image: from the top, the image and what the stem and each stage keep of it.
 
     pixels   (1 + stages, pictures, C, H, W), not cut to [0, 1]; `kind` is raw (cut), normalised (every channel of a
-             picture stretched to [0, 1]), equalised (its histogram besides) or differences (the mean of a row, which
-             shrinkage leaves in the deeper stages nearly alone, taken off before the stretching)
+             picture stretched to [0, 1]), equalised (its histogram as well) or differences (the mean of a row
+             subtracted before stretching, since shrinkage leaves little else in the deeper stages)
     """
     rows, columns = pixels.shape[:2]
     grid = np.moveaxis(shown(pixels, kind), 2, -1)

@@ -1,4 +1,4 @@
-"""Tables beside the common one: pretrained networks, each corruption, the noises, speed and memory; ours and theirs.
+"""Pages beside the common table: pretrained networks, each corruption, the noises, speed and memory; ours and theirs.
 
 Cells without a run of ours or a number of theirs stay blank.
 """

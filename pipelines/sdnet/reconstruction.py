@@ -42,7 +42,7 @@ def _inside(block: BasicBlock) -> Iterator[nn.Module]:
             "a block with a shortcut or an inner ReLU has no inverse: use an *_all network without shortcuts"
         )
     if block.pool is not None:
-        raise UserError("what MODEL.DOWNSAMPLE puts in place of a stride has no inverse: MODEL.DOWNSAMPLE none has one")
+        raise UserError("a network with a MODEL.DOWNSAMPLE has no inverse: use MODEL.DOWNSAMPLE none")
     yield from (block.conv1, block.bn1, block.conv2, block.bn2)
 
 
@@ -51,7 +51,7 @@ def _invertible(layer: nn.Module) -> bool:
 
 
 def encode(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, list[Size]]:
-    """The code of images `x` (B, C, H, W) after the last layer, and the height and width that each layer was given."""
+    """The code of images `x` (B, C, H, W) after the last layer, and the (height, width) of each layer's input."""
     sizes = []
     for layer in layers:
         sizes.append((x.shape[2], x.shape[3]))

@@ -18,7 +18,7 @@ class Model(NetworkConfig):
     downsample: str = Field(
         "translation_invariant", description="what halves the maps: a filling, or your own MODULE:CLASS"
     )
-    num_down: int = Field(3, description="halvings: 3 to 5, of Bottlenecks 4 or 5; resnet20 has 2")
+    num_down: int = Field(3, description="number of halvings: 3 to 5, with Bottlenecks 4 or 5; resnet20 has 2")
     conv_padding: Literal["zeros", "circular"] = "zeros"
     zero_init_residual: bool = Field(True, description="start each block's last batch norm at 0, as the code does")
 
@@ -27,11 +27,10 @@ class Model(NetworkConfig):
         known = {"resnet20": (2,), "resnet18": (3, 4, 5), "resnet34": (3, 4, 5)}.get(self.arch, (4, 5))
         if self.num_down not in known:
             raise ValueError(
-                f"MODEL.NUM_DOWN {self.num_down} is not available in {self.arch}, which has "
-                f"{', '.join(map(str, known))}"
+                f"MODEL.NUM_DOWN of {self.arch} must be {' or '.join(map(str, known))}, got {self.num_down}"
             )
         if self.downsample == "none":
-            raise ValueError("MODEL.DOWNSAMPLE none: nothing would halve the maps of these networks")
+            raise ValueError("MODEL.DOWNSAMPLE must not be none: nothing would halve the maps")
         return self
 
 
@@ -47,7 +46,8 @@ class Train(TrainConfig):
     )
     max_shift: float = Field(0.25, ge=0, le=1, description="largest shift, as a fraction of the side given by SHIFT_OF")
     shift_of: Literal["map", "image"] = Field(
-        "map", description="image: as many pixels at every level, as in the code; small maps are then lost"
+        "map",
+        description="image: the same number of pixels at every level, as in the code; small maps then leave entirely",
     )
     attached: bool = Field(False, description="let gradients flow into the shifted map, as in the published code")
 
@@ -67,5 +67,7 @@ class Config(RunConfig):
     def _kernels(self) -> "Config":
         size = self.model.fill().options.get("size", 3) if self.model.downsample == LAYER else 3
         if size % 2 == 0 and self.train.epochs:
-            raise ValueError(f"MODEL.FILTER_SIZE {size} makes maps of another size: training needs an odd one")
+            raise ValueError(
+                f"MODEL.FILTER_SIZE must be odd in training, got {size}: an even one changes the size of maps"
+            )
         return self

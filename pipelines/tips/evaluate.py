@@ -35,7 +35,7 @@ def moved(images: Tensor, shifts: Tensor, *, circular: bool) -> Tensor:
 
 
 class Fidelity:
-    """Of each kind of shift: the fraction of pairs with one class, the fraction that also has it unshifted (the code's
+    """For each kind of shift: the fraction of pairs with one class, the fraction that also has it unshifted (the code's
     stability), and accuracy times the first (the paper's table's stability)."""
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:

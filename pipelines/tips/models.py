@@ -87,15 +87,15 @@ def classifier(
     and with 5 a pool follows the stem.
 
     Raises:
-        ValueError: a number of halvings that the network cannot have: 3 to 5, and 4 or 5 with Bottlenecks, whose first
-            block has a projection anyway.
+        ValueError: a `num_down` that the network cannot have. Three stages have 2; four stages have 3 to 5, with
+            Bottlenecks 4 or 5, since their first block has a projection anyway.
     """
     stages, block = len(FAMILY[arch]["layers"]), FAMILY[arch]["block"]
     if stages == 3 and num_down != 2:
-        raise ValueError(f"{arch} halves its map twice, got {num_down}")
+        raise ValueError(f"num_down of {arch} must be 2, got {num_down}")
     least = 3 if block is BasicBlock else 4
     if stages == 4 and not least <= num_down <= 5:
-        raise ValueError(f"{arch} halves its map {least} to 5 times, got {num_down}")
+        raise ValueError(f"num_down of {arch} must be {least} to 5, got {num_down}")
     made: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "conv_padding": conv_padding}
     made |= others | ({"widths": widths} if widths else {})
     net = resnet(arch, stem="cifar", downsample=fill, zero_init_residual=zero_init_residual, **made)

@@ -122,7 +122,7 @@ class Maximisers:
 
     def compute(self) -> Result:
         if self.net is None:
-            raise ValueError("maximisers needs the network of an evaluation")
+            raise ValueError("maximisers needs the network itself, not only its predictions")
         wanted = class_images(self.net, self.shape, device=self.device)
         neurons = neuron_images(self.net, self.shape, device=self.device)
         shares = strongest_pair_share(neurons.mean(1))

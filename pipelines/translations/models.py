@@ -1,4 +1,4 @@
-"""The notebook's names, and the lesson's, made of core's backbones."""
+"""Builds the networks of the notebook and of the lesson from core's backbones."""
 
 from functools import partial
 
@@ -44,7 +44,7 @@ def _variant(make: partial, model: Model, width: int) -> ConvNet:
 
 
 def _channels(model: Model) -> int:
-    """Of the first two convolutions: 30 times MODEL.WIDTH, in the six groups of the second one."""
+    """Channels of the first two convolutions: 30 times MODEL.WIDTH, a multiple of the second one's six groups."""
     return 6 * max(1, round(5 * model.width))
 
 

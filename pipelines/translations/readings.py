@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    form.add_argument("--results", type=Path, default=Path("results/readings"), help="where runs and tables go")
+    form.add_argument("--results", type=Path, default=Path("results/readings"), help="folder of runs and tables")
     form.add_argument("--data", help="folder of the images, as for `stillpoint train`")
     form.add_argument("--seeds", type=int, default=3, help="trainings of each reading (3)")
     form.add_argument(
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         nargs="+",
         metavar="NAME",
         choices=[r.name for r in READINGS],
-        help="these; the tables keep the others",
+        help="train only these; the tables keep the others",
     )
     form.add_argument("--threads", type=int, default=1)
     args = form.parse_args(arguments)

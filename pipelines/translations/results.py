@@ -41,7 +41,7 @@ def read_maps(run: Run, names: tuple[str, ...], state: str = "trained") -> dict[
 
 
 def class_names(recipe: str) -> tuple[str, ...]:
-    """Names of the classes, if the data set has other names than numbers."""
+    """Names of the classes: Fashion-MNIST's, or the digits."""
     if not recipe.startswith("fashion_mnist"):
         return tuple("0123456789")
     from stillpoint.core.data.sources.fashion_mnist import CLASSES

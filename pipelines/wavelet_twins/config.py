@@ -22,8 +22,8 @@ class Model(NetworkConfig):
 
     downsample: str = Field(
         "auto",
-        description="what stands where the network would stride: auto what ARCH and CONFIG say, nothing, a blur "
-        "(Zhang) or an adaptive one (Zou); or another filling, which the paper does not have",
+        description="what replaces the strides; auto: what ARCH and CONFIG say, nothing, a blur (Zhang) or an adaptive "
+        "one (Zou); or another filling, which the paper does not have",
     )
     penalty: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         (),
@@ -42,7 +42,7 @@ class Model(NetworkConfig):
         if self.penalty and len(self.penalty) != count:
             raise ValueError(
                 f"MODEL.PENALTY needs a factor for each of the {count} sections of packets of {self.arch} "
-                f"{self.config or 'Std'}, not {len(self.penalty)}"
+                f"{self.config or 'Std'}, got {len(self.penalty)}"
             )
         if self.record_gradients and not count:
             raise ValueError(f"MODEL.RECORD_GRADIENTS is for networks with wavelets; {self.arch} has none")
@@ -68,7 +68,7 @@ class Evaluate(EvaluateConfig):
     limit_shifts: int | None = Field(
         None,
         ge=1,
-        description="shift only so many images: the first, or evenly spaced where they lie by class; none: all",
+        description="shift only this many images: the first, or evenly spaced if images are sorted by class; none: all",
     )
     imagenet_p: str = Field("", description="folder of ImageNet-P for the evaluation perturbations")
     perturbation_steps: int = Field(5, ge=1, description="largest step in frames of the flip rates on ImageNet-P")

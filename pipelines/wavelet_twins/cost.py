@@ -1,6 +1,6 @@
-"""What the variants cost, counted: multiply-accumulates, parameters and what the stem keeps for the backward pass.
+"""Counts the cost of the variants: multiply-accumulates, parameters and values that the stem stores for backward.
 
-Nothing is computed: the tensors are torch's fake ones, which have shapes alone.
+Nothing is computed: torch's fake tensors have shapes alone.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,10 @@ VARIANTS = tuple(name for name in CLASSIFIERS if "I" in name)
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one image: multiply-accumulates of convolutions and linear layers; numbers that the stem's training keeps.
+    """Of one image: multiply-accumulates of convolutions and linear layers; values that the stem stores in training.
 
-    `stem_by_stages` is what the stem would take with its packets computed as the authors compute them (see
-    `stages_macs`); none for a network without wavelets.
+    `stem_by_stages` is that of the stem with packets computed as the authors do (see `stages_macs`); None without
+    wavelets.
     """
 
     stem_macs: int
@@ -36,13 +36,13 @@ class Cost:
 
 
 def multiply_accumulates(net: nn.Module, x: Tensor) -> int:
-    """Of convolutions, linear layers and matrix products in one forward pass in evaluation."""
+    """Multiply-accumulates of convolutions, linear layers and matrix products in one forward pass in evaluation."""
     net.eval()
     return _counted(lambda: net(x))
 
 
 def _counted(work: Callable[[], object]) -> int:
-    # the kernels do what convolutions would
+    # our kernels count as the convolutions that they replace
     kernels = {torch.ops.stillpoint.blur_pool: _blur_flops, torch.ops.stillpoint.packets: _packets_flops}
     counter = FlopCounterMode(display=False, custom_mapping=kernels)
     with counter, torch.no_grad():
@@ -62,10 +62,10 @@ def _packets_flops(x, vertical, horizontal, places, *_, out_shape=None, **__) ->
 
 
 def stages_macs(first: WaveletTwin2d, x: Tensor) -> int:
-    """Multiply-accumulates of a twin whose packets are made stage by stage in four real filter banks, all of them and
-    both parts at the layer's stride: the authors' way, which shares the first stages among the packets.
+    """Multiply-accumulates of a twin computed as the authors do: stage by stage in four real filter banks, whose first
+    stages all packets share, with every packet and both parts at the layer's stride.
 
-    For one image of colours that are mixed first. Stage j turns 4^j maps into 4^(j+1) by a vertical and a horizontal
+    For one image whose colours are mixed first. Stage j turns 4^j maps into 4^(j+1) by a vertical and a horizontal
     filter of 12 taps, 10 from the second stage on, with stride 2 until the layer's stride is reached.
     """
     packing, packets = first.wavelet.packing, first.wavelet.packets
@@ -100,7 +100,7 @@ def saved_numbers(net: nn.Module, x: Tensor) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = net.train()(x)
-    # the result stands for the graph, which must live until everything was counted
+    # the result keeps the graph alive until everything is counted
     assert result.requires_grad
     return sum(tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in kept.values())
 

@@ -102,7 +102,7 @@ class Shifts:
     shifts ``kl_<direction>``, its value at one pixel ``kl_<direction>_pixel``; ``mfr_<direction>_curve`` for steps of 1
     pixel, 2, ..., its mean ``mfr_<direction>`` and its first value ``mfr_<direction>_step1``. For the direction "all"
     the curve is a map (vertical, horizontal), and flips are counted along each axis and together. ``shifts_accuracy``
-    is that of the first view for the flip rates: a network that says one class of all images never flips.
+    is that of the first view for the flip rates: a network that predicts one class for all images never flips.
     """
 
     def __init__(

@@ -72,7 +72,7 @@ def curves(
 ) -> Path:
     """Curves over shifts: a line is the mean over seeds, a band reaches from the lowest to the highest.
 
-    `panels` holds for each (row, column) the curves of each network, one for each seed; point k stands at
+    `panels` holds for each (row, column) the curves of each network, one for each seed; point k is at
     ``(start + k) * step``, times `scale` upwards.
     """
     if not panels:
@@ -163,7 +163,7 @@ def _published(table: "Table", across: str, up: str) -> dict[str, tuple[float, f
 def kernels(sheets: Mapping[str, np.ndarray], path: Path, *, title: str) -> Path:
     """Stacked sheets of `kernel_sheet`."""
     if not sheets:
-        raise UserError(f"{path.name} shows networks with wavelets: there is none in this grid")
+        raise UserError(f"{path.name} needs a network with wavelets: this grid has none")
     heights = [sheet.shape[0] / sheet.shape[1] for sheet in sheets.values()]
     options = {"gridspec_kw": {"height_ratios": heights}}
     figure, axes = subplots(len(sheets), 1, (7.2, 7.0 * sum(heights) + 0.4 * len(sheets) + 0.3), **options)

@@ -30,7 +30,7 @@ COLUMNS = arranged(
     # of other perturbations
     Column("perturbations", "flip rate on perturbed videos", "%", "lower"),
 )
-#: with normalisation: without it a network may give all images one class, and never flip
+#: with normalisation: without it a network may predict one class for all images, and never flip
 AXES = ("accuracy", "normalised_mfr_diagonal")
 #: grid's names -> the paper's
 NAMES = {

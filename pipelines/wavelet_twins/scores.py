@@ -49,7 +49,7 @@ def nested(metrics: dict[str, Any], maps: dict[str, Any], dataset: str) -> dict[
 
 
 def write_scores(config: RunConfig, run: Run) -> None:
-    """Adds the run's present metrics to its scores.json; scores of other weights are dropped from it."""
+    """Adds the run's current metrics to its scores.json, and drops scores of other weights from it."""
     metrics = read_metrics(run)
     weights = digest(run.weights)
     kept = read(run)
@@ -64,7 +64,7 @@ def write_scores(config: RunConfig, run: Run) -> None:
 
 
 def _images(metrics: dict[str, Any], mode: str) -> dict[str, int]:
-    """The number of test images of a score, limited by EVALUATE.LIMIT_SHIFTS; None for videos."""
+    """``{"images": n}``, the test images of a score, which EVALUATE.LIMIT_SHIFTS limits; empty for videos."""
     if mode == "perturbations":
         return {}
     if not mode.startswith("shifts_"):

@@ -65,7 +65,7 @@ def authors_paths(net: nn.Module) -> dict[str, str]:
         stem = net.features[0]
         twin = _stem(stem, "features.0.", "features.0", "features.1") if isinstance(stem, TwinStem) else {}
         return _alexnet(net) | twin
-    raise ValueError(f"the authors have no {type(net).__name__}")
+    raise ValueError(f"the authors' code has no {type(net).__name__}")
 
 
 def _mixing(module: WaveletMixing2d, ours: str, theirs: str) -> dict[str, str]:
@@ -86,7 +86,7 @@ def _stem(stem: TwinStem, ours: str, first: str, rest: str) -> dict[str, str]:
     found |= {f"{ours}joint": rest, f"{ours}low": f"{rest}.low", f"{ours}high": f"{rest}.high"}
     for path, module in stem.named_modules():
         if isinstance(module, ModulusBatchNorm2d | ModulusBias2d):
-            # they subsample in a module of its own before the modulus
+            # they subsample in a separate module before the modulus
             found[f"{ours}{path}"] = f"{rest}.high.2"
             found[f"{ours}{path}.running_energy"] = f"{rest}.high.2.running_var"
     return found

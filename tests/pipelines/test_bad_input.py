@@ -31,7 +31,7 @@ CASES = {
     ),
     "halvings of another network": (
         lambda: built("tips/resnet20_tips_down2", "MODEL.NUM_DOWN", "6"),
-        "MODEL.NUM_DOWN 6 is not available in resnet20, which has 2",
+        "MODEL.NUM_DOWN of resnet20 must be 2, got 6",
     ),
     "halvings of too small an image": (
         lambda: built("tips/resnet18_tips_down5", "DATA.NAME", "cifar10", "DATA.IMAGE_SIZE", "16"),
@@ -52,7 +52,7 @@ CASES = {
         lambda: built(
             "lps/resnet20_lps", "TRAIN.TAU", "linear", "TRAIN.TAU_MILESTONES", "[2]", "TRAIN.TAU_TEMPERATURES", "[0.0]"
         ),
-        "TRAIN.TAU_TEMPERATURES must be 1e-06 at least, not 0.0",
+        "TRAIN.TAU_TEMPERATURES must be at least 1e-06, got 0.0",
     ),
     "noise of another shape": (
         lambda: phase_weights(SCORES, tau=1.0, noise=torch.zeros(2, 3)),

@@ -1,4 +1,4 @@
-"""The board as one page that needs no network, and as Markdown: both from entries alone."""
+"""Renders entries of the board as one self-contained HTML page, and as Markdown."""
 
 import json
 import re
@@ -11,14 +11,14 @@ from stillpoint.pipelines.board.entries import Entry, Number, number
 from stillpoint.pipelines.board.measures import LAW, MEASURES, Measure
 
 HERE = Path(__file__).parent
-#: in the order in which a page needs them; see vendor/NOTICE
+#: in the order of their dependencies; see vendor/NOTICE
 LIBRARIES = ("dataTables.min.js", "chart.umd.min.js", "chartjs-chart-error-bars.umd.min.js")
 STYLE = "dataTables.dataTables.min.css"
 _PROMISES = {"whole": "whole circular shifts", "any": "circular shifts, fractions of a pixel too"}
 
 
 def text(measure: Measure, value: float) -> str:
-    """A number as the board shows it: a decimal of a percentage, but never 100 for what is below."""
+    """Formats a value: percentages with one decimal, and a value below 100 never as 100."""
     if measure.unit == "%":
         if round(value, 1) < 100 or value >= 100:
             return f"{value:.1f}" if value < 100 else "100"
@@ -31,13 +31,13 @@ def text(measure: Measure, value: float) -> str:
 
 
 def half_text(measure: Measure, value: float) -> str:
-    """Half of an interval: two digits at most, and never 0 for what is more."""
+    """Formats half of an interval; a positive percentage is never shown as 0."""
     shown = text(measure, value) if measure.unit in ("nats", "") else f"{value:.1f}"
     return shown if measure.unit != "%" or value == 0 or float(shown) else f"{value:.2g}"
 
 
 def with_half(measure: Measure, found: Number | None) -> str:
-    """``93.1 ± 1.2``; nothing for nothing."""
+    """``93.1 ± 1.2``; an empty string for None."""
     if found is None:
         return ""
     return text(measure, found.mean) + ("" if found.half is None else f" ± {half_text(measure, found.half)}")
@@ -49,23 +49,23 @@ def held(entries: Sequence[Entry]) -> list[Measure]:
 
 
 def law_of(entry: Entry) -> str:
-    """kept, broken or unknown, of what an entry promises; none where it promises nothing."""
+    """Whether an entry keeps its promise: "kept", "broken" or "unknown"; "none" if it makes none."""
     if entry.promise == "none":
         return "none"
     return {True: "kept", False: "broken", None: "unknown"}[entry.law(entry.promise)]
 
 
 def law_text(entry: Entry) -> str:
-    """What an entry promises and keeps, in a sentence."""
+    """A sentence on what an entry promises, and whether it keeps it."""
     limit = f"{LAW:.0e}".replace("e-0", "e-")
     if entry.promise == "none":
         found = entry.law("whole")
-        more = f" All the same no logit moves by {limit} under whole ones." if found else ""
-        return f"No promise is made of shifts.{more}"
+        more = f" No logit changes by more than {limit} under whole circular shifts, though." if found else ""
+        return f"Promises nothing about shifts.{more}"
     what = _PROMISES[entry.promise]
-    verdict = {"kept": f"kept: none moves by {limit}", "broken": f"not kept to {limit}", "unknown": "not tested"}
+    verdict = {"kept": f"kept to {limit}", "broken": f"not kept to {limit}", "unknown": "not tested"}
     whole = " (it holds for whole ones)" if law_of(entry) == "broken" and entry.law("whole") else ""
-    return f"Logits are promised not to change under {what}; {verdict[law_of(entry)]}{whole}."
+    return f"Promises that logits do not change under {what}: {verdict[law_of(entry)]}{whole}."
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _entry(entry: Entry) -> dict[str, Any]:
 
 
 def example_text(entry: Entry) -> str:
-    """What happens to the picture that an entry fails on."""
+    """A sentence on the image that an entry misclassifies."""
     assert entry.example is not None
     rows, columns = entry.example.shift
     moves = [f"{abs(by)} {'row' if abs(by) == 1 else 'rows'} {'down' if by > 0 else 'up'}" for by in (rows,) if by]
@@ -105,7 +105,7 @@ def example_text(entry: Entry) -> str:
     ]
     one = entry.example
     moved = " and ".join(moves)
-    return f"Test image {one.image} is of class {one.label}; moved {moved} it is taken for class {one.given}."
+    return f"Test image {one.image} is of class {one.label}; shifted {moved} it is classified as {one.given}."
 
 
 def _lines(settings: dict[str, Any], prefix: str = "") -> list[str]:
@@ -119,27 +119,27 @@ def _lines(settings: dict[str, Any], prefix: str = "") -> list[str]:
 
 
 def about(entries: Sequence[Entry]) -> str:
-    """What the numbers are of, in two sentences."""
+    """Two sentences on the measured images."""
     first = entries[0]
     seeds = sorted({len(entry.seeds) for entry in entries})
     counts = " or ".join(map(str, seeds))
     rows = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}"
     return (
         f"{first.dataset}, recipe {first.recipe}, {rows} with {counts} {'seed' if seeds == [1] else 'seeds'}. "
-        f"Worst shifts and corruptions are tried on {first.protocol.get('LIMIT_DEAR')} images at most, every shift on "
-        f"{first.protocol.get('LIMIT_ALL_SHIFTS')}, all else on every test image."
+        f"Worst shifts and corruptions use at most {first.protocol.get('LIMIT_DEAR')} images, every shift "
+        f"{first.protocol.get('LIMIT_ALL_SHIFTS')}, everything else all test images."
     )
 
 
-#: how a data set is called of which images or classes are missing
+#: the part of a data set's title that says how many of its images or classes are there
 _PART = re.compile(r"\([\d,]+ of [\d,]+ (?:classes|images)\)")
 
 
 def part_of(entries: Sequence[Entry]) -> str:
-    """A warning where the numbers are of a part of a data set; nothing where they are of all."""
+    """A warning if the numbers are of a part of a data set; otherwise an empty string."""
     if not (found := _PART.search(entries[0].dataset)):
         return ""
-    return f"Not to be cited: these numbers are of a part of the data set {found[0]}, and say nothing of the whole."
+    return f"Do not cite: these numbers cover only part of the data set {found[0]}."
 
 
 def title_of(entries: Sequence[Entry]) -> str:
@@ -147,7 +147,7 @@ def title_of(entries: Sequence[Entry]) -> str:
 
 
 def html(entries: Sequence[Entry]) -> str:
-    """``board.html``: one file, with what it needs in it."""
+    """The text of ``board.html``, which includes its data, styles and scripts."""
     measures = [
         {
             key: getattr(measure, key)
@@ -162,7 +162,7 @@ def html(entries: Sequence[Entry]) -> str:
         "entries": [_entry(entry) for entry in entries],
     }
     vendor = HERE / "vendor"
-    # within a script an end tag would end it, whatever quotes stand around
+    # an end tag would close the script even within quotes
     content = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     parts = {
         "@STYLE@": (vendor / STYLE).read_text("utf-8") + (HERE / "board.css").read_text("utf-8"),
@@ -176,7 +176,7 @@ def html(entries: Sequence[Entry]) -> str:
     template = (HERE / "board.html").read_text("utf-8")
     pieces, marks = [template], list(parts)
     for mark in marks:
-        # a mark that stands in a library or in somebody's words is left alone: pieces are cut before they are filled
+        # marks within a library or an entry's text are left alone: the template is cut up before it is filled
         pieces = [piece for whole in pieces for piece in (_cut(whole, mark) if whole not in marks else [whole])]
     return "".join(parts.get(piece, piece) for piece in pieces)
 
@@ -193,7 +193,7 @@ def _escaped(words: str) -> str:
 
 
 def markdown(entries: Sequence[Entry]) -> str:
-    """The columns that the page opens with, as Markdown."""
+    """The initially visible columns, as Markdown."""
     measures = [measure for measure in held(entries) if measure.shown]
     unit = {"%": " (%)", "nats": " (nats)", "x": " (x base)", "": ""}
     head = ["entry", "method", "padding", "trained on", "stem", "n", "law", *(m.title + unit[m.unit] for m in measures)]
@@ -214,8 +214,8 @@ def markdown(entries: Sequence[Entry]) -> str:
     ]
     notes = [
         " ".join(filter(None, [part_of(entries), about(entries)])),
-        "Mean ± half of its 95 % interval over seeds and images together. The law is a promise about logits: kept "
-        f"where none moves by more than {LAW:.0e} with any seed.",
+        "Mean ± half of its 95 % interval over seeds and images together. A law is kept if no logit changes by more than "
+        f"{LAW:.0e} with any seed.",
         *(f"- **{measure.title}**: {measure.sentence}" for measure in measures),
     ]
     return markdown_page(title_of(entries), markdown_table(head, lines), notes[0], notes[1], "\n".join(notes[2:]))

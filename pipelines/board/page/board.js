@@ -95,7 +95,7 @@ function controls() {
   for (const [key, title] of FILTERS) {
     const values = [...new Set(data.entries.map((entry) => entry[key]))];
     const select = make("select", { id: "f-" + key, onchange: (event) => { state.filters[key] = event.target.value; refresh(); } }, make("option", { value: "", text: "all" }));
-    for (const value of values) select.append(make("option", { value, text: value || "unsaid" }));
+    for (const value of values) select.append(make("option", { value, text: value || "not stated" }));
     bar.append(make("label", {}, title, select));
   }
   const groups = { answers: "answers", shifts: "whole shifts", pixels: "fractions of a pixel", other: "other changes", cost: "cost" };
@@ -206,7 +206,7 @@ function plot() {
     plugins: [labels],
   });
   $("plot").setAttribute("aria-label", `${y.title} over ${x.title} for ${points.length} entries`);
-  $("front").textContent = line.length ? `No other entry beats in both: ${[...new Set(line.map((p) => p.name))].join(", ")}.` : "";
+  $("front").textContent = line.length ? `Not beaten in both measures: ${[...new Set(line.map((p) => p.name))].join(", ")}.` : "";
 }
 
 function toggle(name, jump) {
@@ -259,7 +259,7 @@ function heat(map) {
 function card(entry) {
   const section = make("article", { class: "card", id: "card-" + entry.name, "aria-label": entry.name });
   section.append(make("header", {}, make("h3", { tabindex: "-1", text: entry.name }), make("button", { type: "button", text: "Close", "aria-label": "Close " + entry.name, onclick: () => toggle(entry.name, false) })));
-  const words = [entry.method, `${entry.padding || "unsaid"} padding`, `trained on images ${entry.training || "unsaid"}`, `${entry.stem} stem`].join(", ");
+  const words = [entry.method, `${entry.padding || "not stated"} padding`, `trained on images ${entry.training || "not stated"}`, `${entry.stem} stem`].join(", ");
   section.append(make("p", { text: words + (entry.source ? `. Source: ${entry.source}.` : ".") }), make("p", {}, make("strong", { class: entry.law, text: law(entry)[0] + " " }), entry.law_text));
   const rows = make("tbody");
   for (const m of data.measures) if (number(entry, m.key)) rows.append(make("tr", {}, make("th", { scope: "row", text: m.title + unit(m) }), make("td", { class: "n" }, cell(entry, m.key))));
@@ -270,7 +270,7 @@ function card(entry) {
   if (entry.seeds.some((seed) => seed.history.length)) section.append(make("h4", { text: "History" }), make("div", { class: "history" }, make("canvas", { role: "img", "aria-label": "Training loss by epoch, a line for each seed" })));
   const body = make("tbody");
   const keys = ["accuracy", "circular_consistency", "worst_shift_accuracy"].filter((key) => measures.has(key));
-  for (const seed of entry.seeds) body.append(make("tr", {}, make("th", { scope: "row", text: seed.seed }), ...keys.map((key) => make("td", { class: "n", text: seed.metrics[key] === undefined ? "" : (100 * seed.metrics[key]).toFixed(1) })), make("td", seed.commit ? { title: seed.commit, text: seed.commit.slice(0, 7) + (seed.clean === false ? "+" : "") } : { text: "unsaid" })));
+  for (const seed of entry.seeds) body.append(make("tr", {}, make("th", { scope: "row", text: seed.seed }), ...keys.map((key) => make("td", { class: "n", text: seed.metrics[key] === undefined ? "" : (100 * seed.metrics[key]).toFixed(1) })), make("td", seed.commit ? { title: seed.commit, text: seed.commit.slice(0, 7) + (seed.clean === false ? "+" : "") } : { text: "not stated" })));
   section.append(make("h4", { text: "Seeds, one by one" }), make("table", { class: "seeds" }, make("thead", {}, make("tr", {}, make("th", { scope: "col", text: "seed" }), ...keys.map((key) => make("th", { scope: "col", class: "n", text: measures.get(key).title })), make("th", { scope: "col", text: "commit" }))), body));
   if (entry.command) section.append(make("h4", { text: "To make it again" }), make("pre", { tabindex: "0", "aria-label": "commands", text: entry.command }));
   if (entry.settings) section.append(make("h4", { text: "Configuration" }), make("pre", { tabindex: "0", "aria-label": "configuration", text: entry.settings }));

@@ -67,7 +67,7 @@ def test_mobilenets_scaled_channels_are_truncated_as_published_unless_told():
 
 
 def test_a_width_that_leaves_groups_without_channels_is_refused():
-    with pytest.raises(UserError, match=r"MODEL\.WIDTH 0.5 leaves the resnext50_32x4d's groups without channels"):
+    with pytest.raises(UserError, match=r"MODEL\.WIDTH of resnext50_32x4d must be at least 1 for its groups, got 0\.5"):
         built("resnext50_32x4d", width=0.5)
 
 

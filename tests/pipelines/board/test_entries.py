@@ -85,16 +85,16 @@ def change(**fields: Any) -> dict[str, Any]:
     [
         (change(method="better"), "was changed by hand"),
         ({**change(), "digest": None}, "was changed by hand"),
-        (change(seeds=[]), "no entry of the board: seeds: List should have at least 1 item"),
-        (change(name="../x"), "no entry of the board: name: String should match"),
-        (change(more=1), "no entry of the board: more: Extra inputs"),
-        (change(seeds=[*entry().stored()["seeds"]] * 2), "a seed is there twice"),
+        (change(seeds=[]), "not an entry of the board: seeds: List should have at least 1 item"),
+        (change(name="../x"), "not an entry of the board: name: String should match"),
+        (change(more=1), "not an entry of the board: more: Extra inputs"),
+        (change(seeds=[*entry().stored()["seeds"]] * 2), "its seeds must differ"),
         (
             change(seeds=[{"seed": 0, "weights": "0" * 64, "metrics": {"accuracy": 1.5}}]),
-            "accuracy is 1.5, which is no",
+            "accuracy must be between 0 and 1, got 1.5",
         ),
-        (change(map=[[0.5], [0.5, 0.5]]), "the rows of its map differ"),
-        ([1], "an object is needed"),
+        (change(map=[[0.5], [0.5, 0.5]]), "the rows of its map must have one length"),
+        ([1], "it must be a JSON object"),
     ],
 )
 def test_a_file_of_another_form_is_refused_in_a_sentence(content: Any, said: str) -> None:

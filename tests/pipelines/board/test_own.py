@@ -74,15 +74,15 @@ def test_its_weights_give_its_numbers_again_and_no_others(place: Path, capsys: p
     assert f"its weights give its {len(seed['metrics'])} numbers" in capsys.readouterr().out
     options = ["--weights", str(place / "others.pth")]
     assert main(["board", "check", str(place / "board" / "mine.json"), *model, *options]) == 2
-    assert "was not measured of these weights" in capsys.readouterr().err
+    assert "was measured with other weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--name", "mine"], "mine.json is there already"),
-        (["--name", "aps3"], "the board has an entry 'aps3' already"),
-        (["--name", "../x"], "../x is no entry of the board"),
+        (["--name", "mine"], "mine.json already exists"),
+        (["--name", "aps3"], "the board already has an entry 'aps3'"),
+        (["--name", "../x"], "../x is not an entry of the board"),
         (["--name", "new", "--recipe", "digit"], "board has no recipe 'digit'"),
         (["--name", "new", "--weights", "none.pth"], "there are no weights at none.pth"),
     ],
@@ -150,4 +150,4 @@ def test_photographs_have_a_board_and_a_part_of_them_is_not_to_be_cited(
     # a network that takes 224 pixels saw 224, and windows of 256
     assert own.dataset == "ImageNet (2 of 1000 classes)" and own.count == 2 and own.law("whole") is None
     assert {"windows_consistency", "corruption_error", "worst_shift_accuracy"} <= own.seeds[0].metrics.keys()
-    assert "Not to be cited" in (tmp_path / "board" / "board.html").read_text()
+    assert "Do not cite" in (tmp_path / "board" / "board.html").read_text()

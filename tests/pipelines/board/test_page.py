@@ -43,8 +43,8 @@ def test_the_page_holds_the_numbers_of_the_files_and_asks_for_nothing_else() -> 
 def test_numbers_of_a_part_of_a_data_set_are_not_to_be_cited() -> None:
     for dataset in ("ImageNet (200 of 1000 classes)", "ImageNet (49,000 of 50,000 images)"):
         some = [entry(dataset=dataset)]
-        assert "Not to be cited" in page.markdown(some) and "Not to be cited" in data_of(page.html(some))["part"]
-    assert data_of(page.html(KEPT_DIGITS))["part"] == "" and "Not to be cited" not in page.markdown(KEPT_DIGITS)
+        assert "Do not cite" in page.markdown(some) and "Do not cite" in data_of(page.html(some))["part"]
+    assert data_of(page.html(KEPT_DIGITS))["part"] == "" and "Do not cite" not in page.markdown(KEPT_DIGITS)
 
 
 def test_words_that_somebody_sent_stay_words() -> None:

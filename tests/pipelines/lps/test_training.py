@@ -30,7 +30,7 @@ def test_the_temperature_falls_by_epochs_or_by_steps():
     assert [temperature(steps, Moment(1, n, 8, 10)) for n in (0, 4, 5)] == [0.25, 0.25, 0.125]
     assert temperature(Train(), Moment(7, 7, 8, 10)) == 1.0
     cold = Train.model_validate({"TAU": "step", "TAU_EVERY": 1, "TAU_GAMMA": 0.01})
-    with pytest.raises(UserError, match=r"TRAIN.TAU step has fallen to 1e-08 in epoch 5, .* set TRAIN.TAU_MIN"):
+    with pytest.raises(UserError, match=r"TRAIN.TAU step falls to 1e-08 in epoch 5, .* set TRAIN.TAU_MIN"):
         temperature(cold, Moment(4, 0, 8, 10))
 
 
@@ -69,8 +69,8 @@ def test_odd_maps_warn_and_impossible_sections_are_refused():
     for settings, words in (
         ({"MODEL": {"ARCH": "basic"}}, "has no strided form"),
         ({"MODEL": {"STRIDED_STEM": True}}, "changes nothing with MODEL.DOWNSAMPLE none"),
-        ({"TRAIN": {"TAU": "linear", "TAU_MILESTONES": [3]}}, "as many TAU_TEMPERATURES as TAU_MILESTONES"),
-        ({"TRAIN": {"TAU": "linear", "TAU_MILESTONES": [3], "TAU_TEMPERATURES": [0.0]}}, "must be 1e-06 at least"),
+        ({"TRAIN": {"TAU": "linear", "TAU_MILESTONES": [3]}}, "as many TAU_TEMPERATURES, at least one of each"),
+        ({"TRAIN": {"TAU": "linear", "TAU_MILESTONES": [3], "TAU_TEMPERATURES": [0.0]}}, "must be at least 1e-06"),
     ):
         with pytest.raises((ValidationError, UserError, ValueError), match=words):
             Config.model_validate(settings)

@@ -123,7 +123,7 @@ def test_the_number_of_sections_is_that_of_the_layer_and_other_penalties_are_ref
     assert sections("resnet34", "Bf3") == 0
     for factors in ("[0.1]", "[0, 0.1, 0.1]"):
         with pytest.raises(
-            UserError, match="a factor for each of the 2 sections of packets of dtcwpt_resnet18 Ft40Y, not"
+            UserError, match="a factor for each of the 2 sections of packets of dtcwpt_resnet18 Ft40Y, got"
         ):
             configured("MODEL.PENALTY", factors)
     with pytest.raises(UserError, match="RECORD_GRADIENTS is for networks with wavelets; resnet18 has none"):
