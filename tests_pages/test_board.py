@@ -149,7 +149,7 @@ def test_the_plot_takes_any_two_measures_and_a_point_opens_its_row(page: Page) -
     page.select_option("#x", "inference_time")
     page.select_option("#y", "worst_shift_accuracy")
     page.wait_for_url(re.compile("x=inference_time.*y=worst_shift_accuracy"))
-    assert "No other entry beats in both" in page.locator("#front").inner_text()
+    assert "Not beaten in both measures" in page.locator("#front").inner_text()
     place = page.evaluate("(() => { const p = chart.getDatasetMeta(0).data[0]; return [p.x, p.y]; })()")
     page.locator("#plot").scroll_into_view_if_needed()
     page.locator("#plot").click(position={"x": place[0], "y": place[1]})

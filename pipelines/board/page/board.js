@@ -259,20 +259,20 @@ function heat(map) {
 function card(entry) {
   const section = make("article", { class: "card", id: "card-" + entry.name, "aria-label": entry.name });
   section.append(make("header", {}, make("h3", { tabindex: "-1", text: entry.name }), make("button", { type: "button", text: "Close", "aria-label": "Close " + entry.name, onclick: () => toggle(entry.name, false) })));
-  const words = [entry.method, `${entry.padding || "not stated"} padding`, `trained on images ${entry.training || "not stated"}`, `${entry.stem} stem`].join(", ");
+  const words = [entry.method, entry.padding ? `${entry.padding} padding` : "padding not stated", entry.training ? `trained on images ${entry.training}` : "training images not stated", `${entry.stem} stem`].join(", ");
   section.append(make("p", { text: words + (entry.source ? `. Source: ${entry.source}.` : ".") }), make("p", {}, make("strong", { class: entry.law, text: law(entry)[0] + " " }), entry.law_text));
   const rows = make("tbody");
   for (const m of data.measures) if (number(entry, m.key)) rows.append(make("tr", {}, make("th", { scope: "row", text: m.title + unit(m) }), make("td", { class: "n" }, cell(entry, m.key))));
-  // of several rows the numbers stand in one table, line by line
+  // the numbers of several rows are in one table instead
   if (state.open.length === 1) section.append(make("table", {}, make("caption", { text: `Numbers, n = ${entry.seeds.length}` }), rows));
-  if (entry.map) section.append(make("h4", { text: "Every circular shift" }), make("p", { class: "soft", text: "Share of images that keep their class; no shift is at the top left. Dark blue is all of them." }), heat(entry.map));
+  if (entry.map) section.append(make("h4", { text: "Every circular shift" }), make("p", { class: "soft", text: "Share of images that keep their class at each shift; the top left corner is no shift. Dark blue: all of them." }), heat(entry.map));
   if (entry.example) section.append(make("h4", { text: "A picture it fails on" }), make("img", { src: "data:image/png;base64," + entry.example.picture, alt: entry.example.text }), make("p", { text: entry.example.text }));
   if (entry.seeds.some((seed) => seed.history.length)) section.append(make("h4", { text: "History" }), make("div", { class: "history" }, make("canvas", { role: "img", "aria-label": "Training loss by epoch, a line for each seed" })));
   const body = make("tbody");
   const keys = ["accuracy", "circular_consistency", "worst_shift_accuracy"].filter((key) => measures.has(key));
   for (const seed of entry.seeds) body.append(make("tr", {}, make("th", { scope: "row", text: seed.seed }), ...keys.map((key) => make("td", { class: "n", text: seed.metrics[key] === undefined ? "" : (100 * seed.metrics[key]).toFixed(1) })), make("td", seed.commit ? { title: seed.commit, text: seed.commit.slice(0, 7) + (seed.clean === false ? "+" : "") } : { text: "not stated" })));
   section.append(make("h4", { text: "Seeds, one by one" }), make("table", { class: "seeds" }, make("thead", {}, make("tr", {}, make("th", { scope: "col", text: "seed" }), ...keys.map((key) => make("th", { scope: "col", class: "n", text: measures.get(key).title })), make("th", { scope: "col", text: "commit" }))), body));
-  if (entry.command) section.append(make("h4", { text: "To make it again" }), make("pre", { tabindex: "0", "aria-label": "commands", text: entry.command }));
+  if (entry.command) section.append(make("h4", { text: "Reproduce it" }), make("pre", { tabindex: "0", "aria-label": "commands", text: entry.command }));
   if (entry.settings) section.append(make("h4", { text: "Configuration" }), make("pre", { tabindex: "0", "aria-label": "configuration", text: entry.settings }));
   return section;
 }
