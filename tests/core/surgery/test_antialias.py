@@ -331,7 +331,7 @@ def test_a_treated_network_is_treated_further() -> None:
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (nn.MaxPool2d(2), "exchanges the layers of a network, and this MaxPool2d is one by itself"),
+        (nn.MaxPool2d(2), "treats the layers inside a network, but this MaxPool2d is a single layer"),
         ("x", "needs a network, a torch.nn.Module, got 'x' of type str"),
     ],
 )

@@ -152,7 +152,7 @@ def test_the_segmenter_in_training_fills_every_grid_and_learns():
 def test_a_segmenter_needs_the_grids_of_its_backbone():
     plain = classifier("resnet18", None, imagenet=True)
     with pytest.raises(
-        ValueError, match="upsampling needs the grids that the backbone chose, but it chooses none at conv1"
+        ValueError, match="upsampling needs a backbone that chooses its grids, but it chooses none at conv1"
     ):
         DeepLabV3Plus(plain, 3, upsample=LearnablePolyphaseUpsample2d)
     with pytest.raises(ValueError, match="conv_padding must be one of"):
