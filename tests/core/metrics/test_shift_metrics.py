@@ -264,7 +264,7 @@ def test_corruptions_are_made_of_stored_pixels():
         (lambda: WorstShiftAccuracy().update(torch.zeros(2, 3), torch.zeros(2).long()), r"\(B, S, K\)"),
         (lambda: FlipRate(step=3).update(torch.zeros(2, 3, 4)), "more than 3 views"),
         (lambda: FractionalConsistency().update(torch.zeros(2, 3), torch.zeros(2, 3, 3)), r"\(2, 8, K\)"),
-        (lambda: ShiftConsistency().update(network(), data()[0], indices=[1]), "11 images need indices"),
+        (lambda: ShiftConsistency().update(network(), data()[0], indices=[1]), "each of 11 images needs an index"),
         (lambda: FractionalConsistency().compute(), "no image"),
     ],
 )
