@@ -221,8 +221,8 @@ def test_a_class_that_there_is_not_is_refused(voc: Path) -> None:
         ("val.txt", "2007_000005\n2007_000005\n", "names an image twice"),
         ("val.txt", "", "names no image"),
         ("val.txt", "2007_000005\n2008_000001\n", r"2008_000001\.jpg, which val\.txt names, not found"),
-        ("val.txt", "2007_000000\n2007_000006\n", "1 images are in the lists for training and for validation"),
-        ("trainaug.txt", "2007_000003\n2007_000006\n", "1 images are in the lists for training and for validation"),
+        ("val.txt", "2007_000000\n2007_000006\n", "1 images are in the lists for both training and validation"),
+        ("trainaug.txt", "2007_000003\n2007_000006\n", "1 images are in the lists for both training and validation"),
     ],
 )
 def test_a_damaged_list_is_named(voc: Path, file: str, content: str, said: str) -> None:
