@@ -177,7 +177,7 @@ def reader_deaths_reported() -> Iterator[None]:
             raise
         raise UserError(
             f"a process that reads images has ended ({str(error).splitlines()[0].rstrip('. ')}): if memory is short, "
-            "use fewer workers or smaller batches; the same command continues from the last checkpoint"
+            "use fewer workers or smaller batches; the same command continues from the last state"
         ) from error
 
 

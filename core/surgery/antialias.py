@@ -246,7 +246,7 @@ class _Surgeon:
         module, stride, dims = place.module, place.stride, dims_of(place.module)
         made = self._filter(module, self.network.channels(place.node), stride)
         if made is None:
-            return "its channels cannot be told, because no convolution stands before it"
+            return "its number of channels is unknown: no convolution comes before it"
         if module.ceil_mode:
             # windows that reach past the map, at the bottom and the right, must ignore what they see there
             past = [n for s in reversed(stride) for n in (0, s - 1)]
@@ -262,7 +262,7 @@ class _Surgeon:
         module, stride = place.module, place.stride
         made = self._filter(module, self.network.channels(place.node), (1,) * len(stride))
         if made is None:
-            return "its channels cannot be told, because no convolution stands before it"
+            return "its number of channels is unknown: no convolution comes before it"
         taps: Any = getattr(made, "size", None)
         if taps is not None and max(stride) > taps:
             return f"it averages over {max(stride)} pixels already, and the filter over {taps}"

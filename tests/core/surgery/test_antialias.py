@@ -177,7 +177,7 @@ def test_a_pool_of_untold_channels_is_treated_unless_its_filter_must_know_them()
 
     assert [change.name for change in antialias(build(), POLICIES, verbose=False).changes] == ["0", "1"]
     report = antialias(build(), POLICIES, downsample="adaptive_blur", verbose=False)
-    assert report.left == [("0", "its channels cannot be told, because no convolution stands before it")]
+    assert report.left == [("0", "its number of channels is unknown: no convolution comes before it")]
     assert [change.name for change in report.changes] == ["1"]
 
 

@@ -155,6 +155,6 @@ def test_a_segmenter_needs_the_grids_of_its_backbone():
         ValueError, match="upsampling needs a backbone that chooses its grids, but it chooses none at conv1"
     ):
         DeepLabV3Plus(plain, 3, upsample=LearnablePolyphaseUpsample2d)
-    with pytest.raises(ValueError, match="conv_padding must be one of"):
+    with pytest.raises(ValueError, match="conv_padding and last_rate_padding must be one of"):
         DeepLabV3Plus(plain, 3, conv_padding="wrap")
     assert DeepLabV3Plus(plain, 3).eval()(torch.randn(1, 3, 65, 70)).shape == (1, 3, 65, 70)
