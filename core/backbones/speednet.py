@@ -87,7 +87,7 @@ class SpeedNet(Backbone):
     Args:
         num_classes, in_channels: of the last layer and of the image.
         widths: channels of the three stages.
-        downsample: factory (channels, stride) of the filling after each dense max-pool; none: the strided max-pool.
+        downsample: factory (channels, stride) of the filling after each dense max-pool; None: the strided max-pool.
         conv_padding: "zeros" or "circular", for all convolutions and dense max-pools.
         activation, norm: factories (channels) of the layers after a norm (and the first convolution), and after a
             convolution. A batch norm's scale stays at 1, since the convolution before it has one.
