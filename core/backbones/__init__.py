@@ -1,1 +1,1 @@
-"""The papers' backbones: each is the plain network of its name with a slot in place of every stride."""
+"""Backbones: each is the plain network of its name with a slot in place of every stride."""

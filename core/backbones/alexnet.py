@@ -1,7 +1,7 @@
 """AlexNet with torchvision's layers and parameter names; a Downsample slot may replace each stride.
 
-Source of the plain network: Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014
-(torchvision's `alexnet`). Source of the version with filters: Zhang, ICML 2019.
+Source: Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014 (torchvision's `alexnet`);
+with filters: Zhang, ICML 2019.
 """
 
 from typing import Any, Literal
@@ -20,15 +20,16 @@ HEAD = ("avgpool", "classifier")
 class AlexNet(Backbone):
     """AlexNet: (B, in_channels, H, W) -> (B, num_classes), H and W at least 63.
 
-    downsample  what replaces a stride of two; none is the plain network.
-    stem        "full": the first convolution has stride 2 and a slot after it takes the other half of the stride of 4;
-                "pool_only": the convolution keeps stride 4 and only the pooling behind it is filled.
+    downsample  what replaces each stride of 2; None: the plain network.
+    stem        "full": the first convolution has stride 2 and a slot after it the other factor of its stride of 4;
+                "pool_only": the convolution keeps stride 4, and only the pooling after it has a slot.
                 A module instead replaces the first convolution, its ReLU and the pooling: (B, in, H, W) -> (B, 64,
                 h, w).
-    relu_first  "full" only: ReLU before the first slot (True) or after it.
+    relu_first  for "full" only: ReLU before the first slot (True) or after it.
     first_relu  whether a ReLU follows the first convolution ("pool_only" as published has none).
+    dropout     rate before the first two linear layers of the "imagenet" head.
     width       multiplier of the convolutions' channels; a stem module keeps its 64.
-    activation  factory (channels) of what follows a convolution.
+    activation  factory (channels) of the layer after a convolution.
     head        "imagenet": 6x6 average pool and three linear layers; "linear": global average and one linear layer.
     """
 
@@ -65,7 +66,7 @@ class AlexNet(Backbone):
             first = [stem, nn.Identity(), nn.Identity()]
             c1 = 64
         elif stem not in ("full", "pool_only"):
-            raise ValueError(f"stem must be 'full', 'pool_only' or a module, not {stem!r}")
+            raise ValueError(f"stem must be 'full', 'pool_only' or a module, got {stem!r}")
         elif downsample is None or stem == "pool_only":
             first = [nn.Conv2d(in_channels, c1, 11, 4, 2), act, pool(c1, 2)]
         else:
@@ -115,5 +116,5 @@ class AlexNet(Backbone):
 
 
 def alexnet(name: str, *, image_size: int, **options: Any) -> AlexNet:
-    """The network for square images of `image_size` pixels, of which there must be 63, with `AlexNet`'s options."""
+    """`AlexNet` with `options`, for square images of `image_size` pixels, at least 63."""
     return AlexNet(**options)

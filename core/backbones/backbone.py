@@ -1,4 +1,4 @@
-"""The protocol of backbones: stem, stages and head under the same names in all of them."""
+"""The base class of backbones, which names stem, stages and head alike in all of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stillpoint.core.base.modes import evaluating
 
-#: up to this image size backbones take their small variant: a stem without stride, a head of one linear layer
+#: up to this image size backbones use their small variant: a stem without stride, a head of one linear layer
 SMALL = 64
 
 
@@ -20,7 +20,7 @@ def scaled(channels: int, width: float) -> int:
 
 
 class Feature(NamedTuple):
-    """A stage: path of its last module, channels of its map, and its stride relative to the image."""
+    """A stage: path of its last module, channels of its map, and the map's stride relative to the image."""
 
     name: str
     channels: int
@@ -29,12 +29,12 @@ class Feature(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts:
-    """The paths of a backbone's parts among its modules; parameters keep the names of their origin (torchvision, say).
+    """Module paths of a backbone's parts, since parameters keep the names of their origin (torchvision, for example).
 
     stem    everything up to and including the first pooling, in the order of execution
-    stages  for each later stage, the path of its last module
+    stages  the last module of each later stage
     head    from the last map to the output
-    layers  every step of the trunk whose map may be of interest
+    layers  steps of the trunk whose maps can be inspected
     """
 
     stem: tuple[str, ...]
@@ -50,15 +50,15 @@ class Backbone(nn.Module):
     """
 
     in_channels: int = 3
-    #: side of a square image that every stage divides
+    #: side of a square image that is a multiple of every stage's stride
     _PROBE = 224
 
     def parts(self) -> Parts:
-        raise NotImplementedError(f"{type(self).__name__} does not say what its parts are")
+        raise NotImplementedError(f"{type(self).__name__} does not define parts()")
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map, (B, C, h, w)."""
-        raise NotImplementedError(f"{type(self).__name__} has no map before its head")
+        raise NotImplementedError(f"{type(self).__name__} does not define forward_features()")
 
     @property
     def stem(self) -> nn.Module:
@@ -73,8 +73,8 @@ class Backbone(nn.Module):
 
     @cached_property
     def feature_info(self) -> tuple[Feature, ...]:
-        """The stages from the stem on. Strides are measured on two images of the meta device: the ratio of the added
-        pixels in image and map, which unpadded borders do not change."""
+        """The stages, the stem first. A stride is measured on two images of the meta device, as the ratio of the pixels
+        added to the image and to the map, which unpadded borders do not change."""
         small, large = self._shapes(self._PROBE), self._shapes(2 * self._PROBE)
         return tuple(
             Feature(name, shape[1], round(self._PROBE / (large[name][2] - shape[2]))) for name, shape in small.items()
@@ -99,8 +99,7 @@ class Backbone(nn.Module):
         return found
 
     def part(self, path: str) -> nn.Module:
-        """The module at a path of `parts`, where `stem` and `head` mean the child modules, not this class's
-        properties."""
+        """The module at a path of `parts`; `stem` and `head` name child modules, not this class's properties."""
         first, _, rest = path.partition(".")
         module = self._modules[first]
         assert module is not None, path

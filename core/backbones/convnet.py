@@ -24,21 +24,21 @@ class Front(Protocol):
 
 
 class ConvNet(Backbone):
-    """conv - ReLU - pool, repeated, then two linear layers: (B, C, S, S) -> log-probabilities.
+    """conv - ReLU - pool, repeated, then two linear layers: (B, C, S, S) -> log-probabilities (B, num_classes).
 
-    image_size   S; needed because a flattening head depends on it.
-    channels     width of each convolution; `kernels` and `groups` go with them.
+    image_size   S, on which a flattening head depends.
+    channels     output channels of each convolution; `kernels` and `groups` have one entry for each.
     downsample   replaces the stride of each 2x2 max-pool; None: the strided pool.
     circular     convolutions and pools wrap around the border and keep the size; otherwise they are unpadded.
     head         "flatten": the linear layers see every position; "average": they see the mean over positions, and
                  nothing pools after the last convolution.
     front        a module before the first convolution, (B, C, S, S) -> (B, C * front.maps, s, s) with
                  s = front.output_size(S), such as `Scattering2d`.
-    dropout      of whole channels after the last convolution and of the hidden units.
-    activation   factory (channels) of what follows a convolution or the first linear layer.
-    norm         factory (channels) of the norm after each convolution; None: no norm.
+    dropout      rate for whole channels after the last convolution and for the hidden units.
+    activation   factory (channels) of the layer after a convolution or the first linear layer.
+    norm         factory (channels) of the norm after each convolution; default: no norm.
 
-    Parameters conv1, conv2, ... and fc1, fc2.
+    Parameters conv1, conv2, ... and fc1, fc2. ValueError for images too small for the convolutions and pools.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ConvNet(Backbone):
             mode: Literal["circular", "zeros"] = "circular" if circular else "zeros"
             conv = PaddedConv2d(before, width, kernel, 1, padding, groups=group, padding_mode=mode)
             self.add_module(f"conv{i}", conv)
-            # the mean over positions needs no pooling before it
+            # no pooling before the mean over positions
             pooled = head == "flatten" or i < self.depth
             self.add_module(f"norm{i}", norm(width))
             self.add_module(f"act{i}", activation(width))
@@ -125,8 +125,8 @@ class ConvNet(Backbone):
 
 
 def convnet(name: str, *, image_size: int, width: float = 1.0, **options: Any) -> ConvNet:
-    """The network for square images of `image_size` pixels; `width` multiplies the channels, in six groups, and the
-    hidden units."""
+    """`ConvNet` with `options`, for square images of `image_size` pixels; `width` multiplies the channels, kept
+    multiples of the six groups, and the hidden units."""
     channels = 6 * max(1, round(5 * width))
     variant = {"channels": (channels, channels), "hidden": scaled(100, width)}
     return ConvNet(image_size=image_size, **{**variant, **options})

@@ -1,8 +1,8 @@
 """ConvNeXt, with slots where it subsamples and for its activation and norm.
 
 Liu et al., "A ConvNet for the 2020s", CVPR 2022. With a Downsample, the convolution before it has stride 1 and keeps
-the map's size: Michaeli, Michaeli and Soudry, "Alias-free convnets", CVPR 2023. With circular padding, ideal low-pass
-filters, polynomial activations and their norm, these are the networks of that paper.
+the map's size, as in Michaeli, Michaeli and Soudry, "Alias-free convnets", CVPR 2023; circular padding, ideal low-pass
+filters, polynomial activations and their norm make the networks of that paper.
 """
 
 from collections.abc import Sequence
@@ -20,26 +20,26 @@ from stillpoint.core.layers.padding import PaddedConv2d
 from stillpoint.core.layers.resampling import ideal_upsample2d
 from stillpoint.core.layers.slots import ModuleFactory, gelu
 
-#: name -> depths and widths of its stages, and its stem if it differs from ConvNeXt's
+#: name -> depths and widths of its stages, and its stem where it differs from ConvNeXt's
 FAMILY: dict[str, dict[str, Any]] = {
     "convnext_tiny": {"depths": (3, 3, 9, 3), "widths": (96, 192, 384, 768)},
     "convnext_small": {"depths": (3, 3, 27, 3), "widths": (96, 192, 384, 768)},
     "convnext_base": {"depths": (3, 3, 27, 3), "widths": (128, 256, 512, 1024)},
     "convnext_large": {"depths": (3, 3, 27, 3), "widths": (192, 384, 768, 1536)},
     "convnext_xlarge": {"depths": (3, 3, 27, 3), "widths": (256, 512, 1024, 2048)},
-    # for images of 32 pixels: no map is smaller than a 7x7 kernel reaches
+    # for images of 32 pixels: no map is smaller than the 7x7 kernel
     "convnext_mini": {"depths": (2, 2, 2), "widths": (48, 96, 192), "stem_kernel": 3, "stem_stride": 1},
     "convnext_nano": {"depths": (1, 1), "widths": (32, 64), "stem_kernel": 2, "stem_stride": 2},
 }
 
 
 class DropPath(nn.Module):
-    """In training, drops a branch at random for each image, and scales the others by 1 / (1 - rate)."""
+    """In training, drops a branch of each image with probability `rate`, and scales the others by 1 / (1 - rate)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         if not 0 <= rate < 1:
-            raise ValueError(f"the rate of dropped paths must be in [0, 1), got {rate}")
+            raise ValueError(f"drop_path must be in [0, 1), got {rate}")
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class DropPath(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + gain * branch(x), with one trained gain, initially 0: (B, C, H, W) -> (B, C, H, W)."""
+    """x + gain * branch(x) with one trainable gain, initially 0: (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, branch: nn.Module) -> None:
         super().__init__()
@@ -105,9 +105,9 @@ class Block(nn.Module):
 class Reduction(nn.Module):
     """A convolution of kernel and stride s, or, with a Downsample, one that keeps the size and then the Downsample.
 
-    ConvNeXt's names: before the first stage convolution "0", norm "1"; before the others norm "0", convolution "1". A
-    stem's activation, if it has one, stands between its convolution and its Downsample. `steps`: a stride of 4 is taken
-    at once or in two halvings.
+    ConvNeXt's names: in the stem convolution "0", norm "1"; before later stages norm "0", convolution "1". A stem's
+    activation, if it has one, comes between its convolution and its Downsample. `steps`: 1, or 2 to take a stride of 4
+    as two Downsamples of stride 2.
     """
 
     def __init__(
@@ -154,23 +154,24 @@ class ConvNeXt(Backbone):
 
     Args:
         depths, widths: blocks and channels of each stage.
-        downsample: of the slot, after the stem's convolution (`stem_stride`) and before each later stage (2); None: the
-            convolutions stride.
-        activation, norm: factories called with channels; GELU and a norm of each pixel by default.
-        padding_mode: of the 7x7 convolutions, and of those that keep a size before a Downsample.
+        downsample: factory (channels, stride) of the filling after the stem's convolution (`stem_stride`) and before
+            each later stage (2); None: the convolutions stride.
+        activation, norm: factories (channels); GELU and a norm of each pixel by default.
+        padding_mode: of the 7x7 convolutions, and of those that keep the size before a Downsample.
         stem_kernel, stem_stride: of the first convolution. With a stride of 1 nothing removes the Nyquist frequency,
             which fractional shifts do not preserve.
         stem_steps: 2 takes a stride of 4 as two Downsamples in a row, as APS does.
         stem_activation: factory of an activation between the stem's convolution and its Downsample; with
-            `stem_residual` it is added with a trained gain, initially 0. None: no activation, as in ConvNeXt.
-        layer_scale: initial value. drop_path: rate of the last block, rising linearly from 0 at the first.
-        resample: of `Block`.
+            `stem_residual` its result is added with a trainable gain, initially 0. None: no activation, as in ConvNeXt.
+        layer_scale: initial value of each block's layer scale.
+        drop_path: rate of the last block, rising linearly from 0 at the first.
+        resample: of each `Block`.
         whole_strides: refuse images whose sides are not multiples of the total stride, for which no shift guarantee
             holds.
 
     Raises:
-        ValueError: different numbers of depths and widths, a stride that the steps cannot make, a rate of
-            dropped paths outside [0, 1); in the forward, sizes that `whole_strides` refuses.
+        ValueError: different numbers of depths and widths, or none; `stem_steps` of 2 for a stride other than 4;
+            `drop_path` outside [0, 1); in the forward, sizes that `whole_strides` refuses.
     """
 
     def __init__(
@@ -196,9 +197,12 @@ class ConvNeXt(Backbone):
     ) -> None:
         super().__init__()
         if len(depths) != len(widths) or not depths:
-            raise ValueError(f"each stage has a depth and a width, got {len(depths)} depths and {len(widths)} widths")
+            raise ValueError(f"each stage needs a depth and a width, got {len(depths)} depths and {len(widths)} widths")
         if stem_steps not in (1, 2) or (stem_steps == 2 and stem_stride != 4):
-            raise ValueError(f"a stem of stride {stem_stride} cannot be taken in {stem_steps} steps of 2")
+            raise ValueError(
+                f"stem_steps must be 1, or 2 with a stem_stride of 4, got stem_stride={stem_stride} and "
+                f"stem_steps={stem_steps}"
+            )
         self.in_channels, self.whole_strides = in_channels, whole_strides
         self.total_stride = stem_stride * 2 ** (len(depths) - 1)
         first = None if stem_activation is None else stem_activation(widths[0])
@@ -248,7 +252,7 @@ class ConvNeXt(Backbone):
             for depth, width in zip(depths, widths, strict=True)
         )
         self.norm = nn.LayerNorm(widths[-1], eps=1e-6)
-        # `head` means everything after the last map in the protocol of backbones
+        # not `head`, which in a `Backbone` is everything after the last map
         self.fc = nn.Linear(widths[-1], num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -295,7 +299,7 @@ def convnext(name: str, **options: Any) -> ConvNeXt:
 
 def convnext_for(name: str, *, image_size: int, width: float = 1.0, **options: Any) -> ConvNeXt:
     """The network of `FAMILY` called `name` for square images of `image_size` pixels; `width` multiplies the channels.
-    For small images the stem is 3x3 without stride, unless the name states another."""
+    For small images the stem is 3x3 without stride, unless `FAMILY` gives the name its own."""
     own = "stem_kernel" in FAMILY.get(name, {})
     stem = {"stem_kernel": 3, "stem_stride": 1} if image_size <= SMALL and not own else {}
     widths = [scaled(n, width) for n in FAMILY.get(name, FAMILY["convnext_tiny"])["widths"]]

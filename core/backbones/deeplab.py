@@ -1,4 +1,4 @@
-"""DeepLabV3+, whose decoder can upsample on the grids on which its backbone downsampled.
+"""DeepLabV3+, whose decoder can upsample on the grids that its backbone chose when downsampling.
 
 Chen et al., "Encoder-decoder with atrous separable convolution for semantic image segmentation", ECCV 2018; with
 learnable polyphase upsampling: Rojas-Gomez et al., NeurIPS 2022.
@@ -18,7 +18,7 @@ from stillpoint.core.layers.downsample import Downsample, Grid
 from stillpoint.core.layers.fused_sequential import FusedSequential
 from stillpoint.core.layers.padding import PaddedConv2d
 
-#: (channels) -> a module (y, grid, size=(H, W)) -> the map of that size, on the grid that the way down sampled
+#: (channels) -> a module (y, grid, size=(H, W)) -> the map of that size, on the grid that the backbone sampled
 UpsampleFactory = Callable[[int], nn.Module]
 
 
@@ -28,11 +28,13 @@ class AtrousPyramid(nn.Module):
     (B, inputs, h, w) -> (B, channels, h, w).
 
     Args:
-        rates: of the dilated convolutions.
-        conv_padding: of them.
-        last_padding: of the last of them, where it differs.
+        rates: dilations of the 3x3 convolutions.
+        conv_padding: their padding.
+        last_padding: padding of the last one; None: `conv_padding`.
+        dropout: rate after the merging convolution.
 
-    `UserError` in training for a batch of one image.
+    Raises:
+        UserError: in training, a batch of one image.
     """
 
     def __init__(
@@ -57,8 +59,8 @@ class AtrousPyramid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and len(x) == 1:
             raise UserError(
-                "one image alone cannot train the pyramid, which normalises the images' means over the batch: choose a "
-                "TRAIN.BATCH_SIZE that leaves no batch of one"
+                "DeepLabV3+ cannot train on a batch of one image, because it batch-normalises each image's mean: "
+                "choose a TRAIN.BATCH_SIZE that leaves no batch of one"
             )
         *local, whole = self.convs
         found = [branch(x) for branch in local]
@@ -70,23 +72,22 @@ class DeepLabV3Plus(nn.Module):
     """A segmenter: (B, in_channels, H, W) -> class scores (B, num_classes, H, W).
 
     Args:
-        backbone: a ResNet, whose last layer is dropped. Its strides are kept: there is no dilated variant here.
-        num_classes: K.
-        upsample: what goes back up by two on a grid of the backbone: first the last map to the size of the first
-            stage's, then the class scores to the size of the image. None: bilinear interpolation.
-        channels: of the decoder; 3/16 of them are of the first stage's map.
-        rates: dilations of the `AtrousPyramid`, for a stride of 16; (12, 24, 36) are usual for one of 8.
-        conv_padding: of the decoder's convolutions, one of the backbones'.
-        last_rate_padding: of the pyramid's last rate alone. The published code of learnable polyphase sampling pads it
-            with zeros in circular networks too.
+        backbone: a ResNet, whose `fc` is removed. Its strides are kept, not replaced by dilation.
+        num_classes: number of classes.
+        upsample: factory of the layers that upsample by 2 on a grid of the backbone: first the last map to the size of
+            the first stage's, then the class scores to the size of the image. None: bilinear interpolation.
+        channels: of the decoder, which reduces the first stage's map to 3/16 as many.
+        rates: dilations of the `AtrousPyramid`, for a stride of 16; (12, 24, 36) are usual for a stride of 8.
+        conv_padding: "zeros", "circular", "reflect" or "replicate", for the decoder's convolutions.
+        last_rate_padding: padding of the pyramid's last rate alone. The published code of learnable polyphase sampling
+            pads it with zeros in circular networks too.
 
     Raises:
-        ValueError: an unknown padding; with an upsample, a backbone that does not choose its grid wherever it strides.
+        ValueError: an unknown padding; with `upsample`, a backbone that does not choose its grid at every stride.
+        UserError: in training, a batch of one image.
 
-    Odd sides come back as they were.
-
-    Law: with circular padding throughout and a backbone and upsamples that keep their grids in register, the result
-    moves with a circular shift of the image, as long as every side is a multiple of the backbone's stride.
+    Law: with circular padding throughout, and a backbone and upsampling layers that share their grids, the scores shift
+    circularly with the image, as long as every side is a multiple of the backbone's stride.
     """
 
     def __init__(
@@ -103,7 +104,9 @@ class DeepLabV3Plus(nn.Module):
         super().__init__()
         for padding in (conv_padding, last_rate_padding or conv_padding):
             if padding not in CONV_PADDINGS:
-                raise ValueError(f"conv_padding must be one of {', '.join(CONV_PADDINGS)}, got {padding!r}")
+                raise ValueError(
+                    f"conv_padding and last_rate_padding must be one of {', '.join(CONV_PADDINGS)}, got {padding!r}"
+                )
         low, high = _widths(backbone)
         self.backbone = backbone
         backbone.fc = nn.Identity()  # type: ignore[assignment]
@@ -138,7 +141,7 @@ class DeepLabV3Plus(nn.Module):
         return y
 
     def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The first stage's map and the last one's."""
+        """The maps of the first and the last stage."""
         found: list[Tensor] = []
         first = self.backbone.get_submodule(self.backbone.stages[0])
         handle = first.register_forward_hook(lambda module, inputs, output: found.append(output))
@@ -179,23 +182,23 @@ def _widths(backbone: ResNet) -> tuple[int, int]:
 
 
 def _choosers(net: nn.Module) -> tuple[list[str], list[str]]:
-    """Paths of the grid-choosing layers before the first stage, and from it on; ValueError if the network strides in
-    any other way."""
+    """Paths of the grid-choosing layers before the first stage, and of those from it on; ValueError if a convolution or
+    max-pool strides, or no layer chooses a grid."""
     names = [name for name, m in net.named_modules() if isinstance(m, Downsample) and m.chooses]
     strided = [
         name for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d) and m.stride in (2, (2, 2))
     ]
     if strided or not names:
         where = strided[0] if strided else "its strides"
-        raise ValueError(f"upsampling needs the grids that the backbone chose, but it chooses none at {where}")
+        raise ValueError(f"upsampling needs a backbone that chooses its grids, but it chooses none at {where}")
     before = [name for name in names if not name.startswith("layer")]
     return before, names[len(before) :]
 
 
 @contextmanager
 def _kept(net: nn.Module) -> Iterator[dict[nn.Module, tuple[Grid, tuple[int, int]]]]:
-    """Within the context, the grid of every layer of `net` that chooses one, and the sides (H, W) of the map that it
-    sampled, in the order of execution."""
+    """Records, in the order of execution, each grid that a layer of `net` chooses and the sides (H, W) of the map that
+    it sampled."""
     found: dict[nn.Module, tuple[Grid, tuple[int, int]]] = {}
     asked: dict[nn.Module, bool] = {}
 

@@ -28,7 +28,7 @@ FORMS = {
 
 
 class DenseLayer(nn.Module):
-    """norm-relu-conv1x1-norm-relu-conv3x3; its `growth` channels are appended to its input."""
+    """norm-relu-conv1x1-norm-relu-conv3x3, appended to the input: (B, C, H, W) -> (B, C + growth, H, W)."""
 
     def __init__(
         self,
@@ -55,9 +55,9 @@ class DenseNet(Backbone):
     """DenseNet: (B, in_channels, H, W) -> (B, num_classes).
 
     depth       121, 161, 169 or 201.
-    downsample  replaces the stride of the stem's max-pool and of the transitions' average pools.
-    stem        "pool_only": the 7x7 convolution keeps its stride; "full": it slides densely and a slot follows it;
-                "cifar": a 3x3 convolution of stride 1 and no pooling.
+    downsample  replaces the stride of the stem's max-pool, and the transitions' average pools; None: the plain pools.
+    stem        "pool_only": the 7x7 convolution keeps its stride; "full": with a Downsample, it has stride 1 and a slot
+                follows it; "cifar": a 3x3 convolution of stride 1 and no pooling.
     width       multiplier of the stem's channels and of the growth rate.
     activation, norm  factories (channels) of the layers before each convolution.
     """
@@ -77,9 +77,9 @@ class DenseNet(Backbone):
         super().__init__()
         self.in_channels = in_channels
         if depth not in FORMS:
-            raise ValueError(f"DenseNet of depth {depth}: one of {', '.join(map(str, FORMS))}")
+            raise ValueError(f"depth must be one of {', '.join(map(str, FORMS))}, got {depth}")
         if stem not in ("pool_only", "full", "cifar"):
-            raise ValueError(f"stem must be 'pool_only', 'full' or 'cifar', not {stem!r}")
+            raise ValueError(f"stem must be 'pool_only', 'full' or 'cifar', got {stem!r}")
         channels, growth, blocks = FORMS[depth]
         channels, growth = (scaled(n, width) for n in (channels, growth))
         full = stem == "full" and downsample is not None
@@ -140,6 +140,7 @@ class DenseNet(Backbone):
 
 
 def densenet(name: str, *, image_size: int, **options: Any) -> DenseNet:
-    """``densenet121``, ... for square images of `image_size` pixels, with `DenseNet`'s options."""
+    """``densenet121``, ... with `DenseNet`'s options, for square images of `image_size` pixels; small ones always get
+    the "cifar" stem."""
     variant = {"stem": "cifar"} if image_size <= SMALL else {}
     return DenseNet(int(name.removeprefix("densenet")), **{**options, **variant})

@@ -20,7 +20,7 @@ STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3,
 
 
 def _scaled(channels: int, width: float, divisor: int) -> int:
-    """`channels` times `width`, to the nearest multiple of `divisor` but never below nine tenths of the product."""
+    """`channels` times `width`, rounded to a multiple of `divisor` that is at least 90 % of it; truncated for 1."""
     if divisor == 1:
         return int(channels * width)
     scaled = max(divisor, int(channels * width + divisor / 2) // divisor * divisor)
@@ -46,7 +46,7 @@ def _conv_norm_relu(
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise, 1x1 linear projection; the slot stands between the last two."""
+    """1x1 expansion, 3x3 depthwise convolution, [Downsample,] 1x1 linear projection; plus the input if sizes agree."""
 
     def __init__(
         self,
@@ -75,11 +75,11 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(Backbone):
     """MobileNet-v2: (B, in_channels, H, W) -> (B, num_classes).
 
-    downsample   what replaces the stride of the four strided depthwise convolutions; the stem's keeps its own.
-    width        multiplier of all channels, rounded to multiples of `divisor` (8 as torchvision's; 1 truncates).
+    downsample   replaces the stride of the four strided depthwise convolutions; the stem keeps its stride.
+    width        multiplier of all channels, rounded to multiples of `divisor` (8 in torchvision; 1 truncates).
     stem_stride  2 for ImageNet; 1 for images of 32 pixels, whose map would otherwise vanish.
     dropout      before the classifier: 0.2 in torchvision's network, 0 in the antialiased one as published.
-    activation, norm  factories (channels) of what follows a convolution.
+    activation, norm  factories (channels) of the layers after a norm, and after a convolution.
     """
 
     def __init__(
@@ -134,5 +134,5 @@ class MobileNetV2(Backbone):
 
 
 def mobilenet(name: str, *, image_size: int, **options: Any) -> MobileNetV2:
-    """The network for square images of `image_size` pixels, with `MobileNetV2`'s options."""
+    """`MobileNetV2` with `options`, for square images of `image_size` pixels; small ones get a stem of stride 1."""
     return MobileNetV2(**{"stem_stride": 1 if image_size <= SMALL else 2, **options})

@@ -1,4 +1,4 @@
-"""Two linear layers with a ReLU between them: a network that does not know which pixels are neighbours."""
+"""Two linear layers with a ReLU between them: a network without locality."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from stillpoint.core.backbones.backbone import Backbone, Feature, Parts
 class Perceptron(Backbone):
     """(B, C, H, W) -> log-probabilities (B, num_classes), for images with C*H*W = `features`.
 
-    Parameters fc1 (hidden, features) and fc2 (num_classes, hidden), with biases.
+    Weights fc1 (hidden, features) and fc2 (num_classes, hidden), both with biases.
     """
 
     def __init__(self, features: int, *, hidden: int = 100, num_classes: int = 10):

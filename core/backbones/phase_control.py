@@ -1,4 +1,4 @@
-"""Record or override the grids chosen by polyphase layers of any network."""
+"""Record or override the grids chosen by polyphase layers."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,11 +13,11 @@ from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid
 
 @dataclass(frozen=True)
 class Selection:
-    """One choice of a forward pass.
+    """One grid chosen in a forward pass.
 
     name    path of the module that chose, for example "layer2.0.pool"
     grid    the chosen grid: each image's phase (B,) int64, or a `SoftGrid`
-    scores  (B, s * t), the compared scores, of which the largest is chosen
+    scores  (B, s * t), the compared scores; the largest wins
     """
 
     name: str
@@ -26,7 +26,7 @@ class Selection:
 
     @property
     def phase(self) -> Tensor:
-        """(B,) int64, the phase used, row + stride * column of the grid's first pixel; of a `SoftGrid`, that of the
+        """(B,) int64, the chosen phase, row + stride * column of the grid's first pixel; of a `SoftGrid`, the one of
         largest weight."""
         return self.grid.weights.argmax(1) if isinstance(self.grid, SoftGrid) else self.grid
 
@@ -38,15 +38,15 @@ class Selection:
 
 @contextmanager
 def record_grids(net: nn.Module, *, force: Sequence[Grid] | None = None) -> Iterator[list[Selection]]:
-    """A context that records every choice of `net` in the yielded list, in the order of execution.
+    """Records every grid that `net` chooses within the context, in the yielded list, in the order of execution.
 
     Args:
-        net: any module; its choosing fillings are recorded, except when they are given a grid.
-        force: grids to use instead of the network's own choices, phases (B,) for example, one for each selection in the
-            same order; the scores are still recorded, and show what would have been chosen.
+        net: any module; its grid-choosing layers are recorded, except when they are called with a grid.
+        force: grids to use instead of the network's choices, such as phases (B,), one for each choice in order; the
+            recorded scores are still those of the network's own choice.
 
     Raises:
-        ValueError: more selections in the context than `force` has entries.
+        ValueError: more choices in the context than `force` has grids.
     """
     found: list[Selection] = []
     given = None if force is None else iter(force)
@@ -64,7 +64,7 @@ def record_grids(net: nn.Module, *, force: Sequence[Grid] | None = None) -> Iter
             grid = next(given, None)
             if grid is None:
                 raise ValueError(
-                    f"{names[module]} makes choice number {len(found) + 1}, but only {len(found)} are given"
+                    f"{names[module]} makes choice number {len(found) + 1}, but force has only {len(found)} grids"
                 )
             kwargs["grid"] = _moved(grid, args[0].device)
         return args, kwargs

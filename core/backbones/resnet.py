@@ -18,7 +18,7 @@ from stillpoint.core.layers.padding import PaddedConv2d
 from stillpoint.core.layers.pointwise import PointwiseConv2d
 from stillpoint.core.layers.slots import ModuleFactory, batch_norm, relu
 
-#: (in_channels, out_channels, kernel_size, *, stride, padding) -> module; also groups and dilation if not 1
+#: (in_channels, out_channels, kernel_size, *, stride, padding) -> convolution; also groups and dilation if not 1
 ConvFactory = Callable[..., nn.Conv2d]
 
 _CONV: ConvFactory = partial(nn.Conv2d, bias=False)
@@ -28,7 +28,7 @@ STEMS = ("imagenet", "cifar")
 
 
 class Shortcut(nn.Module):
-    """Projection of a block's input: [Downsample,] 1x1 convolution "0", batch norm "1" (torchvision's names)."""
+    """Projection of a block's input: [Downsample,] 1x1 convolution "0", norm "1" (torchvision's names)."""
 
     def __init__(
         self, inputs: int, outputs: int, stride: int, main: Downsample | None, norm: ModuleFactory = batch_norm
@@ -41,13 +41,13 @@ class Shortcut(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         if self.pool is not None:
-            # the grid of the main branch; on any other, the sum would be misaligned
+            # on the grid of the main branch, or the sum would be misaligned
             x = self.pool(x, grid)
         return conv_norm_act(x, self.get_submodule("0"), self.get_submodule("1"))
 
 
 class ResidualBlock(nn.Module):
-    """The base of both blocks: the slot, the shortcut and the sum."""
+    """The base of both blocks, with the Downsample, the shortcut and the sum."""
 
     expansion = 1
     pool: Downsample | None
@@ -58,7 +58,7 @@ class ResidualBlock(nn.Module):
         self.inner_activation, self.shortcut = inner_activation, shortcut
 
     def _activate(self, activation: ModuleFactory, outputs: int, *inner: int) -> None:
-        """Sets the activations: a single `relu` for all places if it is stateless, otherwise one module for each."""
+        """Sets the activations: a single `relu` for all places if it has no state, otherwise one module for each."""
         self.relu = activation(outputs)
         one = not self.relu.state_dict()
         self.acts = () if one else tuple(f"act{i + 1}" for i in range(len(inner)))
@@ -90,7 +90,7 @@ class ResidualBlock(nn.Module):
 class BasicBlock(ResidualBlock):
     """conv 3x3, BN, ReLU, [Downsample,] conv 3x3, BN, plus the shortcut, ReLU: (B, C, H, W) -> (B, width, H/s, W/s).
 
-    Without a Downsample the first convolution has the stride. Dilation and groups are refused, as in torchvision.
+    Without a Downsample the first convolution has the stride. ValueError for dilation or groups, as in torchvision.
     """
 
     expansion = 1
@@ -133,8 +133,8 @@ class BasicBlock(ResidualBlock):
 class Bottleneck(ResidualBlock):
     """conv 1x1, BN, ReLU, conv 3x3, BN, ReLU, [Downsample,] conv 1x1, BN, plus the shortcut, ReLU.
 
-    (B, C, H, W) -> (B, 4 * width, H/s, W/s). Without a Downsample the 3x3 convolution has the stride. Its channels are
-    int(width * width_per_group / 64) * groups.
+    (B, C, H, W) -> (B, 4 * width, H/s, W/s). Without a Downsample the 3x3 convolution has the stride. It has
+    int(width * width_per_group / 64) * groups channels; ValueError if that is 0.
     """
 
     expansion = 4
@@ -158,7 +158,7 @@ class Bottleneck(ResidualBlock):
         super().__init__(inner_activation, shortcut)
         inner, outputs = int(width * width_per_group / 64) * groups, width * self.expansion
         if not inner:
-            raise ValueError(f"a width of {width} leaves no channel for each of {groups} groups: it must be wider")
+            raise ValueError(f"a width of {width} leaves no channel for each of {groups} groups: choose a larger one")
         pool, conv_stride = _slot(inner, stride, downsample)
         # passed only if not 1, for factories without these options
         extra = {name: n for name, n in {"groups": groups, "dilation": dilation}.items() if n != 1}
@@ -197,30 +197,31 @@ FAMILY: dict[str, dict[str, Any]] = {
 
 
 class ResNet(Backbone):
-    """A residual classifier, (B, in_channels, H, W) -> logits (B, num_classes); every other stage halves the map.
+    """A residual classifier, (B, in_channels, H, W) -> logits (B, num_classes); stages after the first halve the map.
 
     Args:
         block: `BasicBlock` or `Bottleneck`.
         layers: blocks in each stage.
-        widths: channels of each stage, before a Bottleneck's factor of 4; the stem gives widths[0] channels.
+        widths: channels of each stage, before a Bottleneck's factor of 4; the stem's output has widths[0].
         num_classes, in_channels: of the last layer and of the image.
         stem: "imagenet" (7x7 convolution of stride 2, BN, ReLU, max-pool), "cifar" (3x3 convolution, BN, ReLU), or a
-            module (B, in_channels, H, W) -> (B, stem_width, H', W') in place of all that, under the name `stem`.
-        stem_width: channels that a stem module gives; none: widths[0].
-        downsample: factory (channels, stride) of the filling in place of every stride; none: torchvision's strided
+            module (B, in_channels, H, W) -> (B, stem_width, H', W') in their place, under the name `stem`.
+        stem_width: output channels of a stem module; None: widths[0].
+        downsample: factory (channels, stride) of the filling in place of every stride; None: torchvision's strided
             convolutions and max-pool.
-        pool_only: with a Downsample, True leaves the stride of the first 7x7 convolution alone; False gives it stride 1
-            and a Downsample after its ReLU. Only for stem "imagenet".
-        max_pool: the dense max-pool that precedes the stem's last Downsample; none: `DenseMaxPool2d(2)` (Zhang). Only
-            with a Downsample and stem "imagenet".
+        pool_only: with a Downsample, True keeps the stride of the first 7x7 convolution; False gives it stride 1 and a
+            Downsample after its ReLU. Only for stem "imagenet".
+        max_pool: the dense max-pool before the stem's last Downsample; None: `DenseMaxPool2d(2)` (Zhang). Only with a
+            Downsample and stem "imagenet".
         conv: factory of the 3x3 convolutions inside the blocks, called like `nn.Conv2d` with in_channels, out_channels,
-            kernel_size, stride, padding and, if not 1, groups and dilation; none: `nn.Conv2d` without bias.
-        conv_padding: "zeros", "circular", "reflect" or "replicate" for all convolutions made here.
-        inner_activation: ReLU between the last two convolutions of a block.
+            kernel_size, stride, padding and, if not 1, groups and dilation; None: convolutions without bias, of
+            `conv_padding`.
+        conv_padding: "zeros", "circular", "reflect" or "replicate", for the convolutions that `conv` does not make.
+        inner_activation: activation between the last two convolutions of a block.
         shortcuts: add each block's input to its output, then ReLU; False: neither, the block ends with its batch norm.
         groups, width_per_group: of the Bottleneck's 3x3 convolution (ResNeXt, Wide ResNet).
-        replace_stride_with_dilation: for each stage from the second on, dilate instead of subsampling.
-        zero_init_residual: initialise each block's last batch norm to 0.
+        replace_stride_with_dilation: for each stage from the second on, whether to dilate instead of subsampling.
+        zero_init_residual: initialise each block's last norm to 0.
         activation, norm: factories (channels) of the layers after a norm, and after a convolution.
 
     Raises:
@@ -229,9 +230,9 @@ class ResNet(Backbone):
     Initialisation: convolutions Kaiming normal (fan out), batch norms 1 and 0, the last layer torch's own; a stem
     module is left unchanged.
 
-    Laws: with no options given, a torchvision state_dict loads strictly and gives torchvision's logits. With circular
-    padding throughout, polyphase Downsamples and a stem that commutes with shifts, logits do not change under circular
-    shifts, if every subsampled map has even sides.
+    Laws: with no options given, a torchvision state_dict loads strictly and reproduces torchvision's logits. With
+    circular padding throughout, polyphase Downsamples and a stem that commutes with shifts, logits do not change under
+    circular shifts, if every subsampled map has even sides.
     """
 
     def __init__(
@@ -262,7 +263,8 @@ class ResNet(Backbone):
         dilate = tuple(replace_stride_with_dilation or (False,) * (len(layers) - 1))
         if len(widths) != len(layers) or len(dilate) != len(layers) - 1:
             raise ValueError(
-                f"{len(layers)} stages need as many widths and one fewer dilations, got {len(widths)} and {len(dilate)}"
+                f"{len(layers)} stages need as many widths and one fewer entries of replace_stride_with_dilation, got "
+                f"{len(widths)} and {len(dilate)}"
             )
         if conv_padding not in CONV_PADDINGS:
             raise ValueError(f"conv_padding must be one of {', '.join(CONV_PADDINGS)}, got {conv_padding!r}")
@@ -272,7 +274,7 @@ class ResNet(Backbone):
 
         self.in_channels = in_channels
         if isinstance(stem, nn.Module):
-            # `stem` is a property, whatever the stem is made of
+            # not by assignment, since `stem` is a property of the class
             self._modules["stem"] = stem
         elif stem in STEMS:
             self._make_stem(stem, padded, norm, activation, in_channels, widths[0], downsample, pool_only, max_pool)

@@ -1,4 +1,4 @@
-"""From a MODEL section to the factories with which a backbone fills its slots."""
+"""Builds the factories that fill a backbone's slots from a MODEL section."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from stillpoint.core.layers.slots import activation_factory, norm_factory
 def downsample(model: NetworkConfig, **defaults: Any) -> DownsampleFactory | None:
     """The factory of the Downsample slot; None for plain strides.
 
-    `defaults` are a paper's options, used where the section says nothing and the filling has them. ValueError
-    for an option that the filling does not have.
+    `defaults` are a paper's options, used where the section sets none and the filling has them. ValueError for an
+    option that the filling does not have.
     """
     if model.downsample in model.UNFILLED:
         return None

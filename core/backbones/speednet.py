@@ -1,4 +1,4 @@
-"""A small classifier made for speed: patches in fixed filters, then three stages of two convolutions and a max-pool.
+"""A small classifier made for speed: fixed filters on 2x2 patches, then three stages of two convolutions and a pool.
 
 The network of the speed runs on CIFAR-10 (Jordan, arXiv 2404.00498), with two differences: convolutions keep
 the size, so that sides are halved exactly, and every halving is a slot.
@@ -19,15 +19,15 @@ from stillpoint.core.layers.padding import PaddedConv2d, pad
 from stillpoint.core.layers.slots import ModuleFactory, batch_norm, relu
 
 WIDTHS = (64, 256, 256)
-#: side of the first convolution's patches, and what is added to their variances: in a JPEG copy of CIFAR-10, whose
-#: colours have half the resolution, six of twelve are below 0.006, and a smaller number would amplify their rounding
+#: side of the first convolution's patches, and the constant added to their variances: in a JPEG copy of CIFAR-10, whose
+#: colours have half the resolution, six of twelve are below 0.006, and a smaller constant would amplify their rounding
 _PATCH, _FLOOR = 2, 0.05
 
 
 class PatchConv2d(nn.Conv2d):
-    """A convolution over 2x2 patches, (B, C, H, W) -> (B, 8 * C, H, W), the map padded below and at the right.
+    """A convolution over 2x2 patches, (B, C, H, W) -> (B, 8 * C, H, W), padded at the bottom and the right.
 
-    `whiten` gives it the principal components of images' patches, which then stay; the bias is learnt.
+    `whiten` sets its weights to the principal components of image patches and freezes them; the bias is trained.
     """
 
     def __init__(self, in_channels: int, conv_padding: str) -> None:
@@ -39,13 +39,12 @@ class PatchConv2d(nn.Conv2d):
 
     @torch.no_grad()
     def whiten(self, images: Tensor) -> None:
-        """Filters whose answers on the patches of `images` (N, C, H, W) are uncorrelated, of variance v / (v + 0.05)
-        where that of the component is v, each with both signs (Jordan's frozen patch whitening). The bias becomes
-        zero."""
+        """Sets and freezes filters whose outputs on the patches of `images` (N, C, H, W) are uncorrelated, each with
+        both signs (Jordan's frozen patch whitening); variance v becomes v / (v + 0.05). The bias becomes 0."""
         patches = images.double().unfold(2, _PATCH, 1).unfold(3, _PATCH, 1)  # (N, C, h, w, 2, 2)
         rows = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, self.in_channels * _PATCH**2)
         variances, components = torch.linalg.eigh(rows.mT @ rows / len(rows))
-        # an eigenvector's sign is the solver's choice: the largest entry is made positive
+        # solvers differ in an eigenvector's sign: make the largest entry positive
         signs = components.gather(0, components.abs().argmax(0, keepdim=True)).sign()
         filters = (components * signs / (variances + _FLOOR).sqrt()).mT.view(-1, *self.weight.shape[1:])
         self.weight.copy_(torch.cat([filters, -filters]))
@@ -88,7 +87,7 @@ class SpeedNet(Backbone):
     Args:
         num_classes, in_channels: of the last layer and of the image.
         widths: channels of the three stages.
-        downsample: factory (channels, stride) of the filling after each dense max-pool; none: the strided max-pool.
+        downsample: factory (channels, stride) of the filling after each dense max-pool; None: the strided max-pool.
         conv_padding: "zeros" or "circular", for all convolutions and dense max-pools.
         activation, norm: factories (channels) of the layers after a norm (and the first convolution), and after a
             convolution. A batch norm's scale stays at 1, since the convolution before it has one.
@@ -98,7 +97,7 @@ class SpeedNet(Backbone):
     Raises:
         ValueError: another padding or head.
 
-    Initialisation: the first channels that a 3x3 convolution gives are those that it sees, the others torch's own.
+    Initialisation: a 3x3 convolution's first output channels copy its input channels, the others are torch's own.
 
     Laws: with "subsample" in its slots it is the plain network on maps of even sides. With circular padding and
     polyphase fillings, logits do not change under circular shifts, if every subsampled map has even sides.
@@ -158,15 +157,15 @@ class SpeedNet(Backbone):
 
 
 def _conv(inputs: int, outputs: int, conv_padding: Any) -> nn.Conv2d:
-    """3x3 without bias, of which the first min(inputs, outputs) channels begin as identities."""
+    """A 3x3 convolution without bias, whose first min(inputs, outputs) channels start as the identity."""
     conv = PaddedConv2d(inputs, outputs, 3, padding=1, bias=False, padding_mode=conv_padding)
     nn.init.dirac_(conv.weight.data[:inputs])
     return conv
 
 
 def speednet(name: str, *, image_size: int, width: float = 1.0, **options: Any) -> SpeedNet:
-    """The network for square images of `image_size` pixels, with `SpeedNet`'s options; `width` multiplies the channels
-    of the stages. ValueError for images below 8 pixels, of which three halvings leave nothing."""
+    """`SpeedNet` with `options`, for square images of `image_size` pixels; `width` multiplies the stages' channels.
+    ValueError for fewer than 8 pixels."""
     if image_size < 8:
-        raise ValueError(f"three halvings leave nothing of images of {image_size} pixels: at least 8")
+        raise ValueError(f"speednet halves its images three times: image_size must be at least 8, got {image_size}")
     return SpeedNet(**{"widths": [scaled(n, width) for n in WIDTHS], **options})

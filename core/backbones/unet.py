@@ -1,8 +1,8 @@
 """The U-Net, with slots where it downsamples and upsamples.
 
-Ronneberger et al., "U-Net: convolutional networks for biomedical image segmentation", MICCAI 2015; with batch norm and
-padded convolutions. Its shift-equivariant variant: Chaman and Dokmanic, "Truly shift-equivariant convolutional neural
-networks with adaptive polyphase upsampling", 2021.
+Ronneberger et al., "U-Net: convolutional networks for biomedical image segmentation", MICCAI 2015; here with batch norm
+and padded convolutions. Its shift-equivariant variant: Chaman and Dokmanic, "Truly shift-equivariant convolutional
+neural networks with adaptive polyphase upsampling", 2021.
 """
 
 from collections.abc import Sequence
@@ -43,8 +43,8 @@ class DoubleConv(FusedSequential):
 class Down(nn.Module):
     """Max-pool and subsampling, then `DoubleConv`: (B, inputs, H, W) -> (B, outputs, H/2, W/2) and the grid, or None.
 
-    Without a Downsample, a 2x2 max-pool; otherwise a dense 2x2 max-pool, with one row and column appended at the bottom
-    and the right, followed by the Downsample.
+    Without a Downsample, a 2x2 max-pool; otherwise a dense 2x2 max-pool, padded by a row at the bottom and a column at
+    the right, followed by the Downsample.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """(B, inputs, h, w) and the skipped map (B, inputs/2, 2h, 2w) -> (B, outputs, 2h, 2w).
+    """Upsampling, then `DoubleConv`: (B, inputs, h, w) and the skip (B, inputs/2, 2h, 2w) -> (B, outputs, 2h, 2w).
 
     If the downsampling filling has an upsampler: the upsampler on the same grid, then a 2x2 convolution that wraps
-    round at the bottom and the right, whatever the other padding. Otherwise a transposed 2x2 convolution and, if there
-    is a filling, its filter at stride 1. The skipped map is then prepended, and `DoubleConv` follows.
+    around at the bottom and the right, whatever `conv_padding` is. Otherwise a transposed 2x2 convolution and, if there
+    is a filling, its filter at stride 1. The skip is then prepended.
     """
 
     def __init__(
@@ -107,16 +107,16 @@ class UNet(Backbone):
     Args:
         in_channels, out_channels: of the images.
         widths: channels at each level, each twice the one before.
-        downsample: factory (channels, stride) of what subsamples after a dense max-pool and, at stride 1, smooths after
-            a transposed convolution; none: max-pool and transposed convolutions alone.
+        downsample: factory (channels, stride) of the filling that subsamples after a dense max-pool and, at stride 1,
+            smooths after a transposed convolution; None: strided max-pools and transposed convolutions alone.
         conv_padding: "zeros" or "circular", for convolutions and dense max-pools.
-        norm, activation: factories (channels) of what follows a convolution.
+        norm, activation: factories (channels) of the layers after a convolution, and after a norm.
 
     Raises:
-        ValueError: an option outside its set, widths that do not double; in the
-            forward, H or W that is no multiple of 2 ** (len(widths) - 1).
+        ValueError: another padding, fewer than two widths or widths that do not double; in the forward, H or W that is
+            not a multiple of 2 ** (len(widths) - 1).
 
-    Law: with circular padding, polyphase Downsamples, f(roll(x, s)) is roll(f(x), s).
+    Law: with circular padding and polyphase Downsamples, f(roll(x, s)) is roll(f(x), s).
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class UNet(Backbone):
         self.downs = nn.ModuleList(
             Down(a, b, at(downsample, f"downs.{i}.pool"), conv_padding, **layers) for i, (a, b) in enumerate(levels)
         )
-        # the deepest first, each with the filling that it undoes
+        # deepest first, each with the filling that it inverts
         pools = [down.pool for down in self.downs if isinstance(down, Down)]
         ups = [(b, a, pool) for (a, b), pool in zip(levels, pools, strict=True)]
         self.ups = nn.ModuleList(

@@ -26,12 +26,12 @@ class VGG(Backbone):
     """VGG: (B, in_channels, H, W) -> (B, num_classes), H and W at least 32.
 
     depth       11, 13, 16 or 19.
-    batch_norm  batch normalisation after every convolution.
+    batch_norm  whether a batch norm follows every convolution.
     downsample  replaces the stride of each max-pool (which is then dense); None: the plain max-pool.
     head        "imagenet": 7x7 average pool and three linear layers; "linear": global average and one linear layer.
     widths      channels of the five stages.
-    activation  factory (channels) of what follows a convolution, or its norm.
-    norm        factory (channels) of what follows a convolution; none: batch norms, if `batch_norm`.
+    activation  factory (channels) of the layer after a convolution, or after its norm.
+    norm        factory (channels) of the norm after a convolution; None: batch norms, if `batch_norm`.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class VGG(Backbone):
         self.in_channels = in_channels
         normalise = norm or (_batch_norm if batch_norm else None)
         if depth not in DEPTHS:
-            raise ValueError(f"VGG of depth {depth}: one of {', '.join(map(str, DEPTHS))}")
+            raise ValueError(f"depth must be one of {', '.join(map(str, DEPTHS))}, got {depth}")
         layers: list[nn.Module] = []
         ends: list[str] = []
         channels = in_channels
@@ -63,7 +63,7 @@ class VGG(Backbone):
                     layers.append(normalise(width))
                 layers.append(activation(width))
                 channels = width
-            # one position, as torchvision's max-pool, so that its checkpoints load by name
+            # one position, like torchvision's max-pool, so that its checkpoints load by name
             slot = at(downsample, f"features.{len(layers)}.1")
             layers.append(nn.MaxPool2d(2, 2) if slot is None else nn.Sequential(DenseMaxPool2d(2), slot(width, 2)))
             ends.append(f"features.{len(layers) - 1}")
@@ -103,7 +103,7 @@ class VGG(Backbone):
 
 
 def vgg(name: str, *, image_size: int, width: float = 1.0, **options: Any) -> VGG:
-    """``vgg16`` or ``vgg16_bn``, ... for square images of `image_size` pixels, with `VGG`'s options; `width` multiplies
+    """``vgg16``, ``vgg16_bn``, ... with `VGG`'s options, for square images of `image_size` pixels; `width` multiplies
     the channels of the convolutions."""
     depth, _, norm = name.removeprefix("vgg").partition("_")
     variant = {"head": "linear" if image_size <= SMALL else "imagenet", "widths": [scaled(n, width) for n in WIDTHS]}

@@ -1,4 +1,4 @@
-"""What all other rooms build on: errors, atomic files, randomness, interrupts, devices, processes.
+"""Errors, atomic files, randomness, interrupts, devices and processes, on which all other rooms build.
 
 Imports no other room. A change here can change every result: keep it small.
 """

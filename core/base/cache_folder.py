@@ -1,4 +1,4 @@
-"""The user's cache folder, and whether what lies in it can be another's."""
+"""The user's cache folder, and whether others could have written to it."""
 
 import os
 import stat
@@ -13,12 +13,12 @@ def folder() -> Path:
 
 
 def foreign(path: Path) -> tuple[str, str] | None:
-    """Why a file or folder is not to be trusted, and what mends it, where something does: anyone but the user or root
-    owns it, or can write to it. None if it is the user's own. OSError where it is not there."""
+    """(reason, remedy or "") if anyone but the user or root owns a file or folder or can write to it; otherwise None.
+    OSError if it does not exist."""
     about = path.stat()
     if about.st_uid not in (os.geteuid(), 0):
         return f"{path} belongs to another user (uid {about.st_uid})", ""
     if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         mode = oct(stat.S_IMODE(about.st_mode)).removeprefix("0o")
-        return f"others can write to {path} (mode {mode})", "take that from them with `chmod go-w`"
+        return f"others can write to {path} (mode {mode})", "revoke it with `chmod go-w`"
     return None

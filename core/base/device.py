@@ -1,4 +1,4 @@
-"""The device of a computation, and the settings of torch that it runs under."""
+"""The device of a computation, and the settings of torch for it."""
 
 import os
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from stillpoint.core.base.errors import UserError
 
 
 def pick(name: str = "auto") -> torch.device:
-    """The device called `name`: auto (a GPU where there is one), cpu, cuda, cuda:<n> or mps.
+    """The device called `name`: auto (a GPU if there is one), cpu, cuda, cuda:<n> or mps.
 
-    Under torchrun, auto and cuda are the GPU of this process's local rank. Raises `UserError` for any other name and
-    for a GPU that is not there.
+    Under torchrun, auto and cuda are the GPU of this process's local rank. `UserError` for any other name and for a
+    missing GPU.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
@@ -38,7 +38,8 @@ def pick(name: str = "auto") -> torch.device:
 
 @contextmanager
 def settings(device: torch.device, threads: int | None = None) -> Iterator[None]:
-    """A context with `threads` threads and deterministic algorithms; on exit the random generators are restored.
+    """A context with `threads` threads and deterministic algorithms; on exit all settings and random generators are
+    restored.
 
     An operation without a deterministic implementation on the device warns and runs. Results therefore repeat bitwise
     on the CPU, and on a GPU except for such operations.
@@ -47,7 +48,7 @@ def settings(device: torch.device, threads: int | None = None) -> Iterator[None]
     deterministic = torch.get_deterministic_debug_mode()
     fill = debugging.fill_uninitialized_memory  # type: ignore[attr-defined]
     benchmark = torch.backends.cudnn.benchmark
-    # cuBLAS reads it when it starts; without it torch reports every matrix product on a GPU as non-deterministic
+    # read when cuBLAS starts; without it torch reports every matrix product on a GPU as non-deterministic
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
@@ -55,9 +56,9 @@ def settings(device: torch.device, threads: int | None = None) -> Iterator[None]
                 torch.set_num_threads(threads)
             # same effect as use_deterministic_algorithms(True, warn_only=True), which would import the compiler
             torch.set_deterministic_debug_mode("warn")
-            # filling every new tensor with NaN helps to find bugs, and costs a pass over the memory
+            # filling every new tensor with NaN would help to find bugs, but costs a pass over the memory
             debugging.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-            # cuDNN's benchmark would choose the algorithm by its timing, and with it the last bits
+            # cuDNN's benchmark would choose algorithms by their timing, which changes the last bits
             torch.backends.cudnn.benchmark = False
             yield
         finally:
@@ -68,9 +69,8 @@ def settings(device: torch.device, threads: int | None = None) -> Iterator[None]
 
 
 def seed(device: torch.device, number: int) -> None:
-    """Seeds the generators that operations on `device` draw from, and no others. torch.manual_seed takes 30 times as
-    long, which is noticeable in small networks when called at every step.
-    """
+    """Seeds only the generators that operations on `device` draw from; torch.manual_seed takes 30 times as long, which
+    is noticeable in small networks when called at every step."""
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(number)

@@ -1,4 +1,4 @@
-"""One process or many with the same code: under torchrun the processes of a `Group` share each global batch.
+"""The same code for one process or many: under torchrun, the processes of a `Group` share each global batch.
 
 The trained weights do not depend on the number of processes (up to rounding): loss and batch-norm statistics are
 averaged over the global batch.
@@ -23,25 +23,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Group:
-    """This process's rank among those that torchrun started; a single process is rank 0 of 1 and communicates
-    nothing."""
+    """This process's rank among those that torchrun started; a single process has rank 0 of 1."""
 
     rank: int = 0
     world_size: int = 1
 
     @property
     def main(self) -> bool:
-        """Whether this process is the one that writes files."""
+        """Whether this is the process that writes files."""
         return self.rank == 0
 
     @property
     def place(self) -> tuple[int, int]:
-        """(rank, world_size)"""
+        """(rank, world_size)."""
         return self.rank, self.world_size
 
     def agree(self, work: Callable[[], T]) -> T:
-        """Runs `work` on the main process and returns its result on all; a `UserError` that it raises is raised on
-        all."""
+        """Runs `work` on the main process, and returns its result, or raises its `UserError`, on all processes."""
         if self.world_size == 1:
             return work()
         outcome: list[object] = [None, None]
@@ -56,7 +54,7 @@ class Group:
         return outcome[0]  # type: ignore[return-value]
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of `values` over all processes, on each of them."""
+        """The sum of `values` over all processes, on each process."""
         if self.world_size > 1:
             values = values.clone()
             dist.all_reduce(values)
@@ -75,22 +73,22 @@ class Group:
         return DistributedDataParallel(net, gradient_as_bucket_view=True) if self.world_size > 1 else net
 
     def without_sync(self, model: nn.Module) -> AbstractContextManager[object]:
-        """A context in which backward passes through a wrapped `model` do not synchronise gradients (for
-        accumulation)."""
+        """A context in which backward passes through a wrapped `model` do not synchronise gradients, for gradient
+        accumulation."""
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def group(device: torch.device) -> Group:
-    """The processes that torchrun started (by its environment variables), joined until this process ends."""
+    """The group of processes that torchrun started, read from its environment variables; it lasts until they end."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         return Group()
     if not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        # CPU tensors use gloo even beside GPUs, so that asking whether to stop waits for no kernel
+        # CPU tensors use gloo even with GPUs, so that asking whether to stop waits for no kernel
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-        # not destroyed at the end of a training: the same processes cannot form a group twice
+        # not destroyed after each training: the same processes cannot form a group twice
         atexit.register(dist.destroy_process_group)
     return Group(dist.get_rank(), world_size)
 
@@ -99,7 +97,7 @@ _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class _GroupSum(torch.autograd.Function):
-    """The sum of a tensor over all processes; backward, each gets the sum of all their gradients."""
+    """The sum of a tensor over all processes; in backward, each process gets the sum of all gradients."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -123,7 +121,7 @@ class _GroupStatistics(nn.modules.batchnorm._BatchNorm):
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
-            raise ValueError(f"batch normalisation of a tensor of {input.dim()} dimensions: at least 2 are needed")
+            raise ValueError(f"a batch norm needs a tensor of at least 2 dimensions, got {input.dim()}")
 
     def forward(self, input: Tensor) -> Tensor:  # (B, C, ...)
         if not self.training:
@@ -151,7 +149,7 @@ class _GroupStatistics(nn.modules.batchnorm._BatchNorm):
 def share_statistics(net: nn.Module, device: torch.device) -> nn.Module:
     """Makes the batch norms of `net` take their statistics over all processes; names and parameters stay.
 
-    Subclasses of torch's batch norms keep their own forward, and with it the statistics of their process alone.
+    Subclasses of torch's batch norms keep their own forward, and so the statistics of their process alone.
     """
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(net)

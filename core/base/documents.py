@@ -1,7 +1,6 @@
-"""Reading YAML, JSON and CSV within bounds, so that a damaged or hostile file ends in an error message.
+"""Reads YAML, JSON and CSV within bounds, so that a damaged or hostile file ends in an error message.
 
-A file that is too large, nested too deep, self-referential or not valid in its format is refused before it costs
-minutes, by a `UserError` that names it.
+A file that is too large, nested too deep, self-referential or invalid is refused early, by a `UserError` that names it.
 """
 
 import csv
@@ -20,19 +19,19 @@ from stillpoint.core.base.errors import UserError
 DEPTH = 50
 #: bytes of a YAML file, and its values once every alias is expanded
 YAML_BYTES, YAML_VALUES = 4 << 20, 200_000
-#: characters of an unquoted word: YAML's base-60 numbers take minutes from a million on, and Python prints no integer
-#: of more than 4,300 digits, 3,570 in base 16
+#: characters of an unquoted YAML value: base-60 numbers of a million take minutes, and Python prints no integer of more
+#: than 4,300 digits, 3,570 in base 16
 PLAIN = 3_000
 JSON_BYTES = 256 << 20
 CSV_BYTES = 256 << 20
-#: lists, objects and separators of a JSON text, cells of a CSV file: each takes a hundred bytes of memory or two, and
-#: a text of 256 MiB may hold a hundred million
+#: lists, objects and separators of a JSON text, cells of a CSV file: each takes 100 to 200 bytes of memory, and a text
+#: of 256 MiB can hold a hundred million
 JSON_VALUES, CSV_CELLS = 10_000_000, 5_000_000
 
 
 @cache
 def _loader() -> type:
-    """PyYAML's safe loader, which also refuses a duplicate key: one of the two values would silently win."""
+    """PyYAML's safe loader that also refuses duplicate keys, of which one value would silently win."""
     import yaml
 
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -51,24 +50,24 @@ def _loader() -> type:
 
 
 def parse_yaml(text: str, what: str) -> Any:
-    """The value of a YAML text, plain data alone; `what` names the text in an error message."""
+    """The value of a YAML text of plain data; `what` names the text in the `UserError` for an invalid one."""
     import yaml  # imported here: most commands read no YAML
 
     try:
         _within_bounds(text)
         return yaml.load(text, _loader())
-    # a value that its tag does not fit ends in whatever PyYAML stumbles over
+    # PyYAML raises various errors for a value that does not fit its tag
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise UserError(f"{what} is not valid YAML: {_problem(error)}") from None
 
 
 def read_yaml(path: Path) -> Any:
-    """The value of a YAML file; None where it is empty."""
+    """The value of a YAML file (see `parse_yaml`); None if it is empty."""
     return parse_yaml(_text(path, YAML_BYTES), str(path))
 
 
 def _within_bounds(text: str) -> None:
-    """Counts, from the parser's events and in time linear in the text, the values that a YAML text would expand to."""
+    """ValueError for a YAML text out of bounds, found from the parser's events in time linear in the text."""
     import yaml
 
     open_nodes: list[tuple[str | None, int]] = []  # of each open collection: its anchor, and the count before
@@ -92,7 +91,7 @@ def _within_bounds(text: str) -> None:
             values += 1
             is_text = not event.implicit[0] and event.tag in (None, "tag:yaml.org,2002:str")
             if not is_text and len(event.value) > PLAIN:
-                raise ValueError(f"a word of {len(event.value)} characters is too long")
+                raise ValueError(f"an unquoted value of {len(event.value)} characters is too long")
         if values > YAML_VALUES:
             raise ValueError(f"it has more than {YAML_VALUES} values once aliases are expanded")
 
@@ -106,9 +105,9 @@ def _problem(error: Exception) -> str:
 
 
 def parse_json(text: str | bytes, what: str, *, remedy: str = "", of: type = object) -> Any:
-    """The value of a JSON text; NaN and infinities are refused, as JSON has none.
+    """The value of a JSON text; `UserError` for an invalid one, NaN and infinities included, which JSON lacks.
 
-    `remedy` ends the error message; `of` is the type that the value must have.
+    `what` begins the error message and `remedy` ends it; `of` is the type that the value must have.
     """
     after = f": {remedy}" if remedy else ""
     try:
@@ -131,7 +130,8 @@ def read_json(path: Path, *, remedy: str = "", of: type = object) -> Any:
 
 
 def read_rows(path: Path, *, remedy: str = "", delimiter: str = ",") -> list[dict[str, str]]:
-    """The rows of a CSV file as mappings from the names in its first line; every row has a cell for each name."""
+    """The rows of a CSV file as mappings from the names in its first line to cells; `UserError` unless every row has a
+    cell for each name."""
     try:
         text = _text(path, CSV_BYTES, remedy)
         if text.count(delimiter) + text.count("\n") + text.count("\r") > CSV_CELLS:
@@ -149,7 +149,7 @@ def read_rows(path: Path, *, remedy: str = "", delimiter: str = ",") -> list[dic
 
 
 def read_numbers(path: Path, columns: Sequence[str], *, remedy: str = "") -> list[dict[str, Any]]:
-    """The rows of a CSV file of finite numbers. Those in `columns` must be given; an empty cell elsewhere is None."""
+    """The rows of a CSV file of finite numbers; `columns` must have no empty cells, which elsewhere are None."""
     rows = read_rows(path, remedy=remedy)
     after = f": {remedy}" if remedy else ""
     if rows and (absent := [name for name in columns if name not in rows[0]]):
@@ -166,7 +166,7 @@ def _text(path: Path, limit: int, remedy: str = "") -> str:
     """The text of a UTF-8 file, with or without a byte-order mark."""
     after = f": {remedy}" if remedy else ""
     try:
-        # checked before it is opened: opening a named pipe waits for its writer
+        # checked before opening: opening a named pipe waits for a writer
         if not stat.S_ISREG(path.stat().st_mode):
             raise UserError(f"{path} cannot be read (it is not a regular file){after}")
         with path.open("rb") as file:
@@ -188,7 +188,7 @@ def _finite(text: str) -> float:
 
 
 def _whole(text: str) -> int:
-    _finite(text)  # a number beyond the range of a float becomes infinite in arithmetic
+    _finite(text)  # an integer beyond the range of floats would become infinite in arithmetic
     return int(text)
 
 

@@ -1,17 +1,17 @@
-"""Errors that the user can mend, each reported in one sentence."""
+"""Errors that the user can correct, each reported in one sentence."""
 
 import dis
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: where checks of ours are
+#: folders whose `raise` statements are checks of ours
 _OURS = tuple(Path(__file__).resolve().parents[2] / part for part in ("core", "pipelines"))
 _RAISE = dis.opmap["RAISE_VARARGS"]
 
 
 class UserError(Exception):
-    """An error that the user can mend: the command line prints its sentence, without a traceback, and exits with 2.
+    """An error that the user can correct: the command line prints its sentence, without a traceback, and exits with 2.
 
     The sentence is one line without terminal codes, whatever it quotes from a file.
     """
@@ -21,12 +21,12 @@ class UserError(Exception):
 
 
 def printable(text: str) -> str:
-    """`text` with what would move the cursor, colour the terminal or begin a line written out (``\\x1b``)."""
+    """`text` with non-printable characters escaped (``\\x1b``): they could move the cursor or colour the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def cause(error: BaseException) -> str:
-    """What an exception says, or its type where it says nothing, as `MemoryError` does."""
+    """An exception's message, or its type if it has none, like `MemoryError`."""
     return str(error).strip() or type(error).__name__
 
 
@@ -42,7 +42,7 @@ def listed(names: Iterable[str], count: int = 5) -> str:
 
 
 class Unfit(UserError):
-    """A setting or an input that one of our checks refuses, such as a filter without taps."""
+    """A setting or input that one of our checks refuses, such as a filter without taps."""
 
 
 @contextmanager
@@ -80,6 +80,6 @@ def closest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
 
 
 def nearest(name: str, known: list[str], count: int = 3) -> str:
-    """A clause that proposes the known names closest to `name`, ``"; nearest: a, b"``, or "" when none is close."""
+    """A clause that proposes the known names closest to `name`, ``"; nearest: a, b"``, or "" if none is close."""
     close = closest(name, known, count)
     return f"; nearest: {', '.join(close)}" if close else ""

@@ -1,4 +1,4 @@
-"""Atomic writes: a temporary name in the same folder, flush, fsync, rename, fsync of the folder."""
+"""Atomic writes: a temporary file in the same folder, flush, fsync, rename, fsync of the folder."""
 
 import errno
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 
 from stillpoint.core.base.errors import UserError
 
-#: what a file system answers that lacks what was asked of it: hard links, the syncing of a folder
+#: error numbers of file systems without hard links, or without fsync of folders
 _LACKING = (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -21,7 +21,7 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _LACKING:  # some file systems sync their folders by themselves
+        if error.errno not in _LACKING:  # some file systems sync folders by themselves
             raise
     finally:
         os.close(descriptor)
@@ -39,7 +39,7 @@ def _why_full(error: Exception, temporary: Path) -> str | None:
     """Why `temporary` could not be written, if space ran out; otherwise None."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return _FULL[error.errno]
-    # torch, NumPy and safetensors hide the cause: appending a block to what they wrote shows it again
+    # torch, NumPy and safetensors hide the cause: appending a block to their file reproduces it
     try:
         with temporary.open("ab") as file:
             file.write(bytes(1 << 16))
@@ -52,13 +52,13 @@ def _why_full(error: Exception, temporary: Path) -> str | None:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on a clean exit it takes the name `path`, on an error it is removed.
+    """Yields a temporary path beside `path`, renamed to `path` on a clean exit and removed on an error.
 
-    A reader therefore sees the previous file or the new one, never a part. A full disk becomes a `UserError`.
+    A reader therefore sees the previous file or the new one, never a part. `UserError` for a full disk.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # the suffix is kept: writers such as matplotlib and safetensors look at it
+    # the suffix is kept, since writers such as matplotlib and safetensors read it
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         yield temporary
@@ -77,8 +77,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def sweep(folder: Path, *, below: bool = True) -> None:
-    """Removes the temporary files that a killed process left in `folder` and in `below`; no other process may be
-    writing there."""
+    """Removes temporary files of a killed process from `folder`, and from its subfolders with `below`; no other process
+    may be writing there."""
     for part in (folder.rglob if below else folder.glob)(".*.????????.tmp*"):
         part.unlink()
 

@@ -25,7 +25,7 @@ class Interrupted(UserError):
 class StopRequest:
     """A context in which the first SIGINT or SIGTERM only sets `number`; a second one has its usual effect.
 
-    Only the main thread can catch signals; in any other, nothing is caught and `number` stays 0.
+    Only the main thread can catch signals; in other threads nothing is caught and `number` stays 0.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -63,7 +63,7 @@ _held: set[TextIO] = set()
 
 
 def _forget_locks() -> None:
-    # a worker that reads images outlives this process by seconds, and would keep the lock meanwhile
+    # data-loader workers may outlive this process by seconds, and would keep its locks meanwhile
     while _held:
         _held.pop().close()
 
@@ -75,9 +75,8 @@ os.register_at_fork(after_in_child=_forget_locks)
 def locked(path: Path, *, wait: Callable[[str], object] | None = None) -> Iterator[int]:
     """Holds an OS lock on the file `path`, released when the process exits, even after SIGKILL; yields its descriptor.
 
-    Raises `UserError` if another process holds the lock, or if the file system has no locks. With `wait`, which is
-    called with the sentence, it waits for the other process instead. A child that inherits the descriptor holds the
-    lock as well.
+    `UserError` if another process holds the lock, or if the file system has no locks. With `wait`, it calls this with a
+    sentence and waits for the other process instead. A child that inherits the descriptor holds the lock as well.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", errors="replace") as file:
@@ -86,8 +85,8 @@ def locked(path: Path, *, wait: Callable[[str], object] | None = None) -> Iterat
         except OSError as error:
             if error.errno not in _TAKEN:
                 raise UserError(
-                    f"{path.parent} lies on a file system that has no locks ({error.strerror}), and without one two "
-                    "processes could write there at once: choose a folder on another"
+                    f"{path.parent} is on a file system that has no locks ({error.strerror}), so two processes could "
+                    "write there at once: choose a folder on another file system"
                 ) from error
             file.seek(0)
             holder = file.read(_HOLDER).strip()
@@ -96,7 +95,7 @@ def locked(path: Path, *, wait: Callable[[str], object] | None = None) -> Iterat
                 raise UserError(f"{said}: wait for it to end") from None
             wait(f"{said}: waiting for it to end")
             fcntl.flock(file, fcntl.LOCK_EX)
-        # only for the message; on a full disk it cannot be written
+        # for the message alone, and impossible on a full disk
         with suppress(OSError):
             os.truncate(path, 0)
             os.write(file.fileno(), f"process {os.getpid()} on {os.uname().nodename}\n".encode())

@@ -1,4 +1,4 @@
-"""Modes: a network's evaluation mode and back, whether its weights change, and whether PyTorch is exporting."""
+"""Contexts for evaluation mode and for fixed weights, and whether PyTorch is exporting."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 #: Whether torch.export is tracing. torch 2.6 cannot tell it from torch.compile, which there takes the same, plainer
-#: way. It is PyTorch's own function, because the compiler knows that one and not what calls it.
+#: path. It is PyTorch's own function, because the compiler recognises that one but no wrapper of it.
 exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
@@ -18,7 +18,7 @@ def evaluating(net: nn.Module | Callable[..., Any]) -> Iterator[None]:
     """A context with `net` in eval mode; on exit every module returns to its previous mode.
 
     ``net.train()`` alone would also switch modules that were frozen in eval mode. A function has no mode, and an
-    exported module keeps the one it was exported in.
+    exported module keeps its own.
     """
     before = {module: module.training for module in net.modules()} if isinstance(net, nn.Module) else {}
     try:
@@ -42,8 +42,8 @@ _FIXED: ContextVar[dict[Any, Any] | None] = ContextVar("weights that do not chan
 
 @contextmanager
 def weights_fixed(kept: dict[Any, Any] | None = None) -> Iterator[None]:
-    """Nobody changes a network's weights or statistics in this context, so that what follows from them alone is
-    computed once (`stillpoint.core.layers.conv_norm_act`) and put into `kept`, with which another context may go on."""
+    """A context in which no weights or statistics change, so that values derived from them alone are computed once
+    (`stillpoint.core.layers.conv_norm_act`) and stored in `kept`, which a later context may reuse."""
     before = _FIXED.set({} if kept is None else kept)
     try:
         yield
@@ -52,5 +52,5 @@ def weights_fixed(kept: dict[Any, Any] | None = None) -> Iterator[None]:
 
 
 def fixed_weights() -> dict[Any, Any] | None:
-    """Where to keep what follows from weights until they may change again; None where they may change at any time."""
+    """The store for values derived from weights, inside `weights_fixed`; None outside, where weights may change."""
     return _FIXED.get()

@@ -2,5 +2,5 @@
 
 from collections.abc import Callable
 
-#: called with (what is being done, how many are done, of how many; 0 means unknown)
+#: called with (the work, items done, items in total; 0 if unknown)
 OnProgress = Callable[[str, int, int], None]

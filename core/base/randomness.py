@@ -1,7 +1,7 @@
 """Random numbers as a function of their purpose: (seed, epoch, step) or (seed, image, repeat), never of history.
 
-The same key gives the same numbers on every machine and in any order. So an interrupted run resumes bitwise, and an
-image's draws do not depend on the batch it came in.
+The same key yields the same numbers on every machine and in any order. So an interrupted run resumes bitwise, and an
+image's draws do not depend on its batch.
 """
 
 import math
@@ -15,7 +15,7 @@ _MASK = 0xFFFFFFFFFFFFFFFF
 
 
 def _fold(*key: int | str) -> int:
-    """A 64-bit number from the parts of a key, by NumPy's SeedSequence (whose mixing its documentation fixes)."""
+    """A 64-bit number from the parts of a key, by NumPy's SeedSequence, whose algorithm is documented as stable."""
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else part & _MASK for part in key]
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
 
@@ -41,11 +41,11 @@ def _splitmix64(x: np.ndarray) -> np.ndarray:
 def uniform_integers(index: torch.Tensor, low: int, high: int, draws: int, *key: int | str) -> torch.Tensor:
     """For each image number in `index` (N,), `draws` integers uniform in low..high-1, as int64 (N, draws).
 
-    Each number depends on (key, image number, draw) alone: the same image gets the same draw in any batch.
-    The bias of taking a 64-bit number modulo the span is below span / 2**64.
+    Each number depends on (key, image number, draw) alone, so an image gets the same draws in any batch. The bias of
+    taking a 64-bit number modulo the span is below span / 2**64. ValueError for an empty range.
     """
     if high <= low:
-        raise ValueError(f"integers from {low} to {high - 1}: the range is empty")
+        raise ValueError(f"the range of integers from {low} to {high - 1} is empty")
     with np.errstate(over="ignore"):
         image = index.cpu().numpy().astype(np.uint64)[:, None]
         draw = np.arange(draws, dtype=np.uint64)[None, :]
@@ -56,7 +56,7 @@ def uniform_integers(index: torch.Tensor, low: int, high: int, draws: int, *key:
 
 
 def uniform_fraction(index: torch.Tensor, *key: int | str) -> torch.Tensor:
-    """For each image number in `index` (N,), a number in [0, 1), float64 (N,), as `uniform_integers` draws them."""
+    """For each image number in `index` (N,), a uniform number in [0, 1), float64 (N,); see `uniform_integers`."""
     return uniform_integers(index, 0, 1 << 53, 1, *key)[:, 0].double() / (1 << 53)
 
 
@@ -68,12 +68,12 @@ def open_uniform(shape: Sequence[int], key: torch.Tensor) -> torch.Tensor:
     """
     place = torch.arange(math.prod(shape), device=key.device).view(*shape)
     bits = _splitmix64_of(_splitmix64_of(key) + (place + 1) * _signed(0x9E3779B97F4A7C15))
-    # 23 bits and a half fill float32's fraction: no value rounds to 0 or 1
+    # 23 bits plus a half fit float32's 24-bit significand exactly: no value rounds to 0 or 1
     return ((bits >> 41 & 0x7FFFFF).float() + 0.5) / 2**23
 
 
 def _splitmix64_of(x: torch.Tensor) -> torch.Tensor:
-    """`_splitmix64` of int64, whose right shift is arithmetic."""
+    """`_splitmix64` for int64, whose arithmetic right shift is masked."""
     x = (x ^ (x >> 30 & (1 << 34) - 1)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> 27 & (1 << 37) - 1)) * _signed(0x94D049BB133111EB)
     return x ^ (x >> 31 & (1 << 33) - 1)

@@ -2,5 +2,5 @@
 
 
 def counted(number: int, noun: str) -> str:
-    """ "1 epoch", "2 epochs", "1,200 images"."""
+    """A number with its noun: "1 epoch", "2 epochs", "1,200 images"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

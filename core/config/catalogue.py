@@ -1,7 +1,7 @@
-"""The catalogue of data sets: what is known of each before a file is read. Imports no torch.
+"""The catalogue of data sets, known before any file is read. Imports no torch.
 
 A data set is a module of the same name in a package registered by `search`; core/data registers its `sources`. The
-module holds `DATASET`, whose `info` is the entry here, and is imported on first use.
+module defines `DATASET`, whose `info` is the entry here, and is imported on first use.
 """
 
 import os
@@ -15,21 +15,20 @@ from typing import Any
 
 from stillpoint.core.base.errors import UserError, nearest
 
-#: The data root when none is given: this environment variable, else the folder "data".
+#: The environment variable with the default data root; without it, the folder "data".
 ROOT_VARIABLE = "STILLPOINT_DATA"
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
-    """One data set: its title in tables, the shape of its images and where its files belong.
+    """One data set: its title in tables, the shape of its images, and where its files belong.
 
-    `mean` and `std` are per channel, in units of a pixel scaled to [0, 1]; they are the default normalisation, which a
-    paper's recipe may replace. `val_size` images are held out of the training part by default. `files` ends the error
-    message for absent files: what the user must put where. Images of `streaming` sets are read from their files; their
-    shorter side is resized to `resize` and the central `size` cropped, both in proportion where a network takes another
-    size. A label is a class, an image of its own with `pairs` (input, target), or with `label_maps` a class for each
-    pixel, 255 where there is none; `num_classes` counts the background then. Networks made for one of the sets in
-    `like` take this one too.
+    `mean` and `std` are per channel, for pixels scaled to [0, 1]; they are the default normalisation, which a recipe
+    may replace. `val_size` images are held out of the training part by default. `files` ends the error for missing
+    files: what the user must put where. Images of `streaming` sets are read from their files: the shorter side is
+    resized to `resize` and the central `size` cropped, both in proportion for a network of another size. A label is a
+    class; with `pairs` (input, target) an image; with `label_maps` a class for each pixel, 255 for none, where
+    `num_classes` counts the background. Networks made for one of the sets in `like` take this one too.
     """
 
     name: str
@@ -66,7 +65,7 @@ def _modules() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _listed(folders: tuple[tuple[str, str], ...], changed: tuple[float, ...]) -> dict[str, str]:
-    """`_modules` of folders as they are since `changed`: a configuration asks for it a dozen times."""
+    """`_modules`, cached until a folder's modification time changes: a configuration asks for it a dozen times."""
     found: dict[str, str] = {}
     for package, folder in folders:
         for module in iter_modules([folder]):
@@ -95,8 +94,7 @@ DATASETS: Mapping[str, DatasetInfo] = _Catalogue()
 
 
 def dataset(name: str) -> Any:
-    """The data set called `name` (a `core.data.contract.Dataset`); a `UserError` with the nearest names when there is
-    none."""
+    """The `core.data.contract.Dataset` called `name`; `UserError` with the nearest names if there is none."""
     if name not in DATASETS:
         raise UserError(
             f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}{nearest(name, list(DATASETS))}"
@@ -105,12 +103,12 @@ def dataset(name: str) -> Any:
 
 
 def info(name: str) -> DatasetInfo:
-    """The entry called `name`; a `UserError` with the nearest names when there is none."""
+    """The entry called `name`; `UserError` with the nearest names if there is none."""
     return dataset(name).info
 
 
 def takes(made_for: tuple[str, ...], name: str) -> bool:
-    """Whether a network made for `datasets` (empty: for all with classes) takes the data set called `name`."""
+    """Whether a network made for the data sets `made_for` (empty: all with classes) takes the one called `name`."""
     entry = info(name)
     if not made_for:
         return not (entry.pairs or entry.label_maps)
@@ -123,7 +121,7 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
 
 
 def missing(name: str, root: Path, detail: str = "") -> UserError:
-    """The error for absent files: what is missing, what to put where, and the command that then prepares it."""
+    """The error for missing files: what is missing, what to put where, and the command that then prepares it."""
     what = info(name).files.format(root=root)
     return UserError(
         f"{info(name).title} is not in {root}{detail}: {what}; then run: stillpoint prepare {name} --root {root}"

@@ -1,7 +1,7 @@
-"""The evaluations by name, without torch: where each lives, which settings it reads, and its columns in a table.
+"""The evaluations by name, without torch: where each is, which settings it reads, and its columns in a table.
 
-A new one is a file in `stillpoint.core.evaluation` and a line here; with `everywhere`, it stands in every paper's
-table. A paper declares its additional evaluations in its configuration.
+A new one is a file in `stillpoint.core.evaluation` and an entry here; with `everywhere`, it is in every paper's table.
+A paper declares its additional evaluations in its configuration.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Column:
-    """How a number of ``metrics.json`` is shown: heading, unit (for percent, files hold fractions), direction of
-    better.
+    """How a number of ``metrics.json`` is shown: its heading, its unit, and whether higher or lower is better.
 
-    A number with a unit other than percent, such as nats, is shown as stored. One without a unit is a bound, and over
-    seeds the largest is shown.
+    For percent, files hold fractions. A number with another unit, such as nats, is shown as stored. One without a unit
+    is a bound, of which the largest over seeds is shown.
     """
 
     key: str
@@ -39,10 +38,10 @@ class Entry:
 
     home        its factory as ``file:name``
     reads       the fields of the EVALUATE section that it reads
-    columns     of a table, in order
-    of          what it measures: networks that give "classes" of images, or "label_maps"
-    everywhere  whether it is measured where a recipe does not say, and stands for ``...`` in EVALUATE.METRICS
-    views       (EVALUATE, images, side in pixels) -> images that it shows the network at most, beside each as it is
+    columns     of its table, in order
+    of          what the networks that it measures predict: "classes" or "label_maps"
+    everywhere  whether it is a default of EVALUATE.METRICS, and among those that ``...`` stands for
+    views       (EVALUATE, images, side in pixels) -> most views that it shows the network, besides unchanged images
     """
 
     home: str
@@ -178,24 +177,24 @@ EVALUATIONS: dict[str, Entry] = {
 
 
 def columns(of: str = "classes") -> tuple[Column, ...]:
-    """Every column of the evaluations of that kind."""
+    """Every column of the evaluations of `of`, "classes" or "label_maps"."""
     return tuple(column for entry in EVALUATIONS.values() if entry.of == of for column in entry.columns)
 
 
 def reads(of: str = "classes") -> dict[str, tuple[str, ...]]:
-    """Evaluation of that kind -> the settings that it reads."""
+    """Each evaluation of `of`, "classes" or "label_maps", with the settings that it reads."""
     return {name: entry.reads for name, entry in EVALUATIONS.items() if entry.of == of}
 
 
 #: every column of the evaluations of classes
 COLUMNS = columns()
-#: what every table has
+#: the evaluations in every table
 EVERYWHERE = tuple(name for name, entry in EVALUATIONS.items() if entry.everywhere)
-#: the files of `stillpoint.core.evaluation` that hold them
+#: the files of `stillpoint.core.evaluation` that define them
 FILES = tuple(sorted({entry.home.partition(":")[0] for entry in EVALUATIONS.values()}))
 
 
 def views(evaluate: Any, images: int, side: int) -> int:
-    """Images that the evaluations of core among EVALUATE.METRICS show a network at most, of so many square images."""
+    """Most views that core's evaluations in EVALUATE.METRICS show a network of `images` of `side` x `side` pixels."""
     own = [EVALUATIONS[name] for name in evaluate.metrics if name in EVALUATIONS]
     return images + sum(entry.views(evaluate, images, side) for entry in own)

@@ -1,18 +1,18 @@
-"""Former spellings: stored settings of earlier versions are translated here and nowhere else.
+"""Translates stored settings of earlier versions, here and nowhere else.
 
-Each paper once spelt the options of its slots in its own way, and APS networks stated channels where others had a width
+In them each paper spelt the options of its slots in its own way, and APS networks stated channels instead of a width
 multiplier.
 """
 
 from typing import Any
 
-#: key -> former value, or that of the papers' own code -> ours
+#: key -> former value, or value in the papers' own code -> ours
 SPELLINGS: dict[str, dict[str, str]] = {
     "DOWNSAMPLE": {"lpf": "blur", "pasa": "adaptive_blur", "aps": "polyphase", "sinc": "ideal_lowpass"},
     "CRITERION": {"l2min": "l2_min", "l1min": "l1_min", "non_abs_max": "max"},
 }
 _RENAMED = {"BLUR_PADDING": "FILTER_PADDING", "PADDING": "FILTER_PADDING"}
-#: the keys that each filling has; earlier versions also stored the others
+#: the keys of each filling; earlier versions stored the others as well
 _FILTER = ("FILTER_SIZE", "FILTER_PADDING")
 _OF = {
     "none": ("FILTER_PADDING",),
@@ -20,9 +20,9 @@ _OF = {
     "adaptive_blur": (*_FILTER, "GROUPS", "NORMALISE"),
     "polyphase": (*_FILTER, "CRITERION", "SELECT"),
 }
-#: values once stored as the general default, which each filling now has itself
+#: values once stored as general defaults, which are now defaults of each filling
 _USUAL = {"PADDING": "reflect", "CRITERION": "l2", "NORMALISE": "joint", "NORM": "batch"}
-#: values that were fixed, whatever was stored
+#: values of settings that a stored configuration may lack
 _SINCE: dict[str, Any] = {
     **dict.fromkeys((*_FILTER, "CRITERION", "SELECT", "GROUPS", "NORMALISE")),
     "FILLING": [],
@@ -33,7 +33,7 @@ _SINCE: dict[str, Any] = {
 
 
 def modern(settings: dict[str, Any]) -> dict[str, Any]:
-    """A complete stored configuration in today's spelling; anything else, such as a recipe, unchanged."""
+    """A complete stored configuration in the current spelling; anything else, such as a recipe, unchanged."""
     model = settings.get("MODEL")
     stored = "PIPELINE" in settings and "TRAIN" in settings
     # only a section with a slot, in the former spelling

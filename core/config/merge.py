@@ -1,8 +1,8 @@
-"""Merging a configuration: schema defaults <- a recipe's yaml <- the model's entry <- `KEY VALUE` pairs.
+"""Merges a configuration: schema defaults <- a recipe's yaml <- the model's entry <- `KEY VALUE` pairs.
 
-yacs merges, by its own `merge_from_other_cfg` and `merge_from_list`; pydantic validates the types afterwards (see
-`core.config.schema`). Files are read by `core.base.documents` instead of `merge_from_file`, which executes files ending
-in .py and reads YAML of any size and depth.
+yacs merges, by `merge_from_other_cfg` and `merge_from_list`; pydantic validates afterwards (see `core.config.schema`).
+Files are read by `core.base.documents`, not by yacs's `merge_from_file`, which executes files ending in .py and reads
+YAML of any size and depth.
 """
 
 from collections.abc import Iterator
@@ -19,19 +19,19 @@ from stillpoint.core.config.schema import RunConfig, validate
 
 Config = TypeVar("Config", bound=RunConfig)
 
-#: characters of a value on the command line
+#: most characters of a value on the command line
 VALUE = 100_000
 #: what yacs raises; its literal parser raises the last two for deeply nested brackets
 _YACS = (AssertionError, KeyError, TypeError, ValueError, RecursionError, MemoryError)
 
 
 def merge(schema: type[Config], layers: list[dict[str, Any]], pairs: list[str] | None = None) -> Config:
-    """Defaults of `schema`, overlaid by `layers` and `pairs`, validated.
+    """The defaults of `schema`, overlaid by `layers` and `pairs`, validated.
 
-    `layers` are nested with keys in capitals, `pairs` are ``["TRAIN.LR", "0.05", ...]``.
+    `layers` are nested mappings with keys in capitals, `pairs` are ``["TRAIN.LR", "0.05", ...]``.
 
-    Raises `UserError` for an unknown key (with the nearest known ones), a value of the wrong type or range, and a
-    contradictory combination.
+    `UserError` for an unknown key (with the nearest known ones), a value of the wrong type or range, a contradictory
+    combination, and a pair without effect.
     """
     node = CfgNode(schema().dump())
     pairs = pairs or []
@@ -50,10 +50,11 @@ def merge(schema: type[Config], layers: list[dict[str, Any]], pairs: list[str] |
 
 
 def read_recipe(path: Path, schema: type[RunConfig]) -> dict[str, Any]:
-    """A recipe's settings; with ``BASE: other.yaml`` it states the differences from one in the same folder, or else in
-    the folder `configs` that all papers share (for ``<papers>/<paper>/configs/own.yaml``, ``<papers>/configs``).
+    """A recipe's settings, which overlay those of the yaml that it names as BASE.
 
-    Raises `UserError` for a file that is missing, damaged or holds no settings, and for a recipe based on itself.
+    ``BASE: other.yaml`` is looked up in the recipe's folder, then in the folder `configs` that all papers share (for
+    ``<papers>/<paper>/configs/own.yaml``, ``<papers>/configs``). `UserError` for a file that is missing, damaged or
+    without settings, and for a recipe based on itself.
     """
     chain = _based(path, ())
     if len(chain) == 1:
@@ -74,7 +75,7 @@ def _based(path: Path, above: tuple[str, ...]) -> list[dict[str, Any]]:
     if base is None:
         return [settings]
     if not isinstance(base, str) or Path(base).name != base:
-        raise UserError(f"{path}: BASE is the name of a yaml in the same folder, not {base!r}")
+        raise UserError(f"{path}: BASE must be the name of a yaml in the same or the shared folder, not {base!r}")
     if base in above:
         raise UserError(f"{path} is based on itself: {' on '.join((*above, path.name, base))}")
     shared = path.parent.parent.with_name("configs") / base
@@ -83,7 +84,7 @@ def _based(path: Path, above: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a run's ``config.yaml``, as they were dumped; a `UserError` where the file is damaged."""
+    """The settings in a run's ``config.yaml``, in the current spelling; `UserError` if the file is damaged."""
     try:
         settings = read_yaml(path)
     except UserError as error:
@@ -91,9 +92,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     else:
         reason = ""
     if not isinstance(settings, dict):
-        raise UserError(
-            f"{path} holds no settings{reason}: where it is damaged, remove the run's folder and train again"
-        )
+        raise UserError(f"{path} holds no settings{reason}: if it is damaged, remove the run's folder and train again")
     return modern(settings)
 
 
@@ -119,7 +118,7 @@ def _overlay(node: CfgNode, layer: dict[str, Any]) -> None:
 
 
 def _set(node: CfgNode, key: str, text: str) -> None:
-    """Gives `key` what the user wrote; words in a list need no quotes, as in a recipe: ``[accuracy, flips]``."""
+    """Sets `key` to the user's text; words in a list need no quotes, as in a recipe: ``[accuracy, flips]``."""
     if len(text) > VALUE:
         raise UserError(f"{key}: a value of {len(text)} characters is too long")
     layer: Any = None
@@ -134,7 +133,7 @@ def _set(node: CfgNode, key: str, text: str) -> None:
             raise UserError(_fault(node, layer) or f"{key} takes no such value (given: {shortened(text)})") from None
         if not text.startswith("[") or _at(node, key) != text:
             return
-        with suppress(UserError):  # kept as text, which the schema accepts or refuses
+        with suppress(UserError):  # otherwise kept as text, which the schema accepts or refuses
             value = parse_yaml(text, key)
 
 
@@ -145,14 +144,14 @@ def _at(node: CfgNode, dotted: str) -> Any:
 
 
 def _quoted(value: Any) -> Any:
-    """A layer with its texts in quotes: yacs parses each text as a literal, and so leaves these unchanged."""
+    """A layer with its texts in quotes, so that yacs, which parses texts as literals, leaves them unchanged."""
     if isinstance(value, dict):
         return {key: _quoted(inner) for key, inner in value.items()}
     return repr(value) if isinstance(value, str) else value
 
 
 def _forget(node: CfgNode, layer: dict[Any, Any]) -> None:
-    """Sets what `layer` replaces to None, which yacs lets any type replace; otherwise it would refuse a 1 for a 0.5."""
+    """Sets the values that `layer` replaces to None, since yacs would otherwise refuse another type: a 1 for a 0.5."""
     for key, value in layer.items():
         if isinstance(node.get(key), CfgNode):
             if isinstance(value, dict):
@@ -162,13 +161,13 @@ def _forget(node: CfgNode, layer: dict[Any, Any]) -> None:
 
 
 def _fault(node: CfgNode, layer: dict[Any, Any], prefix: str = "", top: CfgNode | None = None) -> str | None:
-    """Why yacs refused `layer`, in our words; None where no key is to blame."""
+    """Why yacs refused `layer`, in our words; None if no key is at fault."""
     top = node if top is None else top
     for key, value in layer.items():
         dotted = f"{prefix}{key}"
         if key not in node:
             if not prefix and isinstance(key, str) and "." in key:
-                return f"a file sets {shortened(key)[1:-1]} as a setting of a section: {{{key.partition('.')[0]}: ...}}"
+                return f"in a file, {shortened(key)[1:-1]} is written in its section: {{{key.partition('.')[0]}: ...}}"
             while isinstance(value, dict) and len(value) == 1:
                 inner, value = next(iter(value.items()))
                 dotted = f"{dotted}.{inner}"

@@ -1,7 +1,7 @@
 """The part of the MODEL section that all papers share: what fills the slots, and the width.
 
-A setting that is not given keeps the filling's default. Options of several fillings are keys; an option of one filling
-alone, or of one place, is an item of MODEL.FILLING.
+A setting that is not given keeps the filling's default. Options of several fillings are keys; an option of a single
+filling, or for a single place, is an item of MODEL.FILLING.
 """
 
 from dataclasses import dataclass, field
@@ -22,14 +22,14 @@ Padding = Literal["reflect", "replicate", "zeros", "circular"]
 
 @dataclass(frozen=True)
 class Fill:
-    """What fills one place: its kind ("none": a plain stride) and the given options."""
+    """What fills one place: its kind ("none" for a plain stride) and the given options."""
 
     kind: str
     options: dict[str, Any] = field(default_factory=dict)
 
 
 class NetworkConfig(ModelConfig):
-    """MODEL: what fills the slots of a network, and its width; a paper adds its own options."""
+    """MODEL: what fills the slots of a network, and its width; papers add their own options."""
 
     #: key of the section -> option of a filling
     OPTIONS: ClassVar[dict[str, str]] = {
@@ -59,8 +59,8 @@ class NetworkConfig(ModelConfig):
     )
     criterion: Literal["l2", "l1", "l_infty", "max", "l2_min", "l1_min"] | None = Field(
         None,
-        description="what polyphase maximises (or minimises) over the phases; none: l2; after a blur l1 and l1_min tie "
-        "and rounding chooses",
+        description="what polyphase maximises (or minimises) over the phases; none: l2; after a blur, l1 and l1_min "
+        "tie and rounding chooses",
     )
     select: Literal["before_blur", "after_blur"] | None = Field(
         None, description="the map whose phases are compared; none: the filling's default (polyphase before_blur)"
@@ -73,18 +73,17 @@ class NetworkConfig(ModelConfig):
     )
     filling: tuple[str, ...] = Field(
         (),
-        description="further options of the filling as OPTION=VALUE; at one place alone as PLACE:OPTION=VALUE, where "
-        "PLACE is the slot's path in the network (a shell pattern) and DOWNSAMPLE an option too",
+        description="further options of the filling as OPTION=VALUE, or for one place as PLACE:OPTION=VALUE, where "
+        "PLACE is a shell pattern for the slot's path in the network; `downsample` is an option too",
     )
     activation: str | None = Field(
         None,
-        description=f"{', '.join(ACTIVATIONS)}, or MODULE:NAME of one's own, called with the channels; none: the "
+        description=f"{', '.join(ACTIVATIONS)}, or your own MODULE:NAME, called with the channels; none: the "
         "network's own",
     )
     norm: str | None = Field(
         None,
-        description=f"{', '.join(NORMS)}, or MODULE:NAME of one's own, called with the channels; none: the "
-        "network's own",
+        description=f"{', '.join(NORMS)}, or your own MODULE:NAME, called with the channels; none: the network's own",
     )
     width: float = Field(1.0, gt=0, le=2, description="multiplier of all channels")
 
@@ -119,7 +118,7 @@ class NetworkConfig(ModelConfig):
             if given:
                 raise ValueError(
                     f"MODEL.{given[0].upper()} {_shown(getattr(self, given[0]))} changes nothing with "
-                    f"MODEL.DOWNSAMPLE {self.downsample}: it is of a filling"
+                    f"MODEL.DOWNSAMPLE {self.downsample}: it is an option of fillings"
                 )
             return self
         for name, option in self.OPTIONS.items():
@@ -127,8 +126,8 @@ class NetworkConfig(ModelConfig):
             if value is not None and self.downsample in FILLINGS and option not in FILLINGS[self.downsample].options:
                 whose = ", ".join(kind for kind, entry in FILLINGS.items() if option in entry.options)
                 raise ValueError(
-                    f"MODEL.{name.upper()} {value} changes nothing with MODEL.DOWNSAMPLE {self.downsample}: it is of "
-                    f"{whose}"
+                    f"MODEL.{name.upper()} {value} changes nothing with MODEL.DOWNSAMPLE {self.downsample}: it is an "
+                    f"option of {whose}"
                 )
         if self.downsample == "adaptive_blur" and self.filter_size is not None and self.filter_size % 2 == 0:
             raise ValueError(f"MODEL.DOWNSAMPLE adaptive_blur needs an odd MODEL.FILTER_SIZE, not {self.filter_size}")
@@ -142,8 +141,8 @@ class NetworkConfig(ModelConfig):
         return sorted(found, key=len, reverse=True)
 
     def fill(self, place: str = "", **defaults: Any) -> Fill:
-        """What fills the slot at a path of the network; `defaults` are a paper's options, used where the section says
-        nothing and the filling has them. ValueError for a malformed item of MODEL.FILLING."""
+        """What fills the slot at a path of the network; `defaults` are a paper's options, used where the section sets
+        none and the filling has them. ValueError for a wrong item of MODEL.FILLING."""
         kind, options = self.downsample, {}
         for name, option in self.OPTIONS.items():
             if getattr(self, name) is not None:
@@ -174,7 +173,7 @@ def _parsed(item: str) -> tuple[str, str, Any]:
     left, equals, text = item.partition("=")
     place, colon, option = left.rpartition(":")
     if not equals or not option.isidentifier() or not text:
-        raise ValueError(f"MODEL.FILLING holds OPTION=VALUE or PLACE:OPTION=VALUE, not {item!r}")
+        raise ValueError(f"items of MODEL.FILLING must be OPTION=VALUE or PLACE:OPTION=VALUE, not {item!r}")
     try:
         value = parse_yaml(text, "an item of MODEL.FILLING")
     except UserError:

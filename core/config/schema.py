@@ -1,8 +1,8 @@
 """The configuration of a run: one frozen, typed value.
 
-Keys are written in capitals (``TRAIN.BATCH_SIZE``), attributes in small letters (``config.train.batch_size``). pydantic
-validates and freezes it here; `core.config.merge` assembles it. Each pipeline derives its own schema from `RunConfig`
-by giving `model` a type.
+Keys are in capitals (``TRAIN.BATCH_SIZE``), attributes in small letters (``config.train.batch_size``). pydantic
+validates and freezes the configuration here; `core.config.merge` assembles it. Each pipeline derives its own schema
+from `RunConfig` with its own type of `model`.
 """
 
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Divisor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-#: floats represent every integer up to here; no setting comes near it
+#: floats represent every integer up to this one; sensible settings are far below
 LARGEST = 2**53
 
 
@@ -53,14 +53,14 @@ class Section(BaseModel):
         for name, value in self:
             for number in value if isinstance(value, tuple) else (value,):
                 if isinstance(number, int) and abs(number) > LARGEST:
-                    raise ValueError(f"{name.upper()} is a whole number of at most {LARGEST:,}")
+                    raise ValueError(f"{name.upper()} must be at most {LARGEST:,} in absolute value")
         return self
 
 
 class ModelConfig(Section):
     """The options of every pipeline's networks; a pipeline adds those of its paper."""
 
-    name: str = Field("", description="the paper's own name of the network, as `stillpoint list` shows it")
+    name: str = Field("", description="the paper's own name for the network, as `stillpoint list` shows it")
 
 
 class DataConfig(Section):
@@ -88,7 +88,7 @@ class DataConfig(Section):
     limit: int | None = Field(
         None,
         gt=0,
-        description="use at most this many images of each split: the first, or evenly spaced where a split is sorted "
+        description="use at most this many images of each split: the first ones, or evenly spaced ones if it is sorted "
         "by class",
     )
     skip_corrupt: bool = Field(False, description="skip unreadable images instead of stopping at the first one")
@@ -105,7 +105,7 @@ class DataConfig(Section):
 
 
 class AugmentConfig(Section):
-    """Random changes of a training image, applied in the order of the fields; 0 or none turns one off."""
+    """Random changes of training images, applied in the order of the fields; 0 or none turns one off."""
 
     resize: int | None = Field(None, gt=0, description="shorter side after resizing, before a centre crop (ImageNet)")
     resized_crop: tuple[float, float] | None = Field(
@@ -113,21 +113,21 @@ class AugmentConfig(Section):
     )
     scale: tuple[Divisor, Divisor] | None = Field(
         None,
-        description="photographs: range of a random factor on both sides, before a random window that is padded where "
-        "the image is smaller (segmentation), for example [0.5, 2]",
+        description="photographs, for segmentation: range of a random factor of both sides, for example [0.5, 2], "
+        "before a random window that is padded if the image is smaller",
     )
     canvas_padding: int = Field(
         0,
         ge=0,
         le=1024,
-        description="zero pixels put around an image before a random crop of DATA.IMAGE_SIZE, in testing too",
+        description="zero pixels around an image before a random crop of DATA.IMAGE_SIZE, in testing too",
     )
     crop_padding: int = Field(
-        0, ge=0, le=1024, description="zero pixels put around an image before a random crop of its own size"
+        0, ge=0, le=1024, description="zero pixels around an image before a random crop of its own size"
     )
     flip: Fraction = Field(0.0, description="probability of a horizontal flip")
     flip_turns: bool = Field(
-        False, description="FLIP is drawn once for an image, which is then flipped in every second epoch"
+        False, description="draw FLIP once for each image, and then flip the image in every second epoch"
     )
     roll: int = Field(
         0, ge=0, description="circular shift, each axis uniform in -ROLL..ROLL-1 (half-open, as the papers draw it)"
@@ -140,19 +140,21 @@ class AugmentConfig(Section):
     @model_validator(mode="after")
     def _one_window(self) -> "AugmentConfig":
         if self.scale and self.resized_crop:
-            raise ValueError("AUGMENT.SCALE and AUGMENT.RESIZED_CROP each choose the window: set one of them")
+            raise ValueError("AUGMENT.SCALE and AUGMENT.RESIZED_CROP each choose the window: set only one of them")
         if self.scale and self.scale[0] > self.scale[1]:
-            raise ValueError(f"AUGMENT.SCALE goes from the smaller factor to the larger, not {list(self.scale)}")
+            raise ValueError(f"AUGMENT.SCALE must go from the smaller factor to the larger, not {list(self.scale)}")
         if self.flip_turns and not self.flip:
-            raise ValueError("AUGMENT.FLIP_TURNS takes turns with the first flip: set AUGMENT.FLIP, for example 0.5")
+            raise ValueError("AUGMENT.FLIP_TURNS alternates flips that AUGMENT.FLIP begins: set it, for example to 0.5")
         return self
 
 
 class TrainConfig(Section):
-    """The recipe of optimisation."""
+    """How a network is optimised."""
 
     epochs: int = Field(10, ge=0)
-    batch_size: int = Field(256, ge=1, description="images per optimiser step over all processes, before ACCUMULATE")
+    batch_size: int = Field(
+        256, ge=1, description="images per optimiser step, over all processes and ACCUMULATE mini-batches"
+    )
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = Field(0.1, gt=0)
     lr_min: float = Field(0.0, ge=0, description="the rate at which cosine and linear end; poly's smallest")
@@ -170,8 +172,8 @@ class TrainConfig(Section):
     )
     pixels: Literal["labelled", "all"] = Field(
         "labelled",
-        description="label maps: an image's loss is the mean over the pixels that have a class, or over all, of which "
-        "the others count as zero",
+        description="label maps: an image's loss is the mean over the pixels with a class, or over all pixels, those "
+        "without a class counting as zero",
     )
     schedule: Literal["constant", "step", "multistep", "cosine", "linear", "poly", "one_cycle"] = "step"
     schedule_per: Literal["epoch", "step"] = "epoch"
@@ -186,18 +188,19 @@ class TrainConfig(Section):
     warmup: Literal["times", "before"] = Field(
         "times",
         description="times: the rise multiplies the schedule's rate; before: it goes from 0 to LR, both ends included, "
-        "and a cosine or a line over steps begins after it",
+        "and a cosine or linear schedule per step begins after it",
     )
     bias_rate: Divisor = Field(
-        1.0, description="factor of the rate of norms' biases, whose WEIGHT_DECAY is divided by it"
+        1.0, description="factor of the learning rate of norms' biases, whose WEIGHT_DECAY is divided by it"
     )
     whiten: int = Field(
         0,
         ge=0,
-        description="training images to whose patches a network made for it fits its first layer, which then stays",
+        description="number of training images on whose patches a network with a whitening layer fits that layer, "
+        "which is then frozen; 0: none",
     )
     sides: tuple[PositiveInt, ...] = Field(
-        (), description="sides to which training images are shrunk, in equal parts of the epochs; none: their own"
+        (), description="sides to which training images are shrunk, in equal parts of the epochs; none: no shrinking"
     )
     accumulate: int = Field(1, ge=1, description="mini-batches per optimiser step; their losses are averaged")
     accumulate_like_authors: bool = Field(False, description="sum the losses of accumulated mini-batches instead")
@@ -211,19 +214,19 @@ class TrainConfig(Section):
         0.0,
         ge=0,
         lt=1,
-        description="of an exponential moving average of the weights, for each step: it is validated, tested and kept "
-        "instead of them; 0: none",
+        description="decay per step of an exponential moving average of the weights, which is validated, tested and "
+        "kept instead of them; 0: none",
     )
     keep: Literal["best", "last"] = Field(
         "last", description="which epoch's weights are kept; best needs DATA.VALIDATION"
     )
-    checkpoint_epochs: int = Field(1, ge=1, description="epochs between two states from which a run can resume")
+    checkpoint_epochs: int = Field(1, ge=1, description="epochs between checkpoints from which a run can resume")
     snapshots: int = Field(0, ge=0, description="keep the weights every this many epochs; 0: none")
     test_each_epoch: bool = Field(
         False,
-        description="also measure the test images before training and after each epoch (nothing is selected on it)",
+        description="also measure the test images before training and after each epoch (selects nothing)",
     )
-    finetune: str | None = Field(None, description="weights to start from (file)")
+    finetune: str | None = Field(None, description="file of weights to start from")
     finetune_head: Literal["same", "new"] = Field(
         "same", description="new: reinitialise the last layer, so that FINETUNE may have other classes"
     )
@@ -236,7 +239,7 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _begins(self) -> "TrainConfig":
         if self.finetune_head == "new" and self.finetune is None:
-            raise ValueError("TRAIN.FINETUNE_HEAD new needs weights to start from: set TRAIN.FINETUNE")
+            raise ValueError("TRAIN.FINETUNE_HEAD new needs weights to start from: set TRAIN.FINETUNE to their file")
         return self
 
 
@@ -249,29 +252,29 @@ class EvaluateConfig(Section):
     )
     metrics: tuple[str, ...] = Field(
         evaluations.EVERYWHERE,
-        description="names of evaluations, run in this order; ... stands for the default ones",
+        description="names of evaluations, in this order; ... stands for the default ones",
     )
     max_shift: int = Field(
         3,
         ge=1,
-        description="circular and crop shifts are drawn from -MAX_SHIFT..MAX_SHIFT-1; those of label maps from "
+        description="circular and crop shifts are drawn from -MAX_SHIFT..MAX_SHIFT-1, those of label maps from "
         "-MAX_SHIFT..MAX_SHIFT",
     )
     repeats: int = Field(5, ge=1, description="pairs of shifts drawn for each image")
     margin: int = Field(
-        0, ge=0, description="pixels by which test photographs exceed DATA.IMAGE_SIZE, for windows in them"
+        0, ge=0, description="pixels by which test photographs exceed DATA.IMAGE_SIZE, for the evaluation windows"
     )
     limit_all_shifts: int = Field(
         100,
         ge=1,
-        description="images on which every circular shift is tried: the first, or evenly spaced where they are "
+        description="images on which every circular shift is tried: the first ones, or evenly spaced ones if they are "
         "sorted by class",
     )
-    worst_shift: int = Field(4, ge=1, description="pixels on each axis that the worst shift is sought among")
+    worst_shift: int = Field(4, ge=1, description="largest shift on each axis, in pixels, in the search for the worst")
     limit_dear: int = Field(
         1000,
         ge=1,
-        description="images that the worst shift and corruptions are tried on: chosen as for LIMIT_ALL_SHIFTS",
+        description="images on which the worst shift and corruptions are tried, chosen as for LIMIT_ALL_SHIFTS",
     )
     erase: tuple[PositiveInt, ...] = Field((), description="sides of erased squares")
     fractions: int = Field(8, ge=2, description="sub-pixel shifts are multiples of 1/FRACTIONS of a pixel")
@@ -296,7 +299,7 @@ ALWAYS_READ = ("batch_size", "protocol", "metrics", "untrained")
 class RunConfig(Section):
     """Everything that decides the result of a run, and nothing else: no device, threads or folders."""
 
-    #: keys that users of a paper's own code may try, and why they do not exist here
+    #: keys that users of a paper's own code may try, and what to set instead
     REFUSED: ClassVar[dict[str, str]] = {}
     #: the networks return logits, which TRAIN.LOSS nll would misread as log-probabilities
     LOGITS: ClassVar[bool] = False
@@ -305,7 +308,7 @@ class RunConfig(Section):
     recipe: str = Field("", description="the yaml this came from: the data set's name, or <dataset>_<variant>")
     title: str = Field("", description="a note in every table of this recipe, for example 'short recipe: 5 epochs'")
     grid: tuple[str, ...] = Field((), description="the networks of this recipe's table")
-    seeds: int = Field(3, ge=1, description="the default number of seeds that a workflow runs of each network")
+    seeds: int = Field(3, ge=1, description="number of seeds that a workflow runs for each network by default")
     seed: int = Field(0, ge=0)
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -314,12 +317,12 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
 
     def known_metrics(self) -> dict[str, tuple[str, ...]]:
-        """What EVALUATE.METRICS may name, each with the fields of EVALUATE that it reads; said without torch."""
+        """The evaluations that EVALUATE.METRICS may name, each with the fields of EVALUATE that it reads."""
         of_maps = evaluations.reads("label_maps") if DATASETS[self.data.name].label_maps else {}
         return evaluations.reads() | of_maps
 
     def check_effect(self, keys: Iterable[str]) -> None:
-        """Raises `UserError` for a key of EVALUATE that no evaluation in EVALUATE.METRICS reads."""
+        """`UserError` for a key of EVALUATE that no evaluation in EVALUATE.METRICS reads."""
         known = self.known_metrics()
         for key in keys:
             section, _, name = key.lower().partition(".")
@@ -333,7 +336,7 @@ class RunConfig(Section):
                 raise UserError(f"{key} changes nothing of what EVALUATE.METRICS [{shown}] measures: {by}")
 
     def known_protocols(self) -> tuple[str, ...]:
-        """The values of EVALUATE.PROTOCOL: a paper whose authors measured differently adds "authors"."""
+        """The values of EVALUATE.PROTOCOL, to which a paper whose authors measured differently adds "authors"."""
         return ("stillpoint",)
 
     @model_validator(mode="after")
@@ -365,18 +368,18 @@ class RunConfig(Section):
             )
         of_maps = DATASETS[self.data.name].label_maps
         if self.train.pixels == "all" and not of_maps:
-            raise ValueError(f"TRAIN.PIXELS all is of label maps: {self.data.name} has one class for each image")
+            raise ValueError(f"TRAIN.PIXELS all needs label maps, but {self.data.name} has one class for each image")
         if of_maps and self.train.loss != "cross_entropy":
             raise ValueError(
-                f"TRAIN.LOSS {self.train.loss}: {self.data.name} has a class for each pixel: set cross_entropy"
+                f"TRAIN.LOSS {self.train.loss} takes no label maps, which {self.data.name} has: set cross_entropy"
             )
         if self.train.focal_gamma and self.train.loss != "cross_entropy":
-            raise ValueError(f"TRAIN.FOCAL_GAMMA belongs to the loss cross_entropy, not to {self.train.loss}")
+            raise ValueError(f"TRAIN.FOCAL_GAMMA needs TRAIN.LOSS cross_entropy, not {self.train.loss}")
         if self.train.sides and (of_maps or DATASETS[self.data.name].pairs):
-            raise ValueError(f"TRAIN.SIDES shrinks images alone, and {self.data.name} has a target for each pixel")
+            raise ValueError(f"TRAIN.SIDES shrinks no targets, and {self.data.name} has a target for each pixel")
         size = self.data.image_size or DATASETS[self.data.name].size
         if self.train.sides and max(self.train.sides) > size:
-            raise ValueError(f"TRAIN.SIDES {list(self.train.sides)}: images have {size} pixels, and are not enlarged")
+            raise ValueError(f"TRAIN.SIDES {list(self.train.sides)} must be at most the images' side, {size} pixels")
         if self.train.accumulate > 1 and self.train.batch_size % self.train.accumulate:
             raise ValueError(
                 f"TRAIN.ACCUMULATE {self.train.accumulate} does not divide TRAIN.BATCH_SIZE {self.train.batch_size}"
@@ -388,7 +391,7 @@ class RunConfig(Section):
         return self.model_dump(mode="json", by_alias=True)
 
     def digest(self) -> str:
-        """SHA-256 of the settings that decide the trained weights, so not of the grid, the title or EVALUATE.
+        """SHA-256 of the settings that decide the trained weights: all but GRID, SEEDS, TITLE and EVALUATE.
 
         Only values that differ from the defaults count, so that a new setting with a default changes no digest.
         """
@@ -402,7 +405,7 @@ AnySection = TypeVar("AnySection", bound=Section)
 
 
 def validate(schema: type[AnySection], settings: dict[str, Any]) -> AnySection:
-    """`settings` as a frozen configuration, or a `UserError` that names the first key that is wrong."""
+    """`settings` as a frozen configuration; `UserError` that names the first wrong key."""
     try:
         return schema.model_validate(settings)
     except ValidationError as error:
@@ -411,7 +414,7 @@ def validate(schema: type[AnySection], settings: dict[str, Any]) -> AnySection:
         reason = first["msg"].removeprefix("Value error, ")
         given = repr(first["input"])
         given = given if len(given) <= 100 else f"{given[:97]}..."
-        # neither the key nor the given value is repeated where the reason names it
+        # a key or value that the reason names is not repeated
         quoted = isinstance(first["input"], str) and given in reason
         shown = "" if isinstance(first["input"], dict) or not where or quoted else f" (given: {given})"
         named = f"{where}: " if where and not reason.startswith(where) else ""
@@ -452,9 +455,9 @@ def shared(settings: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
 
 
 def changed(stored: dict[str, Any], config: RunConfig) -> list[str]:
-    """The settings that decide a training and differ from those ``stored`` with a run, as ``KEY: stored -> asked``.
+    """The settings of `config` that decide a training and differ from the `stored` ones, as ``KEY: stored -> asked``.
 
-    A setting that did not exist yet counts as its default.
+    A setting that `stored` lacks counts as its default.
     """
     return differences(_filled(deciding(modern(stored)), deciding(type(config)().dump())), deciding(config.dump()))
 
@@ -470,7 +473,7 @@ def _filled(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any
 
 
 def beside(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """The dumped settings that differ from `defaults`; a section without any is left out."""
+    """The dumped settings that differ from `defaults`, without empty sections."""
     found = {}
     for key, value in settings.items():
         other = defaults.get(key)
@@ -488,5 +491,5 @@ def deciding(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def json_schema(schema: type[RunConfig]) -> dict[str, Any]:
-    """JSON schema of a pipeline's configuration, in the dialect that Snakemake's `validate` reads."""
+    """JSON schema of a pipeline's configuration, in the dialect of Snakemake's `validate`."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema.model_json_schema(by_alias=True)}

@@ -1,6 +1,6 @@
-"""What may fill the slots of a network, by name, one line each; nothing is imported.
+"""Tables of what may fill the slots of a network, by name; nothing is imported.
 
-A user's own ``module:name`` is accepted wherever a name of these tables is.
+A user's own ``module:name`` is accepted in place of any name.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class Filling:
     """A filling of the Downsample slot.
 
     where    ``module:class``
-    options  the keyword options of the class, but for `device` and `dtype`
+    options  the keyword options of the class, except `device` and `dtype`
     """
 
     where: str

@@ -1,4 +1,4 @@
-"""Images and labels from files: one file a data set (`sources`), loaders, transforms, shifts and corruptions."""
+"""Images and labels from files: data sets (one file each in `sources`), loaders, transforms, shifts and corruptions."""
 
 from stillpoint.core.config.catalogue import search
 

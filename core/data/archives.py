@@ -1,6 +1,6 @@
-"""Downloaded archives, read forward in one pass and within bounds; nothing is written to disk.
+"""Reads downloaded archives forward in one pass and within bounds; writes nothing to disk.
 
-The caller states how large a data set's files are. A packed file is refused as soon as it unpacks to more, so that a
+The caller states how large a data set's files may be. A packed file is refused as soon as it unpacks to more, so that a
 few hundred kilobytes cannot exhaust the memory.
 """
 
@@ -17,18 +17,18 @@ from typing import IO, Any
 
 from stillpoint.core.base.errors import UserError
 
-#: memory for unpacking one .xz: its largest preset takes 65 MiB, and a header may ask for 4 GiB
+#: memory for unpacking one .xz: its largest preset needs 65 MiB, but a header may ask for 4 GiB
 XZ_MEMORY = 128 << 20
 _BLOCK = 1 << 16
 #: bytes of a header with a long name; tarfile would read any size of it into memory
 _HEADER = 1 << 20
 _XZ = b"\xfd7zXZ\0"
-#: what a damaged packed file raises; the last three by headers that tarfile takes at their word
+#: errors that a damaged packed file raises; the last three for headers that tarfile trusts
 DAMAGE = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError, ValueError, OverflowError, RecursionError)
 
 
 class _Xz(io.RawIOBase):
-    """A .xz unpacked forward within `XZ_MEMORY`, which `lzma.LZMAFile` does not take."""
+    """A .xz unpacked forward within `XZ_MEMORY`; `lzma.LZMAFile` has no limit of memory."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._unpack = file, lzma.LZMADecompressor(memlimit=XZ_MEMORY)
@@ -48,7 +48,7 @@ class _Xz(io.RawIOBase):
                 if not packed:
                     break
                 if not (packed := packed + self._file.read(len(_XZ))).startswith(_XZ):
-                    raise lzma.LZMAError("something else stands behind the packed data")
+                    raise lzma.LZMAError("something else follows the packed data")
                 self._unpack = lzma.LZMADecompressor(memlimit=XZ_MEMORY)
             elif self._unpack.needs_input and not (packed := self._file.read(_BLOCK)):
                 raise EOFError("it ends inside the packed data")
@@ -58,15 +58,15 @@ class _Xz(io.RawIOBase):
 
 
 class Unpacked:
-    """The content of a file, unpacked if its first bytes (not its name) say gzip, bzip2 or xz.
+    """The content of a file, unpacked if its first bytes (not its name) are those of gzip, bzip2 or xz.
 
-    Reads forward, and raises a `UserError` before more than `most` bytes were unpacked or more than `largest` at once.
+    Reads forward. `UserError` if more than `most` bytes would be unpacked, or more than `largest` at once.
     """
 
     def __init__(self, path: Path, most: int, largest: int | None = None) -> None:
         self.path, self.most, self.largest = path, most, most if largest is None else largest
         self._position = 0
-        self.last = b""  # what was read last
+        self.last = b""  # the result of the last read
         self._raw = path.open("rb")
         start = self._raw.read(6)
         self._raw.seek(0)
@@ -89,7 +89,7 @@ class Unpacked:
         left = self.most - self._position
         wanted = left + 1 if size < 0 else size
         if size > self.largest or wanted > left:
-            # a header may announce more than there is: only the end of the file decides
+            # a header may announce more than the file holds, so one byte beyond the bound is tried
             wanted = min(wanted, left + 1, self.largest + 1)
         content = self.last = self._content.read(wanted)
         self._position += len(content)
@@ -114,10 +114,10 @@ class Unpacked:
 def archive_files(path: Path, *, most: int, largest: int) -> Iterator[tuple[str, bytes]]:
     """(name, content) of each plain file in a tar archive, read in one pass.
 
-    `most` bytes may be in it as a whole, headers included, and `largest` in one file. Raises a `UserError` when there
-    are more, when it is truncated (an archive ends with zeros) or damaged, and when it holds a member that would leave
-    the folder it is unpacked into (an absolute name, a "..", a link outside), a device, or a sparse file, whose size is
-    a claim: such an archive is refused as a whole.
+    It may hold `most` bytes in all, headers included, and `largest` in one file. `UserError` for a larger one, for one
+    that is truncated (an archive ends with zeros) or damaged, and for one with a member that would leave the folder it
+    is unpacked into (an absolute name, a "..", a link outside), a device, or a sparse file, whose size cannot be
+    trusted.
     """
     try:
         with Unpacked(path, most, max(largest, _HEADER)) as content:
@@ -126,7 +126,7 @@ def archive_files(path: Path, *, most: int, largest: int) -> Iterator[tuple[str,
             for member in archive:
                 if why := _refusal(member, largest):
                     raise UserError(f"{path} was refused: {why}")
-                # otherwise tarfile keeps a list of all members
+                # or tarfile would keep a list of all members
                 archive.members.clear()
                 if not member.isfile():
                     continue
@@ -135,26 +135,26 @@ def archive_files(path: Path, *, most: int, largest: int) -> Iterator[tuple[str,
                 if len(found) != member.size:
                     raise EOFError("the archive ends inside a member")
                 yield member.name, found
-            # tarfile takes a damaged header, and the end of the file, for the end of the archive
+            # tarfile mistakes a damaged header, and the end of the file, for the end of the archive
             if not content.last or content.last.strip(b"\0"):
                 raise EOFError("the archive ends without its end mark")
             while content.read(_BLOCK):
-                pass  # what packs it is checked to its end
+                pass  # to check the packed data to their end
     except DAMAGE as error:
         raise UserError(f"{path} is truncated or damaged ({error}): fetch it again") from error
 
 
 def _refusal(member: tarfile.TarInfo, largest: int) -> str:
-    """Why an archive with this member is refused (it would leave the folder, or is too large), or "".
+    """Why an archive with this member is refused; empty if it is not.
 
-    Checks paths as `tarfile.data_filter` does, which Python 3.11 has only since 3.11.4 (Debian 12 is at 3.11.2).
+    Checks paths as `tarfile.data_filter` does, which Python has only since 3.11.4 (Debian 12 has 3.11.2).
     """
     if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
         return f"{member.name!r} is a device or a pipe"
     if member.issparse():
         return f"{member.name!r} is a sparse file of {member.size:,} bytes, which no data set holds"
     if not 0 <= member.size <= largest:
-        return f"{member.name!r} has {member.size:,} bytes, and a file in it at most {largest:,}"
+        return f"{member.name!r} has {member.size:,} bytes, but a file in it may have at most {largest:,}"
     places = {member.name: f"{member.name!r} would lie outside the folder"}
     if member.issym() or member.islnk():
         # a symbolic link is relative to its own folder, a hard one to the top of the archive

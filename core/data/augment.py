@@ -1,7 +1,7 @@
 """Random augmentation of a whole batch at once, on its device, mostly on uint8 before normalisation.
 
-A step has two halves: `draw` makes the random numbers of n images (row i belongs to image i), `apply` uses them. The
-draws of a batch can thus be split among processes, and each step can be tested image by image against its definition.
+A step has two halves: `draw` makes the random numbers of n images (row i belongs to image i), `apply` uses them. So the
+draws of a batch can be split among processes, and each step can be tested image by image against its definition.
 """
 
 import math
@@ -30,8 +30,8 @@ def resized_crop_boxes(
 ) -> Tensor:
     """int64 (n, 4): top, left, height, width of random windows, with torchvision's distribution.
 
-    Area uniform in `scale` of the image, logarithm of width / height uniform in `ratio`; the first of ten attempts that
-    fits, otherwise the largest central window whose shape is within `ratio`.
+    The share of the area is uniform in `scale`, the logarithm of width / height in that of `ratio`; the first of ten
+    attempts that fits, otherwise the largest central window whose shape is within `ratio`.
     """
     u = torch.rand(n, 10, 4, generator=random, dtype=torch.float64)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * u[..., 0])
@@ -63,10 +63,10 @@ def _triangle_weights(start: Tensor, extent: Tensor, source: int, target: int) -
 
 
 def resized_crop(images: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
-    """(B, C, H, W) -> (B, C, height, width): each image's box (top, left, height, width) cut out, then resized.
+    """Each image's box (top, left, height, width) cut out, then resized: (B, C, H, W) -> (B, C, height, width).
 
-    Bilinear with anti-aliasing as Pillow's, by two small matrix products per image (the filter is separable); uint8 is
-    rounded once at the end, so a pixel may differ from Pillow's, which rounds between the two axes, by one level.
+    Pillow's anti-aliased bilinear filter, by two small matrix products per image (it is separable). uint8 is rounded
+    once at the end, so a pixel may differ by one level from Pillow, which also rounds between the two axes.
     """
     top, left, h, w = boxes.to(images.device, non_blocking=True).unbind(1)
     down = _triangle_weights(top, h, images.shape[2], height)[:, None]  # (B, 1, height, H)
@@ -76,7 +76,7 @@ def resized_crop(images: Tensor, boxes: Tensor, height: int, width: int) -> Tens
 
 
 def _integers(n: int, low: int, high: tuple[int, int], per: str, random: torch.Generator) -> Tensor:
-    """int64 (n, 2): row and column uniform in low..high, one pair for each image or one for all."""
+    """int64 (n, 2): row and column uniform in low..high, a pair for each image or, with per="batch", one for all."""
     rows = n if per == "image" else 1
     pairs = [torch.randint(low, h + 1, (rows,), generator=random) for h in high]
     return torch.stack(pairs, 1).expand(n, 2)
@@ -96,7 +96,7 @@ class Flip:
 
     def __post_init__(self) -> None:
         if not 0 <= self.p <= 1:
-            raise ValueError(f"p={self.p}: a probability is between 0 and 1")
+            raise ValueError(f"p={self.p}: must be between 0 and 1")
 
     def draw(self, n: int, height: int, width: int, random: torch.Generator) -> Tensor:
         return torch.rand(n, generator=random) < self.p
@@ -108,11 +108,11 @@ class Flip:
 
 @dataclass(frozen=True)
 class TurningFlip(Flip):
-    """`Flip` whose draw is an image's first; then it is mirrored in every second epoch (Jordan, arXiv 2404.00498:
-    two epochs then show both sides of every image). It needs a loader, which knows the images' numbers."""
+    """`Flip` drawn once for each image, which is then mirrored in every second epoch, so that two epochs show both
+    sides of every image (Jordan, arXiv 2404.00498). It needs a loader, which knows the images' numbers."""
 
     def draw_images(self, numbers: Tensor, seed: int, epoch: int) -> Tensor:
-        """bool (n,) of the images `numbers` (n,) of a set, a function of (seed, number, epoch)."""
+        """bool (n,) for the images `numbers` (n,) of a set, a function of (seed, number, epoch)."""
         return (uniform_fraction(numbers, "first flip", seed) < self.p) ^ bool(epoch % 2)
 
 
@@ -120,7 +120,7 @@ class TurningFlip(Flip):
 class Roll:
     """Circular shift, rows and columns uniform in -max_shift..max_shift, or over the whole image without `max_shift`.
 
-    ``half_open=True`` leaves +max_shift out and ``per="batch"`` draws one shift for all: the APS authors' augmentation.
+    ``half_open=True`` leaves out +max_shift and ``per="batch"`` draws one shift for all: the APS authors' augmentation.
     """
 
     name: ClassVar[str] = "roll"
@@ -131,7 +131,7 @@ class Roll:
     def __post_init__(self) -> None:
         _check_per(self.per)
         if self.max_shift is not None and self.max_shift < 1:
-            raise ValueError(f"max_shift={self.max_shift}: at least 1, or None for the whole image")
+            raise ValueError(f"max_shift={self.max_shift}: must be at least 1, or None for the whole image")
 
     def draw(self, n: int, height: int, width: int, random: torch.Generator) -> Tensor:
         if self.max_shift is None:
@@ -141,16 +141,15 @@ class Roll:
 
     def apply(self, images: Tensor, draw: Tensor) -> Tensor:
         if self.per == "batch" and len(images):
-            return roll(images, draw[0].tolist())  # a single shift known on the CPU is a plain copy instead of a gather
+            return roll(images, draw[0].tolist())  # with one shift, known on the CPU, a plain copy and no gather
         return roll(images, draw)
 
 
 @dataclass(frozen=True)
 class Crop:
-    """`padding` zeros on each side, then a random window of `size` pixels square (default: the image's own size).
+    """Pads each side by `padding` zeros, then cuts a random `size` x `size` window (default: the image's own size).
 
-    With padding 28 and size 56 on 28x28 images this places the image at one of 29x29 equally likely positions of a
-    canvas.
+    With padding 28 and size 56, a 28x28 image is placed at one of 29x29 equally likely positions on a canvas.
     """
 
     name: ClassVar[str] = "crop"
@@ -161,12 +160,12 @@ class Crop:
     def __post_init__(self) -> None:
         _check_per(self.per)
         if self.padding < 0 or (self.size is not None and self.size < 1):
-            raise ValueError(f"padding={self.padding}, size={self.size}: no negative padding and no empty window")
+            raise ValueError(f"padding={self.padding}, size={self.size}: must be at least 0 and at least 1")
 
     def _window(self, height: int, width: int) -> tuple[int, int]:
         h, w = self.size or height, self.size or width
         if h > height + 2 * self.padding or w > width + 2 * self.padding:
-            raise ValueError(f"size={self.size}: larger than a {height}x{width} image padded by {self.padding}")
+            raise ValueError(f"size={self.size}: is larger than a {height}x{width} image padded by {self.padding}")
         return h, w
 
     def draw(self, n: int, height: int, width: int, random: torch.Generator) -> Tensor:
@@ -189,11 +188,11 @@ class Erase:
     def __post_init__(self) -> None:
         _check_per(self.per)
         if self.patch < 1:
-            raise ValueError(f"patch={self.patch}: at least 1")
+            raise ValueError(f"patch={self.patch}: must be at least 1")
 
     def draw(self, n: int, height: int, width: int, random: torch.Generator) -> Tensor:
         if self.patch > min(height, width):
-            raise ValueError(f"patch={self.patch}: larger than a {height}x{width} image")
+            raise ValueError(f"patch={self.patch}: is larger than a {height}x{width} image")
         return _integers(n, 0, (height - self.patch, width - self.patch), self.per, random)
 
     def apply(self, images: Tensor, draw: Tensor) -> Tensor:
@@ -208,7 +207,7 @@ class Erase:
 
 @dataclass(frozen=True)
 class HalfTurn:
-    """Every image turned by 180 degrees: both axes flipped, nothing random (what the APS authors call flips)."""
+    """Rotates every image by 180 degrees, flipping both axes; nothing is random. The APS authors' "flips"."""
 
     name: ClassVar[str] = "half_turn"
 
@@ -221,7 +220,7 @@ class HalfTurn:
 
 @dataclass(frozen=True)
 class ResizedCrop:
-    """A random window (see `resized_crop_boxes`) resized to `size` pixels square (default: the image's own size)."""
+    """A random window (see `resized_crop_boxes`) resized to `size` x `size` (default: the image's own size)."""
 
     name: ClassVar[str] = "resized_crop"
     size: int | None = None
@@ -230,7 +229,7 @@ class ResizedCrop:
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1] <= 1 or not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"scale={self.scale}, ratio={self.ratio}: rising and positive, the scale at most 1")
+            raise ValueError(f"scale={self.scale}, ratio={self.ratio}: must rise and be positive, the scale at most 1")
 
     def draw(self, n: int, height: int, width: int, random: torch.Generator) -> Tensor:
         return resized_crop_boxes(n, height, width, random, self.scale, self.ratio)
@@ -245,12 +244,12 @@ STEPS: dict[str, Callable[..., Step]] = {step.name: step for step in (Flip, Roll
 
 @dataclass(frozen=True)
 class Augment:
-    """Steps in order, each on pixels (uint8, zero is black) or on the normalised image (zero is the mean)."""
+    """Steps in order, each on pixels (uint8, zero is black) or on normalised images (zero is the mean)."""
 
     steps: tuple[tuple[Step, Stage], ...]
 
     def draw(self, n: int, height: int, width: int, random: torch.Generator) -> list[Tensor]:
-        """The random numbers of all steps for n images of height x width; each tensor's row i belongs to image i."""
+        """The random numbers of all steps for n images of height x width; row i of each tensor belongs to image i."""
         draws = []
         for step, _ in self.steps:
             draws.append(step.draw(n, height, width, random))
@@ -259,7 +258,7 @@ class Augment:
         return draws
 
     def take_turns(self, draws: list[Tensor], numbers: Callable[[], Tensor], seed: int, epoch: int) -> list[Tensor]:
-        """`draws` with those of steps that are functions of (seed, image, epoch), for the images `numbers` gives."""
+        """`draws`, in which those of a `TurningFlip` are replaced by functions of (seed, image, epoch)."""
         found = zip(self.steps, draws, strict=True)
         return [
             step.draw_images(numbers(), seed, epoch) if isinstance(step, TurningFlip) else draw
@@ -269,7 +268,7 @@ class Augment:
     def apply(
         self, pixels: Tensor, draws: Sequence[Tensor], normalise: Callable[[Tensor], Tensor] | None = None
     ) -> Tensor:
-        """(B, C, H, W) with the draws of its B images -> the changed batch, normalised between the stages if asked."""
+        """Changes a batch (B, C, H, W) by the draws of its B images, with `normalise` between the two stages."""
         images, stage = pixels, "pixels"
         for (step, wanted), draw in zip(self.steps, draws, strict=True):
             if wanted != stage and normalise:
@@ -279,15 +278,15 @@ class Augment:
         return normalise(images) if normalise and stage == "pixels" else images
 
     def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
-        """(B, C, H, W) -> the changed batch, drawing from `random`, without normalisation."""
+        """Changes a batch (B, C, H, W), drawing from `random`, without normalisation."""
         return self.apply(images, self.draw(len(images), images.shape[2], images.shape[3], random))
 
 
 def build_augment(spec: Sequence[Mapping[str, Any]]) -> Augment | None:
-    """From ``[{"name": "crop", "padding": 4}, {"name": "flip"}]`` to an `Augment`; None for an empty list.
+    """An `Augment` from ``[{"name": "crop", "padding": 4}, {"name": "flip"}]``; None for an empty list.
 
-    Each entry is the name of a step, its options, and perhaps ``"stage": "normalised"``. Raises `UserError` for an
-    unknown name, option or value, and for a step on pixels that follows one on the normalised image.
+    Each entry has the name of a step, its options, and optionally ``"stage": "normalised"``. `UserError` for an unknown
+    name, option or value, and for a step on pixels that follows one on the normalised image.
     """
     steps: list[tuple[Step, Stage]] = []
     for entry in spec:

@@ -1,4 +1,4 @@
-"""The views of `data.shifted_crops` for a batch of equally large images, bit for bit as Pillow makes them.
+"""The views of `data.shifted_crops` for a batch of images of one size, bit for bit as Pillow makes them.
 
 Pillow resizes 8-bit images in two passes, along rows and then along columns, with weights rounded to 22 bits and pixels
 rounded to 8 bits in between. Integer arithmetic repeats that exactly, and one pass along rows serves all vertical
@@ -26,7 +26,7 @@ def _taps(source: int, target: int) -> tuple[Tensor, Tensor]:
     for place in range(target):
         centre = (place + 0.5) * scale
         first, last = max(int(centre - support + 0.5), 0), min(int(centre + support + 0.5), source)
-        # Python's floats round as C's doubles do; a tensor's arithmetic could fuse and differ in the last bit
+        # Python's floats round like C's doubles; a tensor's arithmetic could be fused and differ in the last bit
         raw = [max(0.0, 1.0 - abs((x - centre + 0.5) / support)) for x in range(first, last)]
         total = sum(raw)
         for tap, weight in enumerate(raw):
@@ -38,26 +38,26 @@ def _taps(source: int, target: int) -> tuple[Tensor, Tensor]:
 
 
 def _weighted(images: Tensor, source: int, target: int, start: int, dim: int) -> Tensor:
-    """One pass: `source` pixels from `start` on along `dim` (-1 or -2) become `target`; uint8 to uint8."""
+    """One pass: resizes `source` pixels from `start` on along `dim` (-1 or -2) to `target` pixels; uint8 to uint8."""
     if source == target:
         return images.narrow(dim, start, source)
     positions, weights = (part.to(images.device) for part in _taps(source, target))
     total = torch.full((), 1 << (_BITS - 1), dtype=torch.int32, device=images.device)
     for tap in range(positions.shape[1]):
         weight = weights[:, tap] if dim == -1 else weights[:, tap, None]
-        # 255 times weights that sum to 2**22, and a half: below 2**31
+        # 255 times weights that sum to 2**22, plus the rounding half, is below 2**31
         total = total + images.index_select(dim, positions[:, tap] + start).to(torch.int32) * weight
     return (total >> _BITS).clamp_(0, 255).to(torch.uint8)
 
 
 def resize_batch(images: Tensor, height: int, width: int) -> Tensor:
-    """uint8 (B, C, H, W) -> (B, C, height, width): what Pillow's bilinear ``resize`` makes of each image."""
+    """Pillow's bilinear ``resize`` of each image: uint8 (B, C, H, W) -> (B, C, height, width)."""
     rows = _weighted(images, images.shape[-1], width, 0, -1)
     return _weighted(rows, images.shape[-2], height, 0, -2)
 
 
 def _square(images: Tensor, side: int) -> Tensor:
-    """The shorter side resized to `side`, then the central square."""
+    """Resizes the shorter side to `side`, then cuts the central square."""
     height, width = images.shape[-2:]
     short = min(height, width)
     images = resize_batch(images, side * height // short, side * width // short)
@@ -83,7 +83,7 @@ def shifted_crops_batch(
 ) -> Iterator[Tensor]:
     """`shifted_crops` of every image at `offsets` (vertical, horizontal) in 1/divide pixels: uint8 (B, C, size, size).
 
-    Offsets with the same horizontal part should follow one another: they share a pass along rows.
+    Consecutive offsets with the same horizontal part share a pass along rows.
     """
     window = divide * size
     large = _square(images, divide * (size + max_shift))

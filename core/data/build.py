@@ -22,7 +22,7 @@ from stillpoint.core.data.streaming import StreamLoader, Window
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
-# the only scale that streamed data sets support
+# the only RESIZED_CROP of streamed data sets
 _PHOTOGRAPH_SCALE = (0.08, 1.0)
 
 
@@ -36,10 +36,10 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Loaders:
-    """The loaders of a run; a part that was not asked for, or that has no images, is None.
+    """The loaders of a run; a part that was not requested, or has no images, is None.
 
     `digest` identifies the images of all parts present, `title` is their name in tables, `order` describes their order
-    where it differs from the published one.
+    if it differs from the published one.
     """
 
     train: Loader | None = None
@@ -73,7 +73,7 @@ def images(config: RunConfig, part: Part, root: str | os.PathLike[str] | None = 
 def augmentation(config: RunConfig, *, training: bool) -> Augment | None:
     """The augmentation of a batch. The crop from a zero-padded canvas is part of the task, so testing has it too.
 
-    Raises `UserError` if DATA.IMAGE_SIZE cannot be made from the data set's images, or an erased square is larger.
+    `UserError` if DATA.IMAGE_SIZE cannot be made from the data set's images, or AUGMENT.ERASE is larger than them.
     """
     section, entry, size = config.augment, info(config.data.name), image_size(config)
     steps: list[tuple[Step, Stage]] = []
@@ -83,11 +83,11 @@ def augmentation(config: RunConfig, *, training: bool) -> Augment | None:
         steps.append((Crop(section.canvas_padding, size), "pixels"))
     elif size != entry.size and not (entry.streaming or entry.pairs):
         raise UserError(
-            f"DATA.IMAGE_SIZE {size}: images of {config.data.name} have {entry.size}, and only AUGMENT.CANVAS_PADDING "
-            "makes a larger canvas"
+            f"DATA.IMAGE_SIZE {size}: images of {config.data.name} have {entry.size} pixels, and only "
+            "AUGMENT.CANVAS_PADDING allows another size"
         )
     if training and section.erase > size:
-        raise UserError(f"AUGMENT.ERASE {section.erase}: a square larger than the images, {size}x{size}")
+        raise UserError(f"AUGMENT.ERASE {section.erase} is larger than the images, {size}x{size} pixels")
     if training:
         _training_steps(section, entry.streaming, size, steps)
     return Augment(tuple(steps)) if steps else None
@@ -124,7 +124,7 @@ def loader(
     Training images are shuffled and augmented, the others are not (except for AUGMENT.CANVAS_PADDING).
     `batch_size` is over all processes; the default is one mini-batch, TRAIN.BATCH_SIZE / TRAIN.ACCUMULATE, for
     validation too, whose sums must not depend on EVALUATE. Photographs are `margin` pixels larger than DATA.IMAGE_SIZE
-    on each axis, about the same centre. Raises `UserError`.
+    on each axis, about the same centre. `UserError` for settings that do not suit the data set.
     """
     chosen = images(config, part, root)
     if chosen is None:
@@ -160,7 +160,7 @@ def loader(
         return DeviceLoader(chosen, batch_size, **options)
     if section.resized_crop and section.resized_crop != _PHOTOGRAPH_SCALE:
         raise UserError(
-            f"AUGMENT.RESIZED_CROP of photographs is {list(_PHOTOGRAPH_SCALE)}, not {list(section.resized_crop)}"
+            f"AUGMENT.RESIZED_CROP of photographs must be {list(_PHOTOGRAPH_SCALE)}, not {list(section.resized_crop)}"
         )
     size = image_size(config)
     entry = info(data.name)
@@ -204,7 +204,7 @@ def _pair_loader(
         raise UserError(f"{name} has images for targets: set TRAIN.LOSS mse and no TRAIN.LABEL_SMOOTHING")
     if margin or section.resize or section.resized_crop or section.canvas_padding or section.crop_padding:
         raise UserError(
-            f"pairs of {name} are flipped and rolled at most: leave out EVALUATE.MARGIN and other AUGMENT.*"
+            f"pairs of {name} can only be flipped and rolled: leave out EVALUATE.MARGIN and other AUGMENT settings"
         )
     if section.erase:
         raise UserError(f"AUGMENT.ERASE would erase the targets of {name} too: leave it out")
@@ -221,7 +221,7 @@ def loaders(
     parts: tuple[Part, ...] = PARTS,
     workers: int = 0,
 ) -> Loaders:
-    """The loaders of `parts`, each as `loader` makes it."""
+    """The loaders of `parts`; see `loader`."""
     made = {part: loader(config, part, root, device, rank, world_size, workers=workers) for part in parts}
     sets = [one.image_set for one in made.values() if one is not None]
     about = {"digest": digest_of([found.digest for found in sets]), "title": sets[0].title, "order": sets[0].order}

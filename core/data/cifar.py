@@ -1,7 +1,7 @@
-"""What CIFAR-10 and CIFAR-100 share: pickled batches, identified by digest, and copies as image files.
+"""The readers that CIFAR-10 and CIFAR-100 share: pickled batches, identified by digest, and copies as image files.
 
 A copy as image files has no known digest, since pixels depend on decoder and quality. So its title says that it is a
-copy, and it is checked by its class names, images per class, distinct images, and disjoint training and test images.
+copy, and it is checked for class names, images per class, distinct images, and disjoint training and test images.
 """
 
 from collections import Counter
@@ -50,14 +50,14 @@ CIFAR_MD5 = {
     "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
     "meta": "7973b15100ade9c7d40fb424638fde48",
 }
-#: bytes of an archive of batches (185 MB) and of one batch; of an image in a copy, on average and at most
+#: most bytes of an archive of batches (185 MB) and of one batch; of an image in a copy, on average and at most
 _BATCHES, _BATCH, _PICTURE_MEAN, _PICTURE = 256 << 20, 192 << 20, 8 << 10, 64 << 10
 
 
 class Cifar(Stored):
-    """One of the two: its archive and the folder in it, its files, the key of its labels, its classes in order.
+    """CIFAR-10 or CIFAR-100: its archive and the folder in it, its files, the key of its labels, its classes in order.
 
-    `names` is the file and the key of the published class names.
+    `names` are the file and the key of the published class names.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Cifar(Stored):
         kinds: Counter[str] = Counter()
         for done, (path, content) in enumerate(entries):
             part, label, file = ["", "", *path.split("/")][-3:]
-            # folders and files of other programs (__MACOSX, .ipynb_checkpoints, ._0000.jpg) are no images
+            # skip folders and files of other programs: __MACOSX, .ipynb_checkpoints, ._0000.jpg
             hidden = any(is_hidden(step) for step in path.split("/") if step not in (".", ".."))
             if part not in found or hidden or not file.lower().endswith(IMAGE_SUFFIXES):
                 continue
@@ -152,7 +152,7 @@ class Cifar(Stored):
                 raise UserError(f"{where} has more than the {COUNTS[part]:,} {part} images of {name}")
             data = content if isinstance(content, bytes) else content.read_bytes()
             picture = decode_image(data, f"{where}: {path}", "RGB", size=(entry.size, entry.size))
-            if len(found[part]) % 500 == 0:  # one file of each class shows how all were written
+            if len(found[part]) % 500 == 0:  # a sample shows how all were written
                 quality = jpeg_quality(data) if data.startswith(b"\xff\xd8") else 0
                 kinds["a copy as pictures" if quality == 0 else f"JPEG q{quality}" if quality else "JPEG"] += 1
             found[part].append((label, file, np.asarray(picture).reshape(entry.size, entry.size, -1)))
@@ -186,7 +186,7 @@ class Cifar(Stored):
             most, most_of = COUNTS[part] // len(self.classes), max(found, key=lambda name: found[name])
             if found[most_of] > most:
                 raise UserError(
-                    f"{where} has {found[most_of]:,} {part} images of {most_of}, and {self.info.name} has {most:,}"
+                    f"{where} has {found[most_of]:,} {part} images of {most_of}, but {self.info.name} has {most:,}"
                 )
 
 

@@ -1,6 +1,6 @@
 """The contract of a data set: one object that knows its files, named `DATASET` in its own module.
 
-Neither this module nor a data set's imports torch at its top, so that the catalogue is read quickly; methods import
+Neither this module nor those of data sets import torch at the top, so that the catalogue loads quickly; methods import
 what they need.
 """
 
@@ -24,7 +24,7 @@ ValChoice = Literal["shuffled", "first"]
 
 
 class HeldOut(NamedTuple):
-    """The training images held out for validation: how many, and how they are chosen (see `split_indices`)."""
+    """The number of training images held out for validation, and how they are chosen (see `split_indices`)."""
 
     size: int
     choice: ValChoice = "shuffled"
@@ -32,10 +32,10 @@ class HeldOut(NamedTuple):
 
 
 class Dataset(ABC):
-    """Everything that core asks of a data set; the rest of its module is private to it.
+    """The interface of a data set; the rest of its module is private.
 
-    A new one is a module in `core.data.sources` that holds `DATASET`, and its recipes. Derive from `stored.Stored` if
-    it is decoded once into one file, from `photographs.Photographs` if it is read from folders of images.
+    A new one is a module in `core.data.sources` that defines `DATASET`, and recipes. Derive from `stored.Stored` if it
+    is decoded once into one file, from `photographs.Photographs` if it is read from folders of images.
     """
 
     info: DatasetInfo
@@ -45,8 +45,8 @@ class Dataset(ABC):
         """Decodes, sorts and checks the files in the data root `root`, as far as still needed.
 
         Returns the content of the marker: "title", "classes", "images" and "digests" of each part, and notes such as
-        "incomplete" or "order". With `links`, files are linked symbolically instead of copied. Raises `UserError` for
-        files that are missing, damaged, or not of this data set.
+        "incomplete" or "order". With `links`, files are linked symbolically instead of copied. `UserError` for files
+        that are missing, damaged, or not of this data set.
         """
 
     @abstractmethod
@@ -56,12 +56,12 @@ class Dataset(ABC):
     def signature(self, root: Path) -> list[list[Any]] | None:
         """A value that changes with the raw files, computed without reading them; None if there are none.
 
-        The default covers the folder of its name and two levels below. Snakemake asks it on every call.
+        The default covers the folder of its name and two levels below. Snakemake asks for it on every call.
         """
         return signature_of(root, root / self.info.name)
 
     def named(self, split: str, held_out: HeldOut) -> None:
-        """A `UserError` unless `split` is one of train, val and test, and not empty."""
+        """`UserError` unless `split` is one of train, val and test, and has images."""
         name = self.info.name
         if split not in ("train", "val", "test"):
             raise UserError(f"unknown split {split!r} of {name}: choose train, val or test")
@@ -70,7 +70,7 @@ class Dataset(ABC):
 
 
 def signature_of(root: Path, *places: Path) -> list[list[Any]] | None:
-    """Path, size and time of files, and of folders with their content and that of their subfolders."""
+    """Path, size and modification time of `places`, of all that is in them, and of folders in their subfolders."""
     inside = {path for place in places for path in (place, *place.glob("*"))}
     inside |= {path for place in places for path in place.glob("*/*") if path.is_dir()}
     stats = [(path, path.stat()) for path in sorted(inside) if path.exists()]
@@ -82,7 +82,7 @@ class Decoded:
     """A whole data set: its title in tables, its class names, and (images, labels) of "train" and "test".
 
     Images are uint8 (N, C, H, W), labels int64 (N,), or uint8 (N, H, W) for label maps. `notes` go into the marker:
-    "incomplete" says what is missing, "order" how the images are ordered where that differs from the published order.
+    "incomplete" says what is missing, "order" how the images are ordered if not as published.
     """
 
     title: str
@@ -98,7 +98,7 @@ def split_indices(
 
     "shuffled" is the APS authors' split: a shuffle by NumPy's RandomState(seed), whose last `val_size` are held out
     (for 50,000, 5,000 and seed 0 training begins 11841, 19602, 45519 and validation 43726, 16118, 49381). "first" is
-    the wavelet twins': the first `val_size` images are held out. Raises `UserError` if none would be left to train on.
+    that of wavelet twins: the first `val_size` images are held out. `UserError` if none would be left to train on.
     """
     if not 0 <= val_size < count:
         raise UserError(f"{val_size} validation images asked for: choose from 0 to {count - 1}")

@@ -1,6 +1,6 @@
 """Access to all data sets: `prepare` once, then `load` a split.
 
-The data sets themselves are in `core.data.sources`, their contract in `core.data.contract`.
+The data sets are in `core.data.sources`, their interface in `core.data.contract`.
 """
 
 import os
@@ -24,25 +24,25 @@ def prepare(
     progress: OnProgress | None = None,
     links: bool = False,
 ) -> Path:
-    """Prepares a data set, unless that is done and its sources are unchanged; returns the marker, a JSON file.
+    """Prepares a data set, unless it is prepared and its sources are unchanged; returns the path of the marker.
 
-    The marker ``<root>/prepared/<name>.json`` is written last: title, classes, images and digest of each part.
+    The marker, ``<root>/prepared/<name>.json``, is written last: title, classes, images and digest of each part.
     `progress` is called with (what, done, total); a total of 0 means unknown. With `links`, photographs are sorted into
-    folders by symbolic links instead of copies. Raises `UserError` for files that are missing, truncated, damaged or
-    not the published ones.
+    folders by symbolic links instead of copies. `UserError` for files that are missing, truncated, damaged or not the
+    published ones.
     """
     root = data_root(root)
     marker = root / "prepared" / f"{name}.json"
     report = progress or (lambda what, done, total: None)
     try:
         found = {"dataset": name, **dataset(name).prepare(root, report, links=links)}
-        # an unchanged marker keeps its time, so that nothing that depends on it is run again
+        # an unchanged marker keeps its modification time, so that nothing that depends on it is rerun
         if not (marker.is_file() and marker.read_bytes() == json_text(found).encode()):
             write_json(marker, found)
     except OSError as error:
         if error.errno in READ_ONLY:
             raise UserError(
-                f"{root} cannot be written to: give another data root, with links to the files in this one"
+                f"{root} cannot be written to: use another data root, with links to the files in this one"
             ) from error
         raise
     return marker
@@ -60,11 +60,11 @@ def load(
     """One split of a data set: images or pairs in memory, or files read on demand (`core.data.sets`).
 
     `split` is "train", "val" or "test"; for cifar10_c it is "<corruption>/<severity 1..5>". `val_size` images (default:
-    the catalogue's) are held out of the published training part, chosen as `split_indices` says; with 0, "train" is the
+    the catalogue's) are held out of the published training part, chosen by `split_indices`; with 0, "train" is the
     whole part and "val" does not exist. For a copy sorted by class, "first" means the first of each class. ImageNet's
-    "val" and "test" are its published validation part; with a `val_size`, "val" is instead the first
-    val_size / classes images of each class of the training part.
-    Prepares the data first if needed. Raises `UserError` (see `prepare`).
+    "val" and "test" are its published validation part; with a `val_size`, "val" is instead the first val_size / classes
+    images of each class of the training part. The data are prepared first if needed. `UserError` as in `prepare`, and
+    for an unknown data set, split or choice.
     """
     found = dataset(name)
     held_out = HeldOut(found.info.val_size if val_size is None else val_size, val_choice, split_seed)

@@ -1,4 +1,4 @@
-"""Strict readers of the published file formats; nothing from a file is executed.
+"""Strict readers of the published file formats, which execute nothing from a file.
 
 IDX arrays, CIFAR's pickled batches, .npy, MATLAB 5, images and label maps. Sizes in headers are trusted only within
 bounds.
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 #: the accepted image formats, whatever a file's name; Pillow would start Ghostscript for PostScript
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
-#: more pixels than any photograph has, and less than 300 MB of them
+#: more pixels than any photograph of our data sets has, and less than 300 MB
 MOST_PIXELS = 89_478_485
-#: dimensions of an IDX array: images have three, colours would be a fourth
+#: most dimensions of an IDX array: grey images have three, colours are a fourth
 _IDX_DIMENSIONS = 4
-#: bytes of meta.mat unpacked; the published one takes a hundredth
+#: most bytes of meta.mat unpacked; the published one has a hundredth
 _MAT_BYTES = 64 << 20
 
 
 def read_idx(path: Path, most: int) -> np.ndarray:
     """A uint8 array of at most `most` bytes from an IDX file (LeCun's format of MNIST), gzipped or not.
 
-    Raises a `UserError` naming the file when it is truncated, damaged, larger, or something else.
+    `UserError` that names the file if it is truncated, damaged, larger, or something else.
     """
     try:
-        # two zero bytes, the type (8: uint8), the number of dimensions, then each as a big-endian 32-bit number
+        # two zero bytes, the type (8: uint8), the number of dimensions, then the sides as big-endian 32-bit numbers
         with Unpacked(path, most + 4 + 4 * _IDX_DIMENSIONS + 1) as file:
             start = file.read(4)
             if len(start) < 4 or start[:3] != b"\0\0\x08" or not 1 <= start[3] <= _IDX_DIMENSIONS:
@@ -52,40 +52,37 @@ def read_idx(path: Path, most: int) -> np.ndarray:
             expected = math.prod(shape)
             if expected > most:
                 raise UserError(
-                    f"{path} was refused: its header announces {expected:,} bytes, and at most {most:,} may be there"
+                    f"{path} was refused: its header announces {expected:,} bytes, more than the allowed {most:,}"
                 )
             content = file.read(expected + 1)
     except DAMAGE as error:
         raise UserError(f"{path} is truncated or damaged ({error}): fetch it again") from error
     if len(content) != expected:
         there = len(content) if len(content) < expected else "more"
-        raise UserError(f"{path} is truncated or damaged: {expected} bytes announced, {there} there; fetch it again")
+        raise UserError(f"{path} is truncated or damaged: {expected} bytes announced, {there} found; fetch it again")
     return np.frombuffer(content, np.uint8).reshape(shape).copy()
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """The array in a .npy file, memory-mapped. A `UserError` for anything else: an archive, objects, a torn file.
-
-    The file must be there.
-    """
+    """The array in an existing .npy file, memory-mapped; `UserError` for an archive, objects or a truncated file."""
     try:
         with np.errstate(over="raise"):  # the product of absurd sizes overflows
             found = np.lib.format.open_memmap(path, mode="r")
         if found.dtype.hasobject:
             raise ValueError("it holds objects")
-    # NumPy raises whatever its reader of headers stumbles over
+    # NumPy's reader raises various errors for damaged headers
     except Exception as error:
         raise UserError(f"{path} is truncated or not a NumPy array ({error}): fetch it again") from error
     return found
 
 
 def read_mat(content: bytes, name: str) -> dict[str, Any]:
-    """The variables of a MATLAB 5 file; `name` is for the `UserError` when it is not one, or unpacks to too much."""
+    """The variables of a MATLAB 5 file; `name` names it in the `UserError` for a damaged or too large one."""
     from scipy.io import loadmat
 
     try:
         if not content.startswith(b"MATLAB 5.0 MAT-file"):
-            raise ValueError("no MATLAB 5 file")
+            raise ValueError("it is not a MATLAB 5 file")
         left, place = _MAT_BYTES, 128
         while place + 8 <= len(content):
             kind, size = struct.unpack("<II" if content[126:128] == b"IM" else ">II", content[place : place + 8])
@@ -95,7 +92,7 @@ def read_mat(content: bytes, name: str) -> dict[str, Any]:
                 raise ValueError(f"it unpacks to more than {_MAT_BYTES:,} bytes")
             place += 8 + size
         return loadmat(io.BytesIO(content), squeeze_me=True, struct_as_record=True)
-    # scipy raises whatever its reader stumbles over
+    # scipy's reader raises various errors for damaged files
     except Exception as error:
         raise UserError(f"{name} is damaged ({cause(error)}): fetch it again") from None
 
@@ -129,13 +126,13 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def read_pickled_batch(content: bytes, name: str) -> dict[bytes, Any]:
-    """The dictionary in one of CIFAR's pickled files; `name` is only for the `UserError` when it is not one."""
+    """The dictionary in one of CIFAR's pickled files; `name` names it in the `UserError` for anything else."""
     try:
         value = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:  # a hostile pickle may raise anything at all
+    except Exception as error:  # a hostile pickle may raise anything
         raise UserError(f"{name} was refused: {cause(error)}") from error
     if not isinstance(value, dict):
-        raise UserError(f"{name} was refused: a CIFAR batch is a dictionary, this is a {type(value).__name__}")
+        raise UserError(f"{name} was refused: a CIFAR batch must be a dictionary, not a {type(value).__name__}")
     return value
 
 
@@ -147,12 +144,12 @@ def decode_image(
     upright: bool = False,
     size: tuple[int, int] | None = None,
 ) -> "Image.Image":
-    """A fully decoded picture in `mode` ("RGB" or "L"); grey, palette and CMYK files are converted.
+    """A fully decoded image in `mode` ("RGB" or "L"); grey, palette and CMYK files are converted.
 
     `upright` applies the EXIF orientation, as viewers do; data sets are read without it, as in the papers. An image
     whose (width, height) is not `size` is refused before it is decoded.
 
-    Raises a `UserError` that names the file when it is none of `IMAGE_FORMATS` or cannot be decoded.
+    `UserError` that names the file if it is none of `IMAGE_FORMATS`, has another size or cannot be decoded.
     """
     from PIL import Image, ImageOps
 
@@ -165,18 +162,18 @@ def decode_image(
                 return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert(mode)
             if image.mode in ("I", "F"):
                 raise UserError(
-                    f"the image {name} holds numbers of 32 bits, whose white is unknown: save it with 8 or 16"
+                    f"the image {name} has 32-bit pixels, whose white level is unknown: save it with 8 or 16 bits"
                 )
-            return image.convert(mode)  # decodes the whole file, so a truncated one is detected here
+            return image.convert(mode)  # decodes the whole file, and so detects a truncated one
     except UserError:
         raise
-    # Pillow raises whatever its decoders stumble over
+    # Pillow's decoders raise various errors for damaged files
     except Exception as error:
         raise UserError(f"the image {name} cannot be decoded ({cause(error)})") from error
 
 
 def picture_size(source: Path, name: str) -> tuple[int, int]:
-    """(width, height) from an image's header. Raises `UserError` as `decode_image` does."""
+    """(width, height) from an image's header. `UserError` as in `decode_image`."""
     with _opened(source, name) as file:
         return file.size
 
@@ -184,18 +181,18 @@ def picture_size(source: Path, name: str) -> tuple[int, int]:
 def decode_label_map(source: Path, name: str, size: tuple[int, int]) -> np.ndarray:
     """The values of a palette or grey image, uint8 (height, width): a class for each pixel.
 
-    `size` is the (width, height) of its image. Raises `UserError` if the map's differs, if it holds colours instead of
-    class numbers, or if it cannot be decoded.
+    `size` is the (width, height) of the image that it labels. `UserError` if the map has another size, has colours
+    instead of class numbers, or cannot be decoded.
     """
     try:
         with _opened(source, name) as file:
             if file.size != size:
                 raise UserError(
-                    f"the label map {name} is {file.width}x{file.height}, and its image {size[0]}x{size[1]}: each "
+                    f"the label map {name} is {file.width}x{file.height}, but its image {size[0]}x{size[1]}: each "
                     "pixel needs its own label"
                 )
             if file.mode not in ("P", "L"):
-                raise UserError(f"the label map {name} holds colours ({file.mode}), not a number for each pixel")
+                raise UserError(f"the label map {name} has colours ({file.mode}), not a class number for each pixel")
             return np.array(file)
     except UserError:
         raise
@@ -205,7 +202,7 @@ def decode_label_map(source: Path, name: str, size: tuple[int, int]) -> np.ndarr
 
 @contextmanager
 def _opened(source: Path | bytes, name: str) -> Iterator["Image.Image"]:
-    """A picture of one of `IMAGE_FORMATS` and not more than `MOST_PIXELS`, not decoded yet."""
+    """An image of one of `IMAGE_FORMATS` and at most `MOST_PIXELS`, not decoded yet."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -216,16 +213,16 @@ def _opened(source: Path | bytes, name: str) -> Iterator["Image.Image"]:
     except UnidentifiedImageError as error:
         raise UserError(f"the image {name} cannot be decoded: it is none of {', '.join(IMAGE_FORMATS)}") from error
     except Image.DecompressionBombError as error:
-        raise UserError(f"the image {name} has more than the {MOST_PIXELS:,} pixels that are read") from error
+        raise UserError(f"the image {name} has more than the {MOST_PIXELS:,} pixels allowed") from error
     with file:
         if file.width * file.height > MOST_PIXELS:
             raise UserError(
-                f"the image {name} is {file.width}x{file.height}, more than the {MOST_PIXELS:,} pixels that are read"
+                f"the image {name} is {file.width}x{file.height}, more than the {MOST_PIXELS:,} pixels allowed"
             )
         yield file
 
 
-# Annex K of the JPEG standard (ITU-T T.81, table K.1): the luminance table that libjpeg scales by the quality
+# the luminance table that libjpeg scales by the quality (JPEG standard, ITU-T T.81, table K.1)
 _LUMINANCE = (
     "16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62 "
     "18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"
@@ -233,7 +230,7 @@ _LUMINANCE = (
 
 
 def jpeg_quality(content: bytes) -> int | None:
-    """The quality setting (1..100) with which libjpeg would have written this file, or None if there is none such."""
+    """The quality (1..100) with which libjpeg would have written this file; None if there is none such."""
     from PIL import Image
 
     with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:

@@ -1,8 +1,8 @@
-"""ImageNet's classes, and sorting its 50,000 validation photographs, published flat, into class folders.
+"""ImageNet's classes; sorts its 50,000 validation photographs, published in one folder, into class folders.
 
 Their classes are published separately. The development kit has a number for each in
-``data/ILSVRC2012_validation_ground_truth.txt`` and in ``data/meta.mat`` the WordNet identifier (the folder's name) of
-each number. Kaggle's copy, which most people have, has no kit but ``LOC_val_solution.csv`` with the identifier itself.
+``data/ILSVRC2012_validation_ground_truth.txt``, and the WordNet identifier (the folder's name) of each number in
+``data/meta.mat``. Kaggle's copy, which most people have, has ``LOC_val_solution.csv`` with the identifiers instead.
 Photographs are linked or copied; no existing file is moved or deleted.
 """
 
@@ -30,17 +30,17 @@ KIT = "ILSVRC2012_devkit_t12"
 #: the folder of photographs in Kaggle's archive, and the file beside it with the validation classes
 KAGGLE, SOLUTION = "ILSVRC/Data/CLS-LOC", "LOC_val_solution.csv"
 TRUTH, META = "data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat"
-#: 6.7 GB of photographs, none above 20 MB; a kit of some megabytes
+#: most bytes: the photographs have 6.7 GB, none above 20 MB; the kit has some megabytes
 _ARCHIVE_BYTES = {"most": 16 << 30, "largest": 64 << 20}
 _KIT_BYTES = {"most": 256 << 20, "largest": 64 << 20}
-#: 1.5 MB, bounding boxes included
+#: most bytes: the file has 1.5 MB, bounding boxes included
 _SOLUTION_BYTES = 64 << 20
 _NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
 
 
 @cache
 def classes() -> tuple[str, ...]:
-    """The WordNet identifiers of the 1000 classes; a network's class k is the k-th, whatever folders exist."""
+    """The WordNet identifiers of the 1000 classes in the order of class numbers, whatever folders exist."""
     lines = Path(__file__).with_name("imagenet_classes.txt").read_text().splitlines()
     return tuple(line for line in lines if not line.startswith("#"))
 
@@ -54,11 +54,11 @@ def needed(root: Path) -> str:
 
 
 def sort_validation(root: Path, progress: OnProgress, *, links: bool = False) -> None:
-    """Sorts the flat validation photographs into ``<root>/imagenet/val/<class>/``; does nothing if there are none.
+    """Sorts unsorted validation photographs into ``<root>/imagenet/val/<class>/``; does nothing if there are none.
 
-    Sorted photographs are left alone, so an interrupted call can be repeated. The flat files stay; a sorted one is a
-    hard link where the file system allows it, otherwise a copy, or with `links` a symbolic link. Raises `UserError` if
-    the file of classes is missing or damaged, a photograph is missing, or one lies in the wrong folder.
+    Sorted photographs are left alone, so an interrupted call can be repeated. The unsorted files stay; a sorted one is
+    a hard link if the file system allows it, otherwise a copy, or with `links` a symbolic link. `UserError` if the file
+    of classes is missing or damaged, a photograph is missing, or one is in the wrong folder.
     """
     target, count = root / "imagenet" / "val", COUNT
     flat, archive = _flat(root), _found(root, (ARCHIVE,))
@@ -66,7 +66,7 @@ def sort_validation(root: Path, progress: OnProgress, *, links: bool = False) ->
         return
     done = _sorted(target)
     if len(done) == count and flat == {}:
-        # with all sorted, an archive beside the folders needs no development kit
+        # all are sorted, so an archive beside the folders needs no development kit
         return
     shown = _shown(root, count)
     for number, wnid in done.items():
@@ -100,7 +100,7 @@ def _places(root: Path) -> tuple[Path, Path, Path]:
 
 
 def kaggle(root: Path) -> Path | None:
-    """The folder of Kaggle's copy that holds train and val, unpacked into the data root or its folder imagenet."""
+    """The folder with train and val in Kaggle's copy, unpacked into the data root or its folder imagenet; or None."""
     places = root / KAGGLE, root / "imagenet" / KAGGLE, root / "imagenet" / "Data" / "CLS-LOC"
     return next((place for place in places if place.is_dir()), None)
 
@@ -117,7 +117,7 @@ def _solution(root: Path) -> Path | None:
 
 
 def _flat(root: Path) -> dict[int, Path]:
-    """Number -> flat photograph; the folder of validation images takes precedence over the one beside it."""
+    """Number -> unsorted photograph; the folder of validation images takes precedence."""
     found: dict[int, Path] = {}
     copy = kaggle(root)
     places = (root / "imagenet" / "val", root / "imagenet", root, *((copy / "val",) if copy else ()))
@@ -131,7 +131,7 @@ def _flat(root: Path) -> dict[int, Path]:
 
 
 def _sorted(target: Path) -> dict[int, str]:
-    """Number -> class folder, for the photographs that are sorted."""
+    """Number -> class folder, for sorted photographs."""
     found: dict[int, str] = {}
     if not target.is_dir():
         return found
@@ -153,7 +153,7 @@ def _link(source: Path, target: Path, *, symbolic: bool) -> None:
     if target.is_symlink() and not target.exists():
         target.unlink()  # a dangling link
     try:
-        # atomic, and without a second copy of 6 GB
+        # atomic, without a second copy of 6 GB
         os.link(source.resolve(), target)
     except FileExistsError:
         return
@@ -212,13 +212,13 @@ def _solved(path: Path, count: int) -> list[str]:
             match = _NAME.fullmatch(f"{name.removesuffix('.JPEG')}.JPEG")
             # a class and a box, once or several times
             if not match or not fields or len(set(fields[::5])) != 1 or fields[0] not in _known():
-                raise ValueError(f"line {line} gives no class of a photograph")
+                raise ValueError(f"line {line} has no class of a photograph")
             if found.setdefault(int(match[1]), fields[0]) != fields[0]:
                 raise ValueError(f"{name} has two classes")
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path} is damaged ({error}): fetch it again") from None
     if found.keys() != set(range(1, count + 1)):
-        raise UserError(f"{path} gives the classes of {len(found)} photographs, not {count}: fetch it again")
+        raise UserError(f"{path} lists {len(found)} photographs, not exactly those from 1 to {count}: fetch it again")
     return [found[number] for number in range(1, count + 1)]
 
 
@@ -238,7 +238,7 @@ def _kit_file(folder: Path | None, archive: Path | None, name: str) -> bytes:
 
 
 def _wnids(content: bytes, origin: Any) -> Mapping[int, str]:
-    """Class number -> WordNet identifier, of those without children (the 1000 classes)."""
+    """Class number -> WordNet identifier, for synsets without children (the 1000 classes)."""
     synsets = read_mat(content, f"{META} of {origin}").get("synsets", ())
     try:
         rows = np.ravel(synsets)

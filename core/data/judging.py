@@ -1,4 +1,4 @@
-"""Checks by content that images are those of a data set, since names and shapes prove little."""
+"""Checks the content of images, since names and shapes do not prove which data set they are from."""
 
 import hashlib
 
@@ -27,17 +27,17 @@ def image_digests(images: np.ndarray, labels: np.ndarray | None = None) -> list[
 
 
 def set_digest(images: np.ndarray, labels: np.ndarray) -> str:
-    """SHA-256 of the sorted `image_digests`: the same for the same images in any order, labels below 256."""
+    """SHA-256 of the sorted `image_digests`, which does not depend on the images' order; labels must be below 256."""
     return hashlib.sha256(b"".join(sorted(image_digests(images, labels)))).hexdigest()
 
 
 def check_copies(where: str, title: str, train: Arrays, test: Arrays) -> None:
-    """Raises `UserError` if many images are duplicates, or many test images are also training images."""
+    """`UserError` if more than 5 % of a part's images are duplicates, or of the test images are training images."""
     digests = {"training": image_digests(train[0]), "test": image_digests(test[0])}
     for part, found in digests.items():
         if len(found) - len(set(found)) > _COPIES * len(found):
             raise UserError(
-                f"{where} is not {title}: of {len(found)} {part} images only {len(set(found))} differ from each other"
+                f"{where} is not {title}: of {len(found)} {part} images only {len(set(found))} differ from one another"
             )
     known = set(digests["training"])
     if (leaked := sum(one in known for one in digests["test"])) > _COPIES * len(digests["test"]):

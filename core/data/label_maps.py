@@ -1,6 +1,6 @@
 """Batches of images with a class for each pixel; an image and its map are transformed together.
 
-A map is one more channel of its image, with 1 added, so that 255 ("no class") becomes 0. Pixels that a padded crop adds
+A map is one more channel of its image, with 1 added, so that 255 ("no class") becomes 0. Pixels added by a padded crop
 are 0 too, and so have no class.
 """
 
@@ -24,7 +24,7 @@ IGNORED = 255
 
 
 def _parted(feeder: Feeder, both: Tensor, epoch: int, step: int, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Images float32 (B, C, H, W) and maps int64 (B, H, W) from uint8 (B, C + 1, H, W)."""
+    """Augmented images float32 (B, C, H, W) and maps int64 (B, H, W) from uint8 (B, C + 1, H, W)."""
     moved = feeder.changed(both, epoch, step, keep)
     return feeder.normalise(moved[:, :-1]), (moved[:, -1] - 1).long()
 
@@ -41,7 +41,7 @@ class LabelMapLoader(Feeder):
         self.both = torch.cat([image_set.images, (image_set.labels + 1)[:, None]], 1).to(self.device)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from `start_step` on, with the numbers (within the set) of the images in each."""
+        """The batches of one epoch from `start_step` on, with the numbers of their images within the set."""
         order = self.order(epoch).to(self.device)
         for step in range(start_step, len(self)):
             indices = order[self.part(step)]
@@ -50,7 +50,7 @@ class LabelMapLoader(Feeder):
 
 
 class _Labelled(Photographs):
-    """An item's last channel is its map plus 1."""
+    """Photographs whose last channel is their map plus 1."""
 
     channels: ClassVar[int] = 4
 
@@ -63,8 +63,8 @@ class _Labelled(Photographs):
         classes = decode_label_map(Path(of), of, image.size)
         if len(wrong := classes[(classes >= len(self.files.classes)) & (classes != IGNORED)]):
             raise UserError(
-                f"the label map {of} holds the class {wrong.max()}: there are 0 to {len(self.files.classes) - 1}, and "
-                f"{IGNORED} for none"
+                f"the label map {of} holds the class {wrong.max()}: classes are 0 to {len(self.files.classes) - 1}, "
+                f"and {IGNORED} for none"
             )
         pixels = np.array(self.window(image, epoch, index))  # (size, size, 3)
         cut = np.array(self.window(Image.fromarray(classes), epoch, index, Image.Resampling.NEAREST, IGNORED))

@@ -1,7 +1,7 @@
 """Batches of an `ImageSet` kept on the device as uint8: no worker processes, no per-image Python, no state.
 
 The order of an epoch is a function of (seed, epoch), the augmentation of a batch of (seed, epoch, step). So a run
-resumed at step k of an epoch sees exactly what an uninterrupted one sees. Without a shuffle, augmentation is a function
+resumed at step k of an epoch sees exactly what an uninterrupted one sees. Without shuffling, augmentation is a function
 of (seed, epoch, image), so that measurements do not depend on the batch size.
 """
 
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
 
 class Described(Protocol):
-    """What a loader needs to know of a set: its size and its normalisation."""
+    """What a loader needs from a set: its length and its normalisation."""
 
     @property
     def mean(self) -> tuple[float, ...]: ...
@@ -59,12 +59,13 @@ class LoaderOptions(TypedDict, total=False):
 class Feeder:
     """The base of all loaders: the order of an epoch, a rank's part, augmentation and normalisation.
 
-    `augment` comes from `data.augment.build_augment`. `mean` and `std` replace the set's own, in units of pixels
-    scaled to [0, 1]; ``(0.0,)`` and ``(1.0,)`` only scale. With `drop_last` an incomplete last batch is left out.
+    `augment` comes from `data.augment.build_augment`. `mean` and `std` replace the set's own, for pixels scaled to
+    [0, 1]; ``(0.0,)`` and ``(1.0,)`` only scale. With `drop_last` an incomplete last batch is left out.
 
-    `batch_size` is that of the global batch, which `world_size` processes divide among themselves: each takes a
-    contiguous part, parts differ by at most one image, and together they are exactly the batch of a single process,
-    with the same augmentation. No image is repeated as padding: an evaluation counts each once.
+    `batch_size` is that of the global batch, which is divided among `world_size` processes: each takes a contiguous
+    part, parts differ by at most one image, and together they are exactly the batch of a single process, with the same
+    augmentation. No image is repeated as padding, so an evaluation counts each once. ValueError for a batch size, rank
+    or `drop_last` that leaves no batches.
     """
 
     def __init__(
@@ -102,11 +103,11 @@ class Feeder:
         self.scale, self.shift = ((v.float().to(self.device)) for v in (1 / (255 * spread), -centre / spread))
 
     def __len__(self) -> int:
-        """Steps of an epoch."""
+        """Number of steps in an epoch."""
         return self.count // self.batch_size if self.drop_last else -(-self.count // self.batch_size)
 
     def global_size(self, step: int) -> int:
-        """Images of the batch at `step` over all processes together; the last batch may be smaller."""
+        """Number of images of the batch at `step` over all processes; the last batch may be smaller."""
         return min(self.batch_size, self.count - step * self.batch_size)
 
     def order(self, epoch: int) -> Tensor:
@@ -126,9 +127,9 @@ class Feeder:
         return slice(start + local.start, start + local.stop)
 
     def finish(self, pixels: Tensor, epoch: int, step: int, keep: Tensor | None = None) -> Tensor:
-        """uint8 (B, C, H, W) of this process -> augmented, float32, normalised, in the memory format wanted.
+        """Augments and normalises this process's images: uint8 (B, C, H, W) -> float32, in the loader's memory format.
 
-        `keep` holds the positions, within this process's part, of the images given; default: all.
+        `keep` has the positions of these images within this process's part; default: all.
         """
         return self.changed(pixels, epoch, step, keep, self.normalise)
 
@@ -156,7 +157,7 @@ class Feeder:
             draws = augment.draw(self.global_size(step), height, width, random)
             draws = [draw[self.local(step)] for draw in draws]
             return augment.take_turns(draws, lambda: self._numbers(epoch, step), self.seed, epoch)
-        # in order, the row of an epoch's draws that an image takes is its number, whatever the size of a batch
+        # without shuffling, an image's row in the epoch's draws is its number, whatever the batch size
         if self._whole is None or self._whole[0] != (epoch, height, width):
             random = generator("augment", self.seed, epoch)
             draws = augment.draw(self.count, height, width, random)
@@ -165,7 +166,7 @@ class Feeder:
         return [draw[self.part(step)] for draw in self._whole[1]]
 
     def _numbers(self, epoch: int, step: int) -> Tensor:
-        """The numbers of this process's images at `step`; the epoch's order is drawn once."""
+        """The numbers of this process's images at `step`; the epoch's order is cached."""
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, self.order(epoch)
         return self._order[1][self.part(step)]
@@ -185,7 +186,7 @@ class DeviceLoader(Feeder):
         self.images, self.labels = image_set.images.to(self.device), image_set.labels.to(self.device)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from `start_step` on, with the numbers (within the set) of the images in each."""
+        """The batches of one epoch from `start_step` on, with the numbers of their images within the set."""
         order = self.order(epoch).to(self.device)
         for step in range(start_step, len(self)):
             indices = order[self.part(step)]
@@ -193,11 +194,11 @@ class DeviceLoader(Feeder):
             yield Batch(step, images, self.labels[indices], indices)
 
     def sample(self, count: int) -> Tensor:
-        """`count` images of the set, the first of epoch 0, normalised and not augmented, float32 (n, C, H, W)."""
+        """The first `count` images of epoch 0, normalised and not augmented, float32 (n, C, H, W)."""
         return self.normalise(self.images[self.order(0)[:count].to(self.device)])
 
     def canvas(self, indices: Tensor) -> Tensor | None:
-        """The whole padded images, normalised, of which the batches show random windows; None where they do not."""
+        """The whole padded images, normalised, from which the batches cut random windows; None if they do not."""
         step = self.augment.steps[0][0] if self.augment else None
         if not isinstance(step, Crop) or step.size is None:
             return None

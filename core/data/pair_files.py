@@ -1,4 +1,4 @@
-"""Data sets of image pairs prepared by the user: ``<root>/<name>/{train,test}.safetensors``, input and target."""
+"""Data sets of image pairs (input, target) prepared by the user: ``<root>/<name>/{train,test}.safetensors``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +21,12 @@ _FILES = (
 
 
 def pair_info(name: str, title: str, size: int, files: str = _FILES) -> DatasetInfo:
-    """The entry of a set of pairs: one channel, no classes, no normalisation."""
+    """The catalogue's entry for a set of pairs: one channel, no classes, no normalisation."""
     return DatasetInfo(name, title, 0, 1, size, (0.0,), (1.0,), 0, files.format(name=name, size=size), pairs=True)
 
 
 class PairFiles(Dataset):
-    """Pairs in one memory-mapped file for each part."""
+    """A data set of pairs in one memory-mapped file for each part."""
 
     def __init__(self, info: DatasetInfo) -> None:
         self.info = info
@@ -52,7 +52,7 @@ class PairFiles(Dataset):
         return root / self.info.name / f"{part}.safetensors"
 
     def describe(self, root: Path, parts: tuple[str, ...] = PARTS) -> dict[str, Any]:
-        """Title, pairs and digest of each of `parts`, every file checked; a digest is kept until its file changes."""
+        """Title, number of pairs and digest of each of `parts`; a file is checked again only if it changed."""
         from stillpoint.core.data.pairs import check_values, mapped
 
         known = _known(root / "prepared" / f"{self.info.name}.json")
@@ -77,7 +77,7 @@ class PairFiles(Dataset):
         return {**content, "sources": signature, "version": _VERSION}
 
 
-#: version of the checks: files accepted by an earlier one are checked again
+#: version of the checks; files accepted by an earlier one are checked again
 _VERSION = 2
 
 

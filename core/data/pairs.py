@@ -1,6 +1,6 @@
-"""Pairs of images (input, target) for reconstruction networks: files of prepared pairs, and batches of them.
+"""Pairs of images (input, target) for reconstruction networks: their files, and batches of them.
 
-Scanner data are turned into pairs of float32 images once, outside this project. `undersampled` does it for single-coil
+Scanner data are converted once to pairs of float32 images, outside this project. `undersampled` does it for single-coil
 magnetic resonance; filtered back-projections for computed tomography need a tomography library.
 """
 
@@ -21,7 +21,7 @@ from stillpoint.core.data.sets import FolderSet, ImageSet, LabelMapFiles, LabelM
 
 @dataclass(frozen=True, slots=True)
 class PairSet(Selectable):
-    """One split: `inputs` and `labels` (the targets) float32 (N, C, H, W); `digest` identifies the choice of pairs.
+    """One split: `inputs` and `labels` (the targets) float32 (N, C, H, W); `digest` identifies the pairs.
 
     Both may be memory-mapped, and are then read batch by batch. `mean` and `std` are 0 and 1: intensities are not
     normalised.
@@ -39,7 +39,7 @@ class PairSet(Selectable):
         return {"inputs": self.inputs[indices], "labels": self.labels[indices]}
 
 
-#: what `core.data.datasets.load` gives
+#: what `core.data.datasets.load` returns
 AnySet = ImageSet | LabelMapSet | FolderSet | LabelMapFiles | PairSet
 
 
@@ -47,7 +47,7 @@ class PairLoader(Feeder):
     """Batches of a `PairSet`: ``images`` are the inputs and ``labels`` the targets, float32 (B, C, H, W).
 
     Both are cropped to their central `size` x `size` pixels and transformed alike (flip, roll). Only batches are moved
-    to the device. The other options are `Feeder`'s.
+    to the device. The other options are `Feeder`'s. `UserError` for a `size` larger than the images.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class PairLoader(Feeder):
         height, width = pairs.labels.shape[2:]
         self.image_set, self.size = pairs, size or min(height, width)
         if self.size > min(height, width):
-            raise UserError(f"DATA.IMAGE_SIZE {self.size}: images of {pairs.title} have {height}x{width}")
+            raise UserError(f"DATA.IMAGE_SIZE {self.size}: images of {pairs.title} have {height}x{width} pixels only")
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from `start_step` on, with the numbers (within the set) of the pairs in each."""
+        """The batches of one epoch from `start_step` on, with the numbers of their pairs within the set."""
         order = self.order(epoch)
         for step in range(start_step, len(self)):
             indices = order[self.part(step)]
@@ -81,7 +81,7 @@ class PairLoader(Feeder):
 
 
 def mapped(path: Path) -> tuple[Tensor, Tensor]:
-    """Inputs and targets of a file of pairs, memory-mapped; a `UserError` if it holds anything else."""
+    """Inputs and targets of a file of pairs, memory-mapped; `UserError` for any other file."""
     wanted = "tensors input and target, both float32 (N, 1, H, W) with N, H and W above 0"
     try:
         with safe_open(path, framework="pt") as file:
@@ -89,7 +89,7 @@ def mapped(path: Path) -> tuple[Tensor, Tensor]:
                 raise UserError(f"{path} holds {', '.join(sorted(file.keys())) or 'nothing'}: it must hold {wanted}")
             inputs, targets = file.get_tensor("input"), file.get_tensor("target")
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is truncated or no safetensors file ({error}): make it again") from None
+        raise UserError(f"{path} is truncated or not a safetensors file ({error}): make it again") from None
     shapes = tuple(inputs.shape), tuple(targets.shape)
     right = shapes[0] == shapes[1] and len(shapes[0]) == 4 and shapes[0][1] == 1 and 0 not in shapes[0]
     if not right or {inputs.dtype, targets.dtype} != {torch.float32}:
@@ -100,7 +100,7 @@ def mapped(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def check_values(path: Path, inputs: Tensor, targets: Tensor) -> None:
-    """Raises `UserError` for values that are not finite, and where there is nothing to learn: every input equals its
+    """`UserError` for values that are not finite, and for pairs without anything to learn: every input equals its
     target, or all targets are one value."""
     same, constant = True, True
     for start in range(0, len(inputs), 64):
@@ -117,15 +117,15 @@ def check_values(path: Path, inputs: Tensor, targets: Tensor) -> None:
 def line_mask(width: int, acceleration: int, centre_fraction: float, *key: int | str) -> Tensor:
     """The measured columns of the Fourier plane: bool (width,), with the zero frequency at ``width // 2``.
 
-    The central ``round(width * centre_fraction)`` are measured; every other one with the probability that makes the
-    expected number ``width / acceleration`` (the random masks of fastMRI, arXiv 1811.08839, section 4.9). The draw is a
-    function of `key`.
+    The central ``round(width * centre_fraction)`` are measured, and the others with the probability for which the
+    expected number is ``width / acceleration`` (the random masks of fastMRI, arXiv 1811.08839, section 4.9). The draw
+    is a function of `key`. ValueError if the central columns alone are more than that.
     """
     centre = round(width * centre_fraction)
     if acceleration < 1 or not 0 < centre_fraction <= 1 or centre * acceleration > width:
         raise ValueError(
-            f"acceleration {acceleration} with centre_fraction {centre_fraction}: the middle columns alone must not be "
-            f"more than the {width} / {acceleration} that are measured"
+            f"acceleration {acceleration} with centre_fraction {centre_fraction}: acceleration must be at least 1, "
+            f"centre_fraction in (0, 1], and the central columns at most {width} / {acceleration}"
         )
     probability = (width / acceleration - centre) / max(width - centre, 1)
     mask = torch.rand(width, generator=generator("line mask", *key)) < probability
@@ -135,14 +135,14 @@ def line_mask(width: int, acceleration: int, centre_fraction: float, *key: int |
 
 
 def undersampled(kspace: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """A pair from single-coil measurements, as fastMRI's U-Net sees it: magnitudes (H', W'), float32 both.
+    """A pair (input, target) from single-coil measurements, as for fastMRI's U-Net: magnitudes float32 (H', W').
 
     kspace   complex (H, W), the zero frequency in the middle
-    target   the reconstruction of all measurements (H', W'), to whose size the input's middle is cut
-    mask     bool (W,): columns that are kept
+    target   the reconstruction from all measurements (H', W'), to whose size the input is centre-cropped
+    mask     bool (W,): columns to keep
 
-    The input is the magnitude of the inverse Fourier transform (orthonormal) with zeros for what is not measured.
-    Both are normalised by the input's own mean and standard deviation.
+    The input is the magnitude of the orthonormal inverse Fourier transform, with zeros in the other columns. Both are
+    normalised by the input's mean and standard deviation.
     """
     inverse = torch.fft.ifft2(torch.fft.ifftshift(torch.where(mask, kspace, 0), dim=(-2, -1)), norm="ortho")
     image = torch.fft.fftshift(inverse, dim=(-2, -1)).abs()

@@ -1,4 +1,4 @@
-"""Data sets read from their folders: too many photographs for memory, listed here and read batch by batch."""
+"""Data sets of photographs too many for memory: listed from their folders, and read batch by batch."""
 
 import hashlib
 import os
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class Photographs(Dataset):
-    """A data set of class folders: "train", and "val" for validation and test alike."""
+    """A data set of class folders: "train", and "val" for both validation and test."""
 
-    #: images of the published parts; the title says where there are fewer
+    #: number of images of the published parts; the title says if there are fewer
     counts: ClassVar[dict[str, int]]
-    #: the usual minimum of a photograph's shorter side in pixels; 0 if all have one size
+    #: least median of the photographs' shorter sides, in pixels; 0: not checked
     side: ClassVar[int] = 0
 
     @abstractmethod
@@ -33,7 +33,7 @@ class Photographs(Dataset):
 
     @abstractmethod
     def classes(self, root: Path) -> tuple[str, ...]:
-        """Names of all classes: a label is the position here, whatever folders exist."""
+        """Names of all classes, in the order of their labels, whatever folders exist."""
 
     @abstractmethod
     def listed(self, root: Path, part: str) -> Iterable[tuple[str, os.DirEntry[str]]]:
@@ -59,7 +59,7 @@ class Photographs(Dataset):
             lacking = [f"validation has {pictures} photographs of {classes} classes, not {whole[1]} of {whole[0]}"]
         if self.side and (side := _usual_side(found["val"].paths)) < self.side:
             # the classes of a smaller copy have the same folders
-            lacking.append(f"its photographs are small: half of them are below {side} pixels, not below {self.side}")
+            lacking.append(f"its photographs are small: their median shorter side is {side} pixels, below {self.side}")
         return {**marker, **({"incomplete": "; ".join(lacking)} if lacking else {})}
 
     def load(self, root: Path, split: str, held_out: HeldOut) -> "FolderSet":
@@ -69,7 +69,7 @@ class Photographs(Dataset):
         return self.scan(root, "train").hold_out(held_out.size, split == "val")
 
     def scan(self, root: Path, part: str) -> "FolderSet":
-        """The images of a part. `UserError` where there are none, or validation has a class that training lacks."""
+        """The images of a part; `UserError` if there are none, or a folder of images is not a class."""
         import torch
 
         from stillpoint.core.data.sets import FolderSet
@@ -87,7 +87,7 @@ class Photographs(Dataset):
             raise missing(self.info.name, root, f" ({folder} holds no images)")
         there = torch.tensor(labels, dtype=torch.int64)
         present = len(there.unique())
-        # a version numbered classes by the folders present, which gave other labels
+        # the classes present are part of the digest, since an earlier version numbered classes by them
         partial = [] if present == len(classes) else [f"{present} of {len(classes)} classes"]
         digest = digest_of([*partial, state.hexdigest()]) if partial else state.hexdigest()
         entry, title = self.info, self._title(part, present, len(classes), len(paths))
@@ -101,7 +101,7 @@ class Photographs(Dataset):
 
 
 def _usual_side(paths: tuple[str, ...]) -> int:
-    """The median shorter side of a sample of these photographs, in pixels; unreadable ones do not count."""
+    """The median shorter side of a sample of these photographs, in pixels; unreadable ones are ignored."""
     sides = []
     for path in paths[:: max(len(paths) // 64, 1)]:
         with suppress(UserError):
@@ -110,7 +110,7 @@ def _usual_side(paths: tuple[str, ...]) -> int:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder belongs to some program: .DS_Store, .ipynb_checkpoints, __MACOSX."""
+    """Whether a file or folder is of some program, such as .DS_Store, .ipynb_checkpoints, __MACOSX."""
     return name.startswith((".", "__"))
 
 
@@ -120,18 +120,18 @@ def pictures_in(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the folders in `folder` that hold an image, sorted; hidden and empty ones are no classes."""
+    """Sorted names of the folders in `folder` that contain an image, without hidden ones."""
     children = (child for child in os.scandir(folder) if child.is_dir() and not is_hidden(child.name))
     return sorted(child.name for child in children if any(map(_is_picture, os.scandir(child.path))))
 
 
 def of_class_folders(folder: Path, classes: tuple[str, ...], title: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """(class, path) of the images in ``<folder>/<class>``; a `UserError` for a folder of images that is not a class."""
+    """(class, path) of the images in ``<folder>/<class>``; `UserError` for a folder of images that is not a class."""
     there = class_folders(folder)
     if strange := sorted(set(there) - set(classes)):
         raise UserError(
             f"{folder} has folders of pictures that are no classes of {title}: {', '.join(strange[:5])}; "
-            "classes are told apart by the names of their folders"
+            "folders must have the names of its classes"
         )
     for name in there:
         for picture in pictures_in(folder / name):

@@ -1,6 +1,6 @@
-# Decodes a data set once. The marker says what was found (title, images, digest of each part) and is written last,
-# so it is what a rule that trains or evaluates takes as its input. config["data"] is the data root; without it, the
-# environment's STILLPOINT_DATA, or data. Where raw files have changed since, they are looked at again.
+# Decodes a data set once. The marker (title, images and digest of each part) is written last, so it is the input of
+# rules that train or evaluate. config["data"] is the data root; without it, the environment's STILLPOINT_DATA, or data.
+# Changed raw files are read again.
 from stillpoint.core.config.catalogue import data_root
 from stillpoint.pipelines.workflow import raw_data
 

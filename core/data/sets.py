@@ -1,4 +1,4 @@
-"""One split of a data set, in memory or as image files, with a class for each image or each pixel."""
+"""Splits of data sets, in memory or as image files, with a class for each image or each pixel."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -16,9 +16,9 @@ from stillpoint.core.data.contract import HeldOut, split_indices
 
 
 def evenly(total: int, count: int | None) -> Tensor:
-    """Indices of `count` of `total` images, evenly spaced, so that a set sorted by class shows all its classes.
+    """Indices of `count` of `total` images, evenly spaced, so that they cover all classes of a set sorted by class.
 
-    All of them where `count` is none or no less than `total`.
+    All indices if `count` is None or at least `total`.
     """
     if count is None or count >= total:
         return torch.arange(total)
@@ -26,10 +26,10 @@ def evenly(total: int, count: int | None) -> Tensor:
 
 
 def sample(labels: Tensor, count: int | None) -> Tensor:
-    """Indices of `count` images for a trial or an expensive measurement, always the same ones.
+    """Indices of `count` images for a trial or an expensive measurement, always the same.
 
-    The first ones, or evenly spaced ones of a set sorted by class, whose first images all have one class.
-    `labels` is (N,), or (N, C, H, W) where the targets are images.
+    The first ones, or evenly spaced ones if the set is sorted by class. `labels` is (N,), or (N, C, H, W) if the
+    targets are images.
     """
     if labels.ndim == 1 and bool((labels.diff() >= 0).all()):
         return evenly(len(labels), count)
@@ -37,10 +37,9 @@ def sample(labels: Tensor, count: int | None) -> Tensor:
 
 
 def first_of_each_class(labels: Tensor, val_size: int) -> Tensor:
-    """Whether each image is one of the first ``val_size / classes`` of its class: bool (N,), counting the classes
-    present.
+    """Whether each image is one of the first ``val_size / classes`` of its class: bool (N,).
 
-    `labels` (N,) must be sorted by class. Raises `UserError` if that is less than one image of each class.
+    Only classes in `labels` count; `labels` (N,) must be sorted. `UserError` for less than one image of each class.
     """
     there, starts = torch.unique_consecutive(labels, return_inverse=True)
     if 0 < val_size < len(there):
@@ -50,9 +49,9 @@ def first_of_each_class(labels: Tensor, val_size: int) -> Tensor:
 
 
 class Selectable(ABC):
-    """The base of the sets: subsets, each with a digest that follows from the whole's and the choice.
+    """The base of the sets: selects subsets, whose digests are functions of the whole's and of the choice.
 
-    `order` describes the order of the images where it differs from the published one: a subset then has other images.
+    `order` describes the order of the images if it differs from the published one, so that subsets differ too.
     """
 
     __slots__ = ()
@@ -65,19 +64,19 @@ class Selectable(ABC):
         return len(self.labels)
 
     def held_out(self, held: HeldOut, val: bool) -> Self:
-        """The images held out for validation (`val`), or all the others.
+        """The images held out for validation if `val`, otherwise all others.
 
         For a copy sorted by class, "first" means the first of each class.
         """
         train, rest = split_indices(len(self), *held)
         if held.choice == "first" and self.labels.ndim == 1 and bool((self.labels.diff() >= 0).all()):
-            # the published batches of CIFAR are mixed; in class folders the first images all have one class
+            # unlike in the published, mixed batches of CIFAR, the first images of class folders have one class
             chosen = first_of_each_class(self.labels, held.size).numpy()
             train, rest = np.flatnonzero(~chosen), np.flatnonzero(chosen)
         return self.take(torch.from_numpy(rest if val else train))
 
     def sample(self, count: int) -> Self:
-        """`count` images (all of them when there are fewer) for trials and quick measurements (see `sample`)."""
+        """`count` images, or all if there are fewer, for trials and quick measurements (see `sample`)."""
         return self if count >= len(self) else self.take(sample(self.labels, count))
 
     def evenly(self, count: int | None) -> Self:
@@ -85,7 +84,7 @@ class Selectable(ABC):
         return self if count is None or count >= len(self) else self.take(evenly(len(self), count))
 
     def take(self, indices: Tensor) -> Self:
-        """The images of these numbers, int64 (n,), in this order."""
+        """The images at `indices`, int64 (n,), in this order."""
         chosen = hashlib.sha256(self.digest.encode() + indices.numpy().astype("<i8").tobytes()).hexdigest()
         return replace(self, **self._chosen(indices), digest=chosen)  # type: ignore[type-var]
 
@@ -98,7 +97,7 @@ class Selectable(ABC):
 class ImageSet(Selectable):
     """One split in memory: `images` uint8 (N, C, H, W), `labels` int64 (N,), and its title in tables.
 
-    `digest` is a SHA-256 that depends on the pixels, the labels and the choice of images alone.
+    `digest` is a SHA-256 that depends only on the pixels, the labels and the choice of images.
     """
 
     images: Tensor
@@ -116,9 +115,9 @@ class ImageSet(Selectable):
 
 @dataclass(frozen=True, slots=True)
 class LabelMapSet(Selectable):
-    """One split in memory whose labels are maps: uint8 (N, H, W), the class of each pixel, 255 where there is none.
+    """One split in memory whose labels are maps: uint8 (N, H, W), the class of each pixel, 255 for none.
 
-    The rest is as an `ImageSet` has it.
+    The other fields are those of `ImageSet`.
     """
 
     images: Tensor
@@ -143,7 +142,7 @@ def array_set(
     digest: str,
     notes: Mapping[str, str],
 ) -> "ImageSet | LabelMapSet":
-    """A split of a data set from arrays."""
+    """A split of a data set from arrays: a `LabelMapSet` if it has label maps, otherwise an `ImageSet`."""
     kind = LabelMapSet if info.label_maps else ImageSet
     about = classes, info.mean, info.std, title, digest, notes.get("order", "")
     return kind(torch.from_numpy(images), torch.from_numpy(labels), *about)
@@ -153,7 +152,7 @@ def array_set(
 class FolderSet(Selectable):
     """Image files, one class each: `paths` and `labels` int64 (N,), ordered by class and file name.
 
-    `digest` is of names and sizes, not of the 150 GB of content.
+    `digest` is of names and sizes, not of content, which may have 150 GB.
     """
 
     paths: tuple[str, ...]
@@ -165,7 +164,7 @@ class FolderSet(Selectable):
     digest: str
 
     def hold_out(self, val_size: int, val: bool) -> "FolderSet":
-        """The first ``val_size / classes`` images of each class (`val`), or all the others."""
+        """The first ``val_size / classes`` images of each class if `val`, otherwise all others."""
         if not val_size:
             return self
         held = first_of_each_class(self.labels, val_size)
@@ -177,7 +176,7 @@ class FolderSet(Selectable):
 
 @dataclass(frozen=True, slots=True)
 class LabelMapFiles(Selectable):
-    """Image files, each with a file of its labels: `paths` and `maps`, in the order of a list.
+    """Image files, each with a label map in a file: `paths` and `maps`, in the order of a list.
 
     `digest` is of names and sizes.
     """
@@ -194,7 +193,7 @@ class LabelMapFiles(Selectable):
         return len(self.paths)
 
     def sample(self, count: int) -> "LabelMapFiles":
-        """The first `count`: lists are in no order of classes."""
+        """The first `count`, since lists are not sorted by class."""
         return self if count >= len(self) else self.take(torch.arange(count))
 
     def held_out(self, held: HeldOut, val: bool) -> "LabelMapFiles":

@@ -18,12 +18,12 @@ Direction = Literal["horizontal", "vertical", "diagonal", "all"]
 
 
 def one_crop(image: Image.Image, size: int, *, resize: int | None = None) -> Tensor:
-    """The central window after the shorter side was resized to `resize` (`size` if none): uint8 (1, C, size, size)."""
+    """The central window after resizing the shorter side to `resize` (None: `size`): uint8 (1, C, size, size)."""
     return _stack([centre_crop(resize_short_side(image, _at_least(size, resize)), size)])
 
 
 def ten_crops(image: Image.Image, size: int, *, resize: int) -> Tensor:
-    """Corners (left before right, top before bottom) and centre, each followed by its mirror image: (10, ...)."""
+    """Corners (left before right, top before bottom) and centre, each before its mirror image: (10, C, size, size)."""
     image = resize_short_side(image, _at_least(size, resize))
     right, bottom = image.width - size, image.height - size
     corners = [(left, top) for top in (0, bottom) for left in (0, right)]
@@ -37,20 +37,23 @@ def shifted_crops(
 ) -> Tensor:
     """Windows that move over the image by 1/divide of a pixel at a time, from 0 to `max_shift` pixels.
 
-    The image is resized to `divide` times the resolution, the windows are cut there and reduced to `size` by Pillow's
-    bilinear filter, which averages over the pixels it merges. So view k shows the content moved by k / divide pixels
+    The image is resized to `divide` times the resolution, where windows are cut, and then reduced to `size` by Pillow's
+    bilinear filter, which averages over the pixels it merges. So the content of view k is shifted by k / divide pixels
     towards the top left.
 
     Args:
         image: any size and mode.
-        size: of a view, in pixels.
-        max_shift: largest shift in pixels of a view.
-        divide: steps in a pixel.
+        size: side of a view, in pixels.
+        max_shift: largest shift, in pixels of a view.
+        divide: steps per pixel.
         direction: "horizontal", "vertical", "diagonal" (both at once): divide * max_shift + 1 views; or "all" pairs of
             shifts, the vertical one outermost: the square of that.
 
     Returns:
         uint8 (V, C, size, size).
+
+    Raises:
+        ValueError: an unknown direction, a negative `max_shift`, `divide` below 1.
     """
     if direction not in get_args(Direction):
         raise ValueError(f"direction must be one of {', '.join(get_args(Direction))}, got {direction!r}")

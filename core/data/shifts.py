@@ -1,4 +1,4 @@
-"""Shifting a batch of images: circularly by whole or fractional pixels, with zeros, and by a moving window.
+"""Shifts batches of images: circularly by whole or fractional pixels, with zeros, and by a moving window.
 
 A shift is (rows, columns): positive moves the content down and to the right, as `torch.roll` does. Each function takes
 one shift for the whole batch, a pair or a tensor (2,), or one for each image, a tensor (B, 2). Shifts given as tensors
@@ -23,10 +23,10 @@ def roll(x: Tensor, shifts: Shifts) -> Tensor:
         shifts: integers (2,) or (B, 2), pixels, of any size.
 
     Returns:
-        (B, C, H, W), the same values at other places.
+        (B, C, H, W), the same values at other positions.
 
     Raises:
-        ValueError: shifts that are no integers or have another shape.
+        ValueError: shifts that are not integers or have another shape.
 
     Law: roll(roll(x, a), b) is roll(x, a + b), and roll(x, (H, W)) is x.
     """
@@ -48,7 +48,7 @@ def shift_zeros(x: Tensor, shifts: Shifts) -> Tensor:
         (B, C, H, W).
 
     Raises:
-        ValueError: shifts that are no integers or have another shape.
+        ValueError: shifts that are not integers or have another shape.
     """
     height, width = x.shape[2:]
     rows, columns = _sources(x, _moves(x, shifts))
@@ -69,7 +69,7 @@ def crop_window(x: Tensor, offsets: Shifts, size: int | tuple[int, int]) -> Tens
         (B, C, height, width); one window for all is a view.
 
     Raises:
-        ValueError: a window larger than the image or, unless `offsets` is a tensor on an accelerator, outside of it.
+        ValueError: a window larger than the image or, unless `offsets` is a tensor on an accelerator, outside it.
     """
     height, width = (size, size) if isinstance(size, int) else size
     starts = _moves(x, offsets)
@@ -87,9 +87,9 @@ def crop_window(x: Tensor, offsets: Shifts, size: int | tuple[int, int]) -> Tens
     starts = starts.to(x.device).expand(x.shape[0], 2)
     rows = starts[:, :1] + torch.arange(height, device=x.device)  # (B, height)
     if x.requires_grad or not x.numel():
-        # the adjoint of the faster way below would hold `width` copies of the batch
+        # the backward pass of the faster way below would hold `width` copies of the batch
         return _gather(x, rows, starts[:, 1:] + torch.arange(width, device=x.device))
-    # a row of a window is a run of `width` values: whole runs are copied, five times faster than value by value
+    # a window's row is a run of `width` values; copying whole runs is five times as fast as single values
     maps = x.shape[2] * x.shape[3] * torch.arange(x.shape[0] * x.shape[1], device=x.device)
     inside = rows * x.shape[3] + starts[:, 1:]  # (B, height)
     first = maps.view(x.shape[0], x.shape[1], 1) + inside[:, None]  # (B, C, height)
@@ -108,7 +108,7 @@ def fourier_shift(x: Tensor, shifts: Shifts) -> Tensor:
         has no phase in a real image: its amplitude is multiplied by cos(pi * shift).
 
     Raises:
-        ValueError: an image of integers, or shifts of another shape.
+        ValueError: an integer image, or shifts of another shape.
 
     Law: a whole shift is `roll`. Shifting by a and then by b is shifting by a + b, and the energy is kept, at odd sizes
     and for images without the Nyquist frequency.
@@ -126,20 +126,20 @@ def fourier_shift(x: Tensor, shifts: Shifts) -> Tensor:
 
 
 def crop_subpixel(x: Tensor, offsets: Shifts, size: int | tuple[int, int], *, factor: int = 2) -> Tensor:
-    """Cut windows at fractions of a pixel out of images of `factor` times the resolution, then reduce them.
+    """Cut windows at fractions of a pixel from images of `factor` times the resolution, then reduce them.
 
     Args:
         x: (B, C, H, W), floating, at `factor` times the resolution of the result.
         offsets: integers (2,) or (B, 2): the window's top left pixel in `x`, so in units of 1/factor pixel of the
             result.
         size: side of the result in pixels, or (height, width).
-        factor: 2 gives half-pixel shifts.
+        factor: 2 for half-pixel shifts.
 
     Returns:
         (B, C, height, width), reduced by the antialiased bilinear filter, in the dtype of `x`.
 
     Raises:
-        ValueError: as `crop_window`, for a window of factor * size.
+        ValueError: as in `crop_window`, for a window of factor * size.
 
     Law: raising an offset by `factor` shifts the result by a whole pixel, except at its edge.
     """
@@ -177,8 +177,8 @@ def _gather(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _ramp(frequencies: Tensor, moves: Tensor) -> Tensor:
-    """Fourier multiplier (B, bins) of a shift by moves (B, 1), in double precision because a large shift has a large
-    phase."""
+    """Fourier multiplier (B, bins) of a shift by moves (B, 1), in double precision, since large shifts have large
+    phases."""
     angles = -2 * math.pi * frequencies * moves
     ramp = torch.polar(torch.ones_like(angles), angles)
     return torch.where(frequencies.abs() == 0.5, ramp.real.to(ramp.dtype), ramp)

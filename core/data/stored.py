@@ -1,4 +1,4 @@
-"""Data sets that are decoded once into one file, ``<root>/prepared/<name>.safetensors``, and read from there.
+"""Data sets that are decoded once into one file, ``<root>/prepared/<name>.safetensors``, and read from it.
 
 The file holds uint8 images, labels and their digests. It stays valid if its sources are removed, but not if they
 change.
@@ -20,7 +20,7 @@ from stillpoint.core.data.judging import content_digest
 if TYPE_CHECKING:
     from stillpoint.core.data.sets import ImageSet, LabelMapSet
 
-#: version of decoding and checking: files of an earlier one are decoded or checked again
+#: version of decoding and checking; files of an earlier one are decoded or checked again
 VERSION = 2
 #: error numbers of a read-only folder
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -32,19 +32,18 @@ class Stored(Dataset):
 
     @abstractmethod
     def sources(self, root: Path) -> list[Path]:
-        """The files or folders under `root` to decode from, an original before a copy; [] if none."""
+        """The files or folders under `root` to decode, an original in preference to a copy; [] if there are none."""
 
     @abstractmethod
     def decode(self, root: Path, progress: OnProgress) -> Decoded:
-        """Reads the sources. Raises `UserError` if they are missing, damaged, or not those of the data set."""
+        """Reads the sources; `UserError` if they are missing, damaged, or not those of the data set."""
 
     def judged(self, found: Decoded, where: str) -> Decoded:
-        """`found`, with notes, if it is this data set; otherwise raises `UserError`. `where` names the source in
-        messages."""
+        """`found`, with notes, if it is this data set; otherwise `UserError`, in which `where` names the source."""
         return found
 
     def signature(self, root: Path) -> list[list[Any]] | None:
-        """A value that changes with the sources: path, size and time of each file and of each folder of images.
+        """A value that changes with the sources: path, size and modification time of each file and folder of images.
 
         None if the sources are absent. An image edited in place within a folder of images goes unnoticed.
         """
@@ -58,7 +57,7 @@ class Stored(Dataset):
             raise UserError(f"{self.info.title} has no photographs to link: leave out --links")
         about = self.described(root)
         if about is None:
-            # the signature comes first: a change meanwhile is then noticed the next time
+            # the signature comes first, so that a change during decoding is noticed the next time
             signature, found = self.signature(root), self._decoded(root, progress)
             about = write(self, root, found, signature)
         marker = {key: about[key] for key in ("title", "images", "digests")}
@@ -85,7 +84,7 @@ class Stored(Dataset):
             except OSError as error:
                 if error.errno not in READ_ONLY:
                     raise
-                # a read-only data root works too, only more slowly
+                # a read-only data root works too, but decodes every time
                 images, labels = found.parts[part]
                 digest = content_digest(images, labels)
                 return array_set(self.info, images, labels, found.classes, found.title, digest, found.notes)
@@ -108,7 +107,7 @@ class Stored(Dataset):
             return None
         if about.get("version") == VERSION:
             return about
-        # of an earlier version: check what was not checked then, or decode again if the sources are present
+        # of an earlier version: decode again if the sources are present, otherwise check the file again
         return None if current is not None else self._judged_again(root, about)
 
     def _judged_again(self, root: Path, about: dict[str, Any]) -> dict[str, Any] | None:
@@ -135,12 +134,12 @@ def cache_path(name: str, root: Path) -> Path:
     return root / "prepared" / f"{name}.safetensors"
 
 
-#: how types begin in safetensors' headers that NumPy lacks
+#: prefixes of safetensors' dtypes that NumPy lacks
 _NOT_NUMPYS = ("BF", "F4", "F6", "F8")
 
 
 def _about(name: str, root: Path) -> dict[str, Any] | None:
-    """The metadata of a data set's file; None if it is absent, torn or of something else."""
+    """The metadata of a data set's file; None if it is absent, truncated or of something else."""
     from safetensors import SafetensorError, safe_open
 
     path = cache_path(name, root)
@@ -153,7 +152,7 @@ def _about(name: str, root: Path) -> dict[str, Any] | None:
             if any(file.get_slice(key).get_dtype().startswith(_NOT_NUMPYS) for key in held):
                 return None
     except (SafetensorError, OSError, KeyError, ValueError, UserError):
-        return None  # it is decoded again
+        return None  # so that it is decoded again
     if not about.keys() >= _KEYS:
         return None
     whole = isinstance(about["images"], dict) and isinstance(about["digests"], dict)
@@ -179,6 +178,6 @@ def write(dataset: Dataset, root: Path, found: Decoded, signature: Any = None) -
     for part, (images, labels) in found.parts.items():
         tensors[f"{part}_images"], tensors[f"{part}_labels"] = images, labels
     with atomic_path(cache_path(dataset.info.name, root)) as temporary:
-        # one entry, because safetensors writes several in any order
+        # one entry, because safetensors does not keep the order of several
         save_file(tensors, temporary, {"about": json.dumps(about)})
     return about

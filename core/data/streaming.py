@@ -1,4 +1,4 @@
-"""Photographs too many for memory: read from class folders by worker processes, yielded as `DeviceLoader` does."""
+"""Batches of photographs too many for memory, read from class folders by worker processes."""
 
 import math
 from collections.abc import Iterator
@@ -18,21 +18,21 @@ from stillpoint.core.data.formats import decode_image
 from stillpoint.core.data.loading import Batch, Feeder, LoaderOptions
 from stillpoint.core.data.sets import FolderSet, LabelMapFiles
 
-#: the window of a photograph that a network sees
+#: how the window that a network sees is chosen from a photograph
 Window = Literal["centre", "random_resized", "random_scaled"]
 
 
 def resize_short_side(
     image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.BILINEAR
 ) -> Image.Image:
-    """Resizes the shorter side to `size` and the longer one to floor(size * long / short): bilinear, anti-aliased."""
+    """Resizes the shorter side to `size` and the longer one to floor(size * long / short), anti-aliased."""
     width, height = image.size
     short = min(width, height)
     return image.resize((size * width // short, size * height // short), resample)
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """The central `size` x `size` window, odd margins rounded half to even as torchvision does."""
+    """The central `size` x `size` window, odd margins rounded half to even as in torchvision."""
     left, top = (round((extent - size) / 2) for extent in image.size)
     return image.crop((left, top, left + size, top + size))
 
@@ -40,7 +40,7 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
 def resized_crop_box(
     height: int, width: int, random: torch.Generator, scale: tuple[float, float] = (0.08, 1.0)
 ) -> tuple[int, int, int, int]:
-    """`data.augment.resized_crop_boxes` for one image in plain Python, twenty times as fast for one."""
+    """`data.augment.resized_crop_boxes` for one image (top, left, height, width), 20 times as fast in plain Python."""
     low, high = math.log(3 / 4), math.log(4 / 3)
     for u in torch.rand(10, 4, generator=random, dtype=torch.float64).tolist():
         area = height * width * (scale[0] + (scale[1] - scale[0]) * u[0])
@@ -59,9 +59,9 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     resample: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> Image.Image:
-    """A window with a share of the area within `scale` and 3:4 to 4:3 in shape, resized to `size` x `size`."""
+    """A random window with a share of the area within `scale`, of shape 3:4 to 4:3, resized to `size` x `size`."""
     top, left, height, width = resized_crop_box(image.height, image.width, random, scale)
-    # crop first, as torchvision does: Pillow's resize(box=...) would include pixels outside the box
+    # crop first, as torchvision does, since Pillow's resize(box=...) would include pixels outside the box
     box = image.crop((left, top, left + width, top + height))
     return box.resize((size, size), resample)
 
@@ -74,9 +74,9 @@ def random_scaled_crop(
     resample: Image.Resampling = Image.Resampling.BILINEAR,
     fill: int = 0,
 ) -> Image.Image:
-    """A random `size` x `size` window of the image after its sides were multiplied by a factor within `scale`.
+    """A random `size` x `size` window of the image resized by a random factor within `scale`.
 
-    Where the image is smaller, it lies at a random place of the window, and `fill` is around it.
+    If the resized image is smaller, it is at a random position of the window, surrounded by `fill`.
     """
     factor, across, down = torch.rand(3, generator=random, dtype=torch.float64).tolist()
     factor = scale[0] + (scale[1] - scale[0]) * factor
@@ -88,14 +88,14 @@ def random_scaled_crop(
 
 
 def _offset(draw: float, room: int) -> int:
-    """A whole number from 0 to `room`, which may be negative."""
+    """`draw` in [0, 1) as an integer from 0 to `room`, which may be negative."""
     return int(draw * (abs(room) + 1)) * (1 if room > 0 else -1)
 
 
 class Photographs(Dataset[tuple[Tensor | None, int, int, str]]):
-    """One item for a key (epoch, index): pixels uint8 (C, size, size), or None and the reason."""
+    """A map from (epoch, index) to (pixels uint8 (C, size, size), label, index, ""), or (None, ..., the error)."""
 
-    #: channels of an item; a subclass whose items hold more than colours has more
+    #: channels of an item; more than 3 for subclasses whose items have more than colours
     channels: ClassVar[int] = 3
 
     def __init__(self, files: Any, size: int, resize: int, crop: str, scale: tuple[float, float], seed: int) -> None:
@@ -114,7 +114,7 @@ class Photographs(Dataset[tuple[Tensor | None, int, int, str]]):
         return int(self.files.labels[index])
 
     def read(self, epoch: int, index: int) -> np.ndarray:
-        """uint8 (size, size, C): this epoch's window of an image."""
+        """This epoch's window of an image, uint8 (size, size, C)."""
         return np.array(self.window(decode_image(Path(self.files.paths[index]), self.files.paths[index]), epoch, index))
 
     def window(
@@ -125,7 +125,7 @@ class Photographs(Dataset[tuple[Tensor | None, int, int, str]]):
         resample: Image.Resampling = Image.Resampling.BILINEAR,
         fill: int = 0,
     ) -> Image.Image:
-        """The window of this epoch, for an image and for whatever belongs to it; `fill` is what lies beyond it."""
+        """This epoch's window of an image, or of its map; `fill` surrounds an image that is smaller."""
         if self.crop != "centre":
             random = generator("photograph", self.seed, epoch, index)
             if self.crop == "random_scaled":
@@ -136,9 +136,9 @@ class Photographs(Dataset[tuple[Tensor | None, int, int, str]]):
     def gather(
         self, items: list[tuple[Tensor | None, int, int, str]]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[str]]:
-        """Pixels uint8 (B, C, size, size), labels, numbers and places in the batch of what could be read; the faults.
+        """Pixels uint8 (B, C, size, size), labels, numbers and positions in the batch of readable images; the errors.
 
-        Stacked in the worker: a batch then crosses to the main process as a few shared files, not as one per image.
+        Stacked in the worker, so that a batch is sent to the main process as a few shared files, not as one per image.
         """
         kept, pictures = [], []
         for place, (picture, _, _, _) in enumerate(items):
@@ -156,7 +156,7 @@ class Photographs(Dataset[tuple[Tensor | None, int, int, str]]):
 
 
 class _Keys:
-    """The batches of keys of the current epoch; one mutable object, so that worker processes live across epochs."""
+    """The batches of keys of the current epoch, in one mutable object, so that worker processes outlive epochs."""
 
     batches: list[list[tuple[int, int]]]
 
@@ -169,15 +169,15 @@ class _Keys:
 
 @contextmanager
 def reader_deaths_reported() -> Iterator[None]:
-    """A context in which the death of a data-loading worker, which torch raises anywhere, becomes a `UserError`."""
+    """A context in which the death of a data-loading worker, which torch may raise anywhere, becomes a `UserError`."""
     try:
         yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(
-            f"a process that reads images has ended ({str(error).splitlines()[0].rstrip('. ')}); where memory is "
-            "short, use fewer workers or smaller batches; the same command continues from the last state"
+            f"a process that reads images has ended ({str(error).splitlines()[0].rstrip('. ')}): if memory is short, "
+            "use fewer workers or smaller batches; the same command continues from the last state"
         ) from error
 
 
@@ -185,11 +185,11 @@ class StreamLoader(Feeder):
     """Batches of a `FolderSet`, decoded by `workers` processes; yields as `data.loading.DeviceLoader` does.
 
     `crop` is "centre" (shorter side to `resize`, then the central `size` window), "random_resized" (a share of the area
-    within `scale`) or "random_scaled" (a window after both sides were multiplied by a factor within `scale`). The draw
-    is a function of (seed, epoch, image), independent of the workers. `augment` then works on the whole batch, on the
-    device. A file that cannot be decoded raises a `UserError` that names it; with
-    `skip_corrupt` it is left out of its batch instead, and its message is added to `skipped` once. The other options
-    are `Feeder`'s.
+    within `scale`, see `random_resized_crop`) or "random_scaled" (a factor within `scale`, see `random_scaled_crop`).
+    The draw is a function of (seed, epoch, image), independent of the workers. `augment` then changes the whole batch,
+    on the device. `UserError` names a file that cannot be decoded; with `skip_corrupt` it is left out of its batch
+    instead, and its error is added to `skipped` once. The other options are `Feeder`'s. ValueError for an unknown
+    `crop`, and for a central window larger than `resize`.
     """
 
     reader: ClassVar[type[Photographs]] = Photographs
@@ -223,7 +223,7 @@ class StreamLoader(Feeder):
             collate_fn=self._photographs.gather,
             num_workers=workers,
             persistent_workers=workers > 0,
-            # otherwise DataLoader draws a seed for its workers from the global generator
+            # or DataLoader would draw its workers' seed from the global generator
             generator=torch.Generator(),
         )
 
@@ -234,12 +234,12 @@ class StreamLoader(Feeder):
         self._keys.batches = [[(epoch, i) for i in order[self.part(step)].tolist()] for step in steps]
         for step, (pixels, labels, indices, kept, faults) in zip(steps, self._loader, strict=True):
             if faults and not self.skip_corrupt:
-                raise UserError(f"{faults[0]}; mend or remove it, or skip such images: DATA.SKIP_CORRUPT True")
+                raise UserError(f"{faults[0]}: repair or remove it, or set DATA.SKIP_CORRUPT True to skip such images")
             self.skipped |= dict.fromkeys(faults)
             moved = pixels.to(self.device, non_blocking=True)
             images, targets = self.finished(moved, labels.to(self.device), epoch, step, kept)
             yield Batch(step, images, targets, indices.to(self.device))
 
     def finished(self, pixels: Tensor, labels: Tensor, epoch: int, step: int, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and labels of a batch as yielded, from this process's items, on the device."""
+        """Images and labels of a batch, augmented and normalised, from this process's items on the device."""
         return self.finish(pixels, epoch, step, kept), labels

@@ -1,7 +1,7 @@
 """Metrics: pure functions from logits or maps to numbers, and torchmetrics `Metric`s built on them.
 
 Functions are imported without torchmetrics, whose import takes seconds; classes import it. A new metric is a file here
-and a line in `_CLASSES`.
+and an entry of `_CLASSES`.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
-"""torchmetrics' contract with exact states: results do not depend on batch size, order or number of processes.
+"""torchmetrics `Metric`s with exact states: results do not depend on batch size, order or number of processes.
 
-Every state is an integer, reduced over processes by sum or maximum. `Tally` counts, `Values` averages; every metric of
-this room derives from one of them.
+Every state is an integer, reduced over processes by sum or maximum. `Tally` counts, `Values` averages; the metrics of
+this room derive from these or from `Exact`.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ class Exact(Metric):
     """A torchmetrics `Metric` whose states are int64 tensors.
 
     `settings` distinguish metrics of one class. Other keywords are torchmetrics' (``sync_on_compute``,
-    ``process_group``, ...). A metric moves to the accelerator of its first values; values on the CPU move to the
-    metric's device, so that an update never waits for a GPU.
+    ``process_group``, ...). A metric moves to the accelerator of its values; values on the CPU move to the metric's
+    device, so that an update never waits for a GPU.
     """
 
     full_state_update = False
@@ -32,25 +32,25 @@ class Exact(Metric):
     def __init__(self, *settings: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         digest = hashlib.sha256(repr((type(self).__name__, *settings)).encode()).digest()
-        # a MetricCollection merges metrics whose states agree after the first batch, as those of two fractions of 100 %
-        # do; these bytes differ by more than its tolerance
+        # a MetricCollection merges metrics whose states agree after the first batch, as two accuracies of 100 % do;
+        # these bytes differ by more than its tolerance
         self.whole("signature", torch.tensor(list(digest[:16])), "max")
-        #: number of images seen, from which the following ones are numbered
+        #: number of images seen, which is the number of the next image
         self.drawn = 0
         self._one_batch = False
 
     def whole(self, name: str, default: Tensor, reduce: str = "sum") -> None:
-        """Adds an integer state."""
+        """Adds an integer state, reduced over processes by `reduce`, "sum" or "max"."""
         self.add_state(name, default.to(torch.int64), dist_reduce_fx=reduce)
 
     def here(self, values: Tensor) -> Tensor:
-        """`values` on the metric's device, without their graph."""
+        """`values` on the metric's device, detached."""
         if values.device.type != "cpu" and values.device != self.device:
             self.to(values.device)
         return values.detach().to(self.device)
 
     def number(self, value: float) -> Tensor:
-        """A result: a scalar tensor, float64 wherever there is one."""
+        """A result as a scalar tensor, float64 (float32 on MPS)."""
         wide = torch.float32 if self.device.type == "mps" else torch.float64
         return torch.tensor(value, dtype=wide, device=self.device)
 
@@ -60,14 +60,14 @@ class Exact(Metric):
         self._update_count = max(self._update_count, 1)
 
     def over_processes(self, work: Callable[[], T]) -> T:
-        """The result of `work` on the states of all processes, all of which must call this."""
+        """The result of `work` on the states of all processes; all of them must call this."""
         options: dict[str, Any] = {"should_sync": self._to_sync, "should_unsync": self._should_unsync}
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, **options):
             return work()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """torchmetrics' `forward`: this batch's result. It resets the states temporarily, which must not restart the
-        numbering of images."""
+        """Returns this batch's result. torchmetrics resets the states for it, which must not restart the numbering of
+        images."""
         self._one_batch = True
         try:
             return super().forward(*args, **kwargs)
@@ -81,10 +81,10 @@ class Exact(Metric):
 
 
 class Tally(Exact):
-    """Counts successes over images, with as many trials for each: `compute` gives successes over trials.
+    """Counts successes over images, with equally many trials for each: `compute` returns successes / trials.
 
-    `update` takes booleans or whole numbers (B,) or (B, trials), at least one trial. The result is exactly 1 only when
-    every trial succeeded. ValueError for another number of trials than before, and for the mean of no image.
+    `update` takes booleans or whole numbers (B,) or (B, trials), at least one trial. The result is exactly 1 only if
+    every trial succeeded. ValueError for a changed number of trials, and for a result without images.
 
     Examples:
         >>> tally = metrics.Tally()
@@ -112,7 +112,9 @@ class Tally(Exact):
         """Adds the successes (B,) or (B, trials) of images."""
         each = successes.shape[1:].numel()
         if self._each not in (None, each) or not each:
-            raise ValueError(f"{each} trials of each image after {self._each or 'none'}: all images must have as many")
+            raise ValueError(
+                f"all images need the same number of trials, at least 1, got {each} trials after {self._each or 'none'}"
+            )
         self._each = each
         counts = self.here(successes).to(torch.int64).reshape(len(successes), each).sum(1)
         # Python numbers need no transfer to the states' device
@@ -127,18 +129,17 @@ class Tally(Exact):
 
     def _mean(self) -> float:
         if not int(self.images):
-            raise ValueError("the mean of no image is not defined")
+            raise ValueError("the mean of no images is not defined: call update first")
         return int(self.successes) / int(self.trials)
 
     @property
     def mean(self) -> float:
-        """`compute` as Python's number."""
+        """`compute` as a Python float."""
         return self.over_processes(self._mean)
 
     @property
     def standard_error(self) -> float:
-        """The standard error of `mean`, with images (not trials, which share an image) as independent; 0.0 for a single
-        image."""
+        """The standard error of `mean`, which takes images as independent, not their trials; 0.0 for a single image."""
         return self.over_processes(self._standard_error)
 
     def _standard_error(self) -> float:
@@ -155,10 +156,10 @@ class Tally(Exact):
 
 
 class Values(Exact):
-    """One number or several for each image: `compute` returns their mean or, with ``reduce="max"``, the largest.
+    """Numbers, one or more for each image: `compute` returns their mean or, with ``reduce="max"``, the largest.
 
     The sum behind the mean is exact and rounded once. NaN and infinities are counted separately, and propagate as in a
-    sum. ValueError for the mean and the largest of no value.
+    sum. ValueError for a result without values.
 
     Examples:
         >>> values = metrics.Values()
@@ -189,7 +190,7 @@ class Values(Exact):
     def take(self, values: Tensor) -> None:
         """Adds numbers of any shape."""
         flat = self.here(values.flatten())
-        # an accelerator without float64 leaves this to the CPU
+        # on the CPU for an accelerator without float64
         flat = (flat.cpu() if flat.device.type == "mps" else flat).double()
         if not len(flat):
             return
@@ -207,7 +208,7 @@ class Values(Exact):
 
     def _check(self) -> None:
         if not int(self.counted):
-            raise ValueError("the mean and the largest of no value are not defined")
+            raise ValueError("the mean and the largest of no values are not defined: call update first")
 
     def _mean(self) -> float:
         self._check()

@@ -11,8 +11,10 @@ from stillpoint.core.metrics.views import every_shift, prepared
 
 
 class Accuracy(Tally):
-    """Fraction of images whose label is among the `top_k` highest logits: ``update(net, images, labels)`` or
-    ``update(logits, labels)``. Equal logits are ranked by class number; a row with a NaN is never correct.
+    """Fraction of images whose label is among the `top_k` highest logits, in [0, 1].
+
+    ``update(net, images, labels)`` or ``update(logits, labels)``, with logits (B, K). Equal logits are ranked by class
+    number; a row with a NaN is never correct.
 
     Examples:
         >>> accuracy = metrics.Accuracy()
@@ -37,10 +39,10 @@ class Accuracy(Tally):
 
 
 class WorstShiftAccuracy(Tally):
-    """Fraction of images that are classified correctly at every shift.
+    """Fraction of images that are classified correctly at every shift, in [0, 1].
 
     With a network, ``update(net, images, labels)``: at each of the H x W circular shifts, `batch_size` views at a time.
-    With logits, ``update(logits, labels)``: at each of the S views of (B, S, K).
+    With logits (B, S, K), ``update(logits, labels)``: at each of the S views.
 
     Examples:
         >>> worst = metrics.WorstShiftAccuracy()
@@ -66,7 +68,7 @@ class WorstShiftAccuracy(Tally):
             return
         logits = as_tensor(first)
         if logits.ndim != 3:
-            raise ValueError(f"logits of shifts are (B, S, K), got shape {tuple(logits.shape)}")
+            raise ValueError(f"logits of shifts must be (B, S, K), got shape {tuple(logits.shape)}")
         classes = as_tensor(second).to(logits.device)
         views = [topk_correct(view, classes)[:, 0] for view in logits.unbind(1)]
         self.count(torch.stack(views, 1).all(1))

@@ -4,10 +4,10 @@ from torch import Tensor
 
 
 def agreement(first: Tensor, second: Tensor) -> Tensor:
-    """Whether two views of each image are given the same class: (..., K) and (..., K) -> bool (...).
+    """Whether two views of each image are given the same class: logits (..., K) and (..., K) -> bool (...).
 
     The class is the argmax, the lowest one among equal logits. A row with a NaN agrees with nothing: a diverged network
-    must not count as consistent.
+    must not count as consistent. ValueError for different numbers of classes.
 
     Examples:
         >>> metrics.agreement(torch.eye(3), torch.eye(3).flip(0))
@@ -20,7 +20,7 @@ def agreement(first: Tensor, second: Tensor) -> Tensor:
 
 
 def consistency(first: Tensor, second: Tensor) -> float:
-    """Fraction of images that are given the same class in both views, in [0, 1].
+    """Fraction of images that are given the same class in both views, in [0, 1]; ValueError for no images.
 
     Examples:
         >>> metrics.consistency(torch.eye(4), torch.eye(4)[[0, 1, 3, 2]])
@@ -28,5 +28,5 @@ def consistency(first: Tensor, second: Tensor) -> float:
     """
     same = agreement(first, second)
     if same.numel() == 0:
-        raise ValueError("the consistency of no image is not defined")
+        raise ValueError("the consistency of no images is not defined")
     return int(same.sum()) / same.numel()

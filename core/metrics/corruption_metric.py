@@ -19,14 +19,14 @@ class CorruptionError(Exact):
     """Mean error under common corruptions (Hendrycks and Dietterich, ICLR 2019), divided by `baselines` if given.
 
     With a network, ``update(net, images, labels)``: images uint8 (B, 3, S, S), S of 32, 64 or 224, are corrupted by
-    each corruption and severity, and `preprocess` (default: pixels / 255) makes the network's input of them. With
-    logits of corrupted images, ``update(logits, labels, corruption="fog", severity=3)``.
+    each corruption and severity, and `preprocess` (default: pixels / 255) makes them the network's input. With logits
+    of corrupted images, ``update(logits, labels, corruption="fog", severity=3)``.
 
-    corruptions     their names; default: the 15 of the benchmark
+    corruptions     names; default: the 15 of the benchmark
     baselines       errors of the normalising network, by corruption: for each severity, or their mean
-    seed            of the corruptions' draws, which also depend on the image's number
+    seed            of the corruptions' random numbers, which also depend on the image's number
 
-    `errors` holds the error of every corruption and severity. ValueError where one of them has seen no image.
+    `errors` holds the error of every corruption and severity. ValueError for a result before each has had an image.
 
     Examples:
         >>> error = metrics.CorruptionError(corruptions=["fog"])
@@ -70,8 +70,8 @@ class CorruptionError(Exact):
         if not is_network(first):
             if corruption not in self.corruptions or severity not in SEVERITIES:
                 raise ValueError(
-                    f"corruption is {corruption!r} and severity {severity!r}; they must be one of "
-                    f"{', '.join(self.corruptions)} and of {', '.join(map(str, SEVERITIES))}"
+                    f"corruption must be one of {', '.join(self.corruptions)} and severity one of "
+                    f"{', '.join(map(str, SEVERITIES))}, got {corruption!r} and {severity!r}"
                 )
             self._count(as_tensor(first), as_tensor(second), corruption, severity)
             return
@@ -105,7 +105,7 @@ class CorruptionError(Exact):
     def _errors(self) -> dict[str, list[float]]:
         if not self.images.all():
             absent = [name for name, row in zip(self.corruptions, self.images, strict=True) if not row.all()]
-            raise ValueError(f"no image was seen of every severity of {', '.join(absent)}")
+            raise ValueError(f"a severity without images in {', '.join(absent)}: update all severities first")
         rows = zip(self.corruptions, self.wrong.tolist(), self.images.tolist(), strict=True)
         return {name: [w / n for w, n in zip(wrong, images, strict=True)] for name, wrong, images in rows}
 

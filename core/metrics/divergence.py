@@ -1,4 +1,4 @@
-"""How much a shift changes a classifier's probabilities: divergence from those of the unshifted image."""
+"""Divergence of a classifier's probabilities under a shift from those of the unshifted image."""
 
 from torch import Tensor
 
@@ -6,9 +6,9 @@ from torch import Tensor
 def kl_divergence(reference: Tensor, other: Tensor) -> Tensor:
     """Kullback-Leibler divergence KL(p || q) of softmax probabilities in nats: logits (..., K) and (..., K) -> (...).
 
-    Computed from log-softmax, so that tiny probabilities neither lose digits nor give NaN.
-    Non-negative up to rounding, zero for equal probabilities, unchanged by a constant added to all logits of a row.
-    ValueError unless both have the same number of classes.
+    Computed from log-softmax, so that tiny probabilities neither lose digits nor become NaN. Non-negative up to
+    rounding, zero for equal probabilities, unchanged by a constant added to all logits of a row. ValueError unless both
+    have the same number of classes.
     """
     if reference.shape[-1:] != other.shape[-1:]:
         raise ValueError(
@@ -20,10 +20,10 @@ def kl_divergence(reference: Tensor, other: Tensor) -> Tensor:
 
 
 def shift_divergence(logits: Tensor) -> Tensor:
-    """Divergence of every shift from the first one: logits (B, S, K) of S shifts -> (B, S), the first column zero.
+    """`kl_divergence` of every shift from the first: logits (B, S, K) of S shifts -> (B, S), the first column zero.
 
-    Its mean over images is the curve of Leterme et al. (their shifts are multiples of half a pixel).
+    Its mean over images is the curve of Leterme et al., whose shifts are multiples of half a pixel.
     """
     if logits.ndim != 3:
-        raise ValueError(f"logits of shifts are (B, S, K), got shape {tuple(logits.shape)}")
+        raise ValueError(f"logits of shifts must be (B, S, K), got shape {tuple(logits.shape)}")
     return kl_divergence(logits[:, :1], logits)

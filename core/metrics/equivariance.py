@@ -1,4 +1,4 @@
-"""Equivariance errors: how far a map is from moving with its input, for modules and for image-to-image networks."""
+"""Equivariance errors of maps under shifts of the input, and image-to-image errors (NMSE, PSNR, SSIM)."""
 
 from itertools import product
 from math import ceil, floor
@@ -19,14 +19,14 @@ def equivariance_error(
     features, shifted   (B, C, h, w), or (B, K) without positions: F(x) and F(roll(x, s))
     shift               s = (rows, columns) of the input
     size                (H, W) of the input
-    fractional          also try s/t itself, by trigonometric interpolation, as a band-limited map sampled on a fixed
+    fractional          also try a shift by s/t itself, by trigonometric interpolation, as a band-limited map on a fixed
                         grid moves
     Returns (B,): max |difference| / max |F(x)|, the maxima over channels and positions.
 
     With the cumulative stride t = H/h the map moves by s/t if that is an integer. Otherwise a map with a chosen grid
-    (adaptive polyphase sampling) moves by s/t rounded down or up on each axis (rounding at each stride of a cascade and
-    rounding once span the same two numbers); each image takes the better one. With a fixed grid no roll fits, and the
-    error is due to aliasing.
+    (adaptive polyphase sampling) moves by s/t rounded down or up on each axis (rounding once, or at each stride of a
+    cascade, spans the same two numbers); each image takes the better one. With a fixed grid no roll fits, and the error
+    is due to aliasing. ValueError for maps of different shapes.
 
     Examples:
         >>> x = torch.randn(1, 3, 8, 8)
@@ -51,7 +51,7 @@ def equivariance_error(
 
 
 def nmse(target: Tensor, output: Tensor) -> Tensor:
-    """Normalised mean squared error ||target - output||^2 / ||target||^2 of each image: (B, ...) -> (B,).
+    """Normalised mean squared error ||target - output||^2 / ||target||^2 of each image: (B, ...) -> float64 (B,).
 
     Examples:
         >>> metrics.nmse(torch.ones(1, 4), torch.zeros(1, 4)).item()
@@ -62,7 +62,7 @@ def nmse(target: Tensor, output: Tensor) -> Tensor:
 
 
 def psnr(target: Tensor, output: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each image, the peak being the target's maximum: (B, ...) -> (B,).
+    """Peak signal-to-noise ratio in dB of each image, the peak being the target's maximum: (B, ...) -> float64 (B,).
 
     Infinite if both are equal. The target's maximum must be positive (it is for magnitude images).
 
@@ -76,7 +76,7 @@ def psnr(target: Tensor, output: Tensor) -> Tensor:
 
 
 def ssim(target: Tensor, output: Tensor, *, window: int = 7) -> Tensor:
-    """Structural similarity of each image: (B, C, H, W) -> (B,), 1 for equal images.
+    """Structural similarity of each image: (B, C, H, W) -> float64 (B,), 1 for equal images.
 
     Wang et al. 2004 with the settings of fastMRI's evaluation: a uniform `window` x `window`, unbiased local variances,
     terms (0.01 L)^2 and (0.03 L)^2 for the target's maximum L over the image, mean over channels and all windows that

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-#: bits of the sum that one limb holds; an int64 leaves room for the carries of 2**30 additions
+#: bits of the sum in one limb; an int64 leaves room for the carries of 2**30 additions
 _BITS = 32
 _MASK = (1 << _BITS) - 1
 #: the smallest float64 is 2**-1074, and its 53 binary digits may begin 52 places lower
 _POINT = 1126
-#: 2**1024 in units of 2**-_POINT, the 53 digits of the largest number, and what carries need
+#: enough for 2**1024 in units of 2**-_POINT, with two limbs for digits that straddle limbs and for carries
 LIMBS = (1024 + _POINT) // _BITS + 2
 
 
@@ -31,7 +31,7 @@ def exact_sum(values: Tensor) -> Tensor:
 
 
 def carried(limbs: Tensor) -> Tensor:
-    """The same sum, all limbs but the highest below 2**33."""
+    """The same sum with carries propagated: all limbs but the highest are below 2**33."""
     carry = limbs[:-1] >> _BITS
     return torch.cat([limbs[:1] & _MASK, (limbs[1:-1] & _MASK) + carry[:-1], limbs[-1:] + carry[-1:]])
 
@@ -43,7 +43,7 @@ def rounded(limbs: Tensor) -> float:
 
 
 def ordered(values: Tensor) -> Tensor:
-    """float64 -> int64 in the same order, with NaN the largest, so that a maximum can be taken of integers."""
+    """float64 -> int64 in the same order, NaN the largest, so that maxima can be taken of integers."""
     bits = values.view(torch.int64)
     return torch.where(bits < 0, bits ^ 0x7FFFFFFFFFFFFFFF, bits).masked_fill(
         values.isnan(), torch.iinfo(bits.dtype).max

@@ -10,7 +10,9 @@ def flips(predictions: Tensor, step: int) -> Tensor:
     ValueError for a step below 1 or one that leaves no pair of shifts.
     """
     if predictions.ndim != 2 or predictions.is_floating_point():
-        raise ValueError(f"predictions are class numbers (B, S), got {predictions.dtype} {tuple(predictions.shape)}")
+        raise ValueError(
+            f"predictions must be class numbers (B, S), got {predictions.dtype} {tuple(predictions.shape)}"
+        )
     if not 1 <= step < predictions.shape[1]:
         raise ValueError(
             f"step must be from 1 to {predictions.shape[1] - 1} for {predictions.shape[1]} shifts, got {step}"
@@ -21,7 +23,7 @@ def flips(predictions: Tensor, step: int) -> Tensor:
 def flip_rates(predictions: Tensor, max_step: int) -> Tensor:
     """Flip rates for the steps 1 to `max_step`, over images and pairs of shifts: (B, S) -> float64 (max_step,).
 
-    The mean flip rate of Hendrycks and Dietterich ("Benchmarking neural network robustness to common corruptions and
-    perturbations", ICLR 2019) for a step of one frame, without their division by AlexNet's.
+    For a step of 1, the flip rate of Hendrycks and Dietterich ("Benchmarking neural network robustness to common
+    corruptions and perturbations", ICLR 2019) without their division by AlexNet's.
     """
     return torch.stack([flips(predictions, step).double().mean() for step in range(1, max_step + 1)])

@@ -1,10 +1,10 @@
-"""How much a shift changes the logits. Agreement alone hides failures: an untrained network gives all images one
+"""Change of the logits under a shift; agreement alone hides failures: an untrained network may give all images one
 class."""
 
 import torch
 from torch import Tensor
 
-#: what rounding in float32 changes the logits of an equivariant network by at most; a picture shows less as nothing
+#: bound on the change that float32 rounding causes in an invariant network's logits; figures draw less as zero
 ROUNDING = 1e-5
 
 
@@ -13,7 +13,8 @@ def relative_logit_change(reference: Tensor, shifted: Tensor) -> Tensor:
 
     Both maxima run over everything but the first axis, in float64 (float32 where the device has no float64). Two zero
     rows change by 0; a zero reference is divided by float32's smallest normal number, so that the result stays finite.
-    NaN if either row holds a NaN. The measure is not symmetric, and invariant to scaling both rows.
+    NaN if either row holds a NaN. The measure is not symmetric, and does not change if both rows are scaled alike.
+    ValueError for different shapes.
 
     Examples:
         >>> metrics.relative_logit_change(torch.tensor([[2.0, -4.0]]), torch.tensor([[3.0, -4.0]]))

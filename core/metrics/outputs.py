@@ -1,4 +1,4 @@
-"""Extracting logits from a network's output: a tensor, an array, a tuple, a dictionary or an object with fields."""
+"""Extracts logits from a network's output: a tensor, an array, a tuple, a dictionary or an object with fields."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Keys that are tried for a network's logits by default, in this order.
+#: Keys tried for a network's logits by default, in this order.
 KEYS = ("logits", "out")
 #: Where the logits are in an output: a key or attribute, a position, or a function that extracts them.
 Output = str | int | Callable[[Any], Any]
@@ -31,8 +31,8 @@ def logits_of(output: Any, part: Output | None = None) -> Tensor:
     """The tensor of logits in a network's output.
 
     A tensor or array itself; the entry "logits", or else "out", of a mapping or an object with fields (Hugging Face's
-    ModelOutput); the only tensor of a tuple or list. `part` selects another: a key or attribute, a position, or a
-    function. ValueError for an ambiguous output.
+    ModelOutput); the only tensor of a tuple or list. `part` selects another by key or attribute, position, or function.
+    ValueError for an output without logits, or an ambiguous one.
     """
     if part is not None:
         output = _part(output, part)
@@ -55,8 +55,8 @@ def logits_of(output: Any, part: Output | None = None) -> Tensor:
         if len(tensors) == 1:
             return as_tensor(tensors[0])
         raise ValueError(
-            f"the network's output is a {type(output).__name__} that holds {len(tensors)} tensors: say which are the "
-            "logits with output=, their position"
+            f"the network's output is a {type(output).__name__} that holds {len(tensors)} tensors: give the position "
+            "of the logits with output="
         )
     raise ValueError(
         f"the network's output is of type {type(output).__name__}, not a tensor of logits (B, K): wrap the network in "

@@ -8,20 +8,20 @@ from torch import Tensor
 
 
 def label_map(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels (B, H, W) of logits (B, K, h, w) that are brought to `size` bilinearly, or of such labels as they are."""
+    """Labels (B, H, W) of logits (B, K, h, w), resized to `size` bilinearly; labels (B, H, W) stay as they are."""
     if maps.ndim == 3 and not maps.is_floating_point():
         return maps
     if maps.ndim != 4:
-        raise ValueError(f"maps must be logits (B, K, h, w) or labels (B, H, W), not {tuple(maps.shape)}")
+        raise ValueError(f"maps must be logits (B, K, h, w) or integer labels (B, H, W), not {tuple(maps.shape)}")
     if maps.shape[2:] != size:
         maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
     return maps.argmax(1)
 
 
 def confusion_matrix(predicted: Tensor, labels: Tensor, *, classes: int, ignore: int = 255) -> Tensor:
-    """Pixels by (label, predicted class), (classes, classes) int64; pixels labelled `ignore` do not count.
+    """Counts of pixels by (label, predicted class), (classes, classes) int64, without pixels labelled `ignore`.
 
-    ValueError for maps of another size than the labels', and for labels that are neither a class nor `ignore`.
+    ValueError for maps of another shape than the labels, and for labels that are neither a class nor `ignore`.
     """
     if predicted.shape != labels.shape:
         raise ValueError(f"predicted maps of shape {tuple(predicted.shape)} for labels of shape {tuple(labels.shape)}")
@@ -36,12 +36,12 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, *, classes: int, ignore:
 
 
 def segmentation_scores(matrix: Tensor, *, transposed: bool = False) -> dict[str, float]:
-    """Scores of a `confusion_matrix`, fractions; classes that never occur are left out of the means.
+    """Scores of a `confusion_matrix`, as fractions; classes that never occur are left out of the means.
 
     pixel_accuracy, mean_accuracy (over classes, of their own pixels), mean_iou and frequency_weighted_iou.
 
-    With `transposed` labels and predictions are exchanged, as in the code of learnable polyphase sampling: then
-    mean_accuracy is the mean precision and frequencies are those of predictions. The other two are the same.
+    With `transposed`, labels and predictions are exchanged, as in the code of learnable polyphase sampling: then
+    mean_accuracy is the mean precision, and frequencies are those of predictions. The other two are the same.
     """
     matrix = (matrix.T if transposed else matrix).double()
     hits, rows, columns = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
@@ -56,17 +56,19 @@ def segmentation_scores(matrix: Tensor, *, transposed: bool = False) -> dict[str
 
 
 def label_agreement(still: Tensor, moved: Tensor, shift: Sequence[int], *, circular: bool = True) -> Tensor:
-    """Fraction of pixels whose label moves with the image, (B,) in float64.
+    """Fraction of pixels whose label moves with the image, float64 (B,).
 
     Args:
         still: (B, H, W) predicted labels of the images.
         moved: (B, H, W) predicted labels of the images shifted by `shift` pixels (rows, columns).
         circular: whether the shift was circular; otherwise only the pixels in both views are compared.
 
-    ValueError for maps of different shapes, or without a pixel in common.
+    ValueError for maps of different shapes, or without common pixels.
     """
     if still.shape != moved.shape or still.ndim != 3:
-        raise ValueError(f"label maps (B, H, W) of one shape, got {tuple(still.shape)} and {tuple(moved.shape)}")
+        raise ValueError(
+            f"label maps must be (B, H, W) of one shape, got {tuple(still.shape)} and {tuple(moved.shape)}"
+        )
     down, right = (int(pixels) for pixels in shift)
     if circular:
         return (still == moved.roll((-down, -right), (1, 2))).double().mean((1, 2))

@@ -1,4 +1,4 @@
-"""Are the label maps of a segmentation network right, and do they move with the image? torchmetrics `Metric`s."""
+"""Accuracy and shift consistency of segmentation maps, as torchmetrics `Metric`s."""
 
 import statistics
 from typing import Any
@@ -15,10 +15,10 @@ from stillpoint.core.metrics.views import Boundary, check_boundary, prepared
 
 
 class SegmentationScores(Exact):
-    """The mean intersection over union of label maps with the right ones, in [0, 1]; `scores` has the others as well.
+    """Mean intersection over union of predicted and true label maps, in [0, 1]; `scores` has the other scores.
 
-    ``update(maps, labels)``: logits (B, K, h, w), brought to the labels' size bilinearly, or labels (B, H, W); the
-    right ones (B, H, W). Pixels labelled `ignore` do not count. ValueError as `confusion_matrix`.
+    ``update(maps, labels)``: maps are logits (B, K, h, w), resized to the labels' size bilinearly, or predicted labels
+    (B, H, W); labels are (B, H, W). Pixels labelled `ignore` do not count. ValueError as in `confusion_matrix`.
 
     Examples:
         >>> metric = metrics.SegmentationScores(2)
@@ -54,13 +54,13 @@ class MapConsistency(Exact):
     """Fraction of pixels whose label moves with the image: roll(f(x), s) against f(roll(x, s)), in [0, 1].
 
     With a network, ``update(net, images)`` or ``update(net, images, labels)``: `repeats` shifts s of each image, each
-    axis uniform in -max_shift..max_shift. With zeros entering at the edge, only pixels inside both views count. With
-    maps that are already aligned, ``update(first, second)``: logits (B, K, H, W) or labels.
+    axis uniform in -max_shift..max_shift. With boundary "zeros", only pixels inside both views count. With maps that
+    are already aligned, ``update(first, second)``: logits (B, K, H, W) or labels (B, H, W).
 
     The result is the mean over repeats of the fraction over all pixels (mean average segmentation shift consistency,
-    mASSC, of Rojas-Gomez et al., NeurIPS 2022), and `variance` its population variance over the repeats. With
-    `classes`, `iou` is the mean IoU of both maps, and with labels `change` is how much a shift changes the network's
-    mean IoU. Pixels labelled `ignore` are left out of these alone.
+    mASSC, of Rojas-Gomez et al., NeurIPS 2022); `variance` is its population variance over the repeats. With `classes`,
+    `iou` is the mean IoU of both maps; with labels as well, `change` is the network's mean IoU without and with a
+    shift. Pixels labelled `ignore` are left out of `change` alone.
 
     Examples:
         >>> metric = metrics.MapConsistency()
@@ -90,7 +90,7 @@ class MapConsistency(Exact):
     ) -> None:
         check_boundary(boundary)
         if max_shift < 1 or repeats < 1:
-            raise ValueError(f"max_shift is {max_shift} and repeats {repeats}; both must be at least 1")
+            raise ValueError(f"max_shift and repeats must be at least 1, got {max_shift} and {repeats}")
         super().__init__(boundary, max_shift, repeats, classes, ignore, seed, **kwargs)
         self.boundary, self.max_shift, self.repeats, self.seed = boundary, max_shift, repeats, seed
         self.classes, self.ignore, self.output = classes, ignore, output
@@ -141,7 +141,7 @@ class MapConsistency(Exact):
     def _fractions(self) -> list[float]:
         found = [s / p for s, p in zip(self.same.tolist(), self.pixels.tolist(), strict=True) if p]
         if not found:
-            raise ValueError("the consistency of no pixel is not defined")
+            raise ValueError("the consistency of no pixels is not defined: call update first")
         return found
 
     def compute(self) -> Tensor:
@@ -159,7 +159,8 @@ class MapConsistency(Exact):
 
     @property
     def change(self) -> tuple[float, float]:
-        """Mean IoU with the labels, without and with a shift; (NaN, NaN) if there were no labels."""
+        """Mean IoU with the labels, without and with a shift; (NaN, NaN) if there were no labels. ValueError without
+        `classes`."""
         self._known()
 
         def both() -> tuple[float, float]:
@@ -170,4 +171,4 @@ class MapConsistency(Exact):
 
     def _known(self) -> None:
         if not self.classes:
-            raise ValueError("the mean IoU needs the number of classes: MapConsistency(classes=21)")
+            raise ValueError("the mean IoU needs the number of classes, such as MapConsistency(classes=21)")

@@ -1,9 +1,9 @@
-"""The effect of shifts as torchmetrics `Metric`s: consistency, flip rate, divergence, logit change.
+"""Effects of shifts as torchmetrics `Metric`s: consistency, flip rate, divergence, logit change.
 
 Each takes a network and images, ``update(net, images)``, and shifts them itself; or the outputs of a user's loop,
-``update(first_logits, second_logits)``, tensors or NumPy arrays (B, K), or (B, S, K) of S views. Results do not depend
-on the batches. Views are drawn by the images' numbers, `indices`; by default images are numbered in the order of the
-updates, in each process from 0 on.
+``update(first_logits, second_logits)``, tensors or NumPy arrays (B, K), or (B, S, K) for S views. Results do not depend
+on the batches. Views are drawn by the images' numbers, `indices`; by default images are numbered from 0 in the order of
+the updates, in each process.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,14 +31,14 @@ class Pairs:
 
     boundary    "circular", or "zeros": windows of the zero-padded image
     max_shift   each axis is uniform in -max_shift..max_shift-1 pixels
-    repeats     pairs drawn of each image
+    repeats     pairs drawn for each image
     name        separates the draws of different evaluations
     """
 
     def __init__(self, boundary: Boundary, max_shift: int, repeats: int, seed: int, name: str | None) -> None:
         check_boundary(boundary)
         if max_shift < 1 or repeats < 1:
-            raise ValueError(f"max_shift is {max_shift} and repeats {repeats}; both must be at least 1")
+            raise ValueError(f"max_shift and repeats must be at least 1, got {max_shift} and {repeats}")
         self.boundary, self.max_shift, self.repeats, self.seed = boundary, max_shift, repeats, seed
         self.name = name or ("circular" if boundary == "circular" else "crop")
 
@@ -52,11 +52,11 @@ class Pairs:
 
 
 class ShiftConsistency(Tally):
-    """Fraction of pairs of shifted views that are given one class, in [0, 1] (Zhang, ICML 2019, section 4).
+    """Fraction of pairs of shifted views that are given the same class, in [0, 1] (Zhang, ICML 2019, section 4).
 
-    With a network: `repeats` pairs of each image, both views shifted. With logits: do `first` and `second` agree?
-    The options are those of `Pairs`; `output` is where the logits are in the network's output. A view whose logits hold
-    a NaN agrees with nothing.
+    With a network: `repeats` pairs of each image, both views shifted. With logits: whether `first` and `second` agree.
+    The options are those of `Pairs`; `output` locates the logits in the network's output. A view whose logits hold a
+    NaN agrees with nothing.
 
     Examples:
         >>> consistency = metrics.ShiftConsistency()
@@ -91,7 +91,7 @@ class ShiftConsistency(Tally):
 
 
 class FromUnshifted(Values):
-    """A comparison of each shifted view with the unshifted one; subclasses define `compare`."""
+    """Compares each shifted view with the unshifted one; subclasses define `compare`."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class FromUnshifted(Values):
 
 
 class LogitChange(FromUnshifted):
-    """Relative change of the logits under a shift (`relative_logit_change`): the largest, or the "mean" of all views.
+    """Relative change of the logits under a shift (`relative_logit_change`): the "max" or the "mean" over all views.
 
     With a network: both views of each pair against the unshifted image. With logits: `second` (B, K) or (B, S, K)
     against `first` (B, K). The options are those of `ShiftConsistency`.
@@ -148,7 +148,7 @@ class LogitChange(FromUnshifted):
 
 
 class ShiftDivergence(FromUnshifted):
-    """Kullback-Leibler divergence in nats of the shifted view's probabilities from the unshifted one's: the mean.
+    """Kullback-Leibler divergence, in nats, of probabilities under a shift from the unshifted ones: "mean" or "max".
 
     With a network: both views of each pair against the unshifted image. With logits: `second` (B, K) or (B, S, K)
     against `first` (B, K). Computed in float64. The options are those of `ShiftConsistency`.
@@ -172,7 +172,7 @@ class FlipRate(Tally):
     """How often the class changes while the image moves: from view k to view k + `step`, a fraction in [0, 1].
 
     With a network: `max_shift` + 1 views of each image, each circularly shifted by one more pixel in `direction`. With
-    logits (B, S, K) or classes (B, S) of S views in their order: ``update(views)``. With those of two views alone:
+    logits (B, S, K) or classes (B, S) of S views in order: ``update(views)``. With logits (B, K) of two views:
     ``update(first, second)``. Lower is better, and a network that gives one class to everything never flips.
 
     Examples:
@@ -196,7 +196,7 @@ class FlipRate(Tally):
         if direction not in get_args(Direction):
             raise ValueError(f"direction must be one of {', '.join(get_args(Direction))}, not {direction!r}")
         if not 1 <= step <= max_shift:
-            raise ValueError(f"step must be from 1 to max_shift, which is {max_shift}, not {step}")
+            raise ValueError(f"step must be from 1 to max_shift={max_shift}, not {step}")
         super().__init__(step, direction, max_shift, **kwargs)
         self.step, self.direction, self.max_shift, self.output = step, direction, max_shift, output
 
@@ -230,8 +230,8 @@ class FractionalConsistency(Exact):
     """Fraction of shifts by k / `fractions` of a pixel, k = 1..fractions-1 on both axes, that keep the class.
 
     With a network: circular shifts by trigonometric interpolation. With logits: `first` (B, K) of the unshifted images,
-    `second` (B, fractions, K) of the shifts by k = 1..fractions, the last of which is a whole pixel. `curve` holds all
-    of them.
+    `second` (B, fractions, K) of the shifts by k = 1..fractions, the last of which is a whole pixel. `curve` has the
+    fraction for each shift.
 
     Examples:
         >>> net = lambda images: images.mean((1, 2, 3), keepdim=True).expand(-1, 2, 1, 1).flatten(1)
@@ -274,10 +274,10 @@ class FractionalConsistency(Exact):
 
     def compute(self) -> Tensor:
         if not int(self.images):
-            raise ValueError("the consistency of no image is not defined")
+            raise ValueError("the consistency of no images is not defined: call update first")
         return self.number(int(self.kept[:-1].sum()) / (int(self.images) * (self.fractions - 1)))
 
     @property
     def curve(self) -> list[float]:
-        """The consistency at each of `shifts`."""
+        """Fraction of images that keep their class, for each of `shifts`."""
         return self.over_processes(lambda: [kept / int(self.images) for kept in self.kept.tolist()])

@@ -15,12 +15,12 @@ from stillpoint.core.base.randomness import uniform_integers
 from stillpoint.core.data.shifts import crop_window, roll
 from stillpoint.core.metrics.outputs import Output, as_tensor, logits_of
 
-#: What enters at the edge: the pixels that leave at the other, or zeros (the mean colour of normalised images).
+#: What enters at the edge: the pixels that leave at the opposite one, or zeros (the mean colour of normalised images).
 Boundary = Literal["circular", "zeros"]
 
 
 def check_boundary(boundary: str) -> None:
-    """ValueError for a boundary that is not known."""
+    """ValueError unless the boundary is one of `Boundary`."""
     if boundary not in get_args(Boundary):
         raise ValueError(f"boundary must be one of {', '.join(get_args(Boundary))}, not {boundary!r}")
 
@@ -37,14 +37,14 @@ def shifted_pairs(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """`repeats` pairs of shifted views of images (B, C, H, W), each axis uniform in -max_shift..max_shift-1 pixels.
 
-    `indices` (B,) number the images in their set, and `name` separates the draws of different evaluations. With zeros
-    the views are windows of the padded images, as in APS's standard consistency.
+    `indices` (B,) number the images in their set, and `name` separates the draws of different evaluations. With
+    boundary "zeros" the views are windows of the padded images, as in APS's standard consistency.
     """
     padded = F.pad(images, (max_shift,) * 4) if boundary == "zeros" else images
     for repeat in range(repeats):
         drawn = uniform_integers(indices, -max_shift, max_shift, 4, name, seed, repeat).to(images.device)
         if images.shape[2] == 1:
-            drawn[:, 0::2] = 0  # a signal has no rows to shift
+            drawn[:, 0::2] = 0  # signals have one row
         yield tuple(_moved(padded, drawn[:, k : k + 2], images, max_shift) for k in (0, 2))  # type: ignore[misc]
 
 
@@ -55,10 +55,10 @@ def _moved(padded: Tensor, shifts: Tensor, images: Tensor, max_shift: int) -> Te
 
 
 def every_shift(images: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All H x W circular shifts of images (B, C, H, W): batches of (which image, that image shifted).
+    """All H x W circular shifts of images (B, C, H, W), in batches of (positions of images, these images shifted).
 
-    Batches are filled with (image, shift) pairs, shift by shift in the order of rows and columns, so that few images
-    are no slower per view than many.
+    Batches run over (image, shift) pairs, shift by shift in the order of rows and columns, so that few images are no
+    slower per view than many.
     """
     count, (height, width) = len(images), images.shape[2:]
     shifts = torch.cartesian_prod(torch.arange(height), torch.arange(width)).to(images.device)  # (S, 2)
@@ -73,13 +73,13 @@ def prepared(
 ) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
     """(`net` as a function from images to float32 logits, images (B, C, H, W), their numbers (B,) in the set).
 
-    A module is in eval mode during a call. Signals (B, C, L) are handled as images of one row, hidden from the network.
-    The numbers are `indices`, or count up from `first`.
+    A module is in eval mode during a call. Signals (B, C, L) are handled as images of one row, which the network does
+    not see. The numbers are `indices`, or count up from `first`. ValueError for another number of indices than images.
     """
     images = as_tensor(images)
     numbers = torch.arange(first, first + len(images)) if indices is None else as_tensor(indices).cpu()
     if numbers.shape != (len(images),):
-        raise ValueError(f"there are {len(images)} images and indices of shape {tuple(numbers.shape)}; each has one")
+        raise ValueError(f"each of {len(images)} images needs an index, got indices of shape {tuple(numbers.shape)}")
     signals = images.ndim == 3
 
     def predict(views: Tensor) -> Tensor:

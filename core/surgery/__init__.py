@@ -1,1 +1,1 @@
-"""Antialiasing other people's networks: finding their strides and inserting filters, with the weights unchanged."""
+"""Antialiases other people's networks: finds their strides and inserts filters, with the weights unchanged."""

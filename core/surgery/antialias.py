@@ -1,6 +1,6 @@
 """Turns a network that strides into an antialiased one, in place, with its weights (Zhang, ICML 2019, section 3.2).
 
-A stride is moved out of the layer that has it and into a low-pass filter:
+A stride moves from its layer into a low-pass filter:
 
     max-pool, stride s                  -> max-pool, stride 1 - filter, stride s
     convolution, stride s - norm - act  -> convolution, stride 1 - norm - act - filter, stride s
@@ -8,19 +8,19 @@ A stride is moved out of the layer that has it and into a low-pass filter:
     1x1 convolution, stride s           -> filter, stride s - 1x1 convolution (they commute; this order is cheaper)
     average pool, stride s              -> filter, stride 1 - average pool, stride s
 
-The filter stands behind the activation, because it must see what is subsampled. The paper exchanges an average pool
-for the filter; here it keeps its windows, and with them its sizes: 2x2 averages of what a filter of n taps gives are
-what one of n + 1 taps gives. Summands that stride alike are filtered once, behind their sum's activation; where one
-summand of an addition must be left, all are.
+The filter comes after the activation, because it must see the map that is subsampled. The paper replaces an average
+pool by the filter; here the pool keeps its windows, and so its sizes: a filter of n taps followed by 2x2 averages is a
+filter of n + 1 taps. Summands of equal stride are filtered once, after the activation of their sum; if one summand of
+an addition must be left, all are.
 
-Law: every map keeps its size, behind its filter, whatever the size of the image. A blur that reflects needs a map
-larger than its reach, 2 pixels for the 4 taps of the paper's choice; on a smaller one it repeats the edge.
+Law: every filtered map has the size that it had, whatever the size of the image. A blur with reflection needs a map
+larger than its reach, 2 pixels for the paper's 4 taps; on a smaller one it repeats the edge.
 
-What looks at a layer's stride or at its whole map computes with the dense one: the statistics of a GroupNorm are those
-of all pixels. timm's layers with TensorFlow's "same" padding keep their windows where they were.
+Code that reads a layer's stride or its whole map now sees the dense one: a GroupNorm takes its statistics over all
+pixels. timm's layers with TensorFlow's "same" padding keep their windows where they were.
 
 Names in the state_dict do not change, so checkpoints of the original load before and after. Only a filter with
-parameters, "adaptive_blur", adds names of its own, which a checkpoint of the original does not have.
+parameters, "adaptive_blur", adds names of its own, which a checkpoint of the original lacks.
 """
 
 from collections.abc import Sequence
@@ -76,35 +76,35 @@ def antialias(
     """Antialiases `model` in place and reports the changes.
 
     Args:
-        model: any network. What `torch.fx` cannot trace as a whole (detectors, decoders, Hugging Face models) is
+        model: any network. One that `torch.fx` cannot trace as a whole (detectors, decoders, Hugging Face models) is
             treated part by part. Weights are kept.
         policy: layers to treat: any of "max_pool", "strided_conv", "average_pool" and "stem" (convolutions of the
-            image itself, which the paper leaves alone for their cost).
+            image itself, which the paper leaves alone because of their cost).
         downsample: factory (channels, stride) of the filter, or its name. Default: `BlurPool2d` of size 4, the paper's
             choice. The stride is a pair if rows and columns differ, otherwise an integer. One- and three-dimensional
             maps get `BlurPool1d` or `BlurPool3d` of the same size.
         padding: "circular", with a Downsample that chooses its grid (use "polyphase"), makes the network truly
-            shift-invariant. Every stride is treated, the stem's too, whatever the policy; all windows wrap around;
-            branches that meet share one grid. Law: circular shifts change the outputs by rounding only, for images
-            whose sides are multiples of the total stride and without two tied phases.
+            shift-invariant. Every stride is treated, the stem's too; all windows wrap around; branches that meet share
+            one grid. Law: circular shifts change the outputs by rounding only, for images whose sides are multiples of
+            the total stride and without two tied phases.
         head: "average", with circular padding: layers that flatten the last map or pool it to several positions (VGG,
-            AlexNet) receive its average at each of them. Their weights are kept, but need training.
-        where: "behind", the paper's rule, or "before", which is cheaper: the filter runs at full size in front of a
-            strided convolution, which keeps its stride.
+            AlexNet) see its average at every position. Their weights are kept, but need training.
+        where: "behind", the paper's rule, or "before", which is cheaper: the filter runs at full size before a strided
+            convolution, which keeps its stride.
         include, exclude: shell patterns of layer names, such as "layer4.*".
         example: a batch of images; the report then has the cost of a forward pass, before and after.
         dry_run: change nothing, only report.
         verbose: print the report.
 
     Returns:
-        A `Report`. It lists untreated strides with the reason, except those that a library hides from `torch.fx`. A
+        A `Report`, which lists untreated strides with the reason, except those that a library hides from `torch.fx`. A
         network without strides is left unchanged.
 
     Raises:
-        ValueError: unknown policy or place; `model` is no network; a Downsample that cannot be built for a layer, or
-            that chooses its grid without circular padding; a network that cannot be made shift-invariant, with the
-            reasons (a dry run reports them instead); parts of which only some are selected. The network is then
-            unchanged.
+        ValueError: an unknown policy, place, padding or head; a `model` that is not an nn.Module, or is a single layer;
+            a Downsample that cannot be built for a layer, or that chooses its grid without circular padding; with
+            circular padding, any other Downsample, a selection of layers, or a network that cannot be made
+            shift-invariant, with the reasons (a dry run reports them instead). The network is then unchanged.
 
     Examples:
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.MaxPool2d(2))
@@ -121,23 +121,23 @@ def antialias(
         raise ValueError(f"antialias needs a network, a torch.nn.Module, got {model!r} of type {type(model).__name__}")
     if isinstance(model, LAYERS):
         raise ValueError(
-            f"antialias exchanges the layers of a network, and this {type(model).__name__} is one by itself: "
-            "hand over an nn.Sequential of it"
+            f"antialias treats the layers inside a network, but this {type(model).__name__} is a single layer: "
+            "wrap it in an nn.Sequential"
         )
     if padding not in (None, "circular"):
         raise ValueError(f'padding must be "circular" or None, got {padding!r}')
     if head not in (None, "average") or (head and not padding):
-        raise ValueError(f'head must be None, or "average" beside padding="circular", got {head!r}')
+        raise ValueError(f'head must be None, or "average" together with padding="circular", got {head!r}')
     make = downsample_factory(downsample) if isinstance(downsample, str) else downsample
     surgeon: _Surgeon | InvariantSurgeon
     if padding == "circular":
         if make is None or not _chooses(make):
-            raise ValueError('circular padding goes with a Downsample that chooses its grid: downsample="polyphase"')
+            raise ValueError('circular padding needs a Downsample that chooses its grid: downsample="polyphase"')
         whole = set(wanted) in (set(POLICIES), set(POLICIES) - {"stem"})
         if not whole or (where, _patterns(include), _patterns(exclude)) != ("behind", ("*",), ()):
             raise ValueError(
-                "a network is shift-invariant as a whole: policy, where, include and exclude have no place beside "
-                'padding="circular"'
+                'padding="circular" treats the whole network: policy, where, include and exclude must be left at their '
+                "defaults"
             )
         surgeon = InvariantSurgeon(model, make, average_head=head == "average")
         report = surgeon.plan()
@@ -160,7 +160,7 @@ def antialias(
 
 
 class _Surgeon:
-    """Plans everything before changing the network, so that a refusal leaves it untouched; then operates."""
+    """Plans all changes before making any, so that an error leaves the network untouched."""
 
     def __init__(self, model: nn.Module, policy: tuple[str, ...], make: DownsampleFactory, where: str) -> None:
         self.model, self.policy, self.make, self.where, self.report = model, policy, make, where, Report()
@@ -205,14 +205,14 @@ class _Surgeon:
         protect(self.model, self.dense)
 
     def _choice(self, place: Place) -> str:
-        """Whether the policy leaves a place."""
+        """Why the policy excludes a place; empty if it does not."""
         kind = _policy(place)
         if not kind or kind in self.policy:
             return ""
         return "the stem is not in the policy" if kind == "stem" else "not in the policy"
 
     def _obstacle(self, place: Place, include: tuple[str, ...], exclude: tuple[str, ...]) -> str:
-        """Why a place that the policy does not leave must be, before anything around it is looked at."""
+        """Why a place that the policy includes cannot be treated, judged by itself; empty if it can."""
         module = place.module
         if is_filtered(module):
             return "it sees a filter already"
@@ -225,7 +225,7 @@ class _Surgeon:
         if place.is_convolution:
             if set(module.kernel_size) != {1} and not place.overlaps:
                 return f"its {describe(module)} cuts the image into patches that do not overlap"
-            # what exchanges the weight exchanges the class, too
+            # parametrisation replaces the class too, as `attach` does
             return "its weight is parametrised" if is_parametrized(module) else ""
         if isinstance(module, MAX_POOLS):
             if module.return_indices:
@@ -235,7 +235,7 @@ class _Surgeon:
         return ""
 
     def _treat(self, place: Place) -> str:
-        """Plans the treatment of a layer that strides, or records why it is left."""
+        """Plans the treatment of a strided layer; the reason if it must be left, otherwise empty."""
         if place in self.done:
             return ""
         if place.is_convolution:
@@ -246,9 +246,9 @@ class _Surgeon:
         module, stride, dims = place.module, place.stride, dims_of(place.module)
         made = self._filter(module, self.network.channels(place.node), stride)
         if made is None:
-            return "its channels cannot be told, because no convolution stands before it"
+            return "its number of channels is unknown: no convolution comes before it"
         if module.ceil_mode:
-            # the windows that reach past the map, at the bottom and the right, see nothing there
+            # windows that reach past the map, at the bottom and the right, must ignore what they see there
             past = [n for s in reversed(stride) for n in (0, s - 1)]
             pad: Any = {1: nn.ConstantPad1d, 2: nn.ConstantPad2d, 3: nn.ConstantPad3d}[dims]
             self.attached.append((module, {"before": pad(tuple(past), -torch.inf)}))
@@ -262,7 +262,7 @@ class _Surgeon:
         module, stride = place.module, place.stride
         made = self._filter(module, self.network.channels(place.node), (1,) * len(stride))
         if made is None:
-            return "its channels cannot be told, because no convolution stands before it"
+            return "its number of channels is unknown: no convolution comes before it"
         taps: Any = getattr(made, "size", None)
         if taps is not None and max(stride) > taps:
             return f"it averages over {max(stride)} pixels already, and the filter over {taps}"
@@ -295,7 +295,7 @@ class _Surgeon:
         return ""
 
     def _filter(self, near: nn.Module, channels: int | None, stride: tuple[int, ...]) -> nn.Module | None:
-        """The filter of a place whose channels may not be known; none: it must know them."""
+        """The filter of a place whose channels may be unknown; None if it cannot be built without them."""
         if channels is not None:
             return self._of(near, channels, stride)
         try:
@@ -315,7 +315,7 @@ class _Surgeon:
             made = kind(channels, stride, size=size, padding=getattr(like, "padding", "reflect"))
         if isinstance(made, Downsample) and made.chooses:
             raise ValueError(
-                'an adaptive grid needs windows that go round: antialias(net, downsample=..., padding="circular")'
+                'an adaptive grid needs circular padding: antialias(net, downsample=..., padding="circular")'
             )
         parameters = chain(near.parameters(), self.model.parameters())
         reference = next((p for p in parameters if p.is_floating_point()), None)
@@ -329,12 +329,12 @@ class _Surgeon:
 
 
 def _chooses(make: DownsampleFactory) -> bool:
-    """Whether the factory's Downsample chooses its grid; 64 channels suit every filling."""
+    """Whether the factory's Downsample chooses its grid, tried with 64 channels, which suit every filling."""
     return bool(getattr(make(64, 2), "chooses", False))
 
 
 def _start(module: Any) -> nn.Module | None:
-    """What keeps the windows of a layer with TensorFlow's padding, timm's "Same" ones, where they were."""
+    """The crop that keeps the windows of a layer with TensorFlow's padding (timm's "Same" layers) where they were."""
     kind = getattr(type(module), "own_class", type(module)).__name__
     if not kind.endswith("2dSame"):
         return None
@@ -353,7 +353,7 @@ def _policy(place: Place) -> str:
 
 
 def _drops(module: Any) -> bool:
-    """Whether a max-pool's ceil_mode leaves windows out that begin outside the map."""
+    """Whether a max-pool's ceil_mode drops windows that begin outside the map."""
     dims = dims_of(module)
     settings = (each(value, dims) for value in (module.kernel_size, module.padding, module.dilation))
     return any(s > d * (k - 1) + 1 - p for k, p, d, s in zip(*settings, stride_of(module), strict=True))

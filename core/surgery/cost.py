@@ -1,4 +1,4 @@
-"""The cost of a forward: multiply-adds, bytes written, milliseconds; and the memory that a call takes."""
+"""The cost of a forward pass in multiply-adds, bytes written and milliseconds, and the peak memory of a call."""
 
 import math
 import os
@@ -15,15 +15,15 @@ _PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 
 
 class Cost(NamedTuple):
-    """Multiply-adds of convolutions, filters and matrix products; bytes of all tensors that operations write; and the
-    median of three runs in milliseconds."""
+    """Multiply-adds of convolutions, filters and matrix products; bytes of all tensors written by operations; the
+    median time of three runs, in milliseconds."""
 
     multiply_adds: int
     written: int
     milliseconds: float
 
     def against(self, before: "Cost") -> str:
-        """In words, beside what it was."""
+        """One line that compares this cost with the one `before`."""
         pairs = [
             ("multiply-adds", "G", 1e9, self.multiply_adds, before.multiply_adds),
             ("written", "MB", 1e6, self.written, before.written),
@@ -76,7 +76,7 @@ class _Meter(TorchDispatchMode):
 
 
 def peak_memory(call: Callable[[], Any], device: str) -> int:
-    """Bytes that a call holds at most, beyond what was held before it."""
+    """Peak memory of a call, in bytes above what was allocated before it; `device` is "cuda" or "cpu"."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -85,7 +85,7 @@ def peak_memory(call: Callable[[], Any], device: str) -> int:
         return torch.cuda.max_memory_allocated() - held
     from torch.profiler import ProfilerActivity, profile
 
-    # read when the profiler starts for the first time; without it every start is told on the terminal
+    # read when the profiler first starts; without it every start prints a line
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         call()

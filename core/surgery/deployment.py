@@ -1,4 +1,4 @@
-"""Re-parametrisation of treated networks: methods that rebuild a convolution keep its filter, or refuse."""
+"""Re-parametrisation of treated networks: methods that rebuild a convolution keep its filter, or raise."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -14,10 +14,10 @@ _METHODS = ("fuse", "reparameterize", "switch_to_deploy")
 
 
 def protect(model: nn.Module, dense: Sequence[nn.Module]) -> None:
-    """Sees to it that no module's re-parametrisation drops the filters around the layers that were made `dense`.
+    """Stops re-parametrisation from dropping the filters around the layers that were made `dense`.
 
-    A block whose branches are all dense and whose filter stands behind their sum merges them with stride 1 from now
-    on. Any other whose layers were treated refuses to be merged.
+    A block whose branches are all dense, with the filter after their sum, merges them with stride 1 from now on. Any
+    other block with treated layers raises ValueError when merged.
     """
     treated = set(map(id, dense))
     for module in list(model.modules()):
@@ -32,7 +32,7 @@ def protect(model: nn.Module, dense: Sequence[nn.Module]) -> None:
 
 
 def _own(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules inside that no further module with a re-parametrisation of its own holds."""
+    """The modules inside, except those within a child that has its own re-parametrisation."""
     for child in module.children():
         yield child
         if not any(callable(getattr(type(child), name, None)) for name in _METHODS):
@@ -40,9 +40,9 @@ def _own(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _merges_at_stride_one(module: nn.Module) -> bool:
-    """Sets the stride that a block remembers for its merged convolution to 1, where nothing else asks for it."""
+    """Sets the stride that a block stores for its merged convolution to 1, if nothing else reads it."""
     stride: Any = getattr(module, "stride", None)
-    if stride is None:  # it asks its convolutions
+    if stride is None:  # read from its convolutions
         return True
     if isinstance(stride, nn.Module):
         return False
@@ -51,7 +51,7 @@ def _merges_at_stride_one(module: nn.Module) -> bool:
     try:
         if "self.stride" in inspect.getsource(forward):
             return False
-    except OSError:  # its source cannot be read
+    except OSError:  # no source
         return False
     held: Any = module
     held.stride = 1 if isinstance(stride, int) else (1,) * len(stride)

@@ -1,4 +1,4 @@
-"""Modules with a filter on their input or output; names of weights, hooks and classes stay."""
+"""Attaches filters to the input or output of modules, whose weight names, hooks and class stay."""
 
 from collections.abc import Callable
 from functools import cache
@@ -13,14 +13,14 @@ from stillpoint.core.layers.blur import BlurPool1d, BlurPool2d, BlurPool3d, blur
 from stillpoint.core.layers.padding import pad
 from stillpoint.core.surgery.striding import CONVOLUTIONS, is_norm
 
-# torch.fx, which cannot follow its sizes, takes this as one step
+# one step for torch.fx, which cannot follow its sizes
 torch.fx.wrap("edge_blur")
 
 
 class Filtered(nn.Module):
-    """Mixed into the class of a module that `attach` gave filters: they run before and behind its own forward."""
+    """Mixed into the class of a module by `attach`: its filters run before and after its own forward."""
 
-    if TYPE_CHECKING:  # TorchScript reads the annotations of attributes, and knows no modules there
+    if TYPE_CHECKING:  # TorchScript reads attribute annotations, and cannot resolve modules there
         filter_before: nn.Module
         filter_behind: nn.Module
         own_forward: Callable[..., Tensor]
@@ -28,13 +28,13 @@ class Filtered(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.filter_behind(self.own_forward(self.filter_before(x)))
 
-    def __reduce_ex__(self, protocol: Any) -> Any:  # the class is made anew, and pickle would not find it
+    def __reduce_ex__(self, protocol: Any) -> Any:  # pickle cannot find a class made at run time
         kind: Any = type(self)
         return _blank, (kind.own_class, kind.kept_from, isinstance(self, Filtered)), self.__getstate__()
 
 
 def attach(module: nn.Module, *, before: nn.Module | None = None, behind: nn.Module | None = None) -> None:
-    """Filters around a module, in place; further ones run after those that are there."""
+    """Puts filters around a module, in place; further filters run after those already attached."""
     held: Any = module
     if not isinstance(module, Filtered):
         kind: Any = type(module)
@@ -47,12 +47,12 @@ def attach(module: nn.Module, *, before: nn.Module | None = None, behind: nn.Mod
 
 
 def is_free(module: nn.Module) -> bool:
-    """Whether filters can be attached: its own class decides what it computes, and it is given one map."""
+    """Whether filters can be attached: the module's class defines its forward, and it is not scripted."""
     return not isinstance(module, torch.jit.ScriptModule) and "forward" not in vars(module)
 
 
 def keep_from(module: nn.Module, methods: tuple[str, ...]) -> None:
-    """Lets methods that would rebuild a module's parts without their filters carry these over, or say so instead."""
+    """Makes methods that rebuild a module's parts carry the filters over, or raise ValueError where they cannot."""
     kind: Any = type(module)
     own, kept = (kind.own_class, kind.kept_from) if hasattr(kind, "own_class") else (kind, ())
     module.__class__ = _class(own, tuple(sorted({*kept, *methods})), isinstance(module, Filtered))
@@ -77,7 +77,7 @@ def _class(kind: Any, kept: tuple[str, ...], filtered: bool = True) -> Any:
 
 
 def _named(function: Any, name: str) -> Any:
-    """A function under another name, by which TorchScript calls what it compiles."""
+    """A copy of a function under another name, since TorchScript compiles functions by name."""
     again = FunctionType(function.__code__, function.__globals__, name, function.__defaults__, function.__closure__)
     again.__kwdefaults__, again.__annotations__ = function.__kwdefaults__, function.__annotations__
     return again
@@ -87,7 +87,7 @@ def _merging(method: str, own: Callable[..., Any]) -> Callable[..., Any]:
     def merge(self: nn.Module, *args: Any, **options: Any) -> Any:
         parts = list(self.children())
         conv = next((part for part in parts if isinstance(part, Filtered)), None)
-        # a convolution and its norm: a filter of sum one stands as well behind both as between them
+        # a filter that sums to one commutes with the norm after a convolution
         if (
             conv is not None
             and method == "fuse"
@@ -102,7 +102,7 @@ def _merging(method: str, own: Callable[..., Any]) -> Callable[..., Any]:
                 return merged
         raise ValueError(
             f"{method} would drop the filters of this {type(self).__name__.removeprefix('Filtered')}: "
-            f"call it before antialias"
+            "call it before antialias"
         )
 
     return merge
@@ -114,7 +114,7 @@ def _blank(kind: Any, kept: tuple[str, ...], filtered: bool = True) -> nn.Module
 
 
 class CircularPad2d(nn.Module):
-    """Pads (B, C, H, W) around its edges by `pads`, ((top, bottom), (left, right)), as often as it takes."""
+    """Pads (B, C, H, W) circularly by `pads`, ((top, bottom), (left, right)), which may exceed the map's sides."""
 
     def __init__(self, pads: tuple[tuple[int, int], tuple[int, int]]) -> None:
         super().__init__()
@@ -128,10 +128,10 @@ class CircularPad2d(nn.Module):
 
 
 class SameStart2d(nn.Module):
-    """Cuts off what TensorFlow's padding of a dense layer sees before its first window at `stride`.
+    """Crops the map of a dense layer with TensorFlow's padding so that subsampling hits the windows of `stride`.
 
-    That padding shares the pixels that windows of `reach` + 1 miss at the two ends, and how many these are, the stride
-    and the map's size decide. (B, C, H, W) -> (B, C, H - i, W - j).
+    That padding depends on the stride and the map's size, with windows of `reach` + 1 pixels. (B, C, H, W) ->
+    (B, C, H - i, W - j).
     """
 
     def __init__(self, reach: tuple[int, int], stride: tuple[int, int]) -> None:
@@ -144,7 +144,7 @@ class SameStart2d(nn.Module):
         return x[:, :, rows:, columns:]
 
     def first(self, size: int, reach: int, stride: int) -> int:
-        """The pixel of the dense layer's map on which the first window at the stride stands."""
+        """Index, in the dense layer's map, of the first window of the strided layer."""
         missed = max((size + stride - 1) // stride * stride - stride + reach + 1 - size, 0)
         return reach // 2 - missed // 2
 
@@ -153,15 +153,15 @@ class SameStart2d(nn.Module):
 
 
 def edge_blur(x: Tensor, kernel: Tensor, stride: Any, padding: str, pad_off: int) -> Tensor:
-    """`blur_with`, which repeats the edge of a map too small to be mirrored: reflect needs more than its reach."""
+    """`blur_with`, except that it repeats the edge of maps too small to be reflected, no larger than its reach."""
     small = padding == "reflect" and min(x.shape[2:]) <= kernel.shape[0] // 2 + pad_off
     return blur_with(x, kernel, stride=stride, padding="replicate" if small else padding, pad_off=pad_off)
 
 
 class _EdgeBlur(nn.Module):
-    """Mixed into a blur on a fixed grid, for maps of every size."""
+    """Mixed into a blur on a fixed grid so that it takes maps of every size."""
 
-    if TYPE_CHECKING:  # TorchScript knows these by their values
+    if TYPE_CHECKING:  # TorchScript infers these from their values
         kernel: Tensor
         stride: Any
         padding: str
@@ -190,14 +190,14 @@ EDGE_BLURS = (EdgeBlurPool1d, EdgeBlurPool2d, EdgeBlurPool3d)
 
 
 class Averaged2d(nn.Module):
-    """The mean of each channel at every place: (B, C, H, W), as large as it was."""
+    """Replaces every pixel by its channel's mean: (B, C, H, W) -> (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3), keepdim=True).expand(-1, -1, x.shape[2], x.shape[3])
 
 
 def of_any_size(made: nn.Module) -> nn.Module:
-    """A blur that falls back on a map too small for it; other fillings as they are."""
+    """Makes a blur repeat the edge of maps too small to be reflected; returns other fillings unchanged."""
     for kind, small in ((BlurPool1d, EdgeBlurPool1d), (BlurPool2d, EdgeBlurPool2d), (BlurPool3d, EdgeBlurPool3d)):
         if type(made) is kind:
             made.__class__ = small

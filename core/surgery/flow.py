@@ -1,8 +1,8 @@
-"""The effect of a circular shift of the image on every step of a network's graph.
+"""Traces the effect of a circular shift of the image through every step of a network's graph.
 
-Each step's output is a map that moves with the image, its channels first or last, on a grid that the strides before it
-chose (`Flow`: these strides in their order); or it is the same for every shift (None); or the step breaks the law,
-which is a reason.
+A step's output is a map that moves with the image, channels first or last, on the grid chosen by the strides before it
+(`Flow`: these strides in order); or it does not depend on the shift (None); or the step breaks shift-invariance, for a
+stated reason.
 """
 
 import operator
@@ -43,17 +43,17 @@ _NOT_POINTWISE = (nn.GLU, nn.Softmax, nn.Softmin, nn.LogSoftmax, nn.MultiheadAtt
 
 
 class Flows:
-    """The flow of every step of a network; what meets in one step is put on one grid.
+    """The flow of every step of a network; maps that meet in one step share one grid.
 
-    reasons  (where, why) the network cannot be made invariant
-    windows  the layers whose windows reach past the edge, or past the next pixel
-    averaged what pools the last map or flattens it, and is to see its average, where such a head is wished
+    reasons   (where, why) the network cannot be made invariant
+    windows   convolutions and pools, whose windows must wrap around
+    averaged  with `average_head`, layers that flatten or pool the last map and are to see its average
     """
 
     def __init__(self, network: Network, *, average_head: bool = False) -> None:
         self.network, self.average_head = network, average_head
         self.reasons: list[tuple[str, str]] = [
-            (name or "the network", f"its forward cannot be followed ({why})") for name, why in network.untraced.items()
+            (name or "the network", f"its forward cannot be traced ({why})") for name, why in network.untraced.items()
         ]
         self.windows: dict[str, nn.Module] = {}
         self.averaged: list[str] = []
@@ -62,7 +62,7 @@ class Flows:
         self._tables: set[fx.Node] = set()
         self._last: set[fx.Node] = set()  # maps whose channels are last
         if len(network.parts) != 1 and not self.reasons:
-            self.reasons.append(("the network", "its parts are not joined by a forward"))
+            self.reasons.append(("the network", "no forward joins its parts"))
         if self.reasons:
             return
         self.part = network.parts[0]
@@ -72,10 +72,10 @@ class Flows:
             except _Broken as broken:
                 name = str(node.target) if node.op == "call_module" else self.part.scope.get(node, "") or node.name
                 self.reasons.append((name, str(broken)))
-                self._at[node] = None  # what follows is told, too
+                self._at[node] = None  # go on, to report every reason at once
 
     def leader(self, place: Place) -> Place:
-        """The place that stands for all that share its grid."""
+        """The place that represents all that share its grid."""
         while self._leader[place] is not place:
             place = self._leader[place]
         return place
@@ -110,13 +110,13 @@ class Flows:
         if isinstance(module, ChosenSample2d | FollowingSample2d):
             return flow
         if is_filter(module) or (isinstance(module, Filtered) and _blurs(module)):
-            raise _Broken("a filter on a fixed grid stands there already")
+            raise _Broken("it has a filter on a fixed grid already")
         tokens = isinstance(module, nn.Linear) or (
             isinstance(module, nn.LayerNorm) and "2d" not in type(module).__name__
         )
         anyhow = (is_activation(module) and not isinstance(module, _NOT_POINTWISE)) or isinstance(module, PASSED)
         if not anyhow and tokens != (node in self._last):
-            raise _Broken(f"{type(module).__name__} does not look along the channels of this map")
+            raise _Broken(f"{type(module).__name__} does not act along the channels of this map")
         if node in self.network.at:
             place = self.network.at[node]
             self._window(place.name, module, strided=True)
@@ -127,7 +127,7 @@ class Flows:
             self._window(str(node.target), module, strided=False)
             return flow
         if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) > 1:
-            raise _Broken("its norm has weights for every place of the map")
+            raise _Broken("its norm has weights for each position of the map")
         if is_norm(module) or anyhow or tokens:
             return flow
         if isinstance(module, RESIZERS) and "Adaptive" in type(module).__name__:
@@ -141,13 +141,13 @@ class Flows:
         if isinstance(module, nn.Flatten):
             if self._averages(node, module):
                 return None
-            raise _Broken("it flattens a map, and what follows knows each place: average the map instead")
+            raise _Broken("it flattens a map, which keeps positions: average the whole map, head='average'")
         if isinstance(module, _UPSAMPLING):
-            raise _Broken("it upsamples to a grid that does not know which one was chosen on the way down")
-        raise _Broken(f"{type(module).__name__} is not known to move with its input")
+            raise _Broken("it upsamples without regard to the grid that was chosen when downsampling")
+        raise _Broken(f"{type(module).__name__} is not known to be shift-equivariant")
 
     def _averages(self, node: fx.Node, module: nn.Module) -> bool:
-        """Whether the module is to see the average of its map; it then is noted."""
+        """Whether the module sees, or is to see, the average of its map; adds it to `averaged` in the second case."""
         seen = isinstance(module, Filtered) and any(isinstance(m, Averaged2d) for m in module.filter_before.modules())
         usual = node not in self._last and self.network.once(module) and not isinstance(module, nn.AdaptiveMaxPool2d)
         if self.average_head and usual and not seen:
@@ -160,7 +160,7 @@ class Flows:
             flow = self._joined(node, flows)
             if _whole(node.args[1], self._channels(node)[0]):
                 return flow
-            raise _Broken("it cuts a map")
+            raise _Broken("it crops a map")
         if name in _SIZES or (node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")):
             return None
         if name == "permute":
@@ -174,19 +174,19 @@ class Flows:
             flow = self._joined(node, flows)
             if (given[-1] if given else 0) in self._channels(node):
                 return flow
-            raise _Broken(f"{name} of a map along an axis that is not the channels'")
+            raise _Broken(f"{name} of a map along another axis than its channels")
         if name in _POINTWISE or is_functional_activation(node):
             flow, along = self._joined(node, flows), name in _OVER_THE_LAST_AXIS
             if not along and any(source in self._tables for source in node.all_input_nodes):
-                raise _Broken("a table with numbers of their own for each place meets the map")
+                raise _Broken("a table with values for each position meets the map")
             if along and node not in self._last:
-                raise _Broken(f"{name} does not look along the channels of this map")
+                raise _Broken(f"{name} does not act along the channels of this map")
             return flow
         if name == "interpolate":
-            raise _Broken("it upsamples to a grid that does not know which one was chosen on the way down")
+            raise _Broken("it upsamples without regard to the grid that was chosen when downsampling")
         if name in ("flatten", "reshape", "view"):
             raise _Broken("it flattens or rearranges a map: average the map instead")
-        raise _Broken(f"the function {name} is not known to move with its input")
+        raise _Broken(f"the function {name} is not known to be shift-equivariant")
 
     def _mean(self, node: fx.Node, flows: list[Flow]) -> Flow:
         position = 2 if getattr(node.target, "__name__", node.target) == "norm" else 1
@@ -210,37 +210,37 @@ class Flows:
         if tuple(order) == (0, 2, 3, 1) and not last:
             self._last.add(node)
         elif tuple(order) != (0, 3, 1, 2) or not last:
-            raise _Broken(f"it permutes the axes of a map, {tuple(order)}")
+            raise _Broken(f"it permutes the axes of a map by {tuple(order)}")
         return flow
 
     def _channels(self, node: fx.Node) -> tuple[int, int]:
         return (-1, 3) if node in self._last else (1, -3)
 
     def _joined(self, node: fx.Node, flows: list[Flow]) -> Flow:
-        """One grid for all maps that meet in a step."""
+        """Puts all maps that meet in a step on one grid, and returns their flow."""
         maps = [flow for flow in flows if flow is not None]
         last = {source in self._last for source in node.all_input_nodes if self._at[source] is not None}
         if len(last) > 1:
-            raise _Broken("maps with their channels first and last meet")
+            raise _Broken("a map with channels first meets one with channels last")
         if True in last:
             self._last.add(node)
         for other in maps[1:]:
             if len(other) != len(maps[0]):
-                raise _Broken("maps meet that were sampled by different numbers of strides")
+                raise _Broken("maps meet that were subsampled a different number of times")
             for one, two in zip(maps[0], other, strict=True):
                 first, second = self.leader(one), self.leader(two)
                 if first.stride != second.stride:
-                    raise _Broken(f"the strides of {first.name} and {second.name} meet, and are not equal")
+                    raise _Broken(f"maps of {first.name} and {second.name} meet, whose strides differ")
                 if first is not second:
                     self._leader[second] = first
         return maps[0]
 
     def _window(self, name: str, module: Any, *, strided: bool) -> None:
-        """Notes a layer that must see its map go round; _Broken where the size of its map would change."""
+        """Records a layer that needs circular padding; _Broken for one that circular padding cannot serve."""
         if isinstance(module, Filtered) and any(isinstance(m, CircularPad2d) for m in module.filter_before.modules()):
             return
         if dims_of(module) != 2:
-            raise _Broken("only maps of two dimensions are sampled on a chosen grid")
+            raise _Broken("only two-dimensional maps can be sampled on a chosen grid")
         if "Same" in type(module).__name__:
             raise _Broken("TensorFlow's padding depends on the size of the map")
         if getattr(module, "return_indices", False):
@@ -250,12 +250,12 @@ class Flows:
         if not strided and module.padding != "same":
             pads = (0, 0) if module.padding == "valid" else each(module.padding, 2)
             if any(2 * p != r for p, r in zip(pads, reach, strict=True)):
-                raise _Broken("without a stride it changes the size of its map")
+                raise _Broken("it changes the size of its map without a stride")
         self.windows[name] = module
 
 
 def circular_pads(module: Any) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((top, bottom), (left, right)) that keep a map's size under a dense window, and the window's place."""
+    """Pads ((top, bottom), (left, right)) with which a dense window keeps a map's size and the window's position."""
     kernel, dilation = each(module.kernel_size, 2), each(getattr(module, "dilation", 1), 2)
     reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
     if module.padding == "same":
@@ -267,7 +267,7 @@ def circular_pads(module: Any) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 class _Broken(Exception):
-    """The step does not move with its input."""
+    """A step that is not shift-equivariant, with the reason."""
 
 
 def _blurs(module: Filtered) -> bool:
@@ -280,7 +280,7 @@ def _blurs(module: Filtered) -> bool:
 
 
 def _whole(index: Any, channels: int) -> bool:
-    """Whether an index takes an element of a tuple, or channels of a map at all places."""
+    """Whether an index takes an element of a tuple, or channels of a map at all positions."""
     if isinstance(index, int):
         return True
     if not isinstance(index, tuple) or len(index) < 2 or Ellipsis in index:

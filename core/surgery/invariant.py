@@ -1,5 +1,5 @@
-"""Truly shift-invariant networks by surgery: every grid is chosen from the map and shared by all that meet on it, and
-all windows go round (Chaman and Dokmanic, "Truly shift-invariant convolutional neural networks", CVPR 2021)."""
+"""Makes networks truly shift-invariant: each grid is chosen from the map and shared by the branches that meet, and all
+windows wrap around (Chaman and Dokmanic, "Truly shift-invariant convolutional neural networks", CVPR 2021)."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ from stillpoint.core.surgery.striding import describe, each
 
 
 class InvariantSurgeon:
-    """Plans while the network is as it was; `reasons` says why it cannot be made invariant, and then nothing is done.
+    """Plans all changes before making any; if `reasons` says why the network cannot be made invariant, it plans none.
 
-    A place's sample stands where its filter would: behind the activation, or before a 1x1 convolution. The first one
-    that runs of all that share a grid chooses it.
+    A sampling layer goes where a filter would: after the activation, or before a 1x1 convolution. Of all layers that
+    share a grid, the first to run chooses it.
     """
 
     def __init__(self, model: nn.Module, make: DownsampleFactory, *, average_head: bool = False) -> None:
@@ -59,7 +59,7 @@ class InvariantSurgeon:
             self.report.changes.append(Change(name, type(self.network.modules[name]).__name__, "of the map's average"))
         if self.report.changes:
             self.report.notes.append(
-                f"windows that go round (circular padding): {counted(len(self._windows()), 'layer')}"
+                f"windows that wrap around (circular padding): {counted(len(self._windows()), 'layer')}"
             )
         return self.report
 
@@ -82,12 +82,12 @@ class InvariantSurgeon:
         protect(self.model, strided)
 
     def _windows(self) -> list[Any]:
-        """Layers with a window of more than a pixel, each once."""
+        """Layers that need circular padding, each once."""
         found: dict[int, Any] = {id(m): m for m in self.flows.windows.values()}  # a layer may run twice
         return [m for m in found.values() if max(each(m.kernel_size, 2)) > 1 or any(map(any, circular_pads(m)))]
 
     def _sites(self) -> None:
-        """What samples where, in the order of execution."""
+        """Collects in `samples` the modules that each place's sampling goes behind or before, in execution order."""
         order = {node: i for i, node in enumerate(self.flows.part.graph.nodes)}
         when: dict[Place, int] = {}
         served: set[Place] = set()

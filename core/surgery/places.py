@@ -1,11 +1,11 @@
-"""Where a network strides, what stands around each place, and where its filter goes.
+"""Finds where a network strides, and where the filter of each stride goes.
 
-A stride moves out of the layer that has it and down to where a filter sees what is subsampled:
+A stride moves from its layer to where a filter sees the map that is subsampled:
 
-- behind the activation that follows, through norms, and through additions whose other summands stride alike;
-- behind the block that ends with it, where the activation is a function or a layer used elsewhere;
-- before the layers that follow, where neither can be had;
-- behind the layer itself where no activation follows: in front of an addition, a concatenation, the next block.
+- behind the activation that follows, through norms, and through additions whose other summands have the same stride;
+- behind the block that ends with the activation, if that is a function or a layer used elsewhere;
+- before the layers that follow, if neither is possible;
+- behind the layer itself if no activation follows: before an addition, a concatenation, the next block.
 """
 
 import inspect
@@ -38,12 +38,12 @@ from stillpoint.core.surgery.tracing import Part, parts
 
 @dataclass(eq=False)
 class Place:
-    """A layer that strides, called in step `node` of a part.
+    """A strided layer, called in step `node` of a part.
 
     reason   why it is left; empty: it is treated
-    bare     left, it aliases, so that nothing added to what it gives may be filtered
-    stem     no convolution stands before it
-    joined   the places whose sum is filtered at once, itself among them
+    bare     it is left and aliases, so other summands of its output must not be filtered either
+    stem     no convolution comes before it
+    joined   the places whose sum is filtered once, this one included
     end      the step whose output is filtered
     """
 
@@ -72,13 +72,14 @@ class Place:
 
     @property
     def overlaps(self) -> bool:
-        """Whether its windows do, so that it is not one that cuts the image into patches."""
+        """Whether its windows overlap, unlike those of a layer that cuts the image into patches."""
         windows = zip(self.module.kernel_size, self.module.dilation, self.stride, strict=True)
         return any(d * (k - 1) + 1 > s for k, d, s in windows)
 
 
 class Network:
-    """A network's graphs (as it is, or in `training` or not), its places, and what strides in it without a layer."""
+    """A network's graphs, its places, and what strides in it without a layer; `training` sets the mode to trace in,
+    None keeps each module's own."""
 
     def __init__(self, model: nn.Module, *, training: bool | None = None) -> None:
         self.model = model
@@ -91,10 +92,10 @@ class Network:
         self.places: list[Place] = []
         self.left: list[tuple[str, str]] = []
         self.at: dict[fx.Node, Place] = {}
-        convolved = False  # whether a part before this one has a convolution
+        convolved = False  # whether an earlier part has a convolution
         for part in self.parts:
             behind: set[fx.Node] = set()  # steps behind a convolution
-            shown: set[fx.Node] = set()  # steps that see an image, and not its size alone, as tables of positions do
+            shown: set[fx.Node] = set()  # steps that see pixels, not only sizes as tables of positions do
             for node in part.graph.nodes:
                 module = self.module(node)
                 if node.op == "placeholder" or (not asks_for_size(node) and shown & {*node.all_input_nodes}):
@@ -125,8 +126,8 @@ class Network:
         return self.uses[id(module)] <= 1 and is_free(module)
 
     def behind(self, place: Place) -> tuple[list[str], str]:
-        """The modules "behind" or "before" which the filter of a strided convolution goes; the places that this filter
-        serves are in `place.joined`."""
+        """(modules, "behind" or "before"): where the filter of a strided convolution goes. Sets `place.joined` to the
+        places that this filter serves, and `place.end`."""
         part, end, joined = place.part, place.node, [place]
         activated = False
         while len(end.users) == 1:
@@ -162,7 +163,7 @@ class Network:
         return [place.name], "behind"
 
     def _summands(self, node: fx.Node, stride: tuple[int, ...]) -> list[Place]:
-        """The places behind all summands of an addition, where each is a convolution of that stride and a norm."""
+        """The places of all summands of an addition if each is a convolution of that stride with norms; else none."""
         found: list[Place] = []
         for source in node.all_input_nodes:
             module = self.module(source)
@@ -204,7 +205,7 @@ class Network:
         return len([p for p in inspect.signature(own).parameters if p != "self"]) == 1
 
     def channels(self, node: fx.Node) -> int | None:
-        """Channels of a step's output: those of the nearest convolution or norm before it, where there is one."""
+        """Channels of a step's output, read from the nearest convolution or norm before it; None without one."""
         module, sources = self.module(node), node.all_input_nodes
         for name in ("out_channels", "num_features", "num_channels"):
             if hasattr(module, name):
@@ -216,8 +217,7 @@ class Network:
         return self.channels(sources[0]) if sources else None
 
     def keep_in_register(self) -> None:
-        """Where one summand of an addition is left, so are the others: filtered and bare ones would not lie on each
-        other."""
+        """Leaves all summands of an addition if one is left bare, since filtered and bare maps would be misaligned."""
         for part in self.parts:
             upstream: dict[fx.Node, frozenset[Place]] = {}
             for node in part.graph.nodes:
@@ -237,11 +237,11 @@ class Network:
                 for place in frozenset.union(*own):
                     for other in place.joined or [place]:
                         if not other.reason:
-                            other.bare, other.reason = True, f"it is added to what {bare.name} gives, which is left"
+                            other.bare, other.reason = True, f"it is added to the output of {bare.name}, which is left"
 
 
 def is_filtered(module: nn.Module) -> bool:
-    """Whether a layer that strides sees its input through a filter at full size already."""
+    """Whether a strided layer already sees its input through a filter at full size."""
     if not isinstance(module, Filtered):
         return False
     held: list[Any] = [inner for inner in module.filter_before.modules() if is_filter(inner)]

@@ -1,4 +1,4 @@
-"""What a surgery did, or would do: a table in words."""
+"""The report of what a surgery did, or would do."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ SMALL_MAPS = "filters repeat the edge of maps too small to be mirrored, those no
 
 @dataclass(frozen=True)
 class Change:
-    """What was done to the module called `name`."""
+    """The module called `name` before and after, in words."""
 
     name: str
     before: str
@@ -16,13 +16,13 @@ class Change:
 
 @dataclass
 class Report:
-    """What was changed, in the order of execution, and what still strides with the reason it was left.
+    """What was changed, in the order of execution, and what still strides, with the reason; `str` is for reading.
 
-    changes    each layer that strode, and what it is now
+    changes    each treated layer, before and after
     left       (name, reason): a layer, or the module in whose forward a function or a slice strides
-    untraced   (name, reason) of modules whose own forward could not be followed: their layers were treated, each by
-               itself, but what strides in the forward without a layer is not seen
-    notes      what holds for all of it
+    untraced   (name, reason) of modules whose own forward could not be traced: each layer in them was treated by
+               itself, but functions that stride in the forward are not seen
+    notes      remarks on the whole network
     """
 
     changes: list[Change] = field(default_factory=list)
@@ -34,5 +34,5 @@ class Report:
         lines = [f"{c.name}: {c.before} -> {c.after}" for c in self.changes]
         lines += [f"{name}: left as it is ({reason})" for name, reason in self.left]
         lines = lines or ["nothing strides without a filter: nothing was changed"]
-        lines += [f"{name or 'the network'}: its forward was not followed ({why})" for name, why in self.untraced]
+        lines += [f"{name or 'the network'}: its forward was not traced ({why})" for name, why in self.untraced]
         return "\n".join(lines + self.notes)

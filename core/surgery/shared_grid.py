@@ -10,7 +10,7 @@ from stillpoint.core.layers.downsample import Downsample, Grid
 
 
 class Register:
-    """The grid that one sampling chose in this forward, for those that follow it; copies and files hold none."""
+    """Holds the grid chosen in this forward by one layer, for those that follow it; copies and pickles are empty."""
 
     def __init__(self) -> None:
         self.grid: Grid | None = None
@@ -18,7 +18,7 @@ class Register:
 
     @property
     def held(self) -> torch.jit.ScriptModule:
-        """The same for TorchScript, which shares a module between others only where it was scripted before them."""
+        """The same for TorchScript, which shares a module between others only if it was scripted before them."""
         if self._held is None:
             self._held = torch.jit.script(_Held())
         return self._held
@@ -29,9 +29,9 @@ class Register:
 
 @torch.no_grad()
 def near_ties(net: nn.Module, images: Tensor, *, tolerance: float = 1e-6) -> Tensor:
-    """Which images the law of a shift-invariant network cannot be trusted for in float32: bool (B,).
+    """Images on which float32 rounding may break a network's shift-invariance: bool (B,).
 
-    They are those of which two phases come nearer than `tolerance`, of the better score, at any place that chooses.
+    At some layer that chooses a grid, their two best scores differ by at most `tolerance`, relative to the best.
     """
     near = torch.zeros(len(images), dtype=torch.bool, device=images.device)
 
@@ -81,7 +81,7 @@ class _SharedSample2d(Downsample):
 
 
 class ChosenSample2d(_SharedSample2d):
-    """Samples by a filling, and keeps the grid that it chose for those that follow."""
+    """Samples by a filling, and stores the grid that it chose for the layers that follow."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         if torch.jit.is_scripting():
@@ -97,7 +97,7 @@ class ChosenSample2d(_SharedSample2d):
 
 
 class FollowingSample2d(_SharedSample2d):
-    """Samples where another did in this forward."""
+    """Samples on the grid that another layer chose in this forward."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         if torch.jit.is_scripting():

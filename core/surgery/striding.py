@@ -1,5 +1,4 @@
-"""Recognising what strides in a network: layers, functions inside a forward, slices with a step; and their
-neighbours."""
+"""Recognises what strides in a network (layers, functions inside a forward, slices with a step) and its neighbours."""
 
 import math
 import operator
@@ -44,43 +43,43 @@ def is_pool_or_convolution(module: nn.Module) -> bool:
 
 
 def dims_of(module: nn.Module) -> int:
-    """Axes of a layer's map."""
+    """Number of spatial axes of a layer's map."""
     return next(d for d in (1, 2, 3) for kind in type(module).__mro__ if kind.__name__.endswith(f"{d}d"))
 
 
 def stride_of(module: nn.Module) -> tuple[int, ...]:
-    """Pixels from one output to the next along each axis; of a layer of two dimensions, (rows, columns)."""
+    """A layer's stride in pixels along each axis; in two dimensions, (rows, columns)."""
     stride: Any = module.kernel_size if module.stride is None else module.stride
     return each(stride, dims_of(module))
 
 
 def each(number: Any, dims: int) -> tuple[int, ...]:
-    """An integer once for each axis, several as they are: how torch's layers read their settings."""
+    """A setting of torch's layers for each axis: an integer is repeated, a sequence is kept."""
     return (number,) * dims if isinstance(number, int) else tuple(number)
 
 
 def is_norm(module: nn.Module) -> bool:
-    """A normalisation of any library, with or without an activation inside; or dropout and its like."""
+    """Whether the module is a norm of any library, with or without an activation inside, or an identity or dropout."""
     named = isinstance(module, _TORCH_NORMS) and "Norm" in type(module).__name__
     return named or isinstance(module, (*PASSED, *_TORCH_NORMS[:2]))
 
 
 def is_activation(module: nn.Module) -> bool:
-    """An activation of torch's, timm's or the Hugging Face's, without modules of its own."""
+    """Whether the module is an activation of torch, timm or Hugging Face, without modules inside."""
     home = type(module).__module__
     known = home == nn.ReLU.__module__ and not isinstance(module, nn.MultiheadAttention | nn.Softmax)
     return (known or home.rpartition(".")[2].startswith("activations")) and not list(module.children())
 
 
 def is_filter(module: nn.Module) -> bool:
-    """A low-pass filter that strides or not: ours, timm's BlurPool2d, and those of antialiased-cnns."""
+    """Whether the module is a low-pass filter, strided or not: ours, timm's BlurPool2d, or one of antialiased-cnns."""
     if isinstance(module, Downsample | BlurPool1d | BlurPool3d):
         return True
     return not any(True for _ in module.parameters()) and "filt" in module._buffers
 
 
 def is_function(node: fx.Node, *names: str) -> bool:
-    """A step that calls a function or a method of one of these names."""
+    """Whether a step calls a function or a method of one of these names."""
     if node.op == "call_method":
         return str(node.target) in names
     return node.op == "call_function" and getattr(node.target, "__name__", "") in names
@@ -95,7 +94,7 @@ def is_addition(node: fx.Node) -> bool:
 
 
 def asks_for_size(node: fx.Node) -> bool:
-    """A step that takes of a map its size, or its kind of numbers, and nothing of what it shows."""
+    """Whether a step reads only a map's size, dtype or device, not its values."""
     if node.op == "call_function" and node.target is getattr:
         return node.args[1] in ("shape", "ndim", "dtype", "device")
     return is_function(node, "size", "dim", "numel", "zeros_like", "ones_like", "new_zeros", "new_ones")
@@ -115,7 +114,7 @@ def left_out(node: fx.Node, module: nn.Module | None) -> str:
         if stride is None or stride == ():
             stride = 1 if name.startswith("conv") else _argument(node, _FUNCTIONS[name] - 1, "kernel_size")
         numbers = stride if isinstance(stride, list | tuple) else [stride]
-        # a number that is no integer is read from the input's size, as global pools do
+        # other than an integer: computed from the input's size, as global pools do
         return f"the function {name}" if any(not isinstance(n, int) or n > 1 for n in numbers) else ""
     if name.startswith("adaptive_"):
         return f"the function {name}" if _several(_argument(node, 1, "output_size")) else ""
@@ -134,7 +133,7 @@ def left_out(node: fx.Node, module: nn.Module | None) -> str:
 
 
 def describe(module: nn.Module) -> str:
-    """Such as "3x3 convolution of stride 2"; a filter by its class, taps and stride."""
+    """A layer in words, such as "3x3 convolution of stride 2"; a filter by its class, taps and stride."""
     kinds = {CONVOLUTIONS: "convolution", MAX_POOLS: "max-pool", AVERAGE_POOLS: "average pool"}
     for kind, name in kinds.items():
         if isinstance(module, kind):
@@ -169,7 +168,7 @@ def _resizer(module: nn.Module) -> str:
 
 
 def _several(size: Any) -> bool:
-    """Whether an output size is one of more than one pixel."""
+    """Whether an output size has more than one pixel along some axis."""
     return any(n is None or (isinstance(n, int) and n > 1) for n in _list(size))
 
 

@@ -1,4 +1,4 @@
-"""The graph of a network that is not ours: as a whole, or part by part where `torch.fx` cannot follow a forward.
+"""Traces a network that is not ours: as a whole, or part by part where `torch.fx` cannot follow a forward.
 
 Tracing uses a shadow of the network: separate modules with shared parameters. Whatever a forward stores while traced (a
 cache, a counter, a list of maps) stays in the shadow.
@@ -22,8 +22,8 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", 
 class Part:
     """A graph whose `call_module` and `get_attr` nodes carry names in the whole network.
 
-    blocks  the modules whose output a node is, innermost first
-    scope   the module in whose forward a node stands
+    blocks  for each node, the modules whose output it is, innermost first
+    scope   for each node, the module whose forward runs it
     """
 
     graph: fx.Graph
@@ -32,8 +32,8 @@ class Part:
 
 
 def parts(model: nn.Module, *, training: bool | None = None) -> tuple[list[Part], dict[str, str]]:
-    """The graphs of the largest parts that can be followed, in the order of registration, and the modules that cannot,
-    each with the reason. A layer that stands alone in such a module is a graph of one step."""
+    """The graphs of the largest parts that can be traced, in the order of registration, and the modules that cannot,
+    each with the reason. A layer outside every traced part is a graph of one step."""
     found: list[Part] = []
     closed: dict[str, str] = {}
     twin = shadow(model)
@@ -45,7 +45,7 @@ def parts(model: nn.Module, *, training: bool | None = None) -> tuple[list[Part]
 
 
 def shadow(model: nn.Module) -> nn.Module:
-    """A network of the same parameters in modules of its own, without hooks, to be traced and thrown away."""
+    """A copy of a network that shares its parameters and has no hooks, to be traced and thrown away."""
     copies: dict[int, Any] = {}
 
     def copied(value: Any) -> Any:
@@ -73,7 +73,7 @@ def shadow(model: nn.Module) -> nn.Module:
             return set(value)
         if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and value.grad_fn is None:
             return copies.setdefault(id(value), value.clone())
-        if inspect.ismethod(value) and isinstance(value.__self__, nn.Module):  # a forward that was exchanged
+        if inspect.ismethod(value) and isinstance(value.__self__, nn.Module):  # a replaced forward
             return value.__func__.__get__(copied(value.__self__))
         return value
 
@@ -89,7 +89,7 @@ def _collect(root: nn.Module, prefix: str, found: list[Part], closed: dict[str, 
         tracer = _Tracer()
         try:
             graph = _graph(tracer, root)
-        except Exception as error:  # whatever a user's forward raises when it is followed
+        except Exception as error:  # a user's forward may raise anything when traced
             reason = _first_line(error)
         else:
             found.append(_named(graph, tracer, prefix))
@@ -110,7 +110,7 @@ def _children(module: nn.Module, prefix: str, found: list[Part], closed: dict[st
 def _graph(tracer: "_Tracer", root: nn.Module) -> fx.Graph:
     given = inspect.signature(root.forward).parameters.values()
     usual = {p.name: p.default for p in given if p.default is None or isinstance(p.default, bool | int | float | str)}
-    if usual:  # what a caller leaves out: branches on it can be followed
+    if usual:  # with default arguments fixed, branches on them can be traced
         try:
             return tracer.trace(root, concrete_args=usual)
         except Exception:
@@ -119,7 +119,7 @@ def _graph(tracer: "_Tracer", root: nn.Module) -> fx.Graph:
 
 
 class _Tracer(fx.Tracer):
-    """Layers, norms, activations and filters are one step; so is what cannot be followed, which it remembers."""
+    """Takes layers, norms, activations and filters as one step each; likewise modules it cannot trace (`closed`)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class _Tracer(fx.Tracer):
         self.path.append(name)
         try:
             result = super().call_module(m, forward, args, kwargs)
-        except Exception as error:  # whatever a user's forward raises when it is followed
+        except Exception as error:  # a user's forward may raise anything when traced
             for node in reversed(list(self.graph.nodes)):
                 if node is last:
                     break

@@ -1,8 +1,8 @@
-"""Common corruptions in five severities: those of CIFAR-10-C for any images of 32 pixels, and for larger ones.
+"""Common corruptions in five severities, for images of 32 (CIFAR-10-C), 64 and 224 pixels (ImageNet-C).
 
 Source: Hendrycks and Dietterich (ICLR 2019); the formulas match the code that made the published sets byte for byte,
-given the same draws (`apply_seeded`). The published random files were made without a seed. Here every image of every
-corruption and severity has its own random stream, so any part can be made again alone.
+given the same draws (`apply_seeded`). The published files were drawn without a seed. Here every image of every
+corruption and severity has its own random stream, so any part can be regenerated alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,13 +41,13 @@ _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
 }
 #: all 19, in the order of the published set
 NAMES = tuple(_FUNCTIONS)
-#: the 15 of the benchmark; the last four were made for validation
+#: the 15 of the benchmark; the other four are for validation
 BENCHMARK = NAMES[:15]
 SEVERITIES = (1, 2, 3, 4, 5)
 #: side of the images -> constants
 TABLES: dict[int, Table] = {32: SIDE_32, 64: SIDE_64, 224: SIDE_224}
-_CHUNK_VALUES = 64 * 32 * 32 * 3  # values handled at once, so that they stay in a core's cache
-_CHUNK_LEAST = 16  # images, of whatever size, that share the cost of Python's loops
+_CHUNK_VALUES = 64 * 32 * 32 * 3  # values processed at once, so that they stay in a core's cache
+_CHUNK_LEAST = 16  # images of any size that share the cost of Python's loops
 
 
 def corrupt(
@@ -62,12 +62,12 @@ def corrupt(
     """`images` uint8 (N, S, S, 3) under one corruption, same shape and type; S is 32, 64 or 224.
 
     `indices` (N,) are the images' numbers in their data set (default 0..N-1): an image's draws depend on (seed, name,
-    severity, its number) alone, not on the batch. `frost_folder` holds the photographs of the published frost; without
-    it a computed texture replaces them. UserError for an unknown name or severity or other images.
+    severity, its number) alone, not on the batch. `frost_folder` has the photographs of the published frost; without it
+    a computed texture replaces them. `UserError` for an unknown name or severity, and for other images.
     """
     numbers = np.arange(len(images)) if indices is None else np.asarray(indices)
     if numbers.shape != (len(images),):
-        raise ValueError(f"there are {len(images)} images and indices of shape {numbers.shape}; each image has one")
+        raise ValueError(f"each of {len(images)} images needs an index, got indices of shape {numbers.shape}")
     check(name, severity)
     seeds = uniform_integers(
         torch.from_numpy(numbers.astype(np.int64)), 0, 1 << 32, 1, "corruption", seed, name, severity
@@ -78,7 +78,7 @@ def corrupt(
 def apply_seeded(
     images: np.ndarray, name: str, severity: int, seeds: np.ndarray, *, frost_folder: Path | None = None, **options: Any
 ) -> np.ndarray:
-    """`corrupt` with a given 32-bit seed for each image's stream, and options of the corruption's function."""
+    """`corrupt` with a 32-bit seed (N,) for each image's stream, and options of the corruption's function."""
     check(name, severity)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise UserError(f"corruptions take uint8 images (N, S, S, 3), not {images.dtype} {images.shape}")
@@ -95,13 +95,13 @@ def apply_seeded(
     for start in range(0, len(images), step):
         part = slice(start, start + step)
         changed = _FUNCTIONS[name](images[part], Draws(seeds[part]), *arguments, **options)
-        # the published sets were cut to 8 bits, not rounded
+        # the published sets were truncated to 8 bits, not rounded
         out[part] = changed if changed.dtype == np.uint8 else (changed.clip(0, 1) * 255).astype(np.uint8)
     return out
 
 
 def check(name: str, severity: int) -> None:
-    """UserError for a corruption or severity that does not exist, with those that do."""
+    """`UserError` for an unknown corruption or severity."""
     if name not in _FUNCTIONS:
         raise UserError(f"unknown corruption {name!r}{nearest(name, list(NAMES))}: one of {', '.join(NAMES)}")
     if severity not in SEVERITIES:

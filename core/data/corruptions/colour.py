@@ -1,4 +1,4 @@
-"""Hue, saturation and value: the textbook formulas in float64, in scikit-image's order of operations."""
+"""Conversion between RGB and HSV: the textbook formulas in float64, in scikit-image's order of operations."""
 
 import numpy as np
 

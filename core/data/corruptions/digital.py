@@ -1,4 +1,4 @@
-"""What cameras and files do: elastic deformation, pixelation, JPEG. Images come as uint8 (N, H, W, 3)."""
+"""Digital corruptions: elastic deformation, pixelation, JPEG. Images are uint8 (N, H, W, 3)."""
 
 import io
 from typing import Literal
@@ -23,8 +23,8 @@ def elastic_transform(
 ) -> Images:
     """An affine map that moves three points by up to `affine` pixels, then a smooth random displacement.
 
-    `arithmetic` is that of the affine map: positions in 1/32 of a pixel, as OpenCV up to 4.11 had them, when the
-    published sets were made, or in float32, as OpenCV 5.
+    `arithmetic` of the affine map: "fixed", positions in 1/32 of a pixel as in OpenCV up to 4.11, which made the
+    published sets, or "float", float32 as in OpenCV 5.
     """
     pixels = x.astype(np.float32) / np.float32(255)
     h, w = x.shape[1:3]
@@ -42,7 +42,7 @@ def elastic_transform(
 
 
 def inverse_map(points: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    """(N, 2, 3): the affine maps that take `moved` (N, 3, 2) back to `points` (3, 2), as x, y."""
+    """The affine maps (N, 2, 3) that take `moved` (N, 3, 2) back to `points` (3, 2), in (x, y)."""
     system = np.concatenate([points, np.ones((3, 1))], axis=1).astype(np.float64)
     forward = np.linalg.solve(system, moved.astype(np.float64)).transpose(0, 2, 1)  # (N, 2, 3)
     linear, offset = forward[:, :, :2], forward[:, :, 2]
@@ -55,7 +55,10 @@ def inverse_map(points: np.ndarray, moved: np.ndarray) -> np.ndarray:
 
 
 def warp_affine(x: Images, maps: np.ndarray, arithmetic: str) -> Images:
-    """Bilinear values of float32 images at ``maps @ (column, row, 1)``, borders mirrored about the outermost pixels."""
+    """Bilinear values of float32 images at ``maps @ (column, row, 1)``, borders mirrored about the outermost pixels.
+
+    `arithmetic` is "fixed" or "float"; see `elastic_transform`.
+    """
     n, h, w = x.shape[:3]
     rows, columns = np.arange(h)[:, None], np.arange(w)
     if arithmetic == "fixed":
@@ -84,13 +87,13 @@ def warp_affine(x: Images, maps: np.ndarray, arithmetic: str) -> Images:
 
 
 def _reflected(index: np.ndarray, size: int) -> np.ndarray:
-    """Indices beyond the border mapped back about the outermost pixel: -1 is 1."""
+    """Maps indices beyond the border back, mirrored about the outermost pixel: -1 becomes 1."""
     index = np.abs(index) % (2 * size - 2)
     return np.minimum(index, 2 * size - 2 - index)
 
 
 def pixelate(x: Images, draws: Draws, share: float) -> Images:
-    """Shrunk to a share of the side by area means, and enlarged again."""
+    """Shrinks images to a share of their sides by area means, and enlarges them again."""
     h, w = x.shape[1:3]
     box = Image.Resampling.BOX
     small = [Image.fromarray(image).resize((int(w * share), int(h * share)), box) for image in x]
@@ -98,7 +101,7 @@ def pixelate(x: Images, draws: Draws, share: float) -> Images:
 
 
 def jpeg_compression(x: Images, draws: Draws, quality: int) -> Images:
-    """Written as JPEG and read again, by Pillow."""
+    """Writes images as JPEG and reads them again, by Pillow."""
 
     def compressed(image: np.ndarray) -> np.ndarray:
         file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Edges, distances and histograms of 8-bit grey images (N, H, W), in the usual integer arithmetic."""
+"""Edges, distances and histograms of 8-bit grey images (N, H, W), in integer arithmetic."""
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def canny(x: np.ndarray, low: int, high: int) -> np.ndarray:
     candidates = peak & (m > low)
     within_image = np.zeros((3, 3, 3), bool)
     within_image[1] = True
-    from scipy import ndimage  # here, because it takes half a second that nothing else needs
+    from scipy import ndimage  # here, because its import takes half a second that nothing else needs
 
     groups, count = ndimage.label(candidates, within_image)
     strong = np.zeros(count + 1, bool)
@@ -50,7 +50,7 @@ _STEPS = {(0, 1): 65536, (1, 1): round(1.4 * 65536), (1, 2): round(2.1969 * 6553
 
 
 def distance(marks: np.ndarray, limit: int) -> np.ndarray:
-    """Chamfer distance (5x5) of every pixel to the nearest True of its image, float32, at most `limit`."""
+    """Chamfer distance (5x5) of every pixel to the nearest mark (True) of its image, float32, at most `limit`."""
     n, h, w = marks.shape
     far = np.int32(limit << 16)
     out = np.full((n, h + 4, w + 4), far, np.int32)
@@ -74,7 +74,7 @@ def box(x: np.ndarray) -> np.ndarray:
 
 
 def equalise(x: np.ndarray) -> np.ndarray:
-    """Histogram equalisation of each uint8 image; one with a single level stays as it is."""
+    """Histogram equalisation of each uint8 image; one with a single level is unchanged."""
     n = len(x)
     flat = x.reshape(n, -1)
     counts = np.bincount((flat + 256 * np.arange(n)[:, None]).ravel(), minlength=256 * n).reshape(n, 256)

@@ -4,21 +4,21 @@ import math
 
 import numpy as np
 
-#: taps from which on a filter is cheaper by Fourier transforms; those for images of 32 pixels have at most 25
+#: above this number of taps Fourier transforms are cheaper; filters for images of 32 pixels have at most 25
 LARGE = 100
 
 
 def gaussian(x: np.ndarray, sigma: float, *, mode: str = "nearest", truncate: float = 4.0) -> np.ndarray:
-    """Gaussian filter of height and width; the type of `x` is kept, as in scikit-image."""
+    """Gaussian filter along height and width; the dtype of `x` is kept, as in scikit-image."""
     if sigma == 0:
         return x
-    from scipy import ndimage  # here, because it takes half a second that nothing else needs
+    from scipy import ndimage  # here, because its import takes half a second that nothing else needs
 
     return ndimage.gaussian_filter(x, (0, sigma, sigma, *[0] * (x.ndim - 3)), mode=mode, truncate=truncate)
 
 
 def correlate(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Correlation with a small 2-D kernel, borders mirrored about the outermost pixels; its zeros cost nothing."""
+    """Correlation with a small 2-D kernel, borders mirrored about the outermost pixels; zero taps cost nothing."""
     (top, left), (h, w) = (n // 2 for n in kernel.shape), x.shape[1:3]
     pads = [(0, 0), (top, kernel.shape[0] - 1 - top), (left, kernel.shape[1] - 1 - left), *[(0, 0)] * (x.ndim - 3)]
     padded = np.pad(x, pads, mode="reflect")
@@ -34,7 +34,7 @@ def correlate(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def trimmed(kernel: np.ndarray) -> np.ndarray:
-    """The smallest centred part of an odd-sided square kernel that holds all its non-zero values."""
+    """The smallest centred part of an odd-sided square kernel that has all its non-zero values."""
     centre = len(kernel) // 2
     reach = int(np.abs(np.argwhere(kernel) - centre).max())
     return kernel[centre - reach : centre + reach + 1, centre - reach : centre + reach + 1]
@@ -48,7 +48,7 @@ def disk(radius: float, alias: float) -> np.ndarray:
     aliased /= aliased.sum()
     taps = np.exp(-((np.arange(size) - size // 2) ** 2) / (2 * alias * alias))
     row = (taps / taps.sum()).astype(np.float32)
-    # rows first, then columns, each rounded to float32: the sum of the kernel decides which values truncation moves
+    # rows first, then columns, each rounded to float32: the kernel's exact sum decides how values are truncated
     soft = correlate(correlate(aliased[None], row[None, :]), row[:, None])[0]
     return trimmed(soft)
 
@@ -56,7 +56,8 @@ def disk(radius: float, alias: float) -> np.ndarray:
 def motion_blur(x: np.ndarray, radius: float, sigma: float, angles: np.ndarray) -> np.ndarray:
     """Blurs uint8 images (N, H, W[, C]) along lines, `angles` in degrees, one per image: ImageMagick's motion blur.
 
-    A one-sided Gaussian of 2 ceil(radius) + 1 taps, each moved by whole pixels; sums in 16 bits, rounded, cut to 8.
+    A one-sided Gaussian of 2 ceil(radius) + 1 taps, each shifted by whole pixels; sums are rounded to 16 bits, then
+    truncated to 8.
     """
     taps = 2 * math.ceil(radius) + 1
     weights = np.exp(-(np.arange(taps) ** 2) / (2 * sigma * sigma))
@@ -74,9 +75,9 @@ def motion_blur(x: np.ndarray, radius: float, sigma: float, angles: np.ndarray) 
 
 
 def zoom(x: np.ndarray, factor: float) -> np.ndarray:
-    """The centre of square images (N, S, S, C) enlarged by `factor` to S x S, bilinear, corners on corners.
+    """The centre of square images (N, S, S, C) enlarged by `factor` to S x S, bilinear, with corners aligned.
 
-    A corner that rounding puts outside by one bit counts as black, as in SciPy.
+    A corner that rounding puts outside by one bit is black, as in SciPy.
     """
     side = x.shape[1]
     crop = math.ceil(side / factor)
@@ -95,7 +96,7 @@ def zoom(x: np.ndarray, factor: float) -> np.ndarray:
 
 
 def bilinear(x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Values of images (N, H, W, C) at (N, h, w) positions, borders mirrored with the outermost pixels repeated."""
+    """Bilinear values of images (N, H, W, C) at (N, h, w) positions, borders mirrored with the edge pixels repeated."""
     top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
     down, right = (rows - top)[..., None], (columns - left)[..., None]
     image = np.arange(len(x))[:, None, None]
@@ -109,6 +110,6 @@ def bilinear(x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray
 
 
 def mirrored(index: np.ndarray, size: int) -> np.ndarray:
-    """Indices beyond the border mapped back: -1 is 0, `size` is size - 1."""
+    """Maps indices beyond the border back: -1 becomes 0, `size` becomes size - 1."""
     index = index % (2 * size)
     return np.minimum(index, 2 * size - 1 - index)

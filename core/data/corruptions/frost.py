@@ -1,7 +1,7 @@
 """Images of ice for the frost corruption: a folder of photographs, or else a computed texture.
 
 The published sets used five photographs that may not be redistributed. With the computed texture a data set is
-CIFAR-10-C except for frost, and any number from it must say so.
+CIFAR-10-C except for frost, which its title says.
 """
 
 from functools import cache
@@ -13,9 +13,9 @@ from PIL import Image
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.data.formats import decode_image
 
-#: the files that the published corruption draws from, in its order
+#: the photographs of the published corruption, in its order
 FILES = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
-#: how much the photographs are shrunk for images of a side
+#: side of the images -> factor by which the photographs are shrunk
 SCALES = {32: 0.2, 64: 0.3, 224: 1.0}
 
 Textures = tuple[np.ndarray, ...]
@@ -24,7 +24,7 @@ Textures = tuple[np.ndarray, ...]
 def textures(folder: Path | None, side: int) -> Textures:
     """Five images of ice, uint8 (h, w, 3), for images of `side` pixels; computed if there is no folder.
 
-    UserError for a photograph that is missing, unreadable or smaller than the image.
+    `UserError` for a photograph that is missing, unreadable or no larger than the images.
     """
     if folder is None:
         return tuple(_computed(number, side) for number in range(len(FILES)))
@@ -33,20 +33,20 @@ def textures(folder: Path | None, side: int) -> Textures:
 
 def _photograph(path: Path, side: int) -> np.ndarray:
     if not path.is_file():
-        raise UserError(f"{path} is missing: frost takes {', '.join(FILES)} from that folder")
+        raise UserError(f"{path} is missing: frost needs {', '.join(FILES)} in that folder")
     pixels = np.asarray(decode_image(path, str(path)))
     scale = SCALES[side]
     h, w = (round(n * scale) for n in pixels.shape[:2])
     if min(h, w) <= side:
-        raise UserError(f"{path} is {w}x{h} after shrinking by {scale}; images of {side}x{side} need more than that")
+        raise UserError(f"{path} is {w}x{h} after shrinking by {scale}, but must be larger than {side}x{side}")
     return _shrunk(pixels, (h, w), scale)
 
 
 def _shrunk(pixels: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
     """Linear interpolation of uint8 (H, W, 3) at the centres of squares of side 1 / scale, to (*size, 3).
 
-    As OpenCV does for a given factor: a side that the factor does not divide is cut or extended, not fitted into
-    `size`, so 0.2 takes every fifth pixel. Weights have 11 bits, and sums are truncated where OpenCV truncates them.
+    As in OpenCV's resize by a factor: a side that the factor does not divide is cut or extended, not fitted into
+    `size`, so 0.2 takes every fifth pixel. Weights have 11 bits, and sums are truncated as in OpenCV.
     """
     (low, high, near, far), (left, right, before, behind) = (
         _places(count, given, scale) for count, given in zip(size, pixels.shape[:2], strict=True)
@@ -58,7 +58,7 @@ def _shrunk(pixels: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarr
 
 
 def _places(count: int, given: int, scale: float) -> tuple[np.ndarray, ...]:
-    """Of `count` positions on an axis of `given` pixels: the pixels on both sides, and their weights of 2048."""
+    """For `count` positions on an axis of `given` pixels: the pixels on both sides, and their weights in 1/2048."""
     position = ((np.arange(count) + 0.5) / scale - 0.5).clip(0, given - 1).astype(np.float32)
     low = np.floor(position).astype(int)
     share = position - low
@@ -68,7 +68,7 @@ def _places(count: int, given: int, scale: float) -> tuple[np.ndarray, ...]:
 
 @cache
 def _computed(number: int, side: int) -> np.ndarray:
-    """Needles of ice: bright lines that grow from random seeds in six directions, over a bluish haze."""
+    """Needles of ice: bright lines that grow from random points in six directions, over a bluish haze."""
     grown = min(side, 64)  # needles keep their width in proportion to larger images
     size, stream = 3 * grown, np.random.RandomState(number)
     ice = np.zeros((size, size))

@@ -1,4 +1,4 @@
-"""Noise: Gaussian, shot, impulse, speckle. Images come as uint8 (N, H, W, 3); results are not clipped to [0, 1] yet."""
+"""Noise: Gaussian, shot, impulse, speckle. Images are uint8 (N, H, W, 3); results are not clipped to [0, 1] yet."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def shot_noise(x: Images, draws: Draws, photons: float) -> Images:
 
 
 def impulse_noise(x: Images, draws: Draws, amount: float) -> Images:
-    """A share of the values (not of the pixels) replaced by 0 or 1, as likely one as the other."""
+    """Replaces a share of the values (not of the pixels) by 0 or 1 with equal probability."""
     chances = draws.each(lambda stream: stream.random_sample((2, *x.shape[1:])))  # (N, 2, H, W, 3)
     return np.where(chances[:, 0] < amount, chances[:, 1] < 0.5, x / 255.0)
 

@@ -1,4 +1,4 @@
-"""Generating CIFAR-10-C: one array per corruption in the published layout, in parallel, restartable, with digests."""
+"""Generates CIFAR-10-C: one array per corruption in the published layout, in parallel, restartable, with digests."""
 
 import hashlib
 import multiprocessing
@@ -19,14 +19,14 @@ from stillpoint.core.data.corruptions import NAMES, SEVERITIES, check, corrupt
 from stillpoint.core.data.corruptions.frost import FILES
 from stillpoint.core.data.formats import read_npy
 
-#: folders in the data root: of the arrays, and of the photographs of ice
+#: folders of the arrays and of the photographs of ice, in the data root
 FOLDER, FROST = "CIFAR-10-C", "frost"
-#: the manifest beside the arrays: what was generated here and how. Any other array came from elsewhere and is kept
+#: the manifest beside the arrays, of what was generated here and how; other arrays came from elsewhere and are kept
 MANIFEST = "stillpoint.json"
-#: raised when a corruption's formula changes, so that its array is generated again
+#: incremented when a corruption's formula changes, so that its array is regenerated
 VERSIONS = dict.fromkeys(NAMES, 1) | {"frost": 2}
 _CHUNK = 500
-#: what the manifest records of each array
+#: keys of an array's entry in the manifest
 _ENTRY = frozenset({"sha256", "bytes", "settings"})
 
 _Task = tuple[str, int, int]
@@ -45,12 +45,13 @@ def prepare_cifar10_c(
     *,
     frost_folder: Path | None = None,
 ) -> dict[str, str]:
-    """Writes ``<name>.npy``, uint8 (len(severities) * N, S, S, 3), and ``labels.npy`` into `folder`; digests by name.
+    """Writes ``<name>.npy``, uint8 (len(severities) * N, S, S, 3), and ``labels.npy`` into `folder`; returns digests.
 
-    Severities follow one another, each with all images in their order: the layout of the published CIFAR-10-C, whose
-    readers want all five. `progress(name, images done, of how many)` is called as parts arrive. An existing array is
-    kept if it was generated from the same images, seed and settings, or came from elsewhere (the published files).
-    Files are written atomically, so an interrupted call can be repeated.
+    Severities follow one another, each with all images in order: the layout of the published CIFAR-10-C, whose readers
+    expect all five. `progress(name, images done, images in total)` is called as parts arrive. An existing array is kept
+    if it was generated from the same images, seed and settings, or came from elsewhere (the published files). Files are
+    written atomically, so an interrupted call can be repeated. `UserError` for unknown names or severities, and for
+    labels that do not fit the images or existing arrays.
     """
     for name in names:
         for severity in severities:
@@ -77,14 +78,14 @@ def prepare_cifar10_c(
                 progress(name, done, total)
             with atomic_path(folder / f"{name}.npy") as temporary:
                 np.save(temporary, array)
-                # recorded before the file takes its name: otherwise an interruption in between would make it look like
-                # one from elsewhere
+                # recorded before the file is renamed, or an interruption in between would make it look like one from
+                # elsewhere
                 made.add(name, temporary, frost_folder)
     return {name: made.digest_of(name) for name in names}
 
 
 def frost_folder(root: Path) -> Path | None:
-    """The folder of the photographs of ice in a data root; None: a computed texture replaces them."""
+    """The folder of photographs of ice in a data root; None if there is none, so that a texture is computed."""
     return root / FROST if (root / FROST).is_dir() else None
 
 
@@ -95,8 +96,7 @@ def published(folder: Path) -> list[str]:
 
 
 def caption(folder: Path) -> str:
-    """What a table must say of the arrays in `folder`: nothing of published ones, otherwise the seed and the kind of
-    frost."""
+    """A table's note on the arrays in `folder`: the seed and the kind of frost; empty for published arrays."""
     entries = _Manifest(folder, {}).entries
     if not entries:
         return ""
@@ -111,14 +111,14 @@ def _settings(images: np.ndarray, severities: Sequence[int], seed: int) -> dict[
 
 
 def digest_of_array(array: np.ndarray) -> str:
-    """A digest of values, type and shape."""
+    """SHA-256 of an array's values, dtype and shape."""
 
     head = digest_of([str(array.dtype), list(array.shape)])
     return hashlib.sha256(head.encode() + np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def _keep_labels(folder: Path, labels: np.ndarray) -> None:
-    """Writes the labels unless they exist; a `UserError` if arrays from elsewhere have other labels."""
+    """Writes the labels unless they exist; `UserError` if arrays from elsewhere have other labels."""
     path = folder / "labels.npy"
     try:
         if not path.is_file():
@@ -171,7 +171,7 @@ class _Manifest:
             return True
         if entry["settings"] != self._of(name, frost_folder):
             return False
-        # a file that was truncated or changed since is generated again
+        # a file that was truncated or changed since is regenerated
         return path.stat().st_size == entry["bytes"] and digest(path) == entry["sha256"]
 
     def add(self, name: str, path: Path, frost_folder: Path | None) -> None:
@@ -187,7 +187,7 @@ class _Manifest:
 def _parts(
     images: np.ndarray, seed: int, frost_folder: Path | None, tasks: list[_Task], workers: int
 ) -> Iterator[Iterator[np.ndarray]]:
-    """The corrupted parts in the order of `tasks`, made by `workers` processes; in this one when that is 1."""
+    """The corrupted parts in the order of `tasks`, made by `workers` processes; with 1, in this process."""
     if workers <= 1 or len(tasks) <= 1:
         yield (_corrupted(images, seed, frost_folder, task) for task in tasks)
         return
@@ -202,7 +202,7 @@ def _parts(
 
 
 def _bounded(pool: ProcessPoolExecutor, tasks: list[_Task], ahead: int) -> Iterator[np.ndarray]:
-    """Results in order, with no more than `ahead` of them waiting in memory."""
+    """Results in order, with at most `ahead` of them waiting in memory."""
     waiting = [pool.submit(_in_worker, task) for task in tasks[:ahead]]
     for task in [*tasks[ahead:], *[None] * len(waiting)]:
         yield waiting.pop(0).result()
@@ -216,7 +216,7 @@ def _begin(images: np.ndarray, seed: int, frost_folder: Path | None) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this worker when its parent is gone: after a SIGKILL of the parent it would wait for ever for its next task,
+    """Ends this worker when its parent ends: after a SIGKILL of the parent it would wait for its next task for ever,
     with the images in memory."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "this runs in a worker"

@@ -5,7 +5,7 @@ from typing import Any
 Table = dict[str, tuple[Any, Any, Any, Any, Any]]
 
 #: Hendrycks and Dietterich, "Benchmarking neural network robustness to common corruptions and perturbations" (ICLR
-#: 2019): the constants of CIFAR-10-C, arguments of the functions of the same names.
+#: 2019): the constants of CIFAR-10-C, which are the arguments of the functions of these names.
 SIDE_32: Table = {
     "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.10),
     "shot_noise": (500, 250, 100, 75, 50),
@@ -40,15 +40,14 @@ SIDE_32: Table = {
     "saturate": ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),
 }
 
-# The zoom of ImageNet-C goes in growing steps; its elastic constants are multiples of 244, by a slip for 224 that its
-# authors left in.
+# ImageNet-C's elastic constants are multiples of 244, a slip for 224 that is part of the published set.
 _IMAGENET_ELASTIC = ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02))
 _TINY_ELASTIC = ((0, 0, 0.08), (0.05, 0.3, 0.06), (0.1, 0.08, 0.06), (0.1, 0.03, 0.03), (0.16, 0.03, 0.02))
 
-#: The constants of ImageNet-C. Every one was compared with those in make_imagenet_c.py of the authors' repository
-#: (github.com/hendrycks/robustness at e0377d4, Apache-2.0), and so was what else depends on the side: the disk of
-#: defocus, the fractal of fog, the scale of frost. Only the outputs for CIFAR-10-C have been compared. The published
-#: files of ImageNet-C were saved as JPEG of quality 85 after the corruption; here nothing is saved in between.
+#: The constants of ImageNet-C, all compared with make_imagenet_c.py of the authors' repository
+#: (github.com/hendrycks/robustness at e0377d4, Apache-2.0), as is what else depends on the side: the disk of defocus,
+#: the fractal of fog, the scale of frost. Outputs are compared for CIFAR-10-C alone. The published files of ImageNet-C
+#: were saved as JPEG of quality 85 after the corruption, which is not done here.
 SIDE_224: Table = {
     "gaussian_noise": (0.08, 0.12, 0.18, 0.26, 0.38),
     "shot_noise": (60, 25, 12, 5, 3),
@@ -83,8 +82,8 @@ SIDE_224: Table = {
     "saturate": ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
 }
 
-#: The constants of Tiny-ImageNet-C and of ImageNet-64x64-C, which are the same, compared in the same way with
-#: make_tinyimagenet_c.py (at 7a64e6a) and make_imagenet_64_c.py (at e0377d4) there.
+#: The constants of Tiny-ImageNet-C and of ImageNet-64x64-C, which are the same, compared with make_tinyimagenet_c.py
+#: (at 7a64e6a) and make_imagenet_64_c.py (at e0377d4) there.
 SIDE_64: Table = {
     "gaussian_noise": (0.04, 0.08, 0.12, 0.15, 0.18),
     "shot_noise": (250, 100, 50, 30, 15),

@@ -1,4 +1,4 @@
-"""Weather: snow, frost, fog, spatter, and light. Images come as uint8 (N, H, W, 3)."""
+"""Weather: snow, frost, fog, spatter, and light. Images are uint8 (N, H, W, 3)."""
 
 import numpy as np
 
@@ -10,12 +10,12 @@ Images = np.ndarray
 
 
 def unit(x: Images) -> Images:
-    """float64 in [0, 1]."""
+    """uint8 pixels as float64 in [0, 1]."""
     return x / 255.0
 
 
 def unit32(x: Images) -> Images:
-    """float32 in [0, 1]."""
+    """uint8 pixels as float32 in [0, 1]."""
     return x.astype(np.float32) / np.float32(255)
 
 
@@ -30,7 +30,7 @@ def snow(
     sigma: float,
     mix: float,
 ) -> Images:
-    """Flakes blown along a line, over a picture made paler; the same flakes also turned by 180 degrees."""
+    """Adds flakes blown along a line, and the same flakes rotated by 180 degrees, to a paler image."""
     pixels = unit32(x)
     flakes = filters.zoom(draws.normal(loc, scale, *x.shape[1:3])[..., None], zoom)[..., 0]
     flakes[flakes < threshold] = 0
@@ -44,7 +44,7 @@ def snow(
 
 
 def frost(x: Images, draws: Draws, keep: float, weight: float, *, textures: Textures) -> Images:
-    """A part of a picture of ice, drawn at random, added to the image."""
+    """Adds a random part of an image of ice to the image."""
     h, w = x.shape[1:3]
 
     def part(stream: np.random.RandomState) -> np.ndarray:
@@ -53,12 +53,12 @@ def frost(x: Images, draws: Draws, keep: float, weight: float, *, textures: Text
         left = stream.randint(0, ice.shape[1] - w)
         return ice[top : top + h, left : left + w]
 
-    # cut here, because a value that is whole may not be any more after a division by 255 and a product with it
+    # truncated here, because division by 255 and multiplication by it may not return whole values
     return np.clip(keep * x + weight * draws.each(part), 0, 255).astype(np.uint8)
 
 
 def fog(x: Images, draws: Draws, amount: float, decay: float) -> Images:
-    """A plasma fractal of mist, in the same grey for all channels; the brightest value stays where it is."""
+    """Adds a plasma fractal of mist, the same grey for all channels, and keeps the brightest value."""
     pixels = unit(x)
     brightest = pixels.max(axis=(1, 2, 3), keepdims=True)
     side = 1 << (max(x.shape[1:3]) - 1).bit_length()
@@ -70,8 +70,8 @@ def plasma(draws: Draws, side: int, decay: float) -> np.ndarray:
     """Diamond-square on a torus of `side` (a power of 2), scaled to [0, 1]: (N, side, side).
 
     A new point is the mean of four neighbours plus amplitude * U(-amplitude, amplitude); the amplitude starts at 100
-    and is divided by `decay` from level to level. Per level: centres of squares, then midpoints of the rows' edges,
-    then of the columns'.
+    and is divided by `decay` at each level. Per level: centres of squares, then midpoints along rows, then along
+    columns.
     """
     out = np.zeros((len(draws), side, side))
     step, amplitude = side, 100.0
@@ -97,7 +97,7 @@ def plasma(draws: Draws, side: int, decay: float) -> np.ndarray:
 def spatter(
     x: Images, draws: Draws, loc: float, scale: float, sigma: float, threshold: float, strength: float, mud: int
 ) -> Images:
-    """Drops on the lens: water is added to the picture, mud covers it."""
+    """Drops on the lens: water is added to the image, mud covers it."""
     liquid = filters.gaussian(draws.normal(loc, scale, *x.shape[1:3]), sigma)
     liquid[liquid < threshold] = 0
     pixels = unit32(x)
@@ -113,27 +113,27 @@ def spatter(
     relief = filters.correlate(relief.astype(np.int32), kernel).clip(0, 255)
     drops = levels * np.rint(edges.box(relief)).astype(np.float32)
     brightest = drops.max(axis=(1, 2), keepdims=True)
-    # where nothing was spattered the reference divides by zero; here the picture stays as it is
+    # without any drops the reference divides by zero; here the image is unchanged
     drops = drops / np.where(brightest > 0, brightest, np.float32(1)) * np.float32(strength)
     return pixels + drops[..., None] * (np.array([175, 238, 238], np.float32) / np.float32(255))
 
 
 def brightness(x: Images, draws: Draws, amount: float) -> Images:
-    """The value of HSV raised by `amount`."""
+    """Raises the value of HSV by `amount`."""
     hsv = colour.rgb_to_hsv(unit(x))
     hsv[..., 2] = (hsv[..., 2] + amount).clip(0, 1)
     return colour.hsv_to_rgb(hsv)
 
 
 def saturate(x: Images, draws: Draws, factor: float, offset: float) -> Images:
-    """The saturation of HSV scaled and shifted."""
+    """Scales the saturation of HSV by `factor` and shifts it by `offset`."""
     hsv = colour.rgb_to_hsv(unit(x))
     hsv[..., 1] = (hsv[..., 1] * factor + offset).clip(0, 1)
     return colour.hsv_to_rgb(hsv)
 
 
 def contrast(x: Images, draws: Draws, factor: float) -> Images:
-    """Distances to the mean of each channel of the image scaled by `factor`."""
+    """Scales the differences from each channel's mean by `factor`."""
     pixels = unit(x)
     mean = pixels.mean(axis=(1, 2), keepdims=True)
     return (pixels - mean) * factor + mean

@@ -1,1 +1,1 @@
-"""The data sets, one module of the same name each: every module here is in the catalogue."""
+"""The data sets, one in each module and called like it: every module here is in the catalogue."""

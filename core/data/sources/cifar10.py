@@ -13,7 +13,7 @@ DATASET = Cifar(
         mean=CIFAR10_MEAN,
         std=CIFAR10_STD,
         val_size=5000,
-        files="put cifar-10-python.tar.gz (or the folder cifar-10-batches-py that is in it) into {root}, or a copy "
+        files="put cifar-10-python.tar.gz (or the folder cifar-10-batches-py from it) into {root}, or a copy "
         "as images: cifar10-jpeg.tar.xz, or folders {root}/cifar10/train/<class>/ and {root}/cifar10/test/<class>/",
     ),
     archive="cifar-10-python.tar.gz",

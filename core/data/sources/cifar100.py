@@ -13,7 +13,7 @@ DATASET = Cifar(
         mean=(0.5071, 0.4865, 0.4409),
         std=(0.2673, 0.2564, 0.2762),
         val_size=5000,
-        files="put cifar-100-python.tar.gz (or the folder cifar-100-python that is in it) into {root}, or a copy "
+        files="put cifar-100-python.tar.gz (or the folder cifar-100-python from it) into {root}, or a copy "
         "as images: folders {root}/cifar100/train/<class>/ and {root}/cifar100/test/<class>/",
     ),
     archive="cifar-100-python.tar.gz",

@@ -1,6 +1,6 @@
 """CIFAR-10-C (Hendrycks and Dietterich, ICLR 2019): the test images of CIFAR-10 under 19 corruptions in 5 severities.
 
-The published arrays if they are present, otherwise generated from CIFAR-10 (`core.data.corruptions`).
+Reads the published arrays if they are present, otherwise generates them from CIFAR-10 (`core.data.corruptions`).
 """
 
 import os
@@ -29,7 +29,7 @@ _IMAGES, _SEVERITIES = 10_000, 5
 
 
 class Cifar10C(Dataset):
-    """A split is "<corruption>/<severity 1 to 5>"."""
+    """CIFAR-10-C; a split is "<corruption>/<severity 1 to 5>"."""
 
     info = DatasetInfo(
         name="cifar10_c",
@@ -41,7 +41,7 @@ class Cifar10C(Dataset):
         std=CIFAR10_STD,
         val_size=0,
         files="unpack CIFAR-10-C.tar (Zenodo record 2535967) so that {root}/CIFAR-10-C holds labels.npy and one "
-        "<corruption>.npy for each corruption, or put CIFAR-10 into {root}, of which it is then made",
+        "<corruption>.npy for each corruption, or put CIFAR-10 into {root}, from which it is then generated",
     )
 
     def prepare(self, root: Path, progress: OnProgress, *, links: bool = False) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class Cifar10C(Dataset):
         match = re.fullmatch(r"([^/]+)/(\d+)", split)
         if not match:
             raise UserError(
-                f"unknown split {split!r} of cifar10_c: write <corruption>/<severity 1 to 5>, as gaussian_noise/3"
+                f"unknown split {split!r} of cifar10_c: write <corruption>/<severity 1 to 5>, such as gaussian_noise/3"
             )
         corruption, severity = match[1], int(match[2])
         check(corruption, severity)
@@ -98,7 +98,7 @@ class Cifar10C(Dataset):
         return ImageSet(torch.from_numpy(pixels), torch.from_numpy(numbers), *about)
 
     def _make(self, root: Path, progress: OnProgress) -> None:
-        """Generates it from CIFAR-10's test images, unless the published files are present or CIFAR-10 is absent."""
+        """Generates the arrays from CIFAR-10's test images, unless they are published ones or CIFAR-10 is absent."""
         from stillpoint.core.data.corruptions import prepare as corruptions
 
         folder = root / FOLDER
@@ -125,11 +125,11 @@ def rows(root: Path, corruption: str) -> tuple[np.ndarray, np.ndarray]:
         or not 0 < count <= _SEVERITIES * _IMAGES
     ):
         raise UserError(
-            f"{folder / corruption}.npy holds {images.dtype} {images.shape}, not uint8 (50000, 32, 32, 3) "
-            f"with as many labels {labels.shape}"
+            f"{folder / corruption}.npy holds {images.dtype} {images.shape}, not uint8 (50000, 32, 32, 3), or equally "
+            f"fewer images of each severity, with as many labels, here {labels.shape}: fetch both again"
         )
     if labels.dtype.kind not in "ui" or labels.ndim != 1 or not 0 <= labels.min() <= labels.max() < 10:
-        raise UserError(f"{folder}/labels.npy does not hold numbers of classes from 0 to 9: fetch it again")
+        raise UserError(f"{folder}/labels.npy does not hold class numbers from 0 to 9: fetch it again")
     if not (labels.reshape(_SEVERITIES, -1) == labels[: count // _SEVERITIES]).all():
         raise UserError(f"{folder}/labels.npy does not give every severity the same classes: fetch it again")
     return images, labels
@@ -150,7 +150,7 @@ def _part(count: int, severity: int) -> slice:
 
 
 def _check_differ(path: Path, images: np.ndarray, severity: int) -> None:
-    """Raises `UserError` if all images of a severity are the same: an array that was allocated but never filled."""
+    """`UserError` if all images of a severity are the same, as in an array that was allocated but never filled."""
     part = images[_part(len(images), severity)]
     if len(part) > 1 and (part == part[:1]).all():
         raise UserError(f"{path}: all images of severity {severity + 1} are the same: fetch it again")

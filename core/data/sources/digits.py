@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 handwritten digits, enlarged: real images without a download."""
+"""scikit-learn's 1,797 handwritten digits, enlarged; no download is needed."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from stillpoint.core.data.contract import Decoded
 from stillpoint.core.data.judging import content_digest
 from stillpoint.core.data.stored import Stored
 
-#: digests of both parts: the bytes are the same on every machine
+#: digests of both parts, whose bytes are the same on every machine
 DIGESTS = {
     "train": "21b226509f70dbca5eb986dfde0adba760d6d7b1994755931f1e872acc7a6699",
     "test": "bcd15106662bf3d020fcddef41c0eaf412ef7a774d718de8784b5355918768d0",
@@ -20,7 +20,7 @@ DIGESTS = {
 
 
 class Digits(Stored):
-    """A fifth of each class is the test part."""
+    """The digits, of which a fifth of each class is the test part."""
 
     info = DatasetInfo(
         name="digits",
@@ -41,11 +41,11 @@ class Digits(Stored):
         return [["scikit-learn load_digits"]]
 
     def decode(self, root: Path, progress: OnProgress) -> Decoded:
-        from sklearn.datasets import load_digits  # its import takes a second: only when the set is first decoded
+        from sklearn.datasets import load_digits  # here, because its import takes a second
 
         bunch = load_digits()
         labels = bunch.target.astype(np.int64)
-        # shuffled, then gathered by class: every fifth image is then a sample with the same share of each class
+        # shuffled, then sorted by class, so that every fifth image is a stratified sample
         shuffled = np.random.RandomState(0).permutation(len(labels))
         by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
         is_test = np.zeros(len(labels), bool)
@@ -56,16 +56,16 @@ class Digits(Stored):
 
     def judged(self, found: Decoded, where: str) -> Decoded:
         if {part: content_digest(*arrays) for part, arrays in found.parts.items()} != DIGESTS:
-            raise UserError("scikit-learn's digits are not the known ones: install another version of it")
+            raise UserError("scikit-learn's digits are not the known ones: install another version of scikit-learn")
         return found
 
 
 def enlarge_digits(digits: np.ndarray) -> np.ndarray:
-    """(N, 8, 8) integers 0..16 -> (N, 1, 32, 32) uint8: three times larger, in the middle of a black canvas.
+    """Enlarges digits three times, on a black canvas: (N, 8, 8) integers 0..16 -> uint8 (N, 1, 32, 32).
 
     The enlargement is bilinear (PyTorch's align_corners=False): on each axis a new pixel is 1/3 and 2/3 of its two
-    neighbours, or all of one; at the border the edge is repeated. All in integers, with halves rounded up, so that
-    every machine makes the same bytes.
+    neighbours, or all of one; at the border the edge is repeated. In integers, with halves rounded up, so that every
+    machine makes the same bytes.
     """
     weights = np.zeros((24, 8), np.int64)  # in thirds
     for new in range(24):

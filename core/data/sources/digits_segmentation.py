@@ -1,8 +1,8 @@
 """Digits scattered on a canvas, with a class for each pixel: a segmentation set without a download.
 
-One to four of the digits' 24x24 drawings lie on a black canvas of 64x64, a later one over an earlier. A pixel of a
-digit is its class from 1 to 10 where it is bright, and 255 (no class) at its faint border, as in PASCAL VOC; the rest
-is background, 0. Which digits and where is a function of (seed, part, image).
+One to four of the digits' 24x24 drawings are on a black canvas of 64x64, later ones over earlier ones. A digit's bright
+pixels have its class from 1 to 10, those of its faint border have 255 (no class), as in PASCAL VOC; the rest is
+background, 0. Digits and positions are a function of (seed, part, image).
 """
 
 from pathlib import Path
@@ -21,12 +21,12 @@ from stillpoint.core.data.stored import Stored
 SEED = 0
 COUNTS = {"train": 1200, "test": 300}
 SIDE, DRAWN, MOST = 64, 24, 4
-#: the brightness from which a pixel belongs to the digit; below it, unless black, it is border
+#: least brightness of a pixel of the digit; darker ones, unless black, are its border
 BRIGHT = 96
 
 
 class DigitsSegmentation(Stored):
-    """Training images are made of the digits' training part, test images of its test part."""
+    """Scattered digits; training images are made from the digits' training part, test images from its test part."""
 
     info = DatasetInfo(
         name="digits_segmentation",
@@ -59,7 +59,7 @@ class DigitsSegmentation(Stored):
 
 
 def scattered(drawn: np.ndarray, labels: np.ndarray, count: int, seed: int, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (count, 1, 64, 64) and maps uint8 (count, 64, 64) of `drawn` uint8 (N, 24, 24), labels (N,)."""
+    """Images uint8 (count, 1, 64, 64) and maps uint8 (count, 64, 64) from `drawn` uint8 (N, 24, 24), labels (N,)."""
     import torch
 
     from stillpoint.core.base.randomness import uniform_integers

@@ -1,4 +1,4 @@
-"""The digits as if each had been measured in a quarter of its Fourier columns: pairs that need no file."""
+"""Pairs of the digits, each as if measured in a quarter of its Fourier columns; no file is needed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class UndersampledDigits(Dataset):
-    """The digest of the digits decides them."""
+    """Pairs made from the digits, whose digest decides theirs."""
 
     info = pair_info(
         "digits_undersampled",

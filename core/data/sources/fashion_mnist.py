@@ -1,7 +1,7 @@
 """Fashion-MNIST (Xiao, Rasul and Vollgraf, arXiv 1708.07747): 70,000 grey articles of clothing, 28x28, in IDX files.
 
-MNIST's files have the same names and shapes, so the images themselves are checked, in any order, against the digest of
-a complete copy.
+MNIST's files have the same names and shapes, so images and labels are checked, in any order, against the digest of a
+complete copy.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ _FILES = {"train": "train", "test": "t10k"}
 
 
 class FashionMnist(Stored):
-    """An order other than the published one is recorded: splits and samples depend on it."""
+    """Fashion-MNIST; another order than the published one is recorded, since splits and samples depend on it."""
 
     info = DatasetInfo(
         name="fashion_mnist",

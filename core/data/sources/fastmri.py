@@ -1,4 +1,4 @@
-"""fastMRI (Zbontar et al., arXiv 1811.08839): knees from a quarter of their measurements, as prepared pairs."""
+"""fastMRI (Zbontar et al., arXiv 1811.08839): knees from a quarter of the measurements, as prepared pairs."""
 
 from stillpoint.core.data.pair_files import PairFiles, pair_info
 

@@ -15,7 +15,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ImageNet(Photographs):
-    """The classes are the 1000 WordNet identifiers, also where only some of their folders are there."""
+    """ImageNet; its classes are the 1000 WordNet identifiers, even if only some of their folders exist."""
 
     info = DatasetInfo(
         name="imagenet",
@@ -32,12 +32,12 @@ class ImageNet(Photographs):
         streaming=True,
         resize=256,
     )
-    # its median is 375, and that of the smallest copies that go around 64 and 160
+    # the median is 375, and in common smaller copies 64 or 160
     side: ClassVar[int] = 256
     counts: ClassVar[dict[str, int]] = {"train": 1_281_167, "val": COUNT}
 
     def folder(self, root: Path, part: str) -> Path:
-        """Training photographs of Kaggle's copy are read where they lie."""
+        """The folder of a part's images; training photographs of Kaggle's copy are read in place."""
         own, copy = root / "imagenet" / part, kaggle(root)
         return copy / part if part == "train" and copy is not None and not own.is_dir() else own
 

@@ -20,7 +20,7 @@ _TEXT_BYTES = 16 << 20
 
 
 class TinyImageNet(Photographs):
-    """Classes are numbered by sorted WordNet identifiers; the order in ``wnids.txt`` differs."""
+    """Tiny ImageNet; classes are numbered by sorted WordNet identifiers, unlike in ``wnids.txt``."""
 
     info = DatasetInfo(
         name="tiny_imagenet",
@@ -80,9 +80,9 @@ class TinyImageNet(Photographs):
         if len(class_of) != len(rows) or pictures.keys() - class_of.keys():
             odd = sorted(pictures.keys() - class_of.keys())[:3]
             raise UserError(
-                f"{path} gives no class of {', '.join(odd)}"
+                f"{path} has no class for {', '.join(odd)}: unpack {FOLDER}.zip again"
                 if odd
-                else f"{path} gives the class of an image twice: unpack {FOLDER}.zip again"
+                else f"{path} has the class of an image twice: unpack {FOLDER}.zip again"
             )
         for name, picture in sorted((class_of[name], name) for name in pictures):
             yield name, pictures[picture]

@@ -1,7 +1,7 @@
 """PASCAL VOC 2012, segmentation (Everingham et al., IJCV 2015): 20 classes and background, a class for each pixel.
 
-Read where ``VOCtrainval_11-May-2012.tar`` was unpacked: photographs of ``JPEGImages``, maps of ``SegmentationClass``,
-and the lists ``ImageSets/Segmentation/{train,val}.txt``. If ``trainaug.txt`` lies beside them, training uses it: the
+Read where ``VOCtrainval_11-May-2012.tar`` was unpacked: photographs in ``JPEGImages``, maps in ``SegmentationClass``,
+and the lists ``ImageSets/Segmentation/{train,val}.txt``. If ``trainaug.txt`` is beside them, training uses it: the
 10,582 images with the maps of Hariharan et al. (ICCV 2011), in ``SegmentationClassAug``.
 """
 
@@ -28,7 +28,7 @@ _LIST_BYTES = 1 << 20
 
 
 class Voc2012(Dataset):
-    """Its validation part serves as validation and test."""
+    """PASCAL VOC 2012, whose validation part is both validation and test."""
 
     info = DatasetInfo(
         name="voc2012",
@@ -52,8 +52,8 @@ class Voc2012(Dataset):
         found = {"train": self._listed(root, self._training(root)), "val": self._listed(root, "val")}
         if both := set(found["train"].paths) & set(found["val"].paths):
             raise UserError(
-                f"{len(both)} images are in the lists for training and for validation, such as {min(both)}: leave "
-                "those of val.txt out of training"
+                f"{len(both)} images are in the lists for both training and validation, such as {min(both)}: remove "
+                "those of val.txt from the training list"
             )
         marker = {
             "title": found["val"].title,
@@ -87,7 +87,7 @@ class Voc2012(Dataset):
         return "trainaug" if (lists / "trainaug.txt").is_file() else "train"
 
     def _listed(self, root: Path, name: str) -> "LabelMapFiles":
-        """The images of a list in its order, each with its map. `UserError` for a missing file."""
+        """The images of a list in its order, each with its map; `UserError` for a missing file."""
         from stillpoint.core.data.sets import LabelMapFiles
 
         home = self._home(root)

@@ -71,5 +71,5 @@ def test_a_stem_of_ones_own_takes_the_place_of_the_first_layers():
 
 
 def test_an_unknown_stem_is_refused():
-    with pytest.raises(ValueError, match="stem must be 'full', 'pool_only' or a module, not 'half'"):
+    with pytest.raises(ValueError, match="stem must be 'full', 'pool_only' or a module, got 'half'"):
         AlexNet(stem="half")

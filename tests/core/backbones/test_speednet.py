@@ -118,7 +118,7 @@ def test_what_it_cannot_be_is_refused():
         SpeedNet(conv_padding="reflect")
     with pytest.raises(ValueError, match="head must be max or average, got 'flatten'"):
         SpeedNet(head="flatten")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="leave nothing of images of 7 pixels"):
+    with pytest.raises(ValueError, match="image_size must be at least 8, got 7"):
         speednet("speednet", image_size=7)
 
 

@@ -67,5 +67,5 @@ def test_a_slot_at_every_pool_and_gradients_to_every_parameter():
 
 
 def test_an_unknown_depth_is_refused():
-    with pytest.raises(ValueError, match="VGG of depth 12: one of 11, 13, 16, 19"):
+    with pytest.raises(ValueError, match="depth must be one of 11, 13, 16, 19, got 12"):
         VGG(12)

@@ -109,7 +109,7 @@ def test_what_is_dumped_reads_back_the_same() -> None:
 def test_damaged_settings_of_a_run_are_told_in_one_sentence(tmp_path, content):
     path = tmp_path / "config.yaml"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"config\.yaml holds no settings.*: where it is damaged, remove"):
+    with pytest.raises(UserError, match=r"config\.yaml holds no settings.*: if it is damaged, remove"):
         read_settings(path)
 
 
@@ -123,7 +123,7 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     [
         ({1: 2}, "unknown configuration key 1"),
         ({"TRAIN": {True: 1}}, r"unknown configuration key TRAIN\.True"),
-        ({"TRAIN.LR": 1}, r"a file sets TRAIN\.LR as a setting of a section: {TRAIN: \.\.\.}"),
+        ({"TRAIN.LR": 1}, r"in a file, TRAIN\.LR is written in its section: {TRAIN: \.\.\.}"),
         ({"TRAIN": 3}, r"TRAIN is a section: set one of TRAIN\.EPOCHS"),
         ({"TRAIN": None}, "TRAIN is a section"),
         ({"TRAIN": [1]}, "TRAIN is a section"),
@@ -191,7 +191,7 @@ def test_a_recipe_is_never_run_as_a_program(tmp_path: Path) -> None:
 def test_a_base_is_another_file_of_the_folder(tmp_path: Path, base: str) -> None:
     (tmp_path / "own.yaml").write_text(f"BASE: {base}\n")
     (tmp_path / "other.yaml").write_text("BASE: own.yaml\n")
-    with pytest.raises(UserError, match=r"based on itself|in the same folder"):
+    with pytest.raises(UserError, match=r"based on itself|in the same or the shared folder"):
         read_recipe(tmp_path / "own.yaml", RunConfig)
 
 

@@ -92,7 +92,7 @@ def test_a_place_inherits_what_the_patterns_around_it_say() -> None:
         ({"DOWNSAMPLE": "pasa"}, "pasa is now spelt adaptive_blur"),
         (
             {"DOWNSAMPLE": "blur", "GROUPS": 2},
-            "GROUPS 2 changes nothing with MODEL.DOWNSAMPLE blur: it is of adaptive_bl",
+            "GROUPS 2 changes nothing with MODEL.DOWNSAMPLE blur: it is an option of adaptive_bl",
         ),
         ({"DOWNSAMPLE": "adaptive_blur", "FILTER_SIZE": 4}, "needs an odd MODEL.FILTER_SIZE, not 4"),
         ({"FILLING": ("size=3",)}, r"FILLING \[size=3\] changes nothing with MODEL.DOWNSAMPLE none"),

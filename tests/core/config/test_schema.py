@@ -71,14 +71,14 @@ def test_every_number_is_finite(paper: str) -> None:
 @pytest.mark.parametrize(
     ("pairs", "sentence"),
     [
-        (["AUGMENT.FLIP_TURNS", "True"], "AUGMENT.FLIP_TURNS takes turns with the first flip: set AUGMENT.FLIP"),
-        (["TRAIN.SIDES", "[24, 40]"], r"TRAIN.SIDES \[24, 40\]: images have 32 pixels, and are not enlarged"),
+        (["AUGMENT.FLIP_TURNS", "True"], "AUGMENT.FLIP_TURNS alternates flips that AUGMENT.FLIP begins: set it"),
+        (["TRAIN.SIDES", "[24, 40]"], r"TRAIN.SIDES \[24, 40\] must be at most the images' side, 32 pixels"),
         (["TRAIN.SIDES", "[0]"], "greater than 0"),
         (["TRAIN.BIAS_RATE", "0"], "greater than 0"),
         (["TRAIN.WHITEN", "-1"], "greater than or equal to 0"),
         (
             ["DATA.NAME", "digits_segmentation", "TRAIN.SIDES", "[16]"],
-            "TRAIN.SIDES shrinks images alone, and digits_segmentation has a target for each pixel",
+            "TRAIN.SIDES shrinks no targets, and digits_segmentation has a target for each pixel",
         ),
     ],
 )

@@ -164,7 +164,7 @@ def test_photographs_are_cropped_at_random_in_training_and_in_the_middle_otherwi
     [
         (["DATA.IMAGE_SIZE", "40"], "only AUGMENT.CANVAS_PADDING"),
         (["DATA.IMAGE_SIZE", "40", "AUGMENT.CANVAS_PADDING", "2"], "more than 32"),
-        (["AUGMENT.ERASE", "33"], "AUGMENT.ERASE 33: a square larger than the images, 32x32"),
+        (["AUGMENT.ERASE", "33"], "AUGMENT.ERASE 33 is larger than the images, 32x32"),
         (["AUGMENT.RESIZE", "36"], "AUGMENT.RESIZE is for photographs"),
         (["DATA.NAME", "imagenet", "AUGMENT.RESIZED_CROP", "[0.5, 1.0]"], "RESIZED_CROP of photographs"),
         (["DATA.NAME", "cifar10"], "CIFAR-10 is not in"),

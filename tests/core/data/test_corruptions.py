@@ -310,7 +310,7 @@ def test_what_cannot_be_corrupted_is_named(images, name, severity, said):
 
 
 def test_each_image_needs_an_index():
-    with pytest.raises(ValueError, match="6 images and indices of shape"):
+    with pytest.raises(ValueError, match="each of 6 images needs an index"):
         corrupt(X, "fog", 1, indices=[1])
 
 

@@ -335,7 +335,7 @@ def test_cifar10_c_refuses_what_is_not_there(corrupted) -> None:
     np.save(path, np.zeros((20, 32, 32, 3), np.uint8))
     for labels in (np.full(20, 10, np.uint8), np.zeros(20, np.float32), np.full(20, -1)):
         np.save(root / "CIFAR-10-C" / "labels.npy", labels)
-        with pytest.raises(UserError, match=r"labels\.npy does not hold numbers of classes from 0 to 9"):
+        with pytest.raises(UserError, match=r"labels\.npy does not hold class numbers from 0 to 9"):
             load("cifar10_c", root, "gaussian_noise/1")
 
 

@@ -153,7 +153,7 @@ def test_a_copy_of_cifar_as_pictures_is_judged_by_what_it_can_be(cifar_pictures:
         with pytest.raises(UserError, match="more than the 20 train images of cifar10"):
             prepare("cifar10", cifar_pictures)
         (folder / "train" / "dog" / "0001.jpg").unlink()
-        with pytest.raises(UserError, match="has 3 train images of cat, and cifar10 has 2"):
+        with pytest.raises(UserError, match="has 3 train images of cat, but cifar10 has 2"):
             prepare("cifar10", cifar_pictures)
         (folder / "train" / "cat" / "0002.jpg").unlink()
     for path in folder.glob("test/[!.]*/0000.jpg"):

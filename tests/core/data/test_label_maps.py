@@ -198,7 +198,7 @@ def test_a_label_map_of_another_size_is_refused_in_a_sentence(voc: Path) -> None
     with Image.open(path) as picture:
         picture.crop((0, 0, 50, 40)).save(path)
     config = settings("DATA.NAME", "voc2012", "DATA.IMAGE_SIZE", "32")
-    with pytest.raises(UserError, match=r"2007_000005\.png is 50x40, and its image 105x104: each pixel needs its own"):
+    with pytest.raises(UserError, match=r"2007_000005\.png is 50x40, but its image 105x104: each pixel needs its own"):
         list(loader(config, "test", voc).epoch(0))
     skipping = loader(merge(RunConfig, [config.dump()], ["DATA.SKIP_CORRUPT", "True"]), "test", voc)
     assert [len(batch.labels) for batch in skipping.epoch(0)] == [1] and len(skipping.skipped) == 1
@@ -210,7 +210,7 @@ def test_a_class_that_there_is_not_is_refused(voc: Path) -> None:
         classes = np.array(picture)
     classes[5, 5] = 37
     Image.fromarray(classes).save(path)
-    with pytest.raises(UserError, match=r"holds the class 37: there are 0 to 20, and 255 for none"):
+    with pytest.raises(UserError, match=r"holds the class 37: classes are 0 to 20, and 255 for none"):
         list(loader(settings("DATA.NAME", "voc2012", "DATA.IMAGE_SIZE", "32"), "test", voc).epoch(0))
 
 
@@ -221,8 +221,8 @@ def test_a_class_that_there_is_not_is_refused(voc: Path) -> None:
         ("val.txt", "2007_000005\n2007_000005\n", "names an image twice"),
         ("val.txt", "", "names no image"),
         ("val.txt", "2007_000005\n2008_000001\n", r"2008_000001\.jpg, which val\.txt names, not found"),
-        ("val.txt", "2007_000000\n2007_000006\n", "1 images are in the lists for training and for validation"),
-        ("trainaug.txt", "2007_000003\n2007_000006\n", "1 images are in the lists for training and for validation"),
+        ("val.txt", "2007_000000\n2007_000006\n", "1 images are in the lists for both training and validation"),
+        ("trainaug.txt", "2007_000003\n2007_000006\n", "1 images are in the lists for both training and validation"),
     ],
 )
 def test_a_damaged_list_is_named(voc: Path, file: str, content: str, said: str) -> None:

@@ -63,7 +63,7 @@ def test_prepare_counts_the_photographs(photographs: Path) -> None:
     told = json.loads(prepare("imagenet", photographs).read_text())
     assert told["images"] == {"train": 12, "val": 12} and told["classes"] == 3
     assert told["title"] == "ImageNet (3 of 1000 classes)" and "not 50000 of 1000" in told["incomplete"]
-    assert "its photographs are small: half of them are below" in told["incomplete"]
+    assert "its photographs are small: their median shorter side is" in told["incomplete"]
     for path in (photographs / "imagenet" / "val").glob("*/*.JPEG"):
         Image.new("RGB", (500, 375)).save(path)
     assert "small" not in json.loads(prepare("imagenet", photographs).read_text())["incomplete"]

@@ -81,8 +81,8 @@ def test_hidden_folders_change_nothing_and_strange_ones_are_named(tiny: Path) ->
         ("val/val_annotations.txt", lambda text: None, r"val_annotations\.txt not found"),
         ("val/val_annotations.txt", lambda text: text.replace("\t", " "), "a line without the class"),
         ("val/val_annotations.txt", lambda text: text.replace(WNIDS[0], "n99999999"), "a line without the class"),
-        ("val/val_annotations.txt", lambda text: "\n".join(text.splitlines()[1:]), r"gives no class of val_0\.JPEG"),
-        ("val/val_annotations.txt", lambda text: text + text, "gives the class of an image twice"),
+        ("val/val_annotations.txt", lambda text: "\n".join(text.splitlines()[1:]), r"has no class for val_0\.JPEG"),
+        ("val/val_annotations.txt", lambda text: text + text, "has the class of an image twice"),
     ],
 )
 def test_a_damaged_list_is_named(tiny: Path, file: str, change, said: str) -> None:

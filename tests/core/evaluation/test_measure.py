@@ -145,7 +145,7 @@ class Gives(nn.Module):
             lambda x: {"first": x, "aux": x},
             r"of type dict \(first, aux\).*called logits or out: say which with output=",
         ),
-        (lambda x: (x, x), "a tuple that holds 2 tensors: say which are the logits with output="),
+        (lambda x: (x, x), "a tuple that holds 2 tensors: give the position of the logits with output="),
     ],
 )
 def test_a_network_without_logits_is_refused_in_a_sentence(function, words):

@@ -32,7 +32,7 @@ def test_the_relative_error_takes_the_clean_errors_off_both():
 def test_what_has_no_error_is_refused():
     with pytest.raises(ValueError, match="no baseline for snow"):
         mean_corruption_error(ERRORS, {"fog": 0.5})
-    with pytest.raises(ValueError, match="3 severities and 2 of the baseline"):
+    with pytest.raises(ValueError, match="as many severities as the baseline, got 3 and 2"):
         corruption_error(ERRORS["fog"], [0.1, 0.2])
     with pytest.raises(ValueError, match="nothing to divide by"):
         corruption_error(ERRORS["fog"], 0.0)

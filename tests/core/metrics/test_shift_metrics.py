@@ -247,7 +247,7 @@ def test_corruptions_are_made_of_stored_pixels():
     assert float(relative.compute()) == pytest.approx(sum(expected["fog"]) / 2.5)
     with pytest.raises(ValueError, match="uint8"):
         made.update(net, images.float(), labels)
-    with pytest.raises(ValueError, match="severity 6"):
+    with pytest.raises(ValueError, match="got 'fog' and 6"):
         made.update(logits, labels, corruption="fog", severity=6)
 
 
@@ -255,8 +255,8 @@ def test_corruptions_are_made_of_stored_pixels():
     ("make", "words"),
     [
         (lambda: ShiftConsistency(boundary="mirror"), "circular, zeros"),
-        (lambda: ShiftConsistency(max_shift=0), "max_shift is 0"),
-        (lambda: FlipRate(step=9), "from 1 to max_shift, which is 8, not 9"),
+        (lambda: ShiftConsistency(max_shift=0), "max_shift and repeats must be at least 1, got 0"),
+        (lambda: FlipRate(step=9), "from 1 to max_shift=8, not 9"),
         (lambda: FlipRate(direction="up"), "horizontal, vertical, diagonal"),
         (lambda: FractionalConsistency(fractions=1), "at least 2, not 1"),
         (lambda: Accuracy(top_k=0), "at least 1, not 0"),
@@ -264,7 +264,7 @@ def test_corruptions_are_made_of_stored_pixels():
         (lambda: WorstShiftAccuracy().update(torch.zeros(2, 3), torch.zeros(2).long()), r"\(B, S, K\)"),
         (lambda: FlipRate(step=3).update(torch.zeros(2, 3, 4)), "more than 3 views"),
         (lambda: FractionalConsistency().update(torch.zeros(2, 3), torch.zeros(2, 3, 3)), r"\(2, 8, K\)"),
-        (lambda: ShiftConsistency().update(network(), data()[0], indices=[1]), "11 images and indices"),
+        (lambda: ShiftConsistency().update(network(), data()[0], indices=[1]), "each of 11 images needs an index"),
         (lambda: FractionalConsistency().compute(), "no image"),
     ],
 )

@@ -177,7 +177,7 @@ def test_a_pool_of_untold_channels_is_treated_unless_its_filter_must_know_them()
 
     assert [change.name for change in antialias(build(), POLICIES, verbose=False).changes] == ["0", "1"]
     report = antialias(build(), POLICIES, downsample="adaptive_blur", verbose=False)
-    assert report.left == [("0", "its channels cannot be told, because no convolution stands before it")]
+    assert report.left == [("0", "its number of channels is unknown: no convolution comes before it")]
     assert [change.name for change in report.changes] == ["1"]
 
 
@@ -331,7 +331,7 @@ def test_a_treated_network_is_treated_further() -> None:
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (nn.MaxPool2d(2), "exchanges the layers of a network, and this MaxPool2d is one by itself"),
+        (nn.MaxPool2d(2), "treats the layers inside a network, but this MaxPool2d is a single layer"),
         ("x", "needs a network, a torch.nn.Module, got 'x' of type str"),
     ],
 )

@@ -75,7 +75,7 @@ def test_branches_that_meet_share_the_grid_of_the_first_that_runs() -> None:
     after = {change.name: change.after for change in report.changes}
     assert after["layer2.0.downsample.0"].endswith("before it, on the grid of layer2.0.conv1")
     assert sum(isinstance(m, FollowingSample2d) for m in net.modules()) == 3
-    assert len(report.changes) == 8 and "go round" in str(report)
+    assert len(report.changes) == 8 and "wrap around" in str(report)
 
 
 @torch.no_grad()
@@ -129,15 +129,15 @@ END = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
     [
         (small(nn.Flatten()), "flattens a map"),
         (small(nn.AdaptiveAvgPool2d(2), nn.Flatten()), "it pools to 2"),
-        (small(nn.Conv2d(4, 4, 3), *END), "without a stride it changes the size of its map"),
+        (small(nn.Conv2d(4, 4, 3), *END), "it changes the size of its map without a stride"),
         (small(Step(lambda x: F.pad(x, [1, 1, 1, 1])), *END), "the function pad is not known"),
-        (small(Step(lambda x: x[:, :, 1:]), *END), "it cuts a map"),
+        (small(Step(lambda x: x[:, :, 1:]), *END), "it crops a map"),
         (small(Step(lambda x: x.permute(0, 1, 3, 2)), *END), "permutes the axes"),
         (small(Step(lambda x: x.mean(3, keepdim=True)), *END), "a mean over the axes"),
-        (small(Step(None), *END), "a table with numbers"),
-        (small(nn.Linear(8, 8), *END), "Linear does not look along the channels"),
-        (small(nn.Upsample(scale_factor=2), *END), "it upsamples to a grid"),
-        (small(Step(lambda x: x if x.sum() > 0 else -x), *END), "cannot be followed"),
+        (small(Step(None), *END), "a table with values"),
+        (small(nn.Linear(8, 8), *END), "Linear does not act along the channels"),
+        (small(nn.Upsample(scale_factor=2), *END), "it upsamples without regard to the grid"),
+        (small(Step(lambda x: x if x.sum() > 0 else -x), *END), "cannot be traced"),
         (small(), "its output is a map"),
         (timm.create_model("tf_mobilenetv3_small_minimal_100"), "TensorFlow's padding"),
         (models.alexnet(weights=None), "average the whole map"),
@@ -165,9 +165,9 @@ def test_flattened_maps_are_averaged_where_that_is_asked_for(name: str) -> None:
 
 def test_a_part_of_a_network_is_not_made_invariant() -> None:
     for options in ({"include": "layer4.*"}, {"exclude": "conv1"}, {"where": "before"}, {"policy": "stem"}):
-        with pytest.raises(ValueError, match="shift-invariant as a whole"):
+        with pytest.raises(ValueError, match="treats the whole network"):
             invariant(models.resnet18(weights=None), **options)
-    with pytest.raises(ValueError, match='"average" beside'):
+    with pytest.raises(ValueError, match='"average" together with'):
         stillpoint.antialias(models.resnet18(weights=None), head="average")
 
 
@@ -192,22 +192,22 @@ def test_maps_of_other_strides_that_meet_are_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return (self.once(x) + self.twice(x)).mean((2, 3))
 
-    with pytest.raises(ValueError, match="different numbers of strides"):
+    with pytest.raises(ValueError, match="subsampled a different number of times"):
         invariant(Meeting())
 
 
 def test_a_blurred_network_is_not_made_invariant_on_top() -> None:
     net = models.resnet18(weights=None)
     stillpoint.antialias(net, verbose=False)
-    with pytest.raises(ValueError, match="a filter on a fixed grid stands there already"):
+    with pytest.raises(ValueError, match="it has a filter on a fixed grid already"):
         invariant(net)
 
 
 def test_paddings_and_fillings_that_do_not_go_together_are_refused() -> None:
     net = models.resnet18(weights=None)
-    with pytest.raises(ValueError, match="goes with a Downsample that chooses"):
+    with pytest.raises(ValueError, match="needs a Downsample that chooses"):
         stillpoint.antialias(net, padding="circular")
-    with pytest.raises(ValueError, match="windows that go round"):
+    with pytest.raises(ValueError, match="an adaptive grid needs circular padding"):
         stillpoint.antialias(net, downsample="polyphase")
     with pytest.raises(ValueError, match="'reflect'"):
         stillpoint.antialias(net, padding="reflect")

@@ -112,7 +112,7 @@ def test_what_cannot_be_followed_is_treated_part_by_part() -> None:
     bare, x = copy.deepcopy(net), torch.randn(1, 3, 40, 40)
     report = antialias(net, verbose=False)
     assert [change.name for change in report.changes] == ["2", "1.body.0", "1.alone"]
-    assert [name for name, _ in report.untraced] == ["1"] and "1: its forward was not followed" in str(report)
+    assert [name for name, _ in report.untraced] == ["1"] and "1: its forward was not traced" in str(report)
     assert net[1].seen == [] and net[1].steps == 0
     before = bare(x)
     antialias(bare, downsample="subsample", verbose=False)
@@ -152,7 +152,7 @@ def test_patterns_choose_and_a_dry_run_changes_nothing() -> None:
 def test_of_summands_all_are_treated_or_none() -> None:
     net = models.resnet18()
     report = antialias(net, exclude="layer3.0.downsample.*", verbose=False)
-    assert dict(report.left)["layer3.0.conv1"] == "it is added to what layer3.0.downsample.0 gives, which is left"
+    assert dict(report.left)["layer3.0.conv1"] == "it is added to the output of layer3.0.downsample.0, which is left"
     assert "layer2.0.conv1" in [change.name for change in report.changes]
     net = models.resnet18()
     weight_norm(net.layer2[0].downsample[0])

@@ -152,9 +152,9 @@ def test_the_segmenter_in_training_fills_every_grid_and_learns():
 def test_a_segmenter_needs_the_grids_of_its_backbone():
     plain = classifier("resnet18", None, imagenet=True)
     with pytest.raises(
-        ValueError, match="upsampling needs the grids that the backbone chose, but it chooses none at conv1"
+        ValueError, match="upsampling needs a backbone that chooses its grids, but it chooses none at conv1"
     ):
         DeepLabV3Plus(plain, 3, upsample=LearnablePolyphaseUpsample2d)
-    with pytest.raises(ValueError, match="conv_padding must be one of"):
+    with pytest.raises(ValueError, match="conv_padding and last_rate_padding must be one of"):
         DeepLabV3Plus(plain, 3, conv_padding="wrap")
     assert DeepLabV3Plus(plain, 3).eval()(torch.randn(1, 3, 65, 70)).shape == (1, 3, 65, 70)
