@@ -1,4 +1,4 @@
-"""The options of alias-free convnets, and the shifts that their evaluations try."""
+"""The options of alias-free convnets, and the shifts of their evaluations."""
 
 from typing import ClassVar, Literal
 
@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from stillpoint.core.config.network import NetworkConfig
 from stillpoint.core.config.schema import EvaluateConfig, RunConfig
 
-#: for small images: the stride of the stem, and of the rest
+#: architectures for small images -> strides of the stem, and of the rest
 SMALL_STRIDES = {"convnext_mini": (1, 4), "convnext_nano": (2, 2)}
 
 
@@ -31,8 +31,8 @@ class Model(NetworkConfig):
         None,
         gt=0,
         le=1,
-        description="low-pass of one factor of the stem's square, of the highest frequency; none: 1 - 1/STEM_STRIDE, "
-        "the most that its filter bears. No shift by whole pixels tells a larger one from it",
+        description="cut-off of one factor of the stem's square, as a fraction of the highest frequency; none: "
+        "1 - 1/STEM_STRIDE, the largest that its filter allows. Shifts by whole pixels do not reveal a larger one",
     )
     scale: float = Field(
         7.0,
@@ -48,12 +48,13 @@ class Model(NetworkConfig):
     )
     resample: Literal["activation", "block"] = Field(
         "activation",
-        description="where a block's map is twice as fine: around the polynomial, or around both 1x1 convolutions too, "
-        "as in the authors' code: the same function at 3.4 times the multiplications (17.678 G for 5.193 G at 224)",
+        description="where a block's map has twice the resolution: around the polynomial, or also around both 1x1 "
+        "convolutions, as in the authors' code: the same function at 3.4 times the multiplications (17.678 G instead "
+        "of 5.193 G at 224 pixels)",
     )
     filter_rule: Literal["exact", "authors"] = Field(
         "exact",
-        description="authors: their filters drop one more bin where a size is a multiple of 4 that is none of 8",
+        description="authors: their filters drop one more bin at sizes that are multiples of 4 but not of 8",
     )
     any_size: bool = Field(
         False, description="accept images whose sides are not multiples of the total stride: no shift is then exact"
@@ -82,7 +83,7 @@ class Model(NetworkConfig):
 
 
 class Evaluate(EvaluateConfig):
-    """EVALUATE: the grids of shifts."""
+    """EVALUATE: core's settings, and the grids of shifts."""
 
     grid_shift: int = Field(
         8, ge=2, description="integer_grid, half_grid: shifts of 1..GRID_SHIFT-1 on both axes (paper: 32)"
@@ -95,7 +96,7 @@ class Evaluate(EvaluateConfig):
     )
     translation: float = Field(8.0, gt=0, description="translation_grid: the largest, in 280ths of the image's side")
     translation_steps: int = Field(4, ge=2, description="translation_grid: translations tried on each axis")
-    limit_grids: int = Field(200, ge=1, description="images on which the grids are tried")
+    limit_grids: int = Field(200, ge=1, description="number of images for the grids")
 
 
 class Config(RunConfig):
@@ -124,6 +125,6 @@ class Config(RunConfig):
         if "crop_grid" in self.evaluate.metrics and self.evaluate.margin < 2 * self.evaluate.crop_shift:
             raise ValueError(
                 f"EVALUATE.METRICS crop_grid cuts windows up to {self.evaluate.crop_shift} pixels from the centre: "
-                f"set EVALUATE.MARGIN to {2 * self.evaluate.crop_shift} at least"
+                f"set EVALUATE.MARGIN to at least {2 * self.evaluate.crop_shift}"
             )
         return self

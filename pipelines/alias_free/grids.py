@@ -1,7 +1,7 @@
-"""The adversarial shifts of alias-free convnets, and which images withstand all of them.
+"""The adversarial shifts of alias-free convnets, and the images that stay correct under all of them.
 
-Michaeli, Michaeli and Soudry, CVPR 2023, and their code: every set is fixed and the same for all images, and an image
-counts only if it is correct without a shift and under every shift of the set.
+From Michaeli, Michaeli and Soudry, CVPR 2023, and their code: every set is fixed and the same for all images, and an
+image counts only if it is correct without a shift and under every shift of the set.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,24 +17,26 @@ Shift = tuple[float, float]
 
 
 def integer_grid(max_shift: int) -> list[Shift]:
-    """Whole pixels, 1..max_shift-1 on both axes: a shift along one axis alone is not among them."""
+    """Shifts by whole pixels, 1..max_shift-1 on both axes; none is along one axis alone."""
     return [(a, b) for a in range(1, max_shift) for b in range(1, max_shift)]
 
 
 def half_grid(max_shift: int) -> list[Shift]:
-    """(2a-1)/2 and (2b-1)/2 pixels up and left, a and b from 1 to max_shift-1."""
+    """Shifts by (2a-1)/2 and (2b-1)/2 pixels up and left, with a and b from 1 to max_shift-1."""
     return [((1 - 2 * a) / 2, (1 - 2 * b) / 2) for a in range(1, max_shift) for b in range(1, max_shift)]
 
 
 def fraction_grid(max_factor: int) -> list[Shift]:
-    """(a/u, b/u) of a pixel up and left, a and b from 1 to u-1, for the factors u up to `max_factor` that divide no
-    larger one of them: 3 and 4 at 4."""
+    """Shifts by (a/u, b/u) pixels up and left, with a and b from 1 to u-1.
+
+    The factors u are those up to `max_factor` that divide no larger one: 3 and 4 for 4.
+    """
     factors = [u for u in range(2, max_factor + 1) if not any(v % u == 0 for v in range(u + 1, max_factor + 1))]
     return [(-a / u, -b / u) for u in factors for a in range(1, u) for b in range(1, u)]
 
 
 def shifted(images: Tensor, shift: Shift) -> Tensor:
-    """(B, C, H, W) shifted circularly: rolled by whole pixels, interpolated by Fourier series for fractions."""
+    """Images (B, C, H, W) shifted circularly: rolled by whole pixels, by Fourier interpolation for fractions."""
     if all(float(s).is_integer() for s in shift):
         return roll(images, (int(shift[0]), int(shift[1])))
     return fourier_shift(images, shift)
@@ -43,7 +45,7 @@ def shifted(images: Tensor, shift: Shift) -> Tensor:
 def right_under_all(
     predict: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, shifts: Iterable[Shift]
 ) -> Tensor:
-    """(B,) bool: the image is classified correctly without a shift and under all `shifts`.
+    """Whether each image is classified correctly without a shift and under all `shifts`: bool (B,).
 
     Args:
         predict: (B, C, H, W) -> logits (B, K).
@@ -61,7 +63,7 @@ def right_under_all(
 
 
 def translate_bilinear(images: Tensor, translation: Shift, *, rule: str = "exact") -> Tensor:
-    """Shift the content by a fraction of the image's side, with zeros entering and bilinear interpolation.
+    """Shifts the content by a fraction of the image's side, with zeros entering and bilinear interpolation.
 
     Args:
         images: (B, C, H, W), floating.

@@ -1,4 +1,4 @@
-"""The paper's names -> ConvNeXt with its slots filled."""
+"""Builds the paper's networks: ConvNeXt with its slots filled."""
 
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.polynomial import PolynomialActivation2d
 from stillpoint.pipelines.alias_free.config import Model
 
-#: activations that have scales
+#: activations with trained scales -> form of `PolynomialActivation2d`
 _FORMS = {"polynomial": "upsampled", "polynomial_pointwise": "pointwise"}
 
 
@@ -19,12 +19,12 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
     """The network of a MODEL section, initialised as the authors do (normal of deviation 0.02).
 
     Raises:
-        UserError: images whose size is no multiple of the network's total stride, unless MODEL.ANY_SIZE.
+        UserError: the images' size is not a multiple of the network's total stride, unless MODEL.ANY_SIZE.
     """
     if image_size % model.total_stride and not model.any_size:
         raise UserError(
-            f"{model.name or model.arch} needs sides that are multiples of its total stride, {model.total_stride}, "
-            f"not {image_size} pixels; MODEL.ANY_SIZE True accepts them, without exact shifts"
+            f"{model.name or model.arch} needs images whose sides are multiples of its total stride, "
+            f"{model.total_stride}, not {image_size} pixels; MODEL.ANY_SIZE True accepts them, but shifts are not exact"
         )
     filled = slots(model, rule=model.filter_rule)
     options: dict[str, Any] = {}
@@ -36,8 +36,8 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
         )
         options["resample"] = at_block
     if model.stem_activation != "none":
-        # frequencies beyond the stem's filter are removed from one factor of the square; without a stride there is no
-        # filter, so the square is computed at twice the resolution
+        # one factor of the square loses the frequencies that would alias past the stem's filter; without a stride there
+        # is no filter, so the square is computed at twice the resolution
         stride = model.first_stride
         cutoff = model.stem_cutoff or (1 - 1 / stride if stride > 1 else 1.0)
         options["stem_activation"] = partial(

@@ -1,4 +1,4 @@
-"""The options of the networks of adaptive polyphase sampling, and what follows from them without building one."""
+"""The options of the networks of adaptive polyphase sampling, and the map sizes that follow from them."""
 
 from typing import ClassVar, Literal
 
@@ -10,7 +10,7 @@ from stillpoint.core.config.schema import RunConfig
 
 Form = Literal["cifar", "imagenet"]
 
-#: stages that halve the map, by name; the U-Nets' levels
+#: architecture -> number of stages that halve the map; of U-Nets, the levels
 HALVINGS = {
     **dict.fromkeys(("resnet20", "resnet56"), 2),
     **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), 3),
@@ -45,10 +45,10 @@ class Model(NetworkConfig):
     )
     conv_padding: Literal["circular", "zeros", "reflect", "replicate", "replicate_pad"] = Field(
         "circular",
-        description="replicate_pad: the authors' replication by 3 pixels, with which maps grow (CIFAR form)",
+        description="replicate_pad: replication by 3 pixels as in the authors' code, so that maps grow (CIFAR form)",
     )
     pool_only: bool = Field(
-        False, description="ImageNet form: keep the stride of the first convolution; then not shift invariant"
+        False, description="ImageNet form: keep the stride of the first convolution, which loses shift invariance"
     )
     out_channels: int | None = Field(None, gt=0, description="U-Nets only; none: as many as the image has")
 
@@ -56,17 +56,17 @@ class Model(NetworkConfig):
     def _of_arch(self) -> "Model":
         unet = self.arch.startswith("unet")
         if unet and (self.form != "auto" or self.pool_only):
-            raise ValueError("MODEL.FORM and MODEL.POOL_ONLY are of ResNets, not of U-Nets")
+            raise ValueError("MODEL.FORM and MODEL.POOL_ONLY apply to ResNets, not to U-Nets")
         if self.downsample == "none" and self.pool_only:
-            raise ValueError("MODEL.POOL_ONLY is of networks with a filling of the slot")
+            raise ValueError("MODEL.POOL_ONLY needs a MODEL.DOWNSAMPLE other than none")
         if unet and self.conv_padding not in ("circular", "zeros"):
-            raise ValueError(f"a U-Net has MODEL.CONV_PADDING circular or zeros, not {self.conv_padding}")
+            raise ValueError(f"a U-Net needs MODEL.CONV_PADDING circular or zeros, not {self.conv_padding}")
         if not unet and self.out_channels is not None:
-            raise ValueError("MODEL.OUT_CHANNELS is of U-Nets, not of ResNets")
+            raise ValueError(f"MODEL.OUT_CHANNELS applies to U-Nets, not to {self.arch}")
         if self.form == "imagenet" and self.conv_padding == "replicate_pad":
-            raise ValueError("MODEL.CONV_PADDING replicate_pad is of the CIFAR form, not of the ImageNet form")
+            raise ValueError("MODEL.CONV_PADDING replicate_pad needs the CIFAR form, not the ImageNet form")
         if self.arch == "speednet" and (self.pool_only or self.conv_padding not in ("circular", "zeros")):
-            raise ValueError("speednet has MODEL.CONV_PADDING circular or zeros, and no MODEL.POOL_ONLY")
+            raise ValueError("speednet needs MODEL.CONV_PADDING circular or zeros, and has no MODEL.POOL_ONLY")
         if (HALVINGS[self.arch] == 2 or self.arch == "speednet") and self.form == "imagenet":
             raise ValueError(f"{self.arch} has no ImageNet form")
         return self
@@ -98,7 +98,7 @@ class Config(RunConfig):
 
 
 def form(model: Model, image_size: int) -> Form:
-    """Which of the authors' two ResNets: MODEL.FORM or, if that is auto, by the size of the images."""
+    """Which of the authors' two ResNet forms: MODEL.FORM or, if that is auto, chosen by the size of the images."""
     if model.form != "auto":
         return model.form
     small = image_size <= SMALL or HALVINGS[model.arch] == 2 or model.arch == "speednet"
@@ -121,5 +121,5 @@ def subsampled_sizes(model: Model, image_size: int) -> list[int]:
 
 
 def odd_sizes(model: Model, image_size: int) -> list[int]:
-    """The odd sides among `subsampled_sizes`, at which exact shift invariance is lost."""
+    """The odd sides among `subsampled_sizes`, at which shift invariance is not exact."""
     return [size for size in subsampled_sizes(model, image_size) if size % 2]

@@ -16,7 +16,7 @@ RESIDUAL = ("resne", "wide_resnet")
 
 
 class Model(NetworkConfig):
-    """A network of torchvision and the filling of its strides."""
+    """MODEL: a network of torchvision and the filling of its strides."""
 
     arch: str = Field(
         "resnet18", description="a torchvision network by its name there, or your own backbone, MODULE:NAME"
@@ -32,7 +32,7 @@ class Model(NetworkConfig):
     width_divisor: int | None = Field(
         None,
         ge=1,
-        description="MobileNet: scaled channels are multiples of it; none: 8 as in torchvision, 1 where antialiased",
+        description="MobileNet: scaled channels are multiples of it; none: 8 as in torchvision, 1 if antialiased",
     )
 
     @model_validator(mode="after")
@@ -41,7 +41,7 @@ class Model(NetworkConfig):
         filled, residual = self.downsample != "none", self.arch.startswith(RESIDUAL)
         stem = self.arch == "alexnet" or (filled and (residual or self.arch.startswith("densenet")))
         for name, known, whose in (
-            ("pool_only", stem, "AlexNet, and of ResNets and DenseNets with a MODEL.DOWNSAMPLE"),
+            ("pool_only", stem, "AlexNet, and to ResNets and DenseNets with a MODEL.DOWNSAMPLE"),
             (
                 "relu_first",
                 self.arch == "alexnet" and filled and not self.pool_only,
@@ -50,14 +50,16 @@ class Model(NetworkConfig):
             ("replace_stride_with_dilation", residual, "ResNets"),
             ("zero_init_residual", residual, "ResNets"),
         ):
-            # WIDTH_DIVISOR, which a recipe states once for all its networks, is not here
+            # WIDTH_DIVISOR is not checked, since a recipe states it once for all its networks
             if not known and (value := getattr(self, name)) != type(self).model_fields[name].default:
                 raise ValueError(
                     f"MODEL.{name.upper()} {value} changes nothing in {self.arch} with MODEL.DOWNSAMPLE "
-                    f"{self.downsample}: it is of {whose}"
+                    f"{self.downsample}: it applies to {whose}"
                 )
         if self.width < 1 and self.arch.startswith("resnext"):
-            raise ValueError(f"MODEL.WIDTH {self.width} leaves the {self.arch}'s groups without channels")
+            raise ValueError(
+                f"MODEL.WIDTH {self.width} is too small for {self.arch}'s groups of channels: use at least 1"
+            )
         return self
 
 
@@ -92,8 +94,7 @@ class Config(RunConfig):
     @model_validator(mode="before")
     @classmethod
     def _start(cls, settings: Any) -> Any:
-        """Replaces ``{arch}`` in TRAIN.FINETUNE by the network's name in torchvision, so that one pattern serves a
-        whole grid."""
+        """Replaces ``{arch}`` in TRAIN.FINETUNE by MODEL.ARCH, so that one pattern serves a whole grid."""
         try:
             pattern, arch = settings["TRAIN"]["FINETUNE"], settings["MODEL"]["ARCH"]
         except (KeyError, TypeError):

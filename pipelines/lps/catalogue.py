@@ -1,4 +1,4 @@
-"""The networks of the paper: ResNets that sample by learned scores, and those it compares with."""
+"""The networks of the paper: ResNets that sample by learned scores, and those that it compares with."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ from stillpoint.pipelines.paper import ModelEntry
 PAPER = "Rojas-Gomez et al., NeurIPS 2022"
 CODE = f"{PAPER}, code; no published number"
 SMALL = ("digits", "fashion_mnist", "cifar10", "cifar100")
-#: architecture -> the data sets that it is made for, and whether the paper has it
+#: architecture -> the data sets that it is for
 ARCHITECTURES = {
     "resnet18": (*SMALL, "imagenet"),
     "resnet50": ("imagenet",),
     "resnet101": ("imagenet",),
     "resnet20": SMALL,
 }
-#: architecture of a segmenter's ResNet -> the data sets that it is made for
+#: architecture of a segmenter's ResNet -> the data sets that it is for
 SEGMENTERS = {
     "resnet18": ("digits_segmentation", "voc2012"),
     "resnet50": ("voc2012",),
@@ -36,11 +36,18 @@ BARE = "maxpool.0:size=1"
 
 
 def models() -> dict[str, ModelEntry]:
-    """``resnet18`` strides; ``_lps`` samples by learned scores, with a digit after a binomial filter of so many taps,
-    with ``_ddac3`` after a predicted one; ``_aps`` by norms and ``_lpf`` at a fixed grid. ``_wide`` scorers have as
-    many channels as what they score; ``_graph`` and its like are the other scorers of the code, ``_soft`` networks
-    mix the grids in evaluation too. ``deeplab_`` are DeepLabV3+ over them, back up on the grids that were chosen, or
-    bilinearly (``_bilinear``, and where none is); ``_convex`` trains without noise."""
+    """All networks by name.
+
+    ``resnet18``      strides
+    ``_lps``          samples by learned scores; with a digit after a binomial filter of so many taps, with ``_ddac3``
+                      after a predicted filter
+    ``_aps, _lpf``    samples by norms, or on a fixed grid
+    ``_wide``         the scorer has as many channels as its map
+    ``_graph`` etc.   other scorers of the authors' code
+    ``_soft``         mixes the grids in evaluation too
+    ``deeplab_``      DeepLabV3+ over these networks; it upsamples on the chosen grids, or bilinearly (``_bilinear``,
+                      and if none was chosen); ``_convex`` trains without noise
+    """
     entries = []
 
     def add(name: str, settings: dict[str, Any], source: str = CODE) -> None:
@@ -57,7 +64,7 @@ def models() -> dict[str, ModelEntry]:
             add(f"{arch}_aps{size if size > 1 else ''}", {"DOWNSAMPLE": "polyphase", **filtered, **bare})
             if size > 1:
                 add(f"{arch}_lpf{size}", {"DOWNSAMPLE": "blur", **taps, "FILTER_PADDING": "circular", **bare})
-        # the narrow network has 16 channels, and fewer at a part of its width
+        # ResNet-20 has 16 channels or, with MODEL.WIDTH, fewer: too few for more groups
         groups: dict[str, Any] = {"GROUPS": 4} if arch == "resnet20" else {}
         add(f"{arch}_lps_ddac3", _lps(arch, "filter=adaptive", FILTER_SIZE=3, **groups), PAPER)
         add(f"{arch}_lps_wide", _lps(arch, narrow=False), PAPER)

@@ -11,22 +11,25 @@ from stillpoint.core.config.schema import RunConfig, TrainConfig
 
 #: fillings that choose their grid
 CHOOSING = ("learnable_polyphase", "polyphase")
-#: what is left of scores over a smaller temperature is 0, 1 and NaN
+#: at smaller temperatures the softmax of scores is 0, 1 or NaN
 COLDEST = 1e-6
 SMALL = 64  # images up to this size get a stem that does not stride
 
 
 class Model(NetworkConfig):
-    """A ResNet and the filling of its strides."""
+    """MODEL: a ResNet and the filling of its strides."""
 
     arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet20", "resnet56", "basic"] = "resnet18"
     form: Literal["auto", "cifar", "imagenet"] = Field(
         "auto", description=f"of the stem; auto: cifar up to {SMALL} pixels"
     )
     conv_padding: Literal["circular", "zeros"] = Field(
-        "circular", description="of all convolutions; zeros as in the published ResNet-50 and -101, which are not exact"
+        "circular",
+        description="of all convolutions; zeros as in the published ResNet-50 and -101, whose invariance is not exact",
     )
-    strided_stem: bool = Field(False, description="ImageNet form: the first convolution strides, and is not exact")
+    strided_stem: bool = Field(
+        False, description="ImageNet form: the first convolution strides, so invariance is not exact"
+    )
     max_pool_margin: Literal["circular", "zeros"] = Field(
         "circular", description="ImageNet form: padding of the stem's dense max-pool"
     )
@@ -39,13 +42,13 @@ class Model(NetworkConfig):
     decoder_channels: int = Field(256, ge=1)
     rates: tuple[PositiveInt, ...] = Field((6, 12, 18), description="dilations of the decoder's pyramid")
     last_rate_padding: Literal["circular", "zeros"] | None = Field(
-        None, description="of the last of RATES alone; none: CONV_PADDING. zeros: as the authors' code has it"
+        None, description="of the last of RATES only; none: CONV_PADDING; zeros: as in the authors' code"
     )
     upsample: Literal["bilinear", "polyphase"] = Field(
-        "bilinear", description="polyphase: back up on the grids that the way down chose (LPU)"
+        "bilinear", description="polyphase: upsample on the grids chosen on the way down (LPU)"
     )
     upsample_gain: float = Field(
-        4.0, gt=0, description="of the filter behind UPSAMPLE polyphase; 4 keeps a map's mean, as in the authors' tests"
+        4.0, gt=0, description="of the filter after UPSAMPLE polyphase; 4 keeps a map's mean, as in the authors' tests"
     )
 
     @model_validator(mode="after")
@@ -59,7 +62,7 @@ class Model(NetworkConfig):
             raise ValueError("MODEL.DECODER deeplabv3plus needs a ResNet, not MODEL.ARCH basic")
         elif self.upsample == "polyphase" and self.downsample not in CHOOSING:
             raise ValueError(
-                f"MODEL.UPSAMPLE polyphase needs grids that were chosen: MODEL.DOWNSAMPLE {' or '.join(CHOOSING)}, not "
+                f"MODEL.UPSAMPLE polyphase needs chosen grids, so MODEL.DOWNSAMPLE {' or '.join(CHOOSING)}, not "
                 f"{self.downsample}"
             )
         return self
@@ -101,12 +104,12 @@ class Train(TrainConfig):
             counts = len(self.tau_milestones), len(self.tau_temperatures)
             if counts[0] != counts[1] or not counts[0] or list(self.tau_milestones) != sorted(self.tau_milestones):
                 raise ValueError(
-                    f"TRAIN.TAU {self.tau} needs as many TAU_TEMPERATURES as TAU_MILESTONES, these not falling, "
-                    f"not {list(self.tau_temperatures)} and {list(self.tau_milestones)}"
+                    f"TRAIN.TAU {self.tau} needs TAU_MILESTONES that do not decrease, and as many TAU_TEMPERATURES, "
+                    f"not {list(self.tau_milestones)} and {list(self.tau_temperatures)}"
                 )
             if min(self.tau_temperatures) < COLDEST:
                 least = min(self.tau_temperatures)
-                raise ValueError(f"TRAIN.TAU_TEMPERATURES must be {COLDEST:.0e} at least, not {least}")
+                raise ValueError(f"TRAIN.TAU_TEMPERATURES must be at least {COLDEST:.0e}, not {least}")
         return self
 
 
@@ -124,7 +127,9 @@ class Config(RunConfig):
         if of_maps and decoder == "none":
             raise ValueError(f"{self.data.name} has a class for each pixel: set MODEL.DECODER deeplabv3plus")
         if not of_maps and decoder != "none":
-            raise ValueError(f"MODEL.DECODER {decoder} gives a class for each pixel: {self.data.name} has one an image")
+            raise ValueError(
+                f"MODEL.DECODER {decoder} predicts a class for each pixel, but {self.data.name} has one for each image"
+            )
         if decoder == "none" and self.train.backbone_lr_factor != 1:
             raise ValueError("TRAIN.BACKBONE_LR_FACTOR changes nothing with MODEL.DECODER none")
         return self

@@ -1,9 +1,9 @@
-"""What ``EVALUATE.PROTOCOL authors`` measures, for its strange parts.
+"""Evaluation as in the authors' code (``EVALUATE.PROTOCOL authors``).
 
-On ImageNet one draw for a whole batch from NumPy's generator, and rolled images that are classified at the size of the
-larger crop, not of the windows; on CIFAR-10 windows and rolls of one size. What Stillpoint measures by itself is
-``circular`` and ``crop``. Of segmenters one draw for a whole batch too, the mean over batches, and the mean precision
-by the name of the mean accuracy.
+On ImageNet one draw from NumPy's generator serves a whole batch, and rolled images are classified at the size of the
+larger crop, not of the windows; on CIFAR-10 windows and rolls have the same size. For segmenters too one draw serves a
+whole batch, numbers are means over batches, and the "mean accuracy" is the mean precision. Our own measures are
+``circular`` and ``crop``.
 """
 
 import statistics
@@ -30,8 +30,7 @@ SEED, SAMPLES = 7, 2
 
 
 class StandardAndCircular:
-    """``standard_consistency`` and ``rolled_consistency``: means over batches of the fraction of images with the same
-    class throughout."""
+    """``standard_consistency`` and ``rolled_consistency``: mean over batches of the fraction that keeps one class."""
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
         self.random, self.max_shift = np.random.RandomState(SEED), config.max_shift
@@ -49,8 +48,11 @@ class StandardAndCircular:
 
 
 class BatchPairs:
-    """CIFAR-10's form of it: two shifts of a batch of -3 to 2 pixels, of windows of the padded images and again of
-    rolls, drawn by PyTorch. The authors seed nothing; here it is the run's seed."""
+    """The CIFAR-10 form of `StandardAndCircular`: two shifts per batch, uniform in -MAX_SHIFT..MAX_SHIFT-1.
+
+    They move windows over the zero-padded images and, drawn again, roll the images. The authors do not seed PyTorch's
+    generator; ours has the run's seed.
+    """
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
         self.random, self.reach = generator("lps authors", seed), config.max_shift
@@ -60,7 +62,7 @@ class BatchPairs:
         shares = []
         for move in (shift_zeros, roll):
             shifts = torch.randint(-self.reach, self.reach, (SAMPLES, 2), generator=self.random).tolist()
-            # a window further down shows what lies higher up
+            # a window that moves down shows content that moves up
             signs = -1 if move is shift_zeros else 1
             seen = [view.predict(move(view.images, (signs * i, signs * j))).argmax(1) for i, j in shifts]
             shares.append(float(all_agree(seen).double().mean()))
@@ -72,7 +74,7 @@ class BatchPairs:
 
 
 class Precision(Segmentation):
-    """The scores of the transposed matrix: the mean accuracy is then the mean precision."""
+    """Scores of the transposed confusion matrix, whose mean accuracy is the mean precision."""
 
     def compute(self) -> Result:
         assert self.found is not None, "there is at least one image"
@@ -81,8 +83,10 @@ class Precision(Segmentation):
 
 
 class BatchShifts:
-    """REPEATS shifts of each batch, each axis uniform in -MAX_SHIFT..MAX_SHIFT: mASSC is the mean over them of means
-    over batches. The authors seed nothing; here it is the run's seed."""
+    """mASSC over REPEATS shifts per batch, each axis uniform in -MAX_SHIFT..MAX_SHIFT, and over batches.
+
+    The authors do not seed their generator; ours has the run's seed.
+    """
 
     def __init__(self, config: EvaluateConfig, seed: int, *, circular: bool) -> None:
         self.name, self.circular = "circular_maps" if circular else "crop_maps", circular
@@ -111,7 +115,7 @@ OF_MAPS: dict[str, Callable[[EvaluateConfig, int], Evaluation]] = {
 
 
 def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:
-    """Core's, and under the authors' protocol their own."""
+    """Core's evaluations, and under the authors' protocol theirs."""
     of_maps, authors = info(config.data.name).label_maps, config.evaluate.protocol == "authors"
     if of_maps:
         return MAP_EVALUATIONS | (OF_MAPS if authors else {})

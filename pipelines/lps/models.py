@@ -1,4 +1,4 @@
-"""The paper's networks: the shared ResNet with filled slots, and the peculiarities of the authors' code."""
+"""Builds the paper's networks: core's ResNet with filled slots, and the peculiarities of the authors' code."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from stillpoint.core.layers.padding import PaddedConv2d
 from stillpoint.core.layers.polyphase import PolyphaseDownsample2d
 from stillpoint.pipelines.lps.config import CHOOSING, SMALL, Model
 
-#: options of the filling that its way back up has too
+#: options that downsampling and upsampling share
 SHARED = ("filter", "size", "padding", "groups")
 WIDTHS = (64, 128, 256, 512)
 
@@ -31,8 +31,8 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
     """The network of a MODEL section, (B, in_channels, S, S) -> logits (B, num_classes), or a segmenter's maps of them.
 
     Warns:
-        UserWarning: a network that chooses its grids, with circular padding, at a size where a map with an odd side is
-            sampled, which costs its exact invariance.
+        UserWarning: a network with circular padding that chooses its grids samples a map with an odd side, so that its
+            invariance is not exact.
     """
     imagenet = model.form == "imagenet" or (model.form == "auto" and image_size > SMALL)
     filled = slots(model)
@@ -41,7 +41,7 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
         if image_size % 2**halvings:
             warnings.warn(
                 f"{model.name or model.arch} halves a map of {image_size}x{image_size} {halvings} times and meets an "
-                "odd side: there its shift invariance is no longer exact",
+                "odd side, so its shift invariance is not exact",
                 stacklevel=2,
             )
     net = classifier(
@@ -82,7 +82,7 @@ Sampling = Callable[..., Downsample]
 
 
 class SampledConvolutionBlock(BasicBlock):
-    """A BasicBlock that samples after its second convolution: the scores are those of a signed map."""
+    """A BasicBlock that samples after its second convolution, where the map that is scored has both signs."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(conv_norm_act(x, self.conv1, self.bn1, self._inner(0)))
@@ -91,7 +91,7 @@ class SampledConvolutionBlock(BasicBlock):
 
 
 class BasicNet(nn.Module):
-    """Two convolutions and a sampling, twice, the mean over pixels, a linear layer: (B, 3, H, W) -> logits."""
+    """Twice two convolutions and a sampling, then average and linear layer: (B, in_channels, H, W) -> logits."""
 
     conv1: nn.Module
     conv2: nn.Module
@@ -132,19 +132,19 @@ def sampling(
     select: str = "after_blur",
     **options: Any,
 ) -> Sampling:
-    """The filling of the slot in a network of the paper's comparison.
+    """A filling of the slot for the networks that the paper compares.
 
     Args:
-        kind: "lps", "aps" ("max_2_norm" of the authors), "decimation" (a filter, then every second pixel) or "average"
-            (means of 2 x 2).
-        hidden: channels -> width of the scorer; as many as the channels where not given.
+        kind: "lps", "aps" (the authors' "max_2_norm"), "decimation" (a filter, then every second pixel) or "average"
+            (2 x 2 means).
+        hidden: channels -> width of the scorer; None: as many as the channels.
         filter, size, groups, padding, select: as in `LearnablePolyphaseDownsample2d`.
-        options: further ones of it, for "lps" only.
+        options: its further options, for "lps" only.
 
-    The sampling takes ``unfiltered=True`` for a place without a filter. ValueError for an unknown kind.
+    The filling takes ``unfiltered=True`` for a position without a filter. ValueError for an unknown kind.
     """
     if kind not in ("lps", "aps", "decimation", "average"):
-        raise ValueError(f"sampling must be one of lps, aps, decimation, average, got {kind!r}")
+        raise ValueError(f"kind must be lps, aps, decimation or average, got {kind!r}")
 
     def build(channels: int, stride: int = 2, *, unfiltered: bool = False) -> Downsample:
         adaptive, taps = filter == "adaptive" and not unfiltered, 1 if unfiltered else size
@@ -190,17 +190,20 @@ def classifier(
 
     Args:
         arch: a name of `FAMILY`, or "basic".
-        fill: what samples; none: torchvision's strided network.
-        imagenet: the ImageNet stem, else CIFAR's.
-        max_pool_margin: of the stem's dense max-pool, circular also where convolutions pad with zeros.
-        strided_stem: the first convolution strides, as in torchvision, instead of a first sampling after it.
-        filtered_stem: also the first sampling of the stem has the filter.
-        sample_after_convolution: sample after a block's second convolution instead of before it.
-        widths: of the stages; others: activations and norms, as `ResNet` takes them.
+        fill: the filling; None: torchvision's strided network.
+        imagenet: whether the stem is ImageNet's, otherwise CIFAR's.
+        max_pool_margin: padding of the stem's dense max-pool, independent of `conv_padding`.
+        strided_stem: whether the first convolution strides, as in torchvision, instead of a sampling after it.
+        filtered_stem: whether the stem's first sampling has the filter too.
+        sample_after_convolution: whether to sample after a block's second convolution instead of before it.
+        widths: of the stages.
+        others: activations and norms, as for `ResNet`.
+
+    ValueError for a "basic" network without a filling, or sampling after a convolution in blocks other than BasicBlock.
     """
     if arch == "basic":
         if fill is None:
-            raise ValueError("the basic network has no strided form")
+            raise ValueError("the basic network has no strided form: it needs a filling")
         made: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "conv_padding": conv_padding}
         return BasicNet(downsample=fill, **made)
     options: dict[str, Any] = {"conv_padding": conv_padding, "in_channels": in_channels, "num_classes": num_classes}
@@ -209,7 +212,7 @@ def classifier(
         options |= {"pool_only": strided_stem, "max_pool": DenseMaxPool2d(2, margin=max_pool_margin)}
     if sample_after_convolution:
         if FAMILY[arch]["block"] is not BasicBlock:
-            raise ValueError(f"sampling after a convolution is for BasicBlocks, not for those of {arch}")
+            raise ValueError(f"sampling after a convolution needs BasicBlocks, which {arch} does not have")
         options["block"] = SampledConvolutionBlock
     net = resnet(arch, stem="imagenet" if imagenet else "cifar", downsample=fill, **options)
     if imagenet and fill is not None and not strided_stem and not filtered_stem:

@@ -1,4 +1,4 @@
-"""The paper's table: accuracy, consistency, and whether circular shifts change a logit at all."""
+"""The paper's table: accuracy, consistency, and the largest change of a logit under circular shifts."""
 
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ FIGURES = {"consistency_accuracy": Figure(consistency_accuracy), "learning_curve
 
 
 def shown(config: "RunConfig") -> Shown:
-    """By what the recipe's networks give: a class for each image, or for each pixel."""
+    """The columns, axes and figures, which depend on whether the networks classify images or pixels."""
     if info(config.data.name).label_maps:
         return Shown(columns("label_maps"), ("segmentation_mean_iou", "circular_maps_agreement"), FIGURES)
     return Shown(COLUMNS, ("accuracy", "circular_consistency"), FIGURES)

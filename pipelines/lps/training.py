@@ -19,13 +19,13 @@ from stillpoint.pipelines.lps.weights import recognised
 
 
 def temperature(train: Train, at: Moment) -> float:
-    """The temperature of a step of training; a `UserError` for one below `COLDEST`."""
+    """The temperature of a training step; `UserError` for one below `COLDEST`."""
     n = at.epoch * at.steps + at.step if train.tau_per == "step" else at.epoch
     if train.tau == "step":
         value = step_decay(n, every=train.tau_every, gamma=train.tau_gamma, least=train.tau_min)
         if value < COLDEST:
             raise UserError(
-                f"TRAIN.TAU step has fallen to {value:.0e} in epoch {at.epoch + 1}, and the least that can be is "
+                f"TRAIN.TAU step has fallen to {value:.0e} in epoch {at.epoch + 1}, below the smallest possible "
                 f"{COLDEST:.0e}: set TRAIN.TAU_MIN"
             )
         return value
@@ -36,7 +36,7 @@ def temperature(train: Train, at: Moment) -> float:
 
 
 class _Annealing:
-    """Sets both before every training forward; each forward of a step has its own noise."""
+    """Sets the temperature before each step, and the noise before each training forward."""
 
     def __init__(self, config: RunConfig) -> None:
         assert isinstance(config.train, Train)
@@ -56,7 +56,7 @@ class _Annealing:
 
 
 def groups(net: nn.Module, factor: float) -> list[ParameterGroup]:
-    """A segmenter's ResNet at `factor` times the rate, its scorers without weight decay; nothing for a classifier."""
+    """Groups of a segmenter's ResNet at `factor` times the rate, scorers without weight decay; [] for a classifier."""
     if not isinstance(net, DeepLabV3Plus) or factor == 1:
         return []
     scorers = scorer_parameters(net.backbone)
@@ -66,7 +66,7 @@ def groups(net: nn.Module, factor: float) -> list[ParameterGroup]:
 
 
 def begun(tensors: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    """What training starts from: weights of the network, or for a segmenter those of the classifier that it is over."""
+    """The weights to start training from: the network's own or, for a segmenter, those of its underlying classifier."""
     if not isinstance(net, DeepLabV3Plus) or any(name.startswith(("backbone.", "model.")) for name in tensors):
         return recognised(tensors, net)
     body = {name: tensor for name, tensor in tensors.items() if not name.removeprefix("core.").startswith("fc.")}

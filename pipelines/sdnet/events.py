@@ -1,4 +1,4 @@
-"""Reconstructions for TensorBoard, where it is installed: what the PNG grids show, an image for each tag."""
+"""Writes reconstructions for TensorBoard, if installed: the content of the PNG grids, by tags."""
 
 import warnings
 from pathlib import Path
@@ -14,7 +14,7 @@ KINDS = ("raw", "normalised", "equalised")
 
 
 def require() -> None:
-    """A `UserError` unless TensorBoard can be imported."""
+    """Raises `UserError` unless TensorBoard can be imported."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -22,12 +22,12 @@ def require() -> None:
     except ImportError as error:
         raise UserError(
             f"EVALUATE.TENSORBOARD needs TensorBoard, which is not installed ({error}): pip install "
-            "'stillpoint[tensorboard]', or leave it out: the grids are PNG files all the same"
+            "'stillpoint[tensorboard]', or leave it out, since the grids are also written as PNG files"
         ) from None
 
 
 def write(run: Run) -> Path | None:
-    """Writes ``<run>/tensorboard/<status>`` anew from the run's maps; none where the network has no reconstructions.
+    """Writes ``<run>/tensorboard/<status>`` from the run's maps and returns it; None without reconstructions.
 
     Tags are ``image`` and ``<place>/<kind>``: the stem and each stage, raw (cut to [0, 1]), normalised and equalised.
     """

@@ -12,13 +12,13 @@ LAYER = "translation_invariant"
 
 
 class Model(NetworkConfig):
-    """A ResNet and the filling that halves its maps."""
+    """MODEL: a ResNet and the filling that halves its maps."""
 
     arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet20"] = "resnet18"
     downsample: str = Field(
         "translation_invariant", description="what halves the maps: a filling, or your own MODULE:CLASS"
     )
-    num_down: int = Field(3, description="halvings: 3 to 5, of Bottlenecks 4 or 5; resnet20 has 2")
+    num_down: int = Field(3, description="halvings: 3 to 5, with Bottlenecks 4 or 5; resnet20 has 2")
     conv_padding: Literal["zeros", "circular"] = "zeros"
     zero_init_residual: bool = Field(True, description="start each block's last batch norm at 0, as the code does")
 
@@ -27,27 +27,26 @@ class Model(NetworkConfig):
         known = {"resnet20": (2,), "resnet18": (3, 4, 5), "resnet34": (3, 4, 5)}.get(self.arch, (4, 5))
         if self.num_down not in known:
             raise ValueError(
-                f"MODEL.NUM_DOWN {self.num_down} is not available in {self.arch}, which has "
-                f"{', '.join(map(str, known))}"
+                f"MODEL.NUM_DOWN must be {' or '.join(map(str, known))} for {self.arch}, not {self.num_down}"
             )
         if self.downsample == "none":
-            raise ValueError("MODEL.DOWNSAMPLE none: nothing would halve the maps of these networks")
+            raise ValueError("MODEL.DOWNSAMPLE must not be none: nothing would halve the maps of these networks")
         return self
 
 
 class Train(TrainConfig):
-    """TRAIN, and the two losses of the paper."""
+    """TRAIN: core's settings, and the two losses of the paper."""
 
-    alpha: float = Field(0.35, ge=0, lt=1, description="weight of undoing the shift; the task's is 1 - ALPHA")
+    alpha: float = Field(0.35, ge=0, lt=1, description="weight of the undoing loss; the task has 1 - ALPHA")
     wake_up_at: int = Field(1, ge=1, description="first epoch, from 1, with the undoing loss")
     evenness: bool = Field(True, description="penalise even weights; the published code fails with it")
     shift: Literal["standard", "circular"] = Field(
         "standard",
-        description="shift of the maps: standard loses what leaves, as in the paper; circular as in the code",
+        description="shift of the maps: standard loses what leaves, as in the paper; circular: as in the code",
     )
-    max_shift: float = Field(0.25, ge=0, le=1, description="largest shift, as a fraction of the side given by SHIFT_OF")
+    max_shift: float = Field(0.25, ge=0, le=1, description="largest shift, as a fraction of the side of SHIFT_OF")
     shift_of: Literal["map", "image"] = Field(
-        "map", description="image: as many pixels at every level, as in the code; small maps are then lost"
+        "map", description="image: as many pixels at every level, as in the code, so that small maps move out entirely"
     )
     attached: bool = Field(False, description="let gradients flow into the shifted map, as in the published code")
 
@@ -67,5 +66,5 @@ class Config(RunConfig):
     def _kernels(self) -> "Config":
         size = self.model.fill().options.get("size", 3) if self.model.downsample == LAYER else 3
         if size % 2 == 0 and self.train.epochs:
-            raise ValueError(f"MODEL.FILTER_SIZE {size} makes maps of another size: training needs an odd one")
+            raise ValueError(f"MODEL.FILTER_SIZE must be odd for training, since {size} changes the size of maps")
         return self

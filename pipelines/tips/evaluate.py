@@ -22,7 +22,7 @@ KINDS = ("standard", "circular")
 
 
 def moved(images: Tensor, shifts: Tensor, *, circular: bool) -> Tensor:
-    """Each image of (B, C, H, W) shifted by its own shift (B, 2), circularly or with zeros entering."""
+    """Images (B, C, H, W), each moved by its own shift (B, 2), circularly or with zeros entering."""
     rolled = roll(images, shifts)
     if circular:
         return rolled
@@ -35,8 +35,11 @@ def moved(images: Tensor, shifts: Tensor, *, circular: bool) -> Tensor:
 
 
 class Fidelity:
-    """Of each kind of shift: the fraction of pairs with one class, the fraction that also has it unshifted (the code's
-    stability), and accuracy times the first (the paper's table's stability)."""
+    """Consistency, stability and fidelity under each kind of shift.
+
+    ``consistency`` is the fraction of pairs of shifts with one class; ``stability`` (the code's) the fraction whose
+    unshifted image has it too; ``fidelity`` (the "stability" of the paper's table) is accuracy times consistency.
+    """
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
         self.seed, self.repeats = seed, config.repeats

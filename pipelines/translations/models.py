@@ -1,4 +1,4 @@
-"""The notebook's names, and the lesson's, made of core's backbones."""
+"""Builds the networks of the notebook and of the lesson from core's backbones."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ from stillpoint.pipelines.translations.config import Model
 
 
 def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
-    """The network of a MODEL section; (B, in_channels, S, S) -> log-probabilities (B, num_classes)."""
+    """The network of a MODEL section, (B, in_channels, S, S) -> log-probabilities (B, num_classes)."""
     if model.arch == "perceptron":
         features = in_channels * image_size * image_size
         return Perceptron(features, hidden=model.scaled(model.hidden), num_classes=num_classes)
@@ -44,12 +44,12 @@ def _variant(make: partial, model: Model, width: int) -> ConvNet:
 
 
 def _channels(model: Model) -> int:
-    """Of the first two convolutions: 30 times MODEL.WIDTH, in the six groups of the second one."""
+    """Channels of the first two convolutions: 30 times MODEL.WIDTH, a multiple of the second one's six groups."""
     return 6 * max(1, round(5 * model.width))
 
 
 def _closest_width(count, target: int) -> int:
-    """The width whose number of parameters, which grows with it, is closest to `target`."""
+    """The width whose number of parameters is closest to `target`; `count` must increase with the width."""
     low, high = 1, 2
     while count(high) < target:
         low, high = high, 2 * high

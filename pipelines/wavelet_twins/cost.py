@@ -1,6 +1,6 @@
-"""What the variants cost, counted: multiply-accumulates, parameters and what the stem keeps for the backward pass.
+"""Counts the cost of the variants: multiply-accumulates, parameters, and numbers that the stem saves for backward.
 
-Nothing is computed: the tensors are torch's fake ones, which have shapes alone.
+Nothing is computed, because the tensors are torch's fake ones, which have only shapes.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,13 @@ VARIANTS = tuple(name for name in CLASSIFIERS if "I" in name)
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one image: multiply-accumulates of convolutions and linear layers; numbers that the stem's training keeps.
+    """The cost of one image.
 
-    `stem_by_stages` is what the stem would take with its packets computed as the authors compute them (see
-    `stages_macs`); none for a network without wavelets.
+    stem_macs, macs   multiply-accumulates of convolutions and linear layers
+    stem_by_stages    those of the stem with packets computed as by the authors (see `stages_macs`); None without
+                      wavelets
+    parameters        that are trained
+    stem_saved        numbers that the stem saves for backward
     """
 
     stem_macs: int
@@ -36,13 +39,13 @@ class Cost:
 
 
 def multiply_accumulates(net: nn.Module, x: Tensor) -> int:
-    """Of convolutions, linear layers and matrix products in one forward pass in evaluation."""
+    """Multiply-accumulates of convolutions, linear layers and matrix products in one forward in eval mode."""
     net.eval()
     return _counted(lambda: net(x))
 
 
 def _counted(work: Callable[[], object]) -> int:
-    # the kernels do what convolutions would
+    # the kernels count as the convolutions that they replace
     kernels = {torch.ops.stillpoint.blur_pool: _blur_flops, torch.ops.stillpoint.packets: _packets_flops}
     counter = FlopCounterMode(display=False, custom_mapping=kernels)
     with counter, torch.no_grad():
@@ -62,11 +65,11 @@ def _packets_flops(x, vertical, horizontal, places, *_, out_shape=None, **__) ->
 
 
 def stages_macs(first: WaveletTwin2d, x: Tensor) -> int:
-    """Multiply-accumulates of a twin whose packets are made stage by stage in four real filter banks, all of them and
-    both parts at the layer's stride: the authors' way, which shares the first stages among the packets.
+    """Multiply-accumulates of a twin with packets computed stage by stage, as by the authors, for one image.
 
-    For one image of colours that are mixed first. Stage j turns 4^j maps into 4^(j+1) by a vertical and a horizontal
-    filter of 12 taps, 10 from the second stage on, with stride 2 until the layer's stride is reached.
+    Four real filter banks compute all packets, both parts at the layer's stride, and share the first stages; colours
+    are mixed first. Stage j turns 4^j maps into 4^(j+1) by a vertical and a horizontal filter of 12 taps, 10 from the
+    second stage on, with stride 2 until the layer's stride is reached.
     """
     packing, packets = first.wavelet.packing, first.wavelet.packets
     side, maps, left, spread, total = x.shape[-1] + 2 * packets.before, 1, packets.stride, 1, 0
@@ -89,7 +92,7 @@ def _by_stages(head: nn.Module, x: Tensor, macs: int) -> int | None:
 
 
 def saved_numbers(net: nn.Module, x: Tensor) -> int:
-    """Numbers that autograd keeps between forward and backward in training: each tensor once, without parameters."""
+    """Numbers that autograd saves from forward to backward in training: each tensor once, without parameters."""
     own = {id(parameter) for parameter in net.parameters()}
     kept: dict[int, Tensor] = {}
 
@@ -100,7 +103,7 @@ def saved_numbers(net: nn.Module, x: Tensor) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = net.train()(x)
-    # the result stands for the graph, which must live until everything was counted
+    # the result holds the graph, which must live until everything is counted
     assert result.requires_grad
     return sum(tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in kept.values())
 

@@ -1,5 +1,4 @@
-"""The scores of a run in the authors' structure: dataset / split / mode / metric, each with its time and commit, and
-with the number of test images.
+"""A run's scores in the authors' structure: dataset / split / mode / metric, each with time, commit and image count.
 
 ``metrics.json`` holds one measurement and is reproducible to the byte; ``scores.json`` collects measurements of the
 same weights at different times.
@@ -49,7 +48,7 @@ def nested(metrics: dict[str, Any], maps: dict[str, Any], dataset: str) -> dict[
 
 
 def write_scores(config: RunConfig, run: Run) -> None:
-    """Adds the run's present metrics to its scores.json; scores of other weights are dropped from it."""
+    """Adds the run's current metrics to its scores.json; scores of other weights are dropped."""
     metrics = read_metrics(run)
     weights = digest(run.weights)
     kept = read(run)
@@ -64,7 +63,7 @@ def write_scores(config: RunConfig, run: Run) -> None:
 
 
 def _images(metrics: dict[str, Any], mode: str) -> dict[str, int]:
-    """The number of test images of a score, limited by EVALUATE.LIMIT_SHIFTS; None for videos."""
+    """``{"images": number of test images}`` of a score, limited by EVALUATE.LIMIT_SHIFTS for shifts; {} for videos."""
     if mode == "perturbations":
         return {}
     if not mode.startswith("shifts_"):
@@ -74,7 +73,7 @@ def _images(metrics: dict[str, Any], mode: str) -> dict[str, int]:
 
 
 def read(run: Run) -> dict[str, Any]:
-    """The content of scores.json, ``{}`` if there is none; a `UserError` for a damaged one."""
+    """The content of scores.json, {} if there is none; `UserError` for a damaged one."""
     if not run.scores.is_file():
         return {}
     remedy = "remove it and evaluate the run again"

@@ -62,7 +62,7 @@ def test_an_alias_free_activation_and_norm_are_one_line_in_another_papers_networ
         (["MODEL.RESAMPLE", "block", "MODEL.ACTIVATION", "gelu"], "RESAMPLE block needs MODEL.ACTIVATION polynomial"),
         (["MODEL.STEM_ACTIVATION", "none", "MODEL.STEM_CUTOFF", "0.5"], "STEM_CUTOFF needs a"),
         (["MODEL.STEM_STEPS", "2", "MODEL.STEM_STRIDE", "2"], "STEM_STEPS 2 needs MODEL.STEM_STRIDE 4, not 2"),
-        (["DATA.IMAGE_SIZE", "30"], "needs sides that are multiples of its total stride, 4, not 30 pixels"),
+        (["DATA.IMAGE_SIZE", "30"], "needs images whose sides are multiples of its total stride, 4, not 30 pixels"),
     ],
 )
 def test_what_cannot_be_is_refused(pairs: list[str], said: str) -> None:
@@ -87,9 +87,9 @@ def test_the_authors_weights_are_recognised_and_others_are_refused() -> None:
     theirs["downsample_layers.0.1.filt.filt"] = torch.ones(8, 1, 1, 1)
     found = from_authors(theirs, net)
     assert all(torch.equal(found[key], tensor) for key, tensor in net.state_dict().items())
-    with pytest.raises(UserError, match=r"there is no place for extra\.weight"):
+    with pytest.raises(UserError, match=r"extra\.weight has no counterpart here"):
         from_authors({**theirs, "extra.weight": torch.ones(1)}, net)
     with pytest.raises(UserError, match=r"it has no fc\.bias"):
         from_authors({key: tensor for key, tensor in theirs.items() if key != "head.bias"}, net)
-    with pytest.raises(UserError, match=r"head\.bias has shape"):
+    with pytest.raises(UserError, match=r"head\.bias has the shape"):
         from_authors(theirs | {"head.bias": torch.ones(3)}, net)

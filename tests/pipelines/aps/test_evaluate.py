@@ -105,7 +105,7 @@ def test_the_protocol_and_the_data_set_choose_the_form():
 
 def test_a_square_that_leaves_no_place_is_refused():
     config = EvaluateConfig(metrics=("erase",), erase=(9,))
-    with pytest.raises(UserError, match="erase 9 pixels"):
+    with pytest.raises(UserError, match="erase squares of 9 pixels"):
         evaluate(Place(), InMemory(*images(), 8), config, evaluations=AUTHORS)
     with pytest.raises(UserError, match=r"EVALUATE\.ERASE"):
         evaluate(Place(), InMemory(*images(), 8), EvaluateConfig(metrics=("erase",)), evaluations=AUTHORS)

@@ -253,7 +253,7 @@ def test_a_spelling_of_the_papers_is_refused_with_ours(key: str, theirs: str, ou
         (["MODEL.WIDTH", "16"], "MODEL.WIDTH: it is a multiplier of at most 2, not a number of channels"),
         (["MODEL.CRITERION", "l3"], r"MODEL\.CRITERION"),
         (["MODEL.ARCH", "resnet20", "MODEL.FORM", "imagenet"], "resnet20 has no ImageNet form"),
-        (["MODEL.ARCH", "unet4", "MODEL.POOL_ONLY", "True"], "not of U-Nets"),
+        (["MODEL.ARCH", "unet4", "MODEL.POOL_ONLY", "True"], "not to U-Nets"),
         (["MODEL.ARCH", "unet4", "MODEL.CONV_PADDING", "reflect"], "circular or zeros, not reflect"),
         (["MODEL.NORM", "bach"], "MODEL.NORM must be one of batch, .*; nearest: batch"),
     ],
@@ -292,7 +292,7 @@ def test_replicate_pad_makes_every_3x3_convolution_add_four_pixels(name: str) ->
 def test_replicate_pad_leaves_names_and_shapes_alone_and_is_of_the_cifar_form() -> None:
     plain, growing = net_of("resnet20", 32, width=4), net_of("resnet20", 32, width=4, conv_padding="replicate_pad")
     growing.load_state_dict(plain.state_dict(), strict=True)
-    with pytest.raises(UserError, match="replicate_pad is of the CIFAR form"):
+    with pytest.raises(UserError, match="replicate_pad needs the CIFAR form"):
         net_of("resnet18_lpf1", 224, width=4, conv_padding="replicate_pad")
 
 
@@ -305,7 +305,7 @@ def test_the_house_network_has_its_own_form() -> None:
     assert form(Model(arch="speednet"), 224) == "cifar"
     for wrong in ({"conv_padding": "reflect"}, {"pool_only": True, "downsample": "blur"}):
         with pytest.raises(
-            ValueError, match=r"speednet has MODEL\.CONV_PADDING circular or zeros, and no MODEL.POOL_ONLY"
+            ValueError, match=r"speednet needs MODEL\.CONV_PADDING circular or zeros, and has no MODEL.POOL_ONLY"
         ):
             Model(arch="speednet", **wrong)
     with pytest.raises(ValueError, match="speednet has no ImageNet form"):

@@ -146,7 +146,7 @@ def test_a_file_without_tensors_is_refused(tmp_path: Path) -> None:
 
 def test_weights_of_a_network_without_filters_do_not_pass_for_one_with(net, authors) -> None:
     bare = {key: value for key, value in authors.items() if not key.endswith(".filt")}
-    with pytest.raises(UserError, match=r"no filter for layer2\.0\.pool, where ours has one"):
+    with pytest.raises(UserError, match=r"no filter for layer2\.0\.pool, but ours has one"):
         from_authors(bare, net)
 
 
@@ -158,5 +158,5 @@ def test_in_the_imagenet_form_aps_and_blurpool_are_told_apart(theirs: str, downs
     stored = {f"{layer}.0.{place}.filt": filt(4, 3) for layer in ("layer2", "layer3", "layer4") for place in (theirs,)}
     stored |= {f"{layer}.0.downsample.0.filt": filt(4, 3) for layer in ("layer2", "layer3", "layer4")}
     stored |= {f"maxpool.{place}.filt": filt(4, 3) for place in (0, 2, 3)}
-    with pytest.raises(UserError, match=f"it is one with {said}"):
+    with pytest.raises(UserError, match=f"it has {said}"):
         from_authors(stored, net)

@@ -67,7 +67,7 @@ def test_mobilenets_scaled_channels_are_truncated_as_published_unless_told():
 
 
 def test_a_width_that_leaves_groups_without_channels_is_refused():
-    with pytest.raises(UserError, match=r"MODEL\.WIDTH 0.5 leaves the resnext50_32x4d's groups without channels"):
+    with pytest.raises(UserError, match=r"MODEL\.WIDTH 0.5 is too small for resnext50_32x4d's groups of channels"):
         built("resnext50_32x4d", width=0.5)
 
 
@@ -133,7 +133,7 @@ def test_a_source_names_a_table_only_where_there_is_the_number():
 
 
 def test_a_map_too_small_to_be_mirrored_is_told_with_its_remedy():
-    with pytest.raises(UserError, match=r"last filter a map of 1x1, .* set MODEL\.FILTER_PADDING replicate"):
+    with pytest.raises(UserError, match=r"last filter's map has 1x1 pixels, .* set MODEL\.FILTER_PADDING replicate"):
         built("vgg11_bn_lpf4", dataset="digits")
     net = pipelines.create("blurpool/vgg11_bn_lpf4", **TINY)
     assert net(torch.zeros(2, 1, 32, 32)).shape == (2, 10)

@@ -93,9 +93,9 @@ def test_the_basic_network_runs_and_is_invariant():
 
 
 def test_what_a_network_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="lps, aps, decimation, average, got 'max'"):
+    with pytest.raises(ValueError, match="lps, aps, decimation or average, got 'max'"):
         sampling("max")
-    with pytest.raises(ValueError, match="is for BasicBlocks, not for those of resnet50"):
+    with pytest.raises(ValueError, match="needs BasicBlocks, which resnet50 does not have"):
         classifier("resnet50", sampling("lps"), imagenet=True, sample_after_convolution=True)
     with pytest.raises(ValueError, match="no strided form"):
         classifier("basic", None, imagenet=False)

@@ -156,7 +156,7 @@ def test_the_authors_protocol_draws_once_a_batch_and_calls_precision_accuracy(vo
 @pytest.mark.parametrize(
     ("recipe", "pairs", "said"),
     [
-        ("digits", ("MODEL.DECODER", "deeplabv3plus"), "digits has one an image"),
+        ("digits", ("MODEL.DECODER", "deeplabv3plus"), "digits has one for each image"),
         ("digits", ("MODEL.RATES", "[1]"), r"MODEL.RATES \(1,\) changes nothing with MODEL.DECODER none"),
         ("digits", ("TRAIN.BACKBONE_LR_FACTOR", "0.1"), "changes nothing with MODEL.DECODER none"),
         ("digits", ("TRAIN.PIXELS", "all"), "TRAIN.PIXELS all is of label maps: digits has one class for each image"),
@@ -165,7 +165,7 @@ def test_the_authors_protocol_draws_once_a_batch_and_calls_precision_accuracy(vo
         ("voc2012", ("MODEL.RATES", "[0]"), "greater than 0"),
         ("voc2012", ("TRAIN.LOSS", "mse"), "TRAIN.LOSS mse: voc2012 has a class for each pixel: set cross_entropy"),
         ("voc2012", ("EVALUATE.METRICS", "[accuracy]"), "unknown evaluation 'accuracy'"),
-        ("voc2012", ("MODEL.DOWNSAMPLE", "blur", "MODEL.FILLING", "[]"), "needs grids that were chosen"),
+        ("voc2012", ("MODEL.DOWNSAMPLE", "blur", "MODEL.FILLING", "[]"), "needs chosen grids"),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_a_sentence(recipe, pairs, said):

@@ -76,7 +76,7 @@ def test_a_configuration_is_read_from_its_name(arch: str, config: str, want: For
     [
         ("dtcwpt_resnet19", "Ft40", "unknown architecture 'dtcwpt_resnet19'; nearest: dtcwpt_resnet18"),
         ("dtcwpt_zhang_resnet34", "Ft40YBf3Ex_abl", "no configuration 'Ft40YBf3Ex_abl'; nearest: Ft40YBf3Ex_abl2"),
-        ("dtcwpt_resnet34", "", "dtcwpt_resnet34 has no default configuration: one of Ft40, Ft40Y"),
+        ("dtcwpt_resnet34", "", "dtcwpt_resnet34 has no default configuration: choose from Ft40, Ft40Y"),
         ("zou_resnet18", "Bf4", "zou_resnet18 has no configuration 'Bf4'"),
     ],
 )

@@ -53,7 +53,7 @@ def test_filters_need_not_be_stored(case: dict, layer) -> None:
 
 
 def test_only_known_networks_have_authors_names() -> None:
-    with pytest.raises(ValueError, match="the authors have no Linear"):
+    with pytest.raises(ValueError, match="the authors' checkpoints are not known for Linear"):
         authors_paths(torch.nn.Linear(1, 1))
 
 
