@@ -1,6 +1,6 @@
-"""Every method on equal ground: one network, one recipe, the same seeds, and every measure on each.
+"""The board compares all methods on one network, one recipe and the same seeds, by all measures.
 
-The board has no network of its own: its entries are core's backbones with other things in their slots.
+It has no network of its own: its entries are core's backbones with different fillings of their slots.
 """
 
 from collections.abc import Callable, Mapping
@@ -46,7 +46,7 @@ class Board(Paper):
         keep_cost(config, run)
 
     def tool(self, name: str) -> "Callable[..., Any]":
-        """`page`, `free`, `add`, `read` and `check` of `stillpoint board`."""
+        """The functions `page`, `free`, `add`, `read` and `check` for `stillpoint board`."""
         from stillpoint.pipelines.board import own
 
         return getattr(own, name)

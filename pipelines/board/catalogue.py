@@ -1,7 +1,7 @@
 """The entries of the board: one network, and one change at a time.
 
-The base strides, pads circularly and is trained on images as they are. Every other entry changes one thing, or is one
-of the pairs that promise most. A stem that strides is compared with ``strided_stem``, of the same stride.
+The base strides, pads circularly and is trained on unaltered images. Every other entry changes one thing, or combines
+two of the most promising changes. A stem that strides is compared with ``strided_stem``, which has the same stride.
 """
 
 from dataclasses import dataclass, field
@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 from stillpoint.pipelines.paper import ModelEntry
 
-#: what an entry promises of its logits: nothing, no change under whole circular shifts, or under any circular shift
+#: what an entry's logits are invariant to in theory: nothing, whole circular shifts, or any circular shift
 Promise = Literal["none", "whole", "any"]
 
 
 @dataclass(frozen=True)
 class Line:
-    """An entry in the words that a reader filters by.
+    """An entry, in the words by which a reader filters.
 
-    method, stem, padding, training   what it is, as people say it
+    method, stem, padding, training   its description in common terms
     settings, sections                what it sets in MODEL, and in other sections
     """
 
@@ -32,7 +32,7 @@ class Line:
 
 
 BASE = "strides"
-#: entries whose stem strides by four -> the base of the same stride
+#: the base for entries whose stem strides by four
 STRIDED_BASE = "strided_stem"
 
 _ZHANG, _ZOU = "Zhang, ICML 2019", "Zou et al., BMVC 2020"
@@ -55,7 +55,7 @@ def _blur(size: int, **more: Any) -> Line:
     return Line(method, "none", {"DOWNSAMPLE": "blur", "FILTER_SIZE": size, **_CIRCULAR}, source=_ZHANG, **more)
 
 
-#: name -> entry, in the order in which each day's board is worth reading
+#: name -> entry, ordered so that the first of them already make a useful board
 LINES: dict[str, Line] = {
     BASE: Line("strides"),
     "blur3": _blur(3),
@@ -93,7 +93,7 @@ LINES: dict[str, Line] = {
     "blur6": _blur(6),
     "blur7": _blur(7),
 }
-#: stem, as people say it -> MODEL.STEM
+#: stem in common terms -> MODEL.STEM
 STEMS = {
     "plain": "plain",
     "strided": "strided",
@@ -107,7 +107,7 @@ STRIDED = ("strided", "wavelet twin", "twin with modulus", "scattering")
 
 
 def models() -> dict[str, ModelEntry]:
-    """The entries as networks of the house, by name."""
+    """The entries as networks, by name."""
     found = {}
     for name, line in LINES.items():
         settings = dict(line.settings)

@@ -1,4 +1,4 @@
-"""What the networks of the board can be told, and what training does for the methods that need more than a loss."""
+"""The options of the board's networks, and of training for methods that need more than a loss."""
 
 from typing import ClassVar, Literal
 
@@ -9,33 +9,33 @@ from stillpoint.core.config.schema import RunConfig, TrainConfig
 
 
 class Model(NetworkConfig):
-    """MODEL: the network, its padding, its stem, and what stands where it would stride."""
+    """MODEL: the network, its padding, its stem, and the filling of its strides."""
 
     arch: Literal["resnet8", "resnet18", "resnet20", "resnet56", "speednet"] = Field(
-        "resnet20", description="a ResNet, or the small network made for speed, which strides after max-pools"
+        "resnet20", description="a ResNet, or the small network built for speed, which strides after max-pools"
     )
     conv_padding: Literal["circular", "zeros"] = "circular"
     stem: Literal["plain", "strided", "twin", "modulus", "scattering", "sparse"] = Field(
         "plain",
-        description="plain: a 3x3 convolution, and sparse: a code in its place; strided: 7x7 and a max-pool, twin, "
-        "modulus and scattering: wavelets, all of stride 4",
+        description="plain: 3x3 convolution; sparse: convolutional sparse code; of stride 4: strided: 7x7 convolution "
+        "and max-pool; twin, modulus, scattering: wavelets",
     )
 
     @model_validator(mode="after")
     def _own_stem(self) -> "Model":
         if self.arch == "speednet" and self.stem != "plain":
-            raise ValueError(f"MODEL.STEM {self.stem} is of ResNets: speednet has a first layer of its own")
+            raise ValueError(f"MODEL.STEM {self.stem} applies to ResNets: speednet has its own first layer")
         return self
 
 
 class Train(TrainConfig):
-    """TRAIN, and what two methods are trained with besides; the others take no notice."""
+    """TRAIN: core's settings, and those of two methods, which the others ignore."""
 
     tau_end: float = Field(
-        0.05, gt=0, le=1, description="temperature of learnt sampling in the last epoch; it falls from 1 in a line"
+        0.05, gt=0, le=1, description="LPS: temperature in the last epoch, to which it falls linearly from 1"
     )
-    alpha: float = Field(0.35, ge=0, lt=1, description="TIPS: weight of undoing the shift; the task's is 1 - ALPHA")
-    wake_up_at: int = Field(1, ge=1, description="TIPS: first epoch, from 1, in which the shift is to be undone")
+    alpha: float = Field(0.35, ge=0, lt=1, description="TIPS: weight of the undoing loss; the task has 1 - ALPHA")
+    wake_up_at: int = Field(1, ge=1, description="TIPS: first epoch, from 1, with the undoing loss")
 
 
 class Config(RunConfig):

@@ -1,4 +1,4 @@
-"""What an entry costs beside the base, both measured in one process, taking turns."""
+"""Measures the cost of an entry relative to the base, alternating between both in one process."""
 
 import time
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from stillpoint.pipelines.board.catalogue import LINES, STEMS, base_of
 from stillpoint.pipelines.board.config import Model
 from stillpoint.pipelines.board.models import build
 
-#: images of a batch, of this side and fewer of a larger one; and turns of which the median counts
+#: images per batch at side SIDE, fewer if larger; number of turns, of which the median counts
 BATCH, SIDE, TURNS = 64, 32, 5
 
 
 def keep_cost(config: RunConfig, run: Run) -> None:
-    """Writes what the network of a run costs, beside its base, to the run's ``beside.json``."""
+    """Writes the cost of a run's network, relative to its base, to the run's ``beside.json``."""
     data, own = info(config.data.name), config.model
     assert isinstance(own, Model)
     stem = STEMS[LINES[base_of(own.name)].stem] if own.name in LINES else "plain"
@@ -32,19 +32,19 @@ def keep_cost(config: RunConfig, run: Run) -> None:
 
 
 def network(config: RunConfig, model: Model) -> nn.Module:
-    """The network of a MODEL section for the images of a configuration; what it costs does not hang on its weights."""
+    """The network of a MODEL section for the images of a configuration; its cost does not depend on its weights."""
     data = info(config.data.name)
     size = config.data.image_size or data.size
     return build(model, in_channels=data.channels, num_classes=data.num_classes, image_size=size)
 
 
 def beside(net: nn.Module, base: nn.Module, shape: tuple[int, ...], classes: int) -> dict[str, float]:
-    """Numbers of `net`, and its times over those of `base` for images of `shape` (C, H, W).
+    """The cost of `net`, and its ratio to that of `base`, for images of `shape` (C, H, W).
 
     parameters          of the network
-    multiply_adds       of one image
-    inference_time, training_time   of a forward, and of a forward and backward, over that of the base: medians of turns
-    peak_memory         bytes that a step holds at most beyond the network, of one image of a batch
+    multiply_adds       for one image
+    inference_time, training_time   of a forward, and of a forward and backward, over the base's: medians over turns
+    peak_memory         largest number of bytes that a training step holds beyond the network, per image of a batch
     peak_memory_ratio   over the base's
     """
     random = torch.Generator().manual_seed(0)
@@ -64,8 +64,8 @@ def beside(net: nn.Module, base: nn.Module, shape: tuple[int, ...], classes: int
 
 
 def _ratio(own: Callable[[], object], other: Callable[[], object]) -> float:
-    """Median of the ratios of turns: what else the machine does meets both."""
-    # what others do with the processor is not counted where one thread works
+    """Median of the ratios of turns, so that other load on the machine affects both."""
+    # with one thread, time that other processes take is not counted
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     own(), other()
     found = []
@@ -98,7 +98,7 @@ def _step(net: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], object
 
 
 def _peak(net: nn.Module, step: Callable[[], object]) -> int:
-    """Bytes; its gradients belong to a step, and are not there before it."""
+    """Peak memory of a training step in bytes, its gradients included."""
     step()
     net.zero_grad()
     return peak_memory(step, "cpu")

@@ -1,6 +1,6 @@
-"""An entry of the board as a file: its form, what is refused, and the numbers that follow from its seeds.
+"""An entry of the board as a file: its format, its validation, and the numbers computed from its seeds.
 
-Results folders and files that people send are read into the same `Entry`, and a page sees nothing else.
+Results folders and files that people send are read into the same `Entry`, from which pages are written.
 """
 
 import math
@@ -16,9 +16,9 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest_of, json_text
 from stillpoint.pipelines.board.measures import BY_KEY, LAW, Measure
 
-#: settings of EVALUATE that change no number of ours
+#: settings of EVALUATE that change none of our numbers
 _IDLE = ("BATCH_SIZE", "UNTRAINED", "METRICS")
-#: two-sided 95 per cent: of a normal variable, and of Student's by degrees of freedom
+#: two-sided 95 per cent quantiles: normal, and Student's t by degrees of freedom
 _NORMAL = 1.96
 _STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -31,7 +31,7 @@ class _Form(BaseModel):
 
 
 class Seed(_Form):
-    """One training: its weights, what was measured of them, and its epochs (number, loss, accuracy)."""
+    """One training: digest and metrics of its weights, and its epochs (number, loss, accuracy)."""
 
     seed: int = Field(ge=0)
     commit: Word | None = None
@@ -42,7 +42,7 @@ class Seed(_Form):
 
 
 class Example(_Form):
-    """A picture that a shift takes for another class: number of the image, the shift, its class, the class given."""
+    """An image misclassified after a shift: its number, the shift, its class and the predicted class."""
 
     image: int = Field(ge=0)
     shift: tuple[int, int]
@@ -53,7 +53,7 @@ class Example(_Form):
 
 
 class Entry(_Form):
-    """A network under a protocol, with one seed or several."""
+    """A network measured by a protocol, with one seed or several."""
 
     format: Literal[1] = 1
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,59}$")]
@@ -73,48 +73,50 @@ class Entry(_Form):
     command: list[Word] = []
     cost: dict[Word, FiniteFloat] = {}
     seeds: list[Seed] = Field(min_length=1, max_length=100)
-    #: share of images that keep their class at every circular shift (rows, columns)
+    #: fraction of images that keep their class at each circular shift (rows, columns)
     map: list[list[Share]] | None = Field(default=None, max_length=512)
     example: Example | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> "Entry":
         if len({seed.seed for seed in self.seeds}) < len(self.seeds):
-            raise ValueError("a seed is there twice")
+            raise ValueError("a seed occurs twice")
         for seed in self.seeds:
             for key, value in seed.metrics.items():
                 measure = BY_KEY.get(key)
                 if measure is not None and measure.unit == "%" and not 0 <= value <= 1:
-                    raise ValueError(f"{key} is {value}, which is no share")
+                    raise ValueError(f"{key} must be a fraction in [0, 1], not {value}")
         if self.map and len({len(row) for row in self.map}) > 1:
             raise ValueError("the rows of its map differ in length")
         return self
 
     def stored(self) -> dict[str, Any]:
-        """The entry as it is written: with the digest of all the rest."""
+        """The entry as it is written, with the digest of its content."""
         content = self.model_dump(mode="json")
         return {**content, "digest": digest_of(content)}
 
     def values(self, key: str) -> list[float]:
-        """A measure of each seed; empty unless all have it. A cost is one number."""
+        """A measure for each seed, empty unless all have it; a cost is one number."""
         if key in self.cost:
             return [self.cost[key]]
         found = [seed.metrics[key] for seed in self.seeds if key in seed.metrics]
         return found if len(found) == len(self.seeds) else []
 
     def law(self, promise: str) -> bool | None:
-        """Whether no logit moves by more than 1e-5 under whole circular shifts ("whole"), and under fractions of a
-        pixel too ("any"); None where that was not measured."""
+        """Whether no logit changes by more than 1e-5, relatively; None if that was not measured.
+
+        `promise` is "whole" for whole circular shifts, "any" for fractions of a pixel as well.
+        """
         keys = ["all_shifts_max_logit_change", *(["subpixel_law_max_logit_change"] if promise == "any" else [])]
         found = [self.values(key) for key in keys]
         return None if not all(found) else all(value <= LAW for values in found for value in values)
 
 
 class Number(_Form):
-    """A mean over seeds in the measure's unit, with half of its 95 % interval and what that consists of.
+    """A mean over seeds in the measure's unit, with half its 95 % interval and the errors that make it up.
 
-    of_seeds    standard error over seeds, none for a single one
-    of_images   standard error over images, which the seeds share: their mean
+    of_seeds    standard error over seeds, None for a single one
+    of_images   standard error over images, averaged over seeds, which share the images
     """
 
     mean: float
@@ -125,10 +127,10 @@ class Number(_Form):
 
 
 def number(entry: Entry, measure: Measure) -> Number | None:
-    """The number of an entry; None where it was not measured.
+    """An entry's number for a measure; None if it was not measured.
 
-    Images and seeds are drawn apart, so their variances add: half an interval is the root of (t s / root n)^2 and
-    (1.96 e)^2, t being Student's. A bound has no interval.
+    Images and seeds are independent, so their variances add: half an interval is the root of (t s / root n)^2 +
+    (1.96 e)^2, with Student's t. A bound has no interval.
     """
     values = [value * measure.scale for value in entry.values(measure.key)]
     if not values:
@@ -142,7 +144,7 @@ def number(entry: Entry, measure: Measure) -> Number | None:
     errors = [value * measure.scale for value in entry.values(measure.error)]
     of_images = fmean(errors) if errors else None
     if measure.unit == "%" and of_images == 0 and set(values) <= {0.0, 100.0}:
-        # that none of so many failed says that fewer than 3 in that number do, with 95 per cent (the rule of three)
+        # rule of three: if none of n fails, the rate is below 3/n with 95 per cent confidence
         counts = entry.values(measure.counted) if measure.counted else [entry.count]
         of_images = 100 * 3 / (counts or [entry.count])[0] / _NORMAL
     parts = [(_STUDENT.get(n - 1, _NORMAL), of_seeds), (_NORMAL, of_images)]
@@ -151,7 +153,7 @@ def number(entry: Entry, measure: Measure) -> Number | None:
 
 
 def protocol_of(evaluate: dict[str, Any]) -> dict[str, Any]:
-    """Of a dumped EVALUATE section, what a number depends on."""
+    """The settings of a dumped EVALUATE section on which numbers depend."""
     return {key: value for key, value in evaluate.items() if key not in _IDLE}
 
 
@@ -162,48 +164,48 @@ def cost_of(found: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def made(content: dict[str, Any], where: str) -> Entry:
-    """The entry of such fields; a `UserError` for another form."""
+    """Builds an entry from its fields; `UserError` if they are invalid."""
     try:
         return Entry.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "it"
+        place = ".".join(map(str, first["loc"])) or "content"
         raise UserError(
-            f"{where} is no entry of the board: {place}: {first['msg'].removeprefix('Value error, ')}"
+            f"{where} is not an entry of the board: {place}: {first['msg'].removeprefix('Value error, ')}"
         ) from None
 
 
 def parsed(content: Any, where: str) -> Entry:
-    """The entry that an object is; a `UserError` for another form, and where it was edited by hand."""
+    """Parses an entry; `UserError` if it is invalid or its digest does not match."""
     if not isinstance(content, dict):
-        raise UserError(f"{where} is no entry of the board: an object is needed")
+        raise UserError(f"{where} is not an entry of the board: it must be an object")
     rest = {key: value for key, value in content.items() if key != "digest"}
     entry = made(rest, where)
     if content.get("digest") != entry.stored()["digest"]:
-        raise UserError(f"{where} was changed by hand: its digest is not that of its content, so it is left out whole")
+        raise UserError(f"{where} was edited by hand: its digest does not match its content")
     return entry
 
 
 def read_entries(path: Path) -> list[Entry]:
-    """The entries of a file, one or a whole board; a `UserError` where it is neither."""
-    found = read_json(path, remedy="it is no file of the board", of=dict)
+    """The entries of a file with one entry or a whole board; `UserError` if it is neither."""
+    found = read_json(path, remedy="it is not a file of the board", of=dict)
     if "entries" not in found:
         return [parsed(found, str(path))]
     if not isinstance(found["entries"], list):
-        raise UserError(f"{path} holds no list of entries")
+        raise UserError(f"{path} must hold a list of entries")
     entries = [parsed(one, f"entry {number} of {path}") for number, one in enumerate(found["entries"], 1)]
     return together(entries)
 
 
 def together(entries: Iterable[Entry]) -> list[Entry]:
-    """Entries that share a board; a `UserError` for two of one name, and for other images or another protocol."""
+    """Entries that share a board; `UserError` for two of one name, or for different images or protocols."""
     found: list[Entry] = []
     for entry in entries:
         if any(other.name == entry.name for other in found):
             raise UserError(f"two entries are called {entry.name!r}: give one of them another name (--name)")
         first = found[0] if found else entry
         if entry.images != first.images:
-            # two sets may have one title
+            # two data sets may have the same title
             own, other = (f"{one.dataset}, digest {one.images[:12]}" for one in (entry, first))
             raise UserError(f"{entry.name} was measured on other images ({own}) than {first.name} ({other})")
         if entry.protocol != first.protocol:
@@ -211,20 +213,20 @@ def together(entries: Iterable[Entry]) -> list[Entry]:
             key = next(k for k in keys if entry.protocol.get(k) != first.protocol.get(k))
             raise UserError(
                 f"{entry.name} was measured by another protocol than {first.name}: EVALUATE.{key} is "
-                f"{entry.protocol.get(key)} and not {first.protocol.get(key)}"
+                f"{entry.protocol.get(key)}, not {first.protocol.get(key)}"
             )
         found.append(entry)
     return found
 
 
-#: what is measured again, perhaps on another machine, may differ by this: a share, and any other number relatively
+#: largest difference of numbers measured again, perhaps on another machine: of fractions, and relative for others
 _SHARE, _RELATIVE = 0.002, 0.01
 
 
 def disagreements(stated: dict[str, float], found: dict[str, float]) -> list[str]:
-    """``["accuracy 0.81, not 0.95", ...]``: what was measured again and is not what an entry states.
+    """``["accuracy 0.81, not 0.95", ...]``: the numbers of an entry that were not reproduced.
 
-    A largest or mean change of logits below 1e-5 is rounding, and any number below that agrees with it.
+    Logit changes below 1e-5 are rounding and agree with each other.
     """
     wrong = []
     for key, value in stated.items():
@@ -240,5 +242,5 @@ def disagreements(stated: dict[str, float], found: dict[str, float]) -> list[str
 
 
 def board_text(entries: Sequence[Entry]) -> str:
-    """A board as a file."""
+    """A board as the text of a file."""
     return json_text({"format": 1, "entries": [entry.stored() for entry in entries]})

@@ -1,4 +1,4 @@
-"""From what runs left in a folder of results to entries of the board. The one file that knows where results lie."""
+"""Turns the runs in a folder of results into entries of the board; only this module knows where results are."""
 
 import base64
 import io
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def kept_board(recipe: str) -> Path:
-    """The file of the board that the kept runs of a recipe make; ``stillpoint pages`` writes it."""
+    """The path of the board of a recipe's kept runs, which ``stillpoint pages`` writes."""
     return layout.page("board", recipe, "board.json", HERE.parent / layout.KEPT)
 
 
 def entry_of(model: str, runs: list[Run]) -> Entry:
-    """The entry of a network that was evaluated with one seed or several."""
+    """The entry of a network evaluated with one seed or several."""
     found = [read_metrics(run) for run in runs]
     line, first = LINES[model], runs[0]
     maps = [read_maps(run.maps) for run in runs]
@@ -56,7 +56,7 @@ def entry_of(model: str, runs: list[Run]) -> Entry:
 
 
 def cost_beside(run: Run) -> dict[str, float]:
-    """What the network of a run costs, from its ``beside.json``; a `UserError` for a damaged one."""
+    """The cost of a run's network, from its ``beside.json``; `UserError` for a damaged one."""
     remedy = "evaluate the run again"
     found = read_json(run.beside, remedy=remedy, of=dict).get("cost")
     if not isinstance(found, dict) or any(
@@ -67,7 +67,7 @@ def cost_beside(run: Run) -> dict[str, float]:
 
 
 def settings_of(run: Run) -> dict[str, Any]:
-    """What a run's configuration says beside the defaults."""
+    """The settings of a run that differ from the defaults."""
     from stillpoint.pipelines.board.config import Config
 
     settings = beside(read_settings(run.config), Config().dump())
@@ -75,7 +75,7 @@ def settings_of(run: Run) -> dict[str, Any]:
 
 
 def commands(run: Run, seeds: list[int]) -> list[str]:
-    """What makes the entry again."""
+    """The commands that make the entry again."""
     of_seeds = " ".join(map(str, seeds))
     train = f"stillpoint train {run.pipeline}/{run.model} --recipe {run.recipe} --seed $seed"
     return [
@@ -100,7 +100,7 @@ def _seed(run: Run, metrics: dict[str, Any]) -> Seed:
 
 
 def _short(value: float) -> float:
-    """Nine digits: more than an interval needs, and files stay small."""
+    """A number rounded to nine digits: more than an interval needs, while files stay small."""
     return float(f"{value:.9g}")
 
 
@@ -109,19 +109,19 @@ def _known(value: float | None) -> float | None:
 
 
 def mean_map(maps: "list[dict[str, np.ndarray]]") -> list[list[float]] | None:
-    """The share of images that keep their class at every circular shift, over all seeds; three digits."""
+    """The fraction of images that keep their class at each circular shift, over all seeds, to three digits."""
     found = [one["trained/all_shifts_consistency_map"] for one in maps if "trained/all_shifts_consistency_map" in one]
     if not found or len(found) < len(maps):
         return None
     import numpy as np
 
     mean = np.mean([one.astype(np.float64) for one in found], 0)
-    # what is not always kept must not look so
+    # a fraction below 1 must not be rounded to 1
     return [[1.0 if value == 1 else min(round(float(value), 3), 0.999) for value in row] for row in mean]
 
 
 def example_of(maps: "dict[str, np.ndarray]") -> Example | None:
-    """The picture that a shift takes for another class, where there is one."""
+    """The example of an image misclassified after a shift; None if there is none."""
     numbers, image = maps.get("trained/worst_shift_example"), maps.get("trained/worst_shift_example_image")
     if numbers is None or image is None:
         return None
@@ -130,7 +130,7 @@ def example_of(maps: "dict[str, np.ndarray]") -> Example | None:
 
 
 def png(image: "np.ndarray") -> str:
-    """A normalised image (C, H, W), stretched to all greys or colours, as PNG in base64."""
+    """A normalised image (C, H, W), stretched to the full range of pixels, as PNG in base64."""
     import numpy as np
     from PIL import Image
 

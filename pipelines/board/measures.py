@@ -1,4 +1,4 @@
-"""The measures of the board: what each is called, what it says in a sentence, and who introduced it. Torch-free."""
+"""The measures of the board: name, meaning in a sentence, and source of each. Torch-free."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,15 @@ class Measure:
     """A number of an entry.
 
     key       in a run's metrics, or in its cost
-    title     heading of a column
-    unit      "%": a share; "nats"; "x": over the base; "": as it is
+    title     heading of its column
+    unit      "%": a fraction shown as a percentage; "nats"; "x": relative to the base; "": as it is
     better    "higher" or "lower"
-    sentence  what it says
-    source    who introduced it, or that it is ours
-    group     what it stands with: answers, shifts, pixels, other, cost
-    shown     whether its column is there when the page opens
-    bound     over seeds, the largest is what holds
-    counted   key of the number of images, where they are a sample; "": all
+    sentence  its meaning
+    source    who introduced it, "ours", or ""
+    group     of columns: answers, shifts, pixels, other, cost
+    shown     whether its column is visible when the page opens
+    bound     whether the largest value over seeds counts, not the mean
+    counted   key of the number of images if they are a sample; "": all images
     """
 
     key: str
@@ -268,5 +268,5 @@ MEASURES = (
     ),
 )
 BY_KEY = {measure.key: measure for measure in MEASURES}
-#: a law holds where no logit changes by more, relative to the largest
+#: shift invariance holds if no logit changes by more, relative to the largest
 LAW = 1e-5

@@ -1,4 +1,4 @@
-"""An entry's network: core's backbone with its slots filled. The board has no layer of its own."""
+"""Builds an entry's network: core's backbone with its slots filled. The board has no layers of its own."""
 
 from typing import Any
 
@@ -17,16 +17,16 @@ from stillpoint.core.layers.wavelet_packings import RESNET
 from stillpoint.core.layers.wavelet_twin import TwinStem, WaveletMixing2d, WaveletTwin2d
 from stillpoint.pipelines.board.config import Model
 
-#: freely trained channels beside those of the wavelets, as in the twins of ResNets
+#: freely trained channels beside the wavelet channels, as in the twins of ResNets
 _FREE = 40
-#: atoms see each input channel through three convolutions' worth of channels, as published for stems
+#: iterations of the sparse code
 _ITERATIONS = 2
 
 
 def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> Backbone:
     """The network of a MODEL section, (B, in_channels, S, S) -> logits (B, num_classes).
 
-    `UserError` for a stem of stride 4 on images whose side is no multiple of 16.
+    `UserError` for a stem of stride 4 on images whose side is not a multiple of 16.
     """
     options: dict[str, Any] = {
         "in_channels": in_channels,
@@ -42,7 +42,7 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
         return resnet(model.arch, stem="cifar", **options)
     if model.stem != "sparse" and image_size % 16:
         raise UserError(
-            f"MODEL.STEM {model.stem} has a stride of 4: images need sides of multiples of 16, not {image_size}"
+            f"MODEL.STEM {model.stem} has a stride of 4: sides of images must be multiples of 16, not {image_size}"
         )
     if model.stem == "strided":
         return resnet(model.arch, stem="imagenet", **options)
@@ -51,7 +51,7 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
 
 
 def _stem(model: Model, in_channels: int, width: int) -> tuple[nn.Module, int]:
-    """(the stem, the channels that it gives)."""
+    """(stem, number of its output channels)."""
     if model.stem == "sparse":
         code = SparseCoding2d(in_channels, width, 3, padding=1, iterations=_ITERATIONS)
         return FusedSequential(code, nn.BatchNorm2d(width)), width

@@ -1,7 +1,4 @@
-"""The board beside its own runs: as a page, with entries that people send, and with networks of their own.
-
-What is called here has its options and its network from ``stillpoint board``.
-"""
+"""The functions of ``stillpoint board``: the page, entries sent by others, and entries of networks of one's own."""
 
 from argparse import Namespace
 from collections.abc import Callable
@@ -24,27 +21,30 @@ Progress = Callable[[str, int, int], None]
 
 
 def kept(recipe: str) -> list[Entry]:
-    """The entries of the board that the kept runs make; none of a recipe that was not run."""
+    """The entries of a recipe's kept board; empty if there is none."""
     path = kept_board(recipe)
     return read_entries(path) if path.is_file() else []
 
 
 def page(recipe: str, files: list[Path], output: Path) -> int:
-    """Writes the kept board with further entries to a file, and returns how many there are."""
+    """Writes the page of the kept board with further entries, and returns the number of entries."""
     entries = together([*kept(recipe), *(entry for path in files for entry in read_entries(path))])
     if not entries:
-        raise UserError(f"no board is kept of the recipe {recipe}, and no entry was given: stillpoint run board")
+        raise UserError(
+            f"there is no kept board of the recipe {recipe} and no entry was given: name entries, or make some with "
+            "stillpoint run board"
+        )
     write_atomic(output, html(entries))
     return len(entries)
 
 
 def free(about: dict[str, str], output: Path) -> None:
-    """A `UserError` where an entry cannot be called so, or its words are none; asked before a network is measured."""
+    """Raises `UserError` if an entry's name is taken or its fields are invalid; called before a network is measured."""
     name, path = about["name"], output / f"{about['name']}.json"
     empty = "0" * 64
     made({**about, "dataset": "", "images": empty, "count": 1, "protocol": {}, "seeds": [_seed(0, empty, {})]}, name)
     if path.exists():
-        raise UserError(f"{path} is there already: give this entry another name (--name), or remove that file")
+        raise UserError(f"{path} exists: give this entry another name (--name), or remove that file")
     if any(name == entry.name for entry in (*kept(about["recipe"]), *_others(output))):
         raise UserError(f"the board has an entry {name!r} already: give this one another name (--name)")
 
@@ -59,10 +59,10 @@ def add(
     args: Namespace,
     progress: Progress,
 ) -> list[Path]:
-    """Measures a network, writes its entry, and the board with it; returns both paths."""
+    """Measures a network, writes its entry and the board with it; returns both paths."""
     free({key: about[key] for key in about if key != "command"}, output)
     others = [*kept(config.recipe), *_others(output)]
-    # other images and another protocol are told before minutes of measuring
+    # refuses other images or another protocol before minutes of measuring
     together([*others, made({**about, **frame(config, data), "seeds": [_seed(0, digest, {})]}, about["name"])])
     entry = made({**about, **frame(config, data), **measured(net, digest, config, data, args, progress)}, about["name"])
     path, page = output / f"{entry.name}.json", output / "board.html"
@@ -79,7 +79,7 @@ def _seed(seed: int, weights: str, metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def frame(config: "RunConfig", data: Path | None) -> dict[str, Any]:
-    """What an entry says of the images and of the protocol."""
+    """The fields of an entry on the images and the protocol."""
     from stillpoint.core.data.build import images
 
     found = images(config, "test", data)
@@ -91,7 +91,7 @@ def frame(config: "RunConfig", data: Path | None) -> dict[str, Any]:
 def measured(
     net: "nn.Module", digest: str, config: "RunConfig", data: Path | None, args: Namespace, progress: Progress
 ) -> dict[str, Any]:
-    """What the protocol of a recipe says of a network: the parts of an entry that are measured."""
+    """Measures a network by a recipe's protocol: the measured fields of an entry."""
     from torch import Tensor
 
     from stillpoint.core.base.device import pick, settings
@@ -125,8 +125,8 @@ def measured(
 
 
 def read(path: Path, seed: int | None) -> tuple[Entry, int]:
-    """The entry of a file, and the place of a seed in it; none: the first."""
-    entry = parsed(read_json(path, remedy="it is no file of the board", of=dict), str(path))
+    """The entry of a file, and the position of a seed in it; None: the first."""
+    entry = parsed(read_json(path, remedy="it is not a file of the board", of=dict), str(path))
     seeds = [one.seed for one in entry.seeds]
     if seed is not None and seed not in seeds:
         raise UserError(f"{path} has no seed {seed}: it has {', '.join(map(str, seeds))}")
@@ -143,19 +143,19 @@ def check(
     args: Namespace,
     progress: Progress,
 ) -> int:
-    """How many numbers of an entry its weights gave again; a `UserError` where they give another one."""
+    """Measures an entry's weights again; returns the count of reproduced numbers. `UserError` for a difference."""
     entry, place = read(path, seed)
     chosen = entry.seeds[place]
     if digest != chosen.weights:
         raise UserError(
-            f"{path} was not measured of these weights: their digest is {digest[:12]}, not {chosen.weights[:12]}"
+            f"{path} was not measured with these weights: their digest is {digest[:12]}, not {chosen.weights[:12]}"
         )
     if any(getattr(entry, key) != value for key, value in frame(config, data).items() if key in ("images", "protocol")):
         raise UserError(
-            f"{path} was measured on other images or by another protocol than the recipe {entry.recipe} says now"
+            f"{path} was measured on other images or by another protocol than the recipe {entry.recipe} has now"
         )
     found = measured(net, digest, config, data, args, progress)
     if wrong := disagreements(chosen.metrics, found["seeds"][0]["metrics"]):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(f"{path} is refused: its weights give {'; '.join(wrong[:3])}{more}")
+        raise UserError(f"{path} is refused: measuring its weights again gave {'; '.join(wrong[:3])}{more}")
     return len(chosen.metrics)

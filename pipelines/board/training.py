@@ -1,4 +1,4 @@
-"""What two methods are trained with: a temperature that falls, and a loss that undoes a shift."""
+"""Training hooks for two methods: the falling temperature of LPS, and the undoing loss of TIPS."""
 
 import torch
 from torch import nn
@@ -23,7 +23,7 @@ class LearntSampling:
         last = max(at.epochs - 1, 1)
         set_tau(net, piecewise_linear(at.epoch, milestones=[0, last], temperatures=[1.0, self.train.tau_end]))
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        # processes draw noise of their own; one alone has the key that the kept board was trained with
+        # each process draws its own noise; rank 0 has the key with which the kept board was trained
         self.key, self.part = (self.seed, at.epoch, at.step, *([rank] if rank else [])), 0
 
     def draw(self, net: nn.Module) -> None:

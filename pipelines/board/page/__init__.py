@@ -1,4 +1,4 @@
-"""The board as one page that needs no network, and as Markdown: both from entries alone."""
+"""Writes entries of the board as one self-contained page, and as Markdown."""
 
 import json
 import re
@@ -11,14 +11,14 @@ from stillpoint.pipelines.board.entries import Entry, Number, number
 from stillpoint.pipelines.board.measures import LAW, MEASURES, Measure
 
 HERE = Path(__file__).parent
-#: in the order in which a page needs them; see vendor/NOTICE
+#: in loading order; see vendor/NOTICE
 LIBRARIES = ("dataTables.min.js", "chart.umd.min.js", "chartjs-chart-error-bars.umd.min.js")
 STYLE = "dataTables.dataTables.min.css"
 _PROMISES = {"whole": "whole circular shifts", "any": "circular shifts, fractions of a pixel too"}
 
 
 def text(measure: Measure, value: float) -> str:
-    """A number as the board shows it: a decimal of a percentage, but never 100 for what is below."""
+    """A number as the board shows it: a percentage with one decimal, but never rounded up to 100."""
     if measure.unit == "%":
         if round(value, 1) < 100 or value >= 100:
             return f"{value:.1f}" if value < 100 else "100"
@@ -31,13 +31,13 @@ def text(measure: Measure, value: float) -> str:
 
 
 def half_text(measure: Measure, value: float) -> str:
-    """Half of an interval: two digits at most, and never 0 for what is more."""
+    """Half an interval, of a percentage with one decimal, but never rounded down to 0."""
     shown = text(measure, value) if measure.unit in ("nats", "") else f"{value:.1f}"
     return shown if measure.unit != "%" or value == 0 or float(shown) else f"{value:.2g}"
 
 
 def with_half(measure: Measure, found: Number | None) -> str:
-    """``93.1 ± 1.2``; nothing for nothing."""
+    """``93.1 ± 1.2``; "" for None."""
     if found is None:
         return ""
     return text(measure, found.mean) + ("" if found.half is None else f" ± {half_text(measure, found.half)}")
@@ -49,14 +49,14 @@ def held(entries: Sequence[Entry]) -> list[Measure]:
 
 
 def law_of(entry: Entry) -> str:
-    """kept, broken or unknown, of what an entry promises; none where it promises nothing."""
+    """Whether an entry keeps its promise: "kept", "broken" or "unknown"; "none" if it promises nothing."""
     if entry.promise == "none":
         return "none"
     return {True: "kept", False: "broken", None: "unknown"}[entry.law(entry.promise)]
 
 
 def law_text(entry: Entry) -> str:
-    """What an entry promises and keeps, in a sentence."""
+    """A sentence on what an entry promises, and whether it keeps it."""
     limit = f"{LAW:.0e}".replace("e-0", "e-")
     if entry.promise == "none":
         found = entry.law("whole")
@@ -94,7 +94,7 @@ def _entry(entry: Entry) -> dict[str, Any]:
 
 
 def example_text(entry: Entry) -> str:
-    """What happens to the picture that an entry fails on."""
+    """A sentence on the shift that misleads an entry on its example."""
     assert entry.example is not None
     rows, columns = entry.example.shift
     moves = [f"{abs(by)} {'row' if abs(by) == 1 else 'rows'} {'down' if by > 0 else 'up'}" for by in (rows,) if by]
@@ -119,7 +119,7 @@ def _lines(settings: dict[str, Any], prefix: str = "") -> list[str]:
 
 
 def about(entries: Sequence[Entry]) -> str:
-    """What the numbers are of, in two sentences."""
+    """Two sentences on the data, recipe, seeds and images behind the numbers."""
     first = entries[0]
     seeds = sorted({len(entry.seeds) for entry in entries})
     counts = " or ".join(map(str, seeds))
@@ -130,12 +130,12 @@ def about(entries: Sequence[Entry]) -> str:
     )
 
 
-#: how a data set is called of which images or classes are missing
+#: the part of a data set's title that says that images or classes are missing
 _PART = re.compile(r"\([\d,]+ of [\d,]+ (?:classes|images)\)")
 
 
 def part_of(entries: Sequence[Entry]) -> str:
-    """A warning where the numbers are of a part of a data set; nothing where they are of all."""
+    """A warning if the numbers are of a part of a data set; "" if they are of all of it."""
     if not (found := _PART.search(entries[0].dataset)):
         return ""
     return f"Not to be cited: these numbers are of a part of the data set {found[0]}, and say nothing of the whole."
@@ -146,7 +146,7 @@ def title_of(entries: Sequence[Entry]) -> str:
 
 
 def html(entries: Sequence[Entry]) -> str:
-    """``board.html``: one file, with what it needs in it."""
+    """The text of ``board.html``, one self-contained file."""
     measures = [
         {
             key: getattr(measure, key)
@@ -161,7 +161,7 @@ def html(entries: Sequence[Entry]) -> str:
         "entries": [_entry(entry) for entry in entries],
     }
     vendor = HERE / "vendor"
-    # within a script an end tag would end it, whatever quotes stand around
+    # an end tag would end the script, even within quotes
     content = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     parts = {
         "@STYLE@": (vendor / STYLE).read_text("utf-8") + (HERE / "board.css").read_text("utf-8"),
@@ -175,7 +175,7 @@ def html(entries: Sequence[Entry]) -> str:
     template = (HERE / "board.html").read_text("utf-8")
     pieces, marks = [template], list(parts)
     for mark in marks:
-        # a mark that stands in a library or in somebody's words is left alone: pieces are cut before they are filled
+        # the template is cut at all marks before they are filled, so that a mark within the content is left alone
         pieces = [piece for whole in pieces for piece in (_cut(whole, mark) if whole not in marks else [whole])]
     return "".join(parts.get(piece, piece) for piece in pieces)
 
@@ -192,7 +192,7 @@ def _escaped(words: str) -> str:
 
 
 def markdown(entries: Sequence[Entry]) -> str:
-    """The columns that the page opens with, as Markdown."""
+    """The columns that are visible when the page opens, as Markdown."""
     measures = [measure for measure in held(entries) if measure.shown]
     unit = {"%": " (%)", "nats": " (nats)", "x": " (x base)", "": ""}
     head = ["entry", "method", "padding", "trained on", "stem", "n", "law", *(m.title + unit[m.unit] for m in measures)]

@@ -83,18 +83,18 @@ def change(**fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (change(method="better"), "was changed by hand"),
-        ({**change(), "digest": None}, "was changed by hand"),
-        (change(seeds=[]), "no entry of the board: seeds: List should have at least 1 item"),
-        (change(name="../x"), "no entry of the board: name: String should match"),
-        (change(more=1), "no entry of the board: more: Extra inputs"),
-        (change(seeds=[*entry().stored()["seeds"]] * 2), "a seed is there twice"),
+        (change(method="better"), "was edited by hand"),
+        ({**change(), "digest": None}, "was edited by hand"),
+        (change(seeds=[]), "not an entry of the board: seeds: List should have at least 1 item"),
+        (change(name="../x"), "not an entry of the board: name: String should match"),
+        (change(more=1), "not an entry of the board: more: Extra inputs"),
+        (change(seeds=[*entry().stored()["seeds"]] * 2), "a seed occurs twice"),
         (
             change(seeds=[{"seed": 0, "weights": "0" * 64, "metrics": {"accuracy": 1.5}}]),
-            "accuracy is 1.5, which is no",
+            r"accuracy must be a fraction in \[0, 1\], not 1.5",
         ),
         (change(map=[[0.5], [0.5, 0.5]]), "the rows of its map differ"),
-        ([1], "an object is needed"),
+        ([1], "it must be an object"),
     ],
 )
 def test_a_file_of_another_form_is_refused_in_a_sentence(content: Any, said: str) -> None:
@@ -106,9 +106,7 @@ def test_a_file_of_another_form_is_refused_in_a_sentence(content: Any, said: str
 def test_entries_that_cannot_share_a_board_are_refused() -> None:
     with pytest.raises(UserError, match="two entries are called 'one'"):
         together([entry(), entry()])
-    with pytest.raises(
-        UserError, match=r"two was measured by another protocol than one: EVALUATE.REPEATS is 2 and not 1"
-    ):
+    with pytest.raises(UserError, match=r"two was measured by another protocol than one: EVALUATE.REPEATS is 2, not 1"):
         together([entry(), entry("two", protocol={"REPEATS": 2})])
     with pytest.raises(
         UserError, match=r"two was measured on other images \(d, digest bbbbbbbbbbbb\) than one \(d, digest a{12}\)"

@@ -25,7 +25,7 @@ def test_every_entry_with_a_plain_stem_is_a_speednet_too(name: str) -> None:
 
 
 def test_a_speednet_has_no_other_stem() -> None:
-    with pytest.raises(UserError, match=r"MODEL\.STEM twin is of ResNets: speednet has a first layer of its own"):
+    with pytest.raises(UserError, match=r"MODEL\.STEM twin applies to ResNets: speednet has its own first layer"):
         config("twin", ARCH="speednet")
 
 
