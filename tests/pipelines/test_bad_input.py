@@ -31,11 +31,11 @@ CASES = {
     ),
     "halvings of another network": (
         lambda: built("tips/resnet20_tips_down2", "MODEL.NUM_DOWN", "6"),
-        "MODEL.NUM_DOWN 6 is not available in resnet20, which has 2",
+        "MODEL.NUM_DOWN must be 2 for resnet20, not 6",
     ),
     "halvings of too small an image": (
         lambda: built("tips/resnet18_tips_down5", "DATA.NAME", "cifar10", "DATA.IMAGE_SIZE", "16"),
-        "16 pixels cannot be halved 5 times",
+        "images of 16 pixels are too small to be halved 5 times",
     ),
     "another stride of tips": (lambda: TranslationInvariantDownsample2d(4, 3), "stride 2 only, got 3"),
     "no quadrants": (lambda: TranslationInvariantDownsample2d(4)(torch.zeros(1, 4, 1, 8)), "must be at least 2"),
@@ -52,7 +52,7 @@ CASES = {
         lambda: built(
             "lps/resnet20_lps", "TRAIN.TAU", "linear", "TRAIN.TAU_MILESTONES", "[2]", "TRAIN.TAU_TEMPERATURES", "[0.0]"
         ),
-        "TRAIN.TAU_TEMPERATURES must be 1e-06 at least, not 0.0",
+        "TRAIN.TAU_TEMPERATURES must be at least 1e-06, not 0.0",
     ),
     "noise of another shape": (
         lambda: phase_weights(SCORES, tau=1.0, noise=torch.zeros(2, 3)),
@@ -66,7 +66,7 @@ CASES = {
     ),
     "label maps of another size": (
         lambda: pixel_losses(torch.zeros(1, 3, 8, 8), torch.zeros(1, 8, 9, dtype=torch.int64)),
-        "the network gives maps of 8x8, but the label maps are 8x9",
+        "the network returns maps of 8x8, but the label maps are 8x9",
     ),
     "label maps of another batch": (
         lambda: SegmentationScores(3).update(torch.zeros(2, 8, 8).long(), torch.zeros(1, 8, 8).long()),

@@ -224,7 +224,7 @@ def test_bad_input_is_refused():
         explain(net(Subsample(4, 2)), noise(3, 8, 8))
     with pytest.raises(ValueError, match="interior, whole, not 'crop'"):
         explain(net(Subsample(4, 2)), noise(2, 3, 8, 8), boundary="crop")
-    with pytest.raises(ValueError, match="explain needs an nn.Module, whose parts it watches, not function"):
+    with pytest.raises(ValueError, match=r"explain needs an nn\.Module, whose parts it watches, not function"):
         explain(lambda x: x, noise(2, 3, 8, 8))
     with pytest.raises(ValueError, match="at least one shift"):
         explain(net(Subsample(4, 2)), noise(2, 3, 8, 8), shifts=[])

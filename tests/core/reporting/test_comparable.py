@@ -44,7 +44,7 @@ def test_equal_runs_share_a_mean_without_a_word(tmp_path: Path) -> None:
         ({"settings": {"TRAIN": {"LR": 0.2, "PRECISION": "float32"}}}, "were trained by different settings"),
         (
             {"train": {"codes": ["b"], "commit": "decaf12345", "clean": False}},
-            r"different code \(commits c0ffee1234 and decaf12345, edited\) and cannot share a mean: run stillpoint verify",
+            r"different code \(commits c0ffee1234 and decaf12345, edited\) and cannot share a mean: run stillpoint",
         ),
         ({"train": {"codes": ["a", "b"]}}, "were trained by different code"),
         ({"settings": {"SEED": 0}}, r"are both of seed 0 \(one is a copy of the other\)"),

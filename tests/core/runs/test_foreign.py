@@ -239,7 +239,9 @@ def test_what_was_allowed_for_a_file_is_not_allowed_afterwards(tmp_path) -> None
 def test_any_other_class_is_named_and_refused(tmp_path, theirs, legacy: bool) -> None:
     config = theirs("somewhere.config", "Settings")
     torch.save({"model": ONE, "args": config(a=1)}, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(UserError, match=r"refers to somewhere\.config\.Settings, .* nothing in it was executed") as error:
+    with pytest.raises(
+        UserError, match=r"refers to somewhere\.config\.Settings, .* nothing in it was executed"
+    ) as error:
         read_tensors(tmp_path / "w.pth")
     assert "\n" not in str(error.value) and "\x1b" not in str(error.value)
     torch.save(nn.Linear(1, 1), tmp_path / "w.pth")
