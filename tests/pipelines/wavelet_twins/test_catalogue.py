@@ -88,7 +88,7 @@ def test_unknown_names_are_refused_with_the_nearest(arch: str, config: str, sent
 @pytest.mark.parametrize("config", ["Str4", "Ks20"])
 def test_a_configuration_that_is_only_a_name_is_refused_with_that_reason(config: str) -> None:
     for arch in ("AlexNet", "ZhangAlexNet"):
-        with pytest.raises(ValueError, match=f"{arch} {config} is only a name.*those that can: Std, Bf2"):
+        with pytest.raises(ValueError, match=f"{arch} {config} is only a name.*choose from Std, Bf2"):
             form(arch, config)
     # of other architectures it is no name at all
     with pytest.raises(ValueError, match=f"has no configuration '{config}'"):

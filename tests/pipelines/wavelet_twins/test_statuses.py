@@ -58,7 +58,7 @@ def test_every_moment_is_measured_and_kept_apart(root: Path, capsys: pytest.Capt
     capsys.readouterr()
     for status, sentence in {
         "e7": "has no snapshot e7",
-        "newest": "status 'newest': choose weights, checkpoint",
+        "newest": "status must be weights, checkpoint",
     }.items():
         assert evaluate(root, "--status", status) == 2
         told = capsys.readouterr().err

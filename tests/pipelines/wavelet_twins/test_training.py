@@ -174,7 +174,7 @@ def test_a_run_is_an_object_at_each_of_its_moments(tmp_path: Path, capsys: pytes
     assert set(pages) == {"table.md", "shifts.md", "cost.md"}
     for status, sentence in {
         "e7": r"has no snapshot e7: it has weights, checkpoint, e1, e2",
-        "newest": r"status 'newest': choose weights, checkpoint, best or e<N>",
+        "newest": r"status must be weights, checkpoint, best or e<N>, not 'newest'",
         "best": r"kept the last epoch, not the best",
     }.items():
         with pytest.raises(UserError, match=sentence):
