@@ -1,11 +1,11 @@
-"""Access to every network of every paper by name: created or loaded in one line.
+"""Creates or loads any network of any paper by name.
 
     import stillpoint
     net = stillpoint.create("aps/resnet18_aps3", dataset="cifar10")
     stillpoint.names("aps/*lpf3")
 
-A paper is the folder of its name (see `stillpoint.pipelines.paper`), imported on demand; torch is imported only when a
-network is made.
+A paper is a folder of its name (see `stillpoint.pipelines.paper`), imported on demand; torch is imported only when a
+network is built.
 """
 
 from pathlib import Path
@@ -55,10 +55,10 @@ __all__ = [
 def load(
     name: str, *, recipe: str | None = None, seed: int = 0, status: str = "weights", results: str | Path = "results"
 ) -> "LoadedRun":
-    """A trained run: ``load("wavelet_twins/R34wyC", recipe="cifar10", status="e300").net``.
+    """Loads a trained run: ``load("wavelet_twins/R34wyC", recipe="cifar10", status="e300").net``.
 
     `status` is "weights", "checkpoint", "best" or "e<N>". Returns a `stillpoint.pipelines.loading.LoadedRun`: ``net``
-    (on the CPU, in eval mode), ``config``, ``epoch``, ``history``, ``losses``. `UserError` where there is no such run.
+    (on the CPU, in eval mode), ``config``, ``epoch``, ``history``, ``losses``. `UserError` if there is no such run.
     """
     from stillpoint.pipelines.loading import load_run
 

@@ -1,7 +1,7 @@
-"""What `stillpoint doctor` looks at: the installation, the machine and the folders, one finding a subject.
+"""The checks of `stillpoint doctor`: installation, machine and folders.
 
-A finding is "wrong" where a command would fail, or would do less than the user believes without saying so again; a
-"note" is worth knowing and hinders nothing.
+A finding is "wrong" if a command would fail, or silently do less than the user believes; a "note" is worth knowing but
+harmless.
 """
 
 import os
@@ -25,13 +25,13 @@ from stillpoint.pipelines.code_digest import ROOT
 
 #: the kept runs, in a clone and in a wheel
 KEPT = ROOT / layout.KEPT
-#: environment variables that the house reads
+#: environment variables that stillpoint reads
 VARIABLES = (ROOT_VARIABLE, "STILLPOINT_CACHE", "STILLPOINT_KERNELS", "STILLPOINT_COMMIT")
 #: set by `stillpoint run` for its own jobs
 _OWN = "STILLPOINT_HOLDS"
-#: free bytes below which a training may not be able to keep its state
+#: free bytes below which a training may be unable to save its state
 ROOM = 1 << 30
-#: what the compiled kernels do, by their source
+#: source of compiled kernels -> what they compute
 KERNELS = {
     "pool": "blur and adaptive sampling",
     "norm": "norms and activations",
@@ -45,7 +45,7 @@ KERNELS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the check-up: `told` is a sentence without its full stop, with the remedy where there is one."""
+    """One line of the check-up; `told` is a sentence without its full stop, with the remedy if there is one."""
 
     subject: str
     state: Literal["ok", "note", "wrong"]
@@ -53,7 +53,7 @@ class Finding:
 
 
 def check_up(data: Path | None, results: Path) -> Iterator[Finding]:
-    """Every finding, in the order of a reader who asks why something does not work."""
+    """Yields all findings, in the order in which one looks for a cause."""
     yield _stillpoint()
     yield _python()
     yield from _packages()
@@ -97,7 +97,7 @@ def _python() -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    """A line for what is always needed, one for what papers need, and one for the other extras."""
+    """Yields a line for the required packages, one for those of the papers, and one for the other extras."""
     from packaging.requirements import Requirement
 
     try:
@@ -116,7 +116,7 @@ def _packages() -> Iterator[Finding]:
             continue
         if not requirement.specifier.contains(found, prereleases=True):
             name, needs = requirement.name, requirement.specifier
-            used = extra in ("", "pipelines")  # of the other extras, a package may be here for another's sake
+            used = extra in ("", "pipelines")  # a package of another extra may be installed for something else
             told = f"{name} {found} is not {needs}{'' if used else f' ({extra})'}: pip install '{name}{needs}'"
             yield Finding("packages", "wrong" if used else "note", told)
     for extra, absent in extras.items():
@@ -134,7 +134,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _lock() -> Iterator[Finding]:
-    """How many packages have another version than the one that the numbers of this clone were made with."""
+    """Counts the packages whose version differs from requirements.lock, with which this clone's numbers were made."""
     lock = ROOT / "requirements.lock"
     if not lock.is_file():
         return
@@ -184,7 +184,7 @@ def _gpu() -> Finding:
         return Finding("gpu", "ok", "Apple GPU, plain PyTorch")
     if Path("/dev/nvidiactl").exists():
         why = str(said[0].message).partition("\n")[0] if said else f"torch {torch.__version__} does not see it"
-        return Finding("gpu", "wrong", f"there is one, and it cannot be used: {why}")
+        return Finding("gpu", "wrong", f"there is one, but it cannot be used: {why}")
     return Finding("gpu", "ok", "none: everything runs on the CPU")
 
 
@@ -193,7 +193,7 @@ def _compiler() -> Finding:
 
     if (command := native.compiler()) is None:
         given = os.environ.get("CXX")
-        # whether that matters, the kernels say: they may have been compiled before
+        # only a note: the kernels may have been compiled before
         return Finding("compiler", "note", f"CXX={given} names no program" if given else "no g++, clang++ or c++")
     try:
         done = subprocess.run(
@@ -207,7 +207,7 @@ def _compiler() -> Finding:
 def _cache() -> Finding:
     folder = cache.folder()
     if not folder.is_dir():
-        return Finding("cache", "ok", f"{folder} will be made at first use")
+        return Finding("cache", "ok", f"{folder} will be created at first use")
     try:
         with cache.reported(folder):
             for path in (folder, *sorted(folder.glob("*.so"))):
@@ -219,7 +219,7 @@ def _cache() -> Finding:
 
 
 def _kernels() -> Iterator[Finding]:
-    """Loads the CPU kernels for float32, and compiles them first where that has not been done."""
+    """Loads the CPU kernels for float32, compiling them first if necessary."""
     from stillpoint.core.kernels import native
 
     if not native.enabled():
@@ -262,7 +262,7 @@ def _data(root: Path) -> Finding:
 
 
 def _found(name: str, root: Path) -> bool:
-    """Whether files of a data set lie in `root`; those that need none, or are not complete, count as absent."""
+    """Whether all files of a data set are in `root`; False for a data set that needs none."""
     try:
         return "{root}" in DATASETS[name].files and bool(dataset(name).signature(root))
     except UserError:
@@ -270,13 +270,13 @@ def _found(name: str, root: Path) -> bool:
 
 
 def _disk(results: Path, data: Path) -> Iterator[Finding]:
-    """Room and permission where commands write."""
+    """Checks space and permissions where commands write."""
     for what, folder in (("results", results), ("data", data)):
         there = folder.resolve()
         while not there.exists():
             there = there.parent
         if not (there.is_dir() and os.access(there, os.W_OK)):
-            # data may be kept where only its owner writes, once it is prepared
+            # prepared data may be read-only
             yield Finding("disk", "wrong" if what == "results" else "note", f"{what}: {there} cannot be written")
             continue
         free = shutil.disk_usage(there).free
@@ -285,7 +285,7 @@ def _disk(results: Path, data: Path) -> Iterator[Finding]:
 
 
 def _weights() -> Finding:
-    """Of the kept runs with weights, those whose weights are absent, or are not those of their card."""
+    """Checks that the weights of kept runs exist and are those of their cards."""
     try:
         kept = cards.with_weights(KEPT)
         absent = [run for run in kept if not run.weights.is_file()]
@@ -295,10 +295,10 @@ def _weights() -> Finding:
     except UserError as error:
         return Finding("weights", "wrong", str(error))
     if absent:
-        # a plain pull brings those of the repository's store alone
+        # a plain pull fetches only from the repository's store
         pulled = any(cards.read(run)["weights"]["remote"] == cards.STORE for run in absent)
         remedy = "dvc pull" if pulled else cards.fetching(cards.read(absent[0]), absent[0].weights)
-        return Finding("weights", "note", f"{len(absent)} of {len(kept)} pretrained networks are not here: {remedy}")
+        return Finding("weights", "note", f"{len(absent)} of {len(kept)} pretrained networks are missing: {remedy}")
     return Finding("weights", "ok" if kept else "note", f"{len(kept)} pretrained networks in {KEPT}")
 
 
@@ -307,12 +307,12 @@ def _variables() -> Finding:
     unknown = [name for name in given if name not in VARIABLES]
     if unknown:
         name = unknown[0]
-        return Finding("variables", "wrong", f"{name} is read by nothing{nearest(name, list(VARIABLES))}")
+        return Finding("variables", "wrong", f"{name} has no effect{nearest(name, list(VARIABLES))}")
     told = ", ".join(f"{name}={text}" for name, text in given.items())
     return Finding("variables", "ok", told or f"none of {', '.join(VARIABLES)} is set")
 
 
 def _terminal() -> Finding:
     encoding = (sys.stdout.encoding or "unknown").lower()
-    spelled = "" if encoding.startswith("utf") else ": signs that it lacks are spelled (+- for a plus-minus)"
+    spelled = "" if encoding.startswith("utf") else ": characters that it lacks are spelled (+- for plus-minus)"
     return Finding("terminal", "ok", f"{shutil.get_terminal_size().columns} columns, {encoding}{spelled}")

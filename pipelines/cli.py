@@ -1,6 +1,6 @@
 """The command line: ``stillpoint <command>``. Commands are in `pipelines.commands`; torch is imported only if needed.
 
-An error that the user can mend ends with one sentence and exit code 2; anything else is a bug and shows its traceback.
+A user's error ends with one sentence and exit code 2; anything else is a bug and shows its traceback.
 """
 
 import argparse
@@ -36,10 +36,10 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("stillpoint.spelled", _spell)
 
 
-#: arguments that name where weights and images are stored, by a library that takes names in UTF-8 alone
+#: arguments that name folders of weights and images, whose libraries accept only UTF-8 names
 STORES = ("results", "data", "to", "folder", "runs")
 
-#: commands that had another name -> the one they have
+#: former names of commands -> what to type now
 FORMER = {"publish": "release RUN --weights"}
 
 
@@ -47,7 +47,7 @@ class _Parser(argparse.ArgumentParser):
     """An argparse parser whose errors are one sentence, without the usage."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """As argparse's own, which says nothing where there is no room for the help."""
+        """Like argparse's own, but fails if the help cannot be written (a full disk)."""
         if file is sys.stderr:
             _complain(message)
         else:
@@ -59,7 +59,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Top(_Parser):
-    """The parser of all commands, whose help is one screen: each command with what it does, in groups."""
+    """The parser of all commands; its help fits one screen, with one line per command, in groups."""
 
     def format_help(self) -> str:
         lines = ["usage: stillpoint COMMAND ...   (stillpoint COMMAND --help: options, examples)", ""]
@@ -71,7 +71,7 @@ class _Top(_Parser):
 
 
 class _Version(argparse.Action):
-    """The installed version, looked up on demand."""
+    """Prints the installed version, which is looked up on demand."""
 
     def __call__(self, caller: argparse.ArgumentParser, *rest: Any) -> NoReturn:
         import stillpoint
@@ -87,7 +87,7 @@ def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: 
 
 def parser() -> argparse.ArgumentParser:
     top = _Top(prog="stillpoint", allow_abbrev=False)
-    top.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version")
     inner = top.add_subparsers(dest="command", metavar="command", required=True, parser_class=_Parser)
     for name, command in COMMANDS.items():
         sub = inner.add_parser(name, help=command.summary, allow_abbrev=False)
@@ -96,18 +96,20 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=command.run, pairs=None, parser=top)
         if command.takes_pairs:
             sub.set_defaults(pairs=[])
-            sub.epilog = f"{sub.epilog}\n\nKEY VALUE pairs at the end change the configuration: {command.pairs}"
+            sub.epilog = (
+                f"{sub.epilog}\n\nKEY VALUE pairs at the end override the configuration, such as {command.pairs}"
+            )
     return top
 
 
 def _describe(
     sub: argparse.ArgumentParser, name: str, summary: str, examples: Sequence[str], takes_pairs: bool = False
 ) -> None:
-    """Gives a command's help its first sentence, a short usage and its examples; likewise each word that follows it."""
+    """Sets the description, short usage and examples of a command's help, and of its subcommands'."""
     sub.description = f"{summary[0].upper()}{summary[1:]}."
     sub.epilog = "examples:\n" + "\n".join(f"  {example}" for example in examples)
     sub.formatter_class = argparse.RawDescriptionHelpFormatter
-    # argparse would list every option here too, wider than a terminal
+    # argparse would list every option in the usage too, wider than a terminal
     places = [(str(place.metavar or place.dest), place.nargs) for place in sub._get_positional_actions()]
     words = [f"[{word}]" if nargs == "?" else f"[{word} ...]" if nargs == "*" else word for word, nargs in places]
     sub.usage = " ".join(["stillpoint", name, *words, "[options]", *["[KEY VALUE ...]"] * takes_pairs])
@@ -121,14 +123,14 @@ def _describe(
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The arguments, with the trailing KEY VALUE pairs in `pairs`.
+    """The parsed arguments, with the trailing KEY VALUE pairs in `pairs`.
 
-    argparse cannot take optional words on both sides of an option, so the pairs are the arguments that it leaves.
+    argparse cannot take optional words on both sides of an option, so the pairs are the arguments that it leaves over.
     """
     top = parser()
     words = sys.argv[1:] if arguments is None else list(arguments)
     if not words:
-        top.exit(2, "stillpoint: say which command (see: stillpoint --help)\n")
+        top.exit(2, "stillpoint: a command is needed (see: stillpoint --help)\n")
     if not words[0].startswith("-") and words[0] not in COMMANDS and words[0] not in FORMER:
         near = nearest(words[0], list(COMMANDS))
         top.exit(2, f"stillpoint: there is no command {printable(words[0])!r}{near} (see: stillpoint --help)\n")
@@ -137,7 +139,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args, rest = top.parse_known_args(arguments)
     stray = rest if args.pairs is None else [word for word in rest[0::2] if word.startswith("-")]
     if stray:
-        top.exit(2, f"stillpoint {args.command}: {stray[0]!r} is unknown (see: stillpoint {args.command} --help)\n")
+        top.exit(
+            2, f"stillpoint {args.command}: unknown argument {stray[0]!r} (see: stillpoint {args.command} --help)\n"
+        )
     places = [getattr(args, name, None) for name in STORES]
     for word in [str(one) for place in places for one in (place if isinstance(place, list) else [place])]:
         if _text(word) is None:
@@ -152,11 +156,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _text(word: str) -> str | None:
-    """A word of the command line, which the locale may have cut into bytes, as text; None if it is not UTF-8."""
+    """A word of the command line as text, even if the locale could not decode it; None if it is not UTF-8."""
     if word.isprintable():
         return word
     try:
-        # what the locale cannot decode are surrogates, which no file can hold
+        # bytes that the locale cannot decode are surrogates, which no file can hold
         return word if _encodes(word) else os.fsencode(word).decode("utf-8")
     except UnicodeDecodeError:
         return None
@@ -170,12 +174,12 @@ def _encodes(word: str) -> bool:
     return True
 
 
-#: why there is no room for more
+#: errors for lack of space
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; the exit code is 0, 2 for a user's error, 130 when interrupted."""
+    """Runs one command and returns the exit code: 0, the command's own, 2 for a user's error, 130 when interrupted."""
     # Importing PyTorch creates 300,000 permanent objects; collecting garbage among them takes a fifth of the import.
     gc.set_threshold(20_000)
     for stream in (sys.stdout, sys.stderr):
@@ -207,8 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         if error.filename is None and error.errno in _FULL:
-            # files are written by `atomic_path`, which tells of them
-            _say(f"what was printed is not whole: {error.strerror}")
+            # not a file: `atomic_path` reports those with their names
+            _say(f"the printed output is incomplete: {error.strerror}")
             leave_output()
             return 2
         # a user's path: a folder that is a file, or one without write permission
@@ -219,18 +223,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _flush() -> None:
-    """Writes out what was printed: here, and not when the interpreter ends, it can be told that there was no room."""
+    """Flushes the output, so that a full disk is reported, which it would not be when the interpreter ends."""
     if sys.stdout is not None:
         sys.stdout.flush()
 
 
 def _say(sentence: str) -> None:
-    """Prints why a command ends."""
+    """Prints why a command ended."""
     _complain(f"stillpoint: {sentence}\n")
 
 
 def _complain(text: str) -> None:
-    """Writes to the error stream; where it finds no room, the exit code still tells."""
+    """Writes to the error stream; if that fails, the exit code still reports the error."""
     if sys.stderr is None:
         return
     try:

@@ -1,12 +1,12 @@
-"""Digests of the code that decides a result: equal digests, equal bits; comments and messages do not count.
+"""Digests of the code that decides a result: equal digests mean equal bits; comments and messages do not count.
 
 A digest covers
 
-  modules    of this repository that given files import, directly or not, without what affects no number: comments,
-             docstrings, messages, help, and the fields of settings classes, which act through the configuration; also
-             modules named as ``module:name`` in a table in which a file looks names up (`LOOKUP`)
-  C++        of the kernels, without comments, if a module that compiles them is among those
-  libraries  that those modules import, by their versions
+  modules    of this repository that given files import, directly or not, and modules named as ``module:name`` in a
+             table in which a file looks names up (`LOOKUP`); without comments, docstrings, messages, help, and the
+             fields of settings classes, which act through the configuration
+  C++        of the kernels, without comments, if a module that compiles them is among these
+  libraries  that these modules import, by version
 """
 
 import re
@@ -22,19 +22,19 @@ from stillpoint.pipelines.code_facts import PACKAGE
 
 #: The folder that holds core/ and pipelines/; links that lead there are resolved.
 ROOT = Path(__file__).resolve().parents[1]
-#: Libraries that carry, check and show values but compute nothing.
+#: Libraries that transport, check or show values but compute nothing.
 CARRIERS = frozenset({"dvc", "pydantic", "rich", "safetensors", "snakemake", "yacs", "yaml"})
 #: Distributions whose name differs from their import name.
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "pywt": "PyWavelets"}
-#: The function that imports by name: tables ``{"name": "module:name"}`` imported beside it count as imports too.
+#: The function that imports by name: tables ``{"name": "module:name"}`` imported with it count as imports too.
 LOOKUP = "stillpoint.core.base.lookup.find"
-#: Name of the folders of C++ that the package around them compiles.
+#: Name of folders of C++ that their package compiles.
 COMPILED = "csrc"
 
 
 @cache
 def code_digest(entries: tuple[str, ...]) -> str:
-    """Digest of `entries`, files relative to `ROOT`, of what they import of this repository, and of the libraries."""
+    """Digest of `entries` (files relative to `ROOT`), of the repository's files that they import, and of libraries."""
     files = imported(entries)
     programs = [[str(path), _module(ROOT / path).program] for path in files]
     code_facts.keep()
@@ -51,8 +51,8 @@ def imported(entries: tuple[str, ...]) -> tuple[Path, ...]:
         if not (ROOT / path).is_file() or (path in found and (parent or not found[path])):
             continue
         found[path] = parent
-        # a package executes the imports at its top; those within its functions belong to their callers. For a package
-        # that is only the parent of an imported module, that holds for all that its top imports in turn
+        # importing a package executes only the imports at its top; those in its functions belong to their callers. For
+        # the parent of an imported module, the same holds for everything that its top imports in turn
         top = parent or (path.name == "__init__.py" and path not in map(Path, entries))
         for name in imports_of(ROOT / path, top=top):
             files = module_files(name)
@@ -93,10 +93,10 @@ def _version(name: str) -> str | None:
 
 
 def imports_of(path: Path, *, top: bool = False) -> frozenset[str]:
-    """Dotted names that a file imports from this repository; ``from a import b`` gives a and a.b.
+    """Dotted names that a file imports from this repository; ``from a import b`` imports a and a.b.
 
-    Everywhere in the file, or with `top` only outside functions, classes and conditions. Modules named in a table are
-    imported by the functions that look them up, never at the top.
+    Imports count everywhere in the file, or with `top` only outside functions, classes and conditions. Modules named in
+    a table are imported by the functions that look them up, never at the top.
     """
     module = _module(path)
     if top:
@@ -114,10 +114,10 @@ def _named(table: str) -> frozenset[str]:
 
 @cache
 def module_files(name: str) -> tuple[Path, ...]:
-    """Files that the import of a dotted name runs, relative to `ROOT`: the module and its parents' ``__init__``."""
+    """Files that importing a dotted name runs, relative to `ROOT`: the module, and the ``__init__`` of its parents."""
     parts = name.split(".")
     if parts[0] == PACKAGE:
-        # the package's folders are links to those at the top
+        # the package's folders are links to the repository's top folders
         first = [Path(PACKAGE, "__init__.py")]
         parts = parts[1:]
     else:
@@ -138,14 +138,14 @@ class _Module(NamedTuple):
 
 @cache
 def _module(path: Path) -> _Module:
-    # the language's encoding, not the terminal's: the digest is the same in every locale
+    # UTF-8, not the locale's encoding, so that the digest is the same everywhere
     return _read(path.read_text("utf-8"))
 
 
 @cache
 def _read(text: str) -> _Module:
     facts = code_facts.of(text)
-    # which of these names are modules depends on the files that there are, so it is not among the facts
+    # which of these names are modules depends on the files that exist, so it is not among the facts
     names, at_top = _imports(facts.imports), _imports(facts.imports_at_top)
     own = frozenset(name for name in names if name.split(".")[0] == PACKAGE)
     own_at_top = frozenset(name for name in at_top if name.split(".")[0] == PACKAGE)

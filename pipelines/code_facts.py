@@ -1,7 +1,7 @@
-"""What a module's text says: a digest of what its code decides, its imports, and the modules that its tables name.
+"""Facts about a module's text: a digest of what its code decides, its imports, and the modules that its tables name.
 
-Facts follow from the text alone, and reading three hundred files takes longer than many a command does else. So they
-are kept in the user's cache folder, by the digests of the texts and of this file; without a cache they are read anew.
+Facts depend on the text alone, and reading three hundred files takes longer than many a command. So they are cached in
+the user's cache folder, keyed by the digests of the texts and of this file; without a cache they are read again.
 """
 
 import ast
@@ -20,17 +20,22 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.files import digest_of, json_text, write_atomic
 
 PACKAGE = "stillpoint"
-#: Calls whose texts are messages, if their result is not used.
+#: Functions whose arguments are messages, if their result is not used.
 TELLS = frozenset({"print", "warn", "wait", "note", "tell", "_tell", "on_note"})
-#: Arguments of any call that are messages.
+#: Keyword arguments that are messages in any call.
 TEXTS = frozenset({"description", "help", "metavar"})
-#: Modules in a cache: beyond that only those of this process are kept.
+#: Largest number of modules in the cache; above it only those of this process are kept.
 MOST = 2_000
 
 
 class Facts(NamedTuple):
-    """program: a digest; imports: (module, names taken from it; none: the module itself), everywhere and at the top;
-    tables: name at the top -> the modules that its value names as ``module:name``."""
+    """The facts about one module.
+
+    program          digest of what its code decides
+    imports          (module, names taken from it), everywhere; no names: the module itself
+    imports_at_top   the same, outside functions, classes and conditions
+    tables           name at the top -> modules that its value names as ``module:name``
+    """
 
     program: str
     imports: list[tuple[str, list[str]]]
@@ -39,7 +44,7 @@ class Facts(NamedTuple):
 
 
 def of(text: str) -> Facts:
-    """The facts of a module's text."""
+    """The facts about a module's text, from the cache if possible."""
     key = hashlib.sha256(text.encode()).hexdigest()
     kept = _kept()
     if key not in kept:
@@ -49,7 +54,7 @@ def of(text: str) -> Facts:
 
 
 def read(text: str) -> Facts:
-    """The facts, by reading the text."""
+    """The facts about a module's text, without the cache."""
     tree = ast.parse(text)
     imports, at_top = _imports(ast.walk(tree)), _imports(tree.body)
     tables = _tables(tree)
@@ -62,14 +67,14 @@ _new: set[str] = set()
 
 @cache
 def _place() -> Path:
-    """The cache's file: another one for another Python, whose trees may be written otherwise, and for other code."""
+    """The cache's file, which differs by Python version, whose trees may differ, and by this module's code."""
     own = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
     return folder() / "code" / f"{'.'.join(map(str, sys.version_info[:3]))}-{own}.json"
 
 
 @cache
 def _kept() -> dict[str, Facts]:
-    """The facts of earlier processes; none where the cache is damaged, not there, or open to others."""
+    """The facts of earlier processes; {} if the cache is missing, damaged or writable by others."""
     try:
         place = _place()
         if any(foreign(path) for path in (place.parent, place)):
@@ -78,7 +83,7 @@ def _kept() -> dict[str, Facts]:
         if found.get("digest") != digest_of(found.get("facts")):
             return {}
         return {key: _facts(*fields) for key, fields in found["facts"].items()}
-    # without a home there is no cache either
+    # RuntimeError: without a home folder there is no cache
     except (OSError, UserError, TypeError, ValueError, RuntimeError):
         return {}
 
@@ -89,7 +94,7 @@ def _facts(program: str, imports: Any, at_top: Any, tables: dict[str, list[str]]
 
 
 def keep() -> None:
-    """Writes what this process read to the cache, whole or not at all; nothing where that cannot be."""
+    """Adds what this process read to the cache, atomically; does nothing if that is impossible."""
     if not _new:
         return
     kept = _kept()
@@ -107,7 +112,7 @@ _PLACE = re.compile(rf"({PACKAGE}(?:\.\w+)+):\w+")
 
 
 def _tables(tree: ast.Module) -> dict[str, list[str]]:
-    """Name at the top of a module -> the modules named by the texts in its value, f-strings included."""
+    """Name assigned at the top of a module -> the modules named in its value's texts, f-strings included."""
     texts: dict[str, str] = {}
     tables: dict[str, list[str]] = {}
     for target, value in _assigned(tree):
@@ -120,7 +125,7 @@ def _tables(tree: ast.Module) -> dict[str, list[str]]:
 
 
 def _assigned(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
-    """Names at the top of a module with their values; of ``a, b = 1, 2`` each has its own."""
+    """Names assigned at the top of a module with their values; ``a, b = 1, 2`` is taken apart."""
     for node in tree.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
             yield node.target.id, node.value
@@ -155,7 +160,7 @@ def _imports(nodes: Iterable[ast.AST]) -> list[tuple[str, list[str]]]:
 
 
 def program(tree: ast.Module) -> str:
-    """Digest of a module without what affects no number; modifies `tree`."""
+    """Digest of a module without the parts that affect no number; modifies `tree`."""
     for node in ast.walk(tree):
         _drop_docstring(node)
         if isinstance(node, ast.ClassDef) and _holds_settings(node):

@@ -1,7 +1,6 @@
-"""``python -m stillpoint.pipelines.decides``: a file for each paper with the digests of what decides its results.
+"""``python -m stillpoint.pipelines.decides`` writes a file for each paper with the digests of what decides its results.
 
-DVC's stages depend on these files and not on the folders of the code, of which an edit that changes no result, such as
-one of a comment, changes the bytes.
+DVC's stages depend on these files instead of the code's folders, so that editing a comment repeats no stage.
 """
 
 from pathlib import Path
@@ -20,7 +19,7 @@ def decides(paper: str, recipe: str, kept: Path) -> dict[str, str]:
     try:
         data = pipelines.recipe_config(paper, recipe).data.name
     except UserError:
-        return {}  # what is asked of a paper without this recipe tells so
+        return {}  # the stages report that the paper lacks this recipe
     cards = {str(run.folder.relative_to(kept)): digest(run.card) for run in Run.all_kept(kept, paper, recipe)}
     return {**{stage: workflow.stage_code(stage, paper, data) for stage in workflow.ENTRIES}, "kept": digest_of(cards)}
 

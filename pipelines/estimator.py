@@ -30,19 +30,19 @@ from stillpoint.core.training.train import train
 
 
 class NetworkClassifier(ClassifierMixin, BaseEstimator):
-    """Fits a network of a paper by one of its recipes to images in memory.
+    """A network of a paper, trained by one of its recipes on images in memory.
 
     Args:
         network: full name, such as ``aps/resnet20_aps1``.
         recipe: of the network's paper; its data set determines the images' shape and normalisation.
-        settings: KEY VALUE pairs laid over the recipe, ``("TRAIN.EPOCHS", "5")``.
+        settings: KEY VALUE pairs that override the recipe, ``("TRAIN.EPOCHS", "5")``.
         seed: of the weights, the order of images and the augmentation.
         device: see `stillpoint.core.base.device.pick`.
         folder: where to store the run, so that an interrupted fit resumes; None: nothing is stored.
 
-    `X` are uint8 images (N, C, H, W), or (N, H, W) with one channel, of the data set's shape; `y` are labels of any
-    type, with at most as many different values as the data set has classes. After `fit`: `classes_`, `net_`,
-    `history_`. The same arguments and images give the same network.
+    `X` are uint8 images (N, C, H, W), or (N, H, W) with one channel, of the data set's shape; `y` are labels (N,) of
+    any type, with at most as many different values as the data set has classes. `fit` sets `classes_`, `net_` and
+    `history_`. Equal arguments and images produce equal networks.
     """
 
     def __init__(
@@ -59,21 +59,26 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         self.seed, self.device, self.folder = seed, device, folder
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> "NetworkClassifier":
-        """Trains a new network; a `UserError` for images or labels that do not fit the data set, scikit-learn's
-        ValueError for labels that are not classes."""
+        """Trains a new network.
+
+        Raises `UserError` for images or labels that do not fit the data set, and scikit-learn's ValueError for labels
+        that are not classes.
+        """
         # X has neither validation nor test images
         pairs = [*self.settings, "DATA.VALIDATION", "0", "TRAIN.KEEP", "last", "TRAIN.TEST_EACH_EPOCH", "False"]
         config = pipelines.configure(self.network, self.recipe, pairs, self.seed)
         labels, X = np.asarray(y), np.asarray(X)
         if labels.ndim != 1 or not X.ndim:
-            raise UserError(f"images (N, C, H, W) and labels (N,), not {X.shape} and {labels.shape}")
+            raise UserError(f"images must be (N, C, H, W) and labels (N,), not {X.shape} and {labels.shape}")
         check_classification_targets(labels)
         classes, numbers = np.unique(labels, return_inverse=True)
         entry = info(config.data.name)
         if len(labels) != len(X):
-            raise UserError(f"{len(X)} images and {len(labels)} labels: there must be a label for each image")
+            raise UserError(f"there must be one label for each image, not {len(labels)} for {len(X)}")
         if len(classes) > entry.num_classes:
-            raise UserError(f"{len(classes)} different labels: {config.data.name} has {entry.num_classes} classes")
+            raise UserError(
+                f"there are {len(classes)} different labels, but {config.data.name} has {entry.num_classes} classes"
+            )
         self.config_ = config
         images = self._images(X)
         statistics: dict[str, Any] = {"mean": config.data.mean or entry.mean, "std": config.data.std or entry.std}
@@ -105,7 +110,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Probabilities of `classes_`: float32 (N, classes). Further outputs of the network are dropped."""
+        """Probabilities of `classes_`: float32 (N, classes). The network's outputs beyond these are dropped."""
         check_is_fitted(self)
         images, device = self._images(X), pick(self.device)
         net = self.net_.to(device)
@@ -116,7 +121,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         return torch.cat(logits)[:, : len(self.classes_)].softmax(1).numpy()
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """The label of the highest probability for each image, as it was given to `fit`: (N,)."""
+        """The most probable label of each image, as given to `fit`: (N,)."""
         check_is_fitted(self)
         return self.classes_[self.predict_proba(X).argmax(1)]
 
@@ -128,7 +133,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             X = X[:, None]
         if X.dtype != np.uint8 or X.ndim != 4 or X.shape[1:] != (entry.channels, size, size) or not len(X):
             raise UserError(
-                f"images for {self.config_.data.name} are uint8 (N, {entry.channels}, {size}, {size}), "
+                f"images for {self.config_.data.name} must be uint8 (N, {entry.channels}, {size}, {size}), "
                 f"not {X.dtype} {X.shape}"
             )
         return torch.from_numpy(np.ascontiguousarray(X))

@@ -1,4 +1,4 @@
-"""Packages that the base of an installation lacks, and the extra that installs each."""
+"""Packages that the base installation lacks, and the extra that installs each."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ EXTRAS = {
 
 
 def remedy(error: ModuleNotFoundError) -> str | None:
-    """The sentence for an absent package, with the command that installs it; None if no extra brings it."""
+    """A sentence on an absent package with the command that installs it; None if no extra contains it."""
     package = (error.name or "").partition(".")[0]
     if package not in EXTRAS:
         return None
@@ -22,14 +22,14 @@ def remedy(error: ModuleNotFoundError) -> str | None:
 
 
 def require(package: str) -> None:
-    """Raises `ModuleNotFoundError` for an absent package, before work that would be lost without it."""
+    """Raises `ModuleNotFoundError` for an absent package, before work that would then be lost."""
     if find_spec(package) is None:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
 
 @contextmanager
 def naming_extras() -> Iterator[None]:
-    """Adds the command that installs an absent package to the `ModuleNotFoundError`."""
+    """Adds the installing command to the `ModuleNotFoundError` for an absent package."""
     try:
         yield
     except ModuleNotFoundError as error:

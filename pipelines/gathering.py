@@ -1,4 +1,4 @@
-"""From a folder of evaluated runs to a paper's table under one recipe, and the files beside it."""
+"""Turns a folder of evaluated runs into a paper's table for one recipe, and the files beside it."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -22,10 +22,11 @@ FEW_CLASSES = 10
 def gather(
     name: str, recipe: str, root: Path, seeds: int | None, pairs: list[str], kept: Path | None = None
 ) -> Results:
-    """What was evaluated of a paper under a recipe; its table is titled with the data set's own title and the recipe's.
+    """The evaluated runs of a paper under a recipe, and their table, titled after the data set and the recipe.
 
-    A folder that is named after no network of the paper is left out, and the table says so. With `kept`, the folder of
-    the kept runs, those are taken, and of `root` only what is not kept under these settings; the table is for `kept`.
+    Folders that are not named after a network of the paper are left out, and the table says so. With `kept`, the folder
+    of kept runs, these are used, and from `root` only runs that are not kept with these settings; the table is for
+    `kept`. `UserError` if there is no run.
     """
     config, known = recipe_config(name, recipe, pairs), models(name)
     every = found_runs(name, recipe, root, seeds)
@@ -47,7 +48,7 @@ def gather(
     data = dataset_title(read_metrics(runs[0]))
     title = f"{data}: {config.title}" if config.title else data
     shown = shown_by(paper(name), config, kept=kept is not None)
-    # of ten classes, being among the first five says little
+    # top-5 accuracy says little about ten classes
     few = info(config.data.name).num_classes <= FEW_CLASSES
     columns = tuple(column for column in shown.columns if not (few and column.key.endswith("accuracy_top5")))
     published = paper(name).published
@@ -63,7 +64,7 @@ def gather(
 
 
 def _with_kept(kept: list[Run], others: list[Run], pairs: list[str]) -> list[Run]:
-    """The kept runs, and others in the place of those that are missing or of other settings; by network and seed."""
+    """The kept runs, and others where a kept run is missing or has other settings; by network and seed."""
     for run in kept:
         cards.check(run)
     chosen = {(run.model, run.seed): run for run in kept}
@@ -95,7 +96,7 @@ def write_table(found: Results, shown: Shown) -> list[Path]:
 
 
 def contents(found: Results, shown: Shown) -> dict[Path, str]:
-    """What the table's files and the pages beside it hold."""
+    """The contents of the table's files and of the pages beside it."""
     made = tables.contents(found.table, found.root)
     for name, page in shown.pages.items() if complete(run for own in found.runs.values() for run in own) else ():
         made[layout.page(found.paper.name, found.recipe, name, found.root)] = page.text(found)
@@ -103,12 +104,12 @@ def contents(found: Results, shown: Shown) -> dict[Path, str]:
 
 
 def complete(runs: Iterable[Run]) -> bool:
-    """Whether pictures and pages of a paper's own can be made of these runs: some were kept before histories were."""
+    """Whether a paper's figures and pages can be made of these runs; some were kept without their histories."""
     return all(run.history.is_file() or not run.card.is_file() for run in runs)
 
 
 def draw_figures(found: Results, shown: Shown) -> list[Path]:
-    """Draws the figures, and returns their paths; none of runs whose histories were not kept."""
+    """Draws the figures and returns their paths; none for runs that were kept without their histories."""
     paths: list[Path] = []
     for name, figure in shown.figures.items() if complete(run for own in found.runs.values() for run in own) else ():
         paths.append(layout.figure(found.paper.name, found.recipe, name, found.root))

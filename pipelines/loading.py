@@ -1,4 +1,4 @@
-"""A trained run as an object: its network at a chosen moment, and its measurements.
+"""Loads a trained run: its network at a chosen moment, and its measurements.
 
 run = pipelines.load("wavelet_twins/R34wyC", recipe="cifar10", status="e300")
 run.net, run.losses, run.val_errors, run.scores
@@ -23,7 +23,7 @@ from stillpoint.pipelines.networks import entry, paper
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """One training with one seed.
+    """A trained run at one moment.
 
     net       the network in evaluation mode, on the CPU, with the weights of `status`
     epoch     the epoch of these weights
@@ -56,7 +56,7 @@ class LoadedRun:
     def measured(self) -> Run | None:
         """The run that holds the measurements of these weights; None before they were evaluated."""
         own = self.run.at(self.status)
-        # a snapshot of the kept epoch need not be measured twice
+        # a snapshot of the kept epoch has the measurements of the kept weights
         same = self.run if self.run.metrics.is_file() and kept_epoch(self.run) == self.epoch else None
         return own if own.metrics.is_file() else same
 
@@ -71,7 +71,7 @@ class LoadedRun:
     def scores(self) -> dict[str, Any]:
         """The scores of these weights, under the data set's name.
 
-        For a paper with dated scores (wavelet_twins): data set / split / mode / metric -> value, date and commit.
+        In a paper with dated scores (wavelet_twins): data set / split / mode / metric -> value, date and commit.
         """
         if self.measured and self.measured.scores.is_file():
             remedy = "remove it and evaluate the run again"
@@ -85,11 +85,12 @@ class LoadedRun:
 def load_run(
     name: str, *, recipe: str | None = None, seed: int = 0, status: str = "weights", results: str | Path = "results"
 ) -> LoadedRun:
-    """The run of a network under a recipe in the folder of all results.
+    """Loads the run of a network under a recipe from the folder of all results.
 
     `recipe` can be omitted if the network was trained with this seed under only one. `status`: "weights" are the kept
-    ones, "checkpoint" those of the last finished epoch, "best" those of the best validation accuracy (TRAIN.KEEP best),
-    "e<N>" those after epoch N (see TRAIN.SNAPSHOTS). `UserError` for a missing run or snapshot, with those that exist.
+    ones, "checkpoint" those of the last saved state, "best" those of the best validation accuracy (TRAIN.KEEP best),
+    "e<N>" those after epoch N (see TRAIN.SNAPSHOTS). `UserError` for a missing run or snapshot, naming those that
+    exist.
     """
     pipeline, model = entry(name)
     found = recipe or _recipe(pipeline, model.name, seed, Path(results))
@@ -105,10 +106,10 @@ def load_run(
 
 
 def _recipe(paper: str, model: str, seed: int, results: Path) -> str:
-    """The only recipe with a run; the smallest if there is none."""
+    """The only recipe with a run, "digits" if there is none; `UserError` if there are several."""
     found = sorted(path.parents[2].name for path in results.glob(f"{paper}/*/{model}/seed{seed}/config.yaml"))
     if len(found) > 1:
-        raise UserError(f"there are runs of {paper}/{model} under {', '.join(found)}: say which as recipe")
+        raise UserError(f"there are runs of {paper}/{model} under {', '.join(found)}: choose one with recipe=")
     return found[0] if found else "digits"
 
 

@@ -1,4 +1,4 @@
-"""Measuring weights as a run's, without touching the run: to see whether numbers that are kept come out again."""
+"""Measures weights like a run's, without touching the run, to check that kept numbers are reproduced."""
 
 import math
 from pathlib import Path
@@ -12,9 +12,9 @@ from stillpoint.core.runs.layout import Run
 if TYPE_CHECKING:
     from stillpoint.core.config.schema import RunConfig
 
-#: evaluations that a sample is measured by, where a run has them: the numbers that pages are about, in few passes
+#: evaluations of a sample, if a run has them: the main numbers of pages, in few passes
 SAMPLED = ("accuracy", "circular", "windows", "crop")
-#: digits that stand in for the images of a data set, so that a test can measure every entry anywhere
+#: number of digits that stand in for the images of a data set, so that tests can measure every entry anywhere
 DIGITS = 200
 
 
@@ -32,7 +32,7 @@ def measured(
     threads: int | None,
     workers: int = 0,
 ) -> dict[str, Any]:
-    """What metrics.json would hold of `weights` as a trained run of `config`; no run's folder is touched."""
+    """The content of metrics.json for `weights` as those of a trained run of `config`; touches no run's folder."""
     import yaml
 
     with TemporaryDirectory() as root:
@@ -64,7 +64,7 @@ def measured_in(
 
 
 def trained_alone(config: "RunConfig", evaluate: dict[str, Any], **settings: Any) -> "RunConfig":
-    """`config`, measured as `evaluate` (a dumped EVALUATE section) says, but not before training."""
+    """`config` with the EVALUATE section `evaluate` (dumped) and `settings`, but without the untrained network."""
     from stillpoint.core.config.schema import validate
 
     section = {**evaluate, "UNTRAINED": False, **settings}
@@ -72,9 +72,10 @@ def trained_alone(config: "RunConfig", evaluate: dict[str, Any], **settings: Any
 
 
 def shortened(config: "RunConfig", evaluate: dict[str, Any], images: int) -> "RunConfig":
-    """The settings by which a run is measured again on at most so many test images.
+    """The configuration for measuring a run again on at most `images` test images.
 
-    Accuracy and the consistencies of core's shifts; a network that does not classify, by its own evaluations.
+    It measures accuracy and the consistencies of core's shifts; a network that does not classify, by its own
+    evaluations.
     """
     from stillpoint.core.config.schema import validate
 
@@ -86,10 +87,11 @@ def shortened(config: "RunConfig", evaluate: dict[str, Any], images: int) -> "Ru
 
 
 def write_stand_in(config: "RunConfig", root: Path) -> Path:
-    """Makes `root` a root of data whose test images of the configuration's data set are `DIGITS` digits in its form.
+    """Makes `root` a data root whose test images, for the configuration's data set, are `DIGITS` digits in its form.
 
-    Photographs cannot be shipped, and the digits are on every machine. What a network says of them means little, but
-    it says the same each time, and its consistency is a real one. `UserError` where images are not held in one file.
+    Photographs cannot be shipped, while the digits are on every machine. A network's answers to them mean little, but
+    are reproducible, and their consistency is genuine. `UserError` for data sets that stream, or have pairs or label
+    maps.
     """
     from torch.nn.functional import pad
 
@@ -100,7 +102,7 @@ def write_stand_in(config: "RunConfig", root: Path) -> Path:
 
     entry = info(config.data.name)
     if entry.streaming or entry.pairs or entry.label_maps:
-        raise UserError(f"no digits can stand in for {entry.title}")
+        raise UserError(f"digits cannot stand in for {entry.title}, which is not a set of labelled images in memory")
     digits = datasets.load("digits", root, "test")
     assert isinstance(digits, ImageSet)
     few = digits.evenly(DIGITS)
@@ -113,7 +115,7 @@ def write_stand_in(config: "RunConfig", root: Path) -> Path:
 
 
 def on_digits(config: "RunConfig", weights: Path, device: str, threads: int | None) -> dict[str, float]:
-    """The numbers of `weights` on the digits that stand in for its data set; none where they cannot."""
+    """The numbers of `weights` on digits that stand in for its data set; {} if they cannot."""
     from stillpoint.core.config.catalogue import info
 
     entry = info(config.data.name)
@@ -127,7 +129,7 @@ def on_digits(config: "RunConfig", weights: Path, device: str, threads: int | No
 
 
 def probe(name: str, config: "RunConfig", weights: Path) -> list[float]:
-    """What a network says of two pictures of noise: tells other weights or another network where there are no data."""
+    """The first 40 outputs for two images of noise, which identify a network and its weights without any data."""
     import torch
 
     from stillpoint.core.base.randomness import generator

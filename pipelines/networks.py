@@ -1,6 +1,6 @@
-"""Every network of every paper by name: looked up, configured, built, loaded.
+"""Looks up, configures, builds and loads every network of every paper by name.
 
-Papers are imported on demand, torch only when a network is made.
+Papers are imported on demand, and torch only when a network is built.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from stillpoint.core.config.schema import RunConfig
     from stillpoint.core.runs.layout import Run
 
-#: where the kept runs are, with their cards and some of their weights
+#: folder of the kept runs, with their cards and some of their weights
 KEPT = HERE.parent / layout.KEPT
 
 
 def kept_root() -> Path:
-    """The folder of the kept runs, as it is named from here."""
+    """The folder of the kept runs, relative to the working directory if it is below it."""
     return KEPT.relative_to(Path.cwd()) if KEPT.is_relative_to(Path.cwd()) else KEPT
 
 
@@ -40,15 +40,15 @@ def papers() -> list[str]:
 
 @cache
 def paper(name: str) -> Paper:
-    """The paper of that name; a `UserError` for an unknown one."""
+    """The paper of that name; `UserError` for an unknown one."""
     if name not in PAPERS:
-        raise UserError(f"unknown pipeline {name!r}: one of {', '.join(PAPERS)}")
+        raise UserError(f"unknown pipeline {name!r}: choose from {', '.join(PAPERS)}")
     return import_module(f"stillpoint.pipelines.{name}").PAPER
 
 
 @cache
 def models(name: str) -> dict[str, ModelEntry]:
-    """The networks of one paper by name; a `UserError` for an unknown paper."""
+    """The networks of one paper by name; `UserError` for an unknown paper."""
     return paper(name).models()
 
 
@@ -63,10 +63,10 @@ def names(pattern: str = "*") -> list[str]:
 
 
 def entry(name: str) -> tuple[str, ModelEntry]:
-    """(paper, entry) of a full name; a `UserError` with the nearest names for an unknown one."""
+    """(paper, entry) of a full name; `UserError` with the nearest names for an unknown one."""
     own, slash, model = name.partition("/")
     if not slash:
-        raise UserError(f"a network is named pipeline/model, not {name!r}{_full_names(name)}")
+        raise UserError(f"a network must be named pipeline/model, not {name!r}{_full_names(name)}")
     known = models(own)
     if model not in known:
         raise UserError(f"unknown network {name!r}{nearest(name, names(f'{own}/*'))} (see: stillpoint list '{own}/*')")
@@ -74,7 +74,7 @@ def entry(name: str) -> tuple[str, ModelEntry]:
 
 
 def _full_names(model: str) -> str:
-    """A clause that proposes the full names of networks called `model`, or similarly."""
+    """A clause with the full names of networks called `model` or similarly; "" if there is none."""
     full: dict[str, list[str]] = {}
     for name in names():
         full.setdefault(name.partition("/")[2], []).append(name)
@@ -83,7 +83,7 @@ def _full_names(model: str) -> str:
 
 
 def configure(name: str, recipe: str = "digits", pairs: list[str] | None = None, seed: int = 0) -> RunConfig:
-    """The resolved configuration of a network under a recipe, overlaid by `pairs` (``KEY VALUE ...``)."""
+    """The resolved configuration of a network under a recipe, overridden by `pairs` (``KEY VALUE ...``)."""
     from stillpoint.core.config.merge import merge, read_recipe
 
     own, model = entry(name)
@@ -94,11 +94,11 @@ def configure(name: str, recipe: str = "digits", pairs: list[str] | None = None,
     for key, value in zip((pairs or [])[0::2], (pairs or [])[1::2], strict=False):
         fixed = {"PIPELINE": own, "RECIPE": recipe, "MODEL.NAME": model.name}.get(key.upper(), value)
         if value != fixed:
-            raise UserError(f"{key} is {fixed} and follows from the network and recipe of the command: name others")
+            raise UserError(f"{key} is {fixed}, from the command's network and recipe, and cannot be set to {value}")
     config = merge(schema, [given, named], pairs)
     if not takes(model.datasets, config.data.name):
         made_for = ", ".join(model.datasets) or "classes"
-        raise UserError(f"{name} does not support {config.data.name}: it is made for {made_for}")
+        raise UserError(f"{name} does not support {config.data.name}, only {made_for}")
     return config
 
 
@@ -117,20 +117,20 @@ def without_recipe(name: str, dataset: str, pairs: list[str] | None = None, seed
     from stillpoint.core.config.merge import merge
 
     if dataset not in DATASETS:
-        raise UserError(f"unknown data set {dataset!r}: one of {', '.join(DATASETS)}")
+        raise UserError(f"unknown data set {dataset!r}: choose from {', '.join(DATASETS)}")
     layer = {
         "PIPELINE": own,
         "SEED": seed,
         "DATA": {"NAME": dataset},
         "MODEL": {"NAME": model.name, **model.settings},
-        # nothing is measured, and the default metrics do not suit every network
+        # nothing is measured, and the default metrics do not fit every network
         "EVALUATE": {"METRICS": []},
     }
     return merge(paper(own).schema(), [layer], pairs)
 
 
 def departures(run: Run, pairs: list[str]) -> list[str]:
-    """How a run's settings differ from its recipe and `pairs`, as ``KEY: stored -> asked``."""
+    """The settings in which a run differs from its recipe with `pairs`, as ``KEY: stored -> asked``."""
     from stillpoint.core.runs import claim
 
     if not run.config.is_file() or run.model not in models(run.pipeline):
@@ -145,10 +145,10 @@ def build(config: RunConfig) -> nn.Module:
 
 @naming_extras()
 def create(name: str, *, dataset: str | None = None, seed: int = 0, **settings: Any) -> nn.Module:
-    """A network of a paper, untrained: ``create("aps/resnet18_aps3", dataset="cifar10", filter_size=5)``.
+    """Creates an untrained network of a paper: ``create("aps/resnet18_aps3", dataset="cifar10", filter_size=5)``.
 
-    `dataset` decides its form (stem, channels, classes): ImageNet's by default, or the first that the network is made
-    for. `settings` are keys of the MODEL section in lower case. `UserError` for a data set that the network does not
+    `dataset` decides its form (stem, channels, classes): by default ImageNet, or the first that the network supports.
+    `settings` are keys of the MODEL section in lower case. `UserError` for a data set that the network does not
     support.
 
     Examples:
@@ -159,17 +159,17 @@ def create(name: str, *, dataset: str | None = None, seed: int = 0, **settings: 
     made_for = entry(name)[1].datasets
     dataset = dataset or ("imagenet" if not made_for or "imagenet" in made_for else made_for[0])
     if dataset in DATASETS and not takes(made_for, dataset):
-        raise UserError(f"{name} does not support {dataset}: it is made for {', '.join(made_for) or 'classes'}")
+        raise UserError(f"{name} does not support {dataset}, only {', '.join(made_for) or 'classes'}")
     pairs = [text for key, value in settings.items() for text in (f"MODEL.{key.upper()}", str(value))]
     return build(without_recipe(name, dataset, pairs, seed))
 
 
 @naming_extras()
 def pretrained(name: str, *, recipe: str | None = None, seed: int | None = None) -> nn.Module:
-    """A network with its kept weights, in eval mode: ``pretrained("aps/resnet20_aps3")``.
+    """Loads a network with its kept weights, in eval mode: ``pretrained("aps/resnet20_aps3")``.
 
-    ``dvc pull`` brings them; the card beside them, ``runs/.../card.md``, says what they are. `recipe` and `seed` say
-    which, where several are kept. `UserError` where there are none.
+    ``dvc pull`` fetches the weights; the card beside them, ``runs/.../card.md``, describes them. `recipe` and `seed`
+    choose if several are kept. `UserError` if there are none.
     """
     from stillpoint.core.config.merge import read_settings
     from stillpoint.core.config.schema import validate

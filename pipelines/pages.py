@@ -1,12 +1,12 @@
-"""Results in pages: between ``<!-- kept: ... -->`` and ``<!-- /kept -->`` stands what the kept runs say.
+"""Writes results of kept runs into pages, between ``<!-- kept: ... -->`` and ``<!-- /kept -->``.
 
-    table PAPER/RECIPE [networks=PATTERN] [columns=KEY,KEY] [states=trained]    the table and what must be known of it
-    page PAPER/RECIPE NAME.md                                                  a page of the paper's own
+    table PAPER/RECIPE [networks=PATTERN] [columns=KEY,KEY] [states=trained]    the table with its remarks
+    page PAPER/RECIPE NAME.md                                                  a page of the paper
     number PAPER/RECIPE/NETWORK KEY [state=untrained]                          one number with its spread, in a sentence
-    figure PAPER/RECIPE NAME                                                   a picture of the kept runs, by a link
-    runs PAPER                                                                 which recipes are kept, of how many runs
+    figure PAPER/RECIPE NAME                                                   a link to a figure of the kept runs
+    runs PAPER                                                                 the kept recipes, with numbers of runs
 
-Where nothing is kept, the command that would make it stands there. ``stillpoint pages`` writes all of them.
+If nothing is kept, the command that would make it is written instead. ``stillpoint pages`` writes all of them.
 """
 
 import re
@@ -47,7 +47,7 @@ def recipes(kept: Path) -> list[tuple[str, str]]:
 
 
 class Kept:
-    """What the kept runs in a folder say; each recipe is gathered once."""
+    """The texts of the kept runs in a folder; each recipe is gathered once."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.up = root, ""
@@ -60,8 +60,10 @@ class Kept:
         return gather(paper, recipe, self.root, None, [], self.root)
 
     def written(self, text: str, name: str) -> str:
-        """A page's text with what stands between its markers made anew, but for those in blocks of code;
-        `name` is what a refusal calls the page."""
+        """A page's text with the content between its markers replaced, except in blocks of code.
+
+        `name` is the page's name in errors. `UserError` for a marker that is not closed or not valid.
+        """
         parts = FENCED.split(text)
         parts[0::2] = [self._written(part, name) for part in parts[0::2]]
         return "".join(parts)
@@ -82,7 +84,7 @@ class Kept:
         return MARKED.sub(anew, text)
 
     def says(self, words: str) -> str:
-        """What stands behind a marker."""
+        """The text for a marker; `UserError` if it is not valid."""
         what, *rest = words.split()
         kinds: dict[str, Callable[..., str]] = {
             "table": self.table,
@@ -92,13 +94,13 @@ class Kept:
             "runs": self.runs,
         }
         if what not in kinds:
-            raise UserError(f"{what!r} is none of {', '.join(kinds)}")
+            raise UserError(f"a marker must be one of {', '.join(kinds)}, not {what!r}")
         given = [word for word in rest if "=" not in word]
         options = dict(word.split("=", 1) for word in rest if "=" in word)
         try:
             text = kinds[what](*given, **options)
         except TypeError:
-            raise UserError(f"a {what} is not written like this") from None
+            raise UserError(f"wrong arguments for {what}: see stillpoint.pipelines.pages") from None
         return text if what == "number" or not text else f"\n\n{text.strip()}\n\n"
 
     def table(self, which: str, networks: str = "*", columns: str = "", states: str = ",".join(STATES)) -> str:
@@ -110,7 +112,7 @@ class Kept:
         table, wanted = found.table, [key for key in columns.split(",") if key]
         held = {column.key for column in table.held}
         if unknown := [key for key in wanted if key not in held]:
-            raise UserError(f"no kept run has {unknown[0]}: there are {', '.join(sorted(held))}")
+            raise UserError(f"no kept run has the column {unknown[0]}: choose from {', '.join(sorted(held))}")
         rows = tuple(
             replace(row, cells={state: cells for state, cells in row.cells.items() if state in states.split(",")})
             for row in table.rows
@@ -125,7 +127,7 @@ class Kept:
         return "\n\n".join([markdown_table(head, lines), *map(escaped, tables.remarks(replace(table, rows=rows)))])
 
     def page(self, which: str, name: str) -> str:
-        """A page of the paper's own, without its title."""
+        """A page of the paper, without its title."""
         paper, recipe = _two(which)
         found = self.gathered(paper, recipe)
         if found is None:
@@ -133,7 +135,7 @@ class Kept:
         whole = complete(run for runs in found.runs.values() for run in runs)
         own = shown_by(found.paper, found.config, kept=True).pages if whole else {}
         if name not in own:
-            raise UserError(f"{which} has no page {name}: {', '.join(own) or 'it has none'}")
+            raise UserError(f"{which} has no page {name}: it has {', '.join(own) or 'none'}")
         return re.sub(r"\A# .*\n", "", own[name].text(found))
 
     def number(self, which: str, key: str, state: str = "trained") -> str:
@@ -143,23 +145,23 @@ class Kept:
         rows = [] if found is None else [row for row in found.table.rows if row.model == model]
         cell = rows[0].cells.get(state, {}).get(key) if rows else None
         if found is None or cell is None:
-            raise UserError("no kept run has this number: take the sentence out, or release the run")
+            raise UserError("no kept run has this number: remove the sentence, or release the run")
         return tables.show_cell(found.table.column(key), cell)
 
     def figure(self, which: str, name: str) -> str:
-        """A picture of the kept runs, linked from the page; nothing where there are none."""
+        """A link to a figure of the kept runs; "" if there are none."""
         paper, recipe = _two(which)
         found = self.gathered(paper, recipe)
         if found is None:
             return ""
         own = shown_by(found.paper, found.config, kept=True).figures
         if name not in own:
-            raise UserError(f"{which} has no picture {name}: {', '.join(own) or 'it has none'}")
+            raise UserError(f"{which} has no figure {name}: it has {', '.join(own) or 'none'}")
         path = layout.figure(paper, recipe, name, Path(layout.KEPT))
         return f"![{name.replace('_', ' ')}: {escaped(found.table.title)}]({self.up}{path.as_posix()})"
 
     def runs(self, paper: str) -> str:
-        """A line for each kept recipe of a paper."""
+        """A table with a line for each kept recipe of a paper."""
         lines = []
         for name, recipe in recipes(self.root):
             own = found_runs(name, recipe, self.root) if name == paper else []
@@ -176,13 +178,15 @@ class Kept:
 def _two(which: str) -> tuple[str, str]:
     paper, slash, recipe = which.partition("/")
     if not slash or "/" in recipe:
-        raise UserError(f"{which!r} is no paper/recipe")
+        raise UserError(f"must be PAPER/RECIPE, not {which!r}")
     return paper, recipe
 
 
 def not_run(paper: str, recipe: str, kept: Path) -> str:
-    """The sentence in the place of a table that no run is kept of: the command, and how long it takes where a kept run
-    of the same network, data and settings of the model tells what an epoch takes."""
+    """The sentence in place of a table without kept runs: the command that makes it, and how much work that is.
+
+    It estimates the time if a kept run with the same network, data and model settings shows how long an epoch takes.
+    """
     config = networks.recipe_config(paper, recipe)
     command = f"stillpoint run {paper} --recipe {recipe}"
     sizes = {"network": len(config.grid), "seed": config.seeds, "epoch": config.train.epochs}
@@ -197,8 +201,7 @@ def not_run(paper: str, recipe: str, kept: Path) -> str:
 
 
 def _epoch_seconds(paper: str, recipe: str, kept: Path) -> tuple[Run, float] | None:
-    """A kept run of a network of the recipe's grid, with the data and model that the recipe gives it, and the seconds
-    that an epoch of it took."""
+    """(kept run, seconds per epoch) of a network in the recipe's grid with the recipe's data and model settings."""
     config = networks.recipe_config(paper, recipe)
     for run in Run.all_kept(kept, pipeline=paper):
         if run.model not in config.grid:
@@ -214,7 +217,7 @@ def _epoch_seconds(paper: str, recipe: str, kept: Path) -> tuple[Run, float] | N
 
 
 def outdated(kept: Path, root: Path = ROOT) -> Iterator[tuple[Path, str]]:
-    """(page, what it should say) of each page that says something else."""
+    """Yields (page, new text) for each page that is out of date."""
     says = Kept(kept)
     for path in pages(root):
         text = path.read_text("utf-8")

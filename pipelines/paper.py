@@ -1,7 +1,7 @@
-"""The contract of a paper: one object with everything that core, the commands and the workflow ask of it.
+"""The interface of a paper: one object with everything that core, the commands and the workflow need of it.
 
-A paper is its folder and its name in `stillpoint.pipelines.papers`. The folder's ``__init__`` derives from `Paper` and
-ends with ``PAPER = <its class>()``; beside it lie ``configs/<recipe>.yaml`` and, if the paper states numbers,
+A paper is a folder and its name in `stillpoint.pipelines.papers`. The folder's ``__init__`` derives from `Paper` and
+ends with ``PAPER = <its class>()``; beside it are ``configs/<recipe>.yaml`` and, if the paper states numbers,
 ``published.yaml``. ``_template`` is the minimal paper. Everything else in the folder is private to the paper.
 
 Networks and recipes are listed without torch and pydantic: a method imports what it needs when called. A paper imports
@@ -38,7 +38,7 @@ class ModelEntry:
     settings  its values in the MODEL section of the configuration
     source    where the paper (or its code) states it: paper, section or table, row
     datasets  the data sets that it supports; empty: all
-    sections  what it sets in other sections, such as AUGMENT, where it is trained otherwise than the recipe says
+    sections  its values in other sections, such as AUGMENT, where its training differs from the recipe
     """
 
     name: str
@@ -49,10 +49,10 @@ class ModelEntry:
 
 
 class Paper:
-    """One paper. `models` and `build` must be defined; everything else defaults to what core does alone."""
+    """One paper. `models` and `build` must be defined; everything else defaults to core's behaviour."""
 
-    #: stage -> the folder's files that decide its result, besides core's; their imports are followed, and missing files
-    #: are skipped. Catalogue and schema act through the configuration alone.
+    #: stage -> files of the folder that decide its result, besides core's; their imports are followed, and missing
+    #: files are skipped. Catalogue and schema act only through the configuration.
     code: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "train": ("models.py", "training.py"),
         "evaluate": ("models.py", "evaluate.py"),
@@ -82,15 +82,16 @@ class Paper:
         raise NotImplementedError
 
     def schema(self) -> "type[RunConfig]":
-        """The configuration's schema, whose MODEL section holds the options of this paper's networks. Default: core's,
-        for networks without options."""
+        """The configuration's schema, whose MODEL section has the options of this paper's networks.
+
+        Default: core's, for networks without options.
+        """
         from stillpoint.core.config.schema import RunConfig
 
         return RunConfig
 
     def evaluations(self, config: "RunConfig") -> "Mapping[str, Callable[[EvaluateConfig, int], Evaluation]] | None":
-        """The evaluations by name, core's among them, under a configuration's EVALUATE.PROTOCOL. Default: core's
-        alone."""
+        """The evaluations by name, including core's, for a configuration's EVALUATE.PROTOCOL; default: core's only."""
         return None
 
     def measured(self, config: "RunConfig", run: "Run") -> None:
@@ -101,30 +102,27 @@ class Paper:
         return None
 
     def translated(self, tensors: "dict[str, Tensor]", net: "nn.Module") -> "dict[str, Tensor]":
-        """An authors' checkpoint under the names of `net`. Default: unchanged. Raises `UserError` for another
-        network's."""
+        """The authors' checkpoint under the names of `net`; `UserError` for another network's. Default: unchanged."""
         return tensors
 
     def shown(self, config: "RunConfig") -> "Shown":
-        """How a recipe's results are shown: columns, axes, figures, pages, notes. Default: core's columns and
-        figures."""
+        """Columns, axes, figures, pages and notes for a recipe's results. Default: core's columns and figures."""
         from stillpoint.pipelines.results import Shown
 
         return Shown()
 
     @cached_property
     def published(self) -> "Published":
-        """The numbers and weights that the authors state, from ``published.yaml``. Default: none, without such a file;
-        a `UserError` for an invalid one."""
+        """The authors' numbers and weights, from ``published.yaml``; empty without the file, `UserError` if invalid."""
         from stillpoint.core.reporting.published import read_published
 
         return read_published(self.published_file)
 
     def tool(self, name: str) -> "Callable[..., Any]":
-        """What a command of the paper's own calls, by name. Default: a `UserError`, since there is none."""
-        raise UserError(f"{self.name} has no {name} of its own")
+        """The function `name` for a command of the paper's own. Default: `UserError`, since there is none."""
+        raise UserError(f"{self.name} has no command of its own that calls {name}")
 
-    # the rest follows from the above, and no paper overrides it
+    # the rest follows from the above; papers do not override it
 
     @property
     def published_file(self) -> Path:
@@ -135,16 +133,15 @@ class Paper:
         return sorted(path.stem for path in (self.folder / "configs").glob("*.yaml"))
 
     def recipe_file(self, recipe: str) -> Path:
-        """The yaml of a recipe; a `UserError` that lists the recipes for an unknown one."""
+        """The yaml of a recipe; `UserError` with the recipes for an unknown one."""
         known = self.recipes()
         if recipe not in known:
             close = nearest(recipe, known)
-            raise UserError(f"{self.name} has no recipe {recipe!r}{close}: one of {', '.join(known)}")
+            raise UserError(f"{self.name} has no recipe {recipe!r}{close}; choose from {', '.join(known)}")
         return self.folder / "configs" / f"{recipe}.yaml"
 
     def caption(self, name: str) -> Path:
-        """The caption of a figure or of the table in the workflow's report: the paper's ``report/<name>.rst``, or the
-        one for all papers."""
+        """The caption of a figure or table in the workflow's report: the paper's ``report/<name>.rst``, or core's."""
         own = self.folder / "report" / f"{name}.rst"
         return own if own.is_file() else HERE / "report" / f"{name}.rst"
 
@@ -163,7 +160,7 @@ class Paper:
             return self.build(model, image_size=config.data.image_size or data.size, **shape)
 
     def trained(self, run: "Run") -> "nn.Module":
-        """The network of a run with its kept weights, in evaluation mode."""
+        """The network of a run with its weights, in eval mode."""
         from stillpoint.core.config.merge import merge, read_recipe
         from stillpoint.core.runs.checkpoint import load_weights
 

@@ -1,4 +1,4 @@
-"""The papers, each the name of a folder beside this file. Python, Snakemake and DVC all read this one list.
+"""The papers, each named after a folder beside this file. Python, Snakemake and DVC all read this list.
 
 DVC reads it as text, so it is a plain list of names and nothing else.
 """

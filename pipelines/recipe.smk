@@ -1,9 +1,9 @@
 # The rules of one paper under one recipe. Data come from core/data/prepare.smk.
-# `decides` is a digest of the code, settings and raw data behind a result: where it has changed, the command is called
-# once more. Whether anything is then made anew is decided by the command, which holds the run's lock; so `update` keeps
-# snakemake from removing results beforehand. A marker that is only younger makes nothing again: its content is compared.
-# (With `ancient`, snakemake would not look at what follows a job that it runs, however it has changed; kept runs, which no
-# job makes, are read so where they are as git has them.)
+# `decides` is a digest of the code, settings and raw data behind a result: if it has changed, the command is called
+# again. The command, which holds the run's lock, decides whether to replace anything; so `update` keeps snakemake from
+# removing results beforehand. A marker that is only newer repeats nothing: its content is compared.
+# (With `ancient`, snakemake would ignore changes of files that its own jobs make; so only kept runs, which no job makes,
+# are read with it, if they are as committed in git.)
 from stillpoint.pipelines import workflow as flow
 
 plan = flow.plan(PAPER, settings)

@@ -1,7 +1,7 @@
-"""From a finished run to a kept one: what is looked at before, what is measured again, and what is written.
+"""Releases finished runs: checks them, measures them again, and writes the kept runs.
 
-Everything is made in a folder beside its place and takes its name in the end, so that a run that is refused, a full
-disk or a store without room leaves all as it was.
+Everything is built in a temporary folder and renamed in the end, so that a refused run, a full disk or a full store
+changes nothing.
 """
 
 import os
@@ -31,26 +31,27 @@ from stillpoint.pipelines import measuring
 if TYPE_CHECKING:
     from stillpoint.core.config.schema import RunConfig
 
-#: test images that a run is measured on again, unless told otherwise: all of most data sets
+#: default number of test images that are measured again: all of most data sets
 SAMPLE = 2_000
-#: standard errors that the accuracy of a sample may be off that of all images
+#: standard errors by which the accuracy of a sample may differ from that of all images
 ERRORS = 4.0
-#: logit changes below this are rounding, and others may differ by this factor on another processor
+#: logit changes below the first are rounding; others may differ by the second as a factor on another processor
 ROUNDING, TIMES = 1e-5, 5.0
-#: what the store in the repository may hold, which every clone brings along for ever, and one file in it
+#: largest size in bytes of the store in the repository, which every clone carries for ever, and of one file in it
 STORE_BYTES, LARGEST = 60 << 20, 6 << 20
-#: of a run's arrays the smallest are kept, up to so many bytes in all; larger ones are for pictures of their own
+#: total bytes of a run's arrays that are kept, smallest first; larger ones serve only figures of their own
 MAPS_BYTES = 512 << 10
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a release is asked for.
+    """The options of a release.
 
     to       folder of the kept runs
-    weights  keep them too: with kernels and matrices in float16, or `full`, in the DVC remote `remote`
-    sample   test images that are measured again
-    anew     replace runs that are kept
+    weights  keep weights too, in the DVC remote `remote`: kernels and matrices in float16 or, with `full`, all in
+             float32
+    sample   number of test images that are measured again
+    anew     replace kept runs
     """
 
     to: Path
@@ -70,7 +71,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Whole:
-    """A finished and measured run that was found to hold together; `epoch` is that of its weights."""
+    """A finished, measured and consistent run; `epoch` is that of its weights."""
 
     run: Run
     config: "RunConfig"
@@ -81,12 +82,12 @@ class Whole:
 
 
 def release(runs: Sequence[Run], asked: Asked, tell: Callable[[str], None] = print) -> list[Run]:
-    """Keeps `runs`, all or none of them, and returns where.
+    """Keeps `runs`, all or none of them, and returns the kept runs.
 
-    Raises `UserError` where one of them is not finished, was not measured, is damaged, foreign or kept already, where
-    its numbers do not come out again, and where there is no room for the weights.
+    Raises `UserError` if one of them is unfinished, not measured, damaged, foreign or kept already, if its numbers are
+    not reproduced, or if there is no room for the weights.
     """
-    # one release at a time: two could take the same place, and DVC serves one
+    # one release at a time: two could write to the same place, and DVC allows one
     with locked(asked.to / ".lock", wait=tell):
         _recover(asked.to, tell)
         return _release(runs, asked, tell)
@@ -96,9 +97,9 @@ def _release(runs: Sequence[Run], asked: Asked, tell: Callable[[str], None]) -> 
     targets = [Run(run.pipeline, run.recipe, run.model, run.seed, asked.to) for run in runs]
     for run, target in zip(runs, targets, strict=True):
         if targets.count(target) > 1:
-            raise UserError(f"{target.folder} would be made of two of these runs: release one of them")
+            raise UserError(f"two of these runs would become {target.folder}: release one of them")
         if target.card.exists() and not asked.anew:
-            raise UserError(f"{target.folder} is kept already: --anew puts {run.folder} in its place")
+            raise UserError(f"{target.folder} is kept already: --anew replaces it by {run.folder}")
     place = asked.to / cards.STAGED.replace("*", secrets.token_hex(4))
     try:
         for run in runs:
@@ -109,7 +110,7 @@ def _release(runs: Sequence[Run], asked: Asked, tell: Callable[[str], None]) -> 
             else:
                 with locked(run.lock):
                     _stage(run, staged, asked)
-            tell(f"{staged.folder.relative_to(place)}: its numbers came out again")
+            tell(f"{staged.folder.relative_to(place)}: its numbers are reproduced")
         with _placed(place, targets, asked.to):
             _store([target for target in targets if target.weights.is_file()], asked)
     finally:
@@ -118,8 +119,7 @@ def _release(runs: Sequence[Run], asked: Asked, tell: Callable[[str], None]) -> 
 
 
 def whole(run: Run) -> Whole:
-    """What a run says of itself, once its files were found to belong together; a `UserError` for the first that does
-    not."""
+    """Reads a run and checks that its files belong together; `UserError` for the first that does not."""
     from stillpoint.core.runs.checkpoint import read_tensors
     from stillpoint.core.runs.provenance import tensors_digest
     from stillpoint.core.runs.records import read_history
@@ -127,22 +127,20 @@ def whole(run: Run) -> Whole:
     config = own_config(run)
     for path, what in ((run.training, "has not finished training"), (run.metrics, "was not measured")):
         if not path.is_file():
-            remedy = "go on with it" if path == run.training else f"stillpoint evaluate {run.folder} does it"
-            raise UserError(f"{run.folder} {what}, so it is no result: {remedy}")
+            remedy = "finish it first" if path == run.training else f"run stillpoint evaluate {run.folder}"
+            raise UserError(f"{run.folder} {what}, so it cannot be released: {remedy}")
     training, metrics = read_training(run), read_metrics(run)
     origin = metrics.get("provenance", {})
     absent = [key for key in ("weights_digest", "data_digest", "code_digest") if not origin.get(key)]
     absent += [key for key in ("trained", "evaluate", "images", "parameters", "dataset") if not metrics.get(key)]
     absent += [key for key in ("commit", "clean", "torch", "device") if key not in origin]
     if absent:
-        raise UserError(f"{run.metrics} does not say what it measured: stillpoint evaluate {run.folder} does it again")
+        raise UserError(f"{run.metrics} does not say what it measured: repeat it with stillpoint evaluate {run.folder}")
     for path, said in ((run.training, training), (run.metrics, metrics)):
         if said.get("config_digest") != config.digest():
             raise UserError(f"{path} has other settings than {run.config}: it belongs to another run")
     if absent := [key for key in ("commit", "clean", "torch", "seconds") if key not in training]:
-        raise UserError(
-            f"{run.training} does not say how the run was trained ({absent[0]} is not there): train it anew"
-        )
+        raise UserError(f"{run.training} does not say how the run was trained ({absent[0]} is missing): train it again")
     for path in (run.timing, run.test_history, run.test_timing):
         if path.is_file():
             read_history(path)
@@ -151,7 +149,7 @@ def whole(run: Run) -> Whole:
             read_json(path, remedy="evaluate the run again", of=dict)
     if config.train.epochs and len(read_history(run.history)) != config.train.epochs:
         raise UserError(
-            f"{run.history} does not have the {config.train.epochs} epochs of {run.config}: it is another run's"
+            f"{run.history} does not have the {config.train.epochs} epochs of {run.config}: it belongs to another run"
         )
     read_maps(run.maps)
     tensors, about = read_tensors(run.weights)
@@ -159,7 +157,7 @@ def whole(run: Run) -> Whole:
     stated = {"model": name, "config_digest": config.digest(), "seed": run.seed, "dataset": config.data.name}
     if wrong := [key for key, value in stated.items() if about.get(key) != value]:
         raise UserError(
-            f"{run.weights} is not of this run (its {wrong[0]} is {about.get(wrong[0])}, not {stated[wrong[0]]})"
+            f"{run.weights} belongs to another run (its {wrong[0]} is {about.get(wrong[0])}, not {stated[wrong[0]]})"
         )
     net = pipelines.build(config)
     from stillpoint.core.runs.checkpoint import fill
@@ -168,18 +166,19 @@ def whole(run: Run) -> Whole:
     found = tensors_digest(net.state_dict())
     if found != origin["weights_digest"]:
         raise UserError(
-            f"{run.metrics} was measured with other weights than those in the folder: stillpoint evaluate {run.folder}"
+            f"{run.metrics} was measured with other weights than those in the folder: repeat it with "
+            f"stillpoint evaluate {run.folder}"
         )
     return Whole(run, config, metrics, training, int(about["epoch"]), found)
 
 
 def own_config(run: Run) -> "RunConfig":
-    """The configuration of a run, which must be that of its folder and of a network that there is."""
+    """The configuration of a run; `UserError` if it is not that of its folder, or of an unknown network."""
     from stillpoint.core.config.merge import read_settings
     from stillpoint.core.config.schema import validate
 
     if not run.config.is_file():
-        raise UserError(f"{run.folder} holds no run: there is no {run.config.name} in it")
+        raise UserError(f"{run.folder} holds no run: it has no {run.config.name}")
     settings = read_settings(run.config)
     pipelines.entry(f"{run.pipeline}/{run.model}")
     model = settings.get("MODEL")
@@ -193,7 +192,7 @@ def own_config(run: Run) -> "RunConfig":
 
 
 def _stage(run: Run, staged: Run, asked: Asked) -> None:
-    """Makes a kept run of one that was trained here."""
+    """Builds the kept run of a trained one in `staged`."""
     found = whole(run)
     _copy(run, staged)
     kept, before = None, {}
@@ -224,7 +223,7 @@ def _stage(run: Run, staged: Run, asked: Asked) -> None:
 
 
 def _stage_kept(run: Run, staged: Run, asked: Asked) -> None:
-    """Takes in a run that is kept elsewhere, as it is; its numbers are measured again where its weights came along."""
+    """Copies a run that is kept elsewhere to `staged`; with its weights, its numbers are measured again."""
     card = cards.check(run)
     own_config(run)
     if read_metrics(run).get("config_digest") != own_config(run).digest():
@@ -247,7 +246,7 @@ def _copy(run: Run, staged: Run) -> None:
 
 
 def _small_maps(staged: Run) -> dict[str, str]:
-    """Cuts the arrays of a run to `MAPS_BYTES`, the smallest first; the names of the others, with their digests."""
+    """Keeps a run's smallest arrays, up to `MAPS_BYTES`; returns the names of the others with their digests."""
     from hashlib import sha256
 
     from safetensors.numpy import save
@@ -267,7 +266,7 @@ def _small_maps(staged: Run) -> dict[str, str]:
 
 
 def _rounded(found: Whole, staged: Run, asked: Asked) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Writes the weights that are kept, and their numbers in the place of the full ones'; what a card says of both."""
+    """Writes the kept weights and their metrics; returns the card's entries on the weights and their measurement."""
     from safetensors.numpy import save
 
     from stillpoint.core.base.files import write_atomic
@@ -278,8 +277,8 @@ def _rounded(found: Whole, staged: Run, asked: Asked) -> tuple[dict[str, Any], d
     code = stage_code("evaluate", run.pipeline, config.data.name)
     if before["provenance"]["code_digest"] != code:
         raise UserError(
-            f"{run.metrics} was measured by other code than would measure the kept weights now, so they could share no "
-            f"mean: stillpoint evaluate {run.folder} measures it again, and so the other seeds"
+            f"{run.metrics} was measured by other code than now measures the kept weights, so they cannot share a "
+            f"mean: repeat it, and the other seeds, with stillpoint evaluate {run.folder}"
         )
     tensors, about = read_tensors(run.weights)
     precision = "float32" if asked.full else "float16 (kernels and matrices), float32 (the rest)"
@@ -291,8 +290,8 @@ def _rounded(found: Whole, staged: Run, asked: Asked) -> tuple[dict[str, Any], d
     )
     _same_images(found, again["provenance"]["data_digest"])
     if lost := cards.changed(before["trained"], again["trained"], where="before rounding"):
-        raise UserError(f"half precision costs {run.folder} too much ({'; '.join(lost)}): release it with --full")
-    # what was measured before training has nothing to do with the weights
+        raise UserError(f"half precision changes {run.folder} too much ({'; '.join(lost)}): release it with --full")
+    # measurements before training do not depend on the weights
     maps = {k: v for k, v in read_maps(run.maps).items() if k.startswith("untrained/")} | read_maps(staged.maps)
     write_atomic(staged.maps, save(maps))
     untrained = {"untrained": before["untrained"]} if "untrained" in before else {}
@@ -309,10 +308,10 @@ def _rounded(found: Whole, staged: Run, asked: Asked) -> tuple[dict[str, Any], d
 
 
 def sampled(found: Whole, weights: Path, asked: Asked) -> dict[str, Any]:
-    """Measures some of a run's numbers again on some of its test images, and says what came out.
+    """Measures some of a run's numbers again on some of its test images, and returns the card's entry on them.
 
-    Raises `UserError` where that does not follow from the run's: beyond `cards.TOLERANCE` on the same images, beyond
-    `ERRORS` standard errors too on a part of them.
+    Raises `UserError` if they differ by more than `cards.TOLERANCE`, on a part of the images plus `ERRORS` standard
+    errors.
     """
     from stillpoint.core.data.build import images
 
@@ -333,32 +332,34 @@ def sampled(found: Whole, weights: Path, asked: Asked) -> dict[str, Any]:
             allowed += ERRORS * max(value * (1 - value), 1 / every) ** 0.5 / part**0.5 if shared else float("inf")
         if not abs(float(now[key]) - value) <= allowed:
             off.append(f"{key}: {value:.6g} in {found.run.metrics.name}, {now[key]:.6g} now")
-    # largest changes have no scale that two samples share: on the same images they are compared as check-demo does
+    # largest changes are comparable only on the same images, up to rounding and a factor
     for key in [key for key in stated if key in now and key.endswith("logit_change")] if part == every else []:
         value, again_value = float(stated[key]), float(now[key])
         if max(value, again_value) > ROUNDING and not value / TIMES <= again_value <= value * TIMES:
             off.append(f"{key}: {value:.6g} in {found.run.metrics.name}, {again_value:.6g} now")
     if off:
-        raise UserError(f"the numbers of {found.run.folder} do not follow from its weights ({'; '.join(off[:3])})")
+        raise UserError(f"the weights of {found.run.folder} do not reproduce its numbers ({'; '.join(off[:3])})")
     return _again(part, {key: now[key] for key in shared} or measuring.numbers(now), again["provenance"])
 
 
 def _same_images(found: Whole, now: str) -> None:
     if now != found.metrics["provenance"]["data_digest"]:
-        raise UserError(f"{found.run.metrics} was measured on other images of {found.metrics['dataset']} than are here")
+        raise UserError(
+            f"{found.run.metrics} was measured on other images of {found.metrics['dataset']} than those here"
+        )
 
 
 def _again(images: int, numbers: dict[str, Any], origin: dict[str, Any]) -> dict[str, Any]:
-    """What a card says of the measurement at release."""
+    """A card's entry on the measurement at release."""
     where = {key: origin[key] for key in ("commit", "clean", "torch", "device")}
     return {"images": images, "metrics": measuring.numbers(numbers), **where}
 
 
 @contextmanager
 def _placed(place: Path, targets: Sequence[Run], to: Path) -> Iterator[None]:
-    """The staged runs in their places while the block runs and, where it ends well, for good."""
+    """A context in which the staged runs are in their places; they stay there unless it raises."""
     names = [target.folder.relative_to(to).as_posix() for target in targets]
-    # what a killed release has moved is put back by the next one
+    # the next release puts back what a killed one has moved
     write_json(place / cards.PLACING, names)
     try:
         for number, (name, target) in enumerate(zip(names, targets, strict=True)):
@@ -374,39 +375,39 @@ def _placed(place: Path, targets: Sequence[Run], to: Path) -> Iterator[None]:
 
 
 def _put_back(place: Path, to: Path) -> None:
-    """Undoes what a release moved, wherever it ended, and wherever an earlier undoing did."""
+    """Undoes the moves of a release, wherever it or an earlier undoing was interrupted."""
     remedy = f"remove {place}"
     names = read_json(place / cards.PLACING, remedy=remedy, of=list)
-    # a folder that came with somebody's repository must move nothing elsewhere
+    # a file in somebody's repository must not move anything elsewhere
     if not all(isinstance(name, str) and re.fullmatch(r"(?!\.)[^/]+(/(?!\.)[^/]+){3}", name) for name in names):
-        raise UserError(f"{place / cards.PLACING} is no list of runs: {remedy}")
+        raise UserError(f"{place / cards.PLACING} is not a list of runs: {remedy}")
     for number, name in enumerate(names):
         folder, before = to / name, place / f"before{number}"
         if not (place / name).exists() and folder.exists():
             folder.rename(place / name)
         if before.exists():
             before.rename(folder)
-    # before anything else is removed: it is what says where the runs belong
+    # removed before the rest of the folder, since it says where the runs belong
     (place / cards.PLACING).unlink()
 
 
 def _recover(to: Path, tell: Callable[[str], None]) -> None:
-    """Removes what killed releases left in `to`, and puts back what they had moved."""
+    """Removes what killed releases left in `to`, and puts back what they moved."""
     for place in sorted(to.glob(cards.STAGED)):
         if (place / cards.PLACING).is_file():
             _put_back(place, to)
-            tell(f"a release that was killed in {to} is taken back: the runs are as they were before it")
+            tell(f"a release that was killed in {to} is undone: the runs are as they were before it")
         shutil.rmtree(place, ignore_errors=True)
 
 
 def store_of(folder: Path) -> Path | None:
-    """The repository of DVC that a folder of kept runs lies in; None where it lies in none."""
+    """The DVC repository that contains a folder of kept runs; None if there is none."""
     above = [parent for parent in folder.resolve().parents if (parent / ".dvc" / "config").is_file()]
     return above[0] if above else None
 
 
 def _store(runs: Sequence[Run], asked: Asked) -> None:
-    """Gives the weights of placed runs to DVC, and pushes them; a `UserError` where there is no room."""
+    """Adds the weights of placed runs to DVC and pushes them; `UserError` if there is no room."""
     home = store_of(asked.to)
     if not runs or home is None:
         return
@@ -427,15 +428,15 @@ def _room(store: Path, files: Sequence[Path]) -> None:
     for path in files:
         if path.stat().st_size > LARGEST:
             raise UserError(
-                f"{path.name} has {path.stat().st_size / 1e6:.1f} MB, and the store takes {LARGEST >> 20} MiB a file: "
-                "--remote NAME keeps it elsewhere, or release the run without --weights"
+                f"{path.name} has {path.stat().st_size / 1e6:.1f} MB, but the store takes files of at most "
+                f"{LARGEST >> 20} MiB: keep it elsewhere with --remote NAME, or release the run without --weights"
             )
     held = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
     more = sum(path.stat().st_size for path in files)
     if held + more > STORE_BYTES:
         raise UserError(
             f"{store.name} holds {held >> 20} of {STORE_BYTES >> 20} MiB and has no room for {more / 1e6:.1f} MB more: "
-            "--remote NAME keeps them elsewhere, or release the runs without --weights"
+            "keep the weights elsewhere with --remote NAME, or release the runs without --weights"
         )
 
 
@@ -445,7 +446,7 @@ def _dvc(home: Path, *words: str) -> str:
         command, cwd=home, capture_output=True, text=True, errors="replace", env={**os.environ, "DVC_NO_ANALYTICS": "1"}
     )
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it says nothing"]
+        lines = done.stderr.strip().splitlines() or ["no message"]
         said = next((line for line in lines if line.startswith("ERROR: ")), lines[-1]).removeprefix("ERROR: ")
         raise UserError(f"dvc {words[0]} failed: {said}")
     return done.stdout
@@ -453,8 +454,10 @@ def _dvc(home: Path, *words: str) -> str:
 
 @contextmanager
 def fetched(address: str) -> Iterator[Run]:
-    """The run in a folder that DVC can reach, ``ssh://host/path/...`` or ``remote://name/...``, as long as the block
-    runs. Raises `UserError` where the address names no run's folder or cannot be reached."""
+    """A context with a copy of the run at an address that DVC can reach, ``ssh://host/path/...`` or ``remote://name/...``.
+
+    Raises `UserError` if the address does not name a run's folder or cannot be reached.
+    """
     parts = address.rstrip("/").split("/")
     with TemporaryDirectory() as root:
         folder = Path(root, *parts[-4:])
@@ -464,12 +467,12 @@ def fetched(address: str) -> Iterator[Run]:
         try:
             yield run
         except UserError as error:
-            # of the copy nothing is left: the user knows the run by its address
+            # the copy is gone, and the user knows the run by its address
             raise UserError(str(error).replace(str(folder), address.rstrip("/"))) from error
 
 
 def _named(address: str, folder: Path) -> Path:
     scheme, _, rest = address.partition("://")
     if not scheme or len(rest.rstrip("/").split("/")) < 5 or any(part in ("", ".", "..") for part in folder.parts[-4:]):
-        raise UserError(f"{address} names no run: it ends in <pipeline>/<recipe>/<model>/seed<k>")
+        raise UserError(f"{address} does not name a run: it must end in <pipeline>/<recipe>/<model>/seed<k>")
     return folder

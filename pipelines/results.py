@@ -1,6 +1,6 @@
 """How a paper presents its evaluated runs: the columns of its table, its figures, and further pages.
 
-Snakemake asks which files there will be, so nothing heavy is imported outside functions.
+Snakemake reads the names of the files here, so nothing heavy is imported outside functions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Results:
-    """The evaluated runs of one recipe: their table, and the runs of each network in the order of their seeds."""
+    """The evaluated runs of one recipe: their table, and each network's runs in the order of their seeds."""
 
     paper: "Paper"
     recipe: str
@@ -34,9 +34,9 @@ class Results:
 
 @dataclass(frozen=True)
 class Needs:
-    """The requirements of a figure or page: it is made for recipes that meet them.
+    """The requirements of a figure or page, which is made for recipes that meet them.
 
-    evaluation  in the recipe's EVALUATE.METRICS; "": any recipe
+    evaluation  must be in the recipe's EVALUATE.METRICS; "": none
     networks    shell pattern of the networks that can have it; one must be in the recipe's GRID
     recipes     shell patterns of the recipes that can have it
     """
@@ -55,9 +55,9 @@ class Needs:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture ``figures/<name>.png``: `draw` writes it to the path that it is given.
+    """A figure ``figures/<name>.png``: `draw` writes it to the given path.
 
-    `kept` says that it can be drawn of kept runs, most of which have neither weights nor large arrays.
+    `kept` says whether it can be drawn from kept runs, most of which lack weights and large arrays.
     """
 
     draw: Callable[[Results, Path], object]
@@ -69,8 +69,8 @@ class Figure:
 class Page:
     """A file beside the table: `text` returns its content.
 
-    `reads` are further recipes whose evaluated runs it shows, and `files` other files that it reads: if either changes,
-    the workflow makes the page again. A page is made for recipes that can fill a row of it (`needs`).
+    `reads` are further recipes whose evaluated runs it shows, and `files` other files that it reads; if either changes,
+    the workflow writes the page again. It is written for recipes that meet `needs`.
     """
 
     text: Callable[[Results], str]
@@ -131,8 +131,7 @@ class Shown:
 
 
 def shown_by(paper: "Paper", config: "RunConfig", *, kept: bool = False) -> Shown:
-    """What a paper shows of a recipe, without the figures and pages that no network of the recipe's can fill, nor, of
-    `kept` runs, those figures that take more than is kept."""
+    """What a paper shows of a recipe: figures and pages whose needs it meets, with `kept` only figures of kept runs."""
     shown = paper.shown(config)
     figures = {name: figure for name, figure in shown.figures.items() if figure.needs.met_by(config)}
     return Shown(

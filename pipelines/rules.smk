@@ -1,5 +1,5 @@
-# The workflow of one paper, which the Snakefile names in `config`. A workflow's settings are for one paper, so one that has
-# no such recipe or key has no rules; only who asks for it is told why.
+# The workflow of one paper, which the Snakefile names in `config`. Settings are written for one paper; another that lacks
+# such a recipe or key has no rules, and the reason is reported only to a user who asks for it.
 from stillpoint.pipelines import workflow as flow
 
 PAPER = config["paper"]

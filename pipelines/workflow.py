@@ -1,8 +1,8 @@
-"""What the Snakefiles ask: recipes, runs, files, commands. Imports no torch, for speed.
+"""What the Snakefiles need: recipes, runs, files, commands. Imports no torch, for speed.
 
-Snakemake compares only a rule's files and parameters. So each rule has as a parameter a digest of the code, settings
-and raw data that decide its result. If it changes, Snakemake calls the command again, and the command, under the run's
-lock, decides what is made again (stillpoint.core.runs.claim).
+Snakemake compares only a rule's files and parameters. So a digest of the code, settings and raw data that decide its
+result is a parameter of each rule. If it changes, Snakemake calls the command again, and the command, under the run's
+lock, decides what to replace (stillpoint.core.runs.claim).
 """
 
 import atexit
@@ -42,9 +42,9 @@ SHELL = (
     f'set -euo pipefail; logged() {{ local log=$1; shift; {STILLPOINT} "$@" > "$log" 2>&1 || '
     '{ local code=$?; tail -n 20 "$log" >&2; exit "$code"; }; }; '
 )
-#: Environment variable for the snakemake that `stillpoint run` calls: the folder whose lock it holds.
+#: Environment variable by which `stillpoint run` tells its snakemake the folder whose lock it holds.
 HOLDS = "STILLPOINT_HOLDS"
-#: What decides a result besides a paper's files (`stillpoint.pipelines.paper.Paper.code`); the imports are followed.
+#: Files that decide a result besides a paper's (`stillpoint.pipelines.paper.Paper.code`); their imports are followed.
 ENTRIES: dict[str, tuple[str, ...]] = {
     "train": ("core/training/train.py",),
     "evaluate": ("core/evaluation/run.py", *(f"core/evaluation/{name}.py" for name in evaluations.FILES)),
@@ -56,7 +56,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
 def entries(stage: str, paper: str, data: str = "") -> tuple[str, ...]:
     """The files, relative to the repository's root, whose code decides a stage of a paper on the data set `data`."""
     own = pipelines.paper(paper).code[stage]
-    # the catalogue imports a data set's module by name, without an import statement
+    # the catalogue imports a data set's module by its name, without an import statement
     read = (f"core/data/sources/{data}.py",) if data else ()
     return (*ENTRIES[stage], *(f"pipelines/{paper}/{name}" for name in own), *read)
 
@@ -67,48 +67,48 @@ def stage_code(stage: str, paper: str, data: str = "") -> str:
 
 
 class WorkflowConfig(BaseModel):
-    """``config.yaml`` and snakemake's ``--config``: the options of a whole workflow."""
+    """The options of a whole workflow, in ``config.yaml`` or snakemake's ``--config``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    recipe: str = Field("digits", description="a recipe by name: the data set's, or <data set>_<variant>")
+    recipe: str = Field("digits", description="name of a recipe: <data set> or <data set>_<variant>")
     seeds: int | None = Field(None, ge=1, description="seeds 0..seeds-1 of every network; none: the recipe's")
     results: str = Field("results", min_length=1, description="folder of all results")
-    data: str = Field("", description="folder of the data; empty: the environment's STILLPOINT_DATA, or data")
+    data: str = Field("", description="folder of the data; empty: $STILLPOINT_DATA, or data")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    threads: int = Field(1, ge=1, description="threads of one training or evaluation")
-    workers: int = Field(0, ge=0, description="processes that read photographs, of one training or evaluation")
-    kept: bool = Field(False, description="take kept runs for done; tables and figures are then beside them")
-    settings: str = Field("", description="KEY VALUE pairs laid over the recipe, as on the command line")
+    threads: int = Field(1, ge=1, description="CPU threads of each training or evaluation")
+    workers: int = Field(0, ge=0, description="processes that read photographs for each training or evaluation")
+    kept: bool = Field(False, description="use kept runs instead of training; tables and figures are then beside them")
+    settings: str = Field("", description="KEY VALUE pairs that override the recipe, as on the command line")
 
 
 def read(config: dict[str, Any]) -> WorkflowConfig:
-    """A validated workflow configuration; a `UserError` that names the first wrong key."""
+    """A validated workflow configuration; `UserError` names the first wrong key."""
     if "dataset" in config or "scale" in config:
         old = [f"{key}={config[key]}" for key in ("dataset", "scale") if key in config]
         name = recipe_for(str(config.get("dataset", "digits")), str(config.get("scale", "demo")))
-        raise UserError(f"--config {' '.join(old)} is one word now: recipe={name}")
+        raise UserError(f"--config {' '.join(old)} is now --config recipe={name}")
     try:
         found = WorkflowConfig.model_validate({k: v for k, v in config.items() if v is not None})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         known = ", ".join(WorkflowConfig.model_fields)
-        extra = f": one of {known}" if first["type"] == "extra_forbidden" else f" (given: {first['input']!r})"
+        extra = f": choose from {known}" if first["type"] == "extra_forbidden" else f" (given: {first['input']!r})"
         raise UserError(f"--config {key}: {first['msg']}{extra}") from None
-    # what is not said is the environment's
+    # checked with the defaults of the environment filled in
     for key, path in (("results", found.results), ("data", str(data_root(found.data or None)))):
         if wrong := [letter for letter in path if letter in "{}" or not letter.isprintable()]:
             raise UserError(
-                f"--config {key}: {path!r} holds {wrong[0]!r}, which is special to snakemake: choose another folder"
+                f"--config {key}: {path!r} contains {wrong[0]!r}, which is special to snakemake: use another folder"
             )
         if path.startswith("-"):
-            raise UserError(f"--config {key}: {path!r} looks like an option: give the folder's whole path")
+            raise UserError(f"--config {key}: {path!r} looks like an option: use the folder's absolute path")
     return found
 
 
 def recipe_for(dataset: str, scale: str) -> str:
-    """The recipe that a data set and a scale meant: ``<dataset>_<scale>`` where a paper has it, or ``<dataset>``."""
+    """The recipe for the former options data set and scale: ``<dataset>_<scale>`` if it exists, else ``<dataset>``."""
     name = f"{dataset}_{scale}"
     return name if any(name in pipelines.paper(paper).recipes() for paper in PAPERS) else dataset
 
@@ -133,7 +133,7 @@ class Plan:
         for key in found[0::2]:
             if key.upper() in ("SEED", "PIPELINE", "RECIPE", "MODEL.NAME"):
                 raise UserError(
-                    f"{key} belongs to a single run: a workflow has seeds (--seeds), a recipe, and GRID '[...]'"
+                    f"{key} is set for each run: choose a workflow's runs with --seeds, --recipe and GRID '[...]'"
                 )
         return found
 
@@ -147,14 +147,14 @@ class Plan:
 
     @property
     def kept(self) -> Path | None:
-        """The folder of the kept runs, where they are taken for done."""
+        """The folder of the kept runs, if they are used; otherwise None."""
         return cards.settled(networks.kept_root()) if self.settings.kept else None
 
     @cached_property
     def seeds(self) -> int:
         if self.settings.seeds or self.kept is None:
             return self.settings.seeds or self.config.seeds
-        # as many as are kept, where the recipe asks for fewer
+        # all seeds that are kept, even if the recipe has fewer
         return max([self.config.seeds, *(run.seed + 1 for run in found_runs(self.paper, self.recipe, self.kept))])
 
     @property
@@ -163,12 +163,12 @@ class Plan:
 
     @property
     def shown_in(self) -> Path:
-        """The root of the table and the figures."""
+        """The root folder of the table and the figures."""
         return self.kept or self.root
 
     @property
     def folder(self) -> Path:
-        """Where runs are trained, and where the logs of all jobs are."""
+        """The folder in which runs are trained, with the logs of all jobs."""
         return self.root / self.paper / self.recipe
 
     @property
@@ -177,7 +177,7 @@ class Plan:
 
     @property
     def marker(self) -> Path:
-        """The file that `prepare` writes when a data set is ready."""
+        """The file that ``stillpoint prepare`` writes when a data set is ready."""
         return self.data / "prepared" / f"{self.config.data.name}.json"
 
     @cached_property
@@ -185,7 +185,7 @@ class Plan:
         return [self._run(model, seed) for model in self.config.grid for seed in range(self.seeds)]
 
     def _run(self, model: str, seed: int) -> layout.Run:
-        """The run to use: the kept one where it has these settings."""
+        """The run to use: the kept one if it has these settings."""
         if self.kept is not None:
             held = layout.Run(self.paper, self.recipe, model, seed, self.kept)
             if held.card.is_file() and not claim.departures(held, self.resolved(model, seed)):
@@ -201,7 +201,7 @@ class Plan:
         return [str(run.metrics) for run in self.runs]
 
     def maps(self) -> list[str]:
-        """The arrays of the runs; of kept ones, those that are kept."""
+        """The files of the runs' arrays; a kept run may have none."""
         return [str(run.maps) for run in self.runs if not run.card.is_file() or run.maps.is_file()]
 
     def histories(self) -> list[str]:
@@ -209,9 +209,9 @@ class Plan:
 
     @cached_property
     def as_committed(self) -> bool:
-        """Whether only kept runs are read, and git has them, and what is made of them, as they lie there.
+        """Whether only kept runs are read, and they and their tables are unchanged in git.
 
-        A clone's files are as old as its checkout makes them: by time alone, all tables would be made again.
+        A clone's files have the time of its checkout, so by time alone all tables would be made again.
         """
         if self.kept is None or any(run.root != self.kept for run in self.runs):
             return False
@@ -232,12 +232,14 @@ class Plan:
         return {name: str(layout.page(self.paper, self.recipe, name, self.shown_in)) for name in self.shown.pages}
 
     def reported(self, name: str) -> bool:
-        """Whether a page stands in the workflow's report: one that opens in a browser, and has words to stand there."""
+        """Whether a page is part of the workflow's report: an html page with a caption."""
         return name.endswith(".html") and Path(self.caption(name.removesuffix(".html"))).is_file()
 
     def read_by_pages(self) -> list[str]:
-        """The existing files that the pages read besides this recipe's runs: evaluated runs of other recipes, and
-        others. If one changes or is added, Snakemake makes the pages again."""
+        """The existing files that the pages read besides this recipe's runs, such as runs of other recipes.
+
+        If one changes or is added, Snakemake makes the pages again.
+        """
         found: dict[Path, None] = {}
         for page in self.shown.pages.values():
             others = [recipe for recipe in page.reads if recipe != self.recipe]
@@ -246,16 +248,16 @@ class Plan:
         return [str(path) for path in found]
 
     def caption(self, name: str) -> str:
-        """The report's caption of a figure or the table."""
+        """The report's caption for a figure or table."""
         return str(pipelines.paper(self.paper).caption(name))
 
     def resolved(self, model: str, seed: int) -> RunConfig:
         return pipelines.configure(f"{self.paper}/{model}", self.recipe, self.pairs, seed)
 
     def begins_from(self, model: str, seed: int, *, alone: bool = False) -> str:
-        """The input of a training; a `UserError` if its folder holds a run that no workflow may replace.
+        """The input of a training; `UserError` if its folder holds a run that no workflow may replace.
 
-        With `alone`, also if another workflow is at work on these results.
+        With `alone`, also if another workflow is working on these results.
         """
         if alone:
             self.hold()
@@ -263,19 +265,19 @@ class Plan:
         return str(self.marker)
 
     def refuse(self, run: layout.Run) -> None:
-        """Raises `UserError` if the folder of `run` holds a run of other settings."""
+        """Raises `UserError` if the folder of `run` holds a run with other settings."""
         if error := claim.refusal(run, self.resolved(run.model, run.seed)):
             raise error
 
     def hold(self) -> None:
-        """Locks the folder of this plan until this process exits; a `UserError` if another process holds it."""
+        """Locks the folder of this plan until this process exits; `UserError` if another process holds it."""
         folder = self.folder.resolve()
         if folder not in _held and os.environ.get(HOLDS) != str(folder):
             _until_exit.enter_context(locked(folder / ".lock"))
         _held.add(folder)
 
     def outdated(self) -> list[layout.Run]:
-        """The runs that a workflow made with other code than the present one."""
+        """The runs that a workflow made with other code than the current one."""
         code = stage_code("train", self.paper, self.config.data.name)
         return [run for run in self.runs if claim.outdated(run, code)]
 
@@ -296,7 +298,7 @@ class Plan:
         return raw_data(self.config.data.name, self.data)
 
     def options(self, *names: str) -> str:
-        """Options of the command line that every job of this plan shares."""
+        """The named command-line options with this plan's values, quoted for a shell; empty ones are left out."""
         known = {
             "--recipe": self.recipe,
             "--results": str(self.root),
@@ -309,7 +311,7 @@ class Plan:
 
     @property
     def gathering(self) -> str:
-        """Options of the commands that gather the runs."""
+        """The options of ``stillpoint table`` and ``stillpoint figures``."""
         return self.options("--recipe", "--results", "--seeds") + (" --kept" if self.settings.kept else "")
 
     @property
@@ -329,7 +331,7 @@ def plan(paper: str, config: dict[str, Any]) -> Plan:
 
 
 def refusal(paper: str, config: dict[str, Any]) -> UserError | None:
-    """Why a paper cannot run a workflow's options: it lacks the recipe, or a setting."""
+    """Why a paper cannot run with a workflow's options (it lacks the recipe, or a setting); None if it can."""
     try:
         assert plan(paper, config).config
     except UserError as error:
@@ -342,7 +344,7 @@ def refuse(error: UserError) -> NoReturn:
 
 
 def unchanged(root: Path, paths: Sequence[str | Path]) -> bool:
-    """Whether the repository at `root` has these files and folders as they lie there; False where there is none."""
+    """Whether these files and folders are as committed in the repository at `root`; False if there is none."""
     command = ["git", "-C", str(root), "status", "--porcelain", "--", *(str(Path(path).resolve()) for path in paths)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
@@ -352,16 +354,16 @@ def unchanged(root: Path, paths: Sequence[str | Path]) -> bool:
 
 
 def raw_data(name: str, root: Path) -> str:
-    """Digest of the paths, sizes and modification times of a data set's raw files.
+    """Digest of the paths, sizes and modification times of a data set's raw files; "" without files.
 
-    It only says when to check again; whether the images have changed is decided by their digests. Empty without files.
+    A change only means that the images are checked again; their own digest decides whether they have changed.
     """
     found = dataset(name).signature(root)
     return digest_of(found) if found else ""
 
 
 def snakemake(plan: Plan, jobs: int | None = None) -> list[str]:
-    """The snakemake command of a plan, equivalent to ``snakemake -j4 pipelines/aps/all``, as a list of words.
+    """The snakemake command of a plan, such as ``snakemake -j4 pipelines/aps/all``, as a list of words.
 
     The options are passed in a file beside the logs, because snakemake guesses the types of --config values and strips
     quotes from them.
@@ -372,11 +374,11 @@ def snakemake(plan: Plan, jobs: int | None = None) -> list[str]:
     write_json(asked, given)
     words = [sys.executable, "-m", "snakemake", f"pipelines/{plan.paper}/all", "--cores", cores]
     words += ["--snakefile", str(ROOT / "Snakefile")]
-    # snakemake's own lock survives a killed snakemake; the one that `stillpoint run` holds does not
+    # a killed snakemake leaves its own lock behind, unlike the lock that `stillpoint run` holds
     words.append("--nolock")
     if plan.gpus:
         words += ["--resources", "gpu=1"]
-    # snakemake records results in its working directory only: for those made elsewhere the runs themselves are checked
+    # snakemake records results only in its working directory, so runs made elsewhere are checked here
     if outdated := plan.outdated():
         words += ["--forcerun", *(str(run.weights) for run in outdated)]
     return [*words, "--configfile", str(asked)]

@@ -79,4 +79,4 @@ def test_a_figure_that_cannot_be_drawn_is_refused_before_the_work(tmp_path: Path
     told = command(tmp_path, *full, absent={"matplotlib"}, code=2)
     assert told == "stillpoint: matplotlib is not installed: pip install 'stillpoint[pipelines]'\n"
     told = command(tmp_path, *full[:-1], "map.pdf", absent=set(), code=2)
-    assert "pictures are written as PNG: give map.pdf a name that ends in .png" in told
+    assert "figures are written as PNG: map.pdf must end in .png" in told

@@ -110,7 +110,7 @@ def test_it_needs_no_package_but_those_that_its_head_names(tmp_path: Path) -> No
     assert Path(run) == tmp_path / "home/aps/digits/resnet20/seed0" and Path(measured).name == "network-toy.json"
     words = [sys.executable, "-m", "stillpoint", "release", run, "--to", str(tmp_path / "runs"), "--threads", "1"]
     done = subprocess.run([*words, "--data", str(tmp_path / "data"), "--device", "cpu"], capture_output=True, text=True)
-    assert done.returncode == 0 and "its numbers came out again" in done.stdout, done.stderr
+    assert done.returncode == 0 and "its numbers are reproduced" in done.stdout, done.stderr
 
 
 HANGS = """

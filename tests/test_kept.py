@@ -152,11 +152,11 @@ def test_a_page_shows_what_its_runs_hold_and_nothing_where_there_is_none(tmp_pat
     assert "Not run here yet: `stillpoint run aps --recipe cifar10_crop`" in nothing and "12.3" not in nothing
     wrong = {
         "number aps/cifar10_demo/resnet20 accuracy": "no kept run has this number",
-        "table aps/cifar10_demo columns=acuracy": "no kept run has acuracy",
+        "table aps/cifar10_demo columns=acuracy": "no kept run has the column acuracy",
         "table aps/cifar11": "no recipe 'cifar11'",
-        "table aps": "is no paper/recipe",
-        "tabel aps/digits": "'tabel' is none of table",
-        "table": "is not written like this",
+        "table aps": "must be PAPER/RECIPE",
+        "tabel aps/digits": "must be one of table, page, number, figure, runs, not 'tabel'",
+        "table": "wrong arguments for table",
     }
     for marker, told in wrong.items():
         with pytest.raises(UserError, match=told):

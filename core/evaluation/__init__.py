@@ -1,1 +1,1 @@
-"""Evaluation: the evaluations by name, the engine that runs them, and measuring other people's networks."""
+"""Evaluation: the evaluations by name, the engine that runs them, and measurements of any network."""

@@ -38,9 +38,9 @@ def pgd(
     Madry et al. (ICLR 2018), section 2.1. ValueError for an unknown norm and numbers out of range.
     """
     if norm not in get_args(Norm):
-        raise ValueError(f"norm is {norm!r}; it must be one of {', '.join(get_args(Norm))}")
+        raise ValueError(f"norm must be one of {', '.join(get_args(Norm))}, not {norm!r}")
     if radius < 0 or steps < 1:
-        raise ValueError(f"radius is {radius} and steps {steps}; they must be at least 0 and 1")
+        raise ValueError(f"radius must be at least 0 and steps at least 1, not {radius} and {steps}")
     size = 2.5 * radius / steps if step_size is None else step_size
     images = images.detach()
     moved = images if start is None else _inside(images + project(start, norm, radius), images, norm, radius, low, high)
@@ -61,7 +61,7 @@ def pgd(
 
 
 def project(change: Tensor, norm: Norm, radius: float) -> Tensor:
-    """The nearest point to `change` (B, C, H, W) in the ball of that norm and radius, image by image."""
+    """The point nearest to `change` (B, C, H, W) in the ball of this norm and radius, image by image."""
     if norm == "linf":
         return change.clamp(-radius, radius)
     length = change.flatten(1).norm(dim=1).clamp_min(1e-12)

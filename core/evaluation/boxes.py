@@ -15,7 +15,7 @@ from stillpoint.core.metrics.accumulate import Tally, Values
 
 
 def is_boxes(output: Any) -> bool:
-    """Whether a network gives, for each image, a dictionary of boxes, as torchvision's detectors do."""
+    """Whether `output` is one dictionary of boxes per image, as torchvision's detectors return."""
     return (
         isinstance(output, list | tuple)
         and len(output) > 0
@@ -33,7 +33,7 @@ def box_iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def matched(ious: Tensor, least: float) -> list[tuple[int, int]]:
-    """Pairs (row, column) of boxes, each used once, the largest overlaps first, down to `least`."""
+    """Greedy pairs (row, column) of boxes, each used once: the largest IoU first, down to `least`."""
     pairs, left = [], ious.clone()
     while left.numel() and float(left.max()) >= least:
         row, column = divmod(int(left.argmax()), left.shape[1])
@@ -53,7 +53,7 @@ def measure_boxes(
     preprocess: Callable[[Tensor], Any] | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
-    """How well the boxes of shifted images match the shifted boxes of the originals; zeros enter at the edge.
+    """Compares the boxes of shifted images with the shifted boxes of the originals; zeros enter at the edge.
 
     net         batches (B, C, H, W) -> for each image a dictionary of "boxes" (N, 4), "scores" and "labels" (N,)
     data        batches of images on the network's device
@@ -62,8 +62,8 @@ def measure_boxes(
     least       IoU from which two boxes of one label are a pair
 
     Returns ``boxes`` (the number compared: those that stay within the image), ``boxes_matched`` (the fraction with a
-    partner), ``boxes_iou`` (mean IoU of the pairs) and ``boxes_score_change`` (mean change of their scores).
-    `UserError` if there is no box.
+    partner), ``boxes_iou`` (mean IoU of the pairs) and ``boxes_score_change`` (mean change of their scores); without a
+    pair the last two are 0 and 1. `UserError` if there is no box to compare.
     """
     found, overlaps, changes = Tally(**ALONE), Values(**ALONE), Values(**ALONE)
     first = 0
@@ -88,8 +88,8 @@ def measure_boxes(
                     changes.take((kept["scores"][rows] - after["scores"][columns]).abs())
     if not int(found.images):
         raise UserError(
-            f"the network found no box of a score of at least {score:g}, so there is nothing to compare: "
-            "measure_boxes(net, batches, score=...) compares those of a lower one"
+            f"no box with a score of at least {score:g} stays within the shifted images, so nothing can be compared: "
+            "measure_boxes(net, batches, score=...) takes a lower score"
         )
     pairs_found = int(found.successes) > 0
     return {

@@ -10,7 +10,7 @@ from stillpoint.core.evaluation.view import ALONE, Result, View
 from stillpoint.core.metrics import topk_correct
 from stillpoint.core.metrics.accumulate import Tally
 
-#: of the benchmark's five
+#: of the benchmark's severities 1 to 5
 SEVERITIES = (1, 3, 5)
 
 
@@ -18,8 +18,8 @@ class Corruptions:
     """The error on LIMIT_DEAR images under the 15 common corruptions (Hendrycks and Dietterich, ICLR 2019).
 
     ``corruption_error`` is the mean over corruptions and severities 1, 3 and 5; ``corruption_error_<name>`` that of one
-    corruption. A grey image is corrupted as a colour image whose channels are alike, and the first one is taken.
-    Photographs are corrupted as the network sees them, resized and cut.
+    corruption. A grey image is corrupted as a colour image with three equal channels, of which the first is kept.
+    Photographs are corrupted as the network sees them, resized and cropped.
     """
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
@@ -33,7 +33,7 @@ class Corruptions:
             return
         normalise = view.normalise
         if not isinstance(view.image_set, ImageSet | FolderSet) or normalise is None:
-            raise UserError("corruptions are of pixels: evaluate a data set of the registry")
+            raise UserError("the evaluation corruptions needs stored pixels: evaluate a registered data set")
         numbers, labels = view.indices[rows], view.labels[rows.to(view.labels.device)]
         pixels = _pixels(view, rows)  # (n, C, S, S)
         colours = pixels.shape[1]
@@ -61,12 +61,12 @@ class Corruptions:
 
 
 def _pixels(view: View, rows: torch.Tensor) -> torch.Tensor:
-    """The stored pixels of images, uint8 on the CPU. Photographs are decoded once: what the network sees is undone."""
+    """The pixels of images, uint8 on the CPU; photographs are not decoded again: their normalisation is undone."""
     if isinstance(view.image_set, ImageSet):
         return view.image_set.images[view.indices[rows]]
     assert view.normalise is not None
     images = view.images[rows.to(view.images.device)]
     ends = torch.tensor([0, 255], dtype=torch.uint8, device=images.device).view(2, 1, 1, 1)
-    # normalising scales and moves each channel, so two pixels tell how
+    # normalising is affine in each channel, so two pixels determine it
     low, high = view.normalise(ends.expand(2, images.shape[1], 1, 1)).unbind(0)
     return ((images - low) / (high - low) * 255).round().clamp(0, 255).to(torch.uint8).cpu()

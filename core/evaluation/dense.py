@@ -1,4 +1,4 @@
-"""Measures any segmentation network: how well its label maps move with the image."""
+"""Measures how well the label maps of a segmentation network move with the image."""
 
 from collections.abc import Callable, Iterable
 from itertools import chain
@@ -28,7 +28,7 @@ def measure_maps(
     preprocess: Callable[[Tensor], Any] | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Label agreement and mean IoU of roll(f(x), s) and f(roll(x, s)), f giving logits (B, K, h, w).
+    """Label agreement and mean IoU of roll(f(x), s) and f(roll(x, s)), where f returns logits (B, K, h, w).
 
     data        batches of images (B, C, H, W) on the network's device, and of labels (B, H, W) or None
     max_shift   each axis is uniform in -max_shift..max_shift; None: 32, or a quarter of the image if that is less
@@ -41,12 +41,12 @@ def measure_maps(
     batches = iter(data)
     first = next(batches, None)
     if first is None:
-        raise UserError("there is no image to measure on")
+        raise UserError("there are no images to measure")
     predict = Predictor(net, maps=True, output=output, preprocess=preprocess)
     with evaluating(net), weights_fixed():
         logits = predict(first[0][:1])
         if logits.ndim != 4:
-            raise ValueError(f"the network gives {tuple(logits.shape)}, not maps of logits (B, K, h, w)")
+            raise ValueError(f"the network must return maps of logits (B, K, h, w), not {tuple(logits.shape)}")
         reach = max_shift or max(1, min(32, *(side // 4 for side in first[0].shape[2:])))
         options: dict[str, Any] = {"boundary": boundary, "max_shift": reach, "repeats": repeats, "seed": seed}
         metric = MapConsistency(classes=logits.shape[1], ignore=ignore, **options, **ALONE)
@@ -55,7 +55,7 @@ def measure_maps(
             metric.update(predict, images, labels=labels)
             labelled, seen = labelled or labels is not None, seen + len(images)
     if not predict.finite:
-        raise UserError("the network gives logits that are not finite (NaN or infinity): it cannot be measured")
+        raise UserError("the network returns logits that are not finite (NaN or infinity): it cannot be measured")
     found = {
         "images": float(seen),
         "classes_given": float(torch.count_nonzero(metric.between.sum(0))),

@@ -1,9 +1,9 @@
 """Measures a network on a data set: all requested evaluations in one pass over the images.
 
 Each batch is read and transferred once; its shifted views are made on the device. Draws are a function of (seed, image,
-repeat) and sums are exact (`metrics.accumulate`), so results do not depend on the batch size, except through the
-network's rounding: a convolution may sum in another order for another batch size, which can change an argmax between
-nearly equal logits, and logit changes by about 1e-7.
+repeat) and sums are exact (`metrics.accumulate`), so results depend on the batch size only through the network's
+rounding: a convolution may sum in another order for another batch size, which can flip the argmax of nearly equal
+logits, and alters logit changes by about 1e-7.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -31,8 +31,7 @@ Evaluations = Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]
 
 
 class Loader(Protocol):
-    """The interface that `evaluate` needs of its data: `stillpoint.core.data.loading.DeviceLoader` and `StreamLoader`
-    implement it."""
+    """What `evaluate` reads: `stillpoint.core.data.loading.DeviceLoader` and `StreamLoader` implement it."""
 
     def epoch(self, epoch: int) -> Iterator[Batch]: ...
 
@@ -96,20 +95,22 @@ class Predictor:
         shape = tuple(output.shape)
         if output.ndim > 2:
             raise ValueError(
-                f"the network gives maps {shape[1:]}, not a logit for each class, so there are no predictions to "
-                "compare; measure_maps compares maps, and stillpoint explain how its modules move"
+                f"the network returns maps {shape[1:]}, not one logit per class, so there are no predictions to "
+                "compare: use measure_maps, or stillpoint explain to see how its modules move"
             )
         if output.ndim < 2 or shape[0] != count:
-            raise ValueError(f"the network gives {shape} for {counted(count, 'image')}, not logits ({count}, K)")
+            raise ValueError(f"the network returns {shape} for {counted(count, 'image')}, not logits ({count}, K)")
         if shape[1] < 2:
-            raise ValueError(f"the network gives logits {shape}, but at least 2 for each image are needed")
+            raise ValueError(f"the network returns logits {shape}, but at least 2 classes are needed")
         if self.highest >= shape[1]:
-            raise ValueError(f"label {self.highest} is not a class of the network, which has 0 to {shape[1] - 1}")
+            raise ValueError(
+                f"label {self.highest} is not a class of the network, whose classes are 0 to {shape[1] - 1}"
+            )
         return output
 
 
 def chosen(names: tuple[str, ...], known: Mapping[str, Any]) -> list[str]:
-    """The requested evaluations, each once and in order; a `UserError` for an unknown one."""
+    """The requested evaluations, each once and in the given order; `UserError` for an unknown one."""
     for name in names:
         if name not in known:
             raise UserError(f"unknown evaluation {name!r}: choose from {', '.join(known)}{nearest(name, list(known))}")
@@ -185,9 +186,9 @@ def one_pass(
                 evaluation.update(view)
             seen += len(batch.images)
     if not seen:
-        raise UserError("there is no image to evaluate on")
+        raise UserError("there are no images to evaluate")
     if not predict.finite:
-        raise UserError("the network gives logits that are not finite (NaN or infinity): it cannot be evaluated")
+        raise UserError("the network returns logits that are not finite (NaN or infinity): it cannot be evaluated")
     report("images", len(loader), len(loader))
     results: dict[str, float | Tensor] = {}
     for evaluation in running:

@@ -1,4 +1,4 @@
-"""The evaluation "erase": circular pairs on images of which a square is erased."""
+"""The evaluation "erase": circular pairs on images with an erased square."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -22,10 +22,10 @@ def erased(images: Tensor, corners: Tensor, side: int) -> Tensor:
 
 
 def erase_anywhere(view: View, seed: int, *, side: int) -> Tensor:
-    """Erases a square at a random position in each image, uniform over those within it."""
+    """Erases a square that lies within each image, at a uniformly random position."""
     height, width = view.images.shape[2:]
     if side > min(height, width):
-        raise UserError(f"a square of {side} pixels does not fit images of {height}x{width}: change EVALUATE.ERASE")
+        raise UserError(f"a square of {side} pixels does not fit images of {height}x{width}: lower EVALUATE.ERASE")
     rows = uniform_integers(view.indices, 0, height - side + 1, 1, "erase rows", seed, side)
     columns = uniform_integers(view.indices, 0, width - side + 1, 1, "erase columns", seed, side)
     return erased(view.images, torch.cat([rows, columns], 1), side)
@@ -48,6 +48,6 @@ class Together:
 def erase(config: EvaluateConfig, seed: int) -> Evaluation:
     """Circular pairs on images with an erased square, for each side in ``EVALUATE.ERASE``: ``erase5_consistency``."""
     if not config.erase:
-        raise UserError("the evaluation erase needs sides of squares: set EVALUATE.ERASE")
+        raise UserError("the evaluation erase needs the sides of its squares in pixels: set EVALUATE.ERASE")
     sides = {side: partial(erase_anywhere, side=side) for side in config.erase}
     return Together([ShiftPairs(config, seed, name=f"erase{side}", alter=alter) for side, alter in sides.items()])

@@ -30,15 +30,15 @@ PADDING = "outputs of padding"
 
 @dataclass(frozen=True)
 class Row:
-    """One run of one module.
+    """One call of one module.
 
     shape     of its output for one image: (C, h, w) or (K,); maps (h, w, C) are transposed
-    stride    rows of the input over rows of the output (1.0 at full resolution); none without rows
-    error     relative, see `equivariance_error`; the largest over the images and the shifts
-    leaf      it contains no other module
-    own       the error that this module adds to a correctly shifted input; 0 if that is rounding, and for modules that
+    stride    rows of the input over rows of the output (1.0 at full resolution); None without rows
+    error     relative, see `equivariance_error`; the largest over images and shifts
+    leaf      whether it contains no other module
+    own       error that the module adds to a correctly shifted input; 0 if that is rounding, and for modules that
               contain others
-    share     of the sum of all modules' own errors
+    share     fraction of the sum of all modules' own errors
     """
 
     name: str
@@ -55,8 +55,8 @@ class Row:
 class Explanation:
     """Rows in the order in which modules finish: a block follows its parts, and the network itself is last.
 
-    left_out    numbers of module runs without a row, by reason
-    remedy      the call that mends the first broken module, or why there is none; "" if nothing is broken
+    left_out    number of module calls without a row, by reason
+    remedy      the call that repairs the first broken module, or why there is none; "" if nothing is broken
     """
 
     rows: tuple[Row, ...]
@@ -97,7 +97,7 @@ class Explanation:
             return "every module moves with its input"
         lines = [f"shift equivariance first breaks in {first.name} ({first.type}): relative error {first.error:.1e}"]
         if worst is not None:
-            lines.append(f"the largest share of the error, {worst.share:.0%}, is that of {worst.name} ({worst.type})")
+            lines.append(f"the largest share of the error, {worst.share:.0%}, comes from {worst.name} ({worst.type})")
         return "\n".join([*lines, self.remedy])
 
 
@@ -111,17 +111,17 @@ def explain(
 ) -> Explanation:
     """Runs `net` once on `x` (B, C, H, W) and its circular shifts, and compares every module's outputs.
 
-    A map of stride t is compared with the unshifted map moved by s/t: by a fraction of a pixel if need be, so that
+    A map of stride t is compared with the unshifted map moved by s/t: by a fraction of a pixel if necessary, so that
     aliasing counts but sampling a band-limited map does not; or by s/t rounded, as for layers that choose their grid.
     With `boundary` "interior" all paddings are circular (`stillpoint.core.evaluation.interior`), because no convolution
     commutes with shifts near a padded border; "whole" measures the unchanged network.
 
-    It takes one forward pass of (1 + len(shifts)) * B images, and every leaf module runs once more. Modules must treat
-    the images of a batch independently, as in eval mode, in which `net` runs. Maps (B, h, w, C) are distinguished from
-    (B, C, h, w) by the image's shape. Outputs that are neither maps nor vectors (B, K), such as tokens, and those of
-    padding layers, are left out and counted.
+    `net` runs once, in eval mode, on (1 + len(shifts)) * B images; every leaf module that exceeds the threshold runs
+    once more for each shift. Modules must treat the images of a batch independently. Maps (B, h, w, C) are
+    distinguished from (B, C, h, w) by the image's shape. Outputs that are neither maps nor vectors (B, K), such as
+    tokens, and those of padding layers, are left out and counted.
 
-    Raises ValueError for an `x` of another rank, an unknown boundary, and for no shift.
+    Raises ValueError if `net` is no module, for an `x` of another rank, an unknown boundary, and no shift.
 
     Examples:
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.MaxPool2d(2))
@@ -129,7 +129,7 @@ def explain(
         '1'
     """
     if not isinstance(net, nn.Module):
-        raise ValueError(f"explain needs a network's modules, and a {type(net).__name__} has none")
+        raise ValueError(f"explain needs an nn.Module, whose parts it watches, not {type(net).__name__}")
     if x.ndim != 4:
         raise ValueError(f"images must be (B, C, H, W), not of shape {tuple(x.shape)}")
     if boundary not in get_args(Boundary):
@@ -139,7 +139,7 @@ def explain(
         # one pixel along each axis, and far enough to move the coarsest map too, where an odd size would show
         shifts = ((1, 0), (0, 1), (size[0] // 2 + 1, size[1] // 2 - 1))
     if not shifts:
-        raise ValueError("at least one shift is needed")
+        raise ValueError("shifts must hold at least one shift (rows, columns)")
     moves = tuple((int(row), int(column)) for row, column in shifts)
     watch = _Watch(len(x), size, moves, threshold)
     handles = [handle for name, module in net.named_modules() for handle in watch.on(name, module)]
@@ -174,7 +174,7 @@ class _Watch:
     def _before(self, module: nn.Module, inputs: Any) -> None:
         if not self.again and len(inputs) == 1 and isinstance(inputs[0], Tensor) and inputs[0].ndim == 4:
             still = inputs[0][: self.count]
-            # a module that works in place destroys its input
+            # a module that works in place overwrites its input
             self.inputs[module] = still.clone() if getattr(module, "inplace", False) else still
 
     def _after(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -255,7 +255,7 @@ def _pads(inputs: Any, result: Tensor, image: tuple[int, int]) -> bool:
 
 
 def _remedy(net: nn.Module, found: Explanation) -> str:
-    """The call of `antialias` that treats the first broken module, tried on a copy of the network."""
+    """The call of `antialias` that repairs the first broken module, tried on a copy of the network."""
     first = found.first_broken
     if first is None:
         return ""
@@ -275,7 +275,7 @@ def _remedy(net: nn.Module, found: Explanation) -> str:
 
 
 def _without_place(net: nn.Module, first: Row, found: Explanation) -> str:
-    """Why no filter mends the first module that breaks, and what does, if anything of ours."""
+    """Why no filter repairs the first broken module, and what does, if `antialias` can."""
     reasons: dict[str, str] = {}
     with suppress(ValueError, TypeError, RuntimeError):
         reasons = dict(antialias(deepcopy(net), POLICIES, dry_run=True, verbose=False).left)
@@ -297,13 +297,15 @@ def _numbers(padding: Any) -> list[int]:
 
 
 def _of_itself(module: nn.Module | None, boundary: Boundary) -> str:
-    """What a module that does not stride, or is a filter, does to a shift."""
+    """Why a module that does not stride, or is a filter, breaks equivariance."""
     if module is not None and is_filter(module):
-        return "is a filter already, and lets through some of what its stride cannot hold: more taps keep more back"
+        return (
+            "is a low-pass filter already, but passes some frequencies that alias at its stride: more taps pass fewer"
+        )
     if boundary == "whole" and any(_numbers(getattr(module, "padding", 0))):
-        return "does not stride: its padding stays where it is while the picture moves, so pad circularly"
+        return "does not stride: its padding stays in place while the image moves, so pad circularly"
     if module is not None and is_activation(module):
-        return "does not stride: an activation makes frequencies that its map cannot hold"
+        return "does not stride: an activation creates frequencies above its map's Nyquist limit"
     if isinstance(module, nn.Linear | nn.Flatten):
-        return "does not stride: it weighs each place of the map by itself, so average the map before it"
-    return "does not stride: what it computes depends on where things are in the map"
+        return "does not stride: it weights each position of the map separately, so average the map before it"
+    return "does not stride: its output depends on positions in the map"

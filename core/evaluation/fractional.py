@@ -11,7 +11,7 @@ from stillpoint.core.metrics.shift_metrics import FractionalConsistency, LogitCh
 class Fractional:
     """Circular shifts by k/FRACTIONS of a pixel on both axes, k = 1..FRACTIONS, by trigonometric interpolation.
 
-    The last one is a whole pixel, which only the curves include.
+    The last shift is a whole pixel; only the curves include it.
     """
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:

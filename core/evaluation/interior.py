@@ -1,4 +1,4 @@
-"""A network away from the border of its images: a context in which every padding is circular.
+"""A context in which every padding is circular, as if images had no border.
 
 A convolution that pads with zeros does not commute with circular shifts near the border, which hides the effect of its
 strides. Zero, replicated and reflected borders of convolutions, pools and `torch.nn.functional.pad` are replaced by the
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-#: positions among the arguments of `stride`, of `padding`, and of the window's size
+#: functions whose padding is replaced -> number of spatial axes
 _CONVOLUTIONS = {torch.conv1d: 1, F.conv1d: 1, torch.conv2d: 2, F.conv2d: 2, torch.conv3d: 3, F.conv3d: 3}
 _MAX_POOLS = {F.max_pool1d: 1, torch.max_pool1d: 1, F.max_pool2d: 2, torch.max_pool2d: 2}
 _AVERAGE_POOLS = {F.avg_pool1d: 1, F.avg_pool2d: 2}

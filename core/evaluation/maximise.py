@@ -51,9 +51,9 @@ def class_images(
     device: torch.device | str = "cpu",
     steps: int = STEPS,
 ) -> Maximised:
-    """The images (C, H, W) = `shape` that maximise the logarithm of the probability of `classes` (none: of each).
+    """The images of `shape` (C, H, W) that maximise the log probability of `classes`, one each; None: all classes.
 
-    Raises `UserError` for a class the network does not have.
+    Raises `UserError` for a class that the network does not have.
     """
     with _frozen(net), torch.inference_mode(False):
         count = _outputs(net, net, shape, device)
@@ -79,14 +79,14 @@ def neuron_images(
     device: torch.device | str = "cpu",
     steps: int = STEPS,
 ) -> Tensor:
-    """The images (N, C, H, W) that maximise `neurons` of a linear layer before its ReLU (none: each of them).
+    """The images (N, C, H, W) that maximise `neurons` of a linear layer before its ReLU; None: all neurons.
 
     Raises `UserError` for a layer or a neuron that the network does not have.
     """
     named = dict(net.named_modules())
     if layer not in named or not isinstance(named[layer], nn.Linear):
         linear = [name for name, module in named.items() if isinstance(module, nn.Linear)]
-        raise UserError(f"the network has no linear layer {layer!r}: one of {', '.join(linear)}")
+        raise UserError(f"the network has no linear layer {layer!r}: choose from {', '.join(linear)}")
     held: list[Tensor] = []
     hook = named[layer].register_forward_hook(lambda module, inputs, output: held.append(output))
     try:
@@ -148,5 +148,5 @@ def _checked(wanted: Sequence[int] | None, count: int, what: str) -> list[int]:
         return list(range(count))
     for index in wanted:
         if not 0 <= index < count:
-            raise UserError(f"{what} {index}: the network has those from 0 to {count - 1}")
+            raise UserError(f"{what} {index} does not exist: the network has 0 to {count - 1}")
     return list(wanted)

@@ -86,17 +86,18 @@ def measure_image(
     preprocess: Callable[[Tensor], Any] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ShiftMap:
-    """The `ShiftMap` of one image, (C, H, W), on the device of `net`: normalised, or uint8 with `preprocess`.
+    """The `ShiftMap` of one image (C, H, W) on the device of `net`: normalised, or uint8 with `preprocess`.
 
     boundary    "circular": pixels that leave one edge enter at the other. "zeros": zeros enter, the mean colour after
                 normalisation. "crop": the network sees windows of (H - 2 max_shift) x (W - 2 max_shift) of the image,
                 which must be larger by that much.
 
     `net` is in eval mode during the call. Raises ValueError for an image of another rank or dtype or too small for the
-    shifts, for a network that returns no logits, and for logits that are not finite.
+    shifts, for another boundary, for `max_shift` or `batch_size` below 1, for a network that returns no logits, and for
+    logits that are not finite.
     """
     image = as_tensor(image) if isinstance(image, np.ndarray) else image
-    _check_images(image, (3,), "a picture is", "(C, H, W),")
+    _check_images(image, (3,), "the image must be", "(C, H, W),")
     if boundary not in ("circular", "zeros", "crop"):
         raise ValueError(f"boundary must be circular, zeros or crop, not {boundary!r}")
     if max_shift < 1:
@@ -105,7 +106,9 @@ def measure_image(
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     height, width = image.shape[1:]
     if boundary == "crop" and min(height, width) <= 2 * max_shift:
-        raise ValueError(f"windows that move by {max_shift} pixels need a picture larger than {height}x{width}")
+        raise ValueError(
+            f"boundary crop needs an image of more than 2 x {max_shift} pixels a side, not {height}x{width}"
+        )
     axis = torch.arange(-max_shift, max_shift + 1)
     shifts = torch.cartesian_prod(axis, axis).to(image.device)  # (S, 2)
     middle = len(shifts) // 2
@@ -128,7 +131,7 @@ def measure_image(
     if progress is not None:
         progress("shifts", len(shifts), len(shifts))
     if not predict.finite:
-        raise ValueError("the network gives logits that are not finite (NaN or infinity) for this picture")
+        raise ValueError("the network returns logits that are not finite (NaN or infinity) for this image")
     scores = torch.cat(logits)  # (S, K)
     reference = scores[middle]
     side = 2 * max_shift + 1
@@ -159,7 +162,7 @@ class Measured(dict[str, float | Tensor]):
 
     @property
     def one_class(self) -> bool:
-        """Whether the network gave all images one class, which makes every consistency 1 and meaningless."""
+        """Whether all images got the same class, which makes every consistency 1 and meaningless."""
         return bool(self.get("classes_given") == 1 and self.get("images", 0) > 1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,12 +172,12 @@ class Measured(dict[str, float | Tensor]):
     def __str__(self) -> str:
         lines = [f"{name}: {value:.6g}" for name, value in self.items() if not isinstance(value, Tensor)]
         if self.one_class:
-            lines.append("the network gives one class to all images: its consistency is meaningless")
+            lines.append("the network assigns one class to all images: its consistency is meaningless")
         return "\n".join(lines)
 
 
 class _Given:
-    """Counts the images, and the classes that they were given."""
+    """Counts the images, and the distinct classes predicted for them."""
 
     def __init__(self) -> None:
         self.images, self.classes = 0, set[int]()
@@ -224,22 +227,23 @@ def measure(
     """Measures how shifts change the output of a network of your own.
 
     net          images -> logits (B, K): a module, also scripted or exported, in eval mode during the call, or a
-                 function. One that returns maps (B, K, H, W) is measured by `measure_maps`, under zeros at the edge if
-                 `evaluations` is "crop", and a detector by `measure_boxes`; of the settings they have ``max_shift`` and
-                 ``repeats``
+                 function. One that returns maps (B, K, H, W) is measured by `measure_maps`, with zeros at the edge if
+                 `evaluations` is "crop", and a detector by `measure_boxes`; of the settings both take only
+                 ``max_shift`` and ``repeats``
     data         images (N, C, H, W), normalised for `net`, or uint8 if `net` or `preprocess` normalises; signals (N, C,
                  L), shifted along L only; a NumPy array of either; a Dataset; or a DataLoader, whose batches are
                  images, (images, labels) or dictionaries. They are moved to the network's device
-    labels       (N,) class numbers; without them the network's class of each unshifted image counts as correct, and no
+    labels       (N,) class numbers; without them the predicted class of each unshifted image counts as correct, and no
                  accuracy is returned
     evaluations  any of "accuracy", "circular", "windows", "crop", "fractional", "flips", "erase", "all_shifts",
-                 "worst_shift", "subpixel", "walk", "rotation", "scaling", "corruptions"
+                 "worst_shift", "subpixel", "walk", "rotation", "scaling"; "corruptions" needs a registered data set
     output       where the logits are in the output of `net`, if ambiguous: a key, a position, or a function
     preprocess   applied to images, shifted ones too, before `net`
     settings     those of `stillpoint.core.config.schema.EvaluateConfig` in lower case: ``max_shift=8, repeats=2``
 
-    Returns the numbers by name, those of images and of predicted classes among them. Raises ValueError for unsupported
-    images, labels or networks, and `UserError` for unknown evaluations and settings or values out of range.
+    Returns the numbers by name, with the counts ``images`` and ``classes_given`` (distinct predicted classes). Raises
+    ValueError for unsupported images, labels or networks, and `UserError` for unknown evaluations and settings or
+    values out of range.
 
     Examples:
         >>> net = stillpoint.create("aps/resnet20_aps1", dataset="cifar10", width=0.25)
@@ -251,12 +255,12 @@ def measure(
     batched = iter(batches(data, labels, config.batch_size))
     first = next(batched, None)
     if first is None or not len(first[0]):
-        raise UserError("there is no image to measure on")
+        raise UserError("there are no images to measure")
     _check_images(first[0], (3, 4), "images must be", "(N, C, H, W), or signals (N, C, L),")
     signals, known = first[0].ndim == 3, first[1]
     stream = _images(chain([first], batched), device)
     if signals:
-        # the added axis of one row, along which nothing moves, is removed before the network
+        # signals are shifted as images of one row; the network sees them without that axis
         given_back = preprocess or (lambda x: x)
         preprocess = lambda x: given_back(x.squeeze(2))  # noqa: E731
     tried = _tried(net, first[0][:1], preprocess, device, signals)
@@ -265,12 +269,12 @@ def measure(
         chosen_shifts = _shifts("a detector", config.metrics, settings)
         return Measured(measure_boxes(net, pictures, preprocess=preprocess, seed=seed, **chosen_shifts))
     if logits_of(tried, output).ndim == 4:
-        chosen_shifts = _shifts("a network that gives maps", config.metrics, settings)
+        chosen_shifts = _shifts("a network that returns maps", config.metrics, settings)
         edge: Any = "zeros" if "crop" in config.metrics else "circular"
         options: dict[str, Any] = {"output": output, "preprocess": preprocess, "seed": seed, **chosen_shifts}
         return Measured(measure_maps(net, stream, boundary=edge, **options))
     if first[0].dtype == torch.uint8 and "fractional" in config.metrics:
-        raise ValueError("shifts by fractions of a pixel need floating images: leave fractional out for uint8")
+        raise ValueError("shifts by fractions of a pixel need floating-point images: leave fractional out for uint8")
     asked = config.metrics if known is not None else tuple(name for name in config.metrics if name != "accuracy")
     given = _Given()
     factories = {**EVALUATIONS, "given": lambda config, seed: given}
@@ -281,7 +285,7 @@ def measure(
 
 
 def _tried(net: Any, images: Tensor, preprocess: Callable[[Tensor], Any] | None, device: Any, signals: bool) -> Any:
-    """The output of a network for its first image."""
+    """The output of a network for one image."""
     one = (images.unsqueeze(2) if signals else images).to(device)
     with evaluating(net), torch.inference_mode():
         try:
@@ -291,19 +295,19 @@ def _tried(net: Any, images: Tensor, preprocess: Callable[[Tensor], Any] | None,
                 raise
             why = str(error).partition("\n")[0]
             raise ValueError(
-                f"the network refuses uint8 images, so give what prepares them, preprocess=: {why}"
+                f"the network does not accept uint8 images: pass preprocess= to convert them ({why})"
             ) from error
 
 
 def _shifts(network: str, evaluations: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of the measurements of maps and boxes, where they are given; the others' are refused."""
+    """The given settings of `measure_maps` and `measure_boxes`; `UserError` for any other setting or evaluation."""
     shifts = ("max_shift", "repeats")
     if odd := [name for name in evaluations if name not in ("accuracy", "circular", "crop")]:
-        raise UserError(f"the evaluation {odd[0]!r} does not take {network}: circular and crop do")
+        raise UserError(f"the evaluation {odd[0]!r} does not support {network}: use circular or crop")
     if {"circular", "crop"} <= set(evaluations):
-        raise UserError(f"{network} is measured by one of circular and crop at a time")
+        raise UserError(f"{network} takes one of circular and crop at a time, not both")
     if odd := [name for name in settings if name not in (*shifts, "batch_size", "protocol")]:
-        raise UserError(f"the setting {odd[0]!r} does not act on {network}: {' and '.join(shifts)} do")
+        raise UserError(f"the setting {odd[0]!r} has no effect on {network}: only {' and '.join(shifts)} do")
     return {name: settings[name] for name in shifts if name in settings}
 
 
@@ -342,7 +346,7 @@ def _check_images(images: Any, ndims: tuple[int, ...], what: str, expected: str)
         raise ValueError(f"{what} {expected} not of shape {tuple(images.shape)}")
     if not images.is_floating_point() and images.dtype != torch.uint8:
         raise ValueError(
-            f"{what} floating numbers, normalised as the network wants them, or uint8 if it takes stored pixels, not "
+            f"{what} floating-point and normalised for the network, or uint8 if it takes stored pixels, not "
             f"{images.dtype}"
         )
 
@@ -352,9 +356,9 @@ def _check_labels(labels: Any, count: int) -> None:
         raise ValueError(f"labels must be a tensor (N,) of class numbers, not {type(labels).__name__}")
     if labels.shape != (count,):
         raise ValueError(
-            f"there must be labels (N,), one for each of {counted(count, 'image')}, not of shape {tuple(labels.shape)}"
+            f"labels must be (N,), one for each of {counted(count, 'image')}, not of shape {tuple(labels.shape)}"
         )
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be class numbers, integers, not {labels.dtype}")
+        raise ValueError(f"labels must be integer class numbers, not {labels.dtype}")
     if count and int(labels.min()) < 0:
-        raise ValueError(f"labels must be class numbers from 0 on, not {int(labels.min())}")
+        raise ValueError(f"labels must be class numbers of at least 0, not {int(labels.min())}")

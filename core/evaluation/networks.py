@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from stillpoint.core.base.words import counted
 from stillpoint.core.metrics.outputs import as_tensor
 
-#: Keys that are tried for the images of a dictionary batch, in this order.
+#: Keys under which the images, and the labels, of a dictionary batch are looked for, in this order.
 IMAGE_KEYS = ("pixel_values", "images", "image", "input_values", "x")
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 
@@ -19,15 +19,15 @@ LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 def callable_of(net: Any) -> Callable[[Tensor], Any]:
     """`net` as a function of a batch: a module, scripted or not, an exported program or its module, or a function.
 
-    What was exported for a fixed batch size gets batches of that size, the last one padded. ValueError for what cannot
-    be called.
+    A program exported for a fixed batch size gets batches of that size, the last one padded. ValueError for an object
+    that cannot be called.
     """
     if isinstance(net, torch.export.ExportedProgram):
         net = net.module()
     if isinstance(net, fx.GraphModule):
         return _exported(net)
     if not callable(net):
-        raise ValueError(f"a network is a module or a function of images, not {type(net).__name__}")
+        raise ValueError(f"the network must be a module or a function of images, not {type(net).__name__}")
     return net
 
 
@@ -64,10 +64,10 @@ def _together(outputs: list[tuple[Any, int]]) -> Any:
 
 
 def batches(data: Any, labels: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """(images, labels or None) in batches, from any of these.
+    """Yields batches (images, labels or None) from data of any supported kind.
 
-    A tensor or an array (N, ...), with `labels` or without; a Dataset, read in its order; a DataLoader or another
-    iterable whose batches are images, pairs (images, labels) or dictionaries. ValueError for anything else.
+    `data` is a tensor or an array (N, ...), with `labels` or without; a Dataset, read in its order; a DataLoader or
+    another iterable whose batches are images, pairs (images, labels) or dictionaries. ValueError for anything else.
     """
     if isinstance(data, Tensor | np.ndarray):
         images = as_tensor(data)
@@ -77,7 +77,7 @@ def batches(data: Any, labels: Any, batch_size: int) -> Iterator[tuple[Tensor, T
             yield images[part], None if classes is None else classes[part]
         return
     if labels is not None:
-        raise ValueError("labels go with a tensor or an array of images; a DataLoader or a Dataset provides its own")
+        raise ValueError("labels are for a tensor or an array of images; a DataLoader or a Dataset provides its own")
     if isinstance(data, Dataset):
         data = DataLoader(data, batch_size=batch_size)
     if isinstance(data, str | bytes | Mapping | nn.Module) or not isinstance(data, Iterable):
@@ -94,7 +94,7 @@ def _classes(labels: Any, count: int) -> Tensor:
     classes = as_tensor(labels)
     if classes.ndim == 0 or len(classes) != count:
         shape = tuple(classes.shape)
-        raise ValueError(f"there must be labels (N,), one for each of {counted(count, 'image')}, not of shape {shape}")
+        raise ValueError(f"labels must be (N,), one for each of {counted(count, 'image')}, not of shape {shape}")
     return classes
 
 
@@ -105,7 +105,7 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor | None]:
         image = next((key for key in IMAGE_KEYS if key in batch), None)
         if image is None:
             raise ValueError(
-                f"a batch holds {', '.join(map(str, batch))}, and none of these is called {', '.join(IMAGE_KEYS)}"
+                f"a batch has the keys {', '.join(map(str, batch))}; images must be one of {', '.join(IMAGE_KEYS)}"
             )
         label = next((key for key in LABEL_KEYS if key in batch), None)
         return as_tensor(batch[image]), None if label is None else as_tensor(batch[label])

@@ -16,14 +16,14 @@ from stillpoint.core.metrics.views import Boundary, shifted_pairs
 
 
 class ShiftPairs:
-    """Two shifts of each image per repeat, each axis uniform in -MAX_SHIFT..MAX_SHIFT-1 pixels: do both get the same
-    class?
+    """Whether two random shifts of an image get the same class; REPEATS pairs for each image.
 
-    MAX_SHIFT at half of an image's size is every circular shift, as Zhang shifts CIFAR-10's.
+    Each axis of a shift is uniform in -MAX_SHIFT..MAX_SHIFT-1 pixels. A MAX_SHIFT of half the image's size covers every
+    circular shift, as Zhang shifts CIFAR-10.
 
     The boundary is "circular" (roll; Zhang 2019, section 4; APS section 5) or "zeros" (two windows of the image's own
     size out of the normalised image padded by MAX_SHIFT zeros, APS's standard consistency). `alter` changes the images
-    first; results, which then include the accuracy, are of the changed images.
+    first; the results are then of the changed images, and include their accuracy.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ def crop(config: EvaluateConfig, seed: int) -> ShiftPairs:
 
 
 def half_turn(view: View, seed: int) -> Tensor:
-    """Both axes reversed: what the APS code calls vertical flips is a rotation by 180 degrees."""
+    """Images with both axes reversed, a rotation by 180 degrees; the APS code calls them vertical flips."""
     return view.images.flip(2, 3)
 
 

@@ -1,6 +1,6 @@
 """The evaluations by name; a paper adds its own by passing the engine a mapping that extends `EVALUATIONS`.
 
-An evaluation's file is imported when it is made, since it imports torchmetrics.
+An evaluation's module is imported on first use, since it imports torchmetrics.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def _of(kind: str) -> dict[str, Callable[[EvaluateConfig, int], Evaluation]]:
     return {name: partial(_make, entry.home) for name, entry in catalogue.EVALUATIONS.items() if entry.of == kind}
 
 
-#: name -> factory (config, seed) -> Evaluation, of networks that give classes of images
+#: name -> factory (config, seed) -> Evaluation, for networks that classify images
 EVALUATIONS = _of("classes")
-#: the same of those that give a class for each pixel
+#: the same for networks that classify pixels
 MAP_EVALUATIONS = _of("label_maps")

@@ -1,4 +1,4 @@
-"""Measures a run: its network before and after training, on the test images of its configuration."""
+"""Measures the network of a run before and after training, on the test images of its configuration."""
 
 import time
 from collections.abc import Callable
@@ -46,12 +46,12 @@ def evaluate_run(
     """Measures a trained run, and the same network before training; writes metrics.json and maps.safetensors.
 
     config         the run's, except for its EVALUATE section, which may differ
-    build          from a configuration to its network, initialised from its seed
+    build          configuration -> network, initialised from its seed
     evaluations    the pipeline's, by name; None: core's, which have only our own protocol
-    status         which weights of the run, see `runs.statuses.fill_at`; results of other than the kept weights go to
-                   the files of ``run.at(status)``, with "status" and "epoch"
-    code           digest of the code that measures, which is recorded
-    workflow       results that exist are not measured again (see `stillpoint.core.runs.claim.measured`)
+    status         which weights of the run, see `runs.statuses.fill_at`; results of weights other than the kept ones go
+                   to the files of ``run.at(status)``, with "status" and "epoch"
+    code           digest of the measuring code, recorded with the results
+    workflow       existing results are not measured again (see `stillpoint.core.runs.claim.measured`)
     after          called with the measured run (``run.at(status)``) while the folder's lock is still held
     device         see `stillpoint.core.base.device.pick`
 
@@ -60,10 +60,10 @@ def evaluate_run(
     measured), and "provenance", the one part that differs between two calls. Maps are named ``trained/<name>``.
     metrics.json is written last, so that its presence implies both.
 
-    Evaluation is always in float32, whatever training's precision: rounding to bfloat16 would decide near ties of an
-    adaptive grid, and so the consistency that is measured. Raises `UserError` when the folder holds no run, one of
-    other settings or a kept one, its weights are missing, damaged or another network's, and as
-    `evaluation.engine.evaluate` does.
+    Evaluation is always in float32, whatever the precision of training: rounding to bfloat16 would decide near ties of
+    an adaptive grid, and so change the consistency. Raises `UserError` if the folder holds no run, a kept one or one
+    with other settings, if the weights are missing, damaged or another network's, and as `evaluation.engine.evaluate`
+    does.
     """
     _check(run, config)
     if evaluations is None:
@@ -72,7 +72,7 @@ def evaluate_run(
     start = time.perf_counter()
     with locked(run.lock), crash_in_log(run), settings(where, threads), reader_deaths_reported():
         sweep(run.folder)
-        # again: it may have been made anew since it was looked at
+        # again under the lock: the run may have been replaced since
         _check(run, config)
         if status in ("weights", "best") and run.state.is_file() and not run.training.is_file():
             raise UserError(f"{run.folder} holds an unfinished training: finish it before measuring")
@@ -82,7 +82,6 @@ def evaluate_run(
         assert batches is not None, "every data set has a test part"
         images = batches.image_set
         states = ("untrained", "trained") if config.evaluate.untrained else ("trained",)
-        # first, before waiting for the lock: a missing run
         trained = build(config)
         epoch = fill_at(trained, run, config, status)
         weights = tensors_digest(trained.state_dict())
@@ -127,7 +126,7 @@ def evaluate_run(
             numbers.write_bytes(json_text(metrics).encode())
             with atomic_path(place.maps) as arrays:
                 save_file({name: value.contiguous() for name, value in maps.items()}, arrays)
-                # earlier numbers never stand beside these arrays, whenever the process is killed
+                # so that old numbers never lie beside these arrays, even if the process is killed here
                 place.metrics.unlink(missing_ok=True)
         if after is not None:
             after(place)
@@ -139,8 +138,8 @@ def _under(state: str, progress: OnProgress | None) -> OnProgress | None:
 
 
 def _check(run: Run, config: RunConfig) -> None:
-    """A `UserError` unless the run in the folder was trained with the settings of `config`."""
+    """Raises `UserError` unless the run in the folder was trained with the settings of `config`."""
     if not run.config.is_file():
         raise UserError(f"{run.folder} holds no run: there is no {run.config.name} in it")
     if departures := claim.departures(run, config):
-        raise UserError(f"only EVALUATE.* can be set for a run that is trained, not {'; '.join(departures[:3])}")
+        raise UserError(f"only EVALUATE.* can be changed for a trained run, not {'; '.join(departures[:3])}")

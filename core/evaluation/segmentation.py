@@ -1,6 +1,6 @@
-"""The evaluations "segmentation", "circular_maps" and "crop_maps": are label maps right, and do they move along?
+"""The evaluations "segmentation", "circular_maps" and "crop_maps": are label maps right, do they move with the image?
 
-mASSC, the mean average segmentation shift consistency, is of Rojas-Gomez et al., NeurIPS 2022.
+mASSC is the mean average segmentation shift consistency of Rojas-Gomez et al., NeurIPS 2022.
 """
 
 from torch import Tensor
@@ -28,10 +28,10 @@ class Segmentation:
 
 
 class MapShifts:
-    """REPEATS shifts of each image, each axis uniform in -MAX_SHIFT..MAX_SHIFT pixels: which pixels keep their label?
+    """How many pixels keep their label under REPEATS shifts, each axis uniform in -MAX_SHIFT..MAX_SHIFT pixels.
 
-    The agreement is mASSC: the mean over repeats of the share of all pixels, or with zeros at the edge of those that
-    both maps saw; `variance` is over the repeats.
+    ``agreement`` is mASSC: the fraction of pixels that keep their label, averaged over the repeats; with zeros at the
+    edge only pixels within both maps count. ``agreement_variance`` is over the repeats.
     """
 
     name: str
@@ -63,12 +63,12 @@ class MapShifts:
 
 
 class CircularMaps(MapShifts):
-    """Images are rolled."""
+    """Label maps under circular shifts."""
 
     name, boundary = "circular_maps", "circular"
 
 
 class CropMaps(MapShifts):
-    """Zeros enter at the edge."""
+    """Label maps under shifts with zeros at the edge."""
 
     name, boundary = "crop_maps", "zeros"

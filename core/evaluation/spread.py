@@ -1,4 +1,4 @@
-"""The mean of a number over images with its standard error, exact in any order of batches."""
+"""The mean of a number over images and its standard error, from exact sums, whatever the order of batches."""
 
 import math
 
@@ -10,12 +10,12 @@ from stillpoint.core.metrics.accumulate import Values
 
 
 def wide(logits: Tensor) -> Tensor:
-    """Logits in float64, wherever there is one: a divergence of nearly equal rows is a difference of large numbers."""
+    """Logits in float64 (float32 on MPS, which has no other): a divergence of nearly equal rows cancels digits."""
     return logits.to(torch.float32 if logits.device.type == "mps" else torch.float64)
 
 
 class Spread:
-    """Numbers (B,) of images, or (B, views), whose mean over the views is the image's: `mean` and `standard_error`."""
+    """`mean` and `standard_error` over images of numbers (B,), or (B, views), averaged over each image's views."""
 
     def __init__(self) -> None:
         self.values, self.squares, self.images = Values(**ALONE), Values(**ALONE), 0
@@ -32,7 +32,7 @@ class Spread:
 
     @property
     def standard_error(self) -> float:
-        """Of `mean`, images taken as independent; 0.0 for a single one."""
+        """Standard error of `mean` for independent images; 0.0 for fewer than two."""
         if self.images < 2:
             return 0.0
         variance = max(self.squares.mean - self.values.mean**2, 0.0)

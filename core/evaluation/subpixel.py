@@ -1,4 +1,4 @@
-"""The evaluation "subpixel": circular shifts by half a pixel, by a quarter, and by any fraction."""
+"""The evaluation "subpixel": circular shifts by half a pixel, a quarter, and random fractions."""
 
 import torch
 
@@ -11,20 +11,20 @@ from stillpoint.core.metrics import agreement, relative_logit_change
 from stillpoint.core.metrics.accumulate import Tally
 from stillpoint.core.metrics.shift_metrics import LogitChange
 
-#: both axes move by so many pixels
+#: shifts in pixels on both axes
 FIXED = {"half": 0.5, "quarter": 0.25}
-#: a drawn shift is a whole number of this part of a pixel
+#: random shifts are multiples of 1 / _PART pixel
 _PART = 1 << 16
 
 
 class Subpixel:
-    """Views moved by trigonometric interpolation: do they keep the class, and how far do their logits move?
+    """Whether images moved by trigonometric interpolation keep their class, and how far their logits move.
 
-    A half and a quarter of a pixel on both axes; and for each image REPEATS shifts that are drawn, each axis uniform in
+    Shifts are half and a quarter of a pixel on both axes, and for each image REPEATS random ones, each axis uniform in
     -MAX_SHIFT..MAX_SHIFT pixels.
 
-    At even sizes a shift by a fraction changes an image's highest frequency, which no network can undo. So a law is
-    tried on LIMIT_ALL_SHIFTS images without that: ``subpixel_law_max_logit_change`` is between two of their phases.
+    At even sizes a fractional shift changes an image's highest frequency, which no network can undo. So the law is
+    tested on LIMIT_ALL_SHIFTS images without it: ``subpixel_law_max_logit_change`` compares two of their phases.
     """
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
@@ -52,7 +52,7 @@ class Subpixel:
             self.law.update(view.predict(fourier_shift(half, (-0.5, -0.5))), view.predict(half))
 
     def _drawn(self, indices: torch.Tensor, repeat: int) -> torch.Tensor:
-        """Shifts (B, 2) in pixels."""
+        """Random shifts (B, 2) in pixels."""
         span = self.reach * _PART
         return uniform_integers(indices, -span, span, 2, "subpixel", self.seed, repeat).double() / _PART
 

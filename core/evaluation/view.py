@@ -1,4 +1,4 @@
-"""The contract of an evaluation, and the view of a batch that it gets."""
+"""The interface of an evaluation, and the view of a batch that it gets."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -11,19 +11,24 @@ from torch import Tensor
 from stillpoint.core.data.sets import FolderSet, ImageSet, sample
 
 Result = dict[str, float | Tensor]
-#: options of the metrics in an evaluation: each evaluating process sees all images
+#: options of the metrics in an evaluation, whose process sees all images and so needs no synchronisation
 ALONE: dict[str, Any] = {"sync_on_compute": False}
 
 
 class View:
     """A batch for an evaluation: normalised images on the device, and the network.
 
-    images (B, C, H, W), labels (B,), indices (B,) numbers of the images in their set, on the CPU. `predict` maps
-    images to float32 logits. `progress` serves evaluations that take long within one batch. `wide` (B, C, H', W') is
-    the larger crop about the centre of `images`, with EVALUATE.MARGIN, or the padded images of which they are random
-    windows, with AUGMENT.CANVAS_PADDING. The batch is number `step` of `steps`. `image_set` is the set of `indices`,
-    for evaluations that need the stored images, and `normalise` makes stored pixels what `predict` takes. `root` is
-    the data root, for those that need other images; None: the default.
+    images       (B, C, H, W)
+    labels       (B,)
+    indices      (B,), positions of the images in their set, on the CPU
+    predict      images -> float32 logits
+    progress     for evaluations that take long within one batch
+    wide         (B, C, H', W'): with EVALUATE.MARGIN the larger crop around `images`; with AUGMENT.CANVAS_PADDING the
+                 padded images of which they are random windows
+    step, steps  the batch is number `step` of `steps`
+    image_set    the set of `indices`, for evaluations that need the stored images
+    normalise    stored pixels -> what `predict` takes
+    root         data root, for evaluations that need other images; None: the default
     """
 
     def __init__(
@@ -60,13 +65,13 @@ class View:
 
 
 class Evaluation(Protocol):
-    """A torchmetrics metric of views: `update` gets every batch once, `compute` returns the results.
+    """The interface of an evaluation, as of a metric: `update` gets every batch once, `compute` returns the results.
 
-    Made by a factory ``(config, seed)``; it holds metrics of `stillpoint.core.metrics`, whose sums are exact.
+    A factory ``(config, seed)`` builds it from metrics of `stillpoint.core.metrics`, whose sums are exact.
     """
 
     def update(self, view: View) -> None: ...
 
     def compute(self) -> Result:
-        """Floats, fractions in [0, 1], and tensors for maps over shifts. Names start with the evaluation's."""
+        """Floats (fractions in [0, 1]), and tensors for maps over shifts; their names start with the evaluation's."""
         ...

@@ -1,4 +1,4 @@
-"""The evaluation "walk": the picture moves along the diagonal, a pixel at a time."""
+"""The evaluation "walk": the image moves along the diagonal, one pixel at a time."""
 
 import torch
 
@@ -13,9 +13,9 @@ from stillpoint.core.metrics.flip_rate import flips
 class Walk:
     """Circular shifts by 0, 1, ..., 2 MAX_SHIFT pixels on both axes at once.
 
-    ``walk_flip_rate`` is the share of pairs of views whose class differs, a mean over steps from one pixel to
-    2 MAX_SHIFT, which count alike (the mean flip rate of Hendrycks and Dietterich, ICLR 2019);
-    ``walk_flip_rate_step1`` that of neighbours alone. ``walk_stability`` is one minus the mean change of the right
+    ``walk_flip_rate`` is the fraction of pairs of views whose class differs, averaged over distances of 1 to 2
+    MAX_SHIFT pixels with equal weights (the mean flip rate of Hendrycks and Dietterich, ICLR 2019);
+    ``walk_flip_rate_step1`` is that of neighbouring views. ``walk_stability`` is one minus the mean change of the true
     class's probability from one view to the next (Zhang, ICML 2019, figure 1, whose views are windows).
     """
 

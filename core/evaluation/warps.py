@@ -1,4 +1,4 @@
-"""The evaluations "rotation" and "scaling": small changes that no method of sampling promises to bear."""
+"""The evaluations "rotation" and "scaling": small warps, to which no sampling method guarantees invariance."""
 
 import math
 from collections.abc import Sequence
@@ -12,21 +12,20 @@ from stillpoint.core.evaluation.view import ALONE, Result, View
 from stillpoint.core.metrics import agreement
 from stillpoint.core.metrics.accumulate import Tally
 
-#: degrees, against the clock and with it
+#: degrees, anticlockwise and clockwise
 DEGREES = (1.0, -1.0)
-#: the content becomes smaller and larger by so much
+#: factors by which the content shrinks and grows
 SCALES = (0.97, 1.03)
 
 
 def warped(images: Tensor, matrix: Sequence[Sequence[float]]) -> Tensor:
-    """Images (B, C, H, W) whose content is mapped by a matrix (2, 2) about the middle, bilinear, zeros coming in.
+    """Images (B, C, H, W) warped by a matrix (2, 2) about their centre: bilinear, with zeros outside.
 
-    The matrix acts on (x, y) in pixels, y downwards. Those of one side in another unit than the other are no matter:
-    both axes are scaled by their own length.
+    The matrix maps the content's (x, y) in pixels, y downwards, also where height and width differ.
     """
     height, width = images.shape[2:]
     (a, b), (c, d) = torch.linalg.inv(torch.tensor(matrix, dtype=torch.float64)).tolist()
-    # grid_sample asks where a pixel comes from, in halves of each side
+    # grid_sample maps output to input positions, in units of half a side
     rows = [[a, b * height / width, 0.0], [c * width / height, d, 0.0]]
     theta = torch.tensor(rows, dtype=images.dtype, device=images.device).expand(len(images), 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
@@ -34,7 +33,7 @@ def warped(images: Tensor, matrix: Sequence[Sequence[float]]) -> Tensor:
 
 
 class Warps:
-    """Does a warped view keep the class of the image as it is? A share over `matrices`, with its standard error."""
+    """Fraction of warps, one for each of `matrices`, that keep the image's class, with its standard error."""
 
     def __init__(self, name: str, matrices: Sequence[Sequence[Sequence[float]]]) -> None:
         self.name, self.matrices, self.kept = name, matrices, Tally(**ALONE)
@@ -51,11 +50,11 @@ class Warps:
 
 
 def rotation(config: EvaluateConfig, seed: int) -> Warps:
-    """``rotation_consistency``: by a degree, both ways."""
+    """``rotation_consistency``: rotations by one degree, both ways."""
     turns = [math.radians(degrees) for degrees in DEGREES]
     return Warps("rotation", [[[math.cos(t), math.sin(t)], [-math.sin(t), math.cos(t)]] for t in turns])
 
 
 def scaling(config: EvaluateConfig, seed: int) -> Warps:
-    """``scaling_consistency``: smaller and larger by 3 per cent."""
+    """``scaling_consistency``: content smaller and larger by 3 per cent."""
     return Warps("scaling", [[[scale, 0.0], [0.0, scale]] for scale in SCALES])

@@ -1,4 +1,4 @@
-"""The evaluation "windows": windows of the network's size that move over a larger picture."""
+"""The evaluation "windows": windows of the network's size out of a larger image."""
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +13,16 @@ from stillpoint.core.metrics.accumulate import Tally
 
 
 def wide_images(view: View, max_shift: int) -> tuple[Tensor, int]:
-    """(images in which windows of the network's size can move, how many positions there are on each axis)."""
+    """(images larger than the network's size, number of window positions on each axis)."""
     wide = view.wide if view.wide is not None else F.pad(view.images, (max_shift,) * 4, mode="replicate")
     return wide, wide.shape[2] - view.images.shape[2]
 
 
 class Windows:
-    """Shift consistency (Zhang 2019, section 4): two windows of the network's size out of a larger crop, one class?
+    """Shift consistency (Zhang 2019, section 4): do two windows of the network's size in a larger crop get one class?
 
-    Each image draws its own two corners per repeat, uniform over 0..margin-1 on each axis (the published range
-    leaves the last one out); the paper draws one pair for a whole batch.
+    Each image draws its own two corners per repeat, uniform over 0..margin-1 on each axis (as published, without the
+    last position); the paper draws one pair for a whole batch.
     """
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""The evaluation "worst_shift": an attacker who may move the picture by a few pixels."""
+"""The evaluation "worst_shift": accuracy under the worst circular shift by a few pixels."""
 
 import torch
 
@@ -10,12 +10,13 @@ from stillpoint.core.metrics.accumulate import Tally
 
 
 class WorstShift:
-    """Of LIMIT_DEAR images, the share that is right at every circular shift of up to WORST_SHIFT pixels on both axes.
+    """Fraction of LIMIT_DEAR images classified correctly at every circular shift of up to WORST_SHIFT pixels per axis.
 
-    An image that was taken for another class once is not moved again, so few views are needed where a network fails.
+    An image that is misclassified once is not moved again, so a network that fails needs few views.
 
-    Where one fails, the map ``worst_shift_example`` holds the first of the shortest such shifts: number of the image,
-    rows, columns, its class, the class given; ``worst_shift_example_image`` the image (C, H, W) as the network sees it.
+    If an image fails, the map ``worst_shift_example`` holds the first of the shortest such shifts (image number, rows,
+    columns, its class, the predicted class), and ``worst_shift_example_image`` the image (C, H, W) as the network sees
+    it.
     """
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
@@ -53,7 +54,7 @@ class WorstShift:
             self.example = found, image.float().cpu()
 
     def shifts(self) -> list[tuple[int, int]]:
-        """All but none, those of odd numbers of pixels first: they are the ones that a stride of two does not bear."""
+        """All non-zero shifts, odd ones first, since those break a stride of two."""
         steps = torch.arange(-self.reach, self.reach + 1)
         every = [(int(r), int(c)) for r, c in torch.cartesian_prod(steps, steps) if r or c]
         return sorted(every, key=lambda shift: -(shift[0] % 2 + shift[1] % 2))

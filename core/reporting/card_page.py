@@ -1,4 +1,4 @@
-"""A kept run's card as files: ``card.json``, and ``card.md``, which says the same to people."""
+"""Writes a kept run's card: ``card.json`` for programs, and ``card.md`` with the same content for people."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from stillpoint.core.runs.layout import Run
 
 
 def card_texts(run: Run, card: Mapping[str, Any]) -> dict[Path, str]:
-    """The contents of ``card.json`` and ``card.md`` of a run whose other files are in its folder."""
+    """The contents of ``card.json`` and ``card.md`` for a run whose other files are in its folder."""
     from stillpoint.core.config.merge import read_settings
 
     held = {name: digest(run.folder / name) for name in FILES if (run.folder / name).is_file()}

@@ -1,7 +1,7 @@
 """The columns of a table, and the formatting of their numbers.
 
-Core's columns are those of its evaluations (`stillpoint.core.config.evaluations`). A paper adds to them, or puts them
-in another order (`arranged`).
+Core's columns are those of its evaluations (`stillpoint.core.config.evaluations`). A paper adds or reorders columns
+with `arranged`.
 """
 
 from collections.abc import Iterable
@@ -20,16 +20,17 @@ def arranged(*own: Column | str, without: Iterable[str] = ()) -> tuple[Column, .
     """
     core, left_out = {column.key: column for column in COLUMNS}, set(without)
     if unknown := {key for key in (*own, *left_out) if isinstance(key, str)} - set(core):
-        raise ValueError(f"core has no column {min(unknown)}: one of {', '.join(core)}")
+        raise ValueError(f"core has no column {min(unknown)!r}: choose from {', '.join(core)}")
     first = [core[column] if isinstance(column, str) else column for column in own]
     placed = left_out | {column.key for column in first}
     return (*first, *(column for column in COLUMNS if column.key not in placed))
 
 
 def described(key: str, columns: Iterable[Column] = COLUMNS) -> Column | None:
-    """The column that formats a number of ``metrics.json``: its own, or one whose key its name contains
-    (``accuracy_standard_error``, ``normalised_kl_vertical_pixel``); consistencies are percentages too. None for a plain
-    number: a count, a slope, a largest change.
+    """The column that formats a number of ``metrics.json``; None for a plain number (count, slope, largest change).
+
+    It is the number's own, or the one with the longest key in its name (``accuracy_standard_error``,
+    ``normalised_kl_vertical_pixel``); other consistencies are percentages too.
     """
     units = {column.key: column for column in columns}
     if key in units:

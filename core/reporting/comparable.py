@@ -1,6 +1,6 @@
-"""Whether runs can be averaged: same images, settings, arithmetic and code; otherwise an error that says what differs.
+"""Checks that runs can be averaged: same images, settings, arithmetic and code; the error says what differs.
 
-Code may differ if ``stillpoint verify`` showed that it gives the same bits in the first epoch; the table then names the
+Code may differ if ``stillpoint verify`` showed that its first epoch has the same bits; the table then names the
 commits.
 """
 
@@ -13,15 +13,15 @@ from stillpoint.core.config.merge import read_settings
 from stillpoint.core.config.schema import deciding, differences, shared
 from stillpoint.core.runs.layout import Run
 
-#: number of differing settings that a message names
+#: at most so many differing settings are named in a message
 NAMED = 4
 
 
 def check(metrics: Mapping[Run, dict[str, Any]]) -> list[str]:
-    """The notes for a table of these runs; `metrics` are the contents of their metrics.json.
+    """Returns the notes for a table of these runs; `metrics` are the contents of their metrics.json.
 
     Raises `UserError` if runs of one network differ in more than the seed, or any two were measured on different
-    images. What an older file does not record is not compared.
+    images. Facts that an older file does not record are not compared.
     """
     about = {run: _training(run) for run in metrics}
     measured = {run: found.get("provenance") or {} for run, found in metrics.items()}
@@ -40,9 +40,8 @@ def check(metrics: Mapping[Run, dict[str, Any]]) -> list[str]:
 
 
 def _training(run: Run) -> dict[str, Any]:
-    """What train.json says; nothing where there is none. A `UserError` for a damaged one: what it does not say any more
-    could not be compared, and the run would join a mean unseen."""
-    remedy = "remove it, and give the command that trained the run once more"
+    """The content of train.json, {} if there is none; `UserError` for a damaged one, whose run could not be checked."""
+    remedy = "remove it, and repeat the command that trained the run"
     found = read_json(run.training, remedy=remedy, of=dict) if run.training.exists() else {}
     if not isinstance(found.get("codes") or [], list):
         raise UserError(f"{run.training} is damaged (codes is not a list): {remedy}")
@@ -77,14 +76,14 @@ def _same_settings(runs: list[Run]) -> None:
             raise _apart(other, run, f"are both of seed {seed} (one is a copy of the other)", "")
     for run, settings in known[1:]:
         first, own = known[0]
-        # a setting newer than one of the runs had no effect in it; the mean is over seeds
+        # a setting that one of the runs did not have yet had no effect in it; seeds may differ
         found = differences({**shared(own, settings), "SEED": 0}, {**shared(settings, own), "SEED": 0})
         if found:
             raise _apart(first, run, f"were trained by different settings ({'; '.join(found[:NAMED])})", "")
 
 
 def _same_code(model: str, about: dict[Run, dict[str, Any]]) -> list[str]:
-    """The sentence on runs of different code that give the same bits; a `UserError` where that was not shown."""
+    """The note on runs of different code with equal bits; `UserError` if `stillpoint verify` did not show that."""
     known = {run: codes for run, found in about.items() if (codes := _codes(run, found))}
     if not known:
         return []
@@ -96,12 +95,14 @@ def _same_code(model: str, about: dict[Run, dict[str, Any]]) -> list[str]:
     if rest:
         first, other = next(run for run in known if run not in rest), next(iter(rest))
         both = f" (commits {_commit(about[first])} and {_commit(about[other])})"
-        remedy = f"stillpoint verify {first.folder} and {other.folder} begin them again under this code, and compare"
+        remedy = (
+            f"run stillpoint verify {first.folder} and {other.folder} to compare their first epochs with this code's"
+        )
         raise _apart(first, other, f"were trained by different code{both}", remedy)
     commits = sorted({_commit(about[run]) for run in known})
     if len({_trained_with(about[run]) for run in known}) == 1 or len(commits) == 1:
         return []
-    return [f"{model} was trained at commits {' and '.join(commits)}, whose first epochs give the same bits"]
+    return [f"{model} was trained at commits {' and '.join(commits)}, whose first epochs have the same bits"]
 
 
 def _trained_with(found: dict[str, Any]) -> str:
@@ -109,7 +110,7 @@ def _trained_with(found: dict[str, Any]) -> str:
 
 
 def _codes(run: Run, found: dict[str, Any]) -> set[str]:
-    """The codes that reproduce the first epoch of a run: the one that trained it, and the verified ones."""
+    """Digests of the codes that reproduce a run's first epoch: the one that trained it, and the verified ones."""
     own = _trained_with(found)
     return {own, *_read(run.verified)} if own else set()
 

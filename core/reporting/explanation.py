@@ -1,4 +1,4 @@
-"""The chart of an explanation: each module's equivariance error, and the share that it adds."""
+"""The chart of an explanation: each module's equivariance error, and its share of the total."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 from stillpoint.core.evaluation.explain import Explanation
 from stillpoint.core.reporting.figures import entitle, save, styled, subplots
 
-#: number of modules that are named, those with the largest shares
+#: at most so many modules are named, those with the largest shares
 NAMED = 12
 
 
 @styled
 def explanation_chart(found: Explanation, path: Path, *, title: str) -> Path:
-    """Errors of all modules in the order of execution (above, logarithmic), and the largest shares (below)."""
+    """Draws all modules' errors in the order of execution (above, logarithmic), and the largest shares (below)."""
     rows = [row for row in found.rows if row.name != "(network)"]
     figure, axes = subplots(2, 1, (7.2, 5.6))
     errors, shares = axes[0, 0], axes[1, 0]
@@ -39,6 +39,6 @@ def explanation_chart(found: Explanation, path: Path, *, title: str) -> Path:
 
 
 def _largest(shares: Sequence[float]) -> list[int]:
-    """Places of the largest shares above zero, at most `NAMED`, in their order."""
+    """Indices of the largest shares above zero, at most `NAMED`, ascending."""
     above = sorted((k for k, share in enumerate(shares) if share > 0), key=lambda k: -shares[k])[:NAMED]
     return sorted(above)

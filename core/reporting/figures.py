@@ -1,6 +1,6 @@
 """Figures of results. The same inputs give the same bytes.
 
-Colours suit colour-blind readers, and markers distinguish networks too, so that figures can be read in grey.
+Colours suit colour-blind readers; markers distinguish networks as well, so that figures can be read in grey.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -68,9 +68,9 @@ def save(figure: "Figure", path: Path) -> Path:
 
     if path.suffix.lower() != ".png":
         plt.close(figure)
-        raise UserError(f"pictures are written as PNG: give {path} a name that ends in .png")
+        raise UserError(f"figures are written as PNG: {path} must end in .png")
     with atomic_path(path) as temporary:
-        # without the software's name, whose version would change the bytes
+        # without Matplotlib's name and version, which would change the bytes
         figure.savefig(temporary, metadata={"Software": None})
     plt.close(figure)
     return path
@@ -79,9 +79,9 @@ def save(figure: "Figure", path: Path) -> Path:
 def colours(models: Sequence[str]) -> dict[str, tuple[str, str]]:
     """(colour, marker) of each network, the same in every figure of a table; no two share both, up to 84 networks.
 
-    Up to 12 networks have a marker each, and up to 7 a colour each. More share a colour by families, which are a
-    network and those named after it (``resnet18``, ``resnet18_lpf2``, ...): the first the darkest. Of more than 12,
-    those of one place in their families share a marker.
+    Up to 12 networks have a marker each, and up to 7 a colour each. More share colours by family: a network and those
+    named after it (``resnet18``, ``resnet18_lpf2``, ...), the first the darkest. Of more than 12, networks at the same
+    place in their families share a marker.
     """
     own_marker = dict(zip(models, MARKERS, strict=False))
     if len(models) > len(PALETTE):
@@ -95,12 +95,12 @@ def colours(models: Sequence[str]) -> dict[str, tuple[str, str]]:
                 for colour, own in zip(PALETTE, families, strict=False)
                 for place, model in enumerate(own)
             }
-    # 7 and 12 have no common factor, so no pair comes twice before the 85th network
+    # 7 and 12 have no common factor, so pairs repeat only from the 85th network on
     return {model: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, model in enumerate(models)}
 
 
 def _families(models: Sequence[str]) -> list[list[str]]:
-    """The networks in groups: one that is named after no other, and those named after it, each in the given order."""
+    """Groups of a network named after no other and those named after it, in the given order."""
     found: dict[str, list[str]] = {}
     for model in models:
         bases = [other for other in models if other != model and model.startswith(f"{other}_")]
@@ -115,26 +115,26 @@ def _paler(colour: str, share: float) -> str:
 
 
 def wrapped(title: str, width: int) -> str:
-    """A title in lines of at most `width` characters, so that none is cut off at the edge of a picture.
+    """A title in lines of at most `width` characters, so that the figure's edge cuts none off.
 
-    Dollar signs are escaped: Matplotlib would read the text between two as a formula.
+    Dollar signs are escaped, since Matplotlib reads the text between two as a formula.
     """
     return "\n".join(fill(line, width) for line in title.splitlines()).replace("$", r"\$")
 
 
 def entitle(figure: "Figure", title: str) -> None:
-    """Puts a title above a whole figure, from its left edge, in as many lines as its width asks for."""
-    # about 14 characters of 9.5 points fit on an inch
+    """Puts a title above a whole figure, from its left edge, wrapped to its width."""
+    # about 14 characters of 9.5 points fit in an inch
     figure.suptitle(wrapped(title, int(14 * figure.get_figwidth())), x=0.01, ha="left", fontsize=9.5)
 
 
 @styled
 def consistency_accuracy(table: "Table", path: Path) -> Path:
-    """The table's second axis (consistency) against its first (accuracy): untrained hollow, trained filled.
+    """Draws the table's second axis (consistency) against its first (accuracy): untrained hollow, trained filled.
 
-    Bars are standard deviations over seeds, and the Pareto front is marked. Where there are more networks than markers,
-    each has its number in the legend beside its points. An axis of percentages shows the distance from 100 % on a
-    logarithmic scale, since that is where networks differ; one of decibels is as it is.
+    Bars are standard deviations over seeds, and the Pareto front is marked. If there are more networks than markers,
+    each point bears its network's number in the legend. A second axis of percentages shows the distance from 100 % on a
+    logarithmic scale, where networks differ; one of decibels is linear.
     """
     many = len(table.rows) > len(MARKERS)
     figure, axes = subplots(1, 1, (6.2 if many else 5.6, max(3.8, 0.9 + 0.19 * len(table.rows))))
@@ -153,7 +153,7 @@ def consistency_accuracy(table: "Table", path: Path) -> Path:
             if across not in cells or up not in cells:
                 continue
             accuracy, consistency = cells[across], cells[up]
-            # exactly 100 % has a gap without a logarithm: it gets its own tick
+            # the gap of exactly 100 % has no logarithm: it gets its own tick
             gap = (100 - consistency.mean or floor) if percent else consistency.mean
             trained = state == "trained"
             said.add(state)
@@ -198,14 +198,14 @@ def beside(axis: "Axes", text: str, point: tuple[float, float]) -> None:
 
 
 def _reach(spread: float | None, gap: float, floor: float | None) -> list[list[float]] | None:
-    """A bar's two lengths around `gap`; on an axis that ends at `floor` it ends there too."""
+    """An error bar's two lengths around `gap`, cut off at `floor`."""
     if spread is None:
         return None
     return [[spread if floor is None else min(spread, max(gap - floor, 0.0))], [spread]]
 
 
 def _towards_hundred(axis: "Axes", gaps: Sequence[float], floor: float) -> None:
-    """Ticks for distances from 100 %, the smallest on top; `floor` stands for none."""
+    """Sets ticks for distances from 100 %, the smallest on top; `floor` stands for exactly 100 %."""
     axis.set_yscale("log")
     ticks = [tick for tick in (50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01) if tick > floor * 1.5]
     ticks = [tick for tick in ticks if tick <= max([*gaps, floor]) * 2]
@@ -221,7 +221,7 @@ def _centred(grid: np.ndarray) -> np.ndarray:
 
 @styled
 def shift_maps(maps: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path, *, title: str) -> Path:
-    """After every circular shift: accuracy (upper row) and largest relative logit change (lower row), a column each.
+    """Draws accuracy (upper row) and largest relative logit change (lower row) at every circular shift, a column each.
 
     `maps` holds for each network two arrays (H, W), index = shift in rows and columns from 0: fractions of correctly
     classified images, and changes. A row has one colour scale; that of the changes is logarithmic.
@@ -259,10 +259,10 @@ def shift_maps(maps: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path, *,
 
 
 def read_shift_maps(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray] | None:
-    """(accuracy, largest logit change) after every circular shift, (H, W) each, of a trained network over its seeds.
+    """(accuracy, largest logit change), (H, W) each, of a trained network at every circular shift, over its seeds.
 
-    `paths` are the ``maps.safetensors`` of its runs: accuracies are averaged, changes maximised. None if a run has not
-    measured them.
+    `paths` are the ``maps.safetensors`` of its runs: accuracies are averaged, and the largest change is taken. None if
+    `paths` is empty or a run has not measured them.
     """
     found = [read_maps(path) for path in paths]
     names = ("trained/all_shifts_accuracy_map", "trained/all_shifts_logit_change_map")
@@ -273,7 +273,7 @@ def read_shift_maps(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray] | No
 
 
 def read_history(path: Path) -> dict[str, np.ndarray]:
-    """Columns of a run's ``history.csv``; a value that is not there is NaN. `UserError` for a damaged file."""
+    """Columns of a run's ``history.csv``, empty cells as NaN. `UserError` for a damaged file."""
     rows = read_numbers(path, ("epoch",), remedy="train the run again")
     names = rows[0].keys() if rows else []
     return {name: np.array([np.nan if row[name] is None else row[name] for row in rows]) for name in names}
@@ -281,9 +281,9 @@ def read_history(path: Path) -> dict[str, np.ndarray]:
 
 @styled
 def learning_curves(histories: Mapping[str, Sequence[Mapping[str, np.ndarray]]], path: Path, *, title: str) -> Path:
-    """Loss and accuracy of training over the epochs; a line is the mean over seeds, a band their smallest and largest.
+    """Draws loss and accuracy of training over the epochs: lines are means over seeds, bands minimum to maximum.
 
-    `histories` holds for each network one mapping of columns for each seed. Validation, where measured, is dashed.
+    `histories` holds for each network one mapping of columns per seed. Validation, where measured, is dashed.
     """
     classes = any(
         "train_accuracy" in h and not np.isnan(h["train_accuracy"]).all() for own in histories.values() for h in own
@@ -311,7 +311,7 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
         axis.locator_params(axis="x", integer=True)
         axis.set_ylabel(label)
     axes[0, 0].set_yscale("log")
-    if axes[0, -1].get_legend_handles_labels()[1]:  # none of weights that are only measured
+    if axes[0, -1].get_legend_handles_labels()[1]:  # weights that were only measured have no curves
         axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     dashed = any(line.get_linestyle() == "--" for axis in axes[0] for line in axis.get_lines())
     said = f"{title}: training (solid) and validation (dashed)" if dashed else f"{title}: training"
@@ -329,11 +329,11 @@ def shift_map(
     picture: np.ndarray | None = None,
     prediction: str = "",
 ) -> Path:
-    """A network's reaction to every shift of one image: relative change of the logits, with crosses at changed classes.
+    """Draws the relative logit change at every shift of one image, with crosses where the class changes.
 
-    change   (2M+1, 2M+1), see `stillpoint.core.metrics.relative_logit_change`; index 0 = shift by -M. The colours reach
-             to the largest change, or to 1e-5 where all are smaller, which is rounding
-    same     (2M+1, 2M+1) of bool: the class is that of the unshifted image
+    change   (2M+1, 2M+1), see `stillpoint.core.metrics.relative_logit_change`; index 0 is a shift by -M. Colours extend
+             to the largest change, or to 1e-5 if all are smaller, which is rounding
+    same     bool (2M+1, 2M+1): the class is that of the unshifted image
     picture  (H, W) or (H, W, 3) in [0, 1], drawn beside the map
     """
     panels = 1 if picture is None else 2
@@ -363,7 +363,7 @@ def shift_map(
 
 @styled
 def picture(image: np.ndarray, path: Path, *, title: str) -> Path:
-    """One image (H, W) whose zero is grey, lighter where it is positive."""
+    """Draws one image (H, W): zero is grey, positive values are lighter."""
     figure, axes = subplots(1, 1, (3.4, 3.4))
     most = float(np.abs(image).max()) or 1.0
     axes[0, 0].imshow(image, cmap="gray", vmin=-most, vmax=most, interpolation="nearest")

@@ -1,4 +1,4 @@
-"""Progress of a workflow and its remaining time, read from the files of its runs."""
+"""Shows a workflow's progress and remaining time, read from the files of its runs."""
 
 import signal
 import subprocess
@@ -20,8 +20,8 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.interrupt import Interrupted, StopRequest
 from stillpoint.core.runs.layout import Run
 
-#: Work of one evaluation (two states of a network) and of one start of Python, in parts of a run's training: a guess
-#: until a run of the workflow is done, whose own seconds then tell (`evaluation_share`).
+#: Work of one evaluation (two states of a network) and of one start of Python, as fractions of a run's training. The
+#: first is a guess until a run is done, whose measured seconds replace it (`evaluation_share`).
 EVALUATION, START = 0.5, 0.05
 
 
@@ -34,7 +34,7 @@ class Status:
     epochs: int
 
     def work(self, evaluation: float = EVALUATION) -> float:
-        """Part of the run's work that is done, 0..1, when an evaluation takes that part of a training."""
+        """Fraction of the run's work that is done, 0..1, if an evaluation takes `evaluation` of a training's time."""
         if self.stage == "done":
             return 1.0
         trained = self.epoch / self.epochs if self.epochs else float(self.stage == "to measure")
@@ -45,7 +45,7 @@ class Status:
 
 
 def status(run: Run, epochs: int) -> Status:
-    """A run's status from its files: history grows by a line each epoch, weights and metrics follow."""
+    """A run's status from its files: history grows by one line per epoch, then weights and metrics follow."""
     try:
         rows = max(0, len(run.history.read_bytes().splitlines()) - 1)
     except OSError:
@@ -59,7 +59,7 @@ def status(run: Run, epochs: int) -> Status:
 
 
 def evaluation_share(runs: Iterable[Run]) -> float:
-    """Seconds of the evaluations of finished runs over those of their trainings; a guess where none is finished."""
+    """Seconds of evaluation over seconds of training of finished runs; `EVALUATION` if none is finished."""
     trained = measured = 0.0
     for run in runs:
         try:
@@ -68,7 +68,7 @@ def evaluation_share(runs: Iterable[Run]) -> float:
             trained += float(of_training["seconds"])
             measured += float(of_metrics["provenance"]["seconds"])
         except (OSError, UserError, KeyError, TypeError, ValueError):
-            continue  # a file of another hand, or one that is just being replaced, tells nothing
+            continue  # not one of our files, or one that is being replaced
     return measured / trained if trained > 0 else EVALUATION
 
 
@@ -78,19 +78,19 @@ def remaining(done: float, before: float, seconds: float) -> float | None:
 
 
 def left(seconds: float | None, since: float = 0.0) -> str:
-    """Words for an estimate made `since` seconds ago, which runs down until work that is done makes another."""
+    """``about 3:07 left`` for an estimate made `since` seconds ago; ``remaining time unknown`` once it has run out."""
     rest = None if seconds is None else seconds - since
     return "remaining time unknown" if rest is None or rest <= 0 else f"about {clock(rest)} left"
 
 
 def clock(seconds: float) -> str:
-    """``3:07``, ``25:03:07`` from an hour on."""
+    """``3:07`` below an hour, ``25:03:07`` from then on."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def overview(found: dict[Run, Status], most: int | None = None) -> Table:
-    """A line for each network, a column for each seed; of more networks than `most`, those at work first."""
+    """A table with a line per network and a column per seed; of more networks than `most`, the active ones."""
     styles = {"waiting": "dim", "training": "cyan", "to measure": "magenta", "done": "green"}
     seeds = sorted({run.seed for run in found})
     grid = Table("network", *(f"seed {seed}" for seed in seeds), box=None, header_style="bold", padding=(0, 2, 0, 0))
@@ -123,11 +123,11 @@ def follow(
     interval: float = 0.5,
     keep: Sequence[int] = (),
 ) -> int:
-    """Runs `command`, with its output in ``<folder>/logs/workflow.txt``, shows the progress of `runs`, and returns the
-    exit code. SIGINT and SIGTERM stop it, with its jobs, and raise `Interrupted`.
+    """Runs `command`, shows the progress of `runs`, and returns the exit code.
 
-    The command inherits the descriptors `keep`.
-    On a terminal the display is live; elsewhere a line is printed at every change.
+    The command's output goes to ``<folder>/logs/workflow.txt``; it inherits the descriptors `keep`. On a terminal the
+    display is live; elsewhere a line is printed at every change. SIGINT and SIGTERM stop the command with its jobs, and
+    raise `Interrupted`.
     """
     log = folder / "logs" / "workflow.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ def follow(
     began: dict[Run, Status] | None = None
     finished, share = 0, EVALUATION
     estimate, grown, at = None, 0.0, start
-    # inside: what is started while a signal is caught does not ignore it, though this process was started by `&`
+    # started inside StopRequest: otherwise a process in the background (`&`) passes on that SIGINT is ignored
     with log.open("w") as output, StopRequest() as stop:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, pass_fds=keep)
         live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
@@ -156,7 +156,7 @@ def follow(
                     ended = [run for run, state in found.items() if state.stage == "done"]
                     if len(ended) != finished:
                         finished, share = len(ended), evaluation_share(ended)
-                    # what was there at the start took none of this time
+                    # work done before the start took none of this time
                     before, done = (sum(s.work(share) for s in x.values()) / max(1, len(x)) for x in (began, found))
                     now = time.monotonic()
                     if done - before != grown:
@@ -168,7 +168,7 @@ def follow(
                         what = f"{finished} of {len(found)} runs measured, and the workflow stopped"
                     bar.update(task, completed=done, description=what)
                     if live:
-                        # beside the networks: their heading, the bar and the cursor's line
+                        # three lines are for the heading, the bar and the cursor
                         live.update(Group(overview(found, max(2, console.height - 3)), bar))
                     else:
                         busy = ", ".join(
@@ -180,7 +180,7 @@ def follow(
                     if code is not None:
                         return code
                     time.sleep(interval)
-            console.print("stopping: the same command goes on from the last epoch")
+            console.print("stopping: the same command resumes from the last saved state")
             _stop(process, stop.number)
         finally:
             if process.poll() is None:
@@ -189,17 +189,17 @@ def follow(
 
 
 def _stop(process: subprocess.Popen[bytes], number: int) -> None:
-    """Waits for snakemake, and the jobs that it stops, to end; a second signal ends the wait."""
+    """Waits until snakemake has stopped its jobs and ended; a second signal ends the wait."""
     if number == signal.SIGINT:
-        # a terminal has sent it to snakemake as well
+        # a terminal sends it to snakemake as well
         with suppress(subprocess.TimeoutExpired):
             process.wait(PATIENCE)
             return
-    # sent to this process alone, as by `kill`; on SIGTERM snakemake would finish its jobs first
+    # the signal reached this process alone, as from `kill`; on SIGTERM snakemake would finish its jobs first
     process.send_signal(signal.SIGINT)
     process.wait()
 
 
 _BUSY = ("training", "to measure")
-#: seconds that snakemake has to end by itself after Ctrl-C: a training writes its state first
+#: seconds for snakemake to end by itself after Ctrl-C: a training writes its state first
 PATIENCE = 8.0

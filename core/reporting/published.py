@@ -1,4 +1,4 @@
-"""A paper's published numbers, by network and recipe, to show beside ours, and its published weights."""
+"""A paper's published numbers by network and recipe, shown beside ours, and its published weights."""
 
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,7 +11,7 @@ from stillpoint.core.base.errors import UserError
 
 
 class PublishedRow(BaseModel):
-    """Numbers of some networks, by the keys of our metrics and in the units of their columns."""
+    """Numbers of some networks, keyed by our metrics, in the units of their columns."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     __pydantic_extra__: dict[str, FiniteFloat] = Field(init=False)
@@ -35,7 +35,7 @@ class PublishedEntry(BaseModel):
 
 
 class PublishedWeights(BaseModel):
-    """Downloadable checkpoints: ``<address>/<name>-<first digits of its SHA-256>.pth``."""
+    """Checkpoints to download from ``<address>/<name>-<first digits of its SHA-256>.pth``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,7 +44,7 @@ class PublishedWeights(BaseModel):
 
 
 class Published(BaseModel):
-    """A paper's ``published.yaml``. Further keys belong to the paper, whose pages read them (`own`)."""
+    """A paper's ``published.yaml``; keys beyond these are the paper's own, read by its pages (`own`)."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 

@@ -1,4 +1,4 @@
-"""Reading an evaluated run's files for a table; an invalid file is reported in one sentence."""
+"""Reads an evaluated run's files for a table; an invalid file raises `UserError` with one sentence."""
 
 import math
 import re
@@ -16,7 +16,7 @@ STATES = ("untrained", "trained")
 
 
 def found_runs(pipeline: str, recipe: str, root: Path, seeds: int | None = None) -> list[Run]:
-    """The evaluated runs, ordered by network and seed; with `seeds`, those of the seeds 0..seeds-1."""
+    """The evaluated runs of a recipe by network and seed; with `seeds`, only those of seeds 0..seeds-1."""
     runs = Run.listed(pipeline, recipe, root)
     return sorted((r for r in runs if seeds is None or r.seed < seeds), key=lambda r: (r.model, r.seed))
 
@@ -24,8 +24,8 @@ def found_runs(pipeline: str, recipe: str, root: Path, seeds: int | None = None)
 def read_metrics(run: Run) -> dict[str, Any]:
     """A run's ``metrics.json``; a `UserError` if it is invalid.
 
-    It must hold "trained" or "untrained", each with finite numbers by name; "dataset", if present, is text or an
-    object, "evaluate" an object and "parameters" a number.
+    It must hold "trained" or "untrained", each with finite numbers by name. If present, "dataset" is text or an object,
+    "evaluate" and "provenance" are objects, and "images" and "parameters" are integers.
     """
     found = read_json(run.metrics, remedy="evaluate the run again", of=dict)
     if not isinstance(found.get("trained", found.get("untrained")), dict):
@@ -63,7 +63,7 @@ def read_maps(path: Path) -> dict[str, "np.ndarray"]:
 
     try:
         return load_file(path) if path.is_file() else {}
-    # a type that NumPy lacks, such as bfloat16, ends in whatever safetensors stumbles over
+    # a type that NumPy lacks, such as bfloat16, makes safetensors raise various errors
     except (OSError, SafetensorError, TypeError, AttributeError, KeyError, ValueError) as error:
         raise UserError(f"{path} is truncated or damaged ({error}): evaluate the run again") from None
 

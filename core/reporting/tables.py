@@ -1,4 +1,4 @@
-"""From the metrics of many runs to one table: mean and spread over seeds, beside the paper's number and the difference.
+"""Tables of many runs' metrics: mean and spread over seeds, beside the paper's number and the difference.
 
 Every number comes from a run's ``metrics.json`` or a paper's ``published.yaml``; other cells stay empty. The same
 inputs give the same bytes.
@@ -25,9 +25,9 @@ from stillpoint.core.runs.layout import table as table_path
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one network over its seeds, in its unit; `spread` is the standard deviation, None for n = 1.
+    """One metric of one network over `n` seeds, in its unit; `spread` is the standard deviation, None for n = 1.
 
-    For a metric that is a bound, `mean` is the largest value instead (``better == "lower"`` and no unit).
+    For a bound (a metric without a unit), `mean` is the largest value.
     """
 
     mean: float
@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One network: ``cells[state][metric]``, and whether the network is on the Pareto front."""
+    """One network: ``cells[state][metric]``, and whether it is on the Pareto front."""
 
     model: str
     seeds: tuple[int, ...]
@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one recipe in the order of its grid."""
+    """The results of one recipe: rows in the order of its grid."""
 
     pipeline: str
     recipe: str
@@ -78,8 +78,7 @@ class Table:
 def over_seeds(
     column: Column, found: Sequence[Mapping[str, Any]], published: tuple[float, str] | None = None
 ) -> Cell | None:
-    """The cell of a metric from what was measured of each seed; None if a seed lacks it, because the mean would be over
-    fewer seeds than the table says."""
+    """The cell of a metric from each seed's numbers; None if a seed lacks it, since `n` would be wrong."""
     if not found or not all(column.key in one for one in found):
         return None
     values = [float(one[column.key]) * column.scale for one in found]
@@ -99,18 +98,18 @@ def collect(
     columns: tuple[Column, ...] = COLUMNS,
     axes: tuple[str, str] = AXES,
 ) -> Table:
-    """The table of evaluated `runs`: a row for each network, in the order of `grid` and then by name.
+    """The table of evaluated `runs`: a row per network, in the order of `grid` and then by name.
 
-    `axes` are the keys of two columns. Raises `UserError` when there is no run, when the metrics of one are damaged, or
-    when runs saw different images or were measured by different settings.
+    `axes` are the keys of the two columns of the Pareto front. Raises `UserError` if there is no run, a run's metrics
+    are damaged, or runs used different images or settings.
     """
     runs = list(runs)
     if not runs:
-        raise UserError("there are no metrics to make a table of: evaluate a run first (stillpoint evaluate <folder>)")
+        raise UserError("there are no metrics for a table: evaluate a run first (stillpoint evaluate <folder>)")
     metrics = {run: read_metrics(run) for run in runs}
     shown = {json.dumps(found.get("dataset"), sort_keys=True) for found in metrics.values()}
     if len(shown) > 1:
-        raise UserError(f"these runs saw different data sets and cannot share a table: {', '.join(sorted(shown))}")
+        raise UserError(f"these runs used different data sets and cannot share a table: {', '.join(sorted(shown))}")
     _check_settings(metrics)
     differing = comparable.check(metrics)
     order = list(grid)
@@ -150,7 +149,7 @@ def _check_settings(metrics: dict[Run, dict[str, Any]]) -> None:
             key = next(k for k in sorted({*own, *first[1]}) if own.get(k) != first[1].get(k))
             raise UserError(
                 f"{first[0].folder} and {run.folder} were measured differently and cannot share a table: "
-                f"EVALUATE.{key} is {first[1].get(key)} and {own.get(key)}; evaluate one of them again as the other was"
+                f"EVALUATE.{key} is {first[1].get(key)} and {own.get(key)}; evaluate one of them again with the other's"
             )
 
 
@@ -174,9 +173,9 @@ def pareto_front(points: list[tuple[float, float] | None]) -> list[bool]:
 
 
 def layout(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Headings and lines of the readable table (md, tex and terminal): a line for each network and state.
+    """Headings and lines of the table for readers (md, tex and terminal): a line per network and state.
 
-    The paper's number and the difference from it follow a column for which the paper states any. Nothing is escaped.
+    A column for which the paper states numbers is followed by them and by the difference. Nothing is escaped.
     """
     columns: list[tuple[Column, str]] = []
     for column in table.held:
@@ -205,7 +204,7 @@ def layout(table: Table) -> tuple[list[str], list[list[str]]]:
 
 
 def show_cell(column: Column, cell: Cell | None) -> str:
-    """``95.31 ± 0.42``; the spread is left out for one seed and for a bound."""
+    """``95.31 ± 0.42``, without the spread for one seed or a bound; "" for None."""
     return "" if cell is None else show(column, cell.mean, cell.spread)
 
 
@@ -230,7 +229,7 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """One line for each network, state and metric; numbers in full precision."""
+    """One line per network, state and metric; numbers in full precision."""
     head = ["pipeline", "recipe", "network", "pareto", "state", "metric", "unit", "n"]
     lines = []
     for row in table.rows:
@@ -243,7 +242,7 @@ def to_csv(table: Table) -> str:
 
 
 def to_json(table: Table) -> str:
-    """``{network: {state: {metric: mean}}}`` with details, for ``dvc metrics show`` and other programs."""
+    """``{"title", "seeds", "mean": {network: {state: {metric: mean}}}}`` for ``dvc metrics show`` and others."""
     means = {
         row.model: {state: {k: c.mean for k, c in cells.items()} for state, cells in row.cells.items()}
         for row in table.rows
@@ -251,7 +250,7 @@ def to_json(table: Table) -> str:
     return json_text({"title": table.title, "seeds": {row.model: len(row.seeds) for row in table.rows}, "mean": means})
 
 
-#: suffix of a table's file -> function that makes its content
+#: suffix of a table's file -> function that returns its content
 WRITERS = {"csv": to_csv, "md": to_markdown, "tex": to_latex, "json": to_json}
 
 

@@ -1,7 +1,7 @@
-"""The one writer of tables: rows of cells as Markdown, LaTeX and CSV, with every cell escaped.
+"""Writes rows of cells as Markdown, LaTeX and CSV tables, with every cell escaped.
 
-A cell may hold text chosen by others: a folder's name, a data set's title, a recipe's TITLE. None of it may become
-markup, a formula or a second row.
+A cell may hold text chosen by others, such as a folder's name, a data set's title or a recipe's TITLE. It must not
+become markup, a formula or a second row.
 """
 
 import csv
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
-#: stars and underscores are emphasis only at the edges of a word; ``resnet20_aps1 *`` has none
+#: escaped marks: stars and underscores only at the edges of a word, where they are emphasis, not in ``resnet20_aps1 *``
 _MARKDOWN = re.compile(r"[\\`|\[\]]|\*(?=\S)|(?<=\S)\*|(?<!\w)_|_(?!\w)")
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _LATEX = {
@@ -78,7 +78,7 @@ def latex(text: str) -> str:
 
 
 def latex_table(head: Sequence[str], lines: Iterable[Sequence[str]], caption: str) -> str:
-    """Rows of cells as a floating table in booktabs' style; the first two columns are text."""
+    """Rows of cells as a floating table in booktabs style; the first two columns are aligned left."""
 
     def join(cells: Sequence[str]) -> str:
         return " & ".join(map(latex, cells)) + r" \\"
@@ -92,8 +92,10 @@ def latex_table(head: Sequence[str], lines: Iterable[Sequence[str]], caption: st
 
 
 def csv_text(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    """Rows of cells as comma-separated values: numbers in full precision, "" for none, and no text that a spreadsheet
-    would read as a formula."""
+    """Rows of cells as comma-separated values: numbers in full precision, "" for None.
+
+    Text that a spreadsheet would read as a formula gets an apostrophe in front.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([_csv_cell(cell) for cell in row] for row in (head, *lines))

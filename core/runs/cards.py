@@ -1,8 +1,8 @@
-"""Cards of kept runs: what a released run is, where it comes from, and the digests of all that is kept of it.
+"""Cards of kept runs: what a released run is, where it comes from, and the digests of its kept files.
 
-``runs/<pipeline>/<recipe>/<model>/seed<k>/`` holds the run's small files, which git keeps; ``card.json`` has their
-digests and that of the full weights, and ``card.md`` says the same to people. Of some runs the weights are there too,
-``weights.safetensors``, mostly in half precision: DVC brings them.
+``runs/<pipeline>/<recipe>/<model>/seed<k>/`` holds the run's small files, kept in git. ``card.json`` has their digests
+and that of the full weights; ``card.md`` has the same content for people. DVC fetches the weights of some runs,
+``weights.safetensors``, mostly in half precision.
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORM = 1
-#: accuracies and consistencies that are measured anew, perhaps on another machine, may differ by this
+#: largest difference of accuracies and consistencies measured again, perhaps on another machine
 TOLERANCE = 0.002
-#: name of the store in the repository; weights elsewhere are in a remote of another name
+#: DVC remote inside the repository; other weights are in a remote of another name
 STORE = "store"
-REMEDY = "git checkout brings it back"
-#: the folders that a release makes its runs in, and the file there that says where they go while they are moved
+REMEDY = "git checkout restores it"
+#: folders in which a release builds its runs, and the file there that says where they go while they are moved
 STAGED, PLACING = ".release.*", "placing.json"
-#: what is kept of a run beside its card and, of some, its weights: those that every run has, and those that some have
+#: files kept of a run beside its card and weights: those of every run, and all possible ones
 NEEDED = ("config.yaml", "metrics.json", "train.json")
 FILES = (
     *NEEDED,
@@ -37,7 +37,7 @@ FILES = (
     "beside.json",
     "maps.safetensors",
 )
-#: what a card must hold to be read, measured again and shown
+#: keys that a card must have, and their types
 _HELD: dict[str, Any] = {
     **dict.fromkeys(("model", "recipe", "source", "weights_digest"), str),
     **dict.fromkeys(("form", "seed", "epoch"), int),
@@ -48,50 +48,50 @@ _HELD: dict[str, Any] = {
 
 
 def settled(root: Path) -> Path:
-    """`root`, a folder of kept runs; a `UserError` while a release moves runs there, or where one was killed then."""
+    """Returns `root`, a folder of kept runs; `UserError` while a release moves runs there, or after it was killed."""
     if moving := sorted(root.glob(f"{STAGED}/{PLACING}")):
         raise UserError(
-            f"a release is at work in {root}, or was killed there ({moving[0].parent.name}): wait for it to end, or "
-            "give its command again, which first puts back what was kept"
+            f"a release is running in {root}, or was killed there ({moving[0].parent.name}): wait for it to end, or "
+            "repeat its command, which first restores the kept runs"
         )
     return root
 
 
 def read(run: Run) -> dict[str, Any]:
-    """The card of a kept run; a `UserError` where it has none, or one that is damaged or of another run."""
+    """The card of a kept run; `UserError` if it is missing, damaged or of another run."""
     if not run.card.is_file():
-        raise UserError(f"{run.folder} is no kept run: there is no {run.card.name} in it")
+        raise UserError(f"{run.folder} is not a kept run: it has no {run.card.name}")
     card = read_json(run.card, remedy=REMEDY, of=dict)
     for key, kind in _HELD.items():
         if not isinstance(card.get(key), kind) or isinstance(card[key], bool):
-            raise UserError(f"{run.card} is no card ({key} is not there, or of another type): {REMEDY}")
+            raise UserError(f"{run.card} is damaged ({key} is missing or of the wrong type): {REMEDY}")
     if card["form"] != FORM:
-        raise UserError(f"{run.card} has form {card['form']}, and this version reads {FORM}")
+        raise UserError(f"{run.card} has form {card['form']}, but this version reads form {FORM}")
     whose = f"{run.pipeline}/{run.model}", run.recipe, run.seed
     if (card["model"], card["recipe"], card["seed"]) != whose:
         raise UserError(f"{run.card} is the card of {card['model']}, recipe {card['recipe']}, seed {card['seed']}")
     if set(card["files"]) - set(FILES) or set(NEEDED) - set(card["files"]):
-        raise UserError(f"{run.card} is no card (its files are not those of a run): {REMEDY}")
+        raise UserError(f"{run.card} is damaged (its files are not those of a run): {REMEDY}")
     return card
 
 
 def check(run: Run) -> dict[str, Any]:
-    """The card of a kept run whose files are those that it names; a `UserError` for the first that is not."""
+    """The card of a kept run; `UserError` for the first file that is missing, changed or not in the card."""
     card = read(run)
     for name, expected in card["files"].items():
         path = run.folder / name
         if not path.is_file():
-            raise UserError(f"{path} is not there: {REMEDY}")
+            raise UserError(f"{path} is missing: {REMEDY}")
         if digest(path) != expected:
             raise UserError(f"{path} is not the file that its card describes: {REMEDY}")
     for name in FILES:
         if name not in card["files"] and (run.folder / name).exists():
-            raise UserError(f"{run.folder / name} is no file of this kept run: remove it")
+            raise UserError(f"{run.folder / name} is not a file of this kept run: remove it")
     return card
 
 
 def about(run: Run) -> dict[str, Any]:
-    """All that a kept run says of itself: its card, with "config", "metrics" and "training"."""
+    """The card of a kept run, with the contents of its "config", "metrics" and "training" files."""
     from stillpoint.core.config.merge import read_settings
 
     card = check(run)
@@ -100,22 +100,26 @@ def about(run: Run) -> dict[str, Any]:
 
 
 def weights(run: Run) -> Path:
-    """The weights that belong to a kept run's card; a `UserError` when they are not there or are others."""
+    """The path of a kept run's weights; `UserError` if they are missing, or not those of its card."""
     card, path = read(run), run.weights
     if card["weights"] is None:
-        raise UserError(f"{run.folder} is kept without its weights: {again(card)} makes them")
+        raise UserError(f"{run.folder} is kept without its weights: {again(card)} trains them again")
     if not path.is_file():
         kept = card["weights"]["remote"]
-        absent = "is not there" if kept == STORE else f"is not in the clone but in the DVC remote {kept}"
-        raise UserError(f"{path} {absent}: {fetching(card, path)} brings it")
+        absent = "is missing" if kept == STORE else f"is not in the clone but in the DVC remote {kept}"
+        raise UserError(f"{path} {absent}: {fetching(card, path)} fetches it")
     if digest(path) != card["weights"]["sha256"]:
-        raise UserError(f"{path} is not the file that its card describes: {fetching(card, path, ' --force')} brings it")
+        raise UserError(
+            f"{path} is not the file that its card describes: {fetching(card, path, ' --force')} fetches it"
+        )
     return path
 
 
 def fetching(card: Mapping[str, Any], path: Path | str, force: str = "") -> str:
-    """The command that brings a card's weights to `path`: from the repository's store, or out of the remote that has
-    them. Of those, DVC has no pointer in the clone, so that a plain ``dvc pull`` asks for nothing out of reach."""
+    """The command that fetches a card's weights to `path`, from the repository's store or from their remote.
+
+    Weights in a remote have no DVC pointer in the clone, so that a plain ``dvc pull`` never needs that remote.
+    """
     kept = card["weights"]
     if kept["remote"] == STORE:
         return f"dvc pull{force} {path}.dvc"
@@ -123,7 +127,7 @@ def fetching(card: Mapping[str, Any], path: Path | str, force: str = "") -> str:
 
 
 def again(card: Mapping[str, Any]) -> str:
-    """The command that trains the run of a card once more."""
+    """The command that trains the run of a card again."""
     return f"stillpoint train {card['model']} --recipe {card['recipe']} --seed {card['seed']}"
 
 
@@ -133,21 +137,21 @@ def with_weights(root: Path) -> list[Run]:
 
 
 def find(root: Path, name: str, recipe: str | None = None, seed: int | None = None) -> Run:
-    """The kept run with weights of a network (``aps/resnet20_aps3``): of one recipe, its first seed unless told.
+    """The kept run with weights of a network (``aps/resnet20_aps3``): by default the first seed of its only recipe.
 
-    A `UserError` that names those there are where there is none, or where there is one of several recipes.
+    `UserError`, with the choices, if there is none, or if several recipes have one.
     """
     known = with_weights(root)
     found = [run for run in known if f"{run.pipeline}/{run.model}" == name]
     if not found:
         settled(root)
         names = list(dict.fromkeys(f"{run.pipeline}/{run.model}" for run in known))
-        said = f": there are {', '.join(names)}" if names else ""
+        said = f"; there are weights of {', '.join(names)}" if names else ""
         raise UserError(f"no pretrained weights are kept of {name}{nearest(name, names)}{said}")
     chosen = [run for run in found if recipe in (None, run.recipe) and seed in (None, run.seed)]
     if not chosen or len({run.recipe for run in chosen}) > 1:
         there = ", ".join(f"{run.recipe} seed {run.seed}" for run in found)
-        raise UserError(f"weights of {name} are kept of {there}: say which by its recipe and seed")
+        raise UserError(f"weights of {name} are kept of {there}: choose one by its recipe and seed")
     return chosen[0]
 
 
@@ -162,9 +166,10 @@ def halved(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
 def changed(
     card: Mapping[str, Any], found: Mapping[str, Any], tolerance: float = TOLERANCE, where: str = "in the card"
 ) -> list[str]:
-    """``["accuracy: 0.91 in the card, 0.88 now", ...]``: the shares in a card that were not found again.
+    """``["accuracy: 0.91 in the card, 0.88 now", ...]``: the numbers of a card that were not reproduced.
 
-    Only accuracies and consistencies are compared: the rest (largest change of a logit, say) has no common scale.
+    Only accuracies and consistencies are compared: other numbers, such as the largest logit change, have no common
+    scale.
     """
     return [
         f"{key}: {value} {where}, {found.get(key)} now"

@@ -24,12 +24,12 @@ from stillpoint.core.base.errors import UserError, listed, printable
 from stillpoint.core.base.files import atomic_path, write_atomic
 from stillpoint.core.runs.foreign import INERT, fitted, tensors_of
 
-#: Key of the metadata; there is only one, because safetensors writes several in random order.
+#: The only key of the metadata, because safetensors writes several in random order.
 _METADATA = "stillpoint"
 _FORMAT = 1
 _TRAILER = b"\nstillpoint state, sha256 "
 _TRAILER_LENGTH = len(_TRAILER) + 64
-#: terminal codes in some of torch's messages
+#: terminal colour codes in some of torch's messages
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -76,12 +76,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path} is truncated or damaged ({_first_line(error)}): {remedy}") from None
     if text is None:
         return tensors, {}
-    metadata = parse_json(text, f"what {path} says of its weights", remedy=remedy, of=dict)
+    metadata = parse_json(text, f"the metadata of {path}", remedy=remedy, of=dict)
     digest = metadata.pop("digest", None)
     if digest != _content_digest(tensors, metadata):
         raise UserError(f"{path} is damaged (its digest is wrong): {remedy}")
     if not isinstance(metadata.get("model"), str) or not isinstance(metadata.get("epoch"), int):
-        raise UserError(f"{path} does not say which network's weights it holds, of which epoch: {remedy}")
+        raise UserError(f"{path} does not name the network and epoch of its weights: {remedy}")
     return tensors, metadata
 
 
@@ -92,36 +92,35 @@ def _first_line(error: BaseException) -> str:
 def read_torch(path: Path) -> Any:
     """The content of a foreign torch file, on the CPU: tensors in plain containers; nothing is executed.
 
-    Objects of the plain classes in `foreign.INERT` are left out; something stands in their place. Raises `UserError`
-    when the file is truncated, damaged, no torch file, unpacks to more than it holds, or asks for any other class or
-    function.
+    Objects of the plain classes in `foreign.INERT` are replaced by placeholders. Raises `UserError` if the file is
+    truncated, damaged, not a torch file, compressed, or refers to any other class or function.
     """
     _refuse_packed(path)
     try:
         with torch.serialization.safe_globals(INERT), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the protocols are then read, or refused
+            warnings.simplefilter("ignore")  # on pickle protocols, which are then read or refused
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a hostile or torn file may raise anything at all
+    except Exception as error:  # a hostile or truncated file may raise anything
         raise UserError(f"{path} was refused: {_cause(error)}") from None
 
 
-_PROGRAM = "it is a TorchScript program: save the state_dict of the network that it was made of"
+_PROGRAM = "it is a TorchScript program: save the state_dict of its network instead"
 
 
 def _refuse_packed(path: Path) -> None:
-    """A `UserError` for a zip archive of more bytes than the file has: torch packs nothing, and would unpack it all."""
+    """Raises `UserError` for a TorchScript program and a compressed zip archive, which torch would unpack whole."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # an older file, or a damaged one, which torch's reader tells
-    # as torch recognises them; they pack their code
+        return  # an older file, or a damaged one, which torch's reader reports
+    # as torch recognises TorchScript programs, whose code is compressed
     if any(member.filename.endswith("/constants.pkl") for member in members):
         raise UserError(f"{path} was refused: {_PROGRAM}")
     inside = sum(member.file_size for member in members)
     if inside > path.stat().st_size:
         raise UserError(
-            f"{path} was refused: it unpacks to {inside:,} bytes, more than it has; torch.save packs nothing"
+            f"{path} was refused: it unpacks to {inside:,} bytes, more than the file has; torch.save compresses nothing"
         )
 
 
@@ -129,20 +128,20 @@ def _cause(error: Exception) -> str:
     said = str(error)
     if asked := re.search(r"(?:Unsupported global: GLOBAL|unsupported GLOBAL) (\S+)", said):
         return (
-            f"it asks for {printable(asked[1])[:100]}, and only tensors in plain containers are read; nothing of it "
-            "was run (where you trust the file, save its state_dict alone)"
+            f"it refers to {printable(asked[1])[:100]}, but only tensors in plain containers are read; nothing in it "
+            "was executed (if you trust the file, save its state_dict alone)"
         )
     if "TorchScript" in said:
         return _PROGRAM
-    return f"it is no whole torch file of plain tensors ({_COLOURS.sub('', _first_line(error))[:200]})"
+    return f"it is not a complete torch file of plain tensors ({_COLOURS.sub('', _first_line(error))[:200]})"
 
 
 def read_tensors(path: str | os.PathLike[str], part: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors by name, metadata) of a file of weights: ours, other safetensors, or a torch checkpoint.
 
-    The network within a torch checkpoint is found by `core.runs.foreign.tensors_of` (which explains `part`), with a
-    warning if there are several; its metadata is empty. Raises `UserError` for a file that is missing, truncated,
-    damaged or of another kind.
+    `core.runs.foreign.tensors_of` finds the network within a torch checkpoint (and explains `part`), with a warning if
+    there are several; its metadata is empty. Raises `UserError` for a file that is missing, truncated, damaged or of
+    another kind.
     """
     path = Path(path)
     if not path.is_file():
@@ -163,7 +162,7 @@ def read_tensors(path: str | os.PathLike[str], part: str | None = None) -> tuple
         raise UserError(f"{path}: {error}") from None
     if taken is not None and part is None:
         warnings.warn(
-            f"{path} holds several networks: {taken} is taken (stillpoint weights convert --part takes another)",
+            f"{path} holds several networks: {taken} is used (stillpoint weights convert --part selects another)",
             stacklevel=2,
         )
     return tensors, {}
@@ -177,8 +176,10 @@ def fill(
     model: str = "this network",
     head: str | None = None,
 ) -> None:
-    """Loads `state_dict` strictly, or nothing: a `UserError` names tensors that are missing, unexpected, of another
-    shape or not finite. The module `head` keeps its weights, whatever `state_dict` holds for it.
+    """Loads `state_dict` strictly, or nothing; the module `head` keeps its weights, whatever `state_dict` has for it.
+
+    `UserError` names tensors that are missing, unexpected, of another shape, not plain numbers or not finite. `origin`
+    and `model` name the source and the network in it.
     """
     own = net.state_dict()
     if head is not None:
@@ -198,10 +199,10 @@ def fill(
         faults.append(f"of another shape {listed(shapes)}")
     kinds = {name: _kind(tensor) for name, tensor in state_dict.items() if name in own and _kind(tensor)}
     if kinds:
-        faults.append(f"no plain numbers {listed(f'{name} ({kind})' for name, kind in kinds.items())}")
+        faults.append(f"not plain numbers {listed(f'{name} ({kind})' for name, kind in kinds.items())}")
     if faults:
         raise UserError(f"{origin} does not fit {model}: {'; '.join(faults)}")
-    # as the network will hold them: a double may be too large for a float
+    # checked in the network's types: a float64 may be too large for float32
     state_dict = {name: tensor.to(own[name].dtype) if name in own else tensor for name, tensor in state_dict.items()}
     # a buffer that is infinite in the network itself may be infinite here
     if broken := sorted({*not_finite(state_dict)} - {*not_finite(own)}):
@@ -227,7 +228,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def not_finite(tensors: Mapping[str, Any]) -> list[str]:
-    """The names of the tensors that hold an infinity or NaN."""
+    """The names of the floating tensors that hold an infinity or NaN."""
     names = [name for name, one in tensors.items() if isinstance(one, Tensor) and one.is_floating_point()]
     whole = torch.stack([tensors[name].isfinite().all() for name in names]).tolist() if names else []
     return [name for name, good in zip(names, whole, strict=True) if not good]
@@ -238,7 +239,7 @@ def load_weights(net: nn.Module, path: str | os.PathLike[str], *, model: str | N
 
     Names are tried unchanged, then without the prefixes of wrappers. With `model` (full name), weights saved for
     another network are refused even if every name and shape fits: networks that differ only in their blur have the same
-    parameters. Raises `UserError`.
+    parameters. Raises `UserError` for these, and as `read_tensors` and `fill` do.
     """
     tensors, metadata = read_tensors(path)
     saved = metadata.get("model")
@@ -256,7 +257,7 @@ def start_from(
     head: Literal["same", "new"] = "same",
     translate: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None = None,
 ) -> None:
-    """Fills `net` from the weights of any network with the same names, to start a training.
+    """Fills `net` from the weights of any network with the same tensor names, to start a training.
 
     `translate` renames the tensors of a foreign file to the names of `net`. With the head "new", the last layer (see
     `head_of`) is not loaded, and the file may have any number of classes.
@@ -271,15 +272,15 @@ def start_from(
 
 
 def head_of(net: nn.Module) -> str:
-    """The name of the last layer of `net`: the last of its modules with parameters."""
+    """The name of the last layer of `net`: its last module with parameters."""
     return [name for name, module in net.named_modules() if [*module.parameters(recurse=False)]][-1]
 
 
 def load_own(net: nn.Module, path: Path, *, model: str) -> int:
-    """Fills `net` from the weights of a run of `model`, and returns their epoch; a `UserError` for any other file."""
+    """Fills `net` from the weights of a run of `model`, and returns their epoch; `UserError` for any other file."""
     metadata = load_weights(net, path, model=model)
     if "epoch" not in metadata:
-        raise UserError(f"{path} does not say of which epoch it is, so it was not left by a run: train it again")
+        raise UserError(f"{path} does not name its epoch, so no run wrote it: train it again")
     return metadata["epoch"]
 
 
@@ -307,9 +308,9 @@ def _read_state(path: Path) -> dict[str, Any]:
         size = os.fstat(file.fileno()).st_size
         file.seek(max(size - _TRAILER_LENGTH, 0))
         trailer = file.read()
-        # a file that is no state at all, however large, is not read to its end first
+        # a large file that is no state is refused before it is read whole
         if not trailer.startswith(_TRAILER):
-            raise UserError(f"{path} is truncated, damaged or no state of a run")
+            raise UserError(f"{path} is truncated, damaged or not a run's state")
         file.seek(0)
         state = hashlib.sha256()
         left = max(size - _TRAILER_LENGTH, 0)
@@ -317,7 +318,7 @@ def _read_state(path: Path) -> dict[str, Any]:
             state.update(block)
             left -= len(block)
     if trailer != _TRAILER + state.hexdigest().encode():
-        raise UserError(f"{path} is truncated, damaged or no state of a run")
+        raise UserError(f"{path} is truncated, damaged or not a run's state")
     content = read_torch(path)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise UserError(f"{path} was written by another version of this program")
@@ -335,11 +336,11 @@ def load_state(path: Path) -> tuple[dict[str, Any] | None, str | None]:
             return _read_state(path), None
     except UserError as fault:
         if not kept.exists():
-            raise UserError(f"{fault}, and no previous state is kept: remove it to start anew") from None
+            raise UserError(f"{fault}, and there is no previous state: remove it to start from scratch") from None
         try:
             state = _read_state(kept)
         except UserError as second:
-            raise UserError(f"{fault}; {second}: remove both to start anew") from None
+            raise UserError(f"{fault}; {second}: remove both to start from scratch") from None
         # the damaged file must not become the previous state when the next one is written
         kept.replace(path)
         return state, f"{fault}: the previous state is used"
@@ -348,4 +349,4 @@ def load_state(path: Path) -> tuple[dict[str, Any] | None, str | None]:
     try:
         return _read_state(kept), f"{path} is missing: the previous state is used"
     except UserError as fault:
-        raise UserError(f"{path} is missing and {fault}: remove it to start anew") from None
+        raise UserError(f"{path} is missing and {fault}: remove it to start from scratch") from None

@@ -1,8 +1,8 @@
-"""Whose a run is, and what a workflow may do with it.
+"""Who made a run, and what a workflow may do with it.
 
-A workflow replaces only what a workflow made under the same settings, when the code, the data or the libraries that
-decide it have changed. A run made by hand, one of other settings and a kept one are replaced by ``--anew`` alone: they
-are used as they stand, gone on with, or refused in a sentence. All of this is asked while the run's lock is held.
+A workflow replaces only a run that a workflow made with the same settings, if the code, data or libraries that decide
+it have changed. Only ``--anew`` replaces a run made by hand, one with other settings or a kept one; otherwise it is
+used, resumed or refused. All checks hold the run's lock.
 """
 
 from typing import Any
@@ -13,29 +13,29 @@ from stillpoint.core.config.merge import read_settings
 from stillpoint.core.config.schema import RunConfig, changed, differences, shared
 from stillpoint.core.runs.layout import Run
 
-#: of many changed settings, so many are named
+#: at most so many changed settings are named in a message
 NAMED = 4
-REMEDY = "make it anew (--anew), or keep these results and make the others elsewhere (--results)"
+REMEDY = "replace it (--anew), or write the new results elsewhere (--results)"
 
 
 def not_kept(run: Run, what: str) -> None:
-    """A `UserError` where the run is kept: `what` ("training") would change files that its card has the digests of."""
+    """Raises `UserError` if the run is kept: `what` ("training") would change files whose digests are in its card."""
     if run.card.is_file():
-        raise UserError(f"{run.folder} is a kept run, and {what} would change it: name another folder (--results)")
+        raise UserError(f"{run.folder} is a kept run, and {what} would change it: use another folder (--results)")
 
 
 def by_workflow(run: Run) -> bool:
-    """Whether a workflow began what is in the run's folder."""
+    """Whether a workflow began the run in this folder."""
     return run.code.is_file()
 
 
 def departures(run: Run, config: RunConfig) -> list[str]:
-    """What decides the run in the folder and is otherwise in `config`, as ``KEY: there -> asked``."""
+    """The deciding settings in which the run in the folder differs from `config`, as ``KEY: there -> asked``."""
     return changed(read_settings(run.config), config) if run.config.is_file() else []
 
 
 def refusal(run: Run, config: RunConfig) -> UserError | None:
-    """Why a workflow with the settings `config` may not use the folder of `run`; None where it may."""
+    """Why a workflow with the settings `config` may not use the folder of `run`; None if it may."""
     found = departures(run, config)
     if not found:
         return None
@@ -47,23 +47,23 @@ def refusal(run: Run, config: RunConfig) -> UserError | None:
 
 
 def outdated(run: Run, code: str) -> bool:
-    """Whether a workflow that runs `code` makes the run anew, because a workflow made it with other code."""
+    """Whether a workflow with `code` replaces the run, because a workflow made it with other code."""
     return by_workflow(run) and not run.card.is_file() and run.code.read_bytes() != code.encode()
 
 
 def may_replace(run: Run, what: str) -> None:
-    """A `UserError` unless a workflow may make the run anew because `what` has changed, such as "other images"."""
+    """Raises `UserError` unless a workflow may replace the run because of `what`, such as "other images"."""
     if run.card.is_file() or not by_workflow(run):
         who = "is kept, and was made" if run.card.is_file() else "was trained by hand"
         raise UserError(f"{run.folder} {who} with {what} than a workflow would use now: {REMEDY}")
 
 
 def measured(run: Run, evaluate: dict[str, Any], weights: str, images: str, code: str) -> dict[str, Any] | None:
-    """What metrics.json holds, where a workflow need not measure again.
+    """The content of metrics.json if a workflow need not measure again; otherwise None.
 
-    `evaluate` is the dumped EVALUATE section that is asked for, `weights` and `images` are digests of what would be
-    measured, `code` is that of the code that would measure. Raises `UserError` where these weights were measured by
-    other settings: such numbers are not overwritten unasked.
+    `evaluate` is the requested EVALUATE section as a dictionary; `weights`, `images` and `code` are the digests of a
+    new measurement. Raises `UserError` if these weights were measured with other settings, since such numbers are not
+    overwritten unasked.
     """
     try:
         found = read_json(run.metrics, of=dict)

@@ -1,8 +1,8 @@
-"""Checkpoints of other people's code: their wrappers, names and fixed filters.
+"""Reads checkpoints of other people's code: their wrappers, names and fixed filters.
 
-A checkpoint is read in three steps, none of which executes anything in it: `INERT` replaces the plain classes of
-training scripts by placeholders, `tensors_of` finds the named tensors among the rest, and `fitted` tries their names
-unchanged, then without prefixes.
+A checkpoint is read in three steps, none of which executes anything in it: `INERT` replaces plain classes of training
+scripts by placeholders, `tensors_of` finds the named tensors, and `fitted` tries their names unchanged, then without
+prefixes.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,13 +15,13 @@ from stillpoint.core.base.errors import UserError, listed, shortened
 
 Found = TypeVar("Found")
 
-#: keys of averaged weights (EMA), which come first because scripts measure and publish them
+#: keys of averaged weights (EMA), which are preferred because scripts measure and publish them
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema")
 WRAPPERS = (
     *("state_dict", "model", "model_state_dict", "net", "network"),
     *("module", "state", "weights", "params", "model_state"),
 )
-#: wrappers in wrappers, such as {"state": {"model": ...}}
+#: largest depth of nested wrappers, such as {"state": {"model": ...}}
 DEPTH = 4
 #: prefixes that wrappers add to every name
 PREFIXES = (
@@ -85,11 +85,11 @@ INERT: list[Any] = [(stand, name) for stand, names in _STANDS.items() for name i
 
 
 def tensors_of(content: Any, part: str | None = None) -> tuple[dict[str, Tensor], str | None]:
-    """(The named tensors of a checkpoint under the names they have, where in it they are if others were there too).
+    """(tensors of a checkpoint by name, their path in it if there were others to choose from, else None).
 
     Recognises the dictionaries of `WRAPPERS` around a network, also nested, and prefers averaged weights to those they
-    average. `part` is the key of another choice. `UserError` if there are no named tensors inside, or several networks
-    without a `part`.
+    average. `part` is the key of another choice. `UserError` if there are no named tensors, or several networks and no
+    `part`.
     """
     if part is not None:
         if not isinstance(content, Mapping) or not isinstance(content.get(part), Mapping):
@@ -101,7 +101,7 @@ def tensors_of(content: Any, part: str | None = None) -> tuple[dict[str, Tensor]
     if not choice:
         raise UserError(f"the file holds no named tensors of a network: {_description(content)}")
     if len(choice) > 1:
-        raise UserError(f"the file holds several networks ({listed('.'.join(path) for path, _ in choice)}): say which")
+        raise UserError(f"the file holds several networks ({listed('.'.join(path) for path, _ in choice)}): choose one")
     path, state = choice[0]
     return dict(state), ".".join(path) if len(found) > 1 else None
 
@@ -117,15 +117,15 @@ def _states(
     for key in (*AVERAGED, *WRAPPERS):
         inner = content.get(key)
         if id(inner) in above:
-            raise UserError(f"the file holds itself, under {'.'.join((*path, key))}")
+            raise UserError(f"the file contains itself, under {'.'.join((*path, key))}")
         if isinstance(inner, Mapping) and len(path) < DEPTH:
             yield from _states(inner, (*path, key), (*above, id(inner)))
 
 
 def _description(content: Any) -> str:
-    """The content of a file without a network's tensors, as a clause."""
+    """Describes, as a clause, the content of a file without a network's tensors."""
     if isinstance(content, _Blank) or not isinstance(content, Mapping):
-        return f"it is {_kind(content)}, no dictionary of tensors"
+        return f"it is {_kind(content)}, not a dictionary of tensors"
     if not content:
         return "it is empty"
     for key in (*AVERAGED, *WRAPPERS):
@@ -134,9 +134,9 @@ def _description(content: Any) -> str:
     if any(isinstance(value, Tensor) for value in content.values()):
         for name, value in content.items():
             if not isinstance(name, str):
-                return f"the name {name!r} is a {type(name).__name__}, no text"
+                return f"the name {name!r} is a {type(name).__name__}, not text"
             if not isinstance(value, Tensor):
-                return f"{shortened(name)} is {_kind(value)}, no tensor"
+                return f"{shortened(name)} is {_kind(value)}, not a tensor"
     return f"its keys are {listed(map(str, content))}"
 
 
@@ -145,10 +145,10 @@ def _kind(value: Any) -> str:
 
 
 def readings(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """`state` under its own names, then without the prefixes of wrappers, one after the other.
+    """Yields `state` under its own names, then with the prefixes of wrappers removed one by one.
 
-    A prefix is removed from all names at once, or within a part that was wrapped alone
-    (``features.module.0.weight``), so that two names never become one.
+    A prefix is removed from all names at once, or within one separately wrapped part (``features.module.0.weight``), so
+    that two names never become one.
     """
     current: dict[str, Tensor] | None = dict(state)
     for _ in range(2 * DEPTH):
@@ -179,8 +179,8 @@ def _without_inner(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
 def fitted(state: Mapping[str, Tensor], names: Collection[str], fit: Callable[[dict[str, Tensor]], Found]) -> Found:
     """The result of `fit` for the first reading of `state` that it accepts (see `readings`).
 
-    `fit` refuses by `UserError`. If it refuses all, the error of the reading with the most of the expected `names` is
-    raised.
+    `fit` rejects a reading by `UserError`. If it rejects all, raises the error of the reading with most of the expected
+    `names`.
     """
     refusals = []
     for reading in readings(state):
@@ -196,7 +196,7 @@ def translate(
 ) -> dict[str, Tensor]:
     """`state` under our names; `names` maps each of our names to theirs.
 
-    `filters` are fixed tensors that they store and we do not: optional, and checked if present (each channel must hold
+    `filters` are fixed tensors that they store and we do not: optional, and checked if present (each channel must equal
     our filter). `UserError` with the keys that are missing, unexpected, or hold another filter.
     """
     filters = filters or {}

@@ -1,8 +1,8 @@
-"""The paths of a run's files. Every path of a result is made here and nowhere else.
+"""The paths of a run's files; no other module builds the path of a result.
 
-A run is (pipeline, recipe, model, seed) and owns ``results/<pipeline>/<recipe>/<model>/seed<k>/``; once it is released,
-``runs/...`` of the same form, where it is kept. A recipe is named after its data set, with a variant behind an
-underscore where there is one: ``cifar10``, ``cifar10_crop``.
+A run is (pipeline, recipe, model, seed) and owns ``results/<pipeline>/<recipe>/<model>/seed<k>/``; a released run is
+kept under ``runs/`` in the same form. A recipe is named after its data set, with an optional variant after an
+underscore: ``cifar10``, ``cifar10_crop``.
 """
 
 import re
@@ -12,17 +12,17 @@ from pathlib import Path
 from stillpoint.core.base.errors import UserError
 
 RESULTS = Path("results")
-#: name of the folder of the kept runs, which git has
+#: name of the folder of kept runs, which is in git
 KEPT = "runs"
-#: as we write it: no ``seed007`` beside ``seed7``, and no digits of other scripts
+#: only the form that we write: no ``seed007`` beside ``seed7``, and no digits of other scripts
 _SEED = re.compile(r"seed(0|[1-9][0-9]*)")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training with one seed; `root` is the folder that holds all results.
+    """One training with one seed; `root` is the folder of all results.
 
-    A `UserError` for a pipeline, a recipe or a model whose name is not that of one folder.
+    `UserError` for a pipeline, recipe or model whose name is not that of a single folder.
     """
 
     pipeline: str
@@ -35,7 +35,7 @@ class Run:
         for what in ("pipeline", "recipe", "model"):
             name = getattr(self, what)
             if name in ("", ".", "..") or "/" in name or "\0" in name:
-                raise UserError(f"{name!r} is not a name of a {what}: names are single folders, without /")
+                raise UserError(f"{name!r} cannot be the name of a {what}: it must name a single folder, without /")
 
     @property
     def folder(self) -> Path:
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def state(self) -> Path:
-        """The state to resume from; not a declared output of the workflow, so that a failed job keeps it."""
+        """The state to resume from; not an output of the workflow's rules, so that a failed job keeps it."""
         return self.folder / "state.pt"
 
     @property
@@ -62,48 +62,47 @@ class Run:
 
     @property
     def timing(self) -> Path:
-        """Seconds of each epoch (csv); separate from the history, which is the same in every repetition."""
+        """Seconds of each epoch (csv); separate from the history, which every repetition reproduces."""
         return self.folder / "timing.csv"
 
     @property
     def test_history(self) -> Path:
-        """Loss and hits on the test images before training and after each epoch (csv), with TRAIN.TEST_EACH_EPOCH."""
+        """Loss and correct test images before training and after each epoch (csv), with TRAIN.TEST_EACH_EPOCH."""
         return self.folder / "test_history.csv"
 
     @property
     def test_timing(self) -> Path:
-        """Seconds of each of those passes (csv)."""
+        """Seconds of each of these test passes (csv)."""
         return self.folder / "test_timing.csv"
 
     @property
     def training(self) -> Path:
-        """Provenance of the weights (json); written last, as the proof that training ended."""
+        """Provenance of the weights (json); written last, so that its presence means that training ended."""
         return self.folder / "train.json"
 
     @property
     def lock(self) -> Path:
-        """The lock held by the process that trains here."""
+        """The lock held by the process that trains or measures here."""
         return self.folder / ".lock"
 
     @property
     def code(self) -> Path:
-        """Digest of the code that a workflow began this run with; a run by hand has no such file (see `claim`)."""
+        """Digest of the code with which a workflow began this run; runs made by hand have none (see `claim`)."""
         return self.folder / "code.txt"
 
     @property
     def card(self) -> Path:
-        """What a released run is (json; see `stillpoint.core.runs.cards`). Where this file is, the run is kept: nothing
-        makes it anew, whatever has changed."""
+        """The card of a released run (json; see `stillpoint.core.runs.cards`); a run with a card is never replaced."""
         return self.folder / "card.json"
 
     @property
     def page(self) -> Path:
-        """The card for people (md)."""
+        """The card as a page for people (md)."""
         return self.folder / "card.md"
 
     @property
     def verified(self) -> Path:
-        """Later code that gives the same bits in the first epoch (json); see ``stillpoint verify``."""
+        """Later code whose first epoch has the same bits (json); see ``stillpoint verify``."""
         return self.folder / "verified.json"
 
     @property
@@ -131,7 +130,7 @@ class Run:
 
     @property
     def beside(self) -> Path:
-        """What a paper keeps of a run that was measured, beside its numbers, such as what it costs (json)."""
+        """What a paper keeps of a measured run beside its numbers, such as its cost (json)."""
         return self.folder / "beside.json"
 
     def snapshot(self, epoch: int) -> Path:
@@ -139,7 +138,7 @@ class Run:
         return self.folder / "snapshots" / f"e{epoch}.safetensors"
 
     def snapshot_state(self, epoch: int) -> Path:
-        """The state to resume from exactly after that epoch."""
+        """The state to resume from right after that epoch."""
         return self.folder / "snapshots" / f"e{epoch}.pt"
 
     def snapshots(self) -> list[int]:
@@ -147,9 +146,9 @@ class Run:
         return sorted(int(path.stem[1:]) for path in self.snapshot(0).parent.glob("e*.safetensors"))
 
     def at(self, status: str) -> "Run":
-        """This run at another moment than that of its kept weights, with separate files of measurements.
+        """This run at the moment `status`, with separate files of measurements unless that is its kept weights.
 
-        `status` is as `runs.statuses.fill_at` takes it; the files are ``measured/<status>.json`` and so on.
+        `status` is as for `runs.statuses.fill_at`; the files are ``measured/<status>.json`` and so on.
         """
         if status in ("weights", "best"):
             return self
@@ -157,7 +156,7 @@ class Run:
 
     @classmethod
     def of(cls, folder: str | Path) -> "Run":
-        """The run that owns `folder`, given by any path or link; a `UserError` if it is no run's."""
+        """The run that owns `folder`, given by any path or link; `UserError` if it is not a run's."""
         path = Path(folder).absolute()
         linked = ".." in path.parts or any(part.is_symlink() for part in (path, *path.parents[:3]))
         if linked or not _SEED.fullmatch(path.name):
@@ -165,7 +164,7 @@ class Run:
         match = _SEED.fullmatch(path.name)
         named_whole = len(Path(folder).parts) >= 4 or path.is_dir()
         if not match or len(path.parts) < 5 or not named_whole:
-            raise UserError(f"{folder} is not a run's folder: those are <results>/<pipeline>/<recipe>/<model>/seed<k>")
+            raise UserError(f"{folder} is not a run's folder: it must be <results>/<pipeline>/<recipe>/<model>/seed<k>")
         pipeline, recipe, model = path.parts[-4:-1]
         root = path.parents[3]
         # shown relative to the working directory, as it was typed
@@ -185,7 +184,7 @@ class Run:
 
     @classmethod
     def listed(cls, pipeline: str, recipe: str, root: Path) -> list["Run"]:
-        """The evaluated runs of a recipe; a folder such as ``seed0_old`` is not one."""
+        """The evaluated runs of a recipe; folders such as ``seed0_old`` are ignored."""
         paths = sorted((root / pipeline / recipe).glob("*/seed*/metrics.json"))
         named = [(path.parents[1].name, _SEED.fullmatch(path.parent.name)) for path in paths]
         return [cls(pipeline, recipe, model, int(match[1]), root) for model, match in named if match]
@@ -226,5 +225,5 @@ def figure(pipeline: str, recipe: str, name: str, root: Path = RESULTS) -> Path:
 
 
 def page(pipeline: str, recipe: str, name: str, root: Path = RESULTS) -> Path:
-    """A further file beside the table; `name` has its suffix."""
+    """A further file beside the table; `name` includes the suffix."""
     return root / pipeline / recipe / name

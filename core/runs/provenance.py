@@ -1,4 +1,4 @@
-"""The origin of a result: enough to tell whether two files come from the same code and data."""
+"""The origin of a result, so that one can tell whether two files come from the same code and data."""
 
 import hashlib
 import os
@@ -31,13 +31,15 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-#: names the commit of a copy that was sent elsewhere without its repository: 40 digits, with "-dirty" for changes
+#: variable with the commit of a copy outside its repository: 40 digits, then "-dirty" if it was changed
 COMMIT_VARIABLE = "STILLPOINT_COMMIT"
 
 
 def commit() -> tuple[str | None, bool | None]:
-    """(commit, whether the tree was clean) of this code; outside its own repository those that $STILLPOINT_COMMIT
-    names, or (None, None)."""
+    """(commit, whether the tree was clean) of this code.
+
+    Outside its own repository they come from $STILLPOINT_COMMIT, or are (None, None).
+    """
     top = _git("rev-parse", "--show-toplevel")
     # an installed copy may lie inside the repository of something else
     if top is None or Path(top).resolve() != _ROOT:
@@ -55,12 +57,12 @@ def _version() -> str | None:
 
 
 def device_name(device: torch.device) -> str:
-    """The name of the GPU; or the processor's, its widest instructions, and the threads that torch may use."""
+    """The name of the GPU, or of the processor with its widest instructions and the number of torch's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return f"{processor_name()} {device.type}"
-    # a private function of torch, which may be gone one day
+    # a private function of torch, which may disappear
     tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     widest = "AMX" if tiles else torch.backends.cpu.get_cpu_capability()
     return f"{processor_name()} ({widest}), {counted(torch.get_num_threads(), 'thread')}"
@@ -68,7 +70,7 @@ def device_name(device: torch.device) -> str:
 
 @cache
 def processor_name() -> str:
-    """As the system calls it, such as "AMD EPYC 9754"; of a system that does not tell, the architecture."""
+    """The processor's name, such as "AMD EPYC 9754", or its architecture if the system does not tell."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")
@@ -78,7 +80,7 @@ def processor_name() -> str:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak memory in bytes so far: of tensors on a GPU, of the whole process on a CPU."""
+    """Peak memory so far, in bytes: of tensors on a GPU, of the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -97,9 +99,10 @@ def tensors_digest(tensors: dict[str, Tensor]) -> str:
 def provenance(
     config: RunConfig, data_digest: str, device: torch.device, seconds: float, data_order: str = ""
 ) -> dict[str, Any]:
-    """The provenance in every JSON of a result. `data_digest` is the digest of the images, `seconds` the duration.
+    """The provenance in every JSON of a result.
 
-    `data_order` describes the order of the images where it differs from the published one.
+    `data_digest` is the digest of the images, `seconds` the duration, and `data_order` describes the order of the
+    images if it differs from the published one.
     """
     revision, clean = commit()
     return {
@@ -109,7 +112,7 @@ def provenance(
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": device_name(device),
-        # other kernels give other last bits: such runs are not averaged together
+        # other kernels change the last bits: such runs are not averaged together
         "kernels": arithmetic(device),
         "seed": config.seed,
         "seconds": round(seconds, 3),

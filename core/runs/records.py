@@ -1,6 +1,6 @@
-"""What training leaves in a run's folder, when it may go on from there, and whom it tells.
+"""What training writes to a run's folder, when it may resume from there, and how it reports progress.
 
-All files are written in whole. history.csv holds only what every repetition of the run repeats; seconds are elsewhere.
+All files are written whole. history.csv holds only what every repetition reproduces; seconds are in timing.csv.
 """
 
 import csv
@@ -35,39 +35,39 @@ HISTORY = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accur
 TIMING = ("epoch", "seconds", "images_per_second")
 TEST_HISTORY = ("epoch", "test_loss", "correct", "images", "test_accuracy")
 TEST_TIMING = ("epoch", "seconds")
-#: of many faults at once, so many are told one by one
+#: of many faults at once, so many are reported one by one
 TOLD = 10
 
 
 class Progress:
-    """Told how training goes; override what you show. All numbers are of the process that writes."""
+    """Receives the progress of training; override what you show. All numbers are of the writing process."""
 
     def on_note(self, sentence: str) -> None:
         """Something the user should know, in a sentence."""
 
     def on_step(self, epoch: int, step: int, steps: int, loss: float, images_per_second: float) -> None:
-        """Step `step` (from 1) of `steps` in epoch `epoch` (from 1) is done; on a GPU not every step is told."""
+        """Step `step` (from 1) of `steps` in epoch `epoch` (from 1) is done; on a GPU not every step is reported."""
 
     def on_epoch(self, row: Row) -> None:
         """An epoch is done; `row` is its row of the history."""
 
 
 class Record(Protocol):
-    """What a paper keeps of every update; part of a run's state, and ``record.safetensors`` when training ends."""
+    """What a paper records of every update: part of a run's state, and ``record.safetensors`` when training ends."""
 
     def update(self, net: nn.Module) -> None:
-        """The gradients of a step are complete, and it is not made yet."""
+        """Called when the gradients of a step are complete, before the optimiser's step."""
 
     def state(self) -> dict[str, Tensor]:
-        """All that was kept so far, on the CPU."""
+        """Everything recorded so far, on the CPU."""
         ...
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Goes on from a `state`."""
+        """Continues from a `state`."""
 
 
 def resumable(config: RunConfig, run: Run, progress: Progress) -> dict[str, Any] | None:
-    """The state to go on from, None to begin; a `UserError` where the folder belongs to something else."""
+    """The state to resume from, None to begin; `UserError` if the folder holds a run with other settings."""
     sweep(run.folder)
     if run.config.exists():
         _same_settings(run, read_settings(run.config), config, longer=True)
@@ -78,23 +78,23 @@ def resumable(config: RunConfig, run: Run, progress: Progress) -> dict[str, Any]
         _same_settings(run, state["settings"], config, longer=True)
         _lengthen(run, state, config, progress)
     elif run.weights.exists() and run.training.exists() and run.config.exists():
-        # to go on for more epochs takes a state
+        # more epochs need a state
         _same_settings(run, read_settings(run.config), config)
-        # results that came without their state (dvc pull) are as good as one's own
+        # finished results without their state (dvc pull) count as finished
         return {"epoch": config.train.epochs, "history": read_history(run.history), "data": _trained_on(run)}
     return state
 
 
 def _trained_on(run: Run) -> str | None:
-    """The digest of a finished run's images; None where train.json does not say."""
+    """The digest of a finished run's images; None if train.json does not say."""
     with suppress(UserError):
         return read_json(run.training, of=dict).get("data_digest")
     return None
 
 
 def clear(run: Run) -> None:
-    """Removes all that a run left in its folder but for its log; the caller holds its lock."""
-    # the proof that it is finished goes first, and what it all belongs to last
+    """Removes everything but the log from a run's folder; the caller holds its lock."""
+    # the results that mark it finished go first, and its configuration last
     results = run.metrics, run.maps, run.training, run.weights, *_tables(run)
     snapshots = [*run.snapshot(0).parent.glob("*.safetensors"), *run.snapshot_state(0).parent.glob("*.pt")]
     results = *results, run.scores, run.record, run.verified, *run.folder.glob("measured/*")
@@ -103,21 +103,21 @@ def clear(run: Run) -> None:
 
 
 def rewind(config: RunConfig, run: Run, epoch: int, progress: Progress) -> None:
-    """Takes a run back to its snapshot after `epoch` epochs, so that training goes on from there as it did then.
+    """Takes a run back to its snapshot after `epoch` epochs, so that training resumes from there as it did then.
 
-    Later snapshots and all results are removed. `UserError` for another configuration, and for a snapshot that is not
-    there, naming those that are.
+    Later snapshots and all results are removed. `UserError` for another configuration, and for a missing snapshot,
+    naming those that exist.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     with locked(run.lock):
         kept = [number for number in run.snapshots() if run.snapshot_state(number).is_file()]
         if epoch not in kept:
-            there = f"there are {', '.join(f'e{n}' for n in kept)}" if kept else "there is none (see TRAIN.SNAPSHOTS)"
-            raise UserError(f"{run.folder} has no snapshot of epoch {epoch} to go on from: {there}")
+            there = f"it has {', '.join(f'e{n}' for n in kept)}" if kept else "it has none (see TRAIN.SNAPSHOTS)"
+            raise UserError(f"{run.folder} has no snapshot of epoch {epoch} to resume from: {there}")
         state, _ = load_state(run.snapshot_state(epoch))
         assert state is not None
         _same_settings(run, state["settings"], config)
-        # what says that training ended goes first: a crash on the way leaves a run that goes on, from here or later
+        # train.json goes first: after a crash on the way the run resumes, from here or later
         results = run.training, run.metrics, run.maps, run.scores, run.weights, run.record
         for path in (*results, *run.folder.glob("measured/*")):
             path.unlink(missing_ok=True)
@@ -137,7 +137,7 @@ def _tables(run: Run) -> tuple[Path, ...]:
 
 
 def write_tables(run: Run, rows: Mapping[str, list[Row]]) -> None:
-    """The tables that grow with the epochs, from the rows in a run's state; of test passes where it makes any."""
+    """Writes the tables that grow with the epochs from the rows in a run's state; test passes only if there are any."""
     write_rows(run.history, HISTORY, rows["history"])
     write_rows(run.timing, TIMING, rows["timing"])
     if rows["tests"]:
@@ -146,8 +146,8 @@ def write_tables(run: Run, rows: Mapping[str, list[Row]]) -> None:
 
 
 def read_history(path: Path) -> list[Row]:
-    """The rows of a history.csv; an empty cell is None. Raises `UserError` when there is none, or it is damaged."""
-    remedy = "remove the run's folder and train it anew"
+    """The rows of a history.csv, empty cells as None. Raises `UserError` if it is missing or damaged."""
+    remedy = "remove the run's folder and train it again"
     rows = read_numbers(path, ("epoch",), remedy=remedy)
     for row in rows:
         if row["epoch"] != int(row["epoch"]):
@@ -156,26 +156,26 @@ def read_history(path: Path) -> list[Row]:
 
 
 def _same_settings(run: Run, there: dict[str, Any], config: RunConfig, *, longer: bool = False) -> None:
-    """A `UserError` where what decides a training is not as it was `there`; `longer`: epochs may have been added."""
+    """Raises `UserError` if deciding settings differ from those `there`; with `longer`, epochs may have been added."""
     found = changed(there, config)
     epochs, asked = epochs_of(there), config.train.epochs
     if epochs is not None and 0 < epochs < asked:
         said = f"TRAIN.EPOCHS: {epochs} -> {asked}"
         if found == [said] and not config.train.open_ended:
             raise UserError(
-                f"{run.folder} holds a run of {counted(epochs, 'epoch')}, and {_moving(config)} of {asked} has other "
-                f"{'sides' if config.train.sides else 'rates'} from its first epoch on: begin it anew (--anew), or "
-                "train elsewhere (--results DIR)"
+                f"{run.folder} holds a run of {counted(epochs, 'epoch')}, and {_moving(config)} over {asked} has other "
+                f"{'sides' if config.train.sides else 'rates'} from the first epoch on: replace it (--anew), or train "
+                "elsewhere (--results DIR)"
             )
         if found == [said] and not longer:
             raise UserError(
-                f"{run.folder} holds a run of {counted(epochs, 'epoch')} without the state that more would go on from: "
-                "begin it anew (--anew), or train elsewhere (--results DIR)"
+                f"{run.folder} holds a run of {counted(epochs, 'epoch')} without the state that more need: replace it "
+                "(--anew), or train elsewhere (--results DIR)"
             )
         found = [line for line in found if line != said or not longer]
     if found:
         raise UserError(
-            f"{run.folder} holds a run of other settings ({'; '.join(found)}): remove it (--anew), or train "
+            f"{run.folder} holds a run with other settings ({'; '.join(found)}): replace it (--anew), or train "
             "elsewhere (--results DIR)"
         )
 
@@ -185,18 +185,18 @@ def _moving(config: RunConfig) -> str:
 
 
 def epochs_of(settings: dict[str, Any]) -> int | None:
-    """TRAIN.EPOCHS of a dumped configuration; None where it does not say."""
+    """TRAIN.EPOCHS of a dumped configuration; None if it does not say."""
     train = settings.get("TRAIN")
     found = train.get("EPOCHS") if isinstance(train, dict) else None
     return found if isinstance(found, int) else None
 
 
 def _lengthen(run: Run, state: dict[str, Any], config: RunConfig, progress: Progress) -> None:
-    """Removes the results of a training that goes on for more epochs than it was to have."""
+    """Removes the results of a training to which epochs are added."""
     before = epochs_of(state["settings"])
     if before is None or before >= config.train.epochs:
         return
-    # the proof that it is finished goes first
+    # metrics.json and train.json, which mark it finished, go first
     results = run.metrics, run.maps, run.training, run.weights, run.scores, run.record
     for path in (*results, *run.folder.glob("measured/*")):
         path.unlink(missing_ok=True)
@@ -204,15 +204,15 @@ def _lengthen(run: Run, state: dict[str, Any], config: RunConfig, progress: Prog
 
 
 def write_config(config: RunConfig, run: Run) -> None:
-    """The resolved configuration; the file is left alone where it says the same."""
+    """Writes the resolved configuration, unless the file says the same already."""
     text = yaml.safe_dump(config.dump(), sort_keys=False)
     if not run.config.exists() or run.config.read_text(encoding="utf-8", errors="replace") != text:
         write_atomic(run.config, text)
 
 
 def note(run: Run, progress: Progress, sentence: str) -> None:
-    """A sentence for the log, with its time, and for who watches."""
-    # a log that cannot be written (a full disk) must not hide what the sentence has to say
+    """Adds a sentence to the log, with the time, and passes it to `progress`."""
+    # a log that cannot be written (a full disk) must not hide the sentence
     with suppress(OSError), run.log.open("a", encoding="utf-8") as log:
         log.write(f"{datetime.now().isoformat(timespec='seconds')} {sentence}\n")
     progress.on_note(sentence)
@@ -220,7 +220,7 @@ def note(run: Run, progress: Progress, sentence: str) -> None:
 
 @contextmanager
 def crash_in_log(run: Run) -> Iterator[None]:
-    """Keeps the traceback of a fault of ours in the run's log too, because a terminal forgets."""
+    """Also writes the traceback of a bug to the run's log."""
     try:
         yield
     except UserError:
@@ -232,7 +232,7 @@ def crash_in_log(run: Run) -> Iterator[None]:
 
 
 def write_rows(path: Path, columns: tuple[str, ...], rows: list[Row]) -> None:
-    """Rows as csv; numbers in the shortest form that reads back as the same, None as an empty cell."""
+    """Writes rows as csv: numbers in the shortest form that reads back the same, None as an empty cell."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -246,18 +246,18 @@ def model_name(config: RunConfig) -> str:
 
 
 def save_net(config: RunConfig, path: Path, state_dict: dict[str, Tensor], epoch: int) -> None:
-    """A run's weights after `epoch` epochs, with what they are."""
+    """Writes a run's weights after `epoch` epochs, with metadata that describes them."""
     about: dict[str, Any] = {"model": model_name(config), "config_digest": config.digest(), "dataset": config.data.name}
     save_weights(path, state_dict, **about, seed=config.seed, epoch=epoch)
 
 
 def weights_of(state: dict[str, Any]) -> dict[str, Tensor]:
-    """What a training's state would keep as its last weights: their moving average, if the recipe has one."""
+    """The last weights in a training's state: their moving average, if the recipe has one."""
     return state["average"] if "average" in state else state["model"]
 
 
 def finish(config: RunConfig, run: Run, state: dict[str, Any], device: torch.device, progress: Progress) -> None:
-    """Leaves the results of a run whose last epoch is done; whole ones that are there stay as they are."""
+    """Writes the results of a run whose last epoch is done, unless complete ones exist."""
     epochs = state["epoch"]
     if run.weights.exists() and run.training.exists():
         try:
@@ -284,5 +284,5 @@ def finish(config: RunConfig, run: Run, state: dict[str, Any], device: torch.dev
     note(
         run,
         progress,
-        f"training is finished: {counted(epochs, 'epoch')} in {seconds:.1f} s, the weights of epoch {kept} are kept",
+        f"training is finished: {counted(epochs, 'epoch')} in {seconds:.1f} s; the weights of epoch {kept} are kept",
     )

@@ -1,4 +1,4 @@
-"""The weights of a run at one of its moments: the kept ones, the last checkpoint, or a snapshot of an epoch."""
+"""The weights of a run at a given moment: the kept ones, the last checkpoint, or a snapshot after an epoch."""
 
 import re
 
@@ -15,12 +15,12 @@ def fill_at(net: nn.Module, run: Run, config: RunConfig, status: str) -> int:
     """Loads the weights of `status` into `net` and returns their epoch.
 
     `status` is "weights" (the kept ones), "best" (the same, if TRAIN.KEEP is best), "checkpoint" (after the last saved
-    step) or "e<N>" (those after epoch N, see TRAIN.SNAPSHOTS). `UserError` for a missing one, with those that exist.
+    step) or "e<N>" (those after epoch N, see TRAIN.SNAPSHOTS). `UserError` for a missing one, naming those that exist.
     """
     model = f"{run.pipeline}/{run.model}"
     if status == "best" and config.train.keep != "best":
         raise UserError(
-            f"{run.folder} keeps the last epoch, not the best (TRAIN.KEEP best does): it has {statuses(run)}"
+            f"{run.folder} kept the last epoch, not the best (set TRAIN.KEEP best to keep it): it has {statuses(run)}"
         )
     if status in ("weights", "best"):
         if not run.weights.is_file():
@@ -39,7 +39,7 @@ def fill_at(net: nn.Module, run: Run, config: RunConfig, status: str) -> int:
     match = re.fullmatch(r"e(\d+)", status)
     if match is None:
         raise UserError(
-            f"status {status!r}: choose weights, checkpoint, best or e<N>; {run.folder} has {statuses(run)}"
+            f"status must be weights, checkpoint, best or e<N>, not {status!r}; {run.folder} has {statuses(run)}"
         )
     epoch = int(match[1])
     if epoch in run.snapshots():
@@ -55,7 +55,7 @@ def kept_epoch(run: Run) -> int | None:
 
 
 def statuses(run: Run) -> str:
-    """The statuses that a run has, as the end of a sentence."""
+    """The statuses that a run has, as a list for the end of a sentence."""
     found = ["weights"] if run.weights.is_file() else []
     found += ["checkpoint"] if run.state.is_file() else []
     epochs = {*run.snapshots(), *([kept] if (kept := kept_epoch(run)) is not None else [])}

@@ -1,7 +1,7 @@
-"""Temperatures that fall during training, as pure functions of the number of steps done: no state to resume.
+"""Temperatures that fall during training, as pure functions of the number of steps done, so without state to resume.
 
-The schedules of learnable polyphase sampling (Rojas-Gomez et al., NeurIPS 2022), whose steps may be epochs or batches.
-Before the first step the temperature is `start`.
+They are the schedules of learnable polyphase sampling (Rojas-Gomez et al., NeurIPS 2022), whose steps may be epochs or
+batches. Before the first step the temperature is `start`.
 """
 
 from collections.abc import Sequence
@@ -26,10 +26,9 @@ def multistep(n: int, *, milestones: Sequence[int], temperatures: Sequence[float
 
 
 def piecewise_linear(n: int, *, milestones: Sequence[int], temperatures: Sequence[float], start: float = 1.0) -> float:
-    """Linear interpolation from `start` after the first step through the milestones' temperatures; constant after the
-    last.
+    """Linear interpolation from `start` after the first step through the milestones; constant after the last.
 
-    A first milestone of 0 or 1 replaces the start.
+    A first milestone of 0 or 1 replaces `start`.
     """
     _check(milestones, temperatures)
     if n < 1:

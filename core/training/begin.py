@@ -1,4 +1,4 @@
-"""Whether a training resumes from a state in its folder or starts from scratch; decided under the run's lock."""
+"""Decides whether a training resumes from a state in its folder or starts from scratch; the run's lock is held."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def begin(config: RunConfig, run: Run, progress: Progress, *, resume: bool, code
         if error := claim.refusal(run, config):
             raise error
         if claim.outdated(run, code):
-            note(run, progress, "other code decides this run than the workflow that made it had: it is made anew")
+            note(run, progress, "the code has changed since a workflow made this run: it is made anew")
             clear(run)
     state = resumable(config, run, progress)
     if state is None:
@@ -31,11 +31,11 @@ def begin(config: RunConfig, run: Run, progress: Progress, *, resume: bool, code
 def on_these_images(
     run: Run, state: State | None, images: str, progress: Progress, *, code: str, workflow: bool
 ) -> State | None:
-    """`state`, or None if a workflow's run was trained on other images; `images` is the digest of the present ones."""
+    """`state`, or None if a workflow's run was trained on other images; `images` is the digest of the current ones."""
     if state is None or not workflow or state.get("data") in (None, images):
         return state
     claim.may_replace(run, "other images")
-    note(run, progress, "the images are others than those of the workflow that made this run: it is made anew")
+    note(run, progress, "the images have changed since a workflow made this run: it is made anew")
     clear(run)
     _mark(run, code, workflow)
     return None

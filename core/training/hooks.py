@@ -1,4 +1,4 @@
-"""Training hooks: the contract between core's loop and a paper."""
+"""Training hooks: the interface between core's loop and a paper."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ class Moment(NamedTuple):
 class TrainHooks:
     """What a paper adds to training.
 
-    before_step(net, at)  called without gradient before every training step. torch's generator is then seeded by (seed,
-                          epoch, step); changes to `net` must be a function of `at` (see `Moment`) and its draws
-    groups(net)          parameters that train at another rate or decay than the recipe's; see `ParameterGroup`
-    before_forward(net)  called before every forward, in training and in validation (without gradient)
-    penalty(net)         a scalar added to the loss of each mini-batch; not included in the history's losses
-    task_weight          weight of the loss itself beside the penalty; not applied in the history's losses
-    record               called at every update between backward and the optimiser's step; see `Record`
-    translate(state, net)  renames the tensors of a foreign TRAIN.FINETUNE to the names of `net`
+    before_step(net, at)   called without gradient before every training step, when torch's generator is seeded by
+                           (seed, epoch, step); changes to `net` must depend only on `at` (see `Moment`) and its draws
+    groups(net)            parameters with another rate or decay than the recipe's; see `ParameterGroup`
+    before_forward(net)    called without gradient before every forward, in training and in validation
+    penalty(net)           scalar added to the loss of each mini-batch; not part of the history's losses
+    task_weight            weight of the loss beside the penalty; not applied to the history's losses
+    record                 called at every update between backward and the optimiser's step; see `Record`
+    translate(state, net)  renames the tensors of a foreign TRAIN.FINETUNE file to the names of `net`
     """
 
     before_step: Callable[[nn.Module, Moment], None] | None = None

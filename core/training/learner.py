@@ -30,12 +30,12 @@ def _keeps(module: nn.Module) -> bool:
 
 
 def whiten(net: nn.Module, source: Loader | None, count: int, name: str) -> None:
-    """Fits the first layer of `net` to `count` training images; a `UserError` for what has no such layer or images."""
+    """Fits the first layer of `net` to `count` training images; `UserError` if it has no such layer, or no images."""
     fit, sample = getattr(net, "whiten", None), getattr(source, "sample", None)
     if fit is None:
-        raise UserError(f"TRAIN.WHITEN {count}: {name} has no first layer that is fitted to images")
+        raise UserError(f"TRAIN.WHITEN {count}: {name} has no first layer that can be fitted to images")
     if sample is None:
-        raise UserError(f"TRAIN.WHITEN {count} needs training images that are kept in memory")
+        raise UserError(f"TRAIN.WHITEN {count} needs training images in memory, not a streaming data set")
     fit(sample(count).cpu())
 
 
@@ -67,7 +67,7 @@ class Learner:
         if recipe.finetune and fresh:
             start_from(net, recipe.finetune, self.name, recipe.finetune_head, hooks.translate)
         if recipe.whiten and recipe.epochs:
-            # also where a state is restored: the layer is then no parameter to train
+            # also before a state is restored, since it makes the layer untrainable
             whiten(net, source, recipe.whiten, self.name)
         if together.world_size > 1:
             net = share_statistics(net, device)
@@ -75,7 +75,7 @@ class Learner:
         if recipe.channels_last:
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net, self.optimizer = net, optimizer(recipe, net, hooks.groups(net) if hooks.groups else ())
-        self.infinite = set(not_finite(net.state_dict()))  # as the network initialises them, such as a mask
+        self.infinite = set(not_finite(net.state_dict()))  # tensors initialised so, such as a mask
         self.average = Average(net, recipe.ema_decay, self.infinite) if recipe.ema_decay else None
         self.parameters = [p for p in net.parameters() if p.requires_grad]
         self.unshared: nn.Module = torch.compile(net) if recipe.compile else net  # type: ignore[assignment]
@@ -85,22 +85,24 @@ class Learner:
 
     def set_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
-            # states of earlier versions have no factor
+            # states of older versions have no factor
             group["lr"] = group.get("lr_factor", 1.0) * rate
 
     def before_step(self, at: Moment) -> None:
-        """The paper's hook of that name."""
+        """Calls the paper's hook of that name."""
         if self.hooks.before_step is not None:
             with torch.no_grad():
                 self.hooks.before_step(self.net, at)
 
     def set_side(self, side: int | None) -> None:
-        """Shrinks the images of the next steps to `side` pixels, or leaves them alone."""
+        """Shrinks the images of the next steps to `side` pixels; None leaves them unchanged."""
         self.side = side
 
     def step(self, batches: Iterator[Any], source: Loader, sums: Sums, steps: int = 0) -> Tensor:
-        """One optimiser step on the next of `batches`, after `steps` others, added to `sums`; returns its loss with
-        penalty, on the device."""
+        """Makes one optimiser step on the next of `batches`, and adds it to `sums`; `steps` were made before.
+
+        Returns its loss with penalty, on the device.
+        """
         recipe, together = self.recipe, self.together
         shared = 1.0 if recipe.accumulate_like_authors else 1.0 / recipe.accumulate
         whole = torch.zeros((), device=self.device)
@@ -135,7 +137,7 @@ class Learner:
         return whole
 
     def measure(self, loader: Loader, epoch: int, stop: StopRequest) -> Sums | None:
-        """Loss and correct predictions over a loader's images by the weights that are kept; None if stopped."""
+        """Loss and correct predictions of the kept weights over a loader's images; None if stopped."""
         self.model.eval()
         sums = Sums(self.device)
         kept = nullcontext() if self.average is None else self.average.in_network()
@@ -152,7 +154,7 @@ class Learner:
         return sums
 
     def broken(self) -> str | None:
-        """The tensors of network and optimiser that are no longer finite, as a clause; None if all are."""
+        """A clause on the tensors of network and optimiser that are no longer finite; None if all are."""
         tensors = dict(self.net.state_dict())
         for number, own in enumerate(self.optimizer.state.values()):
             tensors |= {f"the optimiser's {key} of parameter {number}": value for key, value in own.items()}
@@ -161,7 +163,7 @@ class Learner:
         return f"{count} of {len(tensors)} tensors ({listed(found)}) became infinite" if count else None
 
     def weights(self) -> dict[str, Tensor]:
-        """What is kept of the network: its state, averaged where the recipe says so."""
+        """The weights to keep: the network's state_dict, averaged if the recipe says so."""
         return self.net.state_dict() if self.average is None else self.average.state_dict()
 
     def state(self) -> dict[str, Any]:
@@ -190,7 +192,7 @@ class Learner:
             self.hooks.record.restore(state.get("record", {}))
 
     def _between_steps(self) -> dict[str, Any]:
-        """What modules say that they use again in the next step, beside their buffers."""
+        """What modules carry from step to step beside their buffers."""
         asked = {name: module.between_steps() for name, module in self.net.named_modules() if _keeps(module)}  # type: ignore[operator]
         return {name: held for name, held in asked.items() if held}
 

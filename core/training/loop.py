@@ -1,4 +1,4 @@
-"""The loop of training: epochs of steps, each followed by the passes without training and by what is saved."""
+"""The training loop: epochs of steps, each followed by validation, test pass and saving."""
 
 import math
 import time
@@ -62,17 +62,17 @@ class Loop:
     def _restored(self, saved: dict[str, Any]) -> TrainState:
         if saved["data"] != self.loaders.digest:
             raise UserError(
-                f"{self.run.folder} was trained on other images than those found now: remove it to start anew"
+                f"{self.run.folder} was trained on other images than those found now: remove it to start from scratch"
             )
         self.learner.restore(saved, origin=str(self.run.state))
         state = TrainState.restored(saved, Sums(self.device), self.together)
         done = f"step {state.step} of {self.steps}"
         place = f"epoch {state.epoch + 1}, {done}" if state.step else f"after epoch {state.epoch}"
-        self.monitor.tell(f"training goes on ({place})")
+        self.monitor.tell(f"training resumes ({place})")
         return state
 
     def saved(self) -> dict[str, Any]:
-        """Everything that decides how the run continues, in plain containers; every process must call it."""
+        """Everything that determines how the run continues, in plain containers; every process must call it."""
         return {
             "settings": self.config.dump(),
             "data": self.loaders.digest,
@@ -112,13 +112,13 @@ class Loop:
         self._save()
         sentence = (
             f"stopped in epoch {state.epoch + 1} of {self.config.train.epochs} after step {state.step} of {self.steps}"
-            ": the state is saved, and the same command goes on from there"
+            ": the state is saved, and the same command resumes from it"
         )
         self.monitor.tell(sentence)
         raise Interrupted(sentence, self.together.largest(stop.number))
 
     def _seed(self, what: str, *place: int) -> None:
-        # the rank is in the seed because each process has its own images
+        # the rank is part of the seed because each process has its own images
         seed_generators(self.device, seed_for(what, self.config.seed, *place, self.together.rank))
 
     def _train_epoch(self, stop: StopRequest) -> bool:
@@ -132,7 +132,7 @@ class Loop:
         began, seen, stopped = time.perf_counter(), state.sums.images, False
         while state.step < self.steps and not stopped:
             learner.set_rate(rate(recipe, state.epoch, state.step, self.steps))
-            # dropout and its like draw from torch's generator
+            # dropout and others draw from torch's generator
             self._seed("step", state.epoch, state.step)
             learner.before_step(Moment(state.epoch, state.step, recipe.epochs, self.steps))
             losses.append(learner.step(batches, source, state.sums, state.epoch * self.steps + state.step))
@@ -148,7 +148,7 @@ class Loop:
         return not stopped
 
     def _validate(self, stop: StopRequest) -> tuple[float | None, float | None] | None:
-        """(loss, accuracy) on the validation images, (None, None) without any; None if it was stopped."""
+        """(loss, accuracy) on the validation images, (None, None) without any; None if stopped."""
         if self.loaders.validation is None:
             return None, None
         self._seed("validate", self.state.epoch)
@@ -156,7 +156,7 @@ class Loop:
         return None if sums is None else sums.means(self.together)
 
     def _test(self, number: int, stop: StopRequest) -> bool:
-        """Adds the test pass after `number` epochs, on freshly augmented images; False if stopped."""
+        """Makes the test pass after `number` epochs, on freshly augmented images; False if stopped."""
         if not self.config.train.test_each_epoch or self.state.has_test(number):
             return True
         assert self.loaders.test is not None
@@ -170,7 +170,7 @@ class Loop:
         return True
 
     def _end_epoch(self, val_loss: float | None, val_accuracy: float | None, began: float) -> float:
-        """Records and saves the epoch, which began at `began`; returns when the next one begins."""
+        """Records and saves the epoch that began at `began`; returns the time at which the next one begins."""
         recipe, state, net = self.config.train, self.state, self.learner.net
         if val_loss is not None and not math.isfinite(val_loss):
             self.monitor.diverged(state, f"the validation loss became {val_loss}", state.step)
@@ -197,17 +197,17 @@ class Loop:
 
 
 def _steps(config: RunConfig, loaders: Loaders) -> int:
-    """Optimiser steps of an epoch; refuses a recipe for which images are missing."""
+    """Optimiser steps per epoch; raises if the recipe needs images that are missing."""
     recipe = config.train
     if recipe.test_each_epoch and loaders.test is None:
-        raise ValueError("loaders without a test loader: TRAIN.TEST_EACH_EPOCH needs one")
+        raise ValueError("TRAIN.TEST_EACH_EPOCH needs a test loader, but loaders.test is None")
     if not recipe.epochs:
         return 0
     if loaders.train is None:
-        raise ValueError("loaders without a train loader: training needs one")
+        raise ValueError("training needs a train loader, but loaders.train is None")
     if recipe.keep == "best" and loaders.validation is None:
-        raise UserError("TRAIN.KEEP best needs images to choose on: set DATA.VALIDATION, or TRAIN.KEEP last")
+        raise UserError("TRAIN.KEEP best needs validation images: set DATA.VALIDATION, or TRAIN.KEEP last")
     steps = len(loaders.train) // recipe.accumulate
     if steps == 0:
-        raise UserError(f"TRAIN.ACCUMULATE {recipe.accumulate} is more than the {len(loaders.train)} batches there are")
+        raise UserError(f"TRAIN.ACCUMULATE {recipe.accumulate} exceeds the {len(loaders.train)} batches of an epoch")
     return steps

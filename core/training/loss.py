@@ -1,4 +1,4 @@
-"""The loss of a batch, and the sums over an epoch for the history's rows."""
+"""The loss of a batch, and an epoch's sums for the rows of the history."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,9 +17,9 @@ from stillpoint.core.data.label_maps import IGNORED
 def criterion(train: TrainConfig) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of a batch as a sum over its images, in float32."""
     if train.label_smoothing and train.loss != "cross_entropy":
-        raise UserError(f"TRAIN.LABEL_SMOOTHING belongs to the loss cross_entropy, not to {train.loss}")
+        raise UserError(f"TRAIN.LABEL_SMOOTHING needs TRAIN.LOSS cross_entropy, not {train.loss}")
     if train.clamp is not None and train.loss != "mse":
-        raise UserError(f"TRAIN.CLAMP belongs to the loss mse, not to {train.loss}")
+        raise UserError(f"TRAIN.CLAMP needs TRAIN.LOSS mse, not {train.loss}")
     if train.loss == "nll":
         return lambda output, labels: functional.nll_loss(output.float(), labels, reduction="sum")
     if train.loss == "mse":
@@ -30,15 +30,15 @@ def criterion(train: TrainConfig) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def pixel_losses(output: Tensor, labels: Tensor, *, gamma: float = 0.0, smoothing: float = 0.0) -> Tensor:
-    """Cross entropy of each label times (1 - p) ** gamma, p being its probability (Lin et al., ICCV 2017).
+    """Focal loss: each label's cross entropy times (1 - p) ** gamma, with p its probability (Lin et al., ICCV 2017).
 
-    Logits (B, K) with labels (B,), or (B, K, H, W) with (B, H, W): float32 of the labels' shape, 0 at pixels `IGNORED`.
-    `UserError` where logits and label maps are not of one size.
+    Takes logits (B, K) with labels (B,), or (B, K, H, W) with (B, H, W). Returns float32 of the labels' shape, 0 at
+    pixels `IGNORED`. `UserError` if logits and label maps differ in size.
     """
     if output.shape[2:] != labels.shape[1:]:
         sizes = ("x".join(map(str, shape)) or "one class an image" for shape in (output.shape[2:], labels.shape[1:]))
-        raise UserError("the network gives maps of {}, but the label maps are {}".format(*sizes))
-    # of images, 255 is a class like any other
+        raise UserError("the network returns maps of {}, but the label maps are {}".format(*sizes))
+    # for whole images, 255 is a class like any other
     left_out = IGNORED if labels.ndim > 1 else -100
     losses = functional.cross_entropy(
         output.float(), labels, reduction="none", ignore_index=left_out, label_smoothing=smoothing
@@ -47,8 +47,7 @@ def pixel_losses(output: Tensor, labels: Tensor, *, gamma: float = 0.0, smoothin
 
 
 def _cross_entropy(output: Tensor, labels: Tensor, *, smoothing: float, gamma: float, counted: bool) -> Tensor:
-    """Summed over images: of each its loss, or the mean over those of its pixels that have a class; with `counted`, the
-    mean over all of them."""
+    """The sum of images' losses; a label map's is the mean over its labelled pixels, with `counted` over all pixels."""
     if labels.ndim == 1 and gamma == 0:
         return functional.cross_entropy(output.float(), labels, reduction="sum", label_smoothing=smoothing)
     losses = pixel_losses(output, labels, gamma=gamma, smoothing=smoothing)
@@ -59,7 +58,7 @@ def _cross_entropy(output: Tensor, labels: Tensor, *, smoothing: float, gamma: f
 
 
 def _squared_error(output: Tensor, target: Tensor, *, clamp: float | None = None) -> Tensor:
-    """Mean over an image's pixels, summed over images; `output` is first clamped to -clamp..clamp."""
+    """Squared error averaged over an image's pixels, summed over images; `output` is first clamped to -clamp..clamp."""
     if output.shape != target.shape:
         raise UserError(
             f"TRAIN.LOSS mse needs targets of shape {tuple(output.shape[1:])}, not {tuple(target.shape[1:])}"
@@ -71,7 +70,7 @@ def _squared_error(output: Tensor, target: Tensor, *, clamp: float | None = None
 
 
 class Totals(NamedTuple):
-    """Of an epoch over all processes: `judged` are the images, or of label maps the pixels, that could be correct."""
+    """An epoch's sums over all processes; `judged` counts the images, or pixels of label maps, that have a class."""
 
     loss: float
     correct: int
@@ -80,7 +79,7 @@ class Totals(NamedTuple):
 
 
 class Sums:
-    """Loss, hits and images of an epoch so far; all but the images stay on the device."""
+    """Loss, correct predictions and images of an epoch so far; all but the number of images stay on the device."""
 
     def __init__(self, device: torch.device) -> None:
         # Apple's GPUs have no float64
@@ -97,19 +96,19 @@ class Sums:
         self.images += len(labels)
 
     def all(self, together: Group) -> Totals:
-        """Over all processes."""
+        """The sums over all processes."""
         counts = torch.stack([self.correct, self.correct.new_tensor(self.images), self.judged])
         correct, images, judged = together.sum(counts).tolist()
         return Totals(float(together.sum(self.loss)), correct, images, judged)
 
     def fill(self, loss: float, correct: int, images: int, judged: int | None = None) -> None:
-        """Sets them to `Totals`, of which older states have but three."""
+        """Sets the sums to those of `Totals`; states of older versions lack `judged`."""
         self.loss.fill_(loss)
         self.correct.fill_(correct)
         self.judged.fill_(images if judged is None else judged)
         self.images = images
 
     def means(self, together: Group) -> tuple[float, float | None]:
-        """(loss, accuracy) over all processes; there is no accuracy where images are compared with images."""
+        """(loss, accuracy) over all processes; accuracy is None if the targets are images."""
         found = self.all(together)
         return found.loss / found.images, found.correct / found.judged if found.judged else None

@@ -1,4 +1,4 @@
-"""What a training says while it runs, and the checks that end one that diverged."""
+"""Reports a training's progress, and stops one that diverges."""
 
 import math
 from typing import NoReturn
@@ -15,7 +15,7 @@ from stillpoint.core.training.state import TrainState
 
 
 class Monitor:
-    """Tells `progress` and the run's log, on the main process alone, of a training of `steps` steps an epoch."""
+    """Reports a training of `steps` steps an epoch to `progress` and the run's log, from the main process alone."""
 
     def __init__(self, run: Run, progress: Progress, together: Group, steps: int) -> None:
         self.run, self.progress, self.together, self.steps = run, progress, together, steps
@@ -30,8 +30,10 @@ class Monitor:
             self.progress.on_epoch(row)
 
     def losses(self, state: TrainState, losses: list[Tensor], images_per_second: float) -> None:
-        """Reports the last of the losses since the previous call, and raises `UserError` at one that is not finite,
-        before anything is saved."""
+        """Reports the last of the losses since the previous call, and clears them.
+
+        Raises `UserError` at a loss that is not finite, before anything is saved.
+        """
         if not losses:
             return
         values = self.together.sum(torch.stack(losses)).tolist()
@@ -45,13 +47,13 @@ class Monitor:
     def diverged(self, state: TrainState, what: str, step: int) -> NoReturn:
         sentence = (
             f"{what} in epoch {state.epoch + 1} at step {step} of {self.steps}: training stopped, and the last good "
-            "state is kept; a smaller TRAIN.LR or a warm-up may help"
+            "state is kept; try a smaller TRAIN.LR or a warm-up"
         )
         self.tell(sentence)
         raise UserError(sentence)
 
     def skipped(self, loaders: Loaders) -> None:
-        """Logs the images that this process skipped since the last call, and the total."""
+        """Reports the images that this process skipped since the last call, and their total."""
         parts = vars(loaders).values()
         found = {one for part in parts for one in getattr(part, "skipped", ())}
         for sentence in sorted(found - self.told)[:TOLD]:

@@ -1,4 +1,4 @@
-"""PyTorch's optimisers without importing its compiler."""
+"""PyTorch's optimisers, without importing its compiler."""
 
 import inspect
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ _DECORATED = ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "
 def _without_compiler(kind: type[Kind]) -> type[Kind]:
     """A subclass of an optimiser whose methods do not import the compiler on their first call.
 
-    PyTorch's decorators, which exclude them from compilation, import `torch._dynamo`: two seconds and more at the start
-    of every training on one core. Nothing here compiles an optimiser.
+    PyTorch's decorators exclude these methods from compilation and import `torch._dynamo`, which takes over two seconds
+    on one core at the start of every training. Nothing here compiles an optimiser.
     """
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in _DECORATED}
     methods["step"] = torch.no_grad()(methods["step"])
@@ -47,10 +47,10 @@ class ParameterGroup:
 def optimizer(train: TrainConfig, net: nn.Module, groups: Sequence[ParameterGroup] = ()) -> torch.optim.Optimizer:
     """The recipe's optimiser over the trainable parameters of `net`.
 
-    Parameters in none of `groups` form the first group. With TRAIN.BIAS_RATE, norms' biases form one of that rate,
-    whose decay is divided by it, so that they decay by as much (Jordan, arXiv 2404.00498). Parameters of
-    modules with ``decays = False``, such as a layer's scorer, form the last one, without weight decay; with TRAIN.DECAY
-    matrices, so do parameters with one axis: biases, scales and norms. Each group carries its `lr_factor`.
+    Parameters in none of `groups` form the first group. With TRAIN.BIAS_RATE, norms' biases form a group of that rate,
+    whose decay is divided by it, so that they decay by as much (Jordan, arXiv 2404.00498). Parameters of modules with
+    ``decays = False``, such as a layer's scorer, form the last group, without weight decay; with TRAIN.DECAY matrices,
+    so do parameters with at most one axis: biases, scales and norms. Each group has its `lr_factor`.
 
     Raises `UserError` for incompatible settings, and ValueError for a parameter in two groups or not in `net`.
     """
@@ -85,7 +85,7 @@ def _grouped(train: TrainConfig, net: nn.Module, groups: Sequence[ParameterGroup
 
 
 def _fast(train: TrainConfig, net: nn.Module, groups: Sequence[ParameterGroup]) -> list[ParameterGroup]:
-    """The shifts of norms (a `bias` beside a `weight` of one axis, or of none) that no group holds."""
+    """A group of the norms' shifts that are in no other: a `bias` beside a `weight` of one axis, or without one."""
     if train.bias_rate == 1:
         return []
     found, taken = {}, {id(p) for group in groups for p in group.parameters}

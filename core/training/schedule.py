@@ -4,7 +4,7 @@ import math
 
 from stillpoint.core.config.schema import TrainConfig
 
-# torch's OneCycleLR: rises over the first 30 % from 1/25 of the rate, and ends at 1/10,000 of its start
+# as in torch's OneCycleLR: rises over the first 30 % from 1/25 of the rate, and ends at 1/10,000 of its start
 _RISE, _START, _END = 0.3, 1 / 25, 1e-4
 
 
@@ -13,7 +13,7 @@ def _cosine(begin: float, end: float, part: float) -> float:
 
 
 def _one_cycle(position: float, total: float) -> float:
-    """The factor at `position` (from 0 to total - 1) of `total` moves (Smith and Topin, arXiv 1708.07120)."""
+    """The rate's factor at `position` (0 to total - 1) of `total` moves (Smith and Topin, arXiv 1708.07120)."""
     top, last = _RISE * total - 1, total - 1
     if position <= top:
         return _cosine(_START, 1.0, position / top)
@@ -21,11 +21,11 @@ def _one_cycle(position: float, total: float) -> float:
 
 
 def rate(train: TrainConfig, epoch: int, step: int, steps_per_epoch: int) -> float:
-    """The rate of optimiser step `step` of `epoch`, both counted from 0.
+    """The learning rate of optimiser step `step` of `epoch`, both counted from 0.
 
-    With SCHEDULE_PER epoch the rate stands still during an epoch; with step it moves at every step. The cosine goes
+    With SCHEDULE_PER epoch the rate is constant during an epoch; with step it moves at every step. The cosine falls
     from LR to LR_MIN over all moves of the run, COSINE_OFFSET moves ahead: 0 starts at LR itself (CosineAnnealingLR
-    stepped after its epoch), 1 ends at LR_MIN (stepped before it). Linear goes there along a line. Poly falls as
+    stepped after its epoch), 1 ends at LR_MIN (stepped before it). Linear falls there along a line. Poly is LR times
     (1 - moves done / all moves) to the power POLY_POWER, never below LR_MIN. The step and multistep schedules decay at
     whole epochs either way. A warm-up of n steps multiplies the schedule's rate by a linear rise from 1/n to 1; with
     WARMUP before it rises from 0 to 1, and a cosine or a line per step begins after it.
@@ -56,5 +56,5 @@ def rate(train: TrainConfig, epoch: int, step: int, steps_per_epoch: int) -> flo
 
 
 def side(train: TrainConfig, epoch: int) -> int | None:
-    """The side to which training images of `epoch`, counted from 0, are shrunk; None: they keep their own."""
+    """The side to which training images of `epoch`, counted from 0, are shrunk; None: they keep their size."""
     return train.sides[epoch * len(train.sides) // train.epochs] if train.sides else None

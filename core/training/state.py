@@ -1,4 +1,4 @@
-"""The state of a training: how far it has come, and what it has recorded on the way."""
+"""The state of a training: its position, and what it has recorded."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,16 +12,16 @@ from stillpoint.core.training.loss import Sums, Totals
 
 @dataclass
 class TrainState:
-    """Everything of a training that a resumed one needs, besides what the learner holds.
+    """Everything that a resumed training needs, besides what the learner holds.
 
     sums         of the current epoch, on the device
-    epoch, step  the completed epochs, and the completed optimiser steps of the current one
+    epoch, step  completed epochs, and completed optimiser steps of the current one
     seconds      spent on the current epoch by earlier processes, less those of its test passes
     history, timing, tests, test_timing   rows of the tables in the run's folder
     best         the kept epoch with TRAIN.KEEP best: its number, score and weights
     first_epoch  digest of the weights after the first epoch, by which codes are compared
-    codes        digests of the code of every process that worked on the run
-    processors   names of the devices that worked on the run, in their order
+    codes        digests of the codes that worked on the run, in order
+    processors   names of the devices that worked on the run, in order
     """
 
     sums: Sums
@@ -39,23 +39,23 @@ class TrainState:
 
     @classmethod
     def restored(cls, saved: dict[str, Any], sums: Sums, together: Group) -> "TrainState":
-        """The state that `to_dict` gave; its sums are put into `sums` on the main process alone."""
+        """The state that `to_dict` returned; its sums go into `sums` on the main process alone."""
         if together.main:
             sums.fill(*saved["sums"])
         names = ("epoch", "step", "seconds", "history", "timing", "tests", "test_timing", "best")
         own = {name: saved[name] for name in names}
-        # states of earlier versions have none of these
+        # states of older versions have none of these
         own |= {name: list(saved.get(name, [])) for name in ("codes", "processors")}
         return cls(sums, **own, first_epoch=saved.get("first_epoch"))
 
     def worked_on(self, processor: str, code: str) -> None:
-        """Adds what goes on with the training now, where it is not what did last."""
+        """Adds the device and code that continue the training, unless they are those of before."""
         for found, name in ((self.processors, processor), (self.codes, code)):
             if name and found[-1:] != [name]:
                 found.append(name)
 
     def to_dict(self, together: Group) -> dict[str, Any]:
-        """In plain containers, the sums over all processes; every process must call it."""
+        """The state in plain containers, with the sums over all processes; every process must call it."""
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -82,15 +82,14 @@ class TrainState:
         return any(row["epoch"] == number for row in self.tests)
 
     def add_test(self, number: int, totals: Totals, accuracy: float | None, seconds: float) -> None:
-        """Adds the rows of a test pass after `number` epochs; its time does not count for the epoch."""
+        """Adds the rows of a test pass after `number` epochs; its time is not counted in the epoch's."""
         self.seconds -= seconds
         values = (number, totals.loss / totals.images, totals.correct, totals.images, accuracy)
         self.tests.append(dict(zip(TEST_HISTORY, values, strict=True)))
         self.test_timing.append(dict(zip(TEST_TIMING, (number, round(seconds, 3)), strict=True)))
 
     def add_epoch(self, values: tuple[float | None, ...], images: int, seconds: float, sums: Sums) -> Row:
-        """Ends the epoch, of whose row `values` are all but the number; the next one adds to `sums`. Returns the
-        row."""
+        """Ends the epoch and returns its row, `values` preceded by its number; the next epoch adds to `sums`."""
         number = self.epoch + 1
         row: Row = dict(zip(HISTORY, (number, *values), strict=True))
         self.history.append(row)
@@ -99,7 +98,7 @@ class TrainState:
         return row
 
     def keep_best(self, number: int, score: float, weights: dict[str, Tensor]) -> None:
-        """Keeps a copy of the weights of epoch `number`, if its score is the best; of equal ones the earlier stays."""
+        """Keeps a copy of the weights of epoch `number` if its score is higher than all before."""
         if self.best is None or score > self.best["score"]:
             copies = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
             self.best = {"epoch": number, "score": score, "model": copies}

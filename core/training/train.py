@@ -1,7 +1,7 @@
-"""Training: one run's weights from its configuration, exactly resumable at any step.
+"""Trains one run's weights from its configuration, exactly resumable at any step.
 
-Everything random is a function of (seed, epoch, step), and the learning rate one of (epoch, step). So the saved state
-consists of the parameters, the optimiser's buffers, the current epoch's sums, and the position.
+Everything random is a function of (seed, epoch, step), and the learning rate one of (epoch, step), so the saved state
+needs only the parameters, the optimiser's buffers, the current epoch's sums, and the position.
 """
 
 from collections.abc import Callable
@@ -48,18 +48,21 @@ def train(
     workflow: bool = False,
     until: int | None = None,
 ) -> list[Row]:
-    """Trains the network that `build` makes from `config` and leaves its results in the folder of `run`.
+    """Trains the network that `build` makes from `config`, and writes its results to the folder of `run`.
 
-    Returns the rows of history.csv, one per epoch. An interrupted run resumes, a finished one is not repeated;
+    Returns the rows of history.csv, one per epoch. An interrupted run resumes, and a finished one is not repeated;
     ``resume=False`` removes what exists and starts from scratch. SIGINT and SIGTERM end the current step, save the
-    state and raise `Interrupted`. Under torchrun the processes share each batch. `loaders`, called with (device, rank,
-    world_size), replaces the data of the configuration; `workers` processes read a streaming data set. `code`, the
-    digest of the code that decides the run, is recorded. With `workflow`, a workflow's run of other code or images is
-    made again, and any other run is refused (stillpoint.core.runs.claim). After `until` epochs the state is saved and
-    training ends without results.
+    state and raise `Interrupted`. Under torchrun the processes share each batch.
 
-    Raises `UserError`: another process is at work in the folder, it holds a run of other settings or of other data, its
-    states are damaged, the loss is not finite (the last good state is kept), no GPU where one was asked for.
+    loaders     called with (device, rank, world_size); replaces the data of the configuration
+    workers     number of processes that read a streaming data set
+    code        digest of the code that decides the run, which is recorded
+    workflow    a workflow's run of other code or images is replaced, and any other such run refused (see
+                `stillpoint.core.runs.claim`)
+    until       after so many epochs the state is saved and training ends without results
+
+    Raises `UserError` if another process works in the folder, it holds a run with other settings or data, its states
+    are damaged, the loss is not finite (the last good state is kept), or a requested GPU is missing.
     """
     where = pick(device)
     progress, hooks = progress or Progress(), hooks or TrainHooks()
@@ -67,7 +70,7 @@ def train(
         together = group(where)
         stack.enter_context(settings(where, threads))
         if together.main:
-            # taken on the writing process alone, and outside `agree`, because the stack must hold it
+            # taken by the writing process alone, and outside `agree`, because the stack must hold it
             fault = _attempt(lambda: stack.enter_context(locked(run.lock)))
         else:
             fault = None

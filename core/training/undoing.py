@@ -1,5 +1,4 @@
-"""The penalties of translation invariant polyphase sampling beside the task (Saha and Gokhale, WACV 2025), as training
-hooks."""
+"""Training hooks with the penalties of translation invariant polyphase sampling (Saha and Gokhale, WACV 2025)."""
 
 from torch import Tensor, nn
 
@@ -9,17 +8,17 @@ from stillpoint.core.training.hooks import Moment, TrainHooks
 
 
 class UndoingPenalty:
-    """The terms added to the task loss, from the layers' responses in each training forward.
+    """The terms added to the task loss, computed from the layers' responses in each training forward.
 
     Args:
         seed: the run's; shifts are functions of (seed, epoch, step, forward, layer).
         alpha: weight of the mean undoing loss; the task has weight 1 - alpha from the start.
-        wake_up_at: the epoch, counted from 1, from which on shifts are undone.
-        max_shift: largest shift, a fraction of a side.
+        wake_up_at: first epoch, counted from 1, with undoing losses.
+        max_shift: largest shift, as a fraction of a side.
         of_image: that side is the image's (the first map's), not each map's.
         kind: of the shift, see `undoing_losses`.
-        detach: no gradient flows into the shifted target.
-        evenness: even weights are penalised.
+        detach: whether to stop gradients into the shifted target.
+        evenness: whether to add the evenness penalty, which punishes even weights.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The minimal paper: copy this folder under a new name, and add the name to `stillpoint.pipelines.papers`.
 
-Two networks, plain and blurred, from the catalogue to a table. `stillpoint.pipelines.paper` lists what else a paper can
-define.
+It takes two networks, plain and blurred, from the catalogue to a table. `stillpoint.pipelines.paper` lists what else a
+paper can define.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""The options of the networks: those of every paper's, in the MODEL section (`NetworkConfig`)."""
+"""The options of the networks, in the MODEL section: those that every paper has (`NetworkConfig`)."""
 
 from typing import ClassVar
 

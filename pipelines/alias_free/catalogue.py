@@ -29,7 +29,7 @@ FORMS: dict[str, tuple[dict[str, Any], str]] = {
     "_afc": (_AFC, "alias-free: filters, polynomials at twice the resolution, a norm of one divisor"),
     "_afc_nostem": ({**_AFC, "STEM_ACTIVATION": "none"}, "alias-free without an activation in the stem"),
 }
-#: sizes for ImageNet, and ours for images of 32 pixels
+#: architectures for ImageNet, and our own for images of 32 pixels
 ARCHS = ("convnext_tiny", "convnext_small", "convnext_base")
 SMALL_ARCHS = ("convnext_mini", "convnext_nano")
 

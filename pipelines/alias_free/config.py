@@ -1,4 +1,4 @@
-"""The options of alias-free convnets, and the shifts that their evaluations try."""
+"""The options of alias-free convnets, and the shifts of their evaluations."""
 
 from typing import ClassVar, Literal
 
@@ -86,7 +86,7 @@ class Model(NetworkConfig):
 
 
 class Evaluate(EvaluateConfig):
-    """EVALUATE: the grids of shifts."""
+    """EVALUATE: core's settings, and the grids of shifts."""
 
     grid_shift: int = Field(
         8, ge=2, description="integer_grid, half_grid: shifts of 1..GRID_SHIFT-1 on both axes (paper: 32)"
@@ -101,7 +101,7 @@ class Evaluate(EvaluateConfig):
         8.0, gt=0, description="translation_grid: the largest translation, in 280ths of the side"
     )
     translation_steps: int = Field(4, ge=2, description="translation_grid: translations tried on each axis")
-    limit_grids: int = Field(200, ge=1, description="images on which the grids are tried")
+    limit_grids: int = Field(200, ge=1, description="number of images for the grids")
 
 
 class Config(RunConfig):
@@ -130,6 +130,6 @@ class Config(RunConfig):
         if "crop_grid" in self.evaluate.metrics and self.evaluate.margin < 2 * self.evaluate.crop_shift:
             raise ValueError(
                 f"EVALUATE.METRICS crop_grid cuts windows up to {self.evaluate.crop_shift} pixels from the centre: "
-                f"set EVALUATE.MARGIN to {2 * self.evaluate.crop_shift} at least"
+                f"set EVALUATE.MARGIN to at least {2 * self.evaluate.crop_shift}"
             )
         return self

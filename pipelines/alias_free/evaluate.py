@@ -1,4 +1,4 @@
-"""The paper's adversarial grids as evaluations: images classified correctly under every shift of a set.
+"""The paper's adversarial grids as evaluations: fractions of images that are correct under every shift of a set.
 
 With ``EVALUATE.PROTOCOL authors`` the crop windows omit offset 0 and translations are interpolated as in their code.
 Their code draws some shifts at random for each batch; our grids always try every shift.
@@ -21,7 +21,7 @@ Move = Callable[[Tensor, Tensor], Tensor]
 
 
 class Grid:
-    """The fraction of images that are correct without a shift and under every shift of a set: ``<name>_accuracy``."""
+    """Fraction of images that are correct without a shift and under every shift of a set: ``<name>_accuracy``."""
 
     def __init__(self, name: str, limit: int) -> None:
         self.name, self.limit = name, limit
@@ -81,7 +81,7 @@ class CropGrid(Grid):
     def moves(self, view: View) -> Iterable[Move]:
         wide, size = self._wide(view), view.images.shape[2:]
         top, left = ((w - s) // 2 for w, s in zip(wide.shape[2:], size, strict=True))
-        # theirs count 1..2m from the corner of a crop of 2m more pixels: the first window is missing
+        # theirs start at 1 of 0..2m, so that the first window is missing
         steps = range(-self.shift + self.authors, self.shift + 1)
         offsets = [(top + a, left + b) for a in steps for b in steps if (a, b) != (0, 0)]
         return [partial(self._window, wide, at, (size[0], size[1])) for at in offsets]

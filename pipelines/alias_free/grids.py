@@ -1,7 +1,7 @@
-"""The adversarial shifts of alias-free convnets, and which images withstand all of them.
+"""The adversarial shifts of alias-free convnets, and the images that stay correct under all of them.
 
-Michaeli, Michaeli and Soudry, CVPR 2023, and their code: every set is fixed and the same for all images, and an image
-counts only if it is correct without a shift and under every shift of the set.
+From Michaeli, Michaeli and Soudry, CVPR 2023, and their code: every set is fixed and the same for all images, and an
+image counts only if it is correct without a shift and under every shift of the set.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -34,7 +34,7 @@ def fraction_grid(max_factor: int) -> list[Shift]:
 
 
 def shifted(images: Tensor, shift: Shift) -> Tensor:
-    """(B, C, H, W) shifted circularly: rolled by whole pixels, interpolated by Fourier series for fractions."""
+    """Images (B, C, H, W) shifted circularly: rolled by whole pixels, by Fourier interpolation for fractions."""
     if all(float(s).is_integer() for s in shift):
         return roll(images, (int(shift[0]), int(shift[1])))
     return fourier_shift(images, shift)
@@ -43,7 +43,7 @@ def shifted(images: Tensor, shift: Shift) -> Tensor:
 def right_under_all(
     predict: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, shifts: Iterable[Shift]
 ) -> Tensor:
-    """(B,) bool: the image is classified correctly without a shift and under all `shifts`.
+    """Whether each image is classified correctly without a shift and under all `shifts`: bool (B,).
 
     Args:
         predict: (B, C, H, W) -> logits (B, K).
@@ -61,7 +61,7 @@ def right_under_all(
 
 
 def translate_bilinear(images: Tensor, translation: Shift, *, rule: str = "exact") -> Tensor:
-    """Shift the content by a fraction of the image's side, with zeros entering and bilinear interpolation.
+    """Shifts the content by a fraction of the image's side, with zeros entering and bilinear interpolation.
 
     Args:
         images: (B, C, H, W), floating.

@@ -1,4 +1,4 @@
-"""The paper's names -> ConvNeXt with its slots filled."""
+"""Builds the paper's networks: ConvNeXt with its slots filled."""
 
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
     """The network of a MODEL section, initialised as the authors do (normal of deviation 0.02).
 
     Raises:
-        UserError: images whose size is no multiple of the network's total stride, unless MODEL.ANY_SIZE.
+        UserError: the images' size is not a multiple of the network's total stride, unless MODEL.ANY_SIZE.
     """
     if image_size % model.total_stride and not model.any_size:
         raise UserError(
@@ -36,8 +36,8 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
         )
         options["resample"] = at_block
     if model.stem_activation != "none":
-        # frequencies beyond the stem's filter are removed from one factor of the square; without a stride there is no
-        # filter, so the square is computed at twice the resolution
+        # one factor of the square loses the frequencies that would alias past the stem's filter; without a stride there
+        # is no filter, so the square is computed at twice the resolution
         stride = model.first_stride
         cutoff = model.stem_cutoff or (1 - 1 / stride if stride > 1 else 1.0)
         options["stem_activation"] = partial(

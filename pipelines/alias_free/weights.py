@@ -1,7 +1,8 @@
-"""The names in the authors' checkpoints -> ours.
+"""Renames and reshapes the tensors of the authors' checkpoints to ours.
 
-Theirs wrap padded or filtered modules, so that the convolution of ``dwconv`` is ``dwconv.1``, and put the two linear
-maps of a block with its activation into ``mlp``; 1x1 convolutions are linear maps (out, in), coefficients (C, 3, 1, 1).
+Theirs wrap padded or filtered modules, so that the convolution of ``dwconv`` is ``dwconv.1``, and put a block's two
+linear maps and its activation into ``mlp``; their 1x1 convolutions are linear maps (out, in), their coefficients
+(C, 3, 1, 1).
 """
 
 import re
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from stillpoint.core.base.errors import UserError
 
-#: fixed filters and masks, which become buffers in their code at the first image
+#: fixed filters and masks, which their code registers as buffers at the first image
 _FIXED = re.compile(r"(^|\.)(filt|rect)$")
 
 
@@ -28,7 +29,7 @@ def from_authors(state_dict: Mapping[str, Tensor], net: nn.Module) -> dict[str, 
             raise UserError(f"the checkpoint is of another network: it has no place for {key}")
         if tensor.numel() != wanted[ours].numel() or tensor.shape[0] != wanted[ours].shape[0]:
             shapes = f"{tuple(tensor.shape)}, the network's {tuple(wanted[ours].shape)}"
-            raise UserError(f"the checkpoint is of another network: {key} has shape {shapes}")
+            raise UserError(f"the checkpoint is of another network: {key} has the shape {shapes}")
         found[ours] = tensor.reshape(wanted[ours].shape)
     if missing := wanted.keys() - found.keys():
         raise UserError(f"the checkpoint is of another network: it has no {min(missing)}")

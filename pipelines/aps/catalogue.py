@@ -1,7 +1,7 @@
 """All networks of the papers on adaptive polyphase sampling, and our small one.
 
-A name ends in ``_lpfN`` (BlurPool) or ``_apsN`` with a binomial filter of N taps; without that, it is the plain
-network. The same name means the CIFAR variant for small images and the ImageNet variant for ImageNet, if both exist.
+A name ends in ``_lpfN`` (BlurPool) or ``_apsN`` with a binomial filter of N taps; without a suffix it is the plain
+network. If both exist, a name means the CIFAR form for small images and the ImageNet form for ImageNet.
 """
 
 from stillpoint.pipelines.paper import ModelEntry
@@ -14,7 +14,7 @@ RECONSTRUCTION = ("digits_undersampled", "fastmri", "lodopab")
 PAPER = "Chaman and Dokmanic, CVPR 2021"
 UNET_PAPER = "Chaman and Dokmanic, arXiv 2105.04040"
 
-#: the papers' word -> the filling
+#: the papers' abbreviation -> the filling
 KINDS = {"aps": "polyphase", "lpf": "blur"}
 #: our small network made for speed, in no paper
 HOUSE = "speednet"
@@ -23,7 +23,7 @@ IMAGENET_NETS = {
     "aps": ("resnet18", "resnet34", "resnet50", "resnet101"),
     "lpf": ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d"),
 }
-#: APS networks that the code has blocks for but no constructor
+#: APS networks for which the authors' code has blocks but no constructor
 UNEXPOSED = ("resnet34", "resnet50", "resnet101")
 
 
@@ -65,7 +65,7 @@ def _unets() -> list[ModelEntry]:
     forms: dict[str, dict[str, str | int]] = {
         "": {"DOWNSAMPLE": "none"},
         "_InstanceNorm": {"DOWNSAMPLE": "none", "NORM": "instance"},
-        # one tap would be no filter: then it is the plain network
+        # a filter of one tap would make it the plain network
         "_lpf": {"DOWNSAMPLE": "blur", "FILTER_SIZE": 3},
         "_sinc": {"DOWNSAMPLE": "ideal_lowpass"},
         "_aps": {"DOWNSAMPLE": "polyphase"},

@@ -100,7 +100,7 @@ class Config(RunConfig):
 
 
 def form(model: Model, image_size: int) -> Form:
-    """Which of the authors' two ResNets: MODEL.FORM or, if that is auto, by the size of the images."""
+    """Which of the authors' two ResNet forms: MODEL.FORM or, if that is auto, chosen by the size of the images."""
     if model.form != "auto":
         return model.form
     small = image_size <= SMALL or HALVINGS[model.arch] == 2 or model.arch == "speednet"
@@ -123,5 +123,5 @@ def subsampled_sizes(model: Model, image_size: int) -> list[int]:
 
 
 def odd_sizes(model: Model, image_size: int) -> list[int]:
-    """The odd sides among `subsampled_sizes`, at which exact shift invariance is lost."""
+    """The odd sides among `subsampled_sizes`, at which shift invariance is not exact."""
     return [size for size in subsampled_sizes(model, image_size) if size % 2]

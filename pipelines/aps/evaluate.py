@@ -1,7 +1,7 @@
-"""Evaluation as the APS authors' code does it (``EVALUATE.PROTOCOL authors``).
+"""Evaluation as in the APS authors' code (``EVALUATE.PROTOCOL authors``).
 
-One pair of shifts serves a whole batch, drawn from a NumPy RandomState(0) for each evaluation, so results depend on the
-batch size. The CIFAR code averages batch means unweighted (a smaller last batch counts as much as the others); the
+One pair of shifts, drawn from a NumPy RandomState(0) for each evaluation, serves a whole batch, so results depend on
+the batch size. The CIFAR code averages batch means unweighted (a smaller last batch counts as much as the others); the
 ImageNet code weights them by batch size. Numbers are fractions here; the authors print ImageNet's in percent.
 """
 
@@ -27,24 +27,24 @@ _ERASE_MARGIN = 3
 
 
 def batch_mean(means: Sequence[float], sizes: Sequence[int], *, weighted: bool) -> float:
-    """Mean of batch means, weighted by the batches' sizes (ImageNet form) or not at all (CIFAR form)."""
+    """Mean of batch means, weighted by batch size (ImageNet form) or unweighted (CIFAR form)."""
     if weighted:
         return sum(mean * size for mean, size in zip(means, sizes, strict=True)) / sum(sizes)
     return sum(means) / len(means)
 
 
 def torch_topk_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether each label is the first and among the first five of ``torch.topk(logits, 5)``: bool (B, 2).
+    """Whether each label is the first, and among the first five, of ``torch.topk(logits, 5)``: bool (B, 2).
 
-    As in the ImageNet code. `torch.topk` does not define the order of equal logits, so on ties this may differ from the
-    argmax, from `stillpoint.core.metrics.topk_correct` and between versions of torch.
+    It follows the ImageNet code. `torch.topk` does not define the order of equal logits, so on ties this may differ
+    from the argmax, from `stillpoint.core.metrics.topk_correct` and between versions of torch.
     """
     found = logits.topk(min(5, logits.shape[1]), 1).indices == labels[:, None]
     return torch.stack([found[:, 0], found.any(1)], 1)
 
 
 class AuthorsAccuracy:
-    """Accuracy on unshifted images: top-1 by argmax in the CIFAR form, top-1 and top-5 by topk in ImageNet's."""
+    """Accuracy on unshifted images: top-1 by argmax in the CIFAR form, top-1 and top-5 by topk in the ImageNet form."""
 
     def __init__(self, config: EvaluateConfig, seed: int, *, weighted: bool = False) -> None:
         self.weighted, self.sizes = weighted, list[int]()
@@ -63,7 +63,7 @@ class AuthorsAccuracy:
 
 
 class AuthorsPairs:
-    """Two shifts per batch, each axis from -MAX_SHIFT..MAX_SHIFT-1, and whether their classes agree; one pass.
+    """Whether two shifts per batch get the same class, each axis uniform in -MAX_SHIFT..MAX_SHIFT-1; one pass.
 
     `erase` is the side of a square set to zero in the whole batch, whose corner is drawn before the shifts; `flip`
     reverses both axes; `crop` moves windows over the image padded by MAX_SHIFT zeros instead of rolling it.
@@ -123,7 +123,7 @@ class AuthorsPairs:
 def authors_erase(config: EvaluateConfig, seed: int, *, weighted: bool = False) -> Evaluation:
     """One evaluation for each side of ``EVALUATE.ERASE``."""
     if not config.erase:
-        raise UserError("the evaluation erase needs sides of squares: set EVALUATE.ERASE")
+        raise UserError("the evaluation erase needs the sides of its squares in pixels: set EVALUATE.ERASE")
     sides = config.erase
     return Together([AuthorsPairs(config, seed, name=f"erase{p}", erase=p, weighted=weighted) for p in sides])
 
@@ -138,14 +138,15 @@ def _forms(weighted: bool) -> dict[str, Callable[[EvaluateConfig, int], Evaluati
     }
 
 
-#: The evaluations that the authors' protocol replaces: in the CIFAR code, and in the ImageNet code.
+#: Replacements for core's evaluations under the authors' protocol, as in their CIFAR code and their ImageNet code.
 AUTHORS = _forms(weighted=False)
 AUTHORS_IMAGENET = _forms(weighted=True)
 
 
 def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:
-    """The evaluations of a run by name: core's, some replaced by the authors' under their protocol. For a U-Net, which
-    returns images, those of `pipelines.aps.reconstruction`.
+    """The evaluations of a run by name: core's, under the authors' protocol with theirs in place of some.
+
+    A U-Net, which returns images, has those of `pipelines.aps.reconstruction`.
     """
     if info(config.data.name).pairs:
         return reconstruction.EVALUATIONS

@@ -1,9 +1,8 @@
-"""The authors' ``replicate_pad``: 3x3 convolutions that pad 3 pixels, so that every one makes its map 4 pixels larger.
+"""The authors' ``replicate_pad``: 3x3 convolutions that pad by 3 pixels, so that each enlarges its map by 4 pixels.
 
 Their CIFAR-10 networks offer it beside circular, zero and reflection padding. It looks like a slip (1 pixel would keep
-the size), and is kept because their checkpoints may need it. No reference result determines how they fit a shortcut to
-its main branch: here its borders are replicated evenly after its projection, which in evaluation is equivalent to doing
-so before.
+the size), but their checkpoints may need it. No reference result shows how they fit a shortcut to its main branch; here
+its borders are replicated evenly after its projection, which in evaluation is equivalent to doing so before.
 """
 
 from typing import Any
@@ -21,7 +20,7 @@ MARGIN = 3
 def growing_conv(
     inputs: int, outputs: int, kernel_size: int, *, stride: int, padding: int, **options: Any
 ) -> nn.Conv2d:
-    """A convolution factory for `ResNet` that replaces the `padding` asked for by 3 replicated pixels."""
+    """A convolution factory for `ResNet` that pads by 3 replicated pixels instead of `padding`."""
     return nn.Conv2d(
         inputs, outputs, kernel_size, stride=stride, padding=MARGIN, padding_mode="replicate", bias=False, **options
     )
@@ -43,11 +42,11 @@ class _Growing(ResidualBlock):
 
 
 class GrowingBasicBlock(_Growing, BasicBlock):
-    """A `BasicBlock` whose shortcut is replicated at its borders until it is as large as the main branch."""
+    """A `BasicBlock` whose shortcut is padded by replication to the size of the main branch."""
 
 
 class GrowingBottleneck(_Growing, Bottleneck):
-    """A `Bottleneck` whose shortcut is replicated at its borders until it is as large as the main branch."""
+    """A `Bottleneck` whose shortcut is padded by replication to the size of the main branch."""
 
 
 BLOCKS: dict[type, type] = {BasicBlock: GrowingBasicBlock, Bottleneck: GrowingBottleneck}

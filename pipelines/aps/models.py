@@ -1,4 +1,4 @@
-"""The papers' names -> core's networks with their slots filled."""
+"""Builds the papers' networks: core's backbones with their slots filled."""
 
 import warnings
 from typing import Any
@@ -25,11 +25,11 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
         image_size: height and width in pixels, which decide the form where MODEL.FORM is auto.
 
     Warns:
-        UserWarning: an APS network with circular padding at a size where a map with an odd side is subsampled, which
-            costs its exact invariance.
+        UserWarning: an APS network with circular padding subsamples a map with an odd side, so that its invariance is
+            not exact.
 
     Raises:
-        UserError: a U-Net for images whose size is no multiple of 2 ** levels; replicate_pad in an ImageNet form.
+        UserError: a U-Net for images whose size is not a multiple of 2 ** levels; replicate_pad in the ImageNet form.
     """
     if model.arch.startswith("unet"):
         return _unet(model, in_channels, image_size)
@@ -37,7 +37,7 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
     if model.downsample == "polyphase" and model.conv_padding == "circular" and (odd := odd_sizes(model, image_size)):
         warnings.warn(
             f"{model.name or model.arch} at {image_size}x{image_size} subsamples maps of odd side "
-            f"({', '.join(f'{n}x{n}' for n in odd)}): there its shift invariance is no longer exact",
+            f"({', '.join(f'{n}x{n}' for n in odd)}), so its shift invariance is not exact",
             stacklevel=2,
         )
     options: dict[str, Any] = {"conv_padding": model.conv_padding}
@@ -78,12 +78,12 @@ def _unet(model: Model, in_channels: int, image_size: int) -> UNet:
 
 
 def select(*, cifar: bool) -> str:
-    """The map whose phases the papers' networks compare."""
+    """The map whose phases the papers' networks compare: before or after the blur."""
     return "before_blur" if cifar else "after_blur"
 
 
 def filter_padding(model: Model, *, cifar: bool) -> str:
-    """How the papers' networks pad their filters."""
+    """The padding mode of the filters in the papers' networks."""
     if model.arch.startswith("unet"):
         return model.conv_padding
     return "reflect" if cifar and model.conv_padding != "circular" else "circular"

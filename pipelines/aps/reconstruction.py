@@ -1,7 +1,7 @@
 """The evaluations of the U-Nets: quality of the reconstruction, and whether it moves with its input.
 
-Chaman and Dokmanic, arXiv 2105.04040. Decibels are at most `FINEST`: a difference below float32's resolution counts as
-that resolution, so that exact equality has a finite value.
+Source: Chaman and Dokmanic, arXiv 2105.04040. Decibels are capped at `FINEST`: a difference below float32's resolution
+counts as that resolution, so that exact equality has a finite value.
 """
 
 import math
@@ -50,9 +50,9 @@ class Quality:
 class Equivariance:
     """Whether the reconstruction moves with its input: roll(f(x), s) against f(roll(x, s)), by NMSE, PSNR and SSIM.
 
-    REPEATS shifts s of each image, each axis uniform in -MAX_SHIFT..MAX_SHIFT-1, a function of (seed, image, repeat).
-    With targets, ``psnr_change`` is the largest |PSNR(f(x)) - PSNR(f(roll(x, s)))| of an image over its
-    shifts, the mean over images. `alter` replaces the inputs, which then have no targets.
+    Each image has REPEATS shifts s, each axis uniform in -MAX_SHIFT..MAX_SHIFT-1, functions of (seed, image, repeat).
+    With targets, ``psnr_change`` is an image's largest |PSNR(f(x)) - PSNR(f(roll(x, s)))| over its shifts, averaged
+    over images. `alter` replaces the inputs, which then have no targets.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ def half_turn(view: View, seed: int) -> Tensor:
 
 
 def noisy(view: View, seed: int) -> Tensor:
-    """The input with white noise of half its own standard deviation."""
+    """The input plus white noise of half its own standard deviation."""
     return view.images + 0.5 * view.images.std((1, 2, 3), keepdim=True) * white_noise(view, seed)
 
 

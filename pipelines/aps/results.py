@@ -20,7 +20,7 @@ U_NETS = (
 
 
 def shown(config: RunConfig) -> Shown:
-    """Depends on the output of the recipe's networks: classes or images."""
+    """The columns, axes and figures, which depend on what the recipe's networks return: classes or images."""
     if not info(config.data.name).pairs:
         return Shown()
     return Shown(

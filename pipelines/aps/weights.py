@@ -1,7 +1,7 @@
-"""The names in the authors' checkpoints -> ours.
+"""Renames the tensors of the authors' checkpoints to ours.
 
-Their padding or blur is a module before the convolution, which lengthens its name (``conv2.1.1.weight``);
-ours keep torchvision's names, and a U-Net the places of a double convolution without explicit padding.
+Their padding or blur is a module before the convolution, which lengthens its name (``conv2.1.1.weight``). Ours keep
+torchvision's names, and in a U-Net the positions of a double convolution without explicit padding.
 """
 
 import re
@@ -17,14 +17,14 @@ from stillpoint.core.layers.downsample import Downsample
 from stillpoint.core.runs.checkpoint import read_tensors
 from stillpoint.core.runs.foreign import fitted, tensors_of, translate
 
-#: places in the authors' double convolution with explicit padding -> in ours
+#: position in the authors' double convolution with explicit padding -> ours
 _PADDED = {"1": "0", "2": "1", "5": "3", "6": "4"}
-#: the authors' place of a pool in the ImageNet stem -> ours: [pool, pad, max, pool] or, pool_only, [pad, max, pool]
+#: position of a pool in the authors' ImageNet stem, [pool, pad, max, pool] or with pool_only [pad, max, pool] -> ours
 _STEM = {"0": "0", "2": "1", "3": "2"}
 
 
 def read_authors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a file that the authors' code wrote, by their names, without the dictionaries around them.
+    """The tensors of a file written by the authors' code, by their names, without the dictionaries around them.
 
     Nothing in the file is executed. Raises `UserError` for a file that is missing, damaged, or not a checkpoint of
     tensors.
@@ -44,8 +44,8 @@ def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Ten
         A state_dict with exactly the names of `net`.
 
     Raises:
-        UserError: unexpected or missing tensors, or filters that differ from those of `net`: networks with and without
-            filters have weights of the same names.
+        UserError: unexpected or missing tensors, or filters that differ from those of `net`. Filters are checked
+            because networks with and without them have weights of the same names.
     """
     return fitted(tensors_of(state_dict)[0], net.state_dict().keys(), lambda given: _from_authors(given, net))
 
@@ -53,7 +53,7 @@ def from_authors(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Ten
 def _from_authors(given: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     _check_filters(given, net)
     theirs = {ours: key for key, ours in authors_names(given, net).items()}
-    # a name of ours that they do not have is reported as missing under our own
+    # one of our names that they lack is reported as missing under our name
     names = {name: theirs.get(name, name) for name in net.state_dict()}
     filters = {
         key: kernel
@@ -115,7 +115,7 @@ def _level(part: str) -> str:
 
 
 def _place(path: str) -> str:
-    """Our path of the module whose filter the authors store at `path`, or "" where there is none."""
+    """Our path of the module whose filter the authors store at `path`, or "" if there is none."""
     if match := re.fullmatch(r"(layer\d+\.\d+)\.(?:conv\d\.0|aps_down)", path):
         return f"{match[1]}.pool"
     if match := re.fullmatch(r"(layer\d+\.\d+\.downsample)\.0", path):

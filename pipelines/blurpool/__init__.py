@@ -1,5 +1,6 @@
-"""Zhang, "Making convolutional networks shift-invariant again", ICML 2019, with Zou et al.'s adaptive filters (BMVC
-2020).
+"""BlurPool and adaptive blur.
+
+Zhang, "Making convolutional networks shift-invariant again", ICML 2019, with Zou et al.'s adaptive filters (BMVC 2020).
 """
 
 from collections.abc import Callable, Mapping

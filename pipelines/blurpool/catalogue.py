@@ -1,6 +1,4 @@
-"""The networks of the paper: 23 of torchvision's, plain and with filters of every size, and the ResNets with learned
-filters.
-"""
+"""The networks of the paper: 23 of torchvision's, plain and with all filter sizes; ResNets with learned filters."""
 
 from typing import Any
 
@@ -17,18 +15,21 @@ VGGS = tuple(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", 
 DENSENETS = ("densenet121", "densenet169", "densenet201", "densenet161")
 ARCHITECTURES = ("alexnet", *VGGS, *RESNETS, *NEXT, *DENSENETS, "mobilenet_v2")
 SIZES = tuple(range(1, 8))
-#: networks that were trained from scratch with 2 to 5 taps; all are fine-tuned with 4
+#: networks that the paper trains from scratch with 2 to 5 taps; it fine-tunes all with 4
 FROM_SCRATCH = ("alexnet", "vgg16", "vgg16_bn", *RESNETS[:4], "densenet121", "mobilenet_v2")
 
 
 def models() -> dict[str, ModelEntry]:
-    """Entries by name: ``resnet50`` is torchvision's network, ``resnet50_lpf4`` its antialiased form with 4 taps, and
-    ``resnet50_pasa3_g8`` the one whose 3x3 filters are predicted for 8 groups of channels."""
+    """All networks by name.
+
+    ``resnet50`` is torchvision's network, ``resnet50_lpf4`` its antialiased form with 4 taps, and ``resnet50_pasa3_g8``
+    the form whose 3x3 filters are predicted for 8 groups of channels.
+    """
     entries = []
     for arch in ARCHITECTURES:
         # AlexNet's first convolution and three pools leave nothing of a small image
         datasets = ("imagenet",) if arch == "alexnet" else (*SMALL, "imagenet")
-        # as published, for any MODEL.DOWNSAMPLE: with POOL_ONLY the ReLU after its first convolution is missing
+        # as published: with POOL_ONLY the ReLU after AlexNet's first convolution would be missing
         own: dict[str, Any] = {"ARCH": arch, **({"POOL_ONLY": False} if arch == "alexnet" else {})}
         table = SCRATCH if arch in FROM_SCRATCH else FINETUNED
         entries.append(ModelEntry(arch, own, f"torchvision; {table}, {arch}, baseline", datasets))

@@ -16,7 +16,7 @@ RESIDUAL = ("resne", "wide_resnet")
 
 
 class Model(NetworkConfig):
-    """A network of torchvision and the filling of its strides."""
+    """MODEL: a network of torchvision and the filling of its strides."""
 
     arch: str = Field(
         "resnet18", description="a torchvision network by its name there, or your own backbone, MODULE:NAME"
@@ -32,7 +32,7 @@ class Model(NetworkConfig):
     width_divisor: int | None = Field(
         None,
         ge=1,
-        description="MobileNet: scaled channels are multiples of it; none: 8 as in torchvision, 1 where antialiased",
+        description="MobileNet: scaled channels are multiples of it; none: 8 as in torchvision, 1 if antialiased",
     )
 
     @model_validator(mode="after")
@@ -92,8 +92,7 @@ class Config(RunConfig):
     @model_validator(mode="before")
     @classmethod
     def _start(cls, settings: Any) -> Any:
-        """Replaces ``{arch}`` in TRAIN.FINETUNE by the network's name in torchvision, so that one pattern serves a
-        whole grid."""
+        """Replaces ``{arch}`` in TRAIN.FINETUNE by MODEL.ARCH, so that one pattern serves a whole grid."""
         try:
             pattern, arch = settings["TRAIN"]["FINETUNE"], settings["MODEL"]["ARCH"]
         except (KeyError, TypeError):

@@ -1,5 +1,4 @@
-"""The paper's measurements on ImageNet: windows moving over a larger crop, the diagonal sweep, internal feature
-distance.
+"""The paper's measurements on ImageNet: windows in a larger crop, the diagonal sweep, internal feature distance.
 
 The images of a view are the central windows; the larger crop is `View.wide` (256 pixels for windows of 224). If
 ``EVALUATE.MARGIN`` is 0 it is the image itself with its border replicated by MAX_SHIFT pixels.
@@ -25,10 +24,10 @@ from stillpoint.pipelines.blurpool.config import Model
 
 
 class AuthorsWindows:
-    """As in the authors' code: one pair of corners per batch and pass, REPEATS passes, NumPy's RandomState.
+    """Consistency of windows as in the authors' code: a pair of corners per batch, REPEATS passes, NumPy's RandomState.
 
-    Zhang's generator is unseeded, ours starts from 0; that of Zou et al. starts from 7. Draws run through the batches
-    of one pass before the next, so the result depends on EVALUATE.BATCH_SIZE: Zhang's is 8.
+    Zhang's generator is unseeded, ours has the seed 0; that of Zou et al. has 7. Draws run through the batches of one
+    pass before the next, so the result depends on EVALUATE.BATCH_SIZE: Zhang's is 8.
     """
 
     def __init__(self, config: EvaluateConfig, seed: int, *, start: int = 0) -> None:
@@ -40,7 +39,7 @@ class AuthorsWindows:
         wide, positions = wide_images(view, self.max_shift)
         size = (view.images.shape[2], view.images.shape[3])
         if not len(self.offsets):
-            # draws of all passes at once, because here the loop over passes is inside that over batches
+            # all passes are drawn at once, because here the loop over passes is inside that over batches
             self.offsets = np.stack(
                 [self.random.randint(positions, size=2) for _ in range(2 * self.repeats * view.steps)]
             ).reshape(self.repeats * view.steps, 2, 2)
@@ -55,7 +54,7 @@ class AuthorsWindows:
 
 
 class Diagonal:
-    """The probability of the right class while the window moves along the diagonal (Zhang 2019, figure 1).
+    """The probability of the true class while the window moves along the diagonal (Zhang 2019, figure 1).
 
     Stores the curves of every image, (images, positions) in [0, 1]; `stability` is one minus the mean absolute step of
     the probability from one position to the next, and `always_right` the fraction of images that are correct at every
@@ -92,13 +91,13 @@ class Diagonal:
 def diagonal_sweep(
     predict: Callable[[Tensor], Tensor], wide: Tensor, labels: Tensor, size: int, positions: int
 ) -> dict[str, Tensor]:
-    """Windows with their top left corner at (o, o), o = 0..positions-1, of images (N, C, H, W); each result (N,
-    positions).
+    """Predictions for windows of images (N, C, H, W) with top left corners (o, o), o = 0..positions-1.
 
+    Each result is (N, positions):
     probability   of the label, in [0, 1]
     runner_up     the largest probability of another class
     correct       whether the label is predicted
-    predicted     the class predicted
+    predicted     the predicted class
     """
     columns: dict[str, list[Tensor]] = {"probability": [], "runner_up": [], "correct": [], "predicted": []}
     for offset in range(positions):
@@ -114,15 +113,16 @@ def diagonal_sweep(
 
 @torch.no_grad()
 def feature_distance(predict: Callable[[Tensor], Tensor], images: Tensor, max_shift: int = 8) -> dict[str, Tensor]:
-    """How far internal maps are from moving with the input (Zhang 2019, internal feature distance).
+    """Internal feature distance: how far internal maps are from moving with the input (Zhang 2019).
 
-    predict       a network, or a callable that holds one as `net`.
-    images        (B, C, H, W).
+    predict       a network, or a callable that holds one as `net`
+    images        (B, C, H, W)
 
-    For each layer that a backbone names and each slot of `net`, a map (max_shift + 1, max_shift + 1) over circular
-    shifts (rows, columns) of the mean cosine distance, in [0, 2], between shift(F(x)) and F(shift(x)), both upsampled
-    to the input's resolution by repeating pixels. A layer of cumulative stride t is 0 at multiples of t at least; 0
-    everywhere is shift equivariance. ValueError without a network; a `UserError` for one without such layers or slots.
+    Returns for each layer that a backbone names and each slot of `net` a map (max_shift + 1, max_shift + 1) over
+    circular shifts (rows, columns): the mean cosine distance, in [0, 2], of shift(F(x)) and F(shift(x)), both upsampled
+    to the input's resolution by repeating pixels. It is 0 everywhere for a shift-equivariant layer, and at multiples of
+    t for any layer of cumulative stride t. ValueError without a network; `UserError` for one without such layers or
+    slots.
     """
     net = predict if isinstance(predict, nn.Module) else getattr(predict, "net", None)
     if not isinstance(net, nn.Module):
@@ -164,7 +164,7 @@ def feature_distance(predict: Callable[[Tensor], Tensor], images: Tensor, max_sh
 
 
 def _directions(y: Tensor) -> Tensor:
-    """The vectors over the channels of (B, C, h, w), normalised to length 1; zero vectors stay."""
+    """The channel vectors of (B, C, h, w), normalised to length 1; zero vectors stay zero."""
     length = torch.linalg.vector_norm(y, dim=1, keepdim=True)
     return y / length.masked_fill(length == 0, 1)
 
@@ -187,8 +187,7 @@ def _distance(still: Tensor, moved: Tensor, shift: tuple[int, int], size: tuple[
 
 
 def _pairs(full: int, small: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(positions in the unshifted map, positions in the shifted map, frequency of each pair) along an axis of `full`
-    pixels."""
+    """Along an axis of `full` pixels: (positions in the unshifted map, in the shifted map, frequency of each pair)."""
     pixel = torch.arange(full, device=device)
     both = torch.stack([(pixel - shift) % full * small // full, pixel * small // full])
     places, counts = both.unique(dim=1, return_counts=True)
@@ -196,10 +195,10 @@ def _pairs(full: int, small: int, shift: int, device: torch.device) -> tuple[Ten
 
 
 class FeatureDistance:
-    """`feature_distance` on a sample of LIMIT_ALL_SHIFTS images, shifts of 0..2 MAX_SHIFT pixels on each axis.
+    """`feature_distance` on a sample of LIMIT_ALL_SHIFTS images, for shifts of 0..2 MAX_SHIFT pixels on each axis.
 
-    Maps are named ``feature_distance_map:<place>:<layer>``, by the layer's place in the network; the number is the mean
-    over shifts and images at the deepest layer.
+    Maps are named ``feature_distance_map:<place>:<layer>``, with the layer's place in the network; the number
+    ``feature_distance_deepest`` is the mean over shifts and images at the deepest layer.
     """
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:

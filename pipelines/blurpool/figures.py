@@ -12,9 +12,9 @@ LAYERS = 5  # maps of one network in a row
 
 @styled
 def diagonal(curves: Mapping[str, np.ndarray], path: Path, *, title: str) -> Path:
-    """Probability of the right class while the window moves along the diagonal; a column for each family.
+    """Draws the probability of the true class while the window moves along the diagonal, a column per family.
 
-    curves   network -> (images, positions) in [0, 1]; names that differ in ``_lpf<k>`` alone are one family
+    curves   network -> (images, positions) in [0, 1]; names that differ only in ``_lpf<k>`` are one family
 
     Above: the image on which the family's first network varies most. Below: the mean absolute step from one position to
     the next, over all images.
@@ -22,7 +22,7 @@ def diagonal(curves: Mapping[str, np.ndarray], path: Path, *, title: str) -> Pat
     families: dict[str, list[str]] = {}
     for model in curves:
         families.setdefault(model.partition("_lpf")[0], []).append(model)
-    # a filter has the same style in all families, even if one of them lacks another filter
+    # a filter has the same style in all families, even in one that lacks other filters
     look = colours(list(dict.fromkeys(_taps(model, family) for family, own in families.items() for model in own)))
     figure, axes = subplots(2, len(families), (3.0 * len(families) + 0.6, 5.6), sharex=True, sharey="row")
     handles = {}
@@ -54,10 +54,10 @@ def _taps(model: str, family: str) -> str:
 
 @styled
 def feature_distance(maps: Mapping[str, Mapping[str, np.ndarray]], path: Path, *, title: str) -> Path:
-    """Cosine distance between shifted maps and maps of the shifted image: a row for each network, layers from the left.
+    """Draws the cosine distance of shifted maps and maps of shifted images, a row per network, a column per layer.
 
-    maps   network -> layer -> (M+1, M+1) over shifts down and right; each network shows `LAYERS` of them at most,
-           evenly through its depth, the first and the last among them. All share one colour scale.
+    maps   network -> layer -> (M+1, M+1) over shifts down and right; each network shows at most `LAYERS` of them,
+           evenly through its depth from first to last, on one colour scale for all
     """
     rows = {model: _even(list(layers)) for model, layers in maps.items()}
     top = max(float(maps[model][layer].max()) for model, layers in rows.items() for layer in layers) or 1.0
@@ -81,6 +81,6 @@ def feature_distance(maps: Mapping[str, Mapping[str, np.ndarray]], path: Path, *
 
 
 def _even(names: list[str]) -> list[str]:
-    """`LAYERS` names at most, evenly spaced, both ends among them."""
+    """At most `LAYERS` names, evenly spaced from first to last."""
     count = min(LAYERS, len(names))
     return [names[round(k)] for k in np.linspace(0, len(names) - 1, count)]

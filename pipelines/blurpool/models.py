@@ -1,4 +1,4 @@
-"""From torchvision's names to core's backbones with filled slots."""
+"""Builds the paper's networks: core's backbones, by torchvision's names, with their slots filled."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
 
 
 def _published(model: Model) -> dict[str, Any]:
-    """The peculiarities of the papers' networks besides their fillings."""
+    """The options with which the published networks differ from ours, besides their fillings."""
     filled = model.downsample != "none"
     if model.arch == "alexnet":
         # the published antialiased network without its full stem has no ReLU after the first convolution
@@ -44,7 +44,7 @@ def _published(model: Model) -> dict[str, Any]:
 
 
 def _refuse_mirrors(model: Model, size: int) -> None:
-    """Raises `UserError` if the last of VGG's five maps is too small for reflection padding."""
+    """Raises `UserError` if VGG's last map is too small for reflection padding."""
     for _ in range(4):
         size = size // 2
     fill = model.fill("features.*")
@@ -53,6 +53,6 @@ def _refuse_mirrors(model: Model, size: int) -> None:
     mirrors = fill.options.get("padding", "reflect" if fill.kind in ("blur", "adaptive_blur") else "") == "reflect"
     if mirrors and before >= size - 1:
         raise UserError(
-            f"{model.name or model.arch}: images this small leave its last filter a map of {size - 1}x{size - 1}, "
-            f"which cannot be mirrored by {before} pixels: set MODEL.FILTER_PADDING replicate"
+            f"{model.name or model.arch}: at this image size the last filter's map has {size - 1}x{size - 1} pixels, "
+            f"too few for reflection padding by {before}: set MODEL.FILTER_PADDING replicate"
         )

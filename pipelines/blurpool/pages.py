@@ -1,4 +1,4 @@
-"""The paper's tables on ImageNet, with ours beside theirs. Cells without a run of ours stay blank."""
+"""The paper's tables on ImageNet, with our numbers beside theirs; cells without a run of ours stay blank."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from stillpoint.core.reporting.writing import bold, escaped, italic, markdown_pa
 from stillpoint.pipelines.results import Results
 
 KEYS = ("accuracy", "windows_consistency")
-#: network -> the recipe that trains it from scratch, and the one that fine-tunes it
+#: network -> recipe that trains it from scratch
 SCRATCH = {
     "alexnet": "imagenet_alexnet",
     "vgg16": "imagenet_vgg",
@@ -54,7 +54,7 @@ def theirs(published: Published, model: str, recipe: str) -> Pair:
 
 
 def ours(model: str, recipes: Sequence[str], root: Path) -> Pair:
-    """The mean over the seeds of the first of `recipes` under which the network was trained and evaluated."""
+    """The mean over seeds for the first of `recipes` with evaluated runs of the network."""
     for recipe in recipes:
         runs = [run for run in found_runs("blurpool", recipe, root) if run.model == model]
         values = [read_metrics(run).get("trained") or {} for run in runs]
@@ -87,7 +87,7 @@ def sources(published: Published, kind: str) -> str:
 
 
 def from_scratch(results: Results) -> str:
-    """Nine tables, one for each network: the plain one and its filters."""
+    """A page of nine tables, one for each network: the plain form and its filters."""
     published, parts = results.paper.published, [RULE]
     for arch, recipe in SCRATCH.items():
         models = [arch + suffix for suffix in FILTERS]
@@ -104,7 +104,7 @@ def from_scratch(results: Results) -> str:
 
 
 def finetuned(results: Results) -> str:
-    """One table of the 23 networks: the plain one with torchvision's weights, and 4 taps fine-tuned from it."""
+    """A page with one table of 23 networks: with torchvision's weights, and fine-tuned from them with 4 taps."""
     published = results.paper.published
     tuned = next(entry for entry in published.entries if "fine-tuned" in entry.source)
     models = [row.models[0] for row in tuned.rows]

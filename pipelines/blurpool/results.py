@@ -1,6 +1,4 @@
-"""The paper's results: consistency of moving windows against accuracy, the diagonal sweep, internal feature distance,
-and its ImageNet tables with our runs beside its numbers.
-"""
+"""The paper's results: figures of consistency, diagonal sweep and feature distance, and its ImageNet tables."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +30,7 @@ SHOWN = 6  # number of networks with their own panel
 
 
 def diagonal(results: Results, path: Path) -> None:
-    """The probability of the right class along the diagonal, for each family the plain network beside its filters."""
+    """Draws the probability of the true class along the diagonal, per family the plain network and its filters."""
     from stillpoint.pipelines.blurpool import figures
 
     curves = {model: _arrays(own, "trained/diagonal_probability") for model, own in results.runs.items()}
@@ -43,7 +41,7 @@ def diagonal(results: Results, path: Path) -> None:
 
 
 def feature_distance(results: Results, path: Path) -> None:
-    """Maps of the feature distance of up to `SHOWN` networks, seed 0."""
+    """Draws maps of the feature distance of up to `SHOWN` networks, each with its first seed."""
     from stillpoint.pipelines.blurpool import figures
 
     maps = {model: _distances(own[0]) for model, own in results.runs.items()}
@@ -72,7 +70,7 @@ def _distances(run: "Run") -> dict[str, "np.ndarray"]:
 
 
 def _contrasts(maps: Mapping[str, Mapping[str, "np.ndarray"]]) -> dict[str, Mapping[str, "np.ndarray"]]:
-    """The plain network and its longest filter, of as many families as fit."""
+    """The first network (the plain one) and the last (the longest filter) of as many families as fit."""
     families: dict[str, list[str]] = {}
     for model in maps:
         families.setdefault(model.partition("_lpf")[0], []).append(model)

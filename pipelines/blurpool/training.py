@@ -1,4 +1,4 @@
-"""Training hooks: fine-tuning can start from a checkpoint of torchvision, ours, or the authors'."""
+"""Training hooks: fine-tuning can start from torchvision's, our own or the authors' checkpoints."""
 
 from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.training.train import TrainHooks

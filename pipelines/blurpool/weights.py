@@ -1,7 +1,7 @@
-"""The names in the authors' checkpoints -> ours, which are torchvision's.
+"""Renames the tensors of the authors' checkpoints to ours, which have torchvision's names.
 
-Their networks insert a module wherever they blur, which shifts the numbers of its neighbours and leaves a buffer
-`filt`. Ours keep torchvision's positions, so a torchvision checkpoint needs no renaming.
+Their networks insert a module wherever they blur, which shifts the numbers of its neighbours and adds a buffer `filt`.
+Ours keep torchvision's positions, so a torchvision checkpoint needs no renaming.
 """
 
 import re
@@ -25,7 +25,7 @@ COUNTER = ".num_batches_tracked"
 
 
 def from_authors(state: Mapping[str, Any], net: nn.Module) -> dict[str, torch.Tensor]:
-    """The authors' state of the same network under our names, strictly: `UserError` names missing and unexpected keys.
+    """The authors' state_dict of the same network under our names; `UserError` names missing and unexpected keys.
 
     `state` may be wrapped (``{"state_dict": ...}``, ``module.`` prefixes, old DenseNet names). Stored `filt` buffers
     are compared with our filters and dropped; they are optional.
@@ -34,7 +34,7 @@ def from_authors(state: Mapping[str, Any], net: nn.Module) -> dict[str, torch.Te
 
 
 def recognised(state: Mapping[str, Any], net: nn.Module) -> dict[str, torch.Tensor]:
-    """A checkpoint of torchvision's, of ours or of the authors' under our names; `UserError` if it is none of them.
+    """A checkpoint of torchvision, of ours or of the authors under our names; `UserError` for any other.
 
     Checkpoints from before torch 0.4 lack the counters of the batch norms, which then start at 0.
     """
@@ -74,7 +74,7 @@ def authors_paths(net: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def _modern(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    # DenseNets saved before torchvision 0.2 have norm.1 where there is norm1 now
+    # DenseNets saved before torchvision 0.2 have norm.1 for today's norm1
     old = r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\."
     return {re.sub(old, r"\1\2.", name): tensor for name, tensor in state.items()}
 
@@ -105,7 +105,7 @@ def _resnet(net: ResNet) -> Iterator[tuple[str, str]]:
 
 
 def _flattened(prefix: str, features: nn.Module) -> Iterator[tuple[str, str]]:
-    """Their list is ours with the groups at one position flattened."""
+    """Yields (our path, theirs): their list is ours with the groups at one position flattened."""
     leaves = [
         path
         for path, module in features.named_modules()

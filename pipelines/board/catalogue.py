@@ -32,7 +32,7 @@ class Line:
 
 
 BASE = "strides"
-#: entries whose stem strides by four -> the base of the same stride
+#: the base for entries whose stem strides by four
 STRIDED_BASE = "strided_stem"
 
 _ZHANG, _ZOU = "Zhang, ICML 2019", "Zou et al., BMVC 2020"

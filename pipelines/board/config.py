@@ -12,7 +12,7 @@ class Model(NetworkConfig):
     """MODEL: the network, its padding, its stem, and what replaces its strides."""
 
     arch: Literal["resnet8", "resnet18", "resnet20", "resnet56", "speednet"] = Field(
-        "resnet20", description="a ResNet, or the small network made for speed, which strides after max-pools"
+        "resnet20", description="a ResNet, or the small network built for speed, which strides after max-pools"
     )
     conv_padding: Literal["circular", "zeros"] = "circular"
     stem: Literal["plain", "strided", "twin", "modulus", "scattering", "sparse"] = Field(

@@ -73,7 +73,7 @@ class Entry(_Form):
     command: list[Word] = []
     cost: dict[Word, FiniteFloat] = {}
     seeds: list[Seed] = Field(min_length=1, max_length=100)
-    #: share of images that keep their class at every circular shift (rows, columns)
+    #: fraction of images that keep their class at each circular shift (rows, columns)
     map: list[list[Share]] | None = Field(default=None, max_length=512)
     example: Example | None = None
 
@@ -103,8 +103,10 @@ class Entry(_Form):
         return found if len(found) == len(self.seeds) else []
 
     def law(self, promise: str) -> bool | None:
-        """Whether no logit moves by more than 1e-5 under whole circular shifts ("whole"), and under fractions of a
-        pixel too ("any"); None where that was not measured."""
+        """Whether no logit changes by more than 1e-5, relatively; None if that was not measured.
+
+        `promise` is "whole" for whole circular shifts, "any" for fractions of a pixel as well.
+        """
         keys = ["all_shifts_max_logit_change", *(["subpixel_law_max_logit_change"] if promise == "any" else [])]
         found = [self.values(key) for key in keys]
         return None if not all(found) else all(value <= LAW for values in found for value in values)
@@ -167,7 +169,7 @@ def made(content: dict[str, Any], where: str) -> Entry:
         return Entry.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "it"
+        place = ".".join(map(str, first["loc"])) or "content"
         raise UserError(
             f"{where} is not an entry of the board: {place}: {first['msg'].removeprefix('Value error, ')}"
         ) from None
@@ -203,7 +205,7 @@ def together(entries: Iterable[Entry]) -> list[Entry]:
             raise UserError(f"two entries are called {entry.name!r}: give one of them another name (--name)")
         first = found[0] if found else entry
         if entry.images != first.images:
-            # two sets may have one title
+            # two data sets may have the same title
             own, other = (f"{one.dataset}, digest {one.images[:12]}" for one in (entry, first))
             raise UserError(f"{entry.name} was measured on other images ({own}) than {first.name} ({other})")
         if entry.protocol != first.protocol:
@@ -211,7 +213,7 @@ def together(entries: Iterable[Entry]) -> list[Entry]:
             key = next(k for k in keys if entry.protocol.get(k) != first.protocol.get(k))
             raise UserError(
                 f"{entry.name} was measured by another protocol than {first.name}: EVALUATE.{key} is "
-                f"{entry.protocol.get(key)} and not {first.protocol.get(key)}"
+                f"{entry.protocol.get(key)}, not {first.protocol.get(key)}"
             )
         found.append(entry)
     return found

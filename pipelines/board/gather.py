@@ -131,7 +131,7 @@ def example_of(maps: "dict[str, np.ndarray]") -> Example | None:
 
 
 def png(image: "np.ndarray") -> str:
-    """A normalised image (C, H, W), stretched to all greys or colours, as PNG in base64."""
+    """A normalised image (C, H, W), stretched to the full range of pixels, as PNG in base64."""
     import numpy as np
     from PIL import Image
 

@@ -8,8 +8,8 @@ class Measure:
     """A number of an entry.
 
     key       in a run's metrics, or in its cost
-    title     heading of a column
-    unit      "%": a share; "nats"; "x": over the base; "": as it is
+    title     heading of its column
+    unit      "%": a fraction shown as a percentage; "nats"; "x": relative to the base; "": as it is
     better    "higher" or "lower"
     sentence  its explanation
     source    who introduced it; "ours"; "": needs none

@@ -26,7 +26,7 @@ _ITERATIONS = 2
 def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> Backbone:
     """The network of a MODEL section, (B, in_channels, S, S) -> logits (B, num_classes).
 
-    `UserError` for a stem of stride 4 on images whose side is no multiple of 16.
+    `UserError` for a stem of stride 4 on images whose side is not a multiple of 16.
     """
     options: dict[str, Any] = {
         "in_channels": in_channels,

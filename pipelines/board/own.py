@@ -61,7 +61,7 @@ def add(
     args: Namespace,
     progress: Progress,
 ) -> list[Path]:
-    """Measures a network, writes its entry, and the board with it; returns both paths."""
+    """Measures a network, writes its entry and the board with it; returns both paths."""
     free({key: about[key] for key in about if key != "command"}, output)
     others = [*kept(config.recipe), *_others(output)]
     # refuses other images and another protocol before minutes of measuring
@@ -159,5 +159,5 @@ def check(
     found = measured(net, digest, config, data, args, progress)
     if wrong := disagreements(chosen.metrics, found["seeds"][0]["metrics"]):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(f"{path} is refused: its weights give {'; '.join(wrong[:3])}{more}")
+        raise UserError(f"{path} is refused: measuring its weights again gave {'; '.join(wrong[:3])}{more}")
     return len(chosen.metrics)

@@ -1,4 +1,4 @@
-"""What the board shows of its runs: columns of the table, and the board as a page, as Markdown and as entries."""
+"""The board's results: columns of its table, and the board as a page, as Markdown and as entries."""
 
 from typing import TYPE_CHECKING
 

@@ -33,7 +33,7 @@ COMMANDS: dict[str, Command] = {
     **doctor.COMMANDS,
 }
 
-#: how ``stillpoint --help`` orders them
+#: groups of ``stillpoint --help``, in order
 GROUPS: dict[str, tuple[str, ...]] = {
     "make": ("prepare", "train", "run", "table", "figures"),
     "measure": ("evaluate", "measure", "explain", "maximise", "board", "bench"),

@@ -1,4 +1,4 @@
-"""What commands share: the `Command` type, common options, and the choice of a recipe."""
+"""Shared by commands: the `Command` type, common options, and the choice of a recipe."""
 
 import json
 import os
@@ -25,25 +25,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Command:
-    """One command: what it does in one sentence, its options, what runs it, and examples that work as typed."""
+    """One command: a summary in one sentence, its options, the function to run, and examples that work as typed."""
 
     summary: str
     options: Callable[[ArgumentParser], None]
     run: Callable[[Namespace], int | None]
     examples: tuple[str, ...]
     takes_pairs: bool = False
-    pairs: str = "TRAIN.LR 0.05"  # an example of them
+    pairs: str = "TRAIN.LR 0.05"  # an example of KEY VALUE pairs
 
 
 def add_recipe(parser: ArgumentParser) -> None:
-    """``--recipe``, and its former spellings, which `recipe_of` refuses."""
-    parser.add_argument("--recipe", default="digits", metavar="NAME", help="recipe (default: digits)")
+    """Adds ``--recipe``, and its former spellings, which `recipe_of` refuses."""
+    parser.add_argument(
+        "--recipe", default="digits", metavar="NAME", help="recipe of data and training (default: digits)"
+    )
     for word in ("--dataset", "--scale"):
         parser.add_argument(word, help=SUPPRESS)
 
 
 def add_places(parser: ArgumentParser) -> None:
-    """``--results`` and ``--data``."""
+    """Adds ``--results`` and ``--data``."""
     parser.add_argument(
         "--results", type=Path, default=RESULTS, metavar="DIR", help="folder of all results (default: results)"
     )
@@ -53,35 +55,33 @@ def add_places(parser: ArgumentParser) -> None:
 
 
 def positive(text: str) -> int:
-    """A positive integer, as an option's type."""
+    """The type of an option that takes a positive integer."""
     if not text.isdecimal() or len(text) > 9 or int(text) < 1:
-        raise ArgumentTypeError(f"{text[:40]!r} is not a positive integer of at most nine digits")
+        raise ArgumentTypeError(f"must be a positive integer of at most nine digits, not {text[:40]!r}")
     return int(text)
 
 
 def thread_count(text: str) -> int:
-    """A number of threads as an option's type; too many would end in a library's message."""
+    """The type of an option that takes a number of threads; too many would end in a library's message."""
     count, most = positive(text), 16 * (os.cpu_count() or 1)
     if count > most:
-        raise ArgumentTypeError(f"{count} threads are more than {most}, sixteen for each core of this machine")
+        raise ArgumentTypeError(f"must be at most {most} on this machine, sixteen threads per core, not {count}")
     return count
 
 
 def png(text: str) -> Path:
-    """The file of a figure, as an option's type."""
+    """The type of an option that takes the file of a figure."""
     if Path(text).suffix.lower() != ".png":
-        raise ArgumentTypeError(f"pictures are written as PNG: give {text} a name that ends in .png")
+        raise ArgumentTypeError(f"figures are written as PNG: {text} must end in .png")
     return Path(text)
 
 
 def add_device(parser: ArgumentParser) -> None:
-    """``--device`` and ``--threads``."""
+    """Adds ``--device`` and ``--threads``."""
     parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1 or auto (default: a GPU where there is one)"
+        "--device", default="auto", help="cpu, cuda, cuda:1 or auto (default: auto, a GPU if there is one)"
     )
-    parser.add_argument(
-        "--threads", type=thread_count, metavar="N", help="threads of the CPU (default: torch's own choice)"
-    )
+    parser.add_argument("--threads", type=thread_count, metavar="N", help="CPU threads (default: torch's choice)")
 
 
 def add_json(parser: ArgumentParser) -> None:
@@ -89,19 +89,19 @@ def add_json(parser: ArgumentParser) -> None:
 
 
 def recipe_of(args: Namespace) -> str:
-    """The requested recipe; a `UserError` with the new spelling for a data set and a scale."""
+    """The requested recipe; `UserError` with the new spelling for ``--dataset`` and ``--scale``."""
     old = [f"--{word} {getattr(args, word)}" for word in ("dataset", "scale") if getattr(args, word) is not None]
     if old:
         from stillpoint.pipelines.workflow import recipe_for
 
-        # only workflows had the default scale demo; all other commands used the data set's name as the recipe
+        # only workflows had the default scale demo; other commands used the data set's name as the recipe
         scale = args.scale or ("demo" if args.command == "run" else "")
-        raise UserError(f"{' '.join(old)} is one word now: --recipe {recipe_for(args.dataset or 'digits', scale)}")
+        raise UserError(f"{' '.join(old)} is now --recipe {recipe_for(args.dataset or 'digits', scale)}")
     return args.recipe
 
 
 def leave_output(stream: TextIO | None = None) -> None:
-    """Sends the rest of the output (or of `stream`) nowhere: the interpreter would fail again when it flushes."""
+    """Discards the rest of the output (or of `stream`), which the interpreter would fail to flush at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
 
 
@@ -110,7 +110,7 @@ def _lasting() -> "type[Console]":
     from rich.console import Console
 
     class Lasting(Console):
-        """A console that falls silent when its reader (head, a tee) has exited: a training goes on without it."""
+        """A console that falls silent when its reader (head, tee) has exited, so that a training continues."""
 
         def on_broken_pipe(self) -> None:
             self.quiet = True
@@ -142,14 +142,14 @@ def bars(*more: "ProgressColumn", shown: bool = True) -> "Progress":
     return Progress(*columns, *more, console=console(), transient=True, disable=not shown)
 
 
-#: seconds after which nobody writes any more to a temporary file that has not changed
+#: seconds without a change after which a temporary file counts as abandoned
 LEFT = 24 * 3600
 
 
 def remove_left(*folders: Path) -> None:
-    """Removes the temporary files that killed commands left in `folders`, where no lock tells who is at work."""
+    """Removes temporary files that killed commands left in `folders`, which have no lock."""
     for part in (path for folder in folders for path in folder.glob(".*.????????.tmp*")):
-        with suppress(OSError):  # of another user, or just renamed
+        with suppress(OSError):  # another user's, or just renamed
             if time.time() - part.stat().st_mtime > LEFT:
                 part.unlink()
 
@@ -159,7 +159,7 @@ def print_json(value: Any) -> None:
 
 
 def build(config: "RunConfig") -> "nn.Module":
-    """The network of a user's configuration; what its layers refuse is reported in a sentence."""
+    """The network of a user's configuration; `UserError` for values that its layers refuse."""
     from stillpoint import pipelines
 
     with checked():
@@ -174,7 +174,7 @@ def configured(name: str, args: Namespace, seed: int = 0) -> "RunConfig":
 
 
 def run_config(run: Run, pairs: list[str]) -> "RunConfig":
-    """The configuration of a run, overlaid by `pairs`; a `UserError` if there is none."""
+    """The configuration of a run, overridden by `pairs`; `UserError` if there is none."""
     from stillpoint import pipelines
     from stillpoint.core.config.merge import merge, read_recipe
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Subject:
-    """A subject of benchmarks: its module, the number of rounds, its options, the packages it compares with."""
+    """A subject of benchmarks: its module, number of rounds, own options, devices, and packages to compare with."""
 
     module: str
     rounds: int
@@ -48,17 +48,15 @@ def _options(parser: ArgumentParser) -> None:
         nargs="?",
         choices=tuple(SUBJECTS),
         default="layer",
-        help="layer: beside timm, kornia, pytorch_wavelets and textbook code; network: ResNet-50 with filters beside "
-        "the plain one and timm's; sampling: LPS, TIPS and alias-free layers beside textbook code; steps: whole steps "
-        "beside their bare convolutions, plain PyTorch and torch.compile; board: all its measures beside the forwards "
-        "that they need; train, eval, loader: whole jobs beside torchvision's transforms and DataLoader, and beside "
-        "the bare network; corruptions: beside imagecorruptions; demo: `stillpoint run aps`, whole; start: startup "
+        help="layer: against timm, kornia, pytorch_wavelets and textbook code; network: ResNet-50 with filters against "
+        "plain and timm's; sampling: LPS, TIPS and alias-free layers against textbook code; steps: training steps "
+        "against their bare convolutions, plain PyTorch and torch.compile; board: its measures against the forwards "
+        "that they need; train, eval, loader: whole jobs against torchvision's transforms and DataLoader, and the "
+        "bare network; corruptions: against imagecorruptions; demo: all of `stillpoint run aps`; start: startup "
         "times of commands (default: layer)",
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: cpu)")
-    parser.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="threads of the CPU (default: 1, the steadiest)"
-    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1, the least noisy)")
     usual = ", ".join(f"{name} {subject.rounds}" for name, subject in SUBJECTS.items())
     parser.add_argument("--rounds", type=int, metavar="N", help=f"number of runs of each contender (default: {usual})")
     parser.add_argument(
@@ -81,17 +79,17 @@ def _options(parser: ArgumentParser) -> None:
 
 
 def _words(args: Namespace) -> list[str]:
-    """The options for the subject's module; a `UserError` for one that it does not take."""
+    """The options for the subject's module; `UserError` for one that it does not take."""
     subject = SUBJECTS[args.subject]
     rounds = subject.rounds if args.rounds is None else args.rounds
     for name, value, least in (("threads", args.threads, 1), ("rounds", rounds, subject.least)):
         if value < least:
-            raise UserError(f"--{name} is at least {least}, not {value}")
+            raise UserError(f"--{name} must be at least {least}, not {value}")
     for name in ("network", "photographs", "no_compile"):
         if getattr(args, name) and name not in subject.own:
-            raise UserError(f"bench {args.subject} takes no --{name.replace('_', '-')}")
+            raise UserError(f"bench {args.subject} does not take --{name.replace('_', '-')}")
     if args.device not in subject.devices:
-        raise UserError(f"bench {args.subject} runs only on the {subject.devices[0]}, not on {args.device}")
+        raise UserError(f"bench {args.subject} runs only on {subject.devices[0]}, not on {args.device}")
     if args.device == "cuda":
         from stillpoint.core.base.device import pick
 
@@ -115,9 +113,9 @@ def _bench(args: Namespace) -> int:
     words, subject = _words(args), SUBJECTS[args.subject]
     missing = [name for name in subject.peers if importlib.util.find_spec(name) is None]
     if missing:
-        print(f"stillpoint: not installed, so left out: {', '.join(missing)} (pip install '.[bench]')", file=sys.stderr)
+        print(f"stillpoint: left out, not installed: {', '.join(missing)} (pip install '.[bench]')", file=sys.stderr)
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    # A separate process: threads and allocator are read when a process starts.
+    # in a separate process, because threads and allocator are set when a process starts
     return subprocess.run(
         [sys.executable, "-m", subject.module, *words], env={**os.environ, "PYTHONPATH": path}, check=False
     ).returncode
@@ -125,7 +123,7 @@ def _bench(args: Namespace) -> int:
 
 COMMANDS = {
     "bench": Command(
-        "time layers and whole jobs beside other libraries",
+        "time layers and whole jobs against other libraries",
         _options,
         _bench,
         (

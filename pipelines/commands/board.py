@@ -1,4 +1,4 @@
-"""``board``: the board as a page, and networks of one's own on it."""
+"""The command ``board``: the board's page, and entries of networks of one's own."""
 
 import shlex
 from argparse import ArgumentParser, Namespace
@@ -38,7 +38,7 @@ def _options(parser: ArgumentParser) -> None:
         "--promise",
         choices=("none", "whole", "any"),
         default="none",
-        help="the logits must not change under circular shifts by whole pixels, or by any amount (default: none)",
+        help="what must not change the logits: circular shifts by whole pixels, by any amount, or none (default: none)",
     )
     add.add_argument(
         "-o",
@@ -48,7 +48,7 @@ def _options(parser: ArgumentParser) -> None:
         metavar="DIR",
         help="folder of entry and page (default: board)",
     )
-    check = inner.add_parser("check", help="check that weights give the numbers of an entry", allow_abbrev=False)
+    check = inner.add_parser("check", help="check that weights reproduce the numbers of an entry", allow_abbrev=False)
     check.add_argument("entry", type=Path, help="a file that `board add` wrote")
     _of_network(check, model="--model")
     check.add_argument(
@@ -100,7 +100,7 @@ def _add(args: Namespace) -> int:
         **{"name": name, "method": args.method or args.model, "padding": args.padding, "training": args.training},
         **{"promise": args.promise, "network": args.model, "recipe": args.recipe},
     }
-    # what an entry may not be called is told before its network is built, and before minutes of measuring
+    # a taken name is refused before the network is built and measured for minutes
     _tool("free")(about, args.output)
     net, digest = _network(args.model, args.weights)
     words = ["stillpoint", "board", "add", args.model, "--weights", Path(args.weights).name, "--recipe", args.recipe]
@@ -117,12 +117,12 @@ def _check(args: Namespace) -> int:
     net, digest = _network(args.model or entry.network, args.weights)
     with _bars() as progress:
         count = _tool("check")(args.entry, args.seed, net, digest, config, args.data, args, progress)
-    tell(f"{args.entry}: its weights give its {count} numbers")
+    tell(f"{args.entry}: its weights reproduce its {count} numbers")
     return 0
 
 
 def _network(words: str, weights: str) -> "tuple[nn.Module, str]":
-    """A network that somebody wrote with its weights, in evaluation mode, and the digest of all its tensors."""
+    """A user's network with its weights, in eval mode, and the digest of all its tensors."""
     from stillpoint.core.runs.checkpoint import load_weights
     from stillpoint.core.runs.provenance import tensors_digest
     from stillpoint.pipelines.commands.foreign import of_user
@@ -136,7 +136,7 @@ def _network(words: str, weights: str) -> "tuple[nn.Module, str]":
 
 @contextmanager
 def _bars() -> "Iterator[Callable[[str, int, int], None]]":
-    """Bars over what takes long."""
+    """Progress bars over the evaluations."""
     with bars(shown=console().is_terminal) as shown:
         tasks: dict[str, Any] = {}
 
@@ -150,7 +150,7 @@ def _bars() -> "Iterator[Callable[[str, int, int], None]]":
 
 COMMANDS = {
     "board": Command(
-        "make the board's page, add a network of your own",
+        "compare all methods on one page, add your own network",
         _options,
         _run,
         (

@@ -1,4 +1,4 @@
-"""Commands that train a network and measure it on a data set: train, evaluate."""
+"""The commands train and evaluate."""
 
 import time
 from argparse import ArgumentParser, Namespace
@@ -35,7 +35,7 @@ def _add_workers(parser: ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="processes that read photographs (default: none but this one)",
+        help="further processes that read photographs (default: 0)",
     )
 
 
@@ -43,7 +43,7 @@ def _add_workflow(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--workflow",
         action="store_true",
-        help="replace only runs that a workflow made with these settings and other code or data (used by Snakemake)",
+        help="replace only a workflow's run of these settings whose code or data have changed (used by Snakemake)",
     )
 
 
@@ -51,7 +51,7 @@ def _train_options(parser: ArgumentParser) -> None:
     parser.add_argument("network", help="pipeline/model, such as aps/resnet20_aps1")
     add_recipe(parser)
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the weights, the order of images and the augmentation (default: 0)"
+        "--seed", type=int, default=0, help="seed of weights, order of images and augmentation (default: 0)"
     )
     add_places(parser)
     add_device(parser)
@@ -73,9 +73,9 @@ def _train(args: Namespace) -> int:
     from stillpoint.pipelines.workflow import stage_code
 
     if args.anew and args.workflow:
-        raise UserError("--anew is for a run by hand: stillpoint run has its own")
+        raise UserError("--anew excludes --workflow: stillpoint run has its own --anew")
     if args.from_epoch is not None and (args.anew or args.workflow):
-        raise UserError(f"--{'anew' if args.anew else 'workflow'} excludes --from-epoch: leave it out")
+        raise UserError(f"--from-epoch excludes --{'anew' if args.anew else 'workflow'}: leave one out")
     run = Run(config.pipeline, recipe_of(args), config.model.name, config.seed, args.results)
     with _training_display(config.train.epochs) as progress:
         if args.from_epoch is not None:
@@ -105,13 +105,13 @@ def _train(args: Namespace) -> int:
 
 
 def _reached(row: dict[str, Any], part: str) -> str:
-    """The result of an epoch: its accuracy, or the loss where the targets are images."""
+    """The result of an epoch: its accuracy, or its loss if the targets are images."""
     accuracy = row[f"{part}_accuracy"]
     return f"loss {row[f'{part}_loss']:.4f}" if accuracy in (None, "") else f"accuracy {accuracy:.2%}"
 
 
 class _training_display:
-    """A bar over the epochs on a terminal; elsewhere one line for each epoch."""
+    """A progress bar over the epochs on a terminal; elsewhere one line per epoch."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
@@ -131,7 +131,7 @@ class _training_display:
             TimeRemainingColumn(),
             TextColumn("{task.description}", markup=False),
         )
-        # the speed of the whole training so far: validation and reading are in it, not the last steps alone
+        # the speed is averaged over the whole training, so that it includes validation and reading
         period = 86_400.0
         options: dict[str, Any] = {"transient": True, "speed_estimate_period": period}
         bars = self.bars = Bars(*columns, console=out, disable=not out.is_terminal, **options)
@@ -149,7 +149,7 @@ class _training_display:
                 bars.update(task, completed=epoch - 1 + step / steps, description=shown)
 
             def on_epoch(self, row: dict[str, float | None]) -> None:
-                # from the end of the first epoch that this call saw: what a resumed run had took none of this time
+                # counted from the first epoch's end: epochs of a resumed run took none of this time
                 seen.append((time.monotonic(), float(row["epoch"] or 0) / epochs))
                 left = remaining(seen[-1][1], seen[0][1], seen[-1][0] - seen[0][0])
                 out.print(
@@ -165,11 +165,14 @@ class _training_display:
 
 
 def _evaluate_options(parser: ArgumentParser) -> None:
-    parser.add_argument("folder", help="a run's folder, such as results/aps/digits/resnet20_aps1/seed0")
+    parser.add_argument(
+        "folder",
+        help="a run's folder, such as results/aps/digits/resnet20_aps1/seed0; with --pretrained: pipeline/model",
+    )
     parser.add_argument(
         "--pretrained",
         action="store_true",
-        help="measure the kept weights of the named network and compare with their card",
+        help="measure the kept weights of a network and compare with their card",
     )
     parser.add_argument(
         "--status",
@@ -181,8 +184,8 @@ def _evaluate_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--recipe",
         metavar="NAME",
-        help="measure by this recipe's present EVALUATE section, not the run's; with --pretrained: the recipe of the "
-        "kept weights",
+        help="measure by this recipe's current EVALUATE section, not the run's; with --pretrained: recipe of the kept "
+        "weights",
     )
     parser.add_argument("--data", metavar="DIR", help="folder of the data (default: $STILLPOINT_DATA, or data)")
     add_device(parser)
@@ -201,7 +204,7 @@ def _evaluate(args: Namespace) -> int:
         raise UserError(f"{run.folder} does not exist or holds no run: train it first")
     if args.status == "weights" and not run.weights.is_file():
         raise UserError(
-            f"{run.folder} holds no weights: train them first "
+            f"{run.folder} has no weights: train the run first "
             f"(stillpoint train {run.pipeline}/{run.model} --recipe {run.recipe} --seed {run.seed})"
         )
     config = (

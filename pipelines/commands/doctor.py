@@ -1,4 +1,4 @@
-"""Commands about the installation itself: doctor, completion."""
+"""The commands doctor and completion, about the installation itself."""
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
@@ -7,7 +7,7 @@ from pathlib import Path
 from stillpoint.core.runs.layout import RESULTS
 from stillpoint.pipelines.commands.base import Command, add_json, add_places, console, print_json
 
-#: the shells whose completion was tried
+#: shells whose completion is tested
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -56,7 +56,7 @@ COMMANDS = {
         ("stillpoint doctor", "stillpoint doctor --data /big/disk/data --json"),
     ),
     "completion": Command(
-        "print the completion of commands for a shell",
+        "print the completion script for a shell",
         _completion_options,
         _completion,
         (

@@ -1,6 +1,6 @@
-"""What a workflow would train and measure, and what that would cost: a few steps of each network are timed.
+"""Estimates what a workflow would cost, by timing a few steps of each network.
 
-Seconds are those that a core works, whatever else the machine does.
+Seconds are CPU time of one core, so other load on the machine does not count.
 """
 
 import time
@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from stillpoint.core.config.schema import RunConfig
     from stillpoint.pipelines.workflow import Plan
 
-#: steps of training that are timed, after one that is not
+#: training steps that are timed, after one for warm-up
 STEPS = 2
 
 
 class Cost(NamedTuple):
-    """Of one network with one seed on this machine: seconds of a core for a step, steps, seconds for a view, views."""
+    """The cost of one network with one seed on this machine.
+
+    step, steps   CPU seconds of a training step, and their number
+    view, views   CPU seconds of the forward of one view, and their number
+    """
 
     step: float
     steps: int
@@ -35,7 +39,7 @@ class Cost(NamedTuple):
 
 
 def cost(config: "RunConfig", train_images: int, test_images: int) -> Cost:
-    """The cost of a run on a core; of measuring, the views of core's evaluations alone."""
+    """The cost of a run on one core; of measuring it counts only the views of core's evaluations."""
     import torch
     import torch.nn.functional as F
 
@@ -75,7 +79,7 @@ def cost(config: "RunConfig", train_images: int, test_images: int) -> Cost:
 
 
 def show(plan: "Plan") -> None:
-    """Prints the cost of each network of a plan, and of all of them."""
+    """Prints the cost of each network of a plan, and their total."""
     from rich.table import Table
 
     from stillpoint.core.base.device import pick, settings
@@ -100,5 +104,5 @@ def show(plan: "Plan") -> None:
     console().print(table)
     tell(
         f"nothing was trained: {len(plan.config.grid)} networks with {plan.seeds} seeds would take {total / 3600:.1f} "
-        "hours of a core of this machine"
+        "core hours on this machine"
     )

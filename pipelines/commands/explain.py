@@ -1,4 +1,4 @@
-"""The command explain: which module breaks shift equivariance."""
+"""The command explain, which finds the module that breaks shift equivariance."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def _explain_options(parser: ArgumentParser) -> None:
     subject_options(parser)
-    parser.add_argument("--image", metavar="FILE", help="a picture to try (default: random images)")
+    parser.add_argument("--image", metavar="FILE", help="an image to try (default: random images)")
     parser.add_argument(
         "--boundary",
         choices=("interior", "whole"),
@@ -23,15 +23,15 @@ def _explain_options(parser: ArgumentParser) -> None:
         help="interior: circular padding everywhere, so that borders do not count; whole: the unchanged network "
         "(default: interior)",
     )
-    parser.add_argument("--output", type=png, metavar="PNG", help="draw errors and shares of the modules")
+    parser.add_argument("--output", type=png, metavar="PNG", help="draw the errors and shares of all modules to a file")
     parser.add_argument(
-        "--all", action="store_true", help="show every module (default: those up to the first that break)"
+        "--all", action="store_true", help="show every module (default: only up to the first that break)"
     )
 
 
 def _explain(args: Namespace) -> int:
     if args.image and not Path(args.image).is_file():
-        raise UserError(f"the picture {args.image} is not there")
+        raise UserError(f"there is no image {args.image}")
     if args.output:
         require("matplotlib")
     found = subject(args)
@@ -98,7 +98,7 @@ def _print_explanation(title: str, result: "Explanation", every: bool) -> None:
         )
         if result.worst is not None:
             worst = result.worst
-            tell(f"{worst.share:.0%} of the error is added by {worst.name} ({worst.type})")
+            tell(f"{worst.share:.0%} of the error comes from {worst.name} ({worst.type})")
         tell(result.remedy)
     if result.left_out:
         tell(f"left out: {', '.join(f'{count} {why}' for why, count in result.left_out.items())}")

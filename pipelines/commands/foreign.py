@@ -1,4 +1,4 @@
-"""Other people's networks: from torchvision, from timm, and a user's own."""
+"""Networks from elsewhere: torchvision's, timm's, and a user's own."""
 
 import sys
 from collections.abc import Callable
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 def of_torchvision(name: str) -> "nn.Module":
-    """A network of torchvision with random weights; a `UserError` with the nearest names for an unknown one."""
+    """A network of torchvision with random weights; `UserError` with the nearest names for an unknown one."""
     from inspect import signature
 
     from torchvision.models import get_model, get_model_builder, list_models
 
     if name not in list_models():
         raise UserError(f"torchvision has no network {name!r}{nearest(name, list_models())}")
-    # otherwise it downloads the weights of a detector's or segmenter's backbone
+    # a detector or segmenter would download its backbone's weights
     backbone = "weights_backbone" in signature(get_model_builder(name)).parameters
     return get_model(name, weights=None, **({"weights_backbone": None} if backbone else {}))
 
 
 def of_timm(name: str) -> "nn.Module":
-    """A network of timm with random weights; a `UserError` for an unknown name, or without timm."""
+    """A network of timm with random weights; `UserError` for an unknown name, or without timm."""
     try:
         import timm
     except ImportError:
@@ -38,17 +38,18 @@ def of_timm(name: str) -> "nn.Module":
 
 
 def of_user(words: str) -> Any:
-    """The network that ``MODULE:FUNCTION`` or ``FILE.py:FUNCTION`` names, or that this function without arguments
-    returns.
+    """The network named by ``MODULE:FUNCTION`` or ``FILE.py:FUNCTION``, or returned by this function without arguments.
 
-    Modules are searched for in the working directory first, then where Python searches; packages may have any name. A
-    `UserError` if there is none, or it is not a network.
+    Modules are searched for in the working directory first, then on Python's path. `UserError` if there is none, or it
+    is not a network.
     """
     from torch import nn
 
     place, colon, name = words.rpartition(":")
     if not colon or not place or not name:
-        raise UserError(f"a network of one's own is MODULE:FUNCTION, such as mynets.small:build, not {words!r}")
+        raise UserError(
+            f"your own network must be MODULE:FUNCTION or FILE.py:FUNCTION, such as mynets.small:build, not {words!r}"
+        )
     here = str(Path.cwd())
     if sys.path[:1] != [here]:
         sys.path.insert(0, here)
@@ -65,7 +66,7 @@ def of_user(words: str) -> Any:
 
 
 def _file(path: Path) -> Any:
-    """Imports a file as a module, which can import those beside it."""
+    """Imports a file as a module, which can import its neighbours."""
     spec = util.spec_from_file_location(path.stem, path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise ImportError(f"there is no file {path}")

@@ -1,4 +1,4 @@
-"""Commands that compute nothing: list, show-config, prepare."""
+"""The commands list, show-config and prepare, which compute nothing."""
 
 from argparse import ArgumentParser, Namespace
 

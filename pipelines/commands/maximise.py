@@ -1,4 +1,4 @@
-"""The command `maximise`, which shows the images that a trained network responds to most."""
+"""The command `maximise`, which draws the images that a trained network responds to most."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -74,7 +74,7 @@ def _maximise(args: Namespace) -> int:
 
 COMMANDS = {
     "maximise": Command(
-        "draw the image that excites a class or a neuron most",
+        "draw the image to which a class or neuron responds most",
         _options,
         _maximise,
         (

@@ -1,4 +1,4 @@
-"""The command measure: how shifts change a network's answers."""
+"""The command measure, which shows how shifts change a network's predictions."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -32,28 +32,28 @@ def _measure_options(parser: ArgumentParser) -> None:
         "--boundary",
         choices=("circular", "zeros", "crop"),
         default="circular",
-        help="what enters at the edge (default: circular)",
+        help="what enters at the edge: the opposite edge, zeros, or more of the image (default: circular)",
     )
     parser.add_argument(
         "--output",
         type=png,
         metavar="PNG",
-        help="file of the map (default: <image>_shifts.png in the working directory)",
+        help="file of the map over shifts (default: <image>_shifts.png in the working directory)",
     )
 
 
 def _pictures(folder: Path) -> list[Path]:
-    """The images in a folder and its subfolders, in order; a `UserError` if there is none."""
+    """The images in a folder and its subfolders, in order; `UserError` if there is none."""
     from stillpoint.core.data.formats import IMAGE_SUFFIXES
 
     found = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
-        raise UserError(f"there is no picture in {folder} ({', '.join(IMAGE_SUFFIXES)})")
+        raise UserError(f"there is no image in {folder} ({', '.join(IMAGE_SUFFIXES)})")
     return found
 
 
 def _measure_folder(args: Namespace, found: Subject) -> int:
-    """Measures every image of a folder by pairs of shifts, as the evaluations draw them."""
+    """Measures every image of a folder by random pairs of shifts, as the evaluations do."""
     import torch
 
     from stillpoint.core.evaluation.measure import measure
@@ -73,16 +73,16 @@ def _measure_folder(args: Namespace, found: Subject) -> int:
         return 0
     if not found.trained:
         tell(UNTRAINED)
-    tell(f"{found.title} on {len(paths)} pictures of {args.image}")
+    tell(f"{found.title} on {len(paths)} images of {args.image}")
     tell(str(result))
     return 0
 
 
 def _measure(args: Namespace) -> int:
     if not Path(args.image).exists():
-        raise UserError(f"the picture {args.image} is not there")
+        raise UserError(f"there is no image {args.image}")
     if args.max_shift < 1:
-        raise UserError(f"--max-shift {args.max_shift}: it must be at least 1 pixel")
+        raise UserError(f"--max-shift must be at least 1 pixel, not {args.max_shift}")
     if args.output:
         require("matplotlib")
     found = subject(args)
@@ -93,7 +93,7 @@ def _measure(args: Namespace) -> int:
 
     size = found.size
     if args.boundary == "crop":
-        # the moving windows have the network's size, so the image is larger
+        # the moving windows have the network's size, so the image must be larger
         found = Subject(**{**found.__dict__, "size": size + 2 * args.max_shift})
     x, pixels = picture(args.image, found)
     with bars(shown=console().is_terminal and not args.json) as shown, fits(found):
@@ -124,7 +124,7 @@ def _measure(args: Namespace) -> int:
 
 
 def _drawn(args: Namespace, found: Subject, size: int, result: "ShiftMap", pixels: "np.ndarray") -> Path | None:
-    """The file of the map; None without matplotlib, which is not in the base of an installation."""
+    """Draws the map and returns its file; None without matplotlib, which the base installation lacks."""
     try:
         require("matplotlib")
     except ModuleNotFoundError as error:
@@ -149,8 +149,8 @@ def _print_map(found: Subject, result: "ShiftMap", output: Path | None, others: 
     if not found.trained:
         tell(UNTRAINED)
     tell(
-        f"{found.title}: class {result.unshifted} of the unshifted picture; a number is the class it becomes, "
-        f"shades are the change of the logits where it stays (· none, █ {_largest(result)})"
+        f"{found.title}: class {result.unshifted} for the unshifted image; a number is the class at a shift that "
+        f"changes it, a shade the logit change where it stays (· none, █ {_largest(result)})"
     )
     largest = max(float(result.change.max()), ROUNDING)
     width = max(2, len(str(int(result.prediction.max()))) + 1)
@@ -169,20 +169,20 @@ def _print_map(found: Subject, result: "ShiftMap", output: Path | None, others: 
         f"largest relative logit change {float(result.change.max()):.1e}"
     )
     if others:
-        tell(f"the network gives {others}: its consistency says little")
+        tell(f"the network assigns {others}: its consistency says little")
     if output:
         tell(f"written: {output}")
 
 
 def _largest(result: "ShiftMap") -> str:
-    """What the darkest shade stands for."""
+    """The meaning of the darkest shade."""
     from stillpoint.core.metrics.logit_change import ROUNDING
 
     return "the largest" if float(result.change.max()) >= ROUNDING else f"{ROUNDING:g}: all are rounding"
 
 
 def _others(found: Subject, x: "Tensor", result: "ShiftMap") -> str:
-    """Names of very different images, if they all get the image's class too."""
+    """A clause on very different images, if all of them get the image's class too; otherwise ""."""
     import torch
 
     from stillpoint.core.base.randomness import generator
@@ -191,12 +191,12 @@ def _others(found: Subject, x: "Tensor", result: "ShiftMap") -> str:
     noise = torch.randn(6, *x.shape, generator=generator("measure")).to(x)
     strange = torch.cat([torch.zeros_like(x)[None], -x[None], x.flip(1)[None], noise])
     same = (Predictor(found.net)(strange).argmax(1) == result.unshifted).all()
-    return "that class to a grey picture, to noise, to its negative and to it upside down too" if same else ""
+    return "the same class to a grey image, noise, the negative and the image upside down" if same else ""
 
 
 COMMANDS = {
     "measure": Command(
-        "show how shifts change a network's answers",
+        "show how shifts change a network's predictions",
         _measure_options,
         _measure,
         (

@@ -1,4 +1,4 @@
-"""``pages``: the tables, pictures and pages that are made from the kept runs."""
+"""The command ``pages``, which writes tables, figures and pages from the kept runs."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -7,9 +7,7 @@ from stillpoint.pipelines.commands.base import Command, remove_left, tell
 
 
 def _options(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing, and end with 1 where something would change"
-    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if anything would change")
 
 
 def _pages(args: Namespace) -> int:
@@ -46,7 +44,7 @@ def _pages(args: Namespace) -> int:
 
 COMMANDS = {
     "pages": Command(
-        "write tables and pictures of the kept runs into pages",
+        "write tables and figures of the kept runs into pages",
         _options,
         _pages,
         ("stillpoint pages", "stillpoint pages --check"),

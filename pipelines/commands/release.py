@@ -1,4 +1,4 @@
-"""``release``: keeps finished runs, once their numbers came out again; ``evaluate --pretrained`` asks later."""
+"""The command ``release``, which keeps finished runs whose numbers are reproduced, and ``evaluate --pretrained``."""
 
 import math
 import sys
@@ -20,21 +20,21 @@ def _options(parser: ArgumentParser) -> None:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="folders of measured runs, or of a recipe or paper with all in it; or where DVC can fetch one from: "
-        "ssh://host/path/to/results/..., remote://name/results/...",
+        help="folder of a measured run, or of a recipe or paper with all its runs; or an address from which DVC can "
+        "fetch one: ssh://host/path/to/results/..., remote://name/results/...",
     )
     parser.add_argument(
         "--weights", action="store_true", help="keep the weights too, kernels and matrices in half precision"
     )
-    parser.add_argument("--full", action="store_true", help="with --weights: all in float32")
+    parser.add_argument("--full", action="store_true", help="with --weights: keep all of them in float32")
     parser.add_argument(
         "--remote",
         metavar="NAME",
         default=cards.STORE,
-        help="the DVC remote that holds the weights (default: the store in the repository)",
+        help="the DVC remote that stores the weights (default: the store in the repository)",
     )
     parser.add_argument(
-        "--sample", type=positive, metavar="N", help="test images that are measured again (default: 2000)"
+        "--sample", type=positive, metavar="N", help="number of test images measured again (default: 2000)"
     )
     parser.add_argument("--anew", action="store_true", help="replace kept runs")
     parser.add_argument("--to", type=Path, metavar="DIR", help="folder of the kept runs (default: runs)")
@@ -44,7 +44,7 @@ def _options(parser: ArgumentParser) -> None:
 
 def _release(args: Namespace) -> int:
     if args.full and not args.weights:
-        raise UserError("--full keeps weights in float32: give --weights too")
+        raise UserError("--full keeps the weights in float32, so it needs --weights")
     from stillpoint.pipelines import released
 
     asked = released.Asked(
@@ -73,9 +73,9 @@ def _release(args: Namespace) -> int:
 
 
 def _below(folder: Path) -> list[Run]:
-    """The run of a folder, or all measured runs below one that is a recipe's or a paper's."""
+    """The run of a folder, or all measured runs in the folder of a recipe or paper."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is not there")
+        raise UserError(f"there is no folder {folder}")
     depths = [path.parent for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/metrics.json")]
     inside = [place for place in depths if place.name.startswith("seed")]
     if inside and not (folder / "config.yaml").is_file():
@@ -84,11 +84,11 @@ def _below(folder: Path) -> list[Run]:
 
 
 def evaluate_pretrained(args: Namespace) -> int:
-    """``stillpoint evaluate <pipeline>/<model> --pretrained``: a kept run's numbers, measured again; 1 if others."""
+    """``stillpoint evaluate <pipeline>/<model> --pretrained``: measures a kept run again; 1 if its numbers differ."""
     name = args.folder
     pipelines.entry(name)
     if args.pairs or args.status != "weights":
-        raise UserError("--pretrained measures as the card says: leave out --status and KEY VALUE pairs")
+        raise UserError("--pretrained measures with the card's settings: leave out --status and KEY VALUE pairs")
     run = cards.find(networks.KEPT, name, args.recipe)
     from stillpoint.pipelines import measuring, released
 
@@ -99,7 +99,7 @@ def evaluate_pretrained(args: Namespace) -> int:
     found = measuring.measured(config, weights, workers=args.workers, **options)
     stated = measuring.numbers(card["metrics"]["trained"])
     if found["provenance"]["data_digest"] != card["metrics"]["provenance"]["data_digest"]:
-        said = f"these are other images of {found['dataset']} than the card's: its numbers need not come out"
+        said = f"these images of {found['dataset']} differ from the card's, so its numbers may not be reproduced"
         print(f"stillpoint: {said}", file=sys.stderr)
     differing = cards.changed(stated, found["trained"])
     if args.json:
@@ -111,13 +111,13 @@ def evaluate_pretrained(args: Namespace) -> int:
         for key, value in stated.items():
             grid.add_row(key.replace("_", " "), f"{value:.6g}", f"{found['trained'].get(key, math.nan):.6g}")
         console().print(grid)
-        tell("; ".join(differing) if differing else "the card's numbers came out again")
+        tell("; ".join(differing) if differing else "the card's numbers are reproduced")
     return int(bool(differing))
 
 
 COMMANDS = {
     "release": Command(
-        "keep finished runs in runs/, once confirmed",
+        "measure finished runs again and keep them in runs/",
         _options,
         _release,
         (

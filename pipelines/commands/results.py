@@ -1,4 +1,4 @@
-"""Commands on the results of runs: table, figures, and run, which executes a paper's whole workflow."""
+"""The commands table, figures and run, which executes a paper's whole workflow."""
 
 import os
 import shlex
@@ -39,7 +39,7 @@ def _shared_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--kept",
         action="store_true",
-        help="use the kept runs and write beside them, in runs/; with --results: what is not kept, there",
+        help="use the kept runs and write to runs/; with --results, also runs from there that are not kept",
     )
 
 
@@ -80,7 +80,7 @@ def print_table(table: "Table") -> None:
 
 
 def _widths(head: Sequence[str], lines: Sequence[Sequence[str]], room: int) -> list[int | None]:
-    """Widths at which names stay whole, to be copied, and so do numbers; headings break first. None: as it comes."""
+    """Column widths at which names and numbers stay whole, and headings break first; None: the natural width."""
     rows = [len(line[0]) for line in lines]
     cells = [[len(word) for line in lines for word in line[number].split()] for number in range(1, len(head))]
     least = [max(sizes, default=1) for sizes in (rows, *cells)]
@@ -130,7 +130,7 @@ def _writing(args: Namespace) -> Iterator[None]:
     place = networks.kept_root() if args.kept else args.results or layout.RESULTS
     folder = layout.table(args.pipeline, recipe_of(args), "md", place).parent
     if not folder.is_dir():
-        yield  # nothing to show: reported below
+        yield  # there is nothing to show, which the caller reports
         return
     with locked(folder / ".tables.lock", wait=lambda sentence: print(sentence, file=sys.stderr)):
         sweep(folder, below=False)
@@ -139,7 +139,7 @@ def _writing(args: Namespace) -> Iterator[None]:
 
 
 def _gathered(args: Namespace) -> "Results":
-    # imports pydantic, which takes as long as everything else that --help needs
+    # imported here because pydantic takes as long as everything else that --help needs
     from stillpoint.pipelines.gathering import gather
 
     kept = networks.kept_root() if args.kept else None
@@ -157,17 +157,17 @@ def _workflow_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--anew",
         action="store_true",
-        help="remove existing runs, whoever made them, and start from scratch",
+        help="remove existing runs, also those made by hand, and start from scratch",
     )
     parser.add_argument(
         "--kept",
         action="store_true",
-        help="treat kept runs as done, train only what is not kept under these settings; the table is in runs/",
+        help="use kept runs with these settings and train only the others; the table goes to runs/",
     )
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="train nothing: time a few steps of each network, and say what the whole would take",
+        help="train nothing: time a few steps of each network and estimate the total",
     )
     add_places(parser)
     add_device(parser)
@@ -179,7 +179,7 @@ def _workflow(args: Namespace) -> int:
     from stillpoint.pipelines import gathering, workflow
 
     if args.anew and args.kept:
-        raise UserError("--kept uses runs as they are, --anew replaces them: give only one")
+        raise UserError("--kept uses runs as they are and --anew replaces them: leave one out")
     given = {
         "recipe": recipe_of(args),
         "seeds": args.seeds,
@@ -200,10 +200,10 @@ def _workflow(args: Namespace) -> int:
         return 0
     for run in () if args.anew else plan.runs:
         plan.refuse(run)
-    # snakemake inherits the lock, which is thus held until both have ended, even after SIGKILL
+    # snakemake inherits the lock, which is thus held until both have ended, even after SIGKILL of one
     with locked(plan.folder / ".lock", wait=tell) as held:
         for run in plan.runs:
-            # what a killed workflow was training or measuring goes on without it, and is then there to be used
+            # jobs of a killed workflow continue without it, so wait until they end and their results can be used;
             # results that were copied or fetched have no lock file
             if run.lock.exists() or (args.anew and run.folder.is_dir()):
                 with locked(run.lock, wait=tell):
@@ -222,7 +222,7 @@ def _workflow(args: Namespace) -> int:
     found = gathering.gather(args.pipeline, plan.recipe, args.results, plan.seeds, plan.pairs, plan.kept)
     made = gathering.contents(found, plan.shown)
     if any(not path.is_file() or path.read_bytes() != text.encode() for path, text in made.items()):
-        # numbers with an older time stamp than their table: a clock that was put back, a copy that keeps its times
+        # numbers older than their table by time stamp, after a clock change or a copy that keeps times
         with _writing(args):
             gathering.write_table(found, plan.shown)
             gathering.draw_figures(found, plan.shown)

@@ -1,4 +1,4 @@
-"""The network that a command examines, named in any of the ways a user may name one, and the images that it takes."""
+"""The network that a command examines, however the user names it, and the images that it takes."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-UNTRAINED = "no weights were given, so the network is untrained (see --weights, or give a run's folder)"
+UNTRAINED = "no weights were given, so the network is untrained (use --weights, or a run's folder)"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Subject:
 
 
 def subject_options(parser: ArgumentParser) -> None:
-    """Options that name the network, its weights, its data set and its device."""
+    """Adds the options that name the network, its weights, data set and device."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--torchvision",
@@ -59,8 +59,8 @@ def subject_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--dataset",
         metavar="NAME",
-        help="the data set whose image size, classes and normalisation to use (default: imagenet; cifar10 for a "
-        "network that supports it, if --size is at most 64; otherwise what the network is made for)",
+        help="data set that sets image size, classes and normalisation (default: imagenet, or cifar10 if --size is at "
+        "most 64, if the network supports them; otherwise one that it supports)",
     )
     parser.add_argument("--weights", metavar="FILE", help="weights to load: safetensors, or a torch file of tensors")
     parser.add_argument(
@@ -71,15 +71,15 @@ def subject_options(parser: ArgumentParser) -> None:
 
 
 def subject(args: Namespace) -> Subject:
-    """The network that the options name, on its device, in eval mode; a `UserError` if there is none."""
+    """The network that the options name, on its device, in eval mode; `UserError` if there is none."""
     given = [word for word in (args.network, args.torchvision, args.timm, args.model) if word]
     if len(given) != 1:
         raise UserError(
-            "say which network: pipeline/model, a run's folder, --torchvision NAME, --timm NAME or "
+            "name exactly one network: pipeline/model, a run's folder, --torchvision NAME, --timm NAME or "
             "--model MODULE:FUNCTION"
         )
     if args.size is not None and args.size < 1:
-        raise UserError(f"--size is a number of pixels, not {args.size}")
+        raise UserError(f"--size must be at least 1 pixel, not {args.size}")
     if args.network and Path(args.network).is_dir():
         found = _from_run(args)
     elif args.network:
@@ -93,7 +93,7 @@ def subject(args: Namespace) -> Subject:
 
 
 def default_dataset(args: Namespace) -> str:
-    """ImageNet, unless the images are small or the network does not support it."""
+    """The default data set: ImageNet, unless the images are small or the network does not support it."""
     _, entry = pipelines.entry(args.network)
     if args.size is not None and args.size <= 64 and (not entry.datasets or "cifar10" in entry.datasets):
         return "cifar10"
@@ -152,9 +152,9 @@ def _own(args: Namespace) -> Subject:
 
 @contextmanager
 def fits(found: Subject) -> Iterator[None]:
-    """Reports a network's failure on an image, in PyTorch's words, as one sentence.
+    """Reports a network's failure on an image as one sentence, with PyTorch's message.
 
-    One of this project's networks first gets a blank image: if that works, any later error is a bug.
+    A network of this project first gets a blank image: if that works, any later error is a bug.
     """
     import torch
 
@@ -185,8 +185,7 @@ def _threads(args: Namespace) -> None:
 
 
 def picture(path: str, found: Subject) -> tuple["Tensor", Any]:
-    """An image, upright, its shorter side resized and its centre cropped: normalised (C, H, W), and in [0, 1] for
-    drawing."""
+    """(normalised image (C, H, W), image in [0, 1] for drawing): upright, shorter side resized, centre cropped."""
     import numpy as np
     import torch
 

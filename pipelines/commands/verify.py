@@ -1,4 +1,4 @@
-"""The command `verify`: whether the present code reproduces the bits of a run that other code trained."""
+"""The command `verify`, which checks that the current code reproduces a run's first epoch bit by bit."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -38,18 +38,18 @@ def _verify(args: Namespace) -> int:
         train(config, again, build=build, hooks=hooks, code=code, until=1, **options)
         if first_epoch(again) != about["first_epoch"]:
             tell(
-                f"{name}: this code gives other weights after the first epoch; the run cannot be averaged with new ones"
+                f"{name}: this code gets other weights in the first epoch, so the run cannot be averaged with new ones"
             )
             return 1
         revision, clean = commit()
         found = read_json(run.verified, remedy="remove it", of=dict) if run.verified.is_file() else {}
         write_json(run.verified, {**found, code: {"commit": revision, "clean": clean}})
-    tell(f"{name}: this code gives the same bits after the first epoch; written: {run.verified}")
+    tell(f"{name}: this code reproduces the first epoch bit by bit; written: {run.verified}")
     return 0
 
 
 def _first_epoch(run: Run) -> dict[str, Any]:
-    """The content of a run's train.json; a `UserError` if it does not record the first epoch."""
+    """The content of a run's train.json; `UserError` if it does not record the first epoch."""
     try:
         found = read_json(run.training, of=dict)
         if found["first_epoch"]:
@@ -57,7 +57,7 @@ def _first_epoch(run: Run) -> dict[str, Any]:
     except (UserError, KeyError):
         pass
     raise UserError(
-        f"{run.folder} is not finished, or was trained before first epochs were recorded: there is nothing to compare"
+        f"{run.folder} is unfinished, or was trained before first epochs were recorded, so there is nothing to compare"
     )
 
 

@@ -1,4 +1,4 @@
-"""Weights trained by others: converting checkpoints to ours, and fetching published ones."""
+"""The command weights: converts foreign checkpoints, and fetches published ones."""
 
 import hashlib
 from argparse import ArgumentParser, Namespace
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TIMEOUT = 30  # seconds without a byte
-#: maximum bytes of a download; the largest published network here has a third of it
+#: largest download in bytes, three times the largest published network
 LARGEST = 2 << 30
 
 
@@ -36,7 +36,7 @@ def _options(parser: ArgumentParser) -> None:
     convert.add_argument(
         "--part",
         metavar="KEY",
-        help="which part of the checkpoint, if it holds several networks: state_dict_ema, ...",
+        help="key of the network, if the checkpoint holds several: state_dict_ema, ...",
     )
     convert.set_defaults(work=_convert)
     fetch = inner.add_parser("fetch", help="fetch a paper's published checkpoint, verified by its hash")
@@ -52,7 +52,7 @@ def _weights(args: Namespace) -> int:
 
 def _convert(args: Namespace) -> int:
     if args.target.suffix != ".safetensors":
-        raise UserError(f"{args.target}: the output is safetensors, so its name must end in .safetensors")
+        raise UserError(f"{args.target} must end in .safetensors, the format of the output")
     if args.target.exists() and args.source.exists() and args.target.samefile(args.source):
         raise UserError(f"{args.target} is the checkpoint itself: give the output another name")
     if args.model is None:
@@ -81,9 +81,9 @@ def _convert(args: Namespace) -> int:
 
 
 def _strip(args: Namespace) -> int:
-    """Writes only the network's tensors of a checkpoint."""
+    """Writes a checkpoint's tensors of the network, with unchanged names."""
     if args.pairs:
-        raise UserError(f"settings such as {args.pairs[0]} need a network: give --model")
+        raise UserError(f"settings such as {args.pairs[0]} need a network: add --model")
     from safetensors.torch import save
 
     from stillpoint.core.base.files import write_atomic
@@ -100,7 +100,7 @@ def _strip(args: Namespace) -> int:
 
 
 def ours(paper: str, tensors: "dict[str, Tensor]", net: "nn.Module") -> "dict[str, Tensor]":
-    """`tensors` under the names of `net`: unchanged if they fit, otherwise as the paper translates them."""
+    """`tensors` under the names of `net`: unchanged if they fit, otherwise translated by the paper."""
     if tensors.keys() == net.state_dict().keys():
         return tensors
     return pipelines.paper(paper).translated(tensors, net)
@@ -142,7 +142,7 @@ def _fetch(args: Namespace) -> int:
 
 
 def download(address: str, target: Path, digits: str) -> None:
-    """Fetches a file whose SHA-256 begins with `digits`; `target` is written atomically.
+    """Downloads a file whose SHA-256 begins with `digits` to `target`, atomically.
 
     Raises `UserError` if the server refuses, cannot be reached, breaks off, sends more than announced or than
     `LARGEST`, or sends another file.
@@ -161,9 +161,7 @@ def download(address: str, target: Path, digits: str) -> None:
             length = int(answer.headers.get("Content-Length") or 0)
             most = min(length or LARGEST, LARGEST)
             if length > LARGEST:
-                raise UserError(
-                    f"{address} announces {length:,} bytes, more than the {LARGEST:,} that weights may have"
-                )
+                raise UserError(f"{address} announces {length:,} bytes, more than the allowed {LARGEST:,}")
             with bars(DownloadColumn(), TransferSpeedColumn()) as shown, temporary.open("wb") as file:
                 task = shown.add_task(target.name, total=length or None)
                 while block := answer.read(1 << 20):
@@ -177,13 +175,13 @@ def download(address: str, target: Path, digits: str) -> None:
                 raise UserError(f"{address} broke off after {done} of {length} bytes: try again")
             if not state.hexdigest().startswith(digits):
                 raise UserError(
-                    f"{address} is another file than the one that was published: its SHA-256 begins with "
-                    f"{state.hexdigest()[: len(digits)]}, not {digits}; nothing was kept"
+                    f"{address} is not the published file: its SHA-256 begins with {state.hexdigest()[: len(digits)]}, "
+                    f"not {digits}; nothing was saved"
                 )
     except HTTPError as error:
         raise UserError(
-            f"the server refuses {address} (HTTP {error.code} {error.reason}): convert a copy from elsewhere with "
-            "stillpoint weights convert, or give --address"
+            f"the server refuses {address} (HTTP {error.code} {error.reason}): name a copy with --address, or convert "
+            "one with stillpoint weights convert"
         ) from None
     except (URLError, TimeoutError, ConnectionError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error

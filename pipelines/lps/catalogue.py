@@ -1,4 +1,4 @@
-"""The networks of the paper: ResNets that sample by learned scores, and those it compares with."""
+"""The networks of the paper: ResNets that sample by learned scores, and those that it compares with."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ ARCHITECTURES = {
     "resnet101": ("imagenet",),
     "resnet20": SMALL,
 }
-#: architecture of a segmenter's ResNet -> the data sets that it is made for
+#: architecture of a segmenter's ResNet -> the data sets that it is for
 SEGMENTERS = {
     "resnet18": ("digits_segmentation", "voc2012"),
     "resnet50": ("voc2012",),
@@ -60,7 +60,7 @@ def models() -> dict[str, ModelEntry]:
             add(f"{arch}_aps{size if size > 1 else ''}", {"DOWNSAMPLE": "polyphase", **filtered, **bare})
             if size > 1:
                 add(f"{arch}_lpf{size}", {"DOWNSAMPLE": "blur", **taps, "FILTER_PADDING": "circular", **bare})
-        # the narrow network has 16 channels, and fewer at a part of its width
+        # ResNet-20 has 16 channels or, with MODEL.WIDTH, fewer: too few for more groups
         groups: dict[str, Any] = {"GROUPS": 4} if arch == "resnet20" else {}
         add(f"{arch}_lps_ddac3", _lps(arch, "filter=adaptive", FILTER_SIZE=3, **groups), PAPER)
         add(f"{arch}_lps_wide", _lps(arch, narrow=False), PAPER)

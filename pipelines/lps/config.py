@@ -17,7 +17,7 @@ SMALL = 64  # images up to this size get a stem that does not stride
 
 
 class Model(NetworkConfig):
-    """A ResNet and the filling of its strides."""
+    """MODEL: a ResNet and the filling of its strides."""
 
     arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet20", "resnet56", "basic"] = "resnet18"
     form: Literal["auto", "cifar", "imagenet"] = Field(

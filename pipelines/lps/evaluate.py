@@ -30,8 +30,7 @@ SEED, SAMPLES = 7, 2
 
 
 class StandardAndCircular:
-    """``standard_consistency`` and ``rolled_consistency``: means over batches of the fraction of images with the same
-    class throughout."""
+    """``standard_consistency`` and ``rolled_consistency``: mean over batches of the fraction that keeps one class."""
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
         self.random, self.max_shift = np.random.RandomState(SEED), config.max_shift
@@ -60,7 +59,7 @@ class BatchPairs:
         shares = []
         for move in (shift_zeros, roll):
             shifts = torch.randint(-self.reach, self.reach, (SAMPLES, 2), generator=self.random).tolist()
-            # a window further down shows what lies higher up
+            # a window that moves down shows content that moves up
             signs = -1 if move is shift_zeros else 1
             seen = [view.predict(move(view.images, (signs * i, signs * j))).argmax(1) for i, j in shifts]
             shares.append(float(all_agree(seen).double().mean()))
@@ -72,7 +71,7 @@ class BatchPairs:
 
 
 class Precision(Segmentation):
-    """The scores of the transposed matrix: the mean accuracy is then the mean precision."""
+    """Scores of the transposed confusion matrix, whose mean accuracy is the mean precision."""
 
     def compute(self) -> Result:
         assert self.found is not None, "there is at least one image"

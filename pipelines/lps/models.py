@@ -1,4 +1,4 @@
-"""The paper's networks: the shared ResNet with filled slots, and the peculiarities of the authors' code."""
+"""Builds the paper's networks: core's ResNet with filled slots, and the peculiarities of the authors' code."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,8 +31,8 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
     """The network of a MODEL section, (B, in_channels, S, S) -> logits (B, num_classes), or a segmenter's maps of them.
 
     Warns:
-        UserWarning: a network that chooses its grids, with circular padding, at a size where a map with an odd side is
-            sampled, which costs its exact invariance.
+        UserWarning: a network with circular padding that chooses its grids samples a map with an odd side, so that its
+            invariance is not exact.
     """
     imagenet = model.form == "imagenet" or (model.form == "auto" and image_size > SMALL)
     filled = slots(model)
@@ -41,7 +41,7 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
         if image_size % 2**halvings:
             warnings.warn(
                 f"{model.name or model.arch} halves a map of {image_size}x{image_size} {halvings} times and meets an "
-                "odd side: there its shift invariance is no longer exact",
+                "odd side, so its shift invariance is not exact",
                 stacklevel=2,
             )
     net = classifier(
@@ -82,7 +82,7 @@ Sampling = Callable[..., Downsample]
 
 
 class SampledConvolutionBlock(BasicBlock):
-    """A BasicBlock that samples after its second convolution: the scores are those of a signed map."""
+    """A BasicBlock that samples after its second convolution, where the map that is scored has both signs."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(conv_norm_act(x, self.conv1, self.bn1, self._inner(0)))
@@ -132,7 +132,7 @@ def sampling(
     select: str = "after_blur",
     **options: Any,
 ) -> Sampling:
-    """The filling of the slot in a network of the paper's comparison.
+    """A filling of the slot for the networks that the paper compares.
 
     Args:
         kind: "lps", "aps" ("max_2_norm" of the authors), "decimation" (a filter, then every second pixel) or "average"
@@ -141,10 +141,10 @@ def sampling(
         filter, size, groups, padding, select: as in `LearnablePolyphaseDownsample2d`.
         options: further options of that layer, for "lps" only.
 
-    The sampling takes ``unfiltered=True`` for a place without a filter. ValueError for an unknown kind.
+    The filling takes ``unfiltered=True`` for a position without a filter. ValueError for an unknown kind.
     """
     if kind not in ("lps", "aps", "decimation", "average"):
-        raise ValueError(f"sampling must be one of lps, aps, decimation, average, got {kind!r}")
+        raise ValueError(f"kind must be lps, aps, decimation or average, got {kind!r}")
 
     def build(channels: int, stride: int = 2, *, unfiltered: bool = False) -> Downsample:
         adaptive, taps = filter == "adaptive" and not unfiltered, 1 if unfiltered else size
@@ -203,7 +203,7 @@ def classifier(
     """
     if arch == "basic":
         if fill is None:
-            raise ValueError("the basic network has no strided form")
+            raise ValueError("the basic network has no strided form: it needs a filling")
         made: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "conv_padding": conv_padding}
         return BasicNet(downsample=fill, **made)
     options: dict[str, Any] = {"conv_padding": conv_padding, "in_channels": in_channels, "num_classes": num_classes}

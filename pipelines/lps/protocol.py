@@ -11,12 +11,12 @@ Offset = tuple[int, int]
 
 
 def draw_offsets(random: np.random.RandomState, low: int, high: int, samples: int) -> list[Offset]:
-    """`samples` pairs (rows, columns), uniform from `low` to `high` - 1: rows first, one number at a time."""
+    """Draws `samples` pairs (rows, columns), uniform from `low` to `high` - 1, one number at a time, rows first."""
     return [(int(random.randint(low, high)), int(random.randint(low, high))) for _ in range(samples)]
 
 
 def imagenet_offsets(random: np.random.RandomState, *, largest: int, samples: int) -> tuple[list[Offset], list[Offset]]:
-    """The shifts of one batch: windows starting at 0 to largest - 1, then rolls by -largest to largest - 1."""
+    """Draws the shifts of one batch: windows that start at 0..largest-1, then rolls by -largest..largest-1."""
     standard = draw_offsets(random, 0, largest, samples)
     return standard, draw_offsets(random, -largest, largest, samples)
 
@@ -24,7 +24,7 @@ def imagenet_offsets(random: np.random.RandomState, *, largest: int, samples: in
 def imagenet_consistency(
     net: Callable[[Tensor], Tensor], images: Tensor, offsets: tuple[Sequence[Offset], Sequence[Offset]], *, patch: int
 ) -> tuple[float, float]:
-    """Percent of a batch (B, C, H, W) whose class is the same in all windows of `patch` pixels, and under all rolls.
+    """Percentages of a batch (B, C, H, W) with one class in all windows of `patch` pixels, and under all rolls.
 
     Rolled images are classified at full size, unlike the windows.
     """

@@ -1,4 +1,4 @@
-"""The paper's table: accuracy, consistency, and whether circular shifts change a logit at all."""
+"""The paper's table: accuracy, consistency, and the largest change of a logit under circular shifts."""
 
 from typing import TYPE_CHECKING
 

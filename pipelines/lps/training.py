@@ -19,7 +19,7 @@ from stillpoint.pipelines.lps.weights import recognised
 
 
 def temperature(train: Train, at: Moment) -> float:
-    """The temperature of a step of training; a `UserError` for one below `COLDEST`."""
+    """The temperature of a training step; `UserError` for one below `COLDEST`."""
     n = at.epoch * at.steps + at.step if train.tau_per == "step" else at.epoch
     if train.tau == "step":
         value = step_decay(n, every=train.tau_every, gamma=train.tau_gamma, least=train.tau_min)
@@ -56,7 +56,7 @@ class _Annealing:
 
 
 def groups(net: nn.Module, factor: float) -> list[ParameterGroup]:
-    """A segmenter's ResNet at `factor` times the rate, its scorers without weight decay; nothing for a classifier."""
+    """Groups of a segmenter's ResNet at `factor` times the rate, scorers without weight decay; [] for a classifier."""
     if not isinstance(net, DeepLabV3Plus) or factor == 1:
         return []
     scorers = scorer_parameters(net.backbone)

@@ -1,4 +1,4 @@
-"""The names in the authors' checkpoints -> ours.
+"""Renames the tensors of the authors' checkpoints to ours.
 
 In their blocks a sampling layer and the convolution after it are one Sequential (``conv2.0``, ``conv2.1``); ours keep
 torchvision's names, and the layer is the block's ``pool``. Their shortcuts hold an unused temperature.
@@ -15,7 +15,7 @@ from stillpoint.core.base.errors import UserError
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.runs.foreign import fitted, tensors_of, translate
 
-#: within a layer of sampling, theirs -> ours
+#: names within a sampling layer: theirs -> ours
 _LAYER = (
     (r"component_selection\.gumbel_tau$", "tau"),
     (r"component_selection\.get_logits\.", "scorer."),
@@ -32,19 +32,19 @@ _LAYER = (
     (r"scorer\._(phi|psi|beta)\.3\.", r"scorer.\1.conv2."),
 )
 _PARTS = r"component_selection\.|_antialias_layer\."
-#: the authors' place in the ImageNet stem -> ours, with a first layer before the max-pool and without
+#: the authors' position in the ImageNet stem -> ours, with a sampling layer before the max-pool (True) and without
 _STEM = {True: {"0": "0", "3": "2"}, False: {"2": "1"}}
 
 
 def layer_name(name: str) -> str:
-    """The name of a tensor of a layer of sampling: theirs -> ours; ``filter.kernel`` for a fixed filter."""
+    """Our name for a tensor of the authors' sampling layer; ``filter.kernel`` for a fixed filter."""
     for theirs, ours in _LAYER:
         name = re.sub(theirs, ours, name)
     return name
 
 
 def network_name(name: str, given: Mapping[str, Any]) -> str:
-    """The name of a tensor of a network: theirs -> ours. `given` are all of theirs."""
+    """Our name for a tensor of the authors' network; `given` are all of theirs."""
     name = re.sub(r"^core\.", "", name)
     block = r"(layer\d\.\d+)\."
     if match := re.fullmatch(rf"{block}conv\d\.[01]\.((?:{_PARTS}).*)", name):
@@ -62,7 +62,7 @@ def network_name(name: str, given: Mapping[str, Any]) -> str:
 
 
 def segmenter_name(name: str, given: Mapping[str, Any]) -> str:
-    """The name of a tensor of a DeepLabV3+: theirs -> ours."""
+    """Our name for a tensor of the authors' DeepLabV3+; `given` are all of theirs."""
     name = re.sub(r"^model\.", "", name)
     if match := re.fullmatch(r"backbone\.(.*)", name):
         return f"backbone.{network_name(match[1], given)}"
@@ -77,7 +77,7 @@ def segmenter_name(name: str, given: Mapping[str, Any]) -> str:
 
 
 def recognised(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
-    """A checkpoint of ours or of the authors' under the names of `net`; `UserError` if it is neither."""
+    """A checkpoint of ours or of the authors under the names of `net`; `UserError` for any other."""
     names = net.state_dict().keys()
     return fitted(tensors_of(state_dict)[0], names, lambda g: g if g.keys() == names else _from_authors(g, net))
 
@@ -113,7 +113,7 @@ def renamed(given: Mapping[str, Tensor], ours: Mapping[str, str], net: nn.Module
     for name, tensor in found.items():
         if tensor.shape != wanted[name].shape:
             shapes = f"{tuple(tensor.shape)}, the network's {tuple(wanted[name].shape)}"
-            raise UserError(f"the checkpoint is of another network: {theirs.get(name, name)} has shape {shapes}")
+            raise UserError(f"the checkpoint is of another network: {theirs.get(name, name)} has the shape {shapes}")
     return found
 
 
@@ -123,6 +123,6 @@ def _gained(theirs: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _projection(block: str, place: str, given: Mapping[str, Any]) -> int:
-    """0 for the convolution of a shortcut, 1 for its batch norm; theirs follow a layer of sampling or do not."""
+    """0 for the convolution of a shortcut, 1 for its batch norm, which in theirs may follow a sampling layer."""
     weight = next((v for name, v in given.items() if name.endswith(f"{block}.downsample.{place}.weight")), None)
     return 0 if weight is not None and weight.ndim == 4 else 1

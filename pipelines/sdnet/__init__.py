@@ -1,4 +1,7 @@
-"""Dai et al., "Revisiting sparse convolutional model for visual recognition", NeurIPS 2022, and CIFAR-10-C."""
+"""Sparse dictionary networks.
+
+Dai et al., "Revisiting sparse convolutional model for visual recognition", NeurIPS 2022, with CIFAR-10-C.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any

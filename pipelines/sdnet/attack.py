@@ -1,4 +1,4 @@
-"""The evaluation `attack`: projected gradient descent, attack and defence at chosen lambdas."""
+"""The evaluation "attack": projected gradient descent, with attack and defence at chosen lambdas."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ from stillpoint.pipelines.sdnet.views import chosen, first_layer, network
 
 
 class Attack:
-    """Accuracy under projected gradient descent, attack and defence at one lambda in eval mode; both norms.
+    """Accuracy under projected gradient descent in both norms, with attack and defence at one lambda, in eval mode.
 
-    ``attack_<norm>_accuracy`` is at the lambda of training. The maps hold, for each lambda, the accuracy without an
+    ``attack_<norm>_accuracy`` is at the lambda of training. The maps hold for each lambda the accuracy without an
     attack, under an attack made at that lambda, and under one made at the lambda of training, which overstates
     robustness.
     """
@@ -59,7 +59,7 @@ class Attack:
             parameter.requires_grad_(False)
         shape = images.shape[1:]
         draws = [torch.randn(shape, generator=generator("attack", norm, self.seed, int(n))) for n in indices]
-        # start on the sphere, or at a corner of the box
+        # projected to the sphere, or to a corner of the box
         start = project(torch.stack(draws).to(images) * 1e3, norm, radius)
         view.progress(f"attack, {norm}", 0, 1)
         try:

@@ -1,7 +1,7 @@
-"""AutoAttack (Croce and Hein, ICML 2020) by an installed package: its authors' or torchattacks.
+"""AutoAttack (Croce and Hein, ICML 2020) from an installed package: its authors' or torchattacks.
 
-Neither is needed for anything else, so the evaluation requires one only when used. Attack and defence use the lambda of
-training, in eval mode, through all iterations, as for projected gradient descent.
+Nothing else needs either, so a package is required only when the evaluation is used. Attack and defence use the lambda
+of training, in eval mode, through all iterations, as for projected gradient descent.
 """
 
 from importlib.util import find_spec
@@ -27,7 +27,7 @@ TARGETS = 9
 
 
 class _FromPixels(nn.Module):
-    """A network of images in [0, 1]."""
+    """A network whose inputs are pixels in [0, 1]."""
 
     def __init__(self, net: nn.Module, pixels: Pixels) -> None:
         super().__init__()
@@ -38,10 +38,10 @@ class _FromPixels(nn.Module):
 
 
 class AutoAttacked:
-    """Accuracy under AutoAttack's standard version: ``autoattack_<norm>_accuracy``, of EVALUATE.LIMIT_ATTACK images.
+    """Accuracy under AutoAttack's standard version on LIMIT_ATTACK images: ``autoattack_<norm>_accuracy``.
 
-    The packages draw for a batch as a whole, so results depend on EVALUATE.BATCH_SIZE. ``autoattack_authors_package``
-    is 1 if the authors' was used. `UserError` if neither is installed.
+    The packages draw for a whole batch, so results depend on EVALUATE.BATCH_SIZE. ``autoattack_authors_package`` is 1
+    if the authors' package was used. `UserError` if neither is installed.
     """
 
     def __init__(self, config: Any, seed: int, *, run: RunConfig) -> None:
@@ -79,8 +79,8 @@ class AutoAttacked:
             excess = float((change.abs().amax(1) if norm == "linf" else change.norm(dim=1)).amax())
             if excess > radius * 1.001 + 1e-6:
                 raise UserError(
-                    f"{self.package} changed a picture by {excess:.4f} in the {norm} norm, more than the {radius:.4f} "
-                    "it was allowed"
+                    f"{self.package} changed an image by {excess:.4f} in the {norm} norm, more than the allowed "
+                    f"{radius:.4f}"
                 )
             right = topk_correct(view.predict(self.pixels.normalised(found)), labels)[:, 0]
             self.tallies[norm].update(right)

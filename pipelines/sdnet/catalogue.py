@@ -1,4 +1,4 @@
-"""The networks of the paper under its authors' names; their "all" means two networks, so one is spelt out."""
+"""The networks of the paper by its authors' names, except that their "all" means two networks, so one has a suffix."""
 
 from stillpoint.pipelines.paper import ModelEntry
 
@@ -7,7 +7,7 @@ NO_SHORTCUT = "_noshortcut"
 
 
 def models() -> dict[str, ModelEntry]:
-    """Entries by name: ``sdnet18`` codes in its stem alone, ``sdnet18_all`` in all its blocks as well."""
+    """All networks by name: ``sdnet18`` has sparse coding only in its stem, ``sdnet18_all`` in all its blocks too."""
     entries = []
     for depth in (18, 34):
         entries += [

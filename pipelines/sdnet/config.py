@@ -1,4 +1,4 @@
-"""The configuration of this pipeline, under the authors' keys."""
+"""The configuration of this pipeline, with the authors' keys."""
 
 from math import isfinite
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ NAMES = tuple(models())
 
 
 class Model(NetworkConfig):
-    """A sparse-coding network: which one, and the problem that its layers solve."""
+    """MODEL: a sparse-coding network, and the problem that its layers solve."""
 
     name: str = Field("sdnet18", description=f"one of {', '.join(NAMES)}")
     shortcut: bool = Field(True, description="residual connections of the *_all networks; the others always have them")
@@ -30,7 +30,7 @@ class Model(NetworkConfig):
         description="weight of |z|_1: one for all sparse-coding layers, or one for each in order",
     )
     adaptivelambda: bool = Field(
-        False, description="scale lambda by the number of inputs of a layer over that of its outputs"
+        False, description="scale lambda by a layer's number of inputs over its number of outputs"
     )
     mu: float = Field(0.0, ge=0, description="weight of |z|^2 / 2")
     nonegative: bool = Field(True, description="codes of at least 0")
@@ -50,7 +50,7 @@ class Model(NetworkConfig):
     @model_validator(mode="before")
     @classmethod
     def _called_by_one_name(cls, given: Any) -> Any:
-        # the authors' "all" with SHORTCUT False: its runs and its row in a table must not pass for the other network's
+        # the authors' "all" with SHORTCUT False gets another name, so that its results are not mistaken for the other's
         if isinstance(given, dict):
             keys = {key.lower(): key for key in given}
             name = str(given.get(keys.get("name", ""), ""))
@@ -62,18 +62,18 @@ class Model(NetworkConfig):
     def _possible(self) -> "Model":
         if self.name not in NAMES:
             raise ValueError(
-                f"unknown MODEL.NAME {self.name!r}{nearest(self.name, list(NAMES))}: one of {', '.join(NAMES)}"
+                f"unknown MODEL.NAME {self.name!r}{nearest(self.name, list(NAMES))}; choose from {', '.join(NAMES)}"
             )
         if self.name.endswith(NO_SHORTCUT) and self.shortcut:
             raise ValueError(
                 f"MODEL.NAME {self.name} means MODEL.SHORTCUT False; with shortcuts it is {self.architecture}"
             )
         if min(self.lambda_, default=0) < 0:
-            raise ValueError(f"MODEL.LAMBDA {list(self.lambda_)} has a negative value; each must be at least 0")
+            raise ValueError(f"MODEL.LAMBDA must have values of at least 0, not {list(self.lambda_)}")
         if not all(isfinite(value) for value in (*self.lambda_, self.mu)):
             raise ValueError(f"MODEL.LAMBDA {list(self.lambda_)} and MODEL.MU {self.mu} must be finite numbers")
         if not self.lambda_:
-            raise ValueError("MODEL.LAMBDA is empty; it takes one value, or one for each sparse-coding layer")
+            raise ValueError("MODEL.LAMBDA must have one value, or one for each sparse-coding layer, not none")
         if self.pooling and not self.dense:
             raise ValueError(
                 f"MODEL.POOLING is for the *_all networks; {self.name} has no strided sparse-coding layer in its blocks"
@@ -86,17 +86,17 @@ class Model(NetworkConfig):
 
     @property
     def architecture(self) -> str:
-        """The authors' name."""
+        """The authors' name of the network."""
         return self.name.removesuffix(NO_SHORTCUT)
 
     @property
     def dense(self) -> bool:
-        """Whether the blocks are made of sparse-coding layers."""
+        """Whether the blocks consist of sparse-coding layers."""
         return self.architecture.endswith("_all")
 
 
 class Evaluate(EvaluateConfig):
-    """Settings of robust inference and attacks; the defaults are the authors', where their code states them."""
+    """EVALUATE: settings of robust inference and attacks; defaults are the authors' if their code states them."""
 
     lambdas: tuple[float, ...] = Field(
         tuple(round(0.1 * k, 1) for k in range(1, 15)),
@@ -105,10 +105,10 @@ class Evaluate(EvaluateConfig):
     noise_levels: int = Field(
         10,
         ge=2,
-        description="at most this many of the authors' levels of each noise, evenly from the lowest to the highest",
+        description="at most this many of the authors' levels of each noise, evenly from lowest to highest",
     )
     limit_sweep: int | None = Field(
-        1000, ge=1, description="images of each part, evenly spaced, on which lambda is chosen and tried; none: all"
+        1000, ge=1, description="evenly spaced images on which lambda is chosen, and on which it is tried; none: all"
     )
     limit_corruptions: int | None = Field(
         None, ge=1, description="corrupt only this many images, evenly spaced; none: all"
@@ -122,18 +122,18 @@ class Evaluate(EvaluateConfig):
     )
     pictures: int = Field(8, ge=1, description="images, evenly spaced, whose reconstructions are stored")
     tensorboard: bool = Field(
-        False, description="write the reconstructions for TensorBoard too, into the run's folder (needs that package)"
+        False, description="write the reconstructions for TensorBoard too, to the run's folder (needs that package)"
     )
 
     @model_validator(mode="after")
     def _possible(self) -> "Evaluate":
         for name, values in (("LAMBDAS", self.lambdas), ("ATTACK_LAMBDAS", self.attack_lambdas)):
             if min(values, default=0) < 0:
-                raise ValueError(f"EVALUATE.{name} {list(values)} has a negative value; each must be at least 0")
+                raise ValueError(f"EVALUATE.{name} must have values of at least 0, not {list(values)}")
             if not all(isfinite(value) for value in values):
-                raise ValueError(f"EVALUATE.{name} {list(values)}: each must be a finite number")
+                raise ValueError(f"EVALUATE.{name} must have finite values, not {list(values)}")
         if list(self.lambdas) != sorted(set(self.lambdas)) or len(self.lambdas) < 2:
-            raise ValueError(f"EVALUATE.LAMBDAS {list(self.lambdas)}: give at least two values, ascending, once each")
+            raise ValueError(f"EVALUATE.LAMBDAS must be at least two increasing values, not {list(self.lambdas)}")
         return self
 
 
@@ -141,7 +141,7 @@ class Config(RunConfig):
     """A run of the sdnet pipeline."""
 
     LOGITS: ClassVar[bool] = True
-    # keys of the authors' configuration that do nothing in their code, or that have another name here
+    # keys of the authors' configuration that have no effect in their code, or another name here
     REFUSED: ClassVar[dict[str, str]] = {
         "MODEL.PAD_MODE": "the authors' code checks it and never uses it: padding is always zeros",
         "MODEL.DICTLOSS": "no network of the authors passes its dictionary loss to training",

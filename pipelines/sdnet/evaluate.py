@@ -14,8 +14,10 @@ from stillpoint.pipelines.sdnet.robustness import Robustness
 
 
 def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:
-    """Core's evaluations and the paper's; the authors' protocol changes the images on which lambda is chosen, and the
-    inverse of batch norms."""
+    """Core's evaluations and the paper's.
+
+    The authors' protocol changes the images on which lambda is chosen, and the inverse of batch norms.
+    """
     if getattr(config.evaluate, "tensorboard", False):
         events.require()
     return {

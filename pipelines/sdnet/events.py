@@ -14,7 +14,7 @@ KINDS = ("raw", "normalised", "equalised")
 
 
 def require() -> None:
-    """A `UserError` unless TensorBoard can be imported."""
+    """Raises `UserError` unless TensorBoard can be imported."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -10,7 +10,7 @@ from stillpoint.core.reporting.figures import MARKERS, PALETTE, colours, entitle
 from stillpoint.pipelines.sdnet.robust import CLEAN, NOISES, POOLED
 
 Maps = Mapping[str, Sequence[Mapping[str, np.ndarray]]]
-#: lines of each noise in `lambda_line`
+#: line style of each noise in `lambda_line`
 STROKES = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 #: rows of a grid of reconstructions
 PLACES = ("image", "stem", "stage 1", "stage 2", "stage 3", "stage 4")
@@ -22,7 +22,7 @@ def _mean(maps: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
 
 @styled
 def corruptions(maps: Maps, path: Path, *, title: str) -> Path:
-    """Accuracy under the 19 corruptions: filled at the lambda of training, hollow at that of the line."""
+    """Draws accuracy under the 19 corruptions: filled at the lambda of training, hollow at the line's."""
     figure, axes = subplots(1, 1, (9.0, 4.4))
     axis, look = axes[0, 0], colours(list(maps))
     shift = np.linspace(-0.3, 0.3, len(maps)) if len(maps) > 1 else [0.0]
@@ -46,7 +46,7 @@ def corruptions(maps: Maps, path: Path, *, title: str) -> Path:
 
 @styled
 def lambda_sweep(maps: Maps, path: Path, *, title: str) -> Path:
-    """Accuracy against lambda, a row for each network and a column for each noise; darker lines are stronger noise."""
+    """Draws accuracy against lambda, a row per network and a column per noise; darker lines are stronger noise."""
     import matplotlib as mpl
 
     figure, axes = subplots(
@@ -75,7 +75,10 @@ def lambda_sweep(maps: Maps, path: Path, *, title: str) -> Path:
 
 @styled
 def lambda_line(maps: Maps, path: Path, *, title: str) -> Path:
-    """The best lambda against the reconstruction error, every seed a point; lines of each noise (broken) and of all."""
+    """Draws the best lambda against the reconstruction error, a point per condition and seed, and the fitted lines.
+
+    Broken lines are fitted to one noise, the solid line to all conditions.
+    """
     figure, axes = subplots(1, len(maps), (3.4 * len(maps) + 1.2, 3.4), sharey=True)
     names = (CLEAN, *NOISES)
     for axis, (model, own) in zip(axes[0], maps.items(), strict=True):
@@ -110,7 +113,7 @@ def lambda_line(maps: Maps, path: Path, *, title: str) -> Path:
 
 @styled
 def attack(maps: Maps, models: Sequence[str], path: Path, *, title: str) -> Path:
-    """Accuracy attacked at the same lambda (solid), by images made at that of training (dashed), and without an attack.
+    """Draws accuracy without an attack (dotted), under attacks at the same lambda (solid) or at training's (dashed).
 
     `models` are all networks of the table, so that each has the same colour in every figure.
     """
@@ -139,7 +142,7 @@ def attack(maps: Maps, models: Sequence[str], path: Path, *, title: str) -> Path
 
 
 def shown(pixels: np.ndarray, kind: str) -> np.ndarray:
-    """Reconstructions (rows, pictures, C, H, W) as `kind` shows them, in [0, 1]: see `reconstructions`."""
+    """Reconstructions (rows, pictures, C, H, W) as `kind` shows them, in [0, 1] (see `reconstructions`)."""
     import torch
 
     from stillpoint.pipelines.sdnet.reconstruction import equalised, stretched

@@ -1,4 +1,4 @@
-"""From the authors' names to core's ResNet with sparse-coding layers in its stem and blocks."""
+"""Builds the paper's networks: core's ResNet with sparse-coding layers in its stem and blocks."""
 
 from functools import partial
 from typing import Any
@@ -26,10 +26,12 @@ def sparse_layers(net: nn.Module) -> dict[str, SparseCoding2d]:
 def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> ResNet:
     """The network of a MODEL section, (B, in_channels, S, S) -> logits (B, num_classes).
 
-    ``sdnetN`` codes the image and leaves the ResNet as it is; no ReLU follows the batch norm of the codes. In
-    ``sdnetN_all`` the 3x3 convolutions are sparse-coding layers too, with no ReLU between them; without shortcuts
-    a block has no ReLU at all. On large images a second layer replaces the max-pool there. With MODEL.DOWNSAMPLE no
-    layer strides but the first one of large images: a filling of the slot follows it.
+    ``sdnetN`` has a sparse-coding stem in a plain ResNet; no ReLU follows the batch norm of the codes. In
+    ``sdnetN_all`` the 3x3 convolutions are sparse-coding layers too, with no ReLU between them; without shortcuts a
+    block has no ReLU at all. For large images its stem has a second such layer instead of the max-pool. With
+    MODEL.DOWNSAMPLE only the first layer for large images strides, and a filling of the slot follows it.
+
+    `UserError` if MODEL.LAMBDA has neither one value nor one for each layer.
     """
     small = image_size <= SMALL
     name = model.architecture.removesuffix("_all").replace("sdnet", "resnet")
@@ -66,7 +68,8 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
     layers = sparse_layers(net).values()
     if len(model.lambda_) not in (1, len(layers)):
         raise UserError(
-            f"MODEL.LAMBDA has {len(model.lambda_)} values; {model.name} takes 1, or {len(layers)}, one for each layer"
+            f"MODEL.LAMBDA must have 1 value or {len(layers)}, one for each layer of {model.name}, not "
+            f"{len(model.lambda_)}"
         )
     for module, penalty in zip(
         layers, model.lambda_ if len(model.lambda_) > 1 else model.lambda_ * len(layers), strict=True
@@ -100,7 +103,7 @@ def _layer(
 def _pooled_layer(
     layer: Any, inputs: int, outputs: int, kernel_size: int, *, stride: int = 1, padding: int = 0
 ) -> nn.Module:
-    """For a block that strides: the code on the full grid, followed by a max-pool."""
+    """A sparse-coding layer on the full grid, followed by a max-pool if the block strides."""
     if stride == 1:
         return layer(inputs, outputs, kernel_size, padding=padding)
     return nn.Sequential(layer(inputs, outputs, kernel_size, padding=padding), nn.MaxPool2d(stride, ceil_mode=True))

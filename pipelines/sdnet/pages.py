@@ -23,7 +23,7 @@ PRETRAINED = {
     "SDNet-18-all, without shortcuts": "sdnet18_all_noshortcut",
 }
 RECIPES = {"CIFAR-10": ("cifar10_authors", "cifar10"), "CIFAR-100": ("cifar100",), "ImageNet": ("imagenet",)}
-#: recipes whose runs that table shows
+#: recipes whose runs the page of pretrained networks shows
 EVERY_RECIPE = tuple(recipe for own in RECIPES.values() for recipe in own)
 NOISES = ("gaussian", "shot", "speckle", "impulse")
 COMPUTED = "a computed texture"
@@ -57,7 +57,7 @@ def number(value: float | None, spec: str = ".2f") -> str:
 
 
 def origin(results: Results) -> str:
-    """The note on the origin of the corrupted images, required beside every number on them."""
+    """The note on the origin of the corrupted images, which accompanies every number on them."""
     values = [one for runs in results.runs.values() for one in trained(runs) if "robustness_images" in one]
     if not values:
         return "no corrupted images were measured"
@@ -74,7 +74,7 @@ def origin(results: Results) -> str:
 
 
 def pretrained(results: Results) -> str:
-    """The authors' table of nine checkpoints, ours beside theirs."""
+    """A page with the authors' table of nine checkpoints, ours beside theirs."""
     lines, accuracy = [], Column("accuracy", "accuracy")
     for data, recipes in RECIPES.items():
         for title, model in PRETRAINED.items():
@@ -98,7 +98,7 @@ def pretrained(results: Results) -> str:
 
 
 def corruptions(results: Results) -> str:
-    """Accuracy under each corruption at the lambda of training and at that of the line, and the mean errors."""
+    """A page with accuracy under each corruption, at the lambda of training and the line's, and the mean errors."""
     from stillpoint.core.data.corruptions import BENCHMARK, NAMES
 
     columns, head = [], ["corruption"]
@@ -133,7 +133,7 @@ def corruptions(results: Results) -> str:
 
 
 def _normalised(values: Sequence[dict[str, Any]], start: str, unit: dict[str, float]) -> str:
-    """Mean corruption error with AlexNet's errors as the unit, mean over seeds, in percent."""
+    """Mean corruption error relative to AlexNet's, averaged over seeds, in percent."""
     from stillpoint.core.data.corruptions import BENCHMARK
     from stillpoint.core.metrics.corruption import mean_corruption_error
 
@@ -143,7 +143,7 @@ def _normalised(values: Sequence[dict[str, Any]], start: str, unit: dict[str, fl
 
 
 def corruptions_csv(results: Results) -> str:
-    """A line for each network, seed, corruption, severity and way to set lambda."""
+    """A csv with a line per network, seed, corruption, severity and way to set lambda."""
     from stillpoint.core.data.corruptions import NAMES, SEVERITIES
 
     lines: list[list[object]] = []
@@ -164,7 +164,7 @@ def corruptions_csv(results: Results) -> str:
 
 
 def noises(results: Results) -> str:
-    """The four noises: at the authors' levels, and in the severities of CIFAR-10-C beside the published numbers."""
+    """A page on the four noises: at the authors' levels, and at CIFAR-10-C's severities beside published numbers."""
     own_levels, severities, line_rows, tuned = [], [], [], False
     for model, runs in results.runs.items():
         values = trained(runs)
@@ -224,7 +224,7 @@ def _part(results: Results, run: Run) -> str:
 
 
 def speed(results: Results) -> str:
-    """Training speed and peak memory of the runs, beside the published ones; ratios to ResNet-18 in the same recipe."""
+    """A page with training speed and peak memory beside the published ones, and ratios to ResNet-18's speed."""
     rows: dict[str, tuple[float, float]] = {}
     for model, runs in results.runs.items():
         rates, peaks = [], []

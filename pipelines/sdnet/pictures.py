@@ -1,4 +1,4 @@
-"""The evaluation `reconstructions`: test images reconstructed from the codes after the stem and each stage."""
+"""The evaluation "reconstructions": test images reconstructed from the codes after the stem and each stage."""
 
 from copy import deepcopy
 from typing import Any
@@ -14,11 +14,11 @@ from stillpoint.pipelines.sdnet.views import chosen, network
 
 
 class Reconstructions:
-    """Reconstructions of some test images from the stem and each stage of an invertible network: a map (1 + stages,
-    pictures, C, H, W) of pixels, not clipped to [0, 1], the images themselves first.
+    """Reconstructions of some test images from the stem and each stage of an invertible network.
 
-    Other networks (shortcuts, a plain ResNet, MODEL.DOWNSAMPLE) have none. Batch norms are inverted with the eps
-    of the forward, or under the authors' protocol without, as they do.
+    The map ``reconstructions_pixels`` (1 + stages, pictures, C, H, W) has pixels, not clipped to [0, 1], with the
+    images themselves first. Networks with shortcuts, plain ResNets and those with MODEL.DOWNSAMPLE have none. Batch
+    norms are inverted with the eps of the forward, or under the authors' protocol without, as in their code.
     """
 
     def __init__(self, config: Any, seed: int, *, run: RunConfig) -> None:
@@ -31,7 +31,7 @@ class Reconstructions:
         model: Any = self.run.model
         if not len(rows) or not model.name.endswith("_noshortcut") or model.downsample != "none":
             return
-        # in the deepest stages images differ in the seventh decimal
+        # in float64, because in the deepest stages images differ in the seventh decimal
         net, images, authors = (
             deepcopy(net).double(),
             view.images[rows].double(),

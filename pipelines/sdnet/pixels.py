@@ -1,4 +1,4 @@
-"""Conversion between normalised images and pixels: 8-bit RGB for corruptions, [0, 1] for attacks and figures."""
+"""Converts between normalised images and pixels: 8-bit RGB for corruptions, [0, 1] for attacks and figures."""
 
 from dataclasses import dataclass
 
@@ -31,16 +31,15 @@ class Pixels:
         return (pixels - self._column(self.mean, pixels)) / self._column(self.std, pixels)
 
     def stored(self, images: Tensor) -> np.ndarray:
-        """Normalised images converted back to stored pixels, uint8 RGB (B, H, W, 3); grey ones are repeated to three
-        channels."""
+        """Normalised images (B, C, H, W) as stored pixels, uint8 RGB (B, H, W, 3); grey is repeated."""
         pixels = (self.scaled(images) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        # a copy: for channels-last images the rest would be a read-only view
+        # a copy, because channels-last images would yield a read-only view
         return np.array(np.broadcast_to(pixels, (*pixels.shape[:3], 3)), order="C")
 
     def seen(self, pictures: np.ndarray, like: Tensor) -> Tensor:
-        """uint8 RGB (B, H, W, 3), normalised, on the device of `like`.
+        """uint8 RGB (B, H, W, 3) as normalised images (B, C, H, W) on the device of `like`.
 
-        For grey images it is the mean of the three channels: noise that is independent in each is weaker by sqrt(3).
+        Grey images are the mean of the three channels, which weakens noise that is independent in each by sqrt(3).
         """
         pixels = torch.from_numpy(pictures).to(like.device).permute(0, 3, 1, 2)  # (B, 3, H, W)
         grey = len(self.mean) == 1

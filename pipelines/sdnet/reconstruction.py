@@ -1,4 +1,4 @@
-"""From a code back to an image: what a stage of an ``*_all`` network without shortcuts preserves of its input.
+"""Reconstructs images from codes: what a stage of an ``*_all`` network without shortcuts preserves of its input.
 
 Every layer is inverted in turn, sparse coding by its dictionary and batch norm by its own statistics. The shrinkage is
 not undone, so images lose contrast with depth. Source: Dai et al. (2022), section on visualisation.
@@ -19,10 +19,13 @@ Size = tuple[int, int]
 
 
 def layers_up_to(net: ResNet, stage: int, block: int) -> list[nn.Module]:
-    """The layers from the image to the end of block `block` (from 1) of stage `stage` (from 1); stage 0 is the stem."""
+    """The layers up to the end of block `block` of stage `stage`, both counted from 1; stage 0 is the stem.
+
+    `UserError` for a network that cannot be inverted, and for a stage or block that it does not have.
+    """
     if not isinstance(net.stem, nn.Sequential) or not all(_invertible(layer) for layer in net.stem):
         raise UserError(
-            "only an *_all network can be inverted: its stem and blocks are sparse coding and batch norms alone"
+            "only an *_all network can be inverted, whose stem and blocks have only sparse coding and batch norms"
         )
     layers = list(net.stem)
     for number, name in enumerate(net.stages[:stage], start=1):
@@ -60,7 +63,7 @@ def encode(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, list[Size]]:
 
 
 def decode(layers: Sequence[nn.Module], code: Tensor, sizes: list[Size], *, authors: bool = False) -> Tensor:
-    """Pictures (B, C, H, W) from a code, by the inverses of the layers from last to first.
+    """Reconstructs images (B, C, H, W) from a code by the inverses of the layers, from last to first.
 
     With `authors` the inverse of a batch norm omits its eps, as in their code, although the forward has it.
     """
@@ -76,7 +79,7 @@ def decode(layers: Sequence[nn.Module], code: Tensor, sizes: list[Size], *, auth
 
 def _unnormalised(norm: nn.BatchNorm2d, z: Tensor, eps: float) -> Tensor:
     if norm.training:
-        raise ValueError("a batch norm in training mode has no inverse; call eval() first")
+        raise ValueError("a batch norm in training mode has no inverse: call eval() first")
     mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     scale = (variance + eps).sqrt() / norm.weight
     return (z - norm.bias.view(-1, 1, 1)) * scale.view(-1, 1, 1) + mean.view(-1, 1, 1)
@@ -90,7 +93,7 @@ def reconstruct(net: ResNet, x: Tensor, stage: int, block: int, *, authors: bool
 
 
 def stages(net: ResNet) -> list[tuple[int, int]]:
-    """The places (stage, block) of reconstructions: the stem, and the last block of every stage."""
+    """The positions (stage, block) of reconstructions: the stem, and the last block of every stage."""
     depths = [len(cast(nn.Sequential, net.get_submodule(name))) for name in net.stages]
     return [(0, 0), *enumerate(depths, start=1)]
 

@@ -23,7 +23,7 @@ COLUMNS = arranged(
     Column("attack_linf_accuracy", "accuracy under PGD, largest pixel"),
     Column("attack_l2_accuracy", "accuracy under PGD, Euclidean"),
 )
-#: what a grid of reconstructions shows
+#: kind of a grid of reconstructions -> its description in the title
 SHOWN = {
     "raw": "as they are, cut to [0, 1]",
     "normalised": "every channel of a picture stretched to [0, 1]",
@@ -34,7 +34,7 @@ AXES = ("accuracy", "robustness_noises_accuracy")
 
 
 def _held(results: Results, name: str) -> "dict[str, list[dict[str, np.ndarray]]]":
-    """Network -> the maps of its seeds, for networks with a map of this name; a `UserError` if there is none."""
+    """Network -> the maps of its seeds, for networks with a map of this name; `UserError` if there is none."""
     found: dict[str, list[dict[str, np.ndarray]]] = {}
     for model, runs in results.runs.items():
         maps = [read_maps(run.maps) for run in runs]
@@ -43,13 +43,13 @@ def _held(results: Results, name: str) -> "dict[str, list[dict[str, np.ndarray]]
             found[model] = own
     if not found:
         raise UserError(
-            f"no network holds {name}: add {name.split('_')[0]} to EVALUATE.METRICS, and its network to GRID"
+            f"no network has {name}: add {name.split('_')[0]} to EVALUATE.METRICS, and a network that has it to GRID"
         )
     return found
 
 
 def corruptions(results: Results, path: Path) -> None:
-    """Accuracy under each corruption, mean over severities and seeds."""
+    """Draws accuracy under each corruption, mean over severities and seeds."""
     from stillpoint.pipelines.sdnet import figures
 
     held = _held(results, "robustness_severities")
@@ -57,21 +57,21 @@ def corruptions(results: Results, path: Path) -> None:
 
 
 def lambda_sweep(results: Results, path: Path) -> None:
-    """Accuracy at every lambda, for each noise and level, of the images that lambda is chosen on."""
+    """Draws accuracy at every lambda, for each noise and level, on the images on which lambda is chosen."""
     from stillpoint.pipelines.sdnet import figures
 
     figures.lambda_sweep(_held(results, "robustness_sweep_accuracy"), path, title=results.table.title)
 
 
 def lambda_line(results: Results, path: Path) -> None:
-    """The best lambda against the reconstruction error, and the fitted lines."""
+    """Draws the best lambda against the reconstruction error, and the fitted lines."""
     from stillpoint.pipelines.sdnet import figures
 
     figures.lambda_line(_held(results, "robustness_sweep_lines"), path, title=results.table.title)
 
 
 def attack(results: Results, path: Path) -> None:
-    """Accuracy under attack at several lambdas: attacked at the same one, and with pictures made for another."""
+    """Draws accuracy at several lambdas under attacks made at the same lambda, and at that of training."""
     from stillpoint.pipelines.sdnet import figures
 
     figures.attack(_held(results, "attack_linf_curves"), list(results.runs), path, title=results.table.title)

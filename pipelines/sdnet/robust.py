@@ -1,9 +1,8 @@
-"""Robust inference: more noise needs a larger lambda in the first layer, whose reconstruction error indicates the
-noise.
+"""Robust inference: sets the first layer's lambda by its reconstruction error, since more noise needs a larger lambda.
 
 Source: Dai et al. (2022), section on robust inference, and their code, whose noises and levels are `NOISES`. They
 choose the best lambda of each level on labelled test images; here it is chosen on held-out images (EVALUATE.PROTOCOL
-authors repeats theirs). The line from error to lambda, which they only fit, is then applied to unseen images without
+authors repeats theirs). They only fit the line from error to lambda; here it is applied to unseen images without
 labels.
 """
 
@@ -44,7 +43,7 @@ Condition = tuple[str, float]
 
 
 def levels(name: str, count: int) -> list[float]:
-    """At most `count` of a noise's levels, evenly, the weakest and the strongest among them."""
+    """At most `count` of a noise's levels, evenly from the weakest to the strongest."""
     known = NOISES[name][1]
     return [known[round(k)] for k in np.linspace(0, len(known) - 1, min(count, len(known)))]
 
@@ -55,7 +54,7 @@ def conditions(count: int) -> list[Condition]:
 
 
 def noisy(pictures: np.ndarray, condition: Condition, indices: Tensor, *key: int | str) -> np.ndarray:
-    """`pictures` uint8 (N, H, W, 3) with noise; an image's draws depend on (key, condition, its number) alone."""
+    """`pictures`, uint8 (N, H, W, 3), with noise; an image's draws depend only on (key, condition, its index)."""
     name, level = condition
     if name == CLEAN:
         return pictures
@@ -66,7 +65,7 @@ def noisy(pictures: np.ndarray, condition: Condition, indices: Tensor, *key: int
 
 @contextmanager
 def inference_penalty(layer: SparseCoding2d, value: float) -> Iterator[None]:
-    """A context with another lambda of the layer."""
+    """A context in which the layer's lambda is `value`."""
     before, layer.penalty = layer.penalty, value
     try:
         yield
@@ -81,8 +80,8 @@ def reconstruction_errors(layer: SparseCoding2d, seen: Tensor) -> Tensor:
 
 
 def fit_line(errors: np.ndarray, lambdas: np.ndarray) -> tuple[float, float, float]:
-    """(slope, intercept, share of the variance explained) of the least-squares line through points (N,), (N,)."""
-    if np.ptp(errors) == 0 or np.ptp(lambdas) == 0:  # no variance to explain, or to explain it by
+    """(slope, intercept, fraction of variance explained) of the least-squares line through points (N,), (N,)."""
+    if np.ptp(errors) == 0 or np.ptp(lambdas) == 0:  # without variance in either
         return 0.0, float(lambdas.mean()), 0.0
     slope, intercept = np.polyfit(errors, lambdas, 1)
     spread = float(((lambdas - lambdas.mean()) ** 2).sum())
@@ -94,8 +93,8 @@ def fit_line(errors: np.ndarray, lambdas: np.ndarray) -> tuple[float, float, flo
 class Sweep:
     """Accuracy at every lambda under every condition, and the resulting choices and lines.
 
-    accuracy (conditions, lambdas); errors (conditions,) are reconstruction errors at the lambda of training, which can
-    be computed for unseen images.
+    accuracy   (conditions, lambdas)
+    errors     (conditions,), reconstruction errors at the lambda of training, which need no labels
     """
 
     conditions: tuple[Condition, ...]
@@ -105,7 +104,7 @@ class Sweep:
 
     @property
     def chosen(self) -> dict[Condition, float]:
-        """The best lambda of each condition, the smallest in a tie."""
+        """The best lambda of each condition; the smallest on a tie."""
         return {one: self.lambdas[int(row.argmax())] for one, row in zip(self.conditions, self.accuracy, strict=True)}
 
     def line(self, name: str = POOLED) -> tuple[float, float, float]:
@@ -115,28 +114,27 @@ class Sweep:
         return fit_line(self.errors[own], best[own])
 
     def penalty(self, error: float) -> float:
-        """Lambda of images with that mean error (see `errors`) by the pooled line, within the values tried."""
+        """Lambda for images with this mean error (see `errors`) by the pooled line, clipped to the values tried."""
         slope, intercept, _ = self.line()
         return float(np.clip(slope * error + intercept, self.lambdas[0], self.lambdas[-1]))
 
 
 def part_of(config: RunConfig) -> str:
-    """The images on which lambda is chosen: held-out ones, or training images if there are none; the authors': test
-    images."""
+    """The part on which lambda is chosen: "validation", or "train" without held-out images; the authors use "test"."""
     if config.evaluate.protocol == "authors":
         return "test"
     return "validation" if config.data.validation else "train"
 
 
 def batches(config: RunConfig, root: Path | str | None, device: torch.device, limit: int | None) -> Iterator[Batch]:
-    """The unaltered images on which lambda is chosen, `limit` of them evenly spaced, with their indices among all."""
+    """Yields the unaltered images on which lambda is chosen, `limit` of them evenly spaced, with their indices."""
     found = images(config, part_of(config), root)  # type: ignore[arg-type]
     assert isinstance(found, ImageSet | FolderSet), "this paper's networks classify"
     return loaded(config, found, evenly(len(found), limit), device)
 
 
 def loaded(config: RunConfig, whole: ImageSet | FolderSet, numbers: Tensor, device: torch.device) -> Iterator[Batch]:
-    """The unaltered images `numbers` of a set, with these indices."""
+    """Yields the unaltered images of a set at the indices `numbers`, which the batches keep."""
     found, size = whole.take(numbers), config.evaluate.batch_size
     options: dict[str, Any] = {"device": device, "mean": config.data.mean, "std": config.data.std}
     options["channels_last"] = config.train.channels_last

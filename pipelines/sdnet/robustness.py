@@ -1,6 +1,6 @@
-"""The evaluation `robustness`: noise and common corruptions, at the lambda of training, the best one and the line's.
+"""The evaluation "robustness": noise and common corruptions, at the lambda of training, the best one and the line's.
 
-A plain ResNet has no lambda to set, and is measured once for each condition.
+A plain ResNet has no lambda, and is measured once for each condition.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,15 +48,15 @@ Shown = tuple[str, Condition, Tensor]
 
 
 class Robustness:
-    """Accuracy under the authors' noises and under all 19 corruptions: at the lambda of training, at the best one of
-    each noise and level, and at the one that the fitted line predicts for each condition without labels.
+    """Accuracy under the authors' noises and all 19 corruptions, with three choices of lambda.
 
-    The line's input is the mean error of a condition over at most EVALUATE.LIMIT_SWEEP of its images, evenly spaced,
-    since it was fitted on such means; no result depends on EVALUATE.BATCH_SIZE.
+    Lambda is that of training, the best one of each noise and level, or the one that the fitted line predicts for each
+    condition without labels. The line's input is the mean error of a condition over at most LIMIT_SWEEP of its images,
+    evenly spaced, since it was fitted on such means; no result depends on EVALUATE.BATCH_SIZE.
 
     Names: ``robustness_<corruption>_accuracy`` (mean of five severities) and ``..._error`` (mean corruption error, not
     normalised) at the lambda of training, ``robustness_line_...`` by the line, ``robustness_levels_...`` for the
-    authors' own levels. Images of 28 pixels and other sizes without defined corruptions raise `UserError`.
+    authors' own levels. Images of sizes without defined corruptions, such as 28 pixels, raise `UserError`.
     """
 
     def __init__(self, config: Any, seed: int, *, run: RunConfig) -> None:
@@ -66,7 +66,7 @@ class Robustness:
         self.by_line: dict[Condition, float] = {}
         self.prepared, self.photographs, self.images = True, True, 0
         self.published: set[str] = set()
-        # what is measured, and on how many images
+        # functions that yield the conditions, and the largest number of images of each
         self.kinds: tuple[tuple[Callable[[View, Tensor], Iterator[Shown]], int | None], ...] = (
             (self._clean, None),
             (self._levels, config.limit_sweep),
@@ -141,13 +141,13 @@ class Robustness:
         if self.run.data.name == "cifar10" and (root / FOLDER / f"{name}.npy").is_file():
             stored, labels = cifar10_c_rows(root, name)
             whole = len(stored) // len(SEVERITIES)
-            # indices count the images under DATA.LIMIT, rows of the file the whole test set
+            # indices count the images within DATA.LIMIT, rows of the file those of the whole test set
             left = sample(torch.from_numpy(labels[:whole].astype(np.int64)), self.run.data.limit).numpy()
             places = left[indices.clip(max=len(left) - 1)] + (severity - 1) * whole
             if indices.max() >= len(left) or not np.array_equal(labels[places], view.labels[rows].cpu().numpy()):
                 raise UserError(
-                    f"{root / FOLDER} holds other images than the test images of {root}, or another order: move it "
-                    "away, and stillpoint prepare cifar10_c generates it again"
+                    f"{root / FOLDER} holds other images than the test images of {root}, or in another order: move it "
+                    "away and generate it again with stillpoint prepare cifar10_c"
                 )
             if severity == SEVERITIES[0] and name in published(root / FOLDER):
                 self.published.add(name)

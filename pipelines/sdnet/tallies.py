@@ -1,4 +1,4 @@
-"""Accuracies of many conditions side by side."""
+"""Counts accuracies under many conditions."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from stillpoint.core.metrics.accumulate import Tally
 
 
 class Tallies:
-    """Accuracies by key, a tuple that names a condition; exact counts, so that no batch size matters."""
+    """Accuracies by key, a tuple that names a condition; counts are exact, so batch sizes do not matter."""
 
     def __init__(self) -> None:
         self.tallies: dict[Any, Tally] = {}

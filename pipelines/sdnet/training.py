@@ -1,4 +1,4 @@
-"""Training hooks: fine-tuning can start from our checkpoints or the authors'."""
+"""Training hooks: fine-tuning can start from our own or the authors' checkpoints."""
 
 from stillpoint.core.config.schema import RunConfig
 from stillpoint.core.training.train import TrainHooks

@@ -18,12 +18,12 @@ def network(view: View) -> nn.Module:
 
 
 def chosen(view: View, limit: int | None) -> Tensor:
-    """Positions in the batch of the images among `limit` evenly spaced ones of the set."""
+    """Positions in the batch of those images that are among `limit` evenly spaced ones of the set; None: all."""
     if limit is None or view.image_set is None:
         return torch.arange(len(view.indices))
     return torch.isin(view.indices, evenly(len(view.image_set), limit)).nonzero().flatten()
 
 
 def first_layer(view: View) -> SparseCoding2d | None:
-    """The first sparse-coding layer of the network, which is the one adjusted at test time; None in a plain ResNet."""
+    """The first sparse-coding layer, whose lambda is adjusted at test time; None in a plain ResNet."""
     return next(iter(sparse_layers(network(view)).values()), None)

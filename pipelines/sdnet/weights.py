@@ -1,4 +1,4 @@
-"""The authors' checkpoints -> the parameters of our networks, strictly."""
+"""Renames the tensors of the authors' checkpoints to ours."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,8 +15,8 @@ from stillpoint.pipelines.sdnet.models import sparse_layers
 def names(net: nn.Module) -> dict[str, str]:
     """Our state_dict names -> the authors'.
 
-    They call the stem ``layer0``, the last layer ``linear`` and a projection ``shortcut``; a sparse-coding layer keeps
-    its dictionary in a part ``dn``, and blocks made of such layers are one level deeper, in ``layers``.
+    They call the stem ``layer0``, the last layer ``linear`` and a projection ``shortcut``; a sparse-coding layer has
+    its dictionary in a submodule ``dn``, and blocks of such layers are one level deeper, in ``layers``.
     """
     coded = sparse_layers(net)
     deeper = "layers." if any(name.startswith("layer") for name in coded) else ""
@@ -24,7 +24,7 @@ def names(net: nn.Module) -> dict[str, str]:
     for ours in net.state_dict():
         module, _, leaf = ours.rpartition(".")
         theirs = module
-        if module in coded:  # in a block, a layer that a max-pool follows is the first of two
+        if module in coded:  # in a block, a layer before a max-pool is the first of a Sequential
             theirs = (module if module.startswith("stem") else module.removesuffix(".0")) + ".dn"
         head, _, rest = theirs.partition(".")
         if head == "fc":
@@ -40,15 +40,15 @@ def names(net: nn.Module) -> dict[str, str]:
 
 
 def from_authors(checkpoint: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
-    """A state_dict for `net` from a checkpoint of the authors' network of the same kind.
+    """A state_dict for `net` from the authors' checkpoint of the same network.
 
-    UserError for entries that are missing or unexpected, a zero atom, and an invalid step size.
+    `UserError` for missing or unexpected tensors, a zero atom, and an invalid step size.
     """
     return fitted(tensors_of(checkpoint)[0], net.state_dict().keys(), lambda given: _from_authors(given, net))
 
 
 def recognised(checkpoint: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
-    """A checkpoint of ours or of the authors' under our names; `UserError` if it is neither."""
+    """A checkpoint of ours or of the authors under our names; `UserError` for any other."""
     own = net.state_dict().keys()
     return fitted(
         tensors_of(checkpoint)[0], own, lambda given: given if given.keys() == own else _from_authors(given, net)
@@ -64,7 +64,7 @@ def _from_authors(given: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]
 
 def _check(name: str, layer: SparseCoding2d, state: Mapping[str, Tensor]) -> None:
     if layer.normalise and (state[f"{name}.weight"].flatten(1) == 0).all(dim=1).any():
-        raise UserError(f"{name}.weight has an atom of zeros in the checkpoint; every atom needs a direction")
+        raise UserError(f"{name}.weight in the checkpoint has an atom of zeros, which cannot be normalised")
     step = state[f"{name}.step_size"]
     if not (torch.isfinite(step) and step > 0):
-        raise UserError(f"{name}.step_size is {float(step)} in the checkpoint; a step size is a positive number")
+        raise UserError(f"{name}.step_size in the checkpoint must be a positive finite number, not {float(step)}")

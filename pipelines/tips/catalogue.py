@@ -6,10 +6,10 @@ from stillpoint.pipelines.paper import ModelEntry
 
 PAPER = "Saha and Gokhale, WACV 2025, README of the code"
 SMALL = ("digits", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet")
-#: architecture -> the least number of halvings
+#: architecture -> smallest number of halvings
 ARCHITECTURES = {"resnet18": 3, "resnet34": 3, "resnet50": 4, "resnet101": 4, "resnet20": 2}
 _OWN = "stillpoint.pipelines.tips.models"
-#: suffix of the name -> what halves the maps; the "maxpool" of the code is its table's "baseline", presumably
+#: suffix of the name -> what halves the maps; the code's "maxpool" is presumably its table's "baseline"
 POOLS: dict[str, dict[str, Any]] = {
     "tips": {"DOWNSAMPLE": "translation_invariant"},
     "max": {"DOWNSAMPLE": f"{_OWN}:MaxPool2d"},
@@ -20,8 +20,11 @@ POOLS: dict[str, dict[str, Any]] = {
 
 
 def models() -> dict[str, ModelEntry]:
-    """``resnet18_tips_down3`` halves its map three times by the paper's layer; ``_max``, ``_average``, ``_lpf3`` and
-    ``_channel_aps``, which the code calls APS, by others. ``resnet20`` is ours: two halvings, as it always has."""
+    """All networks by name.
+
+    ``resnet18_tips_down3`` halves its map three times with the paper's layer; ``_max``, ``_average``, ``_lpf3`` and
+    ``_channel_aps`` (APS in the authors' code) with other layers. ``resnet20`` is ours, with its two halvings.
+    """
     entries = []
     for arch, least in ARCHITECTURES.items():
         for halvings in range(least, 6) if arch != "resnet20" else (2,):

@@ -12,7 +12,7 @@ LAYER = "translation_invariant"
 
 
 class Model(NetworkConfig):
-    """A ResNet and the filling that halves its maps."""
+    """MODEL: a ResNet and the filling that halves its maps."""
 
     arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet20"] = "resnet18"
     downsample: str = Field(
@@ -35,16 +35,16 @@ class Model(NetworkConfig):
 
 
 class Train(TrainConfig):
-    """TRAIN, and the two losses of the paper."""
+    """TRAIN: core's settings, and the two losses of the paper."""
 
-    alpha: float = Field(0.35, ge=0, lt=1, description="weight of undoing the shift; the task's is 1 - ALPHA")
+    alpha: float = Field(0.35, ge=0, lt=1, description="weight of the undoing loss; the task has 1 - ALPHA")
     wake_up_at: int = Field(1, ge=1, description="first epoch, from 1, with the undoing loss")
     evenness: bool = Field(True, description="penalise even weights; the published code fails with it")
     shift: Literal["standard", "circular"] = Field(
         "standard",
-        description="shift of the maps: standard loses what leaves, as in the paper; circular as in the code",
+        description="shift of the maps: standard loses what leaves, as in the paper; circular: as in the code",
     )
-    max_shift: float = Field(0.25, ge=0, le=1, description="largest shift, as a fraction of the side given by SHIFT_OF")
+    max_shift: float = Field(0.25, ge=0, le=1, description="largest shift, as a fraction of the side of SHIFT_OF")
     shift_of: Literal["map", "image"] = Field(
         "map",
         description="image: the same number of pixels at every level, as in the code; small maps then leave entirely",

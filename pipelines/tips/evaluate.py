@@ -22,7 +22,7 @@ KINDS = ("standard", "circular")
 
 
 def moved(images: Tensor, shifts: Tensor, *, circular: bool) -> Tensor:
-    """Each image of (B, C, H, W) shifted by its own shift (B, 2), circularly or with zeros entering."""
+    """Images (B, C, H, W), each moved by its own shift (B, 2), circularly or with zeros entering."""
     rolled = roll(images, shifts)
     if circular:
         return rolled

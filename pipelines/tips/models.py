@@ -1,4 +1,4 @@
-"""The paper's networks: the shared ResNet with 3 to 5 halvings, and the pools of its comparison."""
+"""Builds the paper's networks: core's ResNet with 3 to 5 halvings, and the pools of the paper's comparison."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,10 +20,10 @@ POOLS = ("tips", "max", "average", "blur", "channel_polyphase")
 
 
 class ChannelPolyphase2d(OwnPool):
-    """What the paper's code calls APS: the phase of largest norm of every channel of every image.
+    """What the paper's code calls APS: the phase of largest norm, chosen for every channel of every image.
 
-    Published APS instead chooses one phase for each image, shared with the shortcut. Odd sides are extended by
-    reflection at the top and the left.
+    Published APS instead chooses one phase per image, shared with the shortcut. Odd sides are extended by reflection at
+    the top and the left.
     """
 
     def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
@@ -36,10 +36,10 @@ class ChannelPolyphase2d(OwnPool):
 def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
     """The network of a MODEL section, (B, in_channels, S, S) -> logits (B, num_classes).
 
-    ValueError for images that are halved to less than two pixels, which have no quadrants.
+    ValueError if the last halving gets less than two pixels, which have no quadrants.
     """
     if model.downsample == LAYER and -(-image_size // 2 ** (model.num_down - 1)) < 2:
-        raise ValueError(f"{image_size} pixels cannot be halved {model.num_down} times: the last map has no quadrants")
+        raise ValueError(f"images of {image_size} pixels are too small to be halved {model.num_down} times")
     widths, filled = FAMILY[model.arch].get("widths", (64, 128, 256, 512)), slots(model)
     return classifier(
         model.arch,
@@ -55,8 +55,7 @@ def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) 
 
 
 def pool_factory(kind: str, *, size: int = 3, extension: str = "reflect") -> DownsampleFactory:
-    """The factory of the slot's filling, by a name of `POOLS`; `size` and `extension` are those of "tips". ValueError
-    for another."""
+    """The filling named `kind`, one of `POOLS`; `size` and `extension` apply to "tips". ValueError for another name."""
     factories: dict[str, DownsampleFactory] = {
         "tips": partial(TranslationInvariantDownsample2d, size=size, extension=extension),
         "max": MaxPool2d,
@@ -65,7 +64,7 @@ def pool_factory(kind: str, *, size: int = 3, extension: str = "reflect") -> Dow
         "channel_polyphase": ChannelPolyphase2d,
     }
     if kind not in factories:
-        raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {kind!r}")
+        raise ValueError(f"kind must be one of {', '.join(POOLS)}, got {kind!r}")
     return factories[kind]
 
 
@@ -83,8 +82,8 @@ def classifier(
 ) -> ResNet:
     """A ResNet that halves its map `num_down` times, (B, in_channels, H, W) -> logits.
 
-    A 3x3 convolution of stride 1 begins. Stages 2 to 4 halve in their first block; with 4 halvings stage 1 does too,
-    and with 5 a pool follows the stem.
+    The stem is a 3x3 convolution of stride 1. Stages 2 to 4 halve in their first block; with 4 halvings stage 1 does
+    too, and with 5 a pool follows the stem.
 
     Raises:
         ValueError: a `num_down` that the network cannot have. Three stages have 2; four stages have 3 to 5, with

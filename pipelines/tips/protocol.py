@@ -12,13 +12,13 @@ from stillpoint.core.metrics.fidelity import all_agree
 
 
 def draw(random: np.random.RandomState, largest: Shift) -> Shift:
-    """A shift (rows, columns), each from minus to plus `largest` inclusive, rows first."""
+    """Draws a shift (rows, columns), each uniform in -largest..largest, rows first."""
     down, right = (int(random.randint(-m, m + 1)) for m in largest)
     return down, right
 
 
 def batch_shifts(random: np.random.RandomState, largest: Shift) -> list[Shift]:
-    """The five shifts drawn for a batch: an unused one, two standard ones, two circular ones."""
+    """Draws the five shifts of a batch: an unused one, two standard ones, two circular ones."""
     return [draw(random, largest) for _ in range(5)]
 
 
@@ -31,10 +31,10 @@ def evaluate(
 ) -> dict[str, float]:
     """The measures of the paper's code over batches of (images, labels), in percent, and the loss.
 
-    acc1, acc5     of the unshifted images, weighted by batch size, like the loss
-    s_cons, c_cons images with one class under two standard (or circular) shifts
-    s_stab, c_stab images that also have that class unshifted; labels do not matter. In the paper's table this name
-    means the product of accuracy and consistency, `shift_fidelity`.
+    acc1, acc5      accuracy of the unshifted images, weighted by batch size, like the loss
+    s_cons, c_cons  images with one class under two standard (or circular) shifts
+    s_stab, c_stab  images that also have that class unshifted, whatever their labels. In the paper's table "stability"
+                    is the product of accuracy and consistency, `shift_fidelity`
     """
     sums = {"loss": 0.0, "acc1": 0.0, "acc5": 0.0}
     shares: dict[str, list[float]] = {name: [] for name in ("s_cons", "s_stab", "c_cons", "c_stab")}

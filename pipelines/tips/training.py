@@ -1,4 +1,4 @@
-"""The objective of the paper, and the learning rate of its code."""
+"""The paper's objective, and the learning-rate warm-up of its code."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from stillpoint.core.training.undoing import UndoingPenalty
 from stillpoint.pipelines.tips.config import LAYER, Model, Train
 from stillpoint.pipelines.tips.weights import recognised
 
-#: warm-up epochs of the code, and its initial rate, whatever the recipe's
+#: warm-up epochs of the authors' code, and its initial rate, whatever the recipe's
 _WARMUP_EPOCHS, _FIRST_RATE = 10, 0.01
 
 
@@ -47,10 +47,10 @@ def hooks(config: RunConfig) -> TrainHooks:
 
 
 def authors_warmup(rate: float, epoch: int, step: int, steps_per_epoch: int, *, at_end: float) -> float:
-    """The rate of a step, both counted from 0, while the code warms up; afterwards `rate`.
+    """The learning rate of a step during the warm-up of the authors' code; after it, `rate`.
 
-    It moves linearly from 0.01 to the schedule's rate at the tenth epoch, `at_end`, which is a decrease if the recipe's
-    rate is 0.01.
+    `epoch` and `step` are counted from 0. The warm-up moves linearly from 0.01 to `at_end`, the schedule's rate at the
+    tenth epoch, which is a decrease if the recipe's rate is 0.01.
     """
     if epoch >= _WARMUP_EPOCHS:
         return rate

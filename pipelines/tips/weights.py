@@ -1,6 +1,6 @@
-"""The names in the authors' checkpoints -> ours.
+"""Renames the tensors of the authors' checkpoints to ours.
 
-There ``downsample`` is a main branch's sampling layer, and ``shortcut`` is torchvision's ``downsample``.
+Their ``downsample`` is a main branch's sampling layer, and their ``shortcut`` is torchvision's ``downsample``.
 """
 
 import re
@@ -14,12 +14,12 @@ from stillpoint.core.runs.foreign import fitted, tensors_of, translate
 
 
 def layer_name(name: str) -> str:
-    """The name of a tensor of a layer of sampling: theirs -> ours."""
+    """Our name for a tensor of the authors' sampling layer."""
     return re.sub(r"(^|\.)conv2\.weight$", r"\1scale.weight", re.sub(r"(^|\.)conv1\.weight$", r"\1psi.weight", name))
 
 
 def network_name(name: str) -> str:
-    """The name of a tensor of a network: theirs -> ours."""
+    """Our name for a tensor of the authors' network."""
     if match := re.fullmatch(r"downsample\.(conv\d\.weight)", name):
         return f"maxpool.{layer_name(match[1])}"
     if match := re.fullmatch(r"(layer\d\.\d+)\.downsample\.(conv\d\.weight)", name):
@@ -32,7 +32,7 @@ def network_name(name: str) -> str:
 
 
 def recognised(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
-    """A checkpoint of ours or of the authors' under the names of `net`; `UserError` if it is neither."""
+    """A checkpoint of ours or of the authors under the names of `net`; `UserError` for any other."""
     names = net.state_dict().keys()
     return fitted(tensors_of(state_dict)[0], names, lambda g: g if g.keys() == names else _from_authors(g, net))
 
@@ -56,5 +56,5 @@ def _from_authors(given: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tens
     for name, tensor in found.items():
         if tensor.shape != wanted[name].shape:
             shapes = f"{tuple(tensor.shape)}, the network's {tuple(wanted[name].shape)}"
-            raise UserError(f"the checkpoint is of another network: {theirs[name]} has shape {shapes}")
+            raise UserError(f"the checkpoint is of another network: {theirs[name]} has the shape {shapes}")
     return found

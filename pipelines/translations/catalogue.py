@@ -1,4 +1,4 @@
-"""The networks of the lesson: the notebook's two, and one change at a time towards shift invariance."""
+"""The networks of the lesson: the notebook's two, and variants with one change at a time towards shift invariance."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ NOTEBOOK = "Feydy, From wavelet transforms to convolutional neural networks, par
 
 
 def models() -> dict[str, ModelEntry]:
-    """Entries by name; the last six have the convolutional network's number of parameters within 5 %."""
+    """All networks by name; the last six have TwoConvTwoFullNet's number of parameters within 5 %."""
     variants: dict[str, dict[str, Any]] = {
         "cnn": {},
         "cnn_blur": {"DOWNSAMPLE": "blur", "FILTER_SIZE": 3},

@@ -9,20 +9,20 @@ from stillpoint.core.config.schema import RunConfig
 
 
 class Model(NetworkConfig):
-    """A small classifier of one-channel images."""
+    """MODEL: a small classifier of one-channel images."""
 
     arch: Literal["perceptron", "convnet"] = "perceptron"
     hidden: int = Field(
         100, ge=1, description="neurons between the two linear layers (perceptron, and unmatched convnet)"
     )
-    circular: bool = Field(False, description="convolutions and pools wrap around the border")
+    circular: bool = Field(False, description="pad convolutions and pools circularly")
     head: Literal["flatten", "average"] = Field(
         "flatten", description="input of the linear layers: all positions, or their mean"
     )
     front: Literal["none", "scattering"] = Field("none", description="a fixed transform before the first convolution")
     dropout: float = Field(0.5, ge=0, lt=1)
     match: bool = Field(
-        True, description="choose the widths so that the parameters equal TwoConvTwoFullNet's within 5 %"
+        True, description="choose widths so that the number of parameters is TwoConvTwoFullNet's within 5 %"
     )
 
 

@@ -1,6 +1,6 @@
 """The lesson's measurements: consistency under translation, confusions, and images that maximise classes and neurons.
 
-Images of a view are random windows of larger canvases (`View.wide`): translation is part of the data, in testing too.
+Images of a view are random windows of larger canvases (`View.wide`): translation is part of the data, also in testing.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,10 +23,9 @@ SAMPLES = 4
 
 
 class Translated:
-    """REPEATS pairs of translations of each image, uniform over all offsets: do both get the same class, and the
-    correct one?
+    """Whether two translations of an image get the same class, and the correct one; REPEATS pairs for each image.
 
-    The draws are a function of (seed, image, repeat).
+    Translations are uniform over all offsets, functions of (seed, image, repeat).
     """
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
@@ -58,7 +57,7 @@ class Translated:
 
 
 class Confusion:
-    """Confusion matrix, true classes in rows, predictions in columns: a map (K, K)."""
+    """The confusion matrix, a map (K, K) with true classes in rows and predictions in columns."""
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
         self.counts: Tensor | None = None
@@ -76,10 +75,7 @@ class Confusion:
 
 
 class Samples:
-    """The first images of each class, translated and normalised for the network: a map (K, 4, H, W).
-
-    A class with fewer images is filled up with zeros.
-    """
+    """The first images of each class as the network sees them, a map (K, 4, H, W); missing images are zeros."""
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:
         self.grid: Tensor | None = None
@@ -106,9 +102,9 @@ class Samples:
 class Maximisers:
     """The image that maximises each class, and each neuron of the first linear layer (see `maximise`).
 
-    `maximisers_stripes` is the mean over neurons of the share of an image's spectral energy in its strongest pair of
-    frequencies, 1 for a pure stripe; `maximisers_class_losses` (K,) and `..._probabilities` (K, K) are those of the
-    class images.
+    ``maximisers_stripes`` is the fraction of a neuron image's spectral energy in its strongest pair of frequencies, 1
+    for a pure stripe, averaged over neurons; ``maximisers_class_losses`` (K,) and ``..._probabilities`` (K, K) are
+    those of the class images.
     """
 
     def __init__(self, config: EvaluateConfig, seed: int) -> None:

@@ -11,7 +11,7 @@ from stillpoint.pipelines.translations.passes import Pass
 
 @styled
 def samples(grid: np.ndarray, classes: Sequence[str], path: Path, *, title: str) -> Path:
-    """The network's input images (K, 4, H, W), a column for each class."""
+    """Draws the network's input images (K, 4, H, W), a column per class."""
     count, each = grid.shape[:2]
     figure, axes = subplots(each, count, (0.95 * count, 0.95 * each + 0.9))
     for column, name in enumerate(classes):
@@ -30,7 +30,7 @@ def learning_curves(
     *,
     title: str,
 ) -> Path:
-    """Test loss and accuracy before training and after each epoch: means over seeds, bands from lowest to highest.
+    """Draws test loss and accuracy before training and after each epoch: means over seeds, bands of their range.
 
     `published` numbers have their network's marker, hollow and larger.
     """
@@ -60,7 +60,7 @@ def learning_curves(
 
 @styled
 def confusion(counts: np.ndarray, classes: Sequence[str], path: Path, *, title: str) -> Path:
-    """Confusion matrix, true classes in rows: counts, and percentages of the row."""
+    """Draws the confusion matrix with true classes in rows, as counts and as percentages of the row."""
     figure, axes = subplots(1, 2, (11.5, 5.0))
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     panels = ((counts, "images", "{:.0f}"), (shares, "per cent of the class", "{:.1f}"))
@@ -84,7 +84,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], path: Path, *, title: 
 def class_images(
     images: np.ndarray, losses: np.ndarray, chances: np.ndarray, classes: Sequence[str], path: Path, *, title: str
 ) -> Path:
-    """The image (H, W) that maximises each of K classes, with the loss (K,) and the probabilities (K, K) it reaches.
+    """Draws the image (H, W) that maximises each of K classes, with its loss (K,) and probabilities (K, K).
 
     Zero is grey, lighter where an image is positive.
     """
@@ -104,7 +104,7 @@ def class_images(
 
 @styled
 def neurons(images: np.ndarray, shares: np.ndarray, path: Path, *, title: str) -> Path:
-    """Images (N, H, W), each on its own scale, ordered as the neurons are; shares (N,) in per cent in the corner."""
+    """Draws images (N, H, W) in the order of the neurons, each on its own scale, with shares (N,) in per cent."""
     columns = max(1, round(len(images) ** 0.5))
     rows = -(-len(images) // columns)
     figure, axes = subplots(rows, columns, (0.85 * columns, 0.85 * rows + 0.7))
@@ -120,7 +120,7 @@ def neurons(images: np.ndarray, shares: np.ndarray, path: Path, *, title: str) -
 
 @styled
 def second_layer(weights: np.ndarray, classes: Sequence[str], path: Path, *, title: str) -> Path:
-    """The weight of each hidden neuron (columns) in each class (rows): (K, N)."""
+    """Draws weights (K, N): hidden neurons in columns, classes in rows."""
     figure, axes = subplots(1, 1, (9.0, 2.4))
     most = np.abs(weights).max()
     picture = axes[0, 0].imshow(weights, cmap="gray", vmin=-most, vmax=most, aspect="auto", interpolation="nearest")

@@ -12,7 +12,7 @@ from stillpoint.pipelines.translations.config import Model
 
 
 def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
-    """The network of a MODEL section; (B, in_channels, S, S) -> log-probabilities (B, num_classes)."""
+    """The network of a MODEL section, (B, in_channels, S, S) -> log-probabilities (B, num_classes)."""
     if model.arch == "perceptron":
         features = in_channels * image_size * image_size
         return Perceptron(features, hidden=model.scaled(model.hidden), num_classes=num_classes)
@@ -49,7 +49,7 @@ def _channels(model: Model) -> int:
 
 
 def _closest_width(count, target: int) -> int:
-    """The width whose number of parameters, which grows with it, is closest to `target`."""
+    """The width whose number of parameters is closest to `target`; `count` must increase with the width."""
     low, high = 1, 2
     while count(high) < target:
         low, high = high, 2 * high

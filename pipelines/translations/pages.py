@@ -1,4 +1,4 @@
-"""Pages beside the lesson's table: the notebook's test passes, and which architectures recover the accuracy."""
+"""The lesson's pages: the notebook's test passes, and which architectures recover the accuracy."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ from stillpoint.pipelines.translations.passes import (
     seconds_per_epoch,
 )
 
-#: what the lesson compares
+#: metrics that the lesson compares
 MEASURED = ("accuracy", "translated_consistency")
 
 
 def passes_csv(results: Results) -> str:
-    """Every test pass of every run, a line each, followed by the notebook's numbers."""
+    """A csv with a line for every test pass of every run, followed by the notebook's numbers."""
     lines = []
     for model, runs in results.runs.items():
         known = published_passes(results.paper.published, results.recipe, model)
@@ -36,7 +36,7 @@ def passes_csv(results: Results) -> str:
 
 
 def passes_markdown(results: Results) -> str:
-    """The test passes, mean over seeds, a table for each network, with the notebook's columns if it has them."""
+    """A page with the test passes, mean over seeds, a table per network, beside the notebook's if it has them."""
     parts, share = [], Column("percent", "%")
     for model, runs in results.runs.items():
         known, means = published_passes(results.paper.published, results.recipe, model), mean_passes(runs)
@@ -60,7 +60,7 @@ def _pass_cells(one: Pass) -> list[str]:
 
 
 def lesson_rows(results: Results) -> list[dict[str, Any]]:
-    """A row for each network: n, accuracy and consistency with spreads (percent), parameters, seconds an epoch."""
+    """A row per network: n, accuracy and consistency with spreads (percent), parameters, seconds per epoch."""
     rows = []
     for row in results.table.rows:
         runs, cells = results.runs[row.model], row.cells["trained"]
@@ -68,7 +68,7 @@ def lesson_rows(results: Results) -> list[dict[str, Any]]:
         for key in MEASURED:
             cell = cells.get(key)
             if cell is None:
-                raise UserError(f"the lesson's table needs the metric {key}: see EVALUATE.METRICS")
+                raise UserError(f"the lesson's table needs {key}: add its evaluation to EVALUATE.METRICS")
             own[key], own[f"{key}_spread"] = cell.mean, cell.spread
         own["parameters"] = read_metrics(runs[0])["parameters"]
         own["seconds_per_epoch"] = seconds_per_epoch(runs)

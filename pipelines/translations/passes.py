@@ -1,4 +1,4 @@
-"""The test passes of a run, and the notebook's."""
+"""Reads the test passes of runs, and the notebook's."""
 
 import statistics
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Pass:
 
 
 def run_passes(run: Run) -> list[Pass]:
-    """The test passes of a run; a `UserError` if it made none."""
+    """The test passes of a run; `UserError` if it made none."""
     if not (run.test_history.is_file() and run.test_timing.is_file() and run.timing.is_file()):
         raise UserError(f"{run.folder} has no test passes: train it with TRAIN.TEST_EACH_EPOCH True")
     trained = {int(row["epoch"]): float(row["seconds"]) for row in _rows(run.timing)}
@@ -42,7 +42,7 @@ def run_passes(run: Run) -> list[Pass]:
 
 
 def mean_passes(runs: list[Run]) -> list[Pass]:
-    """Pass by pass the means over seeds."""
+    """The means over seeds, pass by pass."""
     by_epoch = zip(*(run_passes(run) for run in runs), strict=True)
     means = []
     for same in by_epoch:
@@ -54,7 +54,7 @@ def mean_passes(runs: list[Run]) -> list[Pass]:
 
 
 def published_passes(published: Published, recipe: str, model: str) -> dict[int, Pass]:
-    """The notebook's test passes by epoch, if it printed any for this network and recipe."""
+    """The notebook's test passes by epoch; {} if it printed none for this network and recipe."""
     for entry in published.own["passes"]:
         named = any(fnmatchcase(model, pattern) for pattern in entry["models"])
         if named and any(fnmatchcase(recipe, pattern) for pattern in entry["recipes"]):
@@ -64,7 +64,7 @@ def published_passes(published: Published, recipe: str, model: str) -> dict[int,
 
 
 def seconds_per_epoch(runs: list[Run]) -> float | None:
-    """Training time alone: the median over epochs, averaged over `runs`; None if a run has no epochs."""
+    """Seconds of training per epoch: the median over epochs, averaged over `runs`; None if a run has no epochs."""
     seconds = [[float(row["seconds"]) for row in _rows(run.timing)] for run in runs]
     return statistics.fmean(map(statistics.median, seconds)) if all(seconds) else None
 

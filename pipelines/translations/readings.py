@@ -1,10 +1,10 @@
-"""Which recipe reproduces the test passes that the notebook printed.
+"""Finds the recipe that reproduces the test passes printed by the notebook.
 
     python -m stillpoint.pipelines.translations.readings
 
 The notebook states one recipe and prints the curve of another. Each reading here changes one stated number, is trained
 with the same seeds, and its test passes are compared with the printed ones. It can be interrupted and resumed like any
-training, and takes half an hour on one core. Writes readings.json and readings.md.
+training, takes half an hour on one core, and writes readings.json and readings.md.
 """
 
 import argparse
@@ -27,7 +27,7 @@ RECIPE, MODEL = "fashion_mnist_batch250", "TwoFullNet"
 
 @dataclass(frozen=True)
 class Reading:
-    """A recipe: its difference from the stated one, its settings, and the passes over the images in an epoch."""
+    """A recipe: its difference from the stated one, its settings, passes over the images per epoch, and batch size."""
 
     name: str
     says: str
@@ -37,7 +37,7 @@ class Reading:
 
     @property
     def steps(self) -> int:
-        """Steps of the optimiser in one of the notebook's epochs."""
+        """Optimiser steps in one of the notebook's epochs."""
         return self.passes * 60_000 // self.batch
 
 
@@ -66,7 +66,7 @@ def train(reading: Reading, seed: int, results: Path, options: Sequence[str]) ->
 
 
 def compare(reading: Reading, runs: list[Run]) -> dict[str, object]:
-    """The mean curve over seeds beside the printed one: distances, and the last pass of each seed."""
+    """Compares the mean curve over seeds with the printed one: distances, and first and last accuracies."""
     known = published_passes(PAPER.published, RECIPE, MODEL)
 
     def epochs(passes: list[Pass]) -> list[Pass]:
@@ -89,7 +89,7 @@ def compare(reading: Reading, runs: list[Run]) -> dict[str, object]:
 
 
 def markdown(rows: dict[str, dict]) -> str:
-    """The table, and the notebook's own timings."""
+    """The table of readings, and the notebook's own timings."""
     known = published_passes(PAPER.published, RECIPE, MODEL)
     first, last = known[1], known[max(known)]
     head = ["reading", "n", "steps an epoch", "after 1 epoch (%)", "after 10 epochs (%)"]

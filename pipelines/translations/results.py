@@ -1,6 +1,6 @@
 """The lesson's results: its table and Pareto front, the notebook's test passes, and its figures.
 
-Figures of one network show seed 0 of the grid's first network, or of the one in their name.
+Figures of one network show the first seed of TwoFullNet or, without it, of the table's first network.
 """
 
 from pathlib import Path
@@ -27,13 +27,13 @@ AXES = ("accuracy", "translated_consistency")
 
 
 def shown_run(results: Results, model: str = "TwoFullNet") -> Run:
-    """The run for figures of one network: the first seed of `model`, or else of the table's first network."""
+    """The run for figures of one network: the first seed of `model` or, without it, of the table's first network."""
     own = results.runs.get(model) or next(iter(results.runs.values()))
     return own[0]
 
 
 def read_maps(run: Run, names: tuple[str, ...], state: str = "trained") -> dict[str, Any]:
-    """Arrays of a run's ``maps.safetensors``; a `UserError` if the evaluation that makes them was not run."""
+    """Arrays of a run's ``maps.safetensors``; `UserError` if their evaluation was not run."""
     found = stored_maps(run.maps)
     if absent := [name for name in names if f"{state}/{name}" not in found]:
         raise UserError(f"{run.maps} does not hold {absent[0]}: add {absent[0].split('_')[0]} to EVALUATE.METRICS")
@@ -126,7 +126,7 @@ PASSES = {"passes.csv": Page(pages.passes_csv), "passes.md": Page(pages.passes_m
 
 
 def shown(config: RunConfig) -> Shown:
-    """Only what the recipe measures is shown, such as test passes."""
+    """Columns, axes, figures and pages; test passes only if the recipe makes them."""
     if config.train.test_each_epoch:
         return Shown(COLUMNS, AXES, FIGURES, {**PASSES, **LESSON})
     return Shown(COLUMNS, AXES, {**FIGURES, "learning_curves": Figure(plain_curves)}, LESSON)

@@ -1,7 +1,8 @@
 """The classifiers of the paper by their short names, and all architectures and configurations of the authors' code.
 
-A configuration is read from left to right: `Ft40` freely trained channels, `Y` luminance first, `Bf3` taps of the blur,
-`Ex` without the packets near the Nyquist frequency, and `_mod` (modulus instead of max-pooling) or an ablation.
+A configuration's name has these parts, from left to right: `Ft40` freely trained channels, `Y` luminance first, `Bf3`
+taps of the blur, `Ex` without packets near the Nyquist frequency, `_mod` (modulus instead of max-pooling) or an
+ablation.
 """
 
 import re
@@ -14,7 +15,7 @@ STORED = "Leterme et al., classifiers stored with the authors' code"
 DEPTHS = (18, 34, 50, 101)
 BLURS = tuple(range(2, 8))
 
-#: configurations of AlexNet without wavelets that are named in the authors' code and described nowhere
+#: configurations of AlexNet without wavelets that the authors' code names but does not describe
 NAMED_ONLY = ("Str4", "Ks20")
 
 #: "none", or the filling of the slot
@@ -25,8 +26,12 @@ _RESNETS: dict[str, Pooling] = {"": "none", "zhang_": "blur", "zou_": "adaptive_
 
 @dataclass(frozen=True)
 class Architecture:
-    """family: "alexnet" or "resnet18", ...; pooling: its antialiasing method; twin: whether its first layer has
-    wavelets."""
+    """An architecture.
+
+    family    "alexnet", "resnet18", ...
+    pooling   its antialiasing method
+    twin      whether its first layer has wavelets
+    """
 
     family: str
     pooling: Pooling
@@ -41,13 +46,13 @@ class Architecture:
 class Form:
     """A parsed configuration.
 
-    blur        taps of the blur, or None without Bf
-    luminance   the colours are mixed before the transform (Y)
-    excluding   16 packets instead of 30 (Ex)
-    modulus     CMod on the wavelet channels (_mod)
-    ablation    "abl1", "abl1ada": only the wavelet channels' pooling is blurred; "abl2": all but theirs
-    small_pool  the dense max-pool of an antialiased stem has kernel size 2 (K2)
-    frozen      the first convolution is not trained (Frozen)
+    blur        taps of the blur; None without Bf
+    luminance   whether colours are mixed before the transform (Y)
+    excluding   whether there are 16 packets instead of 30 (Ex)
+    modulus     whether the wavelet channels have CMod (_mod)
+    ablation    "abl1", "abl1ada": only the pooling of wavelet channels is blurred; "abl2": only that of the others
+    small_pool  whether the dense max-pool of an antialiased stem has kernel size 2 (K2)
+    frozen      whether the first convolution is not trained (Frozen)
     """
 
     blur: int | None = None
@@ -79,7 +84,7 @@ def architecture(arch: str) -> Architecture:
 
 
 def configs(arch: str) -> list[str]:
-    """Names of the configurations of an architecture; the default, if any (without wavelets), first."""
+    """Names of an architecture's configurations; without wavelets the first is the default."""
     kind = architecture(arch)
     # predicted filters have a centre, hence an odd size
     blurs = [f"Bf{size}" for size in BLURS if kind.pooling != "adaptive_blur" or size % 2]
@@ -98,15 +103,17 @@ def form(arch: str, config: str) -> Form:
     known = configs(arch)
     if not config:
         if architecture(arch).twin:
-            raise ValueError(f"{arch} has no default configuration: one of {', '.join(known)}")
+            raise ValueError(f"{arch} has no default configuration: choose from {', '.join(known)}")
         config = "Std"
     if config in NAMED_ONLY and not architecture(arch).twin and not architecture(arch).resnet:
         raise ValueError(
-            f"{arch} {config} is only a name in the authors' code, without a description, so it cannot be built; "
-            f"those that can: {', '.join(known)}"
+            f"{arch} {config} is only a name in the authors' code, without a description, and cannot be built: choose "
+            f"from {', '.join(known)}"
         )
     if config not in known:
-        raise ValueError(f"{arch} has no configuration {config!r}{nearest(config, known)}; all: {', '.join(known)}")
+        raise ValueError(
+            f"{arch} has no configuration {config!r}{nearest(config, known)}; choose from {', '.join(known)}"
+        )
     blur = re.search(r"Bf(\d)", config)
     variant = config.partition("_")[2]
     return Form(
@@ -121,7 +128,7 @@ def form(arch: str, config: str) -> Form:
 
 
 def sections(arch: str, config: str) -> int:
-    """How many sections of packets the first layer mixes, each with weights of its own; 0 without wavelets."""
+    """Number of sections of packets that the first layer mixes, each with its own weights; 0 without wavelets."""
     kind = architecture(arch)
     if not kind.twin:
         return 0
@@ -151,16 +158,16 @@ def _resnets(short: str, family: str, data: str, ablations: bool) -> dict[str, t
     return found
 
 
-#: The 35 classifiers whose weights and scores the authors stored: short name -> (architecture, configuration). A
-#: AlexNet, R ResNet(-34 on ImageNet), zh3/zo3 blur of Zhang/Zou with 3 taps, wy wavelets of the luminance, I ImageNet,
-#: C CIFAR-10.
+#: The 35 classifiers whose weights and scores the authors stored: short name -> (architecture, configuration). In
+#: names, A is AlexNet, R a ResNet (34 on ImageNet), zh3/zo3 the blur of Zhang/Zou with 3 taps, wy wavelets of the
+#: luminance, I ImageNet, C CIFAR-10.
 CLASSIFIERS: dict[str, tuple[str, str]] = {
     **_alexnets(),
     **_resnets("R", "resnet34", "I", True),
     **_resnets("R18", "resnet18", "C", False),
     **_resnets("R34", "resnet34", "C", False),
 }
-#: Deeper ones that the authors' code names, of which no weights are stored.
+#: Deeper classifiers that the authors' code names, without stored weights.
 DEEPER: dict[str, tuple[str, str]] = {
     **_resnets("R50", "resnet50", "C", False),
     **_resnets("R101", "resnet101", "C", False),
@@ -178,7 +185,7 @@ def _settings(arch: str, config: str) -> dict[str, object]:
 
 
 def models() -> dict[str, ModelEntry]:
-    """Entries by short name, then by architecture: those with wavelets need ``MODEL.CONFIG``, one of `configs`.
+    """All networks by short name, then all architectures by name, of which those with wavelets need ``MODEL.CONFIG``.
 
     ResNets are the same for all data sets (the 7x7 stem even at 32x32); AlexNet needs images of ImageNet's size.
     """

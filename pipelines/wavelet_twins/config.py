@@ -10,13 +10,13 @@ from stillpoint.pipelines.wavelet_twins.catalogue import architecture, form, sec
 
 
 class Model(NetworkConfig):
-    """An architecture of the paper and its configuration, and what training does to its wavelet channels."""
+    """MODEL: an architecture of the paper, its configuration, and penalty and record of its wavelet channels."""
 
     arch: str = Field(
         "dtcwpt_resnet18", description="architecture, as the authors name it: dtcwpt_zhang_resnet34, AlexNet, ..."
     )
     config: str = Field(
-        "", description="configuration: Ft40YEx_mod, Bf3, ...; empty is Std, which wavelet networks do not have"
+        "", description="configuration: Ft40YEx_mod, Bf3, ...; empty: Std, which wavelet networks do not have"
     )
     UNFILLED: ClassVar[tuple[str, ...]] = ("auto",)
 
@@ -30,7 +30,7 @@ class Model(NetworkConfig):
         description="factor of the penalty on each section of packets (the authors' --lambda-params); empty: none",
     )
     record_gradients: bool = Field(
-        False, description="keep the largest gradient of each mixing row at every update (the authors' --get-gradients)"
+        False, description="record each mixing row's largest gradient at every update (the authors' --get-gradients)"
     )
 
     @model_validator(mode="after")
@@ -45,23 +45,24 @@ class Model(NetworkConfig):
                 f"{self.config or 'Std'}, got {len(self.penalty)}"
             )
         if self.record_gradients and not count:
-            raise ValueError(f"MODEL.RECORD_GRADIENTS is for networks with wavelets; {self.arch} has none")
+            raise ValueError(f"MODEL.RECORD_GRADIENTS needs a network with wavelets, which {self.arch} does not have")
         if self.downsample != "auto" and (architecture(self.arch).pooling != "none" or options.ablation):
             raise ValueError(
-                f"MODEL.DOWNSAMPLE {self.downsample} is for networks without a blur; {self.arch} "
+                f"MODEL.DOWNSAMPLE {self.downsample} needs a network without a blur, but {self.arch} "
                 f"{self.config or 'Std'} has one"
             )
         return self
 
 
 class Evaluate(EvaluateConfig):
-    """How shifted crops are made; the defaults are the authors' for CIFAR-10."""
+    """EVALUATE: how shifted crops are made; the defaults are the authors' for CIFAR-10."""
 
     directions: tuple[Literal["horizontal", "vertical", "diagonal", "all"], ...] = Field(
-        ("horizontal", "vertical", "diagonal"), description='of the shifts; "all" pairs cost the square of the others'
+        ("horizontal", "vertical", "diagonal"),
+        description='of the shifts; the cost of "all" is the square of the others\'',
     )
     kl_shift: int = Field(8, ge=1, description="largest shift in pixels for the divergence")
-    kl_divide: int = Field(2, ge=1, description="steps in a pixel for the divergence")
+    kl_divide: int = Field(2, ge=1, description="steps per pixel for the divergence")
     flip_shift: int = Field(
         4, ge=1, description="largest shift in whole pixels for the flip rates (authors: 4 on CIFAR-10, 8 on ImageNet)"
     )

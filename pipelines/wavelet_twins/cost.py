@@ -89,7 +89,7 @@ def _by_stages(head: nn.Module, x: Tensor, macs: int) -> int | None:
 
 
 def saved_numbers(net: nn.Module, x: Tensor) -> int:
-    """Numbers that autograd keeps between forward and backward in training: each tensor once, without parameters."""
+    """Numbers that autograd saves from forward to backward in training: each tensor once, without parameters."""
     own = {id(parameter) for parameter in net.parameters()}
     kept: dict[int, Tensor] = {}
 

@@ -1,8 +1,7 @@
-"""What the paper measures: ten crops, divergence and flip rates over shifts, flip rates over perturbed videos.
+"""The paper's evaluations: ten crops, divergence and flip rates over shifts, flip rates over perturbed videos.
 
-The shifted views are cut from the stored images at `divide` times the resolution (`data.shifted_crops`). The
-authors show them to the network without the normalisation it was trained with; so does "shifts", and
-"shifts_normalised" normalises them.
+The shifted views are cut from the stored images at `divide` times the resolution (`data.shifted_crops`). Like the
+authors, "shifts" shows them to the network without the normalisation of training; "shifts_normalised" normalises them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from stillpoint.pipelines.wavelet_twins.scores import write_scores
 
 __all__ = ["Shifts", "TenCrops", "evaluations", "measured"]
 
-#: photographs whose views are held at once
+#: photographs whose views are in memory at once
 _PHOTOGRAPHS = 16
 #: the authors resize to 256 for crops of 224, and to 36 for crops of 32
 _TEN_CROPS = (256, 224)
@@ -53,12 +52,12 @@ def _normalised(pixels: Tensor, *, mean: Sequence[float] | None, std: Sequence[f
 
 def _stored(view: View) -> ImageSet | FolderSet:
     if view.image_set is None:
-        raise UserError("views of the stored images need an image set: evaluate a data set of the registry")
+        raise UserError("this evaluation needs stored images: evaluate a registered data set")
     return view.image_set
 
 
 class TenCrops:
-    """Accuracy of the mean probability over the corners, the centre and their mirror images, normalised."""
+    """Accuracy of the mean probability over ten normalised crops: corners, centre and their mirror images."""
 
     def __init__(
         self, config: Evaluate, seed: int, *, mean: Sequence[float] | None, std: Sequence[float] | None
@@ -71,7 +70,7 @@ class TenCrops:
         total: Tensor | None = None
         for pixels in self._views(view):
             images = _normalised(pixels.to(view.images.device), mean=self.mean, std=self.std, view=view)
-            # in float64, so that the sum of ten does not decide between two classes
+            # in float64, so that rounding of the sum does not decide between two classes
             chances = view.predict(images).double().softmax(1)
             total = chances if total is None else total + chances
         assert total is not None
@@ -98,7 +97,7 @@ class TenCrops:
 class Shifts:
     """Divergence of every shift from the unshifted image, and how often the class flips from one shift to another.
 
-    For each direction: ``kl_<direction>_curve`` (nats, a mean over images, first shift zero), its mean over the other
+    For each direction: ``kl_<direction>_curve`` (nats, mean over images, first shift zero), its mean over the other
     shifts ``kl_<direction>``, its value at one pixel ``kl_<direction>_pixel``; ``mfr_<direction>_curve`` for steps of 1
     pixel, 2, ..., its mean ``mfr_<direction>`` and its first value ``mfr_<direction>_step1``. For the direction "all"
     the curve is a map (vertical, horizontal), and flips are counted along each axis and together. ``shifts_accuracy``
@@ -145,7 +144,7 @@ class Shifts:
                 tallies[step - 1].update(flipped)
 
     def _flips(self, logits: Mapping[tuple[int, int], Tensor], direction: str) -> Iterator[Tensor]:
-        """For each step the flips (B, pairs) along the lines of a direction."""
+        """Yields for each step the flips (B, pairs) along the lines of a direction."""
         most = self.config.flip_shift
         if direction == "all":
             rows = [[(v, h) for h in range(most + 1)] for v in range(most + 1)]
@@ -157,10 +156,10 @@ class Shifts:
             yield torch.cat([flips(line, step) for line in classes], 1)
 
     def _predict(self, view: View, indices: Tensor, most: int, divide: int) -> dict[tuple[int, int], Tensor]:
-        """Logits of the views at every shift that a direction needs, each made once."""
+        """Logits of the views at every shift that a direction needs, each computed once."""
         directions = self.config.directions
         needed = {offset for direction in directions for offset in shift_offsets(direction, most * divide)}
-        # those that share a horizontal shift follow one another
+        # sorted so that offsets with the same horizontal shift are adjacent
         offsets = sorted(needed, key=lambda offset: (offset[1], offset[0]))
         logits = {}
         for number, (offset, pixels) in enumerate(
@@ -206,7 +205,7 @@ class Shifts:
 
 
 def evaluations(config: RunConfig) -> Mapping[str, Callable[..., Evaluation]]:
-    """Core's evaluations and the paper's. The protocol is the authors' either way: nothing is drawn."""
+    """Core's evaluations and the paper's, which draw nothing, so that every protocol is the authors'."""
     data = config.data
     statistics = {"mean": data.mean, "std": data.std}
 
@@ -223,5 +222,5 @@ def evaluations(config: RunConfig) -> Mapping[str, Callable[..., Evaluation]]:
 
 
 def measured(config: RunConfig, run: Run) -> None:
-    """Adds what was measured to the run's scores.json."""
+    """Adds the run's metrics to its scores.json."""
     write_scores(config, run)

@@ -1,4 +1,4 @@
-"""Figures: the kernels of a first layer in their colours, curves over shifts, accuracy against flip rate."""
+"""The paper's figures: kernels of the first layer in colour, curves over shifts, accuracy against flip rate."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,16 +17,16 @@ from stillpoint.pipelines.wavelet_twins.models import resulting_kernel
 if TYPE_CHECKING:
     from stillpoint.core.reporting.tables import Table
 
-#: kernels in a row, and grey pixels between them
+#: kernels per row, and grey pixels between them
 COLUMNS, GAP = 16, 2
 GREY = 0.5
 
 
 def kernel_sheet(first: WaveletTwin2d, image_size: int = 224, *, framed: bool = False) -> Tensor:
-    """All kernels of a first layer as one picture in [0, 1], (H, W, 3): free ones, then real and imaginary parts in
-    turn.
+    """All kernels of a first layer as one image (H, W, 3) in [0, 1]: free ones, then real and imaginary parts in turn.
 
-    Zero is grey and each kernel has its own contrast. One channel is shown in grey; more than three as their mean.
+    Zero is grey, and each kernel has its own contrast. Kernels with three input channels are shown in colour, with
+    another number as the grey of their mean.
     """
     kernels = resulting_kernel(first, image_size, framed=framed)  # (N, C, S, S)
     if kernels.shape[1] not in (1, 3):
@@ -47,7 +47,7 @@ def kernel_sheet(first: WaveletTwin2d, image_size: int = 224, *, framed: bool = 
 def save_kernels(
     first: WaveletTwin2d, path: Path, image_size: int = 224, *, scale: int = 2, framed: bool = False
 ) -> Path:
-    """`kernel_sheet` as a PNG, each number `scale` x `scale` pixels; the path."""
+    """Writes `kernel_sheet` as a PNG with `scale` x `scale` pixels for each number, and returns its path."""
     from PIL import Image
 
     sheet = kernel_sheet(first, image_size, framed=framed).cpu().numpy()
@@ -70,7 +70,7 @@ def curves(
     start: int = 0,
     name: Callable[[str], str] = str,
 ) -> Path:
-    """Curves over shifts: a line is the mean over seeds, a band reaches from the lowest to the highest.
+    """Draws curves over shifts: lines are means over seeds, bands from the lowest to the highest.
 
     `panels` holds for each (row, column) the curves of each network, one for each seed; point k is at
     ``(start + k) * step``, times `scale` upwards.
@@ -106,11 +106,11 @@ def curves(
 
 @styled
 def accuracy_flips(table: "Table", path: Path, *, name: Callable[[str], str] = str) -> Path:
-    """Flip rate under diagonal shifts against accuracy, without and with normalisation; the stored classifiers, hollow,
-    in their own panel.
+    """Draws flip rate under diagonal shifts against accuracy, without and with normalisation.
 
-    Bars are standard deviations over seeds; a ring marks the Pareto front of `table.axes`. Where there are more
-    networks than markers, each has its number in the legend beside its points.
+    The authors' stored classifiers are hollow, in their own panel. Bars are standard deviations over seeds; a ring
+    marks the Pareto front of `table.axes`. If there are more networks than markers, each point bears its network's
+    number in the legend.
     """
     across = table.axes[0]
     held = {key for row in table.rows for key in row.cells.get("trained", {})}
@@ -161,7 +161,7 @@ def _published(table: "Table", across: str, up: str) -> dict[str, tuple[float, f
 
 @styled
 def kernels(sheets: Mapping[str, np.ndarray], path: Path, *, title: str) -> Path:
-    """Stacked sheets of `kernel_sheet`."""
+    """Draws images of `kernel_sheet` one below the other."""
     if not sheets:
         raise UserError(f"{path.name} needs a network with wavelets: this grid has none")
     heights = [sheet.shape[0] / sheet.shape[1] for sheet in sheets.values()]

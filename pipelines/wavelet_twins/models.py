@@ -1,4 +1,4 @@
-"""From the paper's architectures and configurations to core's backbones with filled slots."""
+"""Builds the paper's architectures and configurations: core's backbones with filled slots."""
 
 from dataclasses import replace
 from functools import partial
@@ -23,21 +23,20 @@ from stillpoint.pipelines.wavelet_twins.config import Model
 
 #: initial weights of red, green and blue in the luminance (authors' code)
 ALEXNET_COLOURS, RESNET_COLOURS = (1.0036, 1.1630, 0.8334), (0.9802, 1.3060, 0.7138)
-#: default taps of the blur: in the body, and in the stem of a twin, which has the default of Zhang's library
+#: default taps of the blur in the body, and in a twin's stem, which has the default of Zhang's library
 BODY_BLUR, TWIN_STEM_BLUR = 3, 4
-#: channels that share the predicted filters of an adaptive blur in a stem; in the body there are 8 groups
+#: channels that share the predicted filters of an adaptive blur in a stem; the body has 8 groups
 STEM_GROUP = 8
-#: sides of the frame around the kernels of a modulus layer (authors' code); it grows by 4 for each layer composed
-#: before
+#: side of the frame around the kernels of a modulus layer (authors' code); each composed layer adds 4
 FRAMES = {"alexnet": 120, "resnet": 76}
-#: smallest side of an image that leaves AlexNet a pixel
+#: smallest side of an image for AlexNet without a blur
 ALEXNET_SMALLEST = 63
 
 
 def build(model: Model, *, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
     """The network of a MODEL section, (B, in_channels, S, S) -> logits (B, num_classes).
 
-    `UserError` for images that are too small for the network, and for a network with wavelets but no configuration.
+    `UserError` for images too small for the network, and for an unknown architecture or configuration.
     """
     try:
         kind = architecture(model.arch)
@@ -58,10 +57,10 @@ def smallest(kind: Architecture, options: Form) -> int:
     """The smallest side of an image: the last map must be larger than its blur's reflection padding."""
     margin = (options.blur or BODY_BLUR) // 2
     if kind.resnet:
-        # the last blur is at 1/16 of the size (in an ablation the only one, at 1/2); packets need two pixels, and round
+        # the last blur is at 1/16 of the size (in an ablation the only one, at 1/2); packets need two pixels and round
         # odd sides down
         blurred = 16 * margin if kind.pooling != "none" else 2 * margin if options.ablation else 0
-        # a dense max-pool of 2 loses a row of a map at a half of the size
+        # a dense max-pool of 2 loses a row of a map at half the size
         lost = 2 if options.small_pool and kind.pooling != "none" else 0
         return blurred + lost + (2 if kind.twin else 1)
     if kind.pooling == "none":
@@ -83,10 +82,10 @@ def network(
     width: float = 1.0,
     **layers: ModuleFactory,
 ) -> Backbone:
-    """An architecture in one of its configurations; ValueError with the nearest names for one that does not exist.
+    """An architecture in one of its configurations; ValueError with the nearest names for an unknown one.
 
-    `downsample` replaces all strides of an architecture without a blur; in a modulus stem, those of the free channels
-    only. `width` multiplies the channels except those of a twin's stem, which its packets decide; `layers` are a
+    `downsample` replaces all strides of an architecture without a blur; in a modulus stem only those of the free
+    channels. `width` multiplies all channels but those of a twin's stem, which follow from its packets; `layers` are a
     backbone's `activation` and `norm`, which do not apply to the stem.
     """
     kind, options = architecture(arch), form(arch, config)
@@ -105,23 +104,23 @@ def first_layer(arch: str, config: str, *, in_channels: int = 3) -> WaveletTwin2
 
 
 def twin_stem(arch: str, config: str, *, in_channels: int = 3) -> TwinStem:
-    """The first layer of an architecture with wavelets, its activation and its pooling; ValueError for one without."""
+    """The first layer of an architecture with wavelets, with activation and pooling; ValueError for one without."""
     return _stem(_with_wavelets(arch), form(arch, config), in_channels, None)
 
 
 def twin(net: nn.Module) -> WaveletTwin2d | None:
-    """The first layer of a network with wavelets, or None."""
+    """The first layer of a network with wavelets; None for one without."""
     return next((module for module in net.modules() if isinstance(module, WaveletTwin2d)), None)
 
 
 def mixing_weights(net: nn.Module) -> list[nn.Parameter]:
-    """The weights that combine packets, (outputs, inputs / groups) for each section; empty for a network without."""
+    """The weights that mix packets, (outputs, inputs / groups) for each section; [] for a network without wavelets."""
     first = twin(net)
     return [] if first is None else list(first.wavelet.mixing)
 
 
 def resulting_kernel(first: WaveletTwin2d, image_size: int = 224, *, framed: bool = False) -> Tensor:
-    """`WaveletTwin2d.resulting_kernel`, trimmed to the filters' support, or `framed` by zeros as the authors' is."""
+    """`WaveletTwin2d.resulting_kernel`, trimmed to the filters' support, or `framed` by zeros like the authors'."""
     mixing = first.wavelet
     family = "alexnet" if mixing.packing.depth == ALEXNET.depth else "resnet"
     composed = (mixing.packets.part == "real") + (mixing.colour.ndim == 2)
@@ -131,7 +130,7 @@ def resulting_kernel(first: WaveletTwin2d, image_size: int = 224, *, framed: boo
 def normalised_pool(
     channels: int, pooling: Pooling, size: int = BODY_BLUR, given: DownsampleFactory | None = None
 ) -> nn.Sequential:
-    """A ResNet's stem after its convolution: batch norm, ReLU, pooling to a half, by `given` or by name."""
+    """A ResNet's stem after its convolution: batch norm, ReLU, and pooling to half the size by `given` or `pooling`."""
     head = [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
     slot = given or _slot(pooling, size, groups=channels // STEM_GROUP)
     if slot is None:
@@ -142,7 +141,7 @@ def normalised_pool(
 def rectified_pool(
     channels: int, pooling: Pooling, size: int = BODY_BLUR, given: DownsampleFactory | None = None
 ) -> nn.Sequential:
-    """AlexNet's stem after its convolution: ReLU and pooling, to a half of the size, or to a quarter with a filling."""
+    """AlexNet's stem after its convolution: ReLU and pooling to half the size, or to a quarter with a filling."""
     slot = given or _slot(pooling, size)
     if slot is None:
         return nn.Sequential(nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2))
@@ -150,7 +149,7 @@ def rectified_pool(
 
 
 def modulus_activation(channels: int, norm: bool) -> nn.Sequential:
-    """CMod after the subsampled packets: modulus, its batch norm (ResNet) or a bias (AlexNet), ReLU."""
+    """CMod after the subsampled packets: modulus, its batch norm (with `norm`, ResNet) or a bias (AlexNet), ReLU."""
     scale = ModulusBatchNorm2d(channels) if norm else ModulusBias2d(channels)
     return nn.Sequential(ComplexModulus(), scale, nn.ReLU(inplace=True))
 
@@ -188,7 +187,7 @@ def _first(kind: Architecture, options: Form, in_channels: int) -> WaveletTwin2d
     else:
         packing, stride = ALEXNET, 4 if kind.pooling == "none" else 2
         free = nn.Conv2d(in_channels, 32, 11, stride=stride, padding=2)
-        # the moduli are 8 pixels apart, like the pooled free channels
+        # so that moduli are 8 pixels apart, like the pooled free channels
         colours, subsample = ALEXNET_COLOURS, 8 // stride
     wavelet = WaveletMixing2d(
         in_channels,

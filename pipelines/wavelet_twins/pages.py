@@ -1,4 +1,4 @@
-"""Pages beside the table: every stored classifier, all scores over shifts, and the cost of the variants."""
+"""The paper's pages: every stored classifier, all scores over shifts, and the cost of the variants."""
 
 from functools import cache
 from pathlib import Path
@@ -13,9 +13,9 @@ from stillpoint.core.reporting.writing import csv_text, escaped, markdown_page, 
 from stillpoint.pipelines.results import Results
 from stillpoint.pipelines.wavelet_twins.catalogue import CLASSIFIERS
 
-#: milliseconds per image, measured on one machine: see benchmarks/wavelet_twins.py
+#: milliseconds per image, measured on one machine by benchmarks/wavelet_twins.py
 TIMES = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "wavelet_twins.json"
-#: recipes of the data sets whose classifiers are stored
+#: recipes of data sets with stored classifiers
 STORED_RECIPES = ("cifar10*", "imagenet*")
 WAYS = ("horizontal", "vertical", "diagonal")
 STORED = (
@@ -37,7 +37,7 @@ def stored_scores(published: Published) -> dict[str, dict[str, float | None]]:
 
 
 def classifiers(results: Results) -> str:
-    """Each of the 35 stored classifiers: the authors' score, followed by ours if this recipe trained it."""
+    """A page with the authors' scores of the 35 stored classifiers, each followed by ours if this recipe trained it."""
     stored = stored_scores(results.paper.published)
     ours = {row.model: row for row in results.table.rows}
     parts = [
@@ -63,7 +63,7 @@ def classifiers(results: Results) -> str:
 
 
 def shifts(results: Results) -> str:
-    """All scores over shifts, without and with normalisation, with their values at one pixel."""
+    """A page with all scores over shifts, without and with normalisation, and their values at one pixel."""
     parts = [
         "The authors show shifted images without the normalisation that the network was trained with; that is the "
         "first table. Accuracy is that of the first, unshifted view: a network that gives all one class never flips."
@@ -91,7 +91,7 @@ def shifts(results: Results) -> str:
 
 @cache
 def costs() -> list[dict[str, Any]]:
-    """A row for each variant at ImageNet's size; milliseconds are empty if the benchmark was not run."""
+    """A row per variant at ImageNet's size; milliseconds are "" if the benchmark was not run."""
     from stillpoint.pipelines.wavelet_twins.cost import VARIANTS, cost
 
     times = read_json(TIMES, of=dict)["milliseconds"] if TIMES.is_file() else {}
@@ -118,7 +118,7 @@ def cost_csv(results: Results) -> str:
 
 
 def cost_markdown(results: Results) -> str:
-    """The cost table, with the device of the timings."""
+    """A page with the costs, and the device of the timings."""
     head = [
         "network",
         "stem MMAC",

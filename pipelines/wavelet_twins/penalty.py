@@ -9,9 +9,9 @@ from stillpoint.core.base.errors import UserError
 
 
 def concentration(weight: Tensor) -> Tensor:
-    """Sum over the rows w of (outputs, inputs) of ``|w|_1 / |w|_inf - 1``, 0-dim (Leterme et al., authors' code).
+    """Sum of ``|w|_1 / |w|_inf - 1`` over the rows w of (outputs, inputs), 0-dim (Leterme et al., authors' code).
 
-    Zero exactly if each row has at most one non-zero entry, and inputs - 1 per row if all have equal magnitude. A row
+    It is zero exactly if each row has at most one non-zero entry, and inputs - 1 for a row of equal magnitudes. A row
     of zeros counts as zero; the authors' quotient is undefined there. Law: scaling a row changes nothing.
     """
     sizes = weight.flatten(1).abs()
@@ -22,20 +22,18 @@ def concentration(weight: Tensor) -> Tensor:
 
 
 def penalty(weights: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
-    """Sum of `concentration` over the sections of a twin, each times its factor (`lambda-params` of the authors).
+    """Sum of `concentration` over the sections of a twin, each times its factor (the authors' `lambda-params`).
 
     `UserError` unless there is one factor for each section.
     """
     if len(weights) != len(factors):
-        raise UserError(
-            f"the network has {len(weights)} sections of packets and needs as many factors, got {list(factors)}"
-        )
+        raise UserError(f"factors must be one for each of {len(weights)} sections of packets, got {list(factors)}")
     terms = [factor * concentration(weight) for weight, factor in zip(weights, factors, strict=True)]
     return torch.stack(terms).sum() if terms else torch.zeros(())
 
 
 def row_gradients(weights: Sequence[Tensor]) -> list[Tensor]:
-    """The largest gradient of each row, (outputs,) for each section: the authors' `--get-gradients`, after backward."""
+    """The largest gradient of each row, (outputs,) for each section, after backward: the authors' `--get-gradients`."""
     found = []
     for weight in weights:
         if weight.grad is None:

@@ -25,7 +25,7 @@ _SIDE = 224
 
 
 def videos(folder: Path) -> dict[str, list[Path]]:
-    """The videos of each perturbation, in order; a `UserError` that says which files to put where if there are none."""
+    """The videos of each perturbation, in order; `UserError` that says which files to put where if there are none."""
     found = {
         kind.name: sorted(p for p in kind.glob("[!._]*/[!._]*") if p.suffix == ".mp4" or p.is_dir())
         for kind in sorted(folder.iterdir() if folder.is_dir() else ())
@@ -35,13 +35,13 @@ def videos(folder: Path) -> dict[str, list[Path]]:
     if not found:
         raise UserError(
             f"ImageNet-P is not in {folder}: unpack its archives (Zenodo record 3565846) so that {folder} holds "
-            f"<perturbation>/<class>/<video>.mp4, and set EVALUATE.IMAGENET_P to that folder"
+            f"<perturbation>/<class>/<video>.mp4, and set EVALUATE.IMAGENET_P to this folder"
         )
     return found
 
 
 def frames(video: Path) -> Tensor:
-    """uint8 (F, 3, 224, 224); a `UserError` for a video that cannot be read."""
+    """The frames of a video, uint8 (F, 3, 224, 224); `UserError` if it cannot be read."""
     if video.is_dir():
         paths = sorted(p for p in video.iterdir() if p.name.endswith(IMAGE_SUFFIXES) and not p.name.startswith("."))
         if not paths:
@@ -49,8 +49,8 @@ def frames(video: Path) -> Tensor:
         return torch.cat([one_crop(decode_image(p, str(p)), _SIDE) for p in paths])
     program = shutil.which("ffmpeg")
     if program is None:
-        raise UserError(f"{video} needs the program ffmpeg to be read: install it, or unpack videos into frames")
-    # never as a playlist, which could name files and addresses
+        raise UserError(f"reading {video} needs the program ffmpeg: install it, or unpack videos into frames")
+    # never read as a playlist, which could refer to other files and addresses
     taken = ["-protocol_whitelist", "file,pipe", "-f", "mov", "-i", f"file:{video}"]
     words = [program, "-v", "error", *taken, "-f", "rawvideo", "-pix_fmt", "rgb24"]
     done = subprocess.run([*words, "-s", f"{_SIDE}x{_SIDE}", "-"], capture_output=True)
@@ -63,9 +63,9 @@ def frames(video: Path) -> Tensor:
 
 
 class Perturbations:
-    """How often the class flips from a frame to the one `step` later, step = 1..PERTURBATION_STEPS, frames normalised.
+    """How often the class flips from a normalised frame to the one `step` later, step = 1..PERTURBATION_STEPS.
 
-    ``perturbations_<name>`` is the mean over the steps, ``perturbations_<name>_curve`` holds them all.
+    ``perturbations_<name>`` is the mean over the steps, ``perturbations_<name>_curve`` has the rate of each step.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Perturbations:
         self.view: View | None = None
 
     def update(self, view: View) -> None:
-        # the videos replace the view's images; the view provides the network and its device
+        # the videos replace the view's images; the view provides the network and the device
         self.view = view
 
     def _classes(self, paths: Sequence[Path]) -> Iterator[Tensor]:
@@ -107,7 +107,7 @@ class Perturbations:
                         sums[1] += each.numel()
             rates = [sums[0] / sums[1] for sums in flipped.values() if sums[1]]
             if not rates:
-                raise UserError(f"the videos of {kind} have one frame: there is nothing to compare")
+                raise UserError(f"the videos of {kind} have only one frame each, so there is nothing to compare")
             results[f"perturbations_{kind}"] = sum(rates) / len(rates)
             results[f"perturbations_{kind}_curve"] = torch.tensor(rates)
         return results

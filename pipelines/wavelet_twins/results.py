@@ -1,4 +1,4 @@
-"""The paper's results: one crop and ten crops, divergence and flip rates over shifts, kernels, cost."""
+"""The paper's results: accuracy on one crop and ten, divergence and flip rates over shifts, kernels, cost."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stillpoint.core.config.schema import RunConfig
 
 DIRECTIONS = ("horizontal", "vertical", "diagonal")
-#: the perturbations of ImageNet-P that the authors stored rates of
+#: perturbations of ImageNet-P whose rates the authors stored
 VIDEOS = ("brightness", "motion_blur", "rotate", "scale", "snow", "tilt", "translate", "zoom_blur")
 COLUMNS = arranged(
     Column("accuracy", "accuracy, one crop"),
@@ -27,12 +27,12 @@ COLUMNS = arranged(
     Column("normalised_kl_diagonal", "divergence, diagonal shifts, normalised", "nats", "lower"),
     Column("normalised_mfr_diagonal", "flip rate, diagonal shifts, normalised", "%", "lower"),
     *(Column(f"perturbations_{kind}", f"flip rate, videos: {kind.replace('_', ' ')}", "%", "lower") for kind in VIDEOS),
-    # of other perturbations
+    # for other perturbations
     Column("perturbations", "flip rate on perturbed videos", "%", "lower"),
 )
 #: with normalisation: without it a network may predict one class for all images, and never flip
 AXES = ("accuracy", "normalised_mfr_diagonal")
-#: grid's names -> the paper's
+#: infix of a short name -> the paper's names: without wavelets, with, with modulus
 NAMES = {
     "": ("CNN", "WCNN", "CWCNN"),
     "zh3": ("BlurCNN", "BlurWCNN", "CBlurWCNN"),
@@ -41,7 +41,7 @@ NAMES = {
 
 
 def title(model: str) -> str:
-    """The short name with the paper's name of its kind: ``R18zh3wyC_mod`` -> ``R18zh3wyC_mod (CBlurWCNN)``."""
+    """A short name with the paper's name of its kind: ``R18zh3wyC_mod`` -> ``R18zh3wyC_mod (CBlurWCNN)``."""
     infix = next((name for name in ("zh3", "zo3") if name in model), "")
     kind = 0 if "wy" not in model else 2 if model.endswith("_mod") else 1
     abl = ", ablated" if model.endswith("_abl") else ""
@@ -49,7 +49,7 @@ def title(model: str) -> str:
 
 
 def _curves(results: Results, name: str) -> "dict[str, list[np.ndarray]]":
-    """The curves of each network over the seeds, if measured."""
+    """The curves of each network's seeds, for networks with any."""
     found = {}
     for model, runs in results.runs.items():
         maps = [read_maps(run.maps) for run in runs]
@@ -60,7 +60,7 @@ def _curves(results: Results, name: str) -> "dict[str, list[np.ndarray]]":
 
 
 def _panels(results: Results, kind: str) -> "dict[tuple[str, str], dict[str, list[np.ndarray]]]":
-    """{(row, column): curves} for shifted images with and without normalisation, and all directions."""
+    """{(row, column): curves} for shifted images without and with normalisation (rows) and directions (columns)."""
     rows = {"": "not normalised (the authors')", "normalised_": "normalised"}
     held = {
         (shown, way): _curves(results, f"{prefix}{kind}_{way}") for prefix, shown in rows.items() for way in DIRECTIONS
@@ -69,7 +69,7 @@ def _panels(results: Results, kind: str) -> "dict[tuple[str, str], dict[str, lis
 
 
 def divergence(results: Results, path: Path) -> None:
-    """Divergence over the shift."""
+    """Draws divergence over the shift."""
     from stillpoint.pipelines.wavelet_twins import figures
 
     first = next(iter(results.runs.values()))[0]
@@ -86,7 +86,7 @@ def divergence(results: Results, path: Path) -> None:
 
 
 def flip_rate(results: Results, path: Path) -> None:
-    """Flip rate over the step."""
+    """Draws flip rate over the step."""
     from stillpoint.pipelines.wavelet_twins import figures
 
     figures.curves(
@@ -102,14 +102,14 @@ def flip_rate(results: Results, path: Path) -> None:
 
 
 def accuracy_flips(results: Results, path: Path) -> None:
-    """Flip rate against accuracy, with the stored classifiers if they were measured on the same images."""
+    """Draws flip rate against accuracy, with the stored classifiers if they were measured on the same images."""
     from stillpoint.pipelines.wavelet_twins import figures
 
     figures.accuracy_flips(results.table, path, name=title)
 
 
 def kernels(results: Results, path: Path) -> None:
-    """The trained first layers of the first twin and of the first modulus, seed 0."""
+    """Draws the trained first layers of the first network with wavelets and the first with modulus, first seeds."""
     from stillpoint.pipelines.wavelet_twins import figures
     from stillpoint.pipelines.wavelet_twins.models import twin
 

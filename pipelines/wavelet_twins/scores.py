@@ -1,5 +1,4 @@
-"""The scores of a run in the authors' structure: dataset / split / mode / metric, each with its time and commit, and
-with the number of test images.
+"""A run's scores in the authors' structure: dataset / split / mode / metric, each with time, commit and image count.
 
 ``metrics.json`` holds one measurement and is reproducible to the byte; ``scores.json`` collects measurements of the
 same weights at different times.
@@ -74,7 +73,7 @@ def _images(metrics: dict[str, Any], mode: str) -> dict[str, int]:
 
 
 def read(run: Run) -> dict[str, Any]:
-    """The content of scores.json, ``{}`` if there is none; a `UserError` for a damaged one."""
+    """The content of scores.json, {} if there is none; `UserError` for a damaged one."""
     if not run.scores.is_file():
         return {}
     remedy = "remove it and evaluate the run again"

@@ -12,7 +12,7 @@ from stillpoint.pipelines.wavelet_twins.penalty import penalty, row_gradients
 
 
 class GradientRecord:
-    """The largest gradient of each mixing row at every update, one tensor (updates, rows) for each section."""
+    """Records the largest gradient of each mixing row at every update, one tensor (updates, rows) for each section."""
 
     def __init__(self) -> None:
         self._kept: list[Tensor] = []
@@ -28,7 +28,7 @@ class GradientRecord:
     def state(self) -> dict[str, Tensor]:
         """``section<i>`` -> float32 (updates, rows); empty before the first update."""
         if self._rows:
-            # earlier updates are one tensor, so that a state costs one copy
+            # earlier updates are merged into one tensor, so that a state costs one copy
             self._kept = [torch.cat([*self._kept, torch.stack(self._rows).float().cpu()])]
             self._rows = []
         if not self._kept:

@@ -1,8 +1,8 @@
-"""The names in the authors' checkpoints -> ours, strictly.
+"""Renames the tensors of the authors' checkpoints to ours.
 
 Their first layer is `conv1` (ResNet) or `features.0` (AlexNet), and the pooling after it `maxpool` or `features.1`;
-ours is one module, `stem` or `features.0`. They number the layers of AlexNet one after the other; ours keep
-torchvision's positions.
+ours is one module, `stem` or `features.0`. They number AlexNet's layers consecutively; ours keep torchvision's
+positions.
 """
 
 import re
@@ -21,12 +21,11 @@ from stillpoint.core.runs.foreign import fitted, tensors_of, translate
 
 
 def from_authors(state: Mapping, net: nn.Module) -> dict[str, torch.Tensor]:
-    """The authors' state under our names, strictly: `UserError` names missing and unexpected keys.
+    """The authors' state_dict under our names; `UserError` names missing and unexpected keys.
 
-    `net` is the same network, or its `WaveletTwin2d` or `WaveletMixing2d` alone. `state` may be
-    wrapped (``{"net": ...}``, ``module.`` prefixes). What they store and we do not (wavelet and blur filters, the
-    weights of 1 beside a bias) is compared with ours and dropped; the running mean, which CMod's norm never uses, is
-    dropped unread.
+    `net` is the same network, or its `WaveletTwin2d` or `WaveletMixing2d` alone. `state` may be wrapped (``{"net":
+    ...}``, ``module.`` prefixes). What they store and we do not (wavelet and blur filters, the weights of 1 beside a
+    bias) is compared with ours and dropped; the running mean, which CMod's norm never uses, is dropped unread.
     """
     paths = authors_paths(net)
     names = {key: _renamed(key, paths) for key in net.state_dict()}
@@ -54,7 +53,7 @@ def _from_authors(
 
 
 def authors_paths(net: nn.Module) -> dict[str, str]:
-    """Our path -> the authors' path, of every module or parameter whose path differs."""
+    """Our path -> the authors' path, for every module or parameter whose path differs."""
     if isinstance(net, WaveletMixing2d):
         return _mixing(net, "", "")
     if isinstance(net, WaveletTwin2d):
@@ -93,7 +92,7 @@ def _stem(stem: TwinStem, ours: str, first: str, rest: str) -> dict[str, str]:
 
 
 def _renamed(key: str, paths: Mapping[str, str]) -> str:
-    """`key` with its longest known beginning replaced."""
+    """`key` with its longest known prefix replaced."""
     head = key
     while head:
         if head in paths:
@@ -103,7 +102,7 @@ def _renamed(key: str, paths: Mapping[str, str]) -> str:
 
 
 def _shaped(theirs: torch.Tensor, own: torch.Tensor, name: str) -> torch.Tensor:
-    """Their weights of 1x1 convolutions have axes of length one that ours lack."""
+    """`theirs` without the axes of length one that their 1x1 convolutions have and ours lack."""
     if theirs.shape == own.shape:
         return theirs
     if re.search(r"(^|\.)(featmapmix\.\d+|colormix)\.weight$", name) and theirs.numel() == own.numel():
@@ -125,7 +124,7 @@ def _resnet(net: ResNet) -> dict[str, str]:
 
 
 def _alexnet(net: AlexNet) -> dict[str, str]:
-    """Their list is ours with the groups at one position flattened; a twin stem takes two of their positions."""
+    """Our path -> theirs: their list is ours with groups at one position flattened; a twin stem takes two positions."""
     found: dict[str, str] = {}
     number = 0
     for position, module in enumerate(net.features):

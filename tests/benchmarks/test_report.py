@@ -61,4 +61,4 @@ def test_of_jobs_measured_again_the_faster_run_of_every_contender_stays_in_its_p
 @pytest.mark.parametrize(("option", "least"), [("--rounds", 3), ("--threads", 1)])
 def test_bench_refuses_too_few(option, least, capsys):
     assert main(["bench", "layer", option, "0"]) == 2
-    assert f"{option} is at least {least}, not 0" in capsys.readouterr().err
+    assert f"{option} must be at least {least}, not 0" in capsys.readouterr().err

@@ -86,7 +86,7 @@ def test_what_a_toy_lacks_is_told_as_of_any_other(copy: Path) -> None:
     for words, said in (
         (["prepare", "stripe"], "nearest: stripes"),
         (["prepare", "stripes", "--links", "--root", "data"], "Stripes has no photographs to link"),
-        (["show-config", "aps/resnet101_aps3", "--recipe", "stripes"], "it is made for imagenet"),
+        (["show-config", "aps/resnet101_aps3", "--recipe", "stripes"], "does not support stripes, only imagenet"),
         (["show-config", "aps/resnet20", "--recipe", "stripes", "DATA.MEAN", "[0,0,0]"], "stripes has channels: 1"),
     ):
         done = fresh.run(["-m", "stillpoint", *words], cwd=copy, env={**os.environ, **own})
@@ -96,7 +96,7 @@ def test_what_a_toy_lacks_is_told_as_of_any_other(copy: Path) -> None:
 def test_a_network_takes_what_it_is_made_for_and_what_is_like_that() -> None:
     assert takes(("cifar10",), "cifar10") and takes(("cifar10",), "tiny_imagenet") and not takes(("digits",), "cifar10")
     assert takes((), "imagenet") and not takes((), "voc2012") and not takes((), "fastmri")
-    with pytest.raises(UserError, match="does not support digits_segmentation: it is made for classes"):
+    with pytest.raises(UserError, match="does not support digits_segmentation, only classes"):
         pipelines.create("sdnet/resnet18", dataset="digits_segmentation")
 
 

@@ -118,7 +118,7 @@ def _typed(count: Count, what: str, run: Run, here: Path) -> None:
         (["table", "aps", *places, *PAIRS], none),
         (["figures", "aps", *places, *PAIRS], none),
         (["release", folder, "--to", str(here / "kept"), *places[2:]], TAKEN),
-        (["verify", folder, *places[2:]], "is not finished" if what == "training" else TAKEN),
+        (["verify", folder, *places[2:]], "is unfinished" if what == "training" else TAKEN),
     ]
     before = contents(run)
     for words, said in typed:

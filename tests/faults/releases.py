@@ -69,7 +69,7 @@ def releases(times: int, *, seed: int = 0) -> Count:
             code = called(both, before=lambda at=at: die_at_file_event(now, at))
             problem = None if code == KILLED else f"it was not killed but ended with {code} ({last_line(log)})"
             code = called(show)
-            if code == REFUSED and "a release is at work in" not in last_line(log):
+            if code == REFUSED and "a release is running in" not in last_line(log):
                 problem = problem or f"the table was refused: {last_line(log)}"
             elif code not in (0, REFUSED) or (code == 0 and table.read_bytes() not in (earlier, later)):
                 problem = problem or f"another table ({code}, {last_line(log)})"

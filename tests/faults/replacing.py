@@ -194,7 +194,7 @@ def hands() -> Count:
             process.send_signal(signal.SIGINT)
             process.wait()
         done = stillpoint(*train, "--workflow", *longer)
-        count.add("a training stopped by hand", ended_with(done, 0, "training goes on"))
+        count.add("a training stopped by hand", ended_with(done, 0, "training resumes"))
         before = contents(run)
 
         def untouched(what: str, done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:

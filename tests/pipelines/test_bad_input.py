@@ -35,7 +35,7 @@ CASES = {
     ),
     "halvings of too small an image": (
         lambda: built("tips/resnet18_tips_down5", "DATA.NAME", "cifar10", "DATA.IMAGE_SIZE", "16"),
-        "16 pixels cannot be halved 5 times",
+        "images of 16 pixels are too small to be halved 5 times",
     ),
     "another stride of tips": (lambda: TranslationInvariantDownsample2d(4, 3), "stride 2 only, got 3"),
     "no quadrants": (lambda: TranslationInvariantDownsample2d(4)(torch.zeros(1, 4, 1, 8)), "must be at least 2"),
@@ -66,7 +66,7 @@ CASES = {
     ),
     "label maps of another size": (
         lambda: pixel_losses(torch.zeros(1, 3, 8, 8), torch.zeros(1, 8, 9, dtype=torch.int64)),
-        "the network gives maps of 8x8, but the label maps are 8x9",
+        "the network returns maps of 8x8, but the label maps are 8x9",
     ),
     "label maps of another batch": (
         lambda: SegmentationScores(3).update(torch.zeros(2, 8, 8).long(), torch.zeros(1, 8, 8).long()),

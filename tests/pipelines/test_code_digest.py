@@ -92,7 +92,7 @@ def test_a_comment_in_the_compiled_kernels_does_not(tree: Path) -> None:
     [
         ("core/base/interrupt.py", "is in use by another process", "belongs to another process just now"),
         ("core/base/interrupt.py", ": wait for it to end", ", so wait"),
-        ("core/training/loop.py", "training goes on (", "this training goes on: ("),
+        ("core/training/loop.py", "training resumes (", "this training resumes: ("),
         ("core/training/monitor.py", "training stopped, and the last good", "training ended here, and the last good"),
         ("core/config/schema.py", "linear rise of the rate per step", "the rate rises linearly"),
         ("core/layers/blur.py", '"""', '"""Said otherwise. '),

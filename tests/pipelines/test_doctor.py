@@ -118,7 +118,7 @@ def test_absent_weights_are_a_note(
         (_foreign_library, "cache", "chmod go-w"),
         (_no_kernels, "kernels", "wavelet packets, a few times slower (there is no C++ compiler): install g++"),
         (_torn_marker, "data", "digits.json"),
-        (_misspelled, "variables", "STILLPOINT_KERNEL is read by nothing; nearest: STILLPOINT_KERNELS"),
+        (_misspelled, "variables", "STILLPOINT_KERNEL has no effect; nearest: STILLPOINT_KERNELS"),
         (_no_room, "disk", "GiB free"),
         (_results_are_a_file, "disk", "cannot be written"),
         (_other_weights, "weights", "not the file that its card describes"),

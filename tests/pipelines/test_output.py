@@ -214,7 +214,7 @@ def test_output_that_finds_no_room_is_told_and_not_taken_for_whole(words: list[s
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "stillpoint", *words]
         done = subprocess.run(command, cwd=ROOT, env=PLAIN | buffer, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.stderr == "stillpoint: what was printed is not whole: No space left on device\n"
+    assert done.stderr == "stillpoint: the printed output is incomplete: No space left on device\n"
     assert done.returncode == 2
 
 

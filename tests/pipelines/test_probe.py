@@ -62,10 +62,10 @@ def test_a_folder_of_pictures_is_measured_together(place: Path, capsys: pytest.C
     assert found["images"] == 3 and 0 < found["circular_consistency"] <= 1 and "accuracy" not in found
     zeros = json.loads(said(capsys, *words, "--boundary", "zeros", "--json"))
     assert set(zeros) > {"crop_consistency", "crop_max_logit_change"}
-    assert "mine:cat on 3 pictures of photographs" in said(capsys, *words)
+    assert "mine:cat on 3 images of photographs" in said(capsys, *words)
     assert "needs a single image" in said(capsys, *words, "--boundary", "crop", code=2)
     (place / "empty").mkdir()
-    assert "there is no picture in empty" in said(capsys, *words[:3], "--image", "empty", code=2)
+    assert "there is no image in empty" in said(capsys, *words[:3], "--image", "empty", code=2)
     maps = json.loads(said(capsys, "measure", "--model", "mine:maps", *words[3:], "--json"))
     assert 0 < maps["maps_agreement"] < 1
 
@@ -75,9 +75,9 @@ def test_one_class_for_everything_is_said_beside_its_consistency(
 ) -> None:
     words = ("measure", "--size", "16", "--max-shift", "1", "--image")
     many = said(capsys, *words, "photographs", "--model", "mine:one")
-    assert "circular_consistency: 1 " in many and "the network gives one class to all images" in many
+    assert "circular_consistency: 1 " in many and "the network assigns one class to all images" in many
     single = said(capsys, *words, "photographs/a.png", "--model", "mine:one")
-    assert "(consistency 100.00%)" in single and "the network gives that class to a grey picture, to noise" in single
+    assert "(consistency 100.00%)" in single and "the network assigns the same class to a grey image, noise" in single
     assert json.loads(said(capsys, *words, "photographs/a.png", "--model", "mine:one", "--json"))["one_class"] is True
 
 
@@ -94,7 +94,7 @@ def test_explain_names_what_mends_and_draws_it(place: Path, capsys: pytest.Captu
     words = ("explain", "--model", "mine:cat", "--size", "16", "--output", "chart.png")
     told = said(capsys, *words)
     assert "away from the borders, shift equivariance first breaks in 0 (Conv2d)" in told
-    assert "of the error is added by 0 (Conv2d)" in told
+    assert "of the error comes from 0 (Conv2d)" in told
     assert "stillpoint.antialias(net, policy=(" in told and "written: chart.png" in told
     with Image.open("chart.png") as chart:
         assert min(chart.size) > 300

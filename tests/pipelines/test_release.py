@@ -1,4 +1,4 @@
-"""``release``: a run is kept once its numbers came out again, and refused in a sentence where anything is off."""
+"""``release``: a run is kept once its numbers are reproduced, and refused in a sentence where anything is off."""
 
 import json
 import shutil
@@ -80,7 +80,7 @@ def test_runs_are_kept_without_weights_and_nothing_is_trained_or_measured_over_t
     before = files(tmp_path / "runs")
     words = ["train", NAME, "--results", str(tmp_path / "runs"), "--device", "cpu", *PAIRS]
     assert main(words) == 2 and "is a kept run, and training would change it" in capsys.readouterr().err
-    assert release(run.folder) == 2 and "is kept already: --anew puts" in capsys.readouterr().err
+    assert release(run.folder) == 2 and "is kept already: --anew replaces" in capsys.readouterr().err
     assert {k: v for k, v in files(tmp_path / "runs").items() if not k.endswith((".lock", "log.txt"))} == before
     assert release(run.folder, "--anew") == 0
     # a table of them, and one that a changed file spoils
@@ -125,7 +125,7 @@ def test_weights_are_kept_in_half_precision_and_the_metrics_are_theirs(
     assert main(["release", str(kept.folder), "--to", str(tmp_path / "third"), "--weights"]) == 2
     assert not (tmp_path / "third" / "aps").exists()
     kept.weights.unlink()
-    with pytest.raises(UserError, match=r"dvc pull .*weights.safetensors.dvc brings it"):
+    with pytest.raises(UserError, match=r"dvc pull .*weights.safetensors.dvc fetches it"):
         pipelines.pretrained(NAME)
     with pytest.raises(UserError, match="no pretrained weights are kept of aps/resnet20"):
         pipelines.pretrained("aps/resnet20")
@@ -152,7 +152,10 @@ def _moved(run: Run) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Run], object], str]] = {
-    "not finished": (lambda run: run.training.unlink(), "has not finished training, so it is no result: go on with it"),
+    "not finished": (
+        lambda run: run.training.unlink(),
+        "has not finished training, so it cannot be released: finish it first",
+    ),
     "not measured": (lambda run: run.metrics.unlink(), "was not measured"),
     "no run": (lambda run: run.config.unlink(), "holds no run"),
     "other weights": (_other_weights, "was measured with other weights"),
@@ -172,7 +175,7 @@ WRONG: dict[str, tuple[Callable[[Run], object], str]] = {
     ),
     "better numbers": (
         lambda run: changed(run.metrics, lambda d: d["trained"].update(accuracy=0.99)),
-        "do not follow from",
+        "do not reproduce its numbers",
     ),
     "more consistent": (
         lambda run: changed(run.metrics, lambda d: d["trained"].update(circular_consistency=0.5)),
@@ -220,8 +223,8 @@ def test_a_run_of_a_network_that_is_not_there_or_in_another_folder_is_refused(
     for model, said in (("resnet20_aps1", "it was moved"), ("resnet19", "unknown network 'aps/resnet19'")):
         shutil.copytree(run.folder, other := run.folder.parents[1] / model / "seed0")
         assert release(other) == 2 and said in capsys.readouterr().err
-    assert release(run.folder, run.folder) == 2 and "made of two of these runs" in capsys.readouterr().err
-    assert release(tmp_path / "nothing") == 2 and "is not there" in capsys.readouterr().err
+    assert release(run.folder, run.folder) == 2 and "two of these runs would become" in capsys.readouterr().err
+    assert release(tmp_path / "nothing") == 2 and "there is no folder" in capsys.readouterr().err
     assert not files(tmp_path / "runs")
 
 
@@ -252,7 +255,7 @@ def test_weights_in_another_remote_are_told_of_and_a_plain_pull_asks_for_none(
     dvc("remote", "add", "large", str(tmp_path / "large"))
     # too large for the repository's store, which another remote is not held to
     monkeypatch.setattr(released, "LARGEST", 1000)
-    assert release(run.folder, "--weights") == 2 and "--remote NAME keeps it elsewhere" in capsys.readouterr().err
+    assert release(run.folder, "--weights") == 2 and "keep it elsewhere with --remote NAME" in capsys.readouterr().err
     assert release(run.folder, "--weights", "--remote", "large") == 0
     kept = Run("aps", "digits", "resnet20_aps3", 0, tmp_path / "runs")
     assert not Path(f"{kept.weights}.dvc").exists() and not (tmp_path / "store").exists()
@@ -266,7 +269,7 @@ def test_weights_in_another_remote_are_told_of_and_a_plain_pull_asks_for_none(
     monkeypatch.setattr(checkup, "KEPT", tmp_path / "runs")
     (found,) = (one for one in checkup.check_up(None, tmp_path) if one.subject == "weights")
     assert found.told.startswith("1 of 1") and "dvc get-url remote://large/" in found.told
-    words = str(told.value).partition(": ")[2].removesuffix(" brings it").split()
+    words = str(told.value).partition(": ")[2].removesuffix(" fetches it").split()
     assert words[0] == "dvc" and str(kept.weights) == words[-1]
     dvc(*words[1:])
     assert kept.weights.read_bytes() == content and pipelines.pretrained(NAME)
@@ -286,7 +289,7 @@ def test_a_run_from_elsewhere_is_told_of_by_its_address(
     assert f"{address}/weights.safetensors is truncated or damaged" in told and told.count("\n") == 1
     assert release(address.replace("seed0", "seed1")) == 0
     said = capsys.readouterr().out
-    assert "aps/digits/resnet20_aps3/seed1: its numbers came out again" in said and "/tmp" not in said.splitlines()[0]
+    assert "aps/digits/resnet20_aps3/seed1: its numbers are reproduced" in said and "/tmp" not in said.splitlines()[0]
     kept = Run("aps", "digits", "resnet20_aps3", 1, tmp_path / "runs")
     assert kept.metrics.read_bytes() == (run.folder.with_name("seed1") / "metrics.json").read_bytes()
 
@@ -378,7 +381,7 @@ def test_a_release_that_was_killed_is_taken_back_by_the_next_one_and_told_meanwh
     # refused, but what was kept is in its place again
     assert release(run.folder) == 2
     said = capsys.readouterr()
-    assert "is taken back" in said.out and "is kept already" in said.err
+    assert "is undone" in said.out and "is kept already" in said.err
     left = {name: content for name, content in files(tmp_path / "runs").items() if not name.endswith(".lock")}
     assert left == {f"aps/digits/resnet20_aps3/seed0/{k}": v for k, v in before.items()}
     assert not list((tmp_path / "runs").glob(".release.*"))
@@ -396,5 +399,5 @@ def test_what_a_killed_release_left_moves_nothing_elsewhere(
     before = sorted(path for path in tmp_path.glob("*/*"))
     assert release(run.folder) == 2
     said = capsys.readouterr().err
-    assert "placing.json is no list of runs: remove" in said and said.count("\n") == 1
+    assert "placing.json is not a list of runs: remove" in said and said.count("\n") == 1
     assert sorted(path for path in tmp_path.glob("*/*") if path.name != ".lock") == before

@@ -88,7 +88,7 @@ def test_a_training_stopped_by_hand_is_gone_on_with(
     other_code(monkeypatch)
     plan(run).refuse(run)
     code, said = trained("--workflow")
-    assert code == 0 and "training goes on (after epoch 1)" in said and "begins" not in said
+    assert code == 0 and "training resumes (after epoch 1)" in said and "begins" not in said
     assert run.weights.is_file() and not run.code.exists()
 
 
@@ -252,7 +252,7 @@ def test_other_images_make_a_workflows_run_anew_and_refuse_one_by_hand(
         assert code == 2 and "was trained by hand with other images than a workflow would use now" in said.err
         assert contents(run) == before
     else:
-        assert code == 0 and "the images are others" in said.out and "begins" in said.out
+        assert code == 0 and "the images have changed" in said.out and "begins" in said.out
         assert contents(run)["weights.safetensors"] != before["weights.safetensors"]
         # it is still a workflow's, which makes it anew the next time too
         assert contents(run)["code.txt"] == before["code.txt"]
@@ -350,7 +350,7 @@ def test_a_run_begun_again_under_other_code_tells_whether_it_gives_the_same_bits
     other_code(monkeypatch, "wrong")
     schedule = "stillpoint.core.training.loop.rate"
     monkeypatch.setattr(schedule, lambda *given: 0.01)
-    assert main(words) == 1 and "gives other weights after the first epoch" in capsys.readouterr().out
+    assert main(words) == 1 and "gets other weights in the first epoch" in capsys.readouterr().out
     assert list(json.loads(run.verified.read_text())) == ["other train"]
     run.training.write_text("{}")
     assert main(words) == 2 and "there is nothing to compare" in capsys.readouterr().err

@@ -76,7 +76,7 @@ def test_the_workflow_runs_in_another_folder(tmp_path: Path) -> None:
     ],
 )
 def test_the_two_words_for_a_recipe_are_refused_with_the_one_that_it_has_now(given: dict[str, str], name: str) -> None:
-    with pytest.raises(UserError, match=rf"is one word now: recipe={name}$"):
+    with pytest.raises(UserError, match=rf"is now --config recipe={name}$"):
         workflow.read({"recipe": "digits", **given})
 
 

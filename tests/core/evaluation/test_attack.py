@@ -66,5 +66,5 @@ def test_a_projection_keeps_what_is_inside_and_cuts_what_is_not():
 def test_bad_options_are_named():
     with pytest.raises(ValueError, match="one of linf, l2"):
         pgd(linear, X, Y, norm="l1")
-    with pytest.raises(ValueError, match="at least 0 and 1"):
+    with pytest.raises(ValueError, match="at least 0 and steps at least 1"):
         pgd(linear, X, Y, steps=0)

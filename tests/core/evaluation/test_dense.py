@@ -134,9 +134,9 @@ def test_the_settings_of_a_measurement_act_on_maps_and_boxes_too():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"evaluations": "fractional"}, "the evaluation 'fractional' does not take .*: circular and crop do"),
-        ({"evaluations": ("circular", "crop")}, "by one of circular and crop at a time"),
-        ({"fractions": 4}, "the setting 'fractions' does not act on .*: max_shift and repeats do"),
+        ({"evaluations": "fractional"}, "the evaluation 'fractional' does not support .*: use circular or crop"),
+        ({"evaluations": ("circular", "crop")}, "one of circular and crop at a time, not both"),
+        ({"fractions": 4}, "the setting 'fractions' has no effect on .*: only max_shift and repeats do"),
     ],
 )
 def test_what_does_not_act_on_maps_and_boxes_is_refused(network, options, words):

@@ -71,15 +71,15 @@ def test_noise_and_constants_are_no_stripes():
 
 @pytest.mark.parametrize("index", [-1, 3])
 def test_a_class_out_of_range_is_refused(index):
-    with pytest.raises(UserError, match=f"class {index}: the network has those from 0 to 2"):
+    with pytest.raises(UserError, match=f"class {index} does not exist: the network has 0 to 2"):
         class_images(net(), SHAPE, [index])
 
 
 def test_a_neuron_out_of_range_is_refused():
-    with pytest.raises(UserError, match="neuron 6: the network has those from 0 to 5"):
+    with pytest.raises(UserError, match="neuron 6 does not exist: the network has 0 to 5"):
         neuron_images(net(), SHAPE, [6])
 
 
 def test_a_network_without_that_layer_is_refused():
-    with pytest.raises(UserError, match="no linear layer 'fc1': one of 1"):
+    with pytest.raises(UserError, match="no linear layer 'fc1': choose from 1"):
         neuron_images(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), SHAPE)

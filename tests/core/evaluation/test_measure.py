@@ -73,7 +73,7 @@ def test_the_map_becomes_a_dictionary_of_plain_values():
 @pytest.mark.parametrize(
     ("image", "options", "words"),
     [
-        (torch.zeros(1, 2, 8, 8), {}, "picture is"),
+        (torch.zeros(1, 2, 8, 8), {}, "image must be"),
         (torch.zeros(2, 8, 8), {"boundary": "mirror"}, "mirror"),
         (torch.zeros(2, 8, 8), {"max_shift": 0}, "at least 1"),
         (torch.zeros(2, 8, 8), {"max_shift": 4, "boundary": "crop"}, "8x8"),
@@ -109,12 +109,12 @@ def test_without_labels_the_networks_own_class_counts_as_right():
 
 
 def test_labels_of_another_number_are_refused():
-    with pytest.raises(ValueError, match=r"labels \(N,\)"):
+    with pytest.raises(ValueError, match=r"labels must be \(N,\)"):
         measure(Corner(), torch.zeros(3, 2, 8, 8), torch.zeros(2, dtype=torch.int64))
 
 
 def test_a_network_that_gives_images_has_no_prediction_to_follow():
-    with pytest.raises(ValueError, match="not a logit for each class"):
+    with pytest.raises(ValueError, match="not one logit per class"):
         measure_image(torch.nn.Identity(), torch.rand(1, 8, 8), max_shift=1)
 
 
@@ -137,8 +137,8 @@ class Gives(nn.Module):
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (lambda x: x.flatten(1)[:, :1], r"logits \((6|4|25), 1\).* at least 2 for each image"),
-        (lambda x: x.flatten(1)[:, :0], "at least 2 for each image"),
+        (lambda x: x.flatten(1)[:, :1], r"logits \((6|4|25), 1\).* at least 2 classes"),
+        (lambda x: x.flatten(1)[:, :0], "at least 2 classes"),
         (lambda x: x[:, 0, 0, 0], "not logits"),
         (lambda x: x.flatten(2).flatten(0, 1), "not logits"),
         (
@@ -162,11 +162,11 @@ def test_a_network_without_logits_is_refused_in_a_sentence(function, words):
     [
         ("cat", "a tensor or an array .* not str"),
         ([0] * 5, r"one for each of 6 images, not of shape \(5,\)"),
-        (torch.zeros(6), "integers, not torch.float32"),
-        (torch.zeros(6, dtype=torch.bool), "integers, not torch.bool"),
+        (torch.zeros(6), "integer class numbers, not torch.float32"),
+        (torch.zeros(6, dtype=torch.bool), "integer class numbers, not torch.bool"),
         (torch.zeros(6, 1, dtype=torch.int64), r"not of shape \(6, 1\)"),
-        (torch.tensor([0, 1, 2, -1, 0, 0]), "from 0 on, not -1"),
-        (torch.tensor([0, 1, 2, 106, 0, 0]), "label 106 is not a class of the network, which has 0 to 3"),
+        (torch.tensor([0, 1, 2, -1, 0, 0]), "of at least 0, not -1"),
+        (torch.tensor([0, 1, 2, 106, 0, 0]), "label 106 is not a class of the network, whose classes are 0 to 3"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(labels, words):
@@ -198,7 +198,7 @@ def test_images_of_another_form_are_refused(images, words):
     [
         ("pictures", "a Dataset, or a DataLoader, not str"),
         (nn.Flatten(), "not Flatten"),
-        ([{"picture": torch.zeros(2, 2, 8, 8)}], "holds picture, and none of these is called pixel_values, images"),
+        ([{"picture": torch.zeros(2, 2, 8, 8)}], "has the keys picture; images must be one of pixel_values, images"),
         ([3], "a dictionary of them, not int"),
     ],
 )
@@ -267,7 +267,7 @@ def test_stored_pixels_are_shifted_before_they_are_prepared():
     assert inside == beside == measure(Corner(), stored.float() / 255)
     with pytest.raises(ValueError, match="leave fractional out for uint8"):
         measure(Corner(), stored, evaluations="fractional", preprocess=lambda x: x.float())
-    with pytest.raises(ValueError, match="refuses uint8 images, so give what prepares them, preprocess=: "):
+    with pytest.raises(ValueError, match="does not accept uint8 images: pass preprocess= to convert them \\("):
         measure(nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten()), stored)
     one = measure_image(Corner(), stored[0], max_shift=1, preprocess=lambda x: x.float() / 255)
     assert np.array_equal(one.prediction, measure_image(Corner(), stored[0].float() / 255, max_shift=1).prediction)
@@ -294,7 +294,7 @@ def test_signals_move_along_their_one_axis():
 def test_a_network_that_gives_one_class_to_everything_is_said_to():
     constant = measure(Gives(lambda x: torch.tensor([[0.0, 1.0]]).expand(len(x), 2)), torch.randn(6, 2, 8, 8))
     assert constant["circular_consistency"] == 1 and constant.one_class
-    assert str(constant).endswith("gives one class to all images: its consistency is meaningless")
+    assert str(constant).endswith("assigns one class to all images: its consistency is meaningless")
     assert not measure(Corner(), torch.randn(6, 2, 8, 8)).one_class
 
 

@@ -138,7 +138,7 @@ def test_corruptions_are_of_stored_pixels_and_grey_ones_have_three_alike(channel
     assert found["corruption_images"] == 2
     each = [value for key, value in found.items() if key.startswith("corruption_error_") and "standard" not in key]
     assert len(each) == 15 and found["corruption_error"] == pytest.approx(sum(each) / 15)
-    with pytest.raises(UserError, match="corruptions are of pixels"):
+    with pytest.raises(UserError, match="corruptions needs stored pixels"):
         measured(Everywhere(), *images(), "corruptions")
 
 

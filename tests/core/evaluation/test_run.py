@@ -159,6 +159,6 @@ def test_a_run_that_was_made_anew_before_its_lock_was_held_is_not_measured_as_an
         yield
 
     monkeypatch.setattr("stillpoint.core.evaluation.run.locked", late)
-    with pytest.raises(UserError, match=r"only EVALUATE\.\* can be set for a run that is trained, not TRAIN\.LR"):
+    with pytest.raises(UserError, match=r"only EVALUATE\.\* can be changed for a trained run, not TRAIN\.LR"):
         measured(run, data)
     assert not run.metrics.exists()

@@ -18,7 +18,7 @@ def test_a_papers_columns_stand_among_cores_and_none_is_lost() -> None:
 
 @pytest.mark.parametrize("given", [{"own": ("acuracy",)}, {"without": ("acuracy",)}])
 def test_a_column_that_core_does_not_have_is_refused(given: dict[str, tuple[str, ...]]) -> None:
-    with pytest.raises(ValueError, match="core has no column acuracy: one of accuracy, "):
+    with pytest.raises(ValueError, match="core has no column 'acuracy': choose from accuracy, "):
         arranged(*given.get("own", ()), without=given.get("without", ()))
 
 

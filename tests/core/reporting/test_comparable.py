@@ -44,7 +44,7 @@ def test_equal_runs_share_a_mean_without_a_word(tmp_path: Path) -> None:
         ({"settings": {"TRAIN": {"LR": 0.2, "PRECISION": "float32"}}}, "were trained by different settings"),
         (
             {"train": {"codes": ["b"], "commit": "decaf12345", "clean": False}},
-            r"different code \(commits c0ffee1234 and decaf12345, edited\) and cannot share a mean: stillpoint verify",
+            r"different code \(commits c0ffee1234 and decaf12345, edited\) and cannot share a mean: run stillpoint",
         ),
         ({"train": {"codes": ["a", "b"]}}, "were trained by different code"),
         ({"settings": {"SEED": 0}}, r"are both of seed 0 \(one is a copy of the other\)"),
@@ -74,7 +74,7 @@ def test_code_that_gives_the_same_first_epoch_shares_a_mean_and_is_named(tmp_pat
     other = {"codes": ["b"], "commit": "decaf12345", "clean": True}
     first, second = run(tmp_path, 0), run(tmp_path, 1, train=other)
     first[0].verified.write_text(json.dumps({"b": {"commit": "decaf12345", "clean": True}}))
-    said = "resnet20 was trained at commits c0ffee1234 and decaf12345, whose first epochs give the same bits"
+    said = "resnet20 was trained at commits c0ffee1234 and decaf12345, whose first epochs have the same bits"
     assert check(dict([first, second])) == [said]
     assert said in collect([first[0], second[0]], ["resnet20"]).notes
     # both were compared with a third

@@ -99,9 +99,9 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(tmp_path):
 @pytest.mark.parametrize(
     ("weight", "told"),
     [
-        (torch.ones(2, 1, 3, 3).to_sparse(), r"no plain numbers 0.weight \(sparse\)"),
-        (torch.ones(2, 1, 3, 3, device="meta"), r"no plain numbers 0.weight \(without its numbers\)"),
-        (torch.ones(2, 1, 3, 3, dtype=torch.complex64), r"no plain numbers 0.weight \(complex\)"),
+        (torch.ones(2, 1, 3, 3).to_sparse(), r"not plain numbers 0.weight \(sparse\)"),
+        (torch.ones(2, 1, 3, 3, device="meta"), r"not plain numbers 0.weight \(without its numbers\)"),
+        (torch.ones(2, 1, 3, 3, dtype=torch.complex64), r"not plain numbers 0.weight \(complex\)"),
         (torch.zeros(2, 1, 3, 3, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), r"\(float4_e2m1fn_x2\)"),
         (torch.full((2, 1, 3, 3), 1e300, dtype=torch.float64), "not finite, in 0.weight"),  # infinite in float32
     ],
@@ -172,7 +172,7 @@ def test_metadata_of_another_kind_is_refused_in_a_sentence(tmp_path, about):
 )
 def test_names_that_are_no_text_are_refused_in_a_sentence(tmp_path, names):
     torch.save(dict.fromkeys(names, torch.ones(1)), tmp_path / "w.pth")
-    with pytest.raises(UserError, match="no text") as caught:
+    with pytest.raises(UserError, match="not text") as caught:
         load_weights(net(), tmp_path / "w.pth")
     assert "\n" not in str(caught.value)
 
@@ -181,7 +181,7 @@ def test_weights_that_no_run_left_have_no_epoch(tmp_path):
     run = Run("aps", "digits", "resnet20_aps1", 0, tmp_path)
     run.folder.mkdir(parents=True)
     save_file(net().state_dict(), run.weights)
-    with pytest.raises(UserError, match="does not say of which epoch it is, so it was not left by a run"):
+    with pytest.raises(UserError, match="does not name its epoch, so no run wrote it"):
         fill_at(net(), run, RunConfig(), "weights")
     assert kept_epoch(run) is None and "e" not in statuses(run).split(", ")
 
@@ -277,7 +277,7 @@ def test_a_process_killed_between_two_renames_leaves_the_previous_state(tmp_path
 def test_without_any_whole_state_the_run_is_refused(tmp_path):
     path = tmp_path / "state.pt"
     path.write_bytes(b"torn")
-    with pytest.raises(UserError, match="no previous state is kept"):
+    with pytest.raises(UserError, match="there is no previous state"):
         load_state(path)
     previous(path).write_bytes(b"torn as well")
     with pytest.raises(UserError, match="remove both"):
@@ -324,14 +324,14 @@ def test_a_checkpoint_that_unpacks_to_more_than_it_has_is_refused_unread(tmp_pat
             target.writestr(member, source.read(member))
     assert read_tensors(whole)[0]["weight"].shape == (1 << 16,)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpacked"))
-    with pytest.raises(UserError, match=r"unpacks to 26\d,\d+ bytes, more than it has"):
+    with pytest.raises(UserError, match=r"unpacks to 26\d,\d+ bytes, more than the file has"):
         read_tensors(packed)
 
 
 def test_a_large_file_that_is_no_state_is_refused_unread(tmp_path):
     with (tmp_path / "state.pt").open("wb") as file:
         file.truncate(1 << 40)  # holes: reading them would take minutes
-    with pytest.raises(UserError, match="no state of a run"):
+    with pytest.raises(UserError, match="not a run's state"):
         load_state(tmp_path / "state.pt")
 
 
@@ -342,6 +342,6 @@ def test_quantised_numbers_are_refused_by_name_and_nothing_is_loaded(tmp_path):
         warnings.simplefilter("ignore")
         weight = torch.quantize_per_tensor(torch.zeros(2, 2), 0.1, 0, torch.qint8)
         torch.save({"weight": weight, "bias": torch.zeros(2)}, tmp_path / "w.pth")
-    with pytest.raises(UserError, match=r"no plain numbers weight \(quantized\)"):
+    with pytest.raises(UserError, match=r"not plain numbers weight \(quantized\)"):
         load_weights(module, tmp_path / "w.pth")
     assert torch.equal(module.weight, before)

@@ -120,7 +120,7 @@ def test_averaged_weights_come_before_those_that_they_average(plain: str, averag
     assert tensors_of(content) == (ONE, averaged)
     assert tensors_of(content, plain)[0]["a"] == 0
     torch.save(content, tmp_path / "w.pth")
-    with pytest.warns(UserWarning, match=f"holds several networks: {averaged} is taken"):
+    with pytest.warns(UserWarning, match=f"holds several networks: {averaged} is used"):
         assert read_tensors(tmp_path / "w.pth")[0]["a"] == 1
     assert read_tensors(tmp_path / "w.pth", plain)[0]["a"] == 0
     with pytest.raises(UserError, match=f"no part 'teacher': its keys are {plain}, {averaged}|under {averaged}"):
@@ -128,7 +128,7 @@ def test_averaged_weights_come_before_those_that_they_average(plain: str, averag
 
 
 def test_of_two_networks_none_is_guessed() -> None:
-    with pytest.raises(UserError, match=r"several networks \(model, net\): say which"):
+    with pytest.raises(UserError, match=r"several networks \(model, net\): choose one"):
         tensors_of({"model": ONE, "net": {"a": torch.zeros(1)}})
     assert tensors_of({"model": ONE, "net": ONE})[0] == ONE
     assert tensors_of({"teacher": ONE, "student": ONE}, "teacher")[0] == ONE
@@ -138,12 +138,12 @@ def test_of_two_networks_none_is_guessed() -> None:
     ("found", "said"),
     [
         ({}, "it is empty"),
-        ([1], "it is a list, no dictionary"),
-        (None, "it is nothing, no dictionary"),
+        ([1], "it is a list, not a dictionary"),
+        (None, "it is nothing, not a dictionary"),
         ({"epoch": 3, "lr": 0.1}, "its keys are epoch, lr"),
         ({"state_dict": {"a": "text"}}, "under state_dict, its keys are a"),
-        ({"state_dict": {"a": torch.ones(1), "b": "text"}}, "under state_dict, 'b' is a str, no tensor"),
-        ({0: torch.ones(1)}, "the name 0 is a int, no text"),
+        ({"state_dict": {"a": torch.ones(1), "b": "text"}}, "under state_dict, 'b' is a str, not a tensor"),
+        ({0: torch.ones(1)}, "the name 0 is a int, not text"),
         ({"a\x1b[31m\nb": 3}, r"its keys are a\\x1b\[31m\\nb"),
         ({f"key{k}": 0 for k in range(999)}, "key4 and 994 more"),
     ],
@@ -163,7 +163,7 @@ def test_a_checkpoint_that_holds_itself_is_refused_and_not_followed(tmp_path, ke
         inner = inner[key]
     inner[keys[-1]] = content
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(UserError, match="the file holds itself, under " + r"\.".join(keys)):
+    with pytest.raises(UserError, match="the file contains itself, under " + r"\.".join(keys)):
         read_tensors(tmp_path / "w.pth")
 
 
@@ -239,11 +239,13 @@ def test_what_was_allowed_for_a_file_is_not_allowed_afterwards(tmp_path) -> None
 def test_any_other_class_is_named_and_refused(tmp_path, theirs, legacy: bool) -> None:
     config = theirs("somewhere.config", "Settings")
     torch.save({"model": ONE, "args": config(a=1)}, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(UserError, match=r"asks for somewhere\.config\.Settings, .* nothing of it was run") as error:
+    with pytest.raises(
+        UserError, match=r"refers to somewhere\.config\.Settings, .* nothing in it was executed"
+    ) as error:
         read_tensors(tmp_path / "w.pth")
     assert "\n" not in str(error.value) and "\x1b" not in str(error.value)
     torch.save(nn.Linear(1, 1), tmp_path / "w.pth")
-    with pytest.raises(UserError, match=r"asks for torch\.nn\.modules\.linear\.Linear, .* save its state_dict alone"):
+    with pytest.raises(UserError, match=r"refers to torch\.nn\.modules\.linear\.Linear, .* save its state_dict alone"):
         read_tensors(tmp_path / "w.pth")
 
 

@@ -52,5 +52,5 @@ def test_a_run_may_be_named_from_inside_and_by_a_link(tmp_path: Path, monkeypatc
 def test_no_part_of_a_runs_name_leads_elsewhere(name: str, part: int) -> None:
     parts = ["aps", "digits", "resnet20"]
     parts[part] = name
-    with pytest.raises(UserError, match="is not a name of a"):
+    with pytest.raises(UserError, match="cannot be the name of a"):
         Run(*parts, 0)

@@ -31,7 +31,7 @@ def test_more_epochs_end_in_the_bits_of_a_training_that_was_never_shorter(tmp_pa
 def test_a_schedule_that_has_ended_is_the_reason(tmp_path, schedule: str) -> None:
     trained(tmp_path, "TRAIN.SCHEDULE", schedule, "TRAIN.EPOCHS", "2")
     before = run_in(tmp_path).weights.read_bytes()
-    said = f"a run of 2 epochs, and the {schedule} schedule of 3 has other rates from its first epoch on"
+    said = f"a run of 2 epochs, and the {schedule} schedule over 3 has other rates from the first epoch on"
     with pytest.raises(UserError, match=said):
         trained(tmp_path, "TRAIN.SCHEDULE", schedule, "TRAIN.EPOCHS", "3")
     assert run_in(tmp_path).weights.read_bytes() == before
@@ -40,7 +40,7 @@ def test_a_schedule_that_has_ended_is_the_reason(tmp_path, schedule: str) -> Non
 def test_images_that_would_have_been_larger_are_the_reason(tmp_path) -> None:
     pairs = (*CONSTANT, "TRAIN.SIDES", "[5, 8]", "TRAIN.EPOCHS")
     trained(tmp_path, *pairs, "2")
-    with pytest.raises(UserError, match=r"2 epochs, and TRAIN\.SIDES of 3 has other sides from its first epoch on"):
+    with pytest.raises(UserError, match=r"2 epochs, and TRAIN\.SIDES over 3 has other sides from the first epoch on"):
         trained(tmp_path, *pairs, "3")
 
 

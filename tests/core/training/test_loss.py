@@ -62,9 +62,9 @@ def test_class_255_of_images_is_a_class() -> None:
 
 def test_label_maps_of_another_size_are_refused_in_a_sentence() -> None:
     logits, labels = maps()
-    with pytest.raises(UserError, match="the network gives maps of 6x4, but the label maps are 6x3"):
+    with pytest.raises(UserError, match="the network returns maps of 6x4, but the label maps are 6x3"):
         criterion(TrainConfig())(logits, labels[:, :, 1:])
-    with pytest.raises(UserError, match="the network gives maps of one class an image, but the label maps are 6x4"):
+    with pytest.raises(UserError, match="the network returns maps of one class an image, but the label maps are 6x4"):
         criterion(TrainConfig())(logits[:, :, 0, 0], labels)
 
 

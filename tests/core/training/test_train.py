@@ -203,11 +203,11 @@ def test_the_hook_before_a_forward_is_called_in_training_and_in_validation(tmp_p
 @pytest.mark.parametrize(
     "pairs, sentence",
     [
-        (["TRAIN.LOSS", "nll", "TRAIN.LABEL_SMOOTHING", "0.1"], "belongs to the loss cross_entropy"),
+        (["TRAIN.LOSS", "nll", "TRAIN.LABEL_SMOOTHING", "0.1"], "needs TRAIN.LOSS cross_entropy"),
         (["TRAIN.NESTEROV", "True", "TRAIN.MOMENTUM", "0"], "TRAIN.NESTEROV needs a TRAIN.MOMENTUM"),
-        (["TRAIN.ACCUMULATE", "16", "TRAIN.BATCH_SIZE", "256"], "more than the 4 batches"),
+        (["TRAIN.ACCUMULATE", "16", "TRAIN.BATCH_SIZE", "256"], "exceeds the 4 batches"),
         (["TRAIN.FINETUNE", "nowhere.pt"], "no weights at nowhere.pt"),
-        (["TRAIN.WHITEN", "20"], "TRAIN.WHITEN 20: toy/net has no first layer that is fitted to images"),
+        (["TRAIN.WHITEN", "20"], "TRAIN.WHITEN 20: toy/net has no first layer that can be fitted to images"),
     ],
 )
 def test_impossible_recipes_are_refused_before_anything_is_written(tmp_path, pairs, sentence):

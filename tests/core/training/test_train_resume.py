@@ -88,7 +88,7 @@ def test_a_processor_is_named_with_its_instructions(monkeypatch):
 @pytest.mark.parametrize("stops", [(1,), (4,), (6, 1), (11,), (12,), (2, 3, 5)])
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, whole, stops):
     for steps in stops:
-        with pytest.raises(Interrupted, match="the same command goes on") as caught:
+        with pytest.raises(Interrupted, match="the same command resumes") as caught:
             trained(tmp_path, progress=StopAfter(steps))
         assert caught.value.signal == signal.SIGTERM
         assert not run_in(tmp_path).weights.exists()
@@ -250,7 +250,7 @@ def test_a_foreign_state_is_refused(tmp_path):
     run = run_in(tmp_path)
     run.folder.mkdir(parents=True)
     torch.save({"model": {}}, run.state)
-    with pytest.raises(UserError, match="no state of a run"):
+    with pytest.raises(UserError, match="not a run's state"):
         trained(tmp_path)
 
 

@@ -91,5 +91,5 @@ def test_the_authors_weights_are_recognised_and_others_are_refused() -> None:
         from_authors({**theirs, "extra.weight": torch.ones(1)}, net)
     with pytest.raises(UserError, match=r"it has no fc\.bias"):
         from_authors({key: tensor for key, tensor in theirs.items() if key != "head.bias"}, net)
-    with pytest.raises(UserError, match=r"head\.bias has shape"):
+    with pytest.raises(UserError, match=r"head\.bias has the shape"):
         from_authors(theirs | {"head.bias": torch.ones(3)}, net)

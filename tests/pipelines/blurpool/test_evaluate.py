@@ -223,7 +223,7 @@ def test_the_stages_of_a_densenet_are_known(downsample):
 def test_feature_distance_needs_a_network_that_it_knows():
     with pytest.raises(ValueError, match="needs a network"):
         feature_distance(lambda x: x, torch.zeros(1, 1, 8, 8))
-    with pytest.raises(UserError, match="feature_distance knows no layer of a Sequential"):
+    with pytest.raises(UserError, match="feature_distance finds no named layer or slot in Sequential"):
         feature_distance(torch.nn.Sequential(torch.nn.Flatten()), torch.zeros(1, 1, 8, 8))
 
 

@@ -133,7 +133,7 @@ def test_a_source_names_a_table_only_where_there_is_the_number():
 
 
 def test_a_map_too_small_to_be_mirrored_is_told_with_its_remedy():
-    with pytest.raises(UserError, match=r"last filter a map of 1x1, .* set MODEL\.FILTER_PADDING replicate"):
+    with pytest.raises(UserError, match=r"last filter's map has 1x1 pixels, .* set MODEL\.FILTER_PADDING replicate"):
         built("vgg11_bn_lpf4", dataset="digits")
     net = pipelines.create("blurpool/vgg11_bn_lpf4", **TINY)
     assert net(torch.zeros(2, 1, 32, 32)).shape == (2, 10)

@@ -160,7 +160,7 @@ def test_convert_strips_optimizer_and_wrappers(tmp_path: Path, capsys: pytest.Ca
     assert all(torch.equal(tensor, stored[name]) for name, tensor in tensors.items())
     assert convert(bare, tmp_path / "c.safetensors", "blurpool/vgg11_bn_lpf3") == 0
     assert main(["weights", "convert", str(source), str(bare), "MODEL.WIDTH", "0.125"]) == 2
-    assert "give --model" in capsys.readouterr().err
+    assert "add --model" in capsys.readouterr().err
 
 
 class _Files(http.server.BaseHTTPRequestHandler):
@@ -217,7 +217,9 @@ def test_fetch_says_that_the_server_refuses(server, tmp_path: Path, capsys: pyte
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("change", "said"), [("other", "another file"), ("torn", "broke off|IncompleteRead")])
+@pytest.mark.parametrize(
+    ("change", "said"), [("other", "not the published file"), ("torn", "broke off|IncompleteRead")]
+)
 def test_fetch_keeps_nothing_else(server, tmp_path: Path, capsys, change: str, said: str) -> None:
     if change == "other":
         server.content = b"something else"

@@ -106,9 +106,7 @@ def test_a_file_of_another_form_is_refused_in_a_sentence(content: Any, said: str
 def test_entries_that_cannot_share_a_board_are_refused() -> None:
     with pytest.raises(UserError, match="two entries are called 'one'"):
         together([entry(), entry()])
-    with pytest.raises(
-        UserError, match=r"two was measured by another protocol than one: EVALUATE.REPEATS is 2 and not 1"
-    ):
+    with pytest.raises(UserError, match=r"two was measured by another protocol than one: EVALUATE.REPEATS is 2, not 1"):
         together([entry(), entry("two", protocol={"REPEATS": 2})])
     with pytest.raises(
         UserError, match=r"two was measured on other images \(d, digest bbbbbbbbbbbb\) than one \(d, digest a{12}\)"

@@ -69,9 +69,9 @@ def test_its_weights_give_its_numbers_again_and_no_others(place: Path, capsys: p
     seed = own.seeds[0].model_dump(mode="json")
     better = {**seed, "metrics": {**seed["metrics"], "accuracy": 0.99}}
     assert main(["board", "check", changed(place, "better", seeds=[better]), *model, *options]) == 2
-    assert "better.json is refused: its weights give accuracy 0." in capsys.readouterr().err
+    assert "better.json is refused: measuring its weights again gave accuracy 0." in capsys.readouterr().err
     assert main(["board", "check", str(place / "board" / "mine.json"), *model, *options]) == 0
-    assert f"its weights give its {len(seed['metrics'])} numbers" in capsys.readouterr().out
+    assert f"its weights reproduce its {len(seed['metrics'])} numbers" in capsys.readouterr().out
     options = ["--weights", str(place / "others.pth")]
     assert main(["board", "check", str(place / "board" / "mine.json"), *model, *options]) == 2
     assert "was measured with other weights" in capsys.readouterr().err
@@ -118,7 +118,7 @@ def test_nothing_is_added_beside_an_entry_that_was_edited(place: Path, capsys: p
     before = files(place)
     try:
         assert main(["board", "add", *words(place), "--name", "second"]) == 2
-        assert "zz.json was changed by hand" in capsys.readouterr().err and files(place) == before
+        assert "zz.json was edited by hand" in capsys.readouterr().err and files(place) == before
     finally:
         edited.unlink()
 

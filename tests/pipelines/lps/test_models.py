@@ -93,7 +93,7 @@ def test_the_basic_network_runs_and_is_invariant():
 
 
 def test_what_a_network_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="lps, aps, decimation, average, got 'max'"):
+    with pytest.raises(ValueError, match="lps, aps, decimation or average, got 'max'"):
         sampling("max")
     with pytest.raises(ValueError, match="is for BasicBlocks, which resnet50 does not have"):
         classifier("resnet50", sampling("lps"), imagenet=True, sample_after_convolution=True)

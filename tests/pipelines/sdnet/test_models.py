@@ -94,7 +94,7 @@ def test_lambda_is_one_value_or_one_for_each_layer():
     with torch.device("meta"):
         net = make(NAME="sdnet18_all", LAMBDA=values)
         assert [layer.penalty for layer in sparse_layers(net).values()] == pytest.approx(values)
-        with pytest.raises(UserError, match="LAMBDA has 2 values; sdnet18_all takes 1, or 17"):
+        with pytest.raises(UserError, match="LAMBDA must have 1 value or 17, one for each layer of sdnet18_all, not 2"):
             make(NAME="sdnet18_all", LAMBDA=[0.1, 0.2])
 
 
@@ -152,8 +152,8 @@ def test_any_resolution_passes_after_construction(size, pooling):
     [
         ({"NAME": "sdnet50"}, "unknown MODEL.NAME 'sdnet50'; nearest"),
         ({"NAME": "sdnet18_all_noshortcut"}, "means MODEL.SHORTCUT False"),
-        ({"LAMBDA": [-0.1]}, "negative value"),
-        ({"LAMBDA": []}, "LAMBDA is empty"),
+        ({"LAMBDA": [-0.1]}, "values of at least 0"),
+        ({"LAMBDA": []}, "LAMBDA must have one value"),
         ({"LAMBDA": [float("nan")]}, "finite"),
         ({"NAME": "sdnet18", "POOLING": True}, r"POOLING is for the \*_all networks"),
         ({"NUM_LAYERS": 0}, "greater than or equal to 1"),

@@ -279,10 +279,10 @@ def test_images_of_a_size_without_corruptions_are_refused():
 @pytest.mark.parametrize(
     ("pairs", "sentence"),
     [
-        (["MODEL.LAMBDA", "-0.1"], "negative value"),
-        (["EVALUATE.LAMBDAS", "[-0.1,0.2]"], "negative value"),
-        (["EVALUATE.LAMBDAS", "[0.2,0.1]"], "ascending"),
-        (["EVALUATE.ATTACK_LAMBDAS", "[-1.0]"], "negative value"),
+        (["MODEL.LAMBDA", "-0.1"], "values of at least 0"),
+        (["EVALUATE.LAMBDAS", "[-0.1,0.2]"], "values of at least 0"),
+        (["EVALUATE.LAMBDAS", "[0.2,0.1]"], "increasing values"),
+        (["EVALUATE.ATTACK_LAMBDAS", "[-1.0]"], "values of at least 0"),
         (["MODEL.WIDTH", "0"], "greater than 0"),
         (["DATA.VALIDATION_CHOICE", "test"], "needs EVALUATE.PROTOCOL authors"),
     ],
@@ -293,7 +293,9 @@ def test_bad_settings_are_told_in_a_sentence(pairs, sentence):
 
 
 def test_a_list_of_lambdas_has_one_for_all_layers_or_one_for_each():
-    with pytest.raises(UserError, match=r"MODEL\.LAMBDA has 2 values; sdnet18_all takes 1, or 17"):
+    with pytest.raises(
+        UserError, match=r"MODEL\.LAMBDA must have 1 value or 17, one for each layer of sdnet18_all, not 2"
+    ):
         pipelines.build(configured("sdnet18_all", "MODEL.LAMBDA", "[0.1,0.2]"))
 
 

@@ -147,7 +147,7 @@ def test_maximise_draws_one_class_or_neuron(results, tmp_path, capsys):
         told = json.loads(capsys.readouterr().out)
         assert (tmp_path / "image.png").stat().st_size > 100 and 0 < told["strongest_pair_share"] <= 1
     for what, sentence in (
-        (("--class", 10), "class 10: the network has those from 0 to 9"),
+        (("--class", 10), "class 10 does not exist: the network has 0 to 9"),
         (("--neuron", 12), "0 to 11"),
     ):
         assert main(["maximise", str(folder), what[0], str(what[1])]) == 2

@@ -76,7 +76,7 @@ def test_a_configuration_is_read_from_its_name(arch: str, config: str, want: For
     [
         ("dtcwpt_resnet19", "Ft40", "unknown architecture 'dtcwpt_resnet19'; nearest: dtcwpt_resnet18"),
         ("dtcwpt_zhang_resnet34", "Ft40YBf3Ex_abl", "no configuration 'Ft40YBf3Ex_abl'; nearest: Ft40YBf3Ex_abl2"),
-        ("dtcwpt_resnet34", "", "dtcwpt_resnet34 has no default configuration: one of Ft40, Ft40Y"),
+        ("dtcwpt_resnet34", "", "dtcwpt_resnet34 has no default configuration: choose from Ft40, Ft40Y"),
         ("zou_resnet18", "Bf4", "zou_resnet18 has no configuration 'Bf4'"),
     ],
 )
@@ -88,7 +88,7 @@ def test_unknown_names_are_refused_with_the_nearest(arch: str, config: str, sent
 @pytest.mark.parametrize("config", ["Str4", "Ks20"])
 def test_a_configuration_that_is_only_a_name_is_refused_with_that_reason(config: str) -> None:
     for arch in ("AlexNet", "ZhangAlexNet"):
-        with pytest.raises(ValueError, match=f"{arch} {config} is only a name.*those that can: Std, Bf2"):
+        with pytest.raises(ValueError, match=f"{arch} {config} is only a name.*choose from Std, Bf2"):
             form(arch, config)
     # of other architectures it is no name at all
     with pytest.raises(ValueError, match=f"has no configuration '{config}'"):

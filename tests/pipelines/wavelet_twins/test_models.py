@@ -150,7 +150,7 @@ def test_the_door_says_what_is_wrong() -> None:
         pipelines.create("wavelet_twins/dtcwpt_resnet18", dataset="cifar10")
     with pytest.raises(UserError, match="no configuration 'Ft41Y'"):
         pipelines.create("wavelet_twins/dtcwpt_resnet18", dataset="cifar10", config="Ft41Y")
-    with pytest.raises(UserError, match="wavelet_twins/AI does not support cifar10: it is made for imagenet"):
+    with pytest.raises(UserError, match="wavelet_twins/AI does not support cifar10, only imagenet"):
         pipelines.create("wavelet_twins/AI", dataset="cifar10")
     small = pipelines.without_recipe("wavelet_twins/AI", "imagenet", ["DATA.IMAGE_SIZE", "32"])
     with pytest.raises(UserError, match="AlexNet Std needs images of at least 63 pixels, not 32"):
@@ -221,7 +221,7 @@ def test_a_network_without_a_blur_takes_adaptive_polyphase_sampling(
 )
 def test_a_network_with_a_blur_takes_no_other_filling(arch: str, config: str) -> None:
     pairs = ["MODEL.CONFIG", config, "MODEL.DOWNSAMPLE", "polyphase"]
-    with pytest.raises(UserError, match=f"polyphase is for networks without a blur; {arch} {config} has one"):
+    with pytest.raises(UserError, match=f"polyphase needs a network without a blur, but {arch} {config} has one"):
         pipelines.without_recipe(f"wavelet_twins/{arch}", "digits", pairs)
     with pytest.raises(UserError, match=r"MODEL\.FILTER_SIZE 5 changes nothing with MODEL\.DOWNSAMPLE auto"):
         pipelines.without_recipe(f"wavelet_twins/{arch}", "digits", [*pairs[:2], "MODEL.FILTER_SIZE", "5"])

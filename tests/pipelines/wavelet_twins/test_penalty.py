@@ -39,7 +39,7 @@ def test_a_row_of_zeros_gives_neither_nan_nor_gradient() -> None:
 def test_sections_are_weighted_and_must_be_matched() -> None:
     weights = [torch.tensor([[1.0, 1.0]]), torch.tensor([[2.0, 1.0]])]
     assert penalty(weights, [0.5, 2.0]).item() == pytest.approx(0.5 + 1.0)
-    with pytest.raises(UserError, match="2 sections of packets and needs as many factors"):
+    with pytest.raises(UserError, match="factors must be one for each of 2 sections of packets"):
         penalty(weights, [0.5])
 
 

@@ -58,7 +58,7 @@ def test_every_moment_is_measured_and_kept_apart(root: Path, capsys: pytest.Capt
     capsys.readouterr()
     for status, sentence in {
         "e7": "has no snapshot e7",
-        "newest": "status 'newest': choose weights, checkpoint",
+        "newest": "status must be weights, checkpoint",
     }.items():
         assert evaluate(root, "--status", status) == 2
         told = capsys.readouterr().err
@@ -70,7 +70,7 @@ def test_training_goes_on_from_a_snapshot_as_it_did_then(root: Path, capsys: pyt
     files = [run.weights, run.history, *(run.snapshot(k) for k in (1, 2, 3))]
     before = [path.read_bytes() for path in files]
     assert train(root, "--from-epoch", "7") == 2
-    assert "no snapshot of epoch 7 to go on from: there are e1, e2, e3" in capsys.readouterr().err
+    assert "no snapshot of epoch 7 to resume from: it has e1, e2, e3" in capsys.readouterr().err
     assert [path.read_bytes() for path in files] == before
     measured = run.at("e2").metrics
     assert evaluate(root, "--status", "e2") == 0 and measured.is_file()
@@ -90,7 +90,7 @@ def test_the_recipe_may_be_left_out_where_there_is_one(root: Path, tmp_path: Pat
     assert pipelines.load(NAME, results=tmp_path, status="e2").run.recipe == "cifar10"
     copytree(run_in(root).folder, tmp_path / "wavelet_twins/digits/R18C/seed0")
     assert pipelines.load(NAME, recipe="digits", results=tmp_path).run.recipe == "digits"
-    with pytest.raises(UserError, match="R18C under cifar10, digits: say which as recipe"):
+    with pytest.raises(UserError, match="R18C under cifar10, digits: choose one with recipe="):
         pipelines.load(NAME, results=tmp_path)
     with pytest.raises(UserError, match=r"digits/R18C/seed1 holds no run \(there are seed0\)"):
         pipelines.load(NAME, seed=1, results=tmp_path)

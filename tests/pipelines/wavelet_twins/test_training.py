@@ -103,9 +103,9 @@ def test_a_run_goes_on_from_a_snapshot_exactly_and_only_from_one_that_is_there(t
     run = trained(tmp_path)
     weights, history = run.weights.read_bytes(), run.history.read_text()
     assert run.snapshots() == [2, 4]
-    with pytest.raises(UserError, match=r"no snapshot of epoch 3 to go on from: there are e2, e4"):
+    with pytest.raises(UserError, match=r"no snapshot of epoch 3 to resume from: it has e2, e4"):
         rewind(configured(), run, 3, Progress())
-    with pytest.raises(UserError, match=r"holds a run of other settings \(TRAIN.LR: 0.05 -> 0.1\)"):
+    with pytest.raises(UserError, match=r"holds a run with other settings \(TRAIN.LR: 0.05 -> 0.1\)"):
         rewind(configured("TRAIN.LR", "0.1"), run, 2, Progress())
     assert run.weights.exists()
     rewind(configured(), run, 2, Progress())
@@ -126,7 +126,7 @@ def test_the_number_of_sections_is_that_of_the_layer_and_other_penalties_are_ref
             UserError, match="a factor for each of the 2 sections of packets of dtcwpt_resnet18 Ft40Y, got"
         ):
             configured("MODEL.PENALTY", factors)
-    with pytest.raises(UserError, match="RECORD_GRADIENTS is for networks with wavelets; resnet18 has none"):
+    with pytest.raises(UserError, match="RECORD_GRADIENTS needs a network with wavelets, which resnet18 does not have"):
         pipelines.configure("wavelet_twins/R18C", "digits", ["MODEL.RECORD_GRADIENTS", "True"])
 
 
@@ -174,8 +174,8 @@ def test_a_run_is_an_object_at_each_of_its_moments(tmp_path: Path, capsys: pytes
     assert set(pages) == {"table.md", "shifts.md", "cost.md"}
     for status, sentence in {
         "e7": r"has no snapshot e7: it has weights, checkpoint, e1, e2",
-        "newest": r"status 'newest': choose weights, checkpoint, best or e<N>",
-        "best": r"keeps the last epoch, not the best",
+        "newest": r"status must be weights, checkpoint, best or e<N>, not 'newest'",
+        "best": r"kept the last epoch, not the best",
     }.items():
         with pytest.raises(UserError, match=sentence):
             pipelines.load("wavelet_twins/R18wyC_mod", results=tmp_path, status=status)
