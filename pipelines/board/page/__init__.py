@@ -214,8 +214,8 @@ def markdown(entries: Sequence[Entry]) -> str:
     ]
     notes = [
         " ".join(filter(None, [part_of(entries), about(entries)])),
-        "Mean ± half of its 95 % interval over seeds and images together. A law is kept if no logit changes by more than "
-        f"{LAW:.0e} with any seed.",
+        "Mean ± half of its 95 % interval over seeds and images together. A law is kept if no logit changes by more "
+        f"than {LAW:.0e} with any seed.",
         *(f"- **{measure.title}**: {measure.sentence}" for measure in measures),
     ]
     return markdown_page(title_of(entries), markdown_table(head, lines), notes[0], notes[1], "\n".join(notes[2:]))
