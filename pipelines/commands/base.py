@@ -5,14 +5,15 @@ import os
 import sys
 import time
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from stillpoint.core.base.errors import UserError, checked
+from stillpoint.core.base.progress import OnProgress
 from stillpoint.core.runs.layout import RESULTS, Run
 
 if TYPE_CHECKING:
@@ -140,6 +141,35 @@ def bars(*more: "ProgressColumn", shown: bool = True) -> "Progress":
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     return Progress(*columns, *more, console=console(), transient=True, disable=not shown)
+
+
+#: seconds between two lines on the progress of long work, where the output is no terminal
+LINES = 30.0
+
+
+@contextmanager
+def reported(begins: str = "", *, quiet: bool = False) -> Iterator[OnProgress]:
+    """The progress of long work, as a callback: bars on a terminal, elsewhere a line every half minute.
+
+    `begins` is printed first, since libraries and data take seconds to load; with `quiet` (--json) nothing is printed.
+    """
+    if begins and not quiet:
+        tell(begins)
+    terminal, told = console().is_terminal, time.monotonic()
+    with bars(shown=terminal and not quiet) as shown:
+        tasks: dict[str, Any] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            nonlocal told
+            if terminal:
+                if what not in tasks:
+                    tasks[what] = shown.add_task(what)
+                shown.update(tasks[what], completed=done, total=total or None)
+            elif not quiet and time.monotonic() - told >= LINES:
+                told = time.monotonic()
+                tell(f"{what}: {done:,} of {total:,}" if total else f"{what}: {done:,}")
+
+        yield progress
 
 
 #: seconds without a change after which a temporary file counts as abandoned

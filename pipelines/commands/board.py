@@ -2,13 +2,12 @@
 
 import shlex
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.pipelines.commands.base import Command, add_device, bars, console, tell
+from stillpoint.pipelines.commands.base import Command, add_device, reported, tell
 
 if TYPE_CHECKING:
     from torch import nn
@@ -105,7 +104,7 @@ def _add(args: Namespace) -> int:
     net, digest = _network(args.model, args.weights)
     words = ["stillpoint", "board", "add", args.model, "--weights", Path(args.weights).name, "--recipe", args.recipe]
     about["command"] = [shlex.join([*words, "--name", name])]
-    with _bars() as progress:
+    with reported(f"measuring {name}") as progress:
         paths = _tool("add")(net, digest, config, about, args.output, args.data, args, progress)
     tell(f"written: {', '.join(map(str, paths))}")
     return 0
@@ -115,7 +114,7 @@ def _check(args: Namespace) -> int:
     entry, _ = _tool("read")(args.entry, args.seed)
     config = _config(entry.recipe)
     net, digest = _network(args.model or entry.network, args.weights)
-    with _bars() as progress:
+    with reported(f"measuring {args.model or entry.network}") as progress:
         count = _tool("check")(args.entry, args.seed, net, digest, config, args.data, args, progress)
     tell(f"{args.entry}: its weights reproduce its {count} numbers")
     return 0
@@ -132,20 +131,6 @@ def _network(words: str, weights: str) -> "tuple[nn.Module, str]":
     net = of_user(words)
     load_weights(net, weights)
     return net.eval(), tensors_digest(net.state_dict())
-
-
-@contextmanager
-def _bars() -> "Iterator[Callable[[str, int, int], None]]":
-    """Progress bars over the evaluations."""
-    with bars(shown=console().is_terminal) as shown:
-        tasks: dict[str, Any] = {}
-
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = shown.add_task(what)
-            shown.update(tasks[what], completed=done, total=total or None)
-
-        yield progress
 
 
 COMMANDS = {

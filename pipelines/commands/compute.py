@@ -14,12 +14,12 @@ from stillpoint.pipelines.commands.base import (
     add_json,
     add_places,
     add_recipe,
-    bars,
     build,
     configured,
     console,
     print_json,
     recipe_of,
+    reported,
     run_config,
     tell,
 )
@@ -212,17 +212,9 @@ def _evaluate(args: Namespace) -> int:
         if args.recipe
         else run_config(run, args.pairs)
     )
-    from stillpoint.core.evaluation.run import evaluate_run
-    from stillpoint.pipelines.workflow import stage_code
-
-    out = console()
-    with bars(shown=out.is_terminal and not args.json) as shown:
-        tasks: dict[str, Any] = {}
-
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = shown.add_task(what)
-            shown.update(tasks[what], completed=done, total=total or None)
+    with reported(f"measuring {run.pipeline}/{run.model}, seed {run.seed}", quiet=args.json) as progress:
+        from stillpoint.core.evaluation.run import evaluate_run
+        from stillpoint.pipelines.workflow import stage_code
 
         found = evaluate_run(
             run,

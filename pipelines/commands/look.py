@@ -7,11 +7,11 @@ from stillpoint.pipelines.commands.base import (
     Command,
     add_json,
     add_recipe,
-    bars,
     configured,
     console,
     print_json,
     remove_left,
+    reported,
     tell,
 )
 
@@ -94,14 +94,7 @@ def _prepare(args: Namespace) -> int:
     from stillpoint.core.base.documents import read_json
     from stillpoint.core.data.datasets import prepare
 
-    with bars() as shown:
-        tasks = {}
-
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = shown.add_task(what)
-            shown.update(tasks[what], completed=done, total=total or None)
-
+    with reported() as progress:
         marker = prepare(args.dataset, args.data, progress=progress, links=args.links)
     found = read_json(marker, remedy="prepare the data set again", of=dict)
     counts = ", ".join(f"{count} {part}" for part, count in found.get("images", {}).items())

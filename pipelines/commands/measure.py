@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stillpoint.core.base.errors import UserError
-from stillpoint.pipelines.commands.base import Command, bars, console, png, print_json, tell
+from stillpoint.pipelines.commands.base import Command, console, png, print_json, reported, tell
 from stillpoint.pipelines.commands.subject import UNTRAINED, Subject, fits, picture, subject, subject_options
 from stillpoint.pipelines.extras import remedy, require
 
@@ -96,14 +96,13 @@ def _measure(args: Namespace) -> int:
         # the moving windows have the network's size, so the image must be larger
         found = Subject(**{**found.__dict__, "size": size + 2 * args.max_shift})
     x, pixels = picture(args.image, found)
-    with bars(shown=console().is_terminal and not args.json) as shown, fits(found):
-        task = shown.add_task("shifts")
+    with reported(quiet=args.json) as progress, fits(found):
         result = measure_image(
             found.net,
             x.to(pick(args.device)),
             max_shift=args.max_shift,
             boundary=args.boundary,
-            progress=lambda what, done, total: shown.update(task, completed=done, total=total),
+            progress=progress,
         )
         others = _others(found, x.to(pick(args.device)), result)
     output = _drawn(args, found, size, result, pixels)

@@ -90,6 +90,8 @@ def evaluate_pretrained(args: Namespace) -> int:
     if args.pairs or args.status != "weights":
         raise UserError("--pretrained measures with the card's settings: leave out --status and KEY VALUE pairs")
     run = cards.find(networks.KEPT, name, args.recipe)
+    if not args.json:
+        tell(f"measuring the kept weights of {name}")
     from stillpoint.pipelines import measuring, released
 
     card = cards.about(run)

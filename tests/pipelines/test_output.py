@@ -157,6 +157,22 @@ def test_help_fits_80_columns_and_its_first_page_a_screen(monkeypatch, capsys) -
         assert words or all(any(f" {name} " in line for line in lines) for name in COMMANDS)
 
 
+def test_long_work_begins_with_a_line_and_goes_on_with_lines_where_no_terminal_is(monkeypatch, capsys) -> None:
+    from stillpoint.pipelines.commands import base
+
+    monkeypatch.setattr(base, "LINES", 0.0)
+    with base.reported("measuring it") as progress:
+        assert capsys.readouterr().out == "measuring it\n"
+        progress("images", 1, 2000)
+        progress("worst shift", 3, 0)
+    assert capsys.readouterr().out == "images: 1 of 2,000\nworst shift: 3\n"
+    monkeypatch.setattr(base, "LINES", 60.0)
+    with base.reported("measuring it", quiet=True) as progress, base.reported() as soon:
+        progress("images", 1, 2)
+        soon("images", 1, 2)
+    assert capsys.readouterr().out == ""
+
+
 def test_json_is_the_same_in_every_encoding(results: Path, monkeypatch) -> None:
     found = []
     for encoding in ("ascii", "cp1252", "utf-8"):
