@@ -97,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
         if command.takes_pairs:
             sub.set_defaults(pairs=[])
             sub.epilog = (
-                f"{sub.epilog}\n\nKEY VALUE pairs at the end override the configuration, such as {command.pairs}"
+                f"{sub.epilog}\n\nKEY VALUE pairs at the end change the configuration: {command.pairs}"
             )
     return top
 
