@@ -96,9 +96,7 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=command.run, pairs=None, parser=top)
         if command.takes_pairs:
             sub.set_defaults(pairs=[])
-            sub.epilog = (
-                f"{sub.epilog}\n\nKEY VALUE pairs at the end change the configuration: {command.pairs}"
-            )
+            sub.epilog = f"{sub.epilog}\n\nKEY VALUE pairs at the end change the configuration: {command.pairs}"
     return top
 
 

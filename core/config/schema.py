@@ -354,13 +354,15 @@ class RunConfig(Section):
                     f"choose from {', '.join(known)}"
                 )
         if "erase" in self.evaluate.metrics and not self.evaluate.erase:
-            raise ValueError("EVALUATE.METRICS: the evaluation erase needs sides of squares: set EVALUATE.ERASE")
+            raise ValueError(
+                "EVALUATE.METRICS: the evaluation erase needs the sides of its squares in pixels: set EVALUATE.ERASE"
+            )
         return self
 
     @model_validator(mode="after")
     def _possible(self) -> "RunConfig":
         if self.train.keep == "best" and self.data.validation == 0 and self.train.epochs > 0:
-            raise ValueError("TRAIN.KEEP best needs images to choose on: set DATA.VALIDATION, or TRAIN.KEEP last")
+            raise ValueError("TRAIN.KEEP best needs validation images: set DATA.VALIDATION, or TRAIN.KEEP last")
         if self.train.loss == "nll" and self.LOGITS:
             raise ValueError(
                 f"TRAIN.LOSS nll takes log-probabilities, but networks of {self.pipeline or 'this pipeline'} return "

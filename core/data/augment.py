@@ -159,13 +159,15 @@ class Crop:
 
     def __post_init__(self) -> None:
         _check_per(self.per)
-        if self.padding < 0 or (self.size is not None and self.size < 1):
-            raise ValueError(f"padding={self.padding}, size={self.size}: must be at least 0 and at least 1")
+        if self.padding < 0:
+            raise ValueError(f"padding must be at least 0, got {self.padding}")
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size must be at least 1, got {self.size}")
 
     def _window(self, height: int, width: int) -> tuple[int, int]:
         h, w = self.size or height, self.size or width
         if h > height + 2 * self.padding or w > width + 2 * self.padding:
-            raise ValueError(f"size={self.size}: is larger than a {height}x{width} image padded by {self.padding}")
+            raise ValueError(f"size={self.size} is larger than a {height}x{width} image padded by {self.padding}")
         return h, w
 
     def draw(self, n: int, height: int, width: int, random: torch.Generator) -> Tensor:
@@ -192,7 +194,7 @@ class Erase:
 
     def draw(self, n: int, height: int, width: int, random: torch.Generator) -> Tensor:
         if self.patch > min(height, width):
-            raise ValueError(f"patch={self.patch}: is larger than a {height}x{width} image")
+            raise ValueError(f"patch={self.patch} is larger than a {height}x{width} image")
         return _integers(n, 0, (height - self.patch, width - self.patch), self.per, random)
 
     def apply(self, images: Tensor, draw: Tensor) -> Tensor:

@@ -25,6 +25,9 @@ from stillpoint.core.evaluation.view import Result, View
 from stillpoint.core.metrics import relative_logit_change
 from stillpoint.core.metrics.outputs import Output, as_tensor, logits_of
 
+#: evaluations whose views are interpolated, which stored pixels (uint8) cannot be
+_INTERPOLATED = ("fractional", "subpixel", "rotation", "scaling")
+
 Boundary = Literal["circular", "zeros", "crop"]
 
 
@@ -273,8 +276,10 @@ def measure(
         edge: Any = "zeros" if "crop" in config.metrics else "circular"
         options: dict[str, Any] = {"output": output, "preprocess": preprocess, "seed": seed, **chosen_shifts}
         return Measured(measure_maps(net, stream, boundary=edge, **options))
-    if first[0].dtype == torch.uint8 and "fractional" in config.metrics:
-        raise ValueError("shifts by fractions of a pixel need floating-point images: leave fractional out for uint8")
+    if first[0].dtype == torch.uint8 and (between := [name for name in config.metrics if name in _INTERPOLATED]):
+        raise ValueError(
+            f"views between the pixels need floating-point images: leave {' and '.join(between)} out for uint8"
+        )
     asked = config.metrics if known is not None else tuple(name for name in config.metrics if name != "accuracy")
     given = _Given()
     factories = {**EVALUATIONS, "given": lambda config, seed: given}

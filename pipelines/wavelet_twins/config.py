@@ -39,6 +39,8 @@ class Model(NetworkConfig):
             return self
         options = form(self.arch, self.config)
         count = sections(self.arch, self.config)
+        if self.penalty and not count:
+            raise ValueError(f"MODEL.PENALTY needs a network with wavelets, which {self.arch} does not have")
         if self.penalty and len(self.penalty) != count:
             raise ValueError(
                 f"MODEL.PENALTY needs a factor for each of the {count} sections of packets of {self.arch} "

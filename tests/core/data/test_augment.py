@@ -221,6 +221,15 @@ def test_what_does_not_fit_is_refused(step) -> None:
         step.draw(1, 8, 8, generator("a"))
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [({"padding": -1}, "padding must be at least 0, got -1"), ({"size": 0}, "size must be at least 1, got 0")],
+)
+def test_a_crop_of_nothing_is_refused(options: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Crop(**options)
+
+
 def test_every_step_can_be_built_by_name_and_keeps_an_empty_batch() -> None:
     for name in STEPS:
         augment = build_augment([{"name": name}])

@@ -265,8 +265,9 @@ def test_stored_pixels_are_shifted_before_they_are_prepared():
     inside = measure(Gives(lambda x: Corner()(x.float() / 255)), stored)
     beside = measure(Corner(), stored, preprocess=lambda x: x.float() / 255)
     assert inside == beside == measure(Corner(), stored.float() / 255)
-    with pytest.raises(ValueError, match="leave fractional out for uint8"):
-        measure(Corner(), stored, evaluations="fractional", preprocess=lambda x: x.float())
+    for name in ("fractional", "subpixel", "rotation", "scaling"):
+        with pytest.raises(ValueError, match=f"leave {name} out for uint8"):
+            measure(Corner(), stored, evaluations=name, preprocess=lambda x: x.float())
     with pytest.raises(ValueError, match="does not accept uint8 images: pass preprocess= to convert them \\("):
         measure(nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten()), stored)
     one = measure_image(Corner(), stored[0], max_shift=1, preprocess=lambda x: x.float() / 255)

@@ -126,8 +126,9 @@ def test_the_number_of_sections_is_that_of_the_layer_and_other_penalties_are_ref
             UserError, match="a factor for each of the 2 sections of packets of dtcwpt_resnet18 Ft40Y, got"
         ):
             configured("MODEL.PENALTY", factors)
-    with pytest.raises(UserError, match="RECORD_GRADIENTS needs a network with wavelets, which resnet18 does not have"):
-        pipelines.configure("wavelet_twins/R18C", "digits", ["MODEL.RECORD_GRADIENTS", "True"])
+    for key, value in (("RECORD_GRADIENTS", "True"), ("PENALTY", "[0.1]")):
+        with pytest.raises(UserError, match=f"{key} needs a network with wavelets, which resnet18 does not have"):
+            pipelines.configure("wavelet_twins/R18C", "digits", [f"MODEL.{key}", value])
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
