@@ -290,10 +290,10 @@ def test_bench_hands_its_options_on():
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["loader", "--network", "aps/resnet20"], "bench loader takes no --network"),
-        (["train", "--photographs", "some.tar"], "bench train takes no --photographs"),
+        (["loader", "--network", "aps/resnet20"], "bench loader does not take --network"),
+        (["train", "--photographs", "some.tar"], "bench train does not take --photographs"),
         (["loader", "--photographs", "nowhere.tar"], "there is no archive nowhere.tar"),
-        (["loader", "--device", "cuda"], "bench loader runs only on the cpu, not on cuda"),
+        (["loader", "--device", "cuda"], "bench loader runs only on cpu, not on cuda"),
         (["train", "--network", "aps/resnet21"], "unknown network 'aps/resnet21'"),
     ],
 )

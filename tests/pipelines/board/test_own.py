@@ -118,7 +118,7 @@ def test_nothing_is_added_beside_an_entry_that_was_edited(place: Path, capsys: p
     before = files(place)
     try:
         assert main(["board", "add", *words(place), "--name", "second"]) == 2
-        assert "zz.json was edited by hand" in capsys.readouterr().err and files(place) == before
+        assert "zz.json was changed by hand" in capsys.readouterr().err and files(place) == before
     finally:
         edited.unlink()
 

@@ -71,8 +71,8 @@ def test_nothing_below_a_hundred_is_shown_as_a_hundred(key: str, value: float, s
 
 
 def test_what_an_entry_promises_and_keeps_is_said() -> None:
-    assert page.law_of(entry()) == "none" and "All the same" in page.law_text(entry())
-    assert "kept: none moves by 1e-5" in page.law_text(entry(promise="whole"))
+    assert page.law_of(entry()) == "none" and "No logit changes" in page.law_text(entry())
+    assert ": kept to 1e-5" in page.law_text(entry(promise="whole"))
     assert page.law_of(entry(promise="any")) == "unknown"
 
 
