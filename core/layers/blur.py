@@ -11,12 +11,12 @@ from torch import Tensor
 
 from stillpoint.core import kernels
 from stillpoint.core.layers import scripted
-from stillpoint.core.layers.checks import check_sizes
+from stillpoint.core.layers.checks import check_pad_off, check_sizes, strides
 from stillpoint.core.layers.constants import ConstantBuffers
 from stillpoint.core.layers.dense_max_pool import dense_max_pool2d
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
 from stillpoint.core.layers.padding import check_padding, pad
-from stillpoint.core.layers.phases import MOST, check_phase, strides, take_phase
+from stillpoint.core.layers.phases import check_phase, take_phase
 from stillpoint.core.layers.precision import without_autocast
 
 SIZES = range(1, 8)
@@ -72,8 +72,8 @@ def blur_with(
     In two dimensions each image can be sampled at its own `phase` (B,) instead of from the first pixel.
     """
     dims, size = kernel.ndim, kernel.shape[0]
-    steps = _strides(stride, dims)
-    _check_pad_off(pad_off)
+    steps = strides(stride, dims)
+    check_pad_off(pad_off)
     if x.ndim != dims + 2 or not x.is_floating_point():
         raise ValueError(
             f"blur_pool{dims}d needs a floating tensor (B, C, ...) with {dims + 2} axes, "
@@ -90,8 +90,7 @@ def blur_with(
         x = blur_with(x, kernel, padding=padding, pad_off=pad_off)
         return take_phase(x, phase, stride=(steps[0], steps[1]))
     if not x.shape[1]:  # neither padding nor grouped convolutions of PyTorch take a map without channels
-        sides = [(n + 2 * pad_off - 1) // s + 1 for n, s in zip(x.shape[2:], steps, strict=True)]
-        return x.reshape(x.shape[0], 0, *sides)
+        return x.reshape(len(x), 0, *((n + 2 * pad_off - 1) // s + 1 for n, s in zip(x.shape[2:], steps, strict=True)))
     x = pad(x, [(before, after)] * dims, padding=padding)
     if any(n < size for n in x.shape[2:]):
         raise ValueError(f"a filter of size {size} does not fit a padded map of size {tuple(x.shape[2:])}")
@@ -178,8 +177,8 @@ class _BlurPool(ConstantBuffers):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.channels, self.size, self.pad_off = channels, size, _check_pad_off(pad_off)
-        self.stride = _strides(stride, self.dims)
+        self.channels, self.size, self.pad_off = channels, size, check_pad_off(pad_off)
+        self.stride = strides(stride, self.dims)
         self.padding = check_padding(padding)
         kernel = binomial_kernel(size, self.dims, device="cpu", dtype=torch.float64)
         self.register_constant("kernel", kernel, device=device, dtype=dtype)
@@ -295,16 +294,3 @@ class MaxBlurPool2d(BlurPool2d):
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, max_padding={self.max_padding}, {super().extra_repr()}"
-
-
-def _strides(stride: int | Sequence[int], dims: int) -> tuple[int, ...]:
-    found = strides(stride, dims)
-    if found is None:
-        raise ValueError(f"stride must be a positive integer or {dims} of them, at most {MOST}, got {stride!r}")
-    return found
-
-
-def _check_pad_off(pad_off: int) -> int:
-    if not isinstance(pad_off, int):
-        raise ValueError(f"pad_off must be an integer, got {pad_off!r}")
-    return pad_off

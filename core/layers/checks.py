@@ -3,7 +3,12 @@
 They read shapes, dtypes and devices alone, so that they never wait for a GPU.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor
+
+#: the largest stride along an axis: the kernels hold a number for each of the s * t phases
+MOST = 4096
 
 
 def check_map(x: Tensor) -> None:
@@ -42,3 +47,24 @@ def check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name} is {value!r}; it must be an integer")
         if value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
+def strides(stride: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    """One stride for each of `dims` axes; ValueError unless all are integers from 1 to `MOST`."""
+    # + 0: a convolution refuses True
+    found = (stride + 0,) * dims if isinstance(stride, int) else stride
+    if isinstance(found, tuple | list) and len(found) == dims:
+        for s in found:
+            if not isinstance(s, int) or not 1 <= s <= MOST:
+                break
+        else:
+            return tuple(found)
+    several = "a pair" if dims == 2 else str(dims)
+    raise ValueError(f"stride must be a positive integer or {several} of them, at most {MOST}, got {stride!r}")
+
+
+def check_pad_off(pad_off: int) -> int:
+    """Returns `pad_off`, or raises ValueError for one that is not an integer."""
+    if not isinstance(pad_off, int):
+        raise ValueError(f"pad_off must be an integer, got {pad_off!r}")
+    return pad_off

@@ -5,8 +5,6 @@ relu(|(x * W) subsampled| + b) in place of relu, then max-pooling, of the real p
 hardly changes when the image moves by less than the filter's wavelength, so it can be sampled at twice the stride.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -135,8 +133,15 @@ class ModulusBatchNorm2d(nn.Module):
         if torch.jit.is_scripting():
             return _normalised(x, self.running_energy, self.weight, self.bias, self.training, self.momentum, self.eps)
         else:  # TorchScript compiles no other branch
-            options: dict[str, Any] = {"training": self.training, "momentum": self.momentum, "eps": self.eps}
-            return modulus_batch_norm2d(x, self.running_energy, self.weight, self.bias, **options)
+            return modulus_batch_norm2d(
+                x,
+                self.running_energy,
+                self.weight,
+                self.bias,
+                training=self.training,
+                momentum=self.momentum,
+                eps=self.eps,
+            )
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, eps={self.eps}, momentum={self.momentum}"

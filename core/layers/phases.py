@@ -6,8 +6,6 @@ row moves first (Chaman and Dokmanic, "Truly shift-invariant convolutional neura
 circularly at the bottom and the right, so that every phase has ceil(H/s) x ceil(W/t) pixels.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -15,7 +13,7 @@ from stillpoint.core import kernels
 from stillpoint.core.base.modes import exporting
 from stillpoint.core.kernels import mixture
 from stillpoint.core.kernels.pool import plain_only
-from stillpoint.core.layers.checks import check_device, check_map
+from stillpoint.core.layers.checks import check_device, check_map, strides
 from stillpoint.core.layers.norms import exact_scale
 from stillpoint.core.layers.padding import pad, wrapped
 
@@ -23,12 +21,9 @@ CRITERIA = ("l2", "l1", "l_infty", "max", "l2_min", "l1_min")
 
 Stride = int | tuple[int, int]
 
-#: the largest stride along an axis: the kernels hold a number for each of the s * t phases
-MOST = 4096
-
 
 def stride_pair(stride: Stride) -> tuple[int, int]:
-    """(rows, columns) of an integer stride or a pair; ValueError unless both are integers from 1 to `MOST`."""
+    """(rows, columns) of an integer stride or a pair; ValueError unless both are integers from 1 to 4096."""
     if torch.jit.is_scripting():  # checked when the layer was built
         return (stride, stride) if isinstance(stride, int) else stride
     else:  # TorchScript compiles no other branch
@@ -36,23 +31,8 @@ def stride_pair(stride: Stride) -> tuple[int, int]:
 
 
 def _checked(stride: Stride) -> tuple[int, int]:
-    found = strides(stride, 2)
-    if found is None:
-        raise ValueError(f"stride must be a positive integer or a pair of them, at most {MOST}, got {stride!r}")
-    return found[0], found[1]
-
-
-def strides(stride: int | Sequence[int], dims: int) -> tuple[int, ...] | None:
-    """One stride for each of `dims` axes; None unless all are integers from 1 to `MOST`."""
-    if isinstance(stride, int):
-        # + 0: a convolution refuses True
-        return (stride + 0,) * dims if 1 <= stride <= MOST else None
-    if not isinstance(stride, tuple | list) or len(stride) != dims:
-        return None
-    for s in stride:
-        if not isinstance(s, int) or not 1 <= s <= MOST:
-            return None
-    return tuple(stride)
+    s, t = strides(stride, 2)
+    return s, t
 
 
 def extend(x: Tensor, stride: Stride, *, padding: str = "circular") -> Tensor:
