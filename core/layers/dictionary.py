@@ -244,7 +244,7 @@ class LearntDictionary(nn.Module):
         super()._load_from_state_dict(state, prefix, *args)
         weight = state.get(f"{prefix}weight")
         if self.normalise and weight is not None:
-            if empty := (weight.flatten(1) == 0).all(dim=1).nonzero().flatten().tolist():
-                args[-1].append(
-                    f"{prefix}weight: atoms {empty} are zero, but every atom of a dictionary needs a direction"
-                )
+            empty = (weight.flatten(1) == 0).all(dim=1).nonzero().flatten().tolist()
+            if empty:
+                said = f"atoms {empty} are zero, but every atom of a dictionary needs a direction"
+                args[-1].append(f"{prefix}weight: {said}")
