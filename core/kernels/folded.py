@@ -21,6 +21,15 @@ def available(dtype: torch.dtype) -> bool:
     return dtype == torch.float32
 
 
+def output_shape(
+    x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The shape of the convolution of (B, C, H, W) with weights (O, I, kh, kw)."""
+    (batch, _, h, w), (outputs, _, kh, kw) = x.shape, weight.shape
+    (s, t), (p, q), (d, e) = stride, padding, dilation
+    return batch, outputs, (h + 2 * p - d * (kh - 1) - 1) // s + 1, (w + 2 * q - e * (kw - 1) - 1) // t + 1
+
+
 def convolution(
     x: Tensor,
     weight: Tensor,
@@ -31,8 +40,8 @@ def convolution(
 ) -> Tensor:
     """activation(conv(x) + bias + residual), without a derivative.
 
-    A residual needs one group. `options` are stride, padding, dilation and groups; the activation is "none", "relu" or
-    "relu6".
+    A residual needs one group and `output_shape`. `options` are stride, padding, dilation and groups; the activation is
+    "none", "relu" or "relu6".
     """
     stride, padding, dilation, groups = options
     name, numbers = _ACTIVATIONS[activation]

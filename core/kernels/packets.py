@@ -32,7 +32,8 @@ class Packets(NamedTuple):
 
 def fused(x: Tensor, packets: Packets) -> bool:
     """Whether the operators support this image and these filters; otherwise use the plain code."""
-    if pool.plain_only() or not x.is_cpu or x.dtype != packets.vertical.dtype or packets.vertical.requires_grad:
+    vertical = packets.vertical
+    if pool.plain_only() or not x.is_cpu or not vertical.is_cpu or x.dtype != vertical.dtype or vertical.requires_grad:
         return False
     dtype = _working_dtype(x)
     return dtype in pool.CPU and native.available(pool.CPU[dtype], "packets")

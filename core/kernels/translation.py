@@ -49,8 +49,9 @@ def _sample(x: Tensor, weight: Tensor, scale: Tensor, keep: bool) -> tuple[Tenso
         seen = psi if keep else None
         triton_translation.forward(x, weight.contiguous(), scale.contiguous(), y, tau, seen, is_channels_last(x))
         return y, tau, psi
+    weight, scale = weight.contiguous(), scale.contiguous()  # by name: the kernel reads copies that must still exist
     pool.cpu_library(x.dtype, "mixture").stillpoint_translation(
-        *(part.data_ptr() for part in (x, weight.contiguous(), scale.contiguous(), y, tau)),
+        *(part.data_ptr() for part in (x, weight, scale, y, tau)),
         psi.data_ptr() if keep else None,
         *_rest(x),
     )
@@ -72,14 +73,15 @@ def _gradients(
     to_y = to_y.contiguous(memory_format=layout)
     to_tau = None if to_tau is None else to_tau.contiguous()
     to_psi = None if to_psi is None else to_psi.contiguous(memory_format=layout)
+    weight, scale = weight.contiguous(), scale.contiguous()
     if not x.is_cpu:
         from stillpoint.core.kernels import triton_translation
 
-        given = (x, weight.contiguous(), scale.contiguous(), to_y, to_tau, to_psi)
+        given = (x, weight, scale, to_y, to_tau, to_psi)
         triton_translation.backward(*given, to_x, to_weights, is_channels_last(x))
         return to_x, to_weights.sum(0)
     pool.cpu_library(x.dtype, "mixture").stillpoint_translation_backward(
-        *(part.data_ptr() for part in (x, weight.contiguous(), scale.contiguous(), to_y)),
+        *(part.data_ptr() for part in (x, weight, scale, to_y)),
         *(None if part is None else part.data_ptr() for part in (to_tau, to_psi)),
         *(to_x.data_ptr(), to_weights.data_ptr()),
         *_rest(x),

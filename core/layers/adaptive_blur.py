@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from stillpoint.core.kernels import local_filter
 from stillpoint.core.layers import scripted
+from stillpoint.core.layers.checks import check_device, check_map, check_sizes
 from stillpoint.core.layers.downsample import Downsample, Grid, sample_at
 from stillpoint.core.layers.padding import check_padding, pad
 from stillpoint.core.layers.phases import Stride, stride_pair
@@ -40,7 +41,8 @@ def adaptive_blur2d(
         (B, C, ceil(H/s), ceil(W/s)) in the dtype of `x`.
 
     Raises:
-        ValueError: an even size, logits of another shape, an unknown normalisation or padding.
+        ValueError: an even size, a bad stride, a map or logits of another shape, dtype or device, an unknown
+            normalisation or padding.
 
     Law: with circular padding, a shift of x and logits together shifts the result; with "group" a constant map stays
     that constant.
@@ -52,14 +54,20 @@ def adaptive_blur2d(
     """
     s, t = stride_pair(stride)
     _check(size, normalise)
+    check_padding(padding)
+    check_map(x)
     batch, channels, height, width = x.shape
     h, w = (height + s - 1) // s, (width + t - 1) // t
-    groups, rest = divmod(int(logits.shape[1]), size * size)  # a tensor when traced
-    if rest or not groups or channels % groups or logits.shape != (batch, groups * size * size, h, w):
+    planes = int(logits.shape[1]) if logits.ndim == 4 else 0  # a tensor when traced
+    groups, rest = divmod(planes, size * size)
+    if rest or not groups or not channels or channels % groups or logits.shape != (batch, groups * size * size, h, w):
         raise ValueError(
             f"logits must be (B, G * k * k, h, w) with G dividing C: {h}x{w} filters of {size}x{size} for an input of "
             f"shape {tuple(x.shape)}, got {tuple(logits.shape)}"
         )
+    if not logits.is_floating_point():
+        raise ValueError(f"logits must be floating, got {logits.dtype}")
+    check_device(x, "logits", logits)
     if normalise == "joint":
         weights = logits.softmax(1)
     else:
@@ -116,7 +124,8 @@ class AdaptiveBlur2d(Downsample):
     ) -> None:
         super().__init__()
         _check(size, normalise)
-        if groups < 1 or channels % groups:
+        check_sizes(channels=channels)
+        if not isinstance(groups, int) or groups < 1 or channels % groups:
             raise ValueError(f"groups must divide the {channels} channels, got {groups}")
         self.stride, self.padding = stride_pair(stride), check_padding(padding)
         self.size, self.groups, self.normalise = size, groups, normalise

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stillpoint.core import kernels
 from stillpoint.core.layers import scripted
+from stillpoint.core.layers.checks import check_pad_off, check_sizes, strides
 from stillpoint.core.layers.constants import ConstantBuffers
 from stillpoint.core.layers.dense_max_pool import dense_max_pool2d
 from stillpoint.core.layers.downsample import Downsample, Grid, SoftGrid, sample_at
@@ -71,7 +72,8 @@ def blur_with(
     In two dimensions each image can be sampled at its own `phase` (B,) instead of from the first pixel.
     """
     dims, size = kernel.ndim, kernel.shape[0]
-    strides = _strides(stride, dims)
+    steps = strides(stride, dims)
+    check_pad_off(pad_off)
     if x.ndim != dims + 2 or not x.is_floating_point():
         raise ValueError(
             f"blur_pool{dims}d needs a floating tensor (B, C, ...) with {dims + 2} axes, "
@@ -82,21 +84,23 @@ def blur_with(
         check_phase(x, phase)
     if dims == 2 and (size > 1 or phase is not None) and kernels.fused(x, size=size, padding=padding, pad_off=pad_off):
         return kernels.blur_pool2d(
-            x, size=size, stride=(strides[0], strides[1]), padding=padding, pad_off=pad_off, phase=phase
+            x, size=size, stride=(steps[0], steps[1]), padding=padding, pad_off=pad_off, phase=phase
         )
     if phase is not None:
         x = blur_with(x, kernel, padding=padding, pad_off=pad_off)
-        return take_phase(x, phase, stride=(strides[0], strides[1]))
+        return take_phase(x, phase, stride=(steps[0], steps[1]))
+    if not x.shape[1]:  # neither padding nor grouped convolutions of PyTorch take a map without channels
+        return x.reshape(len(x), 0, *((n + 2 * pad_off - 1) // s + 1 for n, s in zip(x.shape[2:], steps, strict=True)))
     x = pad(x, [(before, after)] * dims, padding=padding)
     if any(n < size for n in x.shape[2:]):
         raise ValueError(f"a filter of size {size} does not fit a padded map of size {tuple(x.shape[2:])}")
     if size == 1:
-        return x[(slice(None), slice(None), *(slice(None, None, s) for s in strides))]
+        return x[(slice(None), slice(None), *(slice(None, None, s) for s in steps))]
     channels = x.shape[1]
     weight = kernel.to(x.dtype).expand(channels, 1, *kernel.shape)
     # Autocast would round a float32 map to half precision here, which decides near ties of a phase choice at random.
     with without_autocast(x.device):
-        return _CONVOLUTIONS[dims](x, weight, stride=strides, groups=channels)
+        return _CONVOLUTIONS[dims](x, weight, stride=steps, groups=channels)
 
 
 def blur_pool1d(x: Tensor, *, size: int = 4, stride: int = 2, padding: str = "reflect", pad_off: int = 0) -> Tensor:
@@ -128,8 +132,8 @@ def blur_pool2d(
         under autocast.
 
     Raises:
-        ValueError: an unknown size or padding, a stride below one, an input of another rank or of integers, or a map
-            too small for its padding.
+        ValueError: an unknown size or padding, a stride or pad_off that is no integer or out of range, an input of
+            another rank or of integers, or a map too small for its padding.
 
     Law: with circular padding, stride s dividing H and W, f(roll(x, (s*i, s*j))) is roll(f(x), (i, j)), and at
     stride 1 every shift commutes. Except with zero padding, a constant map stays constant up to rounding.
@@ -173,8 +177,8 @@ class _BlurPool(ConstantBuffers):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.channels, self.size, self.pad_off = channels, size, pad_off
-        self.stride = _strides(stride, self.dims)
+        self.channels, self.size, self.pad_off = channels, size, check_pad_off(pad_off)
+        self.stride = strides(stride, self.dims)
         self.padding = check_padding(padding)
         kernel = binomial_kernel(size, self.dims, device="cpu", dtype=torch.float64)
         self.register_constant("kernel", kernel, device=device, dtype=dtype)
@@ -252,6 +256,9 @@ class MaxBlurPool2d(BlurPool2d):
         kernel_size, max_padding: of the replaced max-pool, in pixels.
         stride, size, padding, pad_off: of the blur, as in `blur_pool2d`.
 
+    Raises:
+        ValueError: what `blur_pool2d` raises, a kernel_size below 1, or a max_padding outside 0 to kernel_size // 2.
+
     Examples:
         >>> layers.MaxBlurPool2d(3, max_padding=1)(torch.ones(1, 4, 8, 8)).shape
         torch.Size([1, 4, 4, 4])
@@ -270,6 +277,9 @@ class MaxBlurPool2d(BlurPool2d):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(None, stride, size=size, padding=padding, pad_off=pad_off, device=device, dtype=dtype)
+        check_sizes(kernel_size=kernel_size, max_padding=max_padding)
+        if max_padding > kernel_size // 2:
+            raise ValueError(f"max_padding must be at most half of kernel_size {kernel_size}, got {max_padding}")
         self.kernel_size, self.max_padding = kernel_size, max_padding
 
     def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
@@ -284,10 +294,3 @@ class MaxBlurPool2d(BlurPool2d):
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, max_padding={self.max_padding}, {super().extra_repr()}"
-
-
-def _strides(stride: int | Sequence[int], dims: int) -> tuple[int, ...]:
-    strides = (stride,) * dims if isinstance(stride, int) else tuple(stride)
-    if len(strides) != dims or any(not isinstance(s, int) or s < 1 for s in strides):
-        raise ValueError(f"stride must be a positive integer or {dims} of them, got {stride!r}")
-    return strides

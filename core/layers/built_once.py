@@ -19,7 +19,7 @@ def built_once(build: Callable[Options, Module]) -> Callable[Options, Module]:
 
     Results made while PyTorch traces, transforms or exports, or on the meta device, are not cached.
     """
-    kept = lru_cache(_KEPT)(build)
+    kept = lru_cache(_KEPT, typed=True)(build)
 
     def get(*options: Options.args, **named: Options.kwargs) -> Module:
         observed = torch.compiler.is_compiling() or plain_only()

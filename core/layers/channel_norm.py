@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from stillpoint.core.kernels import channel_norm
 from stillpoint.core.kernels.channel_norm import plain
+from stillpoint.core.layers.checks import check_channels, check_eps, check_map, check_sizes
 
 DIVISORS = ("pixel", "image")
 
@@ -17,16 +18,18 @@ def channel_norm2d(x: Tensor, weight: Tensor, bias: Tensor, *, divisor: str = "i
 
     Args:
         x: (B, C, H, W), any floating dtype; computed in float32 or better.
-        weight, bias: (C,).
+        weight, bias: (C,), on the map's device.
         divisor: take the biased variance of each "pixel" over its channels, as in ConvNeXt (Liu et al., CVPR 2022), or
             of each "image" over channels, rows and columns, as in alias-free convnets (Michaeli, Michaeli and Soudry,
             CVPR 2023, where it is called CHW2).
+        eps: at least 0.
 
     Returns:
         (B, C, H, W) in the dtype of `x`.
 
     Raises:
-        ValueError: an unknown divisor, or a map without four axes.
+        ValueError: an unknown divisor, a negative eps, a map that is not four-dimensional and floating, a weight or
+            bias of another shape or device.
 
     Law: with divisor "image" it commutes with every circular shift, fractional ones included, since one divisor
     serves all pixels. With "pixel" it commutes with whole-pixel shifts only.
@@ -38,8 +41,9 @@ def channel_norm2d(x: Tensor, weight: Tensor, bias: Tensor, *, divisor: str = "i
     """
     if divisor not in DIVISORS:
         raise ValueError(f"divisor must be one of {', '.join(DIVISORS)}, got {divisor!r}")
-    if x.ndim != 4:
-        raise ValueError(f"a map (B, C, H, W) is needed, got shape {tuple(x.shape)}")
+    check_map(x)
+    check_eps(eps)
+    check_channels(x, weight=weight, bias=bias)
     if channel_norm.fused(x):
         return channel_norm.norm(x, weight, bias, divisor=divisor, eps=eps)
     return channel_norm.plain(x, weight, bias, divisor, eps)
@@ -65,6 +69,8 @@ class ChannelNorm2d(nn.Module):
         super().__init__()
         if divisor not in DIVISORS:
             raise ValueError(f"divisor must be one of {', '.join(DIVISORS)}, got {divisor!r}")
+        check_sizes(channels=channels)
+        check_eps(eps)
         self.divisor, self.eps = divisor, eps
         self.weight = nn.Parameter(torch.ones(channels, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(channels, device=device, dtype=dtype))

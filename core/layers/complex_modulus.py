@@ -8,17 +8,20 @@ hardly changes when the image moves by less than the filter's wavelength, so it 
 import torch
 from torch import Tensor, nn
 
+from stillpoint.core.layers.checks import check_channels, check_eps, check_map, check_sizes
 from stillpoint.core.layers.norms import hypotenuse
 
-# torch.fx, which cannot follow its checks, takes this as one step
+# torch.fx, which cannot follow their checks, takes each of these as one step
 torch.fx.wrap("complex_modulus")
+torch.fx.wrap("modulus_batch_norm2d")
+torch.fx.wrap("_biased")
 
 
 def complex_modulus(x: Tensor) -> Tensor:
     """Modulus of (B, C, 2, H, W), real and imaginary parts along the third axis: (B, C, H, W).
 
     Its gradient is zero, not NaN, where the modulus is zero, and neither over- nor underflows where the modulus does
-    not. ValueError for another shape. Law: invariant to a rotation of every complex number.
+    not. ValueError for another shape, and for integers. Law: invariant to a rotation of every complex number.
 
     Examples:
         >>> layers.complex_modulus(torch.tensor([3.0, 4.0]).view(1, 1, 2, 1, 1)).item()
@@ -26,6 +29,8 @@ def complex_modulus(x: Tensor) -> Tensor:
     """
     if x.ndim != 5 or x.shape[2] != 2:
         raise ValueError(f"complex maps are (B, C, 2, H, W), got shape {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise ValueError(f"the parts of complex maps must be floating, got {x.dtype}")
     return hypotenuse(x[:, :, 0], x[:, :, 1])
 
 
@@ -62,6 +67,10 @@ def modulus_batch_norm2d(
             running one in place by `momentum`.
         weight, bias: (C,).
 
+    Raises:
+        ValueError: a map that is not four-dimensional and floating, a running energy, weight or bias of another shape
+            or device, or a negative eps.
+
     Law: in training the result does not change when `x` is scaled by a positive factor, up to `eps`.
 
     Examples:
@@ -70,6 +79,9 @@ def modulus_batch_norm2d(
         >>> torch.allclose(y, x, atol=1e-4)
         True
     """
+    check_map(x)
+    check_eps(eps)
+    check_channels(x, running_energy=running_energy, weight=weight, bias=bias)
     return _normalised(x, running_energy, weight, bias, training, momentum, eps)
 
 
@@ -107,6 +119,8 @@ class ModulusBatchNorm2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_sizes(channels=channels)
+        check_eps(eps)
         self.eps, self.momentum = eps, momentum
         self.weight = nn.Parameter(torch.ones(channels, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(channels, device=device, dtype=dtype))
@@ -116,7 +130,18 @@ class ModulusBatchNorm2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self.num_batches_tracked.add_(1)
-        return _normalised(x, self.running_energy, self.weight, self.bias, self.training, self.momentum, self.eps)
+        if torch.jit.is_scripting():
+            return _normalised(x, self.running_energy, self.weight, self.bias, self.training, self.momentum, self.eps)
+        else:  # TorchScript compiles no other branch
+            return modulus_batch_norm2d(
+                x,
+                self.running_energy,
+                self.weight,
+                self.bias,
+                training=self.training,
+                momentum=self.momentum,
+                eps=self.eps,
+            )
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, eps={self.eps}, momentum={self.momentum}"
@@ -126,7 +151,7 @@ class ModulusBias2d(nn.Module):
     """Add a trained bias to each channel of (B, C, H, W): b in y = relu(|x * W| + b), without batch norm.
 
     Initialised uniformly in -1..1, as PyTorch initialises the bias of the depthwise 1x1 convolution that the reference
-    uses here.
+    uses here. ValueError for a map of another shape.
 
     Examples:
         >>> layers.ModulusBias2d(4)(torch.rand(2, 4, 5, 5)).shape
@@ -137,7 +162,17 @@ class ModulusBias2d(nn.Module):
         self, channels: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
+        check_sizes(channels=channels)
         self.bias = nn.Parameter(torch.empty(channels, device=device, dtype=dtype).uniform_(-1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.bias[:, None, None]
+        if torch.jit.is_scripting():
+            return x + self.bias[:, None, None]
+        else:  # TorchScript compiles no other branch
+            return _biased(x, self.bias)
+
+
+def _biased(x: Tensor, bias: Tensor) -> Tensor:
+    check_map(x)
+    check_channels(x, bias=bias)
+    return x + bias[:, None, None]

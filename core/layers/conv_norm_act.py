@@ -37,7 +37,7 @@ def conv_norm_act(
     pass: on a CPU, for channels-last maps in float32 or under bfloat16 autocast, without derivatives. Otherwise, and
     wherever hooks, tracing or subclasses would notice, it is the convolution followed by `norm_act`.
 
-    Law: up to rounding, the modules' own output.
+    Law: up to rounding, the modules' own output; but oneDNN's rectifier turns NaN into 0.
 
     Examples:
         >>> conv, norm = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8).eval()
@@ -72,13 +72,13 @@ def _statistics(norm: nn.BatchNorm2d) -> tuple[Tensor | None, ...]:
 def _one_convolution(
     x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, act: nn.Module | None, residual: Tensor | None, kept: dict
 ) -> Tensor | None:
-    """The folded convolution; None for dtypes and paddings that it does not support."""
+    """The folded convolution; None for dtypes, shapes and paddings that it does not support."""
     if torch.is_autocast_enabled("cpu"):
         x = x.to(torch.get_autocast_dtype("cpu"))
     padding, around = conv.padding, conv.padding_mode
     if not folded.available(x.dtype) or (residual is not None and residual.dtype != x.dtype):
         return None
-    if residual is not None and conv.groups != 1:
+    if residual is not None and (conv.groups != 1 or not ordinary(residual)):
         return None
     if isinstance(padding, str) or (around != "zeros" and type(conv) is not PaddedConv2d):
         return None
@@ -86,9 +86,14 @@ def _one_convolution(
         left, right, top, bottom = conv._reversed_padding_repeated_twice
         x, padding = pad(x, [(top, bottom), (left, right)], padding=around), (0, 0)
     options = conv.stride, padding, conv.dilation, conv.groups
+    # oneDNN would read a residual of another shape beyond its end; PyTorch broadcasts or refuses it
+    if residual is not None and residual.shape != folded.output_shape(x, conv.weight, *options[:3]):
+        return None
     first = small(x, conv.weight, *options)
     key = (conv, norm, x.dtype, first)
     if key not in kept:
+        if any(t.shape != conv.weight.shape[:1] for t in (conv.bias, *_statistics(norm)) if t is not None):
+            return None
         kept[key] = _folded(conv, norm, x.dtype, torch.contiguous_format if first else torch.channels_last)
     activation = "none" if act is None else KNOWN[type(act)]
     if first:

@@ -26,7 +26,8 @@ def dense_max_pool2d(x: Tensor, *, kernel_size: int = 2, margin: str = "none") -
         (B, C, H, W), or (B, C, H - k + 1, W - k + 1) with margin "none".
 
     Raises:
-        ValueError: an unknown margin, a kernel below 1, or an even one with margin "same".
+        ValueError: an unknown margin, a kernel below 1, or an even one with margin "same", a map without four axes or
+            pixels, or smaller than the kernel with margin "none".
 
     Law: with margin "circular", f(roll(x, s)) is roll(f(x), s) exactly.
 
@@ -38,14 +39,20 @@ def dense_max_pool2d(x: Tensor, *, kernel_size: int = 2, margin: str = "none") -
     plain = partial(_plain, kernel_size=kernel_size, margin=margin)
     if max_pool.fused(x, kernel_size):
         return max_pool.max_pool2d(x, kernel_size, margin, plain)
+    least = kernel_size if margin == "none" else 1
+    if not torch.jit.is_tracing() and (x.ndim != 4 or not x.shape[1] or min(x.shape[2:]) < least):
+        raise ValueError(
+            f"max-pooling needs a map (B, C, H, W) of at least {least}x{least} pixels for margin {margin!r}, "
+            f"got shape {tuple(x.shape)}"
+        )
     return plain(x)
 
 
 def _checked(kernel_size: int, margin: str) -> None:
     if margin not in MARGINS:
         raise ValueError(f"margin must be one of {', '.join(MARGINS)}, got {margin!r}")
-    if kernel_size < 1 or (margin == "same" and kernel_size % 2 == 0):
-        raise ValueError(f"kernel_size must be positive, and odd for margin 'same', got {kernel_size}")
+    if not isinstance(kernel_size, int) or kernel_size < 1 or (margin == "same" and kernel_size % 2 == 0):
+        raise ValueError(f"kernel_size must be a positive integer, and odd for margin 'same', got {kernel_size!r}")
 
 
 def _plain(x: Tensor, kernel_size: int, margin: str) -> Tensor:

@@ -246,6 +246,5 @@ class LearntDictionary(nn.Module):
         if self.normalise and weight is not None:
             empty = (weight.flatten(1) == 0).all(dim=1).nonzero().flatten().tolist()
             if empty:
-                args[-1].append(
-                    f"{prefix}weight: atoms {empty} are zero, but every atom of a dictionary needs a direction"
-                )
+                said = f"atoms {empty} are zero, but every atom of a dictionary needs a direction"
+                args[-1].append(f"{prefix}weight: {said}")

@@ -15,7 +15,8 @@ def phase_weights(scores: Tensor, *, tau: Tensor | float, noise: Tensor | None =
     """softmax((scores + noise) / tau) over the phases, (B, K).
 
     Raises:
-        ValueError: noise of another shape, or a number tau that is not positive and finite; a Tensor is not read.
+        ValueError: scores without two axes, noise of another shape, a number tau that is not positive and finite, or a
+            Tensor of several elements, which is not read.
 
     Law: as tau tends to 0 the weights tend to one-hot at the best phase.
 
@@ -23,8 +24,12 @@ def phase_weights(scores: Tensor, *, tau: Tensor | float, noise: Tensor | None =
         >>> layers.phase_weights(torch.zeros(1, 4), tau=1.0)
         tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
     """
+    if scores.ndim != 2:
+        raise ValueError(f"scores must be (B, K), one for each phase, got {tuple(scores.shape)}")
     if not isinstance(tau, Tensor):
         _check(tau)
+    elif tau.numel() != 1:
+        raise ValueError(f"tau must be a number or a tensor of one element, got {tuple(tau.shape)}")
     if noise is not None:
         if noise.shape != scores.shape:
             raise ValueError(f"noise must have the scores' shape {tuple(scores.shape)}, got {tuple(noise.shape)}")

@@ -94,8 +94,8 @@ class LearnablePolyphaseDownsample2d(LearnableSampler, Downsample):
         for name, given in {"sampling": sampling, "test_sampling": test_sampling}.items():
             if given not in SAMPLINGS:
                 raise ValueError(f"{name} must be one of {', '.join(SAMPLINGS)}, got {given!r}")
-        if reduction < 1:
-            raise ValueError(f"reduction must be a positive integer, got {reduction}")
+        if not isinstance(reduction, int) or reduction < 1:
+            raise ValueError(f"reduction must be a positive integer, got {reduction!r}")
         if extension not in EXTENSIONS:
             raise ValueError(f"extension must be one of {', '.join(EXTENSIONS)}, got {extension!r}")
         self.select, self.extension = select, extension

@@ -4,15 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stillpoint.core.layers.checks import check_sizes
 from stillpoint.core.layers.norms import l2_norm
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raises ValueError for a size below 1, or a padding below 0."""
-    for name, value in sizes.items():
-        least = 0 if name == "padding" else 1
-        if value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
 
 
 def repeated(x: Tensor, channels: int, axis: int) -> Tensor:
@@ -37,6 +30,10 @@ class Convolution:
         check_sizes(stride=stride, padding=padding)
         self.weight, self.stride, self.padding, self.size = weight, stride, padding, size
         kernel = weight.shape[2:]
+        if not weight.numel():
+            raise ValueError(
+                f"a dictionary has atoms (K, n C, kh, kw) of at least one number each, got {tuple(weight.shape)}"
+            )
         # border pixels that a strided convolution never reads are restored, so that A z has the input's size
         self.rest = [(n + 2 * padding - k) % stride for n, k in zip(size, kernel, strict=True)]
         self.code_shape = (
@@ -59,6 +56,8 @@ class Matrix:
     """A and its adjoint for a dictionary (K, C) and rows (N, C)."""
 
     def __init__(self, weight: Tensor) -> None:
+        if not weight.numel():
+            raise ValueError(f"a dictionary has atoms (K, n C) of at least one number each, got {tuple(weight.shape)}")
         self.weight, self.code_shape = weight, (len(weight),)
 
     def analyse(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from stillpoint.core.layers import scripted
+from stillpoint.core.layers.checks import check_map
 from stillpoint.core.layers.downsample import Downsample, Grid, sample_at
 from stillpoint.core.layers.phases import Stride, stride_pair
-from stillpoint.core.layers.resampling import RULES, apply_to_axes, filtering, highest_bin
+from stillpoint.core.layers.resampling import apply_to_axes, check_factor, check_rule, filtering, highest_bin
 
 # torch.fx, which cannot follow their checks, takes each of these as one step
 torch.fx.wrap("ideal_lowpass2d")
@@ -47,12 +48,9 @@ def ideal_lowpass2d(
         True
     """
     s, t = stride_pair(stride)
-    if not isinstance(factor, int) or factor < 1:
-        raise ValueError(f"factor must be a positive integer, got {factor!r}")
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
-    if x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(f"a floating tensor (B, C, H, W) is needed, got {x.dtype} of shape {tuple(x.shape)}")
+    check_factor(factor)
+    check_rule(rule)
+    check_map(x)
     return _lowpass(x, factor, s, t, rule, keep_norm)
 
 
@@ -95,10 +93,10 @@ class IdealLowPass2d(Downsample):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if rule not in RULES:
-            raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+        check_rule(rule)
         self.channels, self.stride, self.rule, self.keep_norm = channels, stride_pair(stride), rule, keep_norm
         self.factor = max(2, *self.stride) if factor is None else factor
+        check_factor(self.factor)
 
     def sample(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         options: dict[str, Any] = {"factor": self.factor, "rule": self.rule, "keep_norm": self.keep_norm}

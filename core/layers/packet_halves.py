@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from stillpoint.core.layers.packet_passes import FusedFilters, HalfPasses
-from stillpoint.core.layers.wavelet_filters import computing_order, group_maps, half_filters, tree_filters
+from stillpoint.core.layers.wavelet_filters import (
+    check_geometry,
+    computing_order,
+    group_maps,
+    half_filters,
+    tree_filters,
+)
 from stillpoint.core.layers.wavelet_packets import Part, WaveletPackets2d
 
 
@@ -35,8 +41,12 @@ class PacketHalves2d(WaveletPackets2d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_geometry(depth, stride)
         count = 4**depth
-        packets = range(count) if maps is None else sorted({q % count for q in maps})
+        chosen = tuple(range(count) if maps is None else maps)
+        if not all(isinstance(q, int) for q in chosen):
+            raise ValueError(f"maps must be numbers of packets, got {list(chosen)}")
+        packets = sorted({q % count for q in chosen})
         groups = group_maps([*packets, *(count + packet for packet in packets)], depth)
         build: dict[str, Any] = {"device": device, "dtype": dtype}
         first = [(needs[: len(needs) // 2], rows) for needs, rows in groups]

@@ -35,10 +35,11 @@ class MapPasses(ConstantBuffers):
         # images, colours and paths are all one batch axis: no grouped convolution, which is slow on every device
         y = x.reshape(batch * channels, 1, height, width)
         y = _correlate(y, self.vertical[:, None, :, None], 2, stride, before[0], count[0], padding)  # (B C, 2R, H', W)
-        y = y.reshape(-1, 2, count[0], width)  # (B C R, 2, H', W)
+        y = y.reshape(batch * channels * (self.vertical.shape[0] // 2), 2, count[0], width)  # (B C R, 2, H', W)
         # (B C R, S P, H', W')
         y = _correlate(y, self.horizontal[:, :, None, :], 3, stride, before[1], count[1], padding)
-        return [y.reshape(batch, channels, -1, self.parts, count[0], count[1])]  # (B, C, R S, P, H', W')
+        maps = self.vertical.shape[0] // 2 * (self.horizontal.shape[0] // self.parts)
+        return [y.reshape(batch, channels, maps, self.parts, count[0], count[1])]  # (B, C, R S, P, H', W')
 
     def kernels(self) -> tuple[Tensor, ...]:
         """The two-dimensional kernels, (R S, P, K, K)."""
@@ -64,11 +65,12 @@ class HalfPasses(ConstantBuffers):
         batch, channels, height, width = x.shape
         y = x.reshape(batch * channels, 1, height, width)
         y = _correlate(y, self.vertical[:, None, :, None], 2, stride, before[0], count[0], padding)  # (B C, 2R, H', W)
+        maps = self.vertical.shape[0] // 2 * (self.horizontal.shape[1] // self.parts)
         found: list[Tensor] = []
         for i, half in enumerate(y.chunk(2, dim=1)):
             half = half.reshape(-1, 1, count[0], width)  # (B C R, 1, H', W)
             half = _correlate(half, self.horizontal[i][:, None, None, :], 3, stride, before[1], count[1], padding)
-            found.append(half.reshape(batch, channels, -1, self.parts, count[0], count[1]))  # (B, C, R S, P, H', W')
+            found.append(half.reshape(batch, channels, maps, self.parts, count[0], count[1]))  # (B, C, R S, P, H', W')
         return found
 
     def kernels(self) -> tuple[Tensor, ...]:

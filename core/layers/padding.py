@@ -39,7 +39,8 @@ def pad(x: Tensor, pads: list[tuple[int, int]], *, padding: str) -> Tensor:
         (..., before_1 + N_1 + after_1, ...), in the dtype of `x`.
 
     Raises:
-        ValueError: an unknown padding, an axis cropped to nothing, or a reflection longer than its axis.
+        ValueError: an unknown padding, pads that are not two integers for each of at most all axes, an axis cropped to
+            nothing, or a reflection longer than its axis.
 
     Examples:
         >>> layers.pad(torch.tensor([[1.0, 2.0, 3.0]]), [(1, 1)], padding="circular")
@@ -56,6 +57,11 @@ def pad(x: Tensor, pads: list[tuple[int, int]], *, padding: str) -> Tensor:
 def _padded(x: Tensor, pads: Sequence[tuple[int, int]], padding: str) -> Tensor:
     check_padding(padding)
     first = x.ndim - len(pads)
+    if first < 0 or any(len(ends) != 2 or isinstance(ends[0] + ends[1], float) for ends in pads):
+        raise ValueError(
+            f"pads must be (before, after) in whole pixels for at most {x.ndim} axes, "
+            f"got {[tuple(ends) for ends in pads]}"
+        )
     sizes = list(x.shape[first:])
     if any(n + min(before, 0) + min(after, 0) < 1 for n, (before, after) in zip(sizes, pads, strict=True)):
         raise ValueError(f"padding by {list(pads)} leaves nothing of a map of size {_by(sizes)}")

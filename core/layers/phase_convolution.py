@@ -118,6 +118,8 @@ def _mean(x: Tensor, axes: list[int]) -> Tensor:
 
 def _dividing(x: Tensor, stride: Stride) -> tuple[int, int]:
     s, t = stride_pair(stride)
+    if x.dim() != 4:
+        raise ValueError(f"a batch of maps (B, C, H, W) has four axes, got {x.dim()}")
     if x.shape[-2] % s or x.shape[-1] % t:
         sides = f"{x.shape[-2]}x{x.shape[-1]}"
         raise ValueError(

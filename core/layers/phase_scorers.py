@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stillpoint.core.layers.checks import check_sizes
 from stillpoint.core.layers.padding import check_padding
 from stillpoint.core.layers.phase_convolution import (
     convolution,
@@ -58,9 +59,10 @@ class _Scorer(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_sizes(channels=channels)
         self.channels, self.hidden = channels, channels if hidden is None else hidden
         self.padding = check_padding(padding)
-        if self.hidden < 1:
+        if not isinstance(self.hidden, int) or self.hidden < 1:
             raise ValueError(f"hidden must be a positive number of channels, got {hidden}")
 
     def forward(self, x: Tensor, stride: Stride = 2) -> Tensor:

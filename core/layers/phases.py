@@ -13,6 +13,7 @@ from stillpoint.core import kernels
 from stillpoint.core.base.modes import exporting
 from stillpoint.core.kernels import mixture
 from stillpoint.core.kernels.pool import plain_only
+from stillpoint.core.layers.checks import check_device, check_map, strides
 from stillpoint.core.layers.norms import exact_scale
 from stillpoint.core.layers.padding import pad, wrapped
 
@@ -22,7 +23,7 @@ Stride = int | tuple[int, int]
 
 
 def stride_pair(stride: Stride) -> tuple[int, int]:
-    """(rows, columns) of an integer stride or a pair; ValueError unless both are positive integers."""
+    """(rows, columns) of an integer stride or a pair; ValueError unless both are integers from 1 to 4096."""
     if torch.jit.is_scripting():  # checked when the layer was built
         return (stride, stride) if isinstance(stride, int) else stride
     else:  # TorchScript compiles no other branch
@@ -30,10 +31,8 @@ def stride_pair(stride: Stride) -> tuple[int, int]:
 
 
 def _checked(stride: Stride) -> tuple[int, int]:
-    pair = (stride, stride) if isinstance(stride, int) else tuple(stride)
-    if len(pair) != 2 or any(not isinstance(s, int) or s < 1 for s in pair):
-        raise ValueError(f"stride must be a positive integer or a pair of them, got {stride!r}")
-    return pair
+    s, t = strides(stride, 2)
+    return s, t
 
 
 def extend(x: Tensor, stride: Stride, *, padding: str = "circular") -> Tensor:
@@ -51,6 +50,8 @@ def extend(x: Tensor, stride: Stride, *, padding: str = "circular") -> Tensor:
 
 def shortened(x: Tensor, size: tuple[int, int], stride: Stride) -> Tensor:
     """The map of `size` (H, W) that `extend` extended to (B, C, H', W'); ValueError for any other size."""
+    if len(size) != 2:
+        raise ValueError(f"size must be (H, W), got {tuple(size)}")
     pairs = list(zip(size, x.shape[-2:], stride_pair(stride), strict=True))
     if not exporting() and any(-(-n // k) * k != whole for n, whole, k in pairs):
         allowed = " x ".join(f"{whole - k + 1} to {whole}" for _, whole, k in pairs)
@@ -68,6 +69,9 @@ def polyphase_components(x: Tensor, *, stride: Stride = 2) -> Tensor:
     Returns:
         (B, s * t, C, ceil(H/s), ceil(W/t)), phase k at index k.
 
+    Raises:
+        ValueError: a bad stride, or a map without four axes.
+
     Law: a circular shift by one row moves phase (r, c) to phase (r + 1 mod s, c), if s divides H; columns likewise.
 
     Examples:
@@ -75,6 +79,7 @@ def polyphase_components(x: Tensor, *, stride: Stride = 2) -> Tensor:
         tensor([0., 2., 1., 3.])
     """
     s, t = stride_pair(stride)
+    _check_map(x)
     grids = _split(extend(x, (s, t)), s, t)  # (B, C, h, s, w, t)
     return grids.permute(0, 5, 3, 1, 2, 4).flatten(1, 2)  # (B, s * t, C, h, w)
 
@@ -93,7 +98,7 @@ def choose_phase(x: Tensor, *, stride: Stride = 2, criterion: str = "l2") -> Ten
         (B,) int64. Gradients flow through the selected samples, never through the choice.
 
     Raises:
-        ValueError: an unknown criterion, a stride that is not positive, or an input without four axes.
+        ValueError: an unknown criterion, a bad stride, or an input without four axes or without pixels.
 
     Law: if the stride divides H and W, the grid chosen for a circularly shifted image is the shifted grid.
 
@@ -112,12 +117,16 @@ def choose_phase(x: Tensor, *, stride: Stride = 2, criterion: str = "l2") -> Ten
     check_criterion(criterion)
     s, t = stride_pair(stride)
     _check_map(x)
+    if not exporting() and 0 in x.shape[2:]:
+        raise ValueError(f"a map without pixels has no phases, got shape {tuple(x.shape)}")
     if s * t == 1:
         return torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
     if kernels.fused(x):
         return kernels.choose_phase(x, stride=(s, t), criterion=criterion)
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    if criterion not in ("l_infty", "max") and x.shape[1]:
+    if not x.shape[1]:  # all phases tie
+        return torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
+    if criterion not in ("l_infty", "max"):
         x = x * exact_scale(x.abs().amax((1, 2, 3), keepdim=True))
     if criterion in ("l_infty", "max"):
         pixels = x.amax(1) if criterion == "max" else x.abs().amax(1)  # (B, H, W)
@@ -132,7 +141,7 @@ def choose_phase(x: Tensor, *, stride: Stride = 2, criterion: str = "l2") -> Ten
 def take_phase(x: Tensor, phase: Tensor, *, stride: Stride = 2) -> Tensor:
     """Sample every image of (B, C, H, W) on its own grid, phase (B,): (B, C, ceil(H/s), ceil(W/t)).
 
-    ValueError for a phase of another shape or dtype, and on a CPU for one that is not in 0..s*t-1.
+    ValueError for a phase of another shape, dtype or device, and on a CPU for one that is not in 0..s*t-1.
 
     Examples:
         >>> layers.take_phase(torch.arange(4.0).view(1, 1, 2, 2), torch.tensor([1])).item()
@@ -153,11 +162,11 @@ def mix_phases(x: Tensor, weights: Tensor, *, stride: Stride = 2) -> Tensor:
     """Mix the grids of every image of (B, C, H, W), sum_k weights[k] * phase k: (B, C, ceil(H/s), ceil(W/t)).
 
     Args:
-        weights: (B, s * t), or (B, C, s * t) for weights per channel, phase k at index k; any floating dtype, converted
-            to that of `x`.
+        weights: (B, s * t), or (B, C, s * t) for weights per channel, phase k at index k; any dtype, converted to that
+            of `x`, which is floating.
 
     Raises:
-        ValueError: weights of another shape, or a map without four axes.
+        ValueError: weights of another shape or device, or a map that is not four-dimensional and floating.
 
     Law: with one-hot weights it equals `take_phase`.
 
@@ -231,7 +240,8 @@ def _check_range(phase: Tensor, count: int) -> None:
 def _check_weights(x: Tensor, weights: Tensor, stride: Stride) -> tuple[int, int]:
     """Returns the stride as a pair; ValueError unless `weights` has one entry for each phase of (B, C, H, W)."""
     s, t = stride_pair(stride)
-    _check_map(x)
+    check_map(x)
+    check_device(x, "weights", weights)
     if weights.shape not in ((x.shape[0], s * t), (*x.shape[:2], s * t)):
         raise ValueError(
             f"weights must be {(x.shape[0], s * t)} or {(*x.shape[:2], s * t)}, one for each phase, "
@@ -257,8 +267,9 @@ def check_criterion(criterion: str) -> str:
 
 
 def check_phase(x: Tensor, phase: Tensor) -> None:
-    """Raise ValueError unless `x` is (B, C, H, W) and `phase` is (B,) int64."""
+    """Raise ValueError unless `x` is (B, C, H, W) and `phase` is (B,) int64 on its device."""
     _check_map(x)
+    check_device(x, "phase", phase)
     if phase.dtype != torch.int64:
         raise ValueError(
             f"phase must be int64, as choose_phase returns it, got {str(phase.dtype).removeprefix('torch.')}"

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from stillpoint.core.kernels import quadratic as kernel
+from stillpoint.core.layers.checks import check_device, check_map, check_sizes
 from stillpoint.core.layers.resampling import (
-    RULES,
     apply_to_axes,
+    check_band,
     filtering,
     highest_bin,
     limited,
@@ -45,13 +46,14 @@ def polynomial2d(
         form: "upsampled" computes it at twice the resolution and filters; "filtered" replaces u^2 by u * L(u), L a
             low-pass at `cutoff`, for maps that the next layer filters; "pointwise" does neither, and aliases.
         in_scale, out_scale: s and t, numbers or tensors of one element.
-        cutoff, fixed_size, rule: of `band_limit2d`, for the form "filtered"; not checked here.
+        cutoff, fixed_size, rule: of `band_limit2d`, for the form "filtered".
 
     Returns:
         (B, C, H, W) in the dtype of `x`. At even sizes, "upsampled" removes the Nyquist frequency.
 
     Raises:
-        ValueError: an unknown form, coefficients of another shape, or a map without four axes.
+        ValueError: an unknown form, coefficients of another shape or device, scales of several elements, a map that is
+            not four-dimensional and floating, and what `band_limit2d` raises for a cutoff, fixed_size or rule.
 
     Law: "upsampled" commutes with every circular shift, fractional ones included; "filtered" does so except for
     frequencies above 2 - `cutoff`, which a filter that keeps less than 1 - `cutoff` removes; "pointwise" commutes with
@@ -64,11 +66,17 @@ def polynomial2d(
     """
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-    if x.ndim != 4 or coefficients.shape not in ((3,), (x.shape[1], 3)):
+    check_band(cutoff, fixed_size, rule)
+    check_map(x)
+    if coefficients.shape not in ((3,), (x.shape[1], 3)):
         raise ValueError(
             "coefficients must be (3,) or (channels, 3) for maps (B, channels, H, W), "
             f"got {tuple(coefficients.shape)} for a map {tuple(x.shape)}"
         )
+    check_device(x, "coefficients", coefficients)
+    for name, s in (("in_scale", in_scale), ("out_scale", out_scale)):
+        if isinstance(s, Tensor) and s.numel() != 1:
+            raise ValueError(f"{name} must be a number or a tensor of one element, got {tuple(s.shape)}")
     scales = [s if isinstance(s, Tensor) else coefficients.new_full((), s) for s in (in_scale, out_scale)]
     return _computed(x, coefficients, form, scales[0], scales[1], cutoff, fixed_size, rule)
 
@@ -120,7 +128,7 @@ class PolynomialActivation2d(nn.Module):
         train: train the coefficients.
 
     Raises:
-        ValueError: an unknown form or rule.
+        ValueError: an unknown form, and what `band_limit2d` raises for a cutoff, fixed_size or rule.
 
     The coefficients (C, 3) start as a fit of GELU. Having two axes, they get weight decay like weights.
 
@@ -149,13 +157,16 @@ class PolynomialActivation2d(nn.Module):
         super().__init__()
         if form not in FORMS:
             raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-        if rule not in RULES:
-            raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+        check_band(cutoff, fixed_size, rule)
+        if channels is not None:
+            check_sizes(channels=channels)
         self.channels, self.form, self.cutoff, self.fixed_size, self.rule = channels, form, cutoff, fixed_size, rule
         begin = torch.tensor(GELU_FIT, device=device, dtype=dtype)
         begin = begin if channels is None else begin.repeat(channels, 1)
         self.coefficients = nn.Parameter(begin, requires_grad=train)
         scales = (scale, scale) if isinstance(scale, int | float) else scale
+        if len(scales) != 2:
+            raise ValueError(f"scale must be a number or (in_scale, out_scale), got {scale!r}")
         for name, value in zip(("in_scale", "out_scale"), scales, strict=True):
             made = torch.full((1,), float(value), device=device, dtype=dtype)
             if train_scale:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from stillpoint.core.kernels.proximal import fused, proximal_step
+from stillpoint.core.layers.checks import check_sizes
 from stillpoint.core.layers.linear_maps import LinearMap
 from stillpoint.core.layers.norms import l2_norm
 
@@ -17,8 +18,7 @@ Scheme = Literal["sdnet", "fista", "ista"]
 
 def check_options(*, iterations: int, penalty: float, ridge: float, scheme: str) -> None:
     """Raises ValueError for an option out of range."""
-    if iterations < 1:
-        raise ValueError(f"iterations is {iterations}; it must be at least 1")
+    check_sizes(iterations=iterations)
     if not 0 <= penalty < float("inf"):
         raise ValueError(f"penalty is {penalty}; it must be a finite number of at least 0")
     if not 0 <= ridge < float("inf"):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stillpoint.core.layers.checks import check_map
 from stillpoint.core.layers.phases import Stride, stride_pair
 from stillpoint.core.layers.precision import without_autocast
 
@@ -38,7 +39,8 @@ def ideal_upsample2d(x: Tensor, *, factor: int = 2, rule: str = "exact") -> Tens
         (B, C, factor * H, factor * W) in the dtype of `x`; pixel (factor * i, factor * j) is pixel (i, j) of `x`.
 
     Raises:
-        ValueError: a factor below one, an unknown rule, an input that is not four-dimensional and floating.
+        ValueError: a factor that is not a positive integer, an unknown rule, an input that is not four-dimensional and
+            floating.
 
     Law: a circular shift of `x` by one pixel shifts the result by `factor` pixels.
 
@@ -47,10 +49,9 @@ def ideal_upsample2d(x: Tensor, *, factor: int = 2, rule: str = "exact") -> Tens
         >>> torch.allclose(layers.ideal_upsample2d(x)[..., ::2, ::2], x, atol=1e-5)
         True
     """
-    _check_map(x)
-    if factor < 1:
-        raise ValueError(f"factor must be a positive integer, got {factor}")
-    _check_rule(rule)
+    check_map(x)
+    check_factor(factor)
+    check_rule(rule)
     h, w = x.shape[-2], x.shape[-1]
     return apply_to_axes(x, upsampling(h, factor, rule == "authors", x), upsampling(w, factor, rule == "authors", x))
 
@@ -84,12 +85,8 @@ def band_limit2d(
         torch.Size([1, 3, 4, 4])
     """
     s, t = stride_pair(stride)
-    _check_map(x)
-    _check_rule(rule)
-    if not 0 < cutoff <= 1:
-        raise ValueError(f"cutoff must be a fraction of the Nyquist frequency in (0, 1], got {cutoff}")
-    if fixed_size < 0:
-        raise ValueError(f"fixed_size must be the side of a map in pixels, or 0 for none, got {fixed_size}")
+    check_map(x)
+    check_band(cutoff, fixed_size, rule)
     return limited(x, cutoff, s, t, fixed_size, rule)
 
 
@@ -184,11 +181,22 @@ def _made(period: int, top: int, edge: float, gain: float, step: int, step_in: i
     return response[places % period]
 
 
-def _check_map(x: Tensor) -> None:
-    if x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(f"a floating tensor (B, C, H, W) is needed, got {x.dtype} of shape {tuple(x.shape)}")
+def check_factor(factor: int) -> None:
+    """Raises ValueError for a factor that is not a positive integer."""
+    if not isinstance(factor, int) or factor < 1:
+        raise ValueError(f"factor must be a positive integer, got {factor!r}")
 
 
-def _check_rule(rule: str) -> None:
+def check_band(cutoff: float, fixed_size: int, rule: str) -> None:
+    """Raises ValueError for the options of `band_limit2d` that are out of range."""
+    check_rule(rule)
+    if not 0 < cutoff <= 1:
+        raise ValueError(f"cutoff must be a fraction of the Nyquist frequency in (0, 1], got {cutoff}")
+    if not isinstance(fixed_size, int) or fixed_size < 0:
+        raise ValueError(f"fixed_size must be the side of a map in pixels, or 0 for none, got {fixed_size!r}")
+
+
+def check_rule(rule: str) -> None:
+    """Raises ValueError for a rule that is none of `RULES`."""
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from stillpoint.core.layers.blur import BlurPool2d
 from stillpoint.core.layers.built_once import built_once
+from stillpoint.core.layers.checks import check_map
 from stillpoint.core.layers.norms import hypotenuse
+from stillpoint.core.layers.wavelet_filters import check_geometry
 from stillpoint.core.layers.wavelet_packets import WaveletPackets2d
 
 # taps of each low-pass filter; every one halves the resolution
@@ -32,8 +34,8 @@ def scattering2d(x: Tensor, *, depth: int = 2, stride: int = 4) -> Tensor:
         means of |x * psi_q| over the packets of A and then of B (order 1).
 
     Raises:
-        ValueError: a stride that is not a power of two of at least 4, a side that is not a multiple of it, or a depth
-            outside 1 to 8.
+        ValueError: a stride that is not a power of two of at least 4, a side that is not a multiple of it, a depth
+            outside 1 to 8, or an input that is not four-dimensional and floating.
 
     Laws: borders are circular, so f(roll(x, (s i, s j))) is roll(f(x), (i, j)) with s the stride; order 1 is invariant
     to the sign of x and to an added constant; f(a x) = a f(x) for a >= 0.
@@ -42,6 +44,7 @@ def scattering2d(x: Tensor, *, depth: int = 2, stride: int = 4) -> Tensor:
         >>> layers.scattering2d(torch.randn(1, 1, 16, 16), stride=8).shape[2:]
         torch.Size([2, 2])
     """
+    check_map(x)
     return _ready(depth, stride, device=x.device, dtype=x.dtype)(x)
 
 
@@ -62,8 +65,9 @@ class Scattering2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if stride < 4 or stride & (stride - 1):
-            raise ValueError(f"stride must be a power of two of at least 4, got {stride}")
+        if not isinstance(stride, int) or stride < 4 or stride & (stride - 1):
+            raise ValueError(f"stride must be a power of two of at least 4, got {stride!r}")
+        check_geometry(depth, 2)
         self.depth, self.stride = depth, stride
         #: values for each image channel at each position
         self.maps = 2 * 4**depth - 1

@@ -20,8 +20,9 @@ from torch.utils.checkpoint import checkpoint
 
 from stillpoint.core.kernels.pool import plain_only
 from stillpoint.core.layers import scripted_codes
+from stillpoint.core.layers.checks import check_sizes
 from stillpoint.core.layers.dictionary import LearntDictionary
-from stillpoint.core.layers.linear_maps import Convolution, LinearMap, Matrix, check_sizes, repeated
+from stillpoint.core.layers.linear_maps import Convolution, LinearMap, Matrix, repeated
 from stillpoint.core.layers.proximal_gradient import ProximalStep, Scheme, check_options, iterate
 from stillpoint.core.layers.step_size import largest_eigenvalue, step_for
 
@@ -33,6 +34,8 @@ _IMAGES, _BLOCKS, _BLOCKS_WITH_BACKWARD = 4, 2, 4
 
 def _code(x: Tensor, a: LinearMap, step: Tensor | None, recompute: bool, options: dict[str, Any]) -> Tensor:
     check_options(**{k: options[k] for k in ("iterations", "penalty", "ridge", "scheme")})
+    if step is not None and step.ndim:
+        raise ValueError(f"step must have no axes, got shape {tuple(step.shape)}")
     if step is None:
         step = step_for(largest_eigenvalue(a)[0])
     update = ProximalStep(a, step, **{k: options.pop(k) for k in ("penalty", "ridge", "nonnegative")})

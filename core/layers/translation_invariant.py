@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from stillpoint.core.base.modes import exporting
 from stillpoint.core.kernels import translation
 from stillpoint.core.layers import scripted
+from stillpoint.core.layers.checks import check_device, check_map, check_sizes
 from stillpoint.core.layers.downsample import Downsample, Grid
 from stillpoint.core.layers.padding import pad
 from stillpoint.core.layers.phase_convolution import wide
@@ -56,7 +57,8 @@ def translation_invariant_downsample2d(
         (B, C, ceil(H/2), ceil(W/2)), or that and the response.
 
     Raises:
-        ValueError: a weight or scale of another shape, an unknown extension, a side below 2.
+        ValueError: a map that is not four-dimensional and floating, a weight or scale of another shape or device, an
+            unknown extension, a side below 2.
 
     The weights of the phases (row, column) = (0,0), (1,0), (0,1), (1,1) are the softmax of scale times the means of psi
     over the quadrants top left, top right, bottom left, bottom right, in this order: phases move the row first and
@@ -73,12 +75,15 @@ def translation_invariant_downsample2d(
     """
     if extension not in EXTENSIONS:
         raise ValueError(f"extension must be one of {', '.join(EXTENSIONS)}, got {extension!r}")
-    channels, taps = x.shape[1], weight.shape[-1]
-    if weight.shape != (channels, 1, taps, taps) or scale.shape != (channels, 1, 1, 1):
+    check_map(x)
+    channels, taps = x.shape[1], weight.shape[-1] if weight.ndim else 0
+    if not taps or weight.shape != (channels, 1, taps, taps) or scale.shape != (channels, 1, 1, 1):
         raise ValueError(
             f"a map of {channels} channels needs a weight ({channels}, 1, k, k) and a scale ({channels}, 1, 1, 1), "
             f"got {tuple(weight.shape)} and {tuple(scale.shape)}"
         )
+    check_device(x, "weight", weight)
+    check_device(x, "scale", scale)
     if min(x.shape[2:]) < 2:
         raise ValueError(f"a map of {x.shape[2]}x{x.shape[3]} has no quadrants: its sides must be at least 2")
     x = _evened(x, extension)
@@ -142,7 +147,8 @@ class TranslationInvariantDownsample2d(Downsample):
         super().__init__()
         if stride_pair(stride) != (2, 2):
             raise ValueError(f"translation invariant polyphase sampling has stride 2 only, got {stride!r}")
-        if size < 1:
+        check_sizes(channels=channels)
+        if not isinstance(size, int) or size < 1:
             raise ValueError(f"size must be a positive integer, got {size!r}")
         if extension not in EXTENSIONS:
             raise ValueError(f"extension must be one of {', '.join(EXTENSIONS)}, got {extension!r}")

@@ -24,7 +24,8 @@ Shift = tuple[int, int]
 def shift_features(x: Tensor, *, shift: Shift, kind: str = "standard") -> Tensor:
     """Shift (..., H, W) down and to the right by whole pixels, `shift` = (rows, columns).
 
-    `kind` "standard" loses the pixels that leave and fills with zeros, "circular" wraps; ValueError for another kind.
+    `kind` "standard" loses the pixels that leave and fills with zeros, "circular" wraps. ValueError for another kind, a
+    map of fewer than two axes, or a shift that is not two integers.
 
     Examples:
         >>> layers.shift_features(torch.tensor([[1.0, 2.0, 3.0]]), shift=(0, 1))
@@ -32,6 +33,10 @@ def shift_features(x: Tensor, *, shift: Shift, kind: str = "standard") -> Tensor
     """
     if kind not in SHIFTS:
         raise ValueError(f"kind must be one of {', '.join(SHIFTS)}, got {kind!r}")
+    if x.ndim < 2:
+        raise ValueError(f"a map (..., H, W) is needed, got shape {tuple(x.shape)}")
+    if not isinstance(shift, tuple | list) or len(shift) != 2 or not all(isinstance(n, int) for n in shift):
+        raise ValueError(f"shift must be (rows, columns) in whole pixels, got {shift!r}")
     if kind == "circular":
         return x.roll(shift, (-2, -1))
     (down, right), (height, width) = shift, x.shape[-2:]
@@ -60,7 +65,8 @@ def undoing_losses(
         detach: let no gradient flow into the shifted map.
 
     Raises:
-        ValueError: another number of shifts than of responses, or psi of another size than the map (an even kernel).
+        ValueError: no response, another number of shifts than of responses, or psi of another size than the map (an
+            even kernel).
 
     A level's mean is over all elements, so its layers count in proportion to their channels; the caller weights all
     levels equally.
@@ -73,6 +79,7 @@ def undoing_losses(
         >>> layers.undoing_losses(responses, shifts=[(1, 0)]).shape
         torch.Size([1])
     """
+    _check_any(responses)
     if len(shifts) != len(responses):
         raise ValueError(f"{len(responses)} responses need as many shifts, got {len(shifts)}")
     levels: dict[tuple[int, int], list[tuple[Tensor, int]]] = {}
@@ -90,6 +97,9 @@ def evenness_penalty(responses: Sequence[Response]) -> Tensor:
     """Mean of 1 - |tau| (2-norm) over the images and the channels of all layers: 0 for one-hot weights, 1/2 for equal
     ones.
 
+    Raises:
+        ValueError: no response, or responses of different numbers of images.
+
     Examples:
         >>> from stillpoint.core.layers.translation_losses import watch
         >>> pool = layers.TranslationInvariantDownsample2d(8)
@@ -99,8 +109,16 @@ def evenness_penalty(responses: Sequence[Response]) -> Tensor:
         >>> layers.evenness_penalty(responses).item()
         0.5
     """
+    _check_any(responses)
+    if len({len(response.tau) for response in responses}) > 1:
+        raise ValueError(f"responses must be of the same images, got {[len(response.tau) for response in responses]}")
     tau = torch.cat([response.tau for response in responses], 1)  # (B, channels of all layers, 4)
     return 1 - torch.linalg.vector_norm(tau, dim=2).mean()
+
+
+def _check_any(responses: Sequence[Response]) -> None:
+    if not responses:
+        raise ValueError("a loss needs the response of at least one layer, got none")
 
 
 @contextmanager

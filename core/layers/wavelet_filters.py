@@ -108,7 +108,7 @@ def check_geometry(depth: int, stride: int) -> None:
     if not isinstance(depth, int) or not 1 <= depth <= 8:
         raise ValueError(f"depth must be an integer from 1 to 8, got {depth!r}")
     allowed = [2**k for k in range(depth + 1)]
-    if stride not in allowed:
+    if not isinstance(stride, int) or stride not in allowed:
         raise ValueError(f"stride must be one of {', '.join(map(str, allowed))} at depth {depth}, got {stride!r}")
 
 
@@ -149,7 +149,8 @@ Groups = list[tuple[tuple[tuple[int, int], ...], list[int]]]
 
 def group_maps(maps: Sequence[int], depth: int) -> Groups:
     """Vertical paths grouped by the maps they need: [(((bank, horizontal path), ...), [vertical path, ...])]."""
-    if not maps or len(set(maps)) != len(maps) or not set(maps) <= set(range(2 * 4**depth)):
+    whole = all(isinstance(q, int) for q in maps)
+    if not maps or not whole or len(set(maps)) != len(maps) or not set(maps) <= set(range(2 * 4**depth)):
         raise ValueError(
             f"maps must be distinct numbers from 0 to {2 * 4**depth - 1} at depth {depth}, got {list(maps)}"
         )

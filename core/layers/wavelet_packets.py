@@ -65,8 +65,8 @@ def wavelet_packets2d(
         (B, C * M * P, H', W') with M maps and P = 2 (real, imaginary) or 1 parts, channels in that order of nesting.
 
     Raises:
-        ValueError: an unknown option, a map that does not exist or is requested twice, an input without four axes, or
-            an image smaller than the filter.
+        ValueError: an unknown option, a map that does not exist or is requested twice, an input that is not
+            four-dimensional and floating, or an image without pixels or smaller than the filter.
 
     Laws: linear; with circular padding and stride s dividing H and W, f(roll(x, (s i, s j))) is roll(f(x), (i, j));
     every `stride` samples the undecimated transform (circular), on a grid that may begin some pixels later; at stride
@@ -76,6 +76,7 @@ def wavelet_packets2d(
         >>> layers.wavelet_packets2d(torch.randn(1, 3, 32, 32)).shape  # 3 * 32 maps * 2 parts
         torch.Size([1, 192, 16, 16])
     """
+    _check_images(x)
     chosen = None if maps is None else tuple(maps)
     build: dict[str, Any] = {"part": part, "analytic": analytic, "padding": padding}
     return _ready(depth, stride, maps=chosen, device=x.device, dtype=x.dtype, **build)(x).flatten(1, 3)
@@ -134,6 +135,8 @@ class WaveletPackets2d(ConstantBuffers):
 
     def output_size(self, size: int) -> int:
         """Coefficients along an axis of `size` pixels; ValueError where the padded axis is shorter than the filter."""
+        if size < 1:
+            raise ValueError(f"an image needs at least one pixel along each axis, got {size}")
         if self.padding == "circular":
             return (size + self.stride - 1) // self.stride
         room = size + 2 * self.before - self.taps
@@ -150,11 +153,20 @@ class WaveletPackets2d(ConstantBuffers):
         """Coefficients of (B, C, H, W) as (B, C, M, P, H', W').
 
         `start`, `size` and `every` select a window of the grid and every `every`-th of its coefficients; only those are
-        computed: ``f(x)[..., i:i+h:e, j:j+w:e] == f(x, every=e, start=(i, j), size=(h, w))``.
+        computed: ``f(x)[..., i:i+h:e, j:j+w:e] == f(x, every=e, start=(i, j), size=(h, w))``. ValueError for a window
+        that the grid does not contain.
         """
+        if not torch.jit.is_scripting():
+            _check_images(x)
         whole = [self.output_size(n) for n in x.shape[-2:]]
         first = [0, 0] if start is None else start
         window = [whole[0] - first[0], whole[1] - first[1]] if size is None else size
+        if every < 1 or len(first) != 2 or len(window) != 2 or min(first) < 0 or min(window) < 1:
+            raise ValueError(
+                f"a window needs every of at least 1, start (i, j) and size (h, w), got {every}, {start}, {size}"
+            )
+        if first[0] + window[0] > whole[0] or first[1] + window[1] > whole[1]:
+            raise ValueError(f"a window from {first} of size {window} is not within a grid of {whole}")
         count = [(n + every - 1) // every for n in window]
         before = [self.before - self.stride * n for n in first]
         if torch.jit.is_scripting():
@@ -163,8 +175,6 @@ class WaveletPackets2d(ConstantBuffers):
             return self._fastest(x, self.stride * every, before, count)
 
     def _fastest(self, x: Tensor, stride: int, before: list[int], count: list[int]) -> Tensor:
-        if x.ndim != 4:
-            raise ValueError(f"images are (B, C, H, W), got shape {tuple(x.shape)}")
         if self.fused is not None and kernel.fused(x, self.fused.packets):
             options: dict[str, Any] = {
                 "stride": stride,
@@ -196,6 +206,13 @@ class WaveletPackets2d(ConstantBuffers):
             f"depth={self.depth}, stride={self.stride}, maps={len(self.maps)}, part={self.part!r}, "
             f"padding={self.padding!r}"
         )
+
+
+def _check_images(x: Tensor) -> None:
+    if x.ndim != 4:
+        raise ValueError(f"images are (B, C, H, W), got shape {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise ValueError(f"images must be floating, got {x.dtype}")
 
 
 _ready = built_once(WaveletPackets2d)

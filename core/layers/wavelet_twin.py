@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stillpoint.core.layers.checks import check_sizes
 from stillpoint.core.layers.constants import ConstantBuffers
 from stillpoint.core.layers.packet_halves import PacketHalves2d
 from stillpoint.core.layers.wavelet_packets import Part
@@ -62,6 +63,7 @@ class WaveletMixing2d(ConstantBuffers):
     ) -> None:
         super().__init__()
         build: dict[str, Any] = {"device": device, "dtype": dtype}
+        check_sizes(in_channels=in_channels)
         self.scramble_nonsquare = scramble_nonsquare
         self.in_channels, self.packing, self.out_channels = in_channels, packing, sum(packing.outputs)
         self.packets = PacketHalves2d(packing.depth, stride, maps=packing.maps, part=part, **build)
@@ -100,6 +102,8 @@ class WaveletMixing2d(ConstantBuffers):
         self, x: Tensor, every: int = 1, start: list[int] | None = None, size: list[int] | None = None
     ) -> Tensor:
         """All coefficients, or a window of them as in `WaveletPackets2d`."""
+        if x.dim() != 4:
+            raise ValueError(f"images are (B, C, H, W), got {x.dim()} axes")
         if x.shape[1] != self.in_channels:
             raise ValueError(f"x must have the layer's {self.in_channels} channels, got {x.shape[1]}")
         if self.colour.ndim == 1:
@@ -148,6 +152,7 @@ class WaveletTwin2d(nn.Module):
 
     def __init__(self, free: nn.Conv2d, wavelet: WaveletMixing2d, *, subsample: int = 1) -> None:
         super().__init__()
+        check_sizes(subsample=subsample)
         self.free, self.wavelet, self.subsample = free, wavelet, subsample
 
     def halves(self, x: Tensor, every: int | None = None) -> tuple[Tensor, Tensor]:

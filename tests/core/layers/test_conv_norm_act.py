@@ -185,6 +185,29 @@ def test_other_layouts_types_and_modules_are_taken_as_they_are(calls):
     assert not calls
 
 
+@pytest.mark.parametrize("shape", [(0, 16, 9, 9), (5, 0, 9, 9), (5, 15, 9, 9), (5, 16, 9, 8), (16, 9, 9), (5, 1, 9, 9)])
+def test_a_residual_of_another_shape_is_left_to_pytorch(calls, shape):
+    x, conv, norm, _ = made("circular")
+    residual = torch.randn(shape)
+    with torch.inference_mode(), weights_fixed():
+        if shape == (16, 9, 9) or shape[1] == 1:
+            torch.testing.assert_close(
+                conv_norm_act(x, conv, norm, nn.ReLU(), residual), plain(x, conv, norm, nn.ReLU(), residual)
+            )
+        else:
+            with pytest.raises(RuntimeError, match="must match the size of tensor"):
+                conv_norm_act(x, conv, norm, nn.ReLU(), residual)
+    assert not calls
+
+
+@pytest.mark.parametrize("channels", [1, 32])
+def test_a_norm_of_other_channels_is_never_folded(calls, channels):
+    x, conv, _, _ = made("circular")
+    with torch.inference_mode(), weights_fixed(), pytest.raises(RuntimeError, match="should contain 16 elements"):
+        conv_norm_act(x, conv, batch_norm(channels, torch.float32, training=False), nn.ReLU())
+    assert not calls
+
+
 def test_a_sequence_folds_what_follows_a_convolution(calls):
     torch.manual_seed(0)
     net = FusedSequential(

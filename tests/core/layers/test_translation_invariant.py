@@ -82,6 +82,21 @@ def test_without_a_scale_it_is_average_pooling():
     torch.testing.assert_close(y, F.avg_pool2d(x, 2))
 
 
+def test_weights_of_any_layout_are_read_as_they_are():
+    # their packed copies must live until the kernel has read them, forward and backward
+    x, channels = torch.randn(2, 64, 8, 8), 64
+    weight, scale = torch.randn(channels, 1, 3, 6)[..., ::2], torch.randn(1, 1, 1, 1).expand(channels, 1, 1, 1)
+    found = []
+    for w, s in ((weight, scale), (weight.contiguous(), scale.contiguous())):
+        leaves = [t.detach().requires_grad_() for t in (x, w, s)]
+        y = translation_invariant_downsample2d(leaves[0], leaves[1], scale=leaves[2])
+        found.append((y, *torch.autograd.grad(y.square().sum(), leaves)))
+        with torch.no_grad():
+            assert torch.equal(translation_invariant_downsample2d(x, w, scale=s), y)
+    for got, want in zip(*found, strict=True):
+        assert torch.equal(got, want)
+
+
 def test_it_does_not_commute_with_shifts_not_even_by_its_stride():
     """The mean of the output changes by several percent, which that of average pooling does not."""
     x, weight, scale = given(4, 8, 8, 8)
