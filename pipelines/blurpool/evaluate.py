@@ -147,7 +147,8 @@ def feature_distance(predict: Callable[[Tensor], Tensor], images: Tensor, max_sh
             still = dict(kept)
             if not still:
                 raise UserError(
-                    f"feature_distance knows no layer of a {type(net).__name__}: leave it out of EVALUATE.METRICS"
+                    f"feature_distance finds no named layer or slot in {type(net).__name__}: leave it out of "
+                    "EVALUATE.METRICS"
                 )
             maps = {name: torch.zeros(max_shift + 1, max_shift + 1, dtype=torch.float64) for name in still}
             for dh in range(max_shift + 1):

@@ -82,7 +82,7 @@ def test_doubling_a_tap_in_the_compiled_kernels_changes_it(tree: Path) -> None:
 
 def test_a_comment_in_the_compiled_kernels_does_not(tree: Path) -> None:
     before = digests()
-    edit(tree / "core/kernels/csrc/passes.hpp", "// Memory that", "// (said otherwise) Memory that")
+    edit(tree / "core/kernels/csrc/passes.hpp", "// Prefetches what", "// (said otherwise) Prefetches what")
     edit(tree / "core/kernels/csrc/pool.cpp", "\n\n", "\n/* two\n   lines */\n\n")
     assert digests() == before
 

@@ -72,7 +72,7 @@ def test_it_keeps_scikit_learns_contract() -> None:
 def test_what_does_not_fit_is_told() -> None:
     x, y = digits(4)
     model = NetworkClassifier("aps/resnet20")
-    with pytest.raises(UserError, match=r"images for digits are uint8 \(N, 1, 32, 32\), not float64"):
+    with pytest.raises(UserError, match=r"images for digits must be uint8 \(N, 1, 32, 32\), not float64"):
         model.fit(x.astype(float), y)
     with pytest.raises(UserError, match="4 images and 3 labels"):
         model.fit(x, y[:3])

@@ -129,7 +129,7 @@ def test_a_trial_with_other_settings_is_refused(
         run.card.write_text("cited\n")
     before, trial = contents(run), ["TRAIN.EPOCHS", "1", *PAIRS[2:]]
     said = {"by hand": "trained by hand", "a workflow": "made by a workflow", "kept": "kept"}[whose]
-    said = f"seed0 holds a run that was {said} with other settings (TRAIN.EPOCHS: 2 -> 1): make it anew (--anew)"
+    said = f"seed0 holds a run that was {said} with other settings (TRAIN.EPOCHS: 2 -> 1): replace it (--anew)"
     with pytest.raises(UserError) as error:
         plan(run, trial).refuse(run)
     assert said in str(error.value) and "\n" not in str(error.value)
@@ -344,7 +344,7 @@ def test_a_run_begun_again_under_other_code_tells_whether_it_gives_the_same_bits
     before = contents(run)
     first = json.loads(run.training.read_text())["codes"][0]
     other_code(monkeypatch)
-    assert main(words) == 0 and "the same bits" in capsys.readouterr().out
+    assert main(words) == 0 and "reproduces the first epoch bit by bit" in capsys.readouterr().out
     assert list(json.loads(run.verified.read_text())) == ["other train"] and first != "other train"
     assert contents(run) == {**before, run.verified.name: run.verified.read_bytes()}
     other_code(monkeypatch, "wrong")

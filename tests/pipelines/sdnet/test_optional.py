@@ -165,7 +165,7 @@ def test_an_attack_that_leaves_its_ball_is_not_believed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "autoattack", attacker(1.5)[0])
     config = configured()
     running = evaluations(config)["autoattack"](config.evaluate, 0)
-    with pytest.raises(UserError, match=r"more than the 0\.0314 it was allowed"):
+    with pytest.raises(UserError, match=r"more than the allowed 0\.0314"):
         running.update(view(config, tmp_path))
 
 
@@ -181,7 +181,7 @@ def test_the_euclidean_ball_is_checked_too(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "autoattack", module)
     config = configured()
     running = evaluations(config)["autoattack"](config.evaluate, 0)
-    with pytest.raises(UserError, match=r"by 1\.5000 in the l2 norm, more than the 0\.5000"):
+    with pytest.raises(UserError, match=r"by 1\.5000 in the l2 norm, more than the allowed 0\.5000"):
         running.update(view(config, tmp_path))
 
 
