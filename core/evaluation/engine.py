@@ -39,7 +39,7 @@ class Loader(Protocol):
 
 
 class Predictor:
-    """Images (B, C, H, W) -> float32 logits (B, K), without gradients; remembers whether all were finite.
+    """Images (B, C, H, W) -> float32 logits (B, K), without gradients; remembers whether images and logits were finite.
 
     net           an nn.Module, scripted, exported (`torch.export`) or not, or any other function of images
     maps          the network should return images, as when the targets are images
@@ -81,6 +81,8 @@ class Predictor:
             output = self._call(seen if self.preprocess is None else self.preprocess(seen))
             logits = self._checked(logits_of(output, self.output), len(images)).float()
             finite = logits.isfinite().all()
+            if images.is_floating_point():  # rectifiers may turn the NaN of an image into 0
+                finite = finite & images.isfinite().all()
             self._finite = finite if self._finite is None else self._finite & finite
         self.images += len(images)
         return logits
@@ -188,7 +190,7 @@ def one_pass(
     if not seen:
         raise UserError("there are no images to evaluate")
     if not predict.finite:
-        raise UserError("the network returns logits that are not finite (NaN or infinity): it cannot be evaluated")
+        raise UserError("the images or the network's logits are not finite (NaN or infinity): it cannot be evaluated")
     report("images", len(loader), len(loader))
     results: dict[str, float | Tensor] = {}
     for evaluation in running:

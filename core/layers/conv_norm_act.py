@@ -37,7 +37,7 @@ def conv_norm_act(
     pass: on a CPU, for channels-last maps in float32 or under bfloat16 autocast, without derivatives. Otherwise, and
     wherever hooks, tracing or subclasses would notice, it is the convolution followed by `norm_act`.
 
-    Law: up to rounding, the modules' own output; but oneDNN's rectifier turns NaN into 0.
+    Law: up to rounding, the modules' own output; but if folded, a rectifier turns NaN of the map `x` into 0.
 
     Examples:
         >>> conv, norm = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8).eval()
@@ -94,7 +94,11 @@ def _one_convolution(
     if key not in kept:
         if any(t.shape != conv.weight.shape[:1] for t in (conv.bias, *_statistics(norm)) if t is not None):
             return None
-        kept[key] = _folded(conv, norm, x.dtype, torch.contiguous_format if first else torch.channels_last)
+        folding = _folded(conv, norm, x.dtype, torch.contiguous_format if first else torch.channels_last)
+        # oneDNN's rectifier would turn the NaN of weights that have diverged into 0
+        kept[key] = folding if all(bool(t.isfinite().all()) for t in folding) else None
+    if kept[key] is None:
+        return None
     activation = "none" if act is None else KNOWN[type(act)]
     if first:
         x, residual = x.contiguous(), None if residual is None else residual.contiguous()

@@ -74,13 +74,13 @@ def test_what_does_not_fit_is_told() -> None:
     model = NetworkClassifier("aps/resnet20")
     with pytest.raises(UserError, match=r"images for digits must be uint8 \(N, 1, 32, 32\), not float64"):
         model.fit(x.astype(float), y)
-    with pytest.raises(UserError, match="4 images and 3 labels"):
+    with pytest.raises(UserError, match="one label for each image, not 3 for 4"):
         model.fit(x, y[:3])
     with pytest.raises(UserError, match=r"labels \(N,\), not \(4, 32, 32\) and \(\)"):
         model.fit(x, None)
     with pytest.raises(ValueError, match="continuous"):
         model.fit(x, np.linspace(0, 1, 4))
-    with pytest.raises(UserError, match="11 different labels: digits has 10 classes"):
+    with pytest.raises(UserError, match="11 different labels, but digits has 10 classes"):
         model.fit(np.repeat(x, 3, 0)[:11], np.arange(11))
     with pytest.raises(UserError, match="unknown network"):
         NetworkClassifier("aps/resnet21").fit(x, y)

@@ -9,7 +9,7 @@ from torch import nn
 from stillpoint.core.backbones.resnet import resnet_for
 from stillpoint.core.base.modes import weights_fixed
 from stillpoint.core.config.schema import EvaluateConfig
-from stillpoint.core.evaluation.engine import evaluate
+from stillpoint.core.evaluation.engine import Predictor, evaluate
 from stillpoint.core.kernels import folded, small_maps
 from stillpoint.core.layers import PaddedConv2d, PointwiseConv2d, conv_norm_act
 from stillpoint.core.layers.fused_sequential import FusedSequential
@@ -206,6 +206,28 @@ def test_a_norm_of_other_channels_is_never_folded(calls, channels):
     with torch.inference_mode(), weights_fixed(), pytest.raises(RuntimeError, match="should contain 16 elements"):
         conv_norm_act(x, conv, batch_norm(channels, torch.float32, training=False), nn.ReLU())
     assert not calls
+
+
+@pytest.mark.parametrize("at", ["weight", "running_var"])
+def test_weights_that_have_diverged_are_never_folded(calls, at):
+    x, conv, norm, _ = made("3x3")
+    with torch.no_grad():
+        (conv if at == "weight" else norm).state_dict()[at][2] = float("nan")
+    with torch.no_grad(), weights_fixed():
+        for _ in range(2):
+            assert conv_norm_act(x, conv, norm, nn.ReLU())[:, 2].isnan().all()
+    assert not calls
+
+
+def test_an_image_that_is_not_finite_is_reported_though_rectifiers_hide_it(calls):
+    net = resnet_for("resnet20", image_size=32, num_classes=4, width=0.25).to(memory_format=LAST).eval()
+    predict = Predictor(net, channels_last=True)
+    x = torch.randn(4, 3, 32, 32)
+    with weights_fixed():
+        predict(x)
+        assert predict.finite and calls
+        predict(x.index_fill(0, torch.tensor([1]), float("nan")))
+        assert not predict.finite
 
 
 def test_a_sequence_folds_what_follows_a_convolution(calls):
