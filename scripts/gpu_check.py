@@ -33,16 +33,15 @@ GRACE = 20
 WHOLE = 470
 #: seconds of one law, so that a kernel that hangs does not prevent the others
 LAW_SECONDS = 60
-#: option of Linux's prctl: the signal to send when the parent ends
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG = 1  # option of Linux's prctl: the signal to send when the parent ends
 LAWS = (
     *("blurs", "frames", "precisions", "choices", "shifts", "edges", "magnitudes", "correlations", "steps"),
     *("mixtures", "frames_of_phases", "activities", "translations", "polynomials", "norms"),
 )
 #: (network, recipe): the fast one, timed to its accuracy, and the full recipes of 250 and 300 epochs
-FAST, TWINS = ("aps/speednet", "cifar10_fast"), "wavelet_twins/R18"
+FAST = ("aps/speednet", "cifar10_fast")
 FULL = tuple((f"aps/resnet20{filling}", "cifar10") for filling in ("", "_lpf3", "_aps1", "_aps3"))
-FULL += tuple((f"{TWINS}{stem}", "cifar10_quarter") for stem in ("C", "wyC_mod"))
+FULL += tuple((f"wavelet_twins/R18{stem}", "cifar10_quarter") for stem in ("C", "wyC_mod"))
 TOY_FAST, TOY_FULL = ("aps/resnet20", "digits"), (("aps/resnet20_aps1", "digits"), ("aps/resnet20_aps3", "digits"))
 TOY = ["DATA.LIMIT", "128", "MODEL.WIDTH", "0.25", "EVALUATE.METRICS", "[accuracy, circular]"]
 #: epochs of a rehearsal: few in one part, and in the other more than its limit allows

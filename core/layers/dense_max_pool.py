@@ -40,7 +40,8 @@ def dense_max_pool2d(x: Tensor, *, kernel_size: int = 2, margin: str = "none") -
     if max_pool.fused(x, kernel_size):
         return max_pool.max_pool2d(x, kernel_size, margin, plain)
     least = kernel_size if margin == "none" else 1
-    if not torch.jit.is_tracing() and (x.ndim != 4 or not x.shape[1] or min(x.shape[2:]) < least):
+    followed = not isinstance(x, Tensor) or torch.jit.is_tracing()  # by torch.fx, too, which follows no comparisons
+    if not followed and (x.ndim != 4 or not x.shape[1] or min(x.shape[2:]) < least):
         raise ValueError(
             f"max-pooling needs a map (B, C, H, W) of at least {least}x{least} pixels for margin {margin!r}, "
             f"got shape {tuple(x.shape)}"

@@ -196,7 +196,7 @@ def test_an_empty_list_is_no_augmentation() -> None:
         ({"name": "flop"}, "unknown augmentation 'flop'.*nearest: flip"),
         ({}, "unknown augmentation None"),
         ({"name": "crop", "pad": 4}, "crop has no option 'pad': choose from padding, size, per, stage"),
-        ({"name": "crop", "padding": -1}, "crop: padding=-1"),
+        ({"name": "crop", "padding": -1}, "augmentation crop: padding must be at least 0, got -1"),
         ({"name": "roll", "per": "epoch"}, "per='epoch': choose 'image' or 'batch'"),
         ({"name": "roll", "max_shift": 0}, "max_shift=0"),
         ({"name": "flip", "p": 2}, "p=2"),
