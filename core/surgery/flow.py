@@ -174,11 +174,11 @@ class Flows:
             flow = self._joined(node, flows)
             if (given[-1] if given else 0) in self._channels(node):
                 return flow
-            raise _Broken(f"{name} of a map along another axis than its channels")
+            raise _Broken(f"{name} acts along another axis of the map than its channels")
         if name in _POINTWISE or is_functional_activation(node):
             flow, along = self._joined(node, flows), name in _OVER_THE_LAST_AXIS
             if not along and any(source in self._tables for source in node.all_input_nodes):
-                raise _Broken("a table with values for each position meets the map")
+                raise _Broken("it combines the map with a table of values for each position")
             if along and node not in self._last:
                 raise _Broken(f"{name} does not act along the channels of this map")
             return flow
@@ -200,7 +200,7 @@ class Flows:
             return None
         if dims == channels:
             return flow
-        raise _Broken(f"a mean over the axes {sorted(dims)} of a map")
+        raise _Broken(f"it averages a map over the axes {sorted(dims)} only")
 
     def _permuted(self, node: fx.Node, flows: list[Flow]) -> Flow:
         flow = self._joined(node, flows)
@@ -221,16 +221,16 @@ class Flows:
         maps = [flow for flow in flows if flow is not None]
         last = {source in self._last for source in node.all_input_nodes if self._at[source] is not None}
         if len(last) > 1:
-            raise _Broken("a map with channels first meets one with channels last")
+            raise _Broken("it combines maps with channels first and with channels last")
         if True in last:
             self._last.add(node)
         for other in maps[1:]:
             if len(other) != len(maps[0]):
-                raise _Broken("maps meet that were subsampled a different number of times")
+                raise _Broken("it combines maps that were subsampled a different number of times")
             for one, two in zip(maps[0], other, strict=True):
                 first, second = self.leader(one), self.leader(two)
                 if first.stride != second.stride:
-                    raise _Broken(f"maps of {first.name} and {second.name} meet, whose strides differ")
+                    raise _Broken(f"it combines maps of {first.name} and {second.name}, whose strides differ")
                 if first is not second:
                     self._leader[second] = first
         return maps[0]
@@ -244,7 +244,7 @@ class Flows:
         if "Same" in type(module).__name__:
             raise _Broken("TensorFlow's padding depends on the size of the map")
         if getattr(module, "return_indices", False):
-            raise _Broken("its indices are used")
+            raise _Broken("its indices are returned")
         kernel, dilation = each(module.kernel_size, 2), each(getattr(module, "dilation", 1), 2)
         reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
         if not strided and module.padding != "same":
