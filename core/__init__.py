@@ -1,6 +1,6 @@
 """Images, networks and shifts, and no paper. Nothing here imports torch until it is used.
 
-Twelve rooms; each imports only from those before it, inside functions too (tests/test_house.py keeps the order):
+Twelve subpackages; each imports only from those before it, inside functions too (tests/test_house.py keeps the order):
 base, config, data, kernels, layers, backbones, surgery, metrics, runs, training, evaluation, reporting.
 """
 

@@ -1,4 +1,4 @@
-"""Errors, atomic files, randomness, interrupts, devices and processes, on which all other rooms build.
+"""Errors, atomic files, randomness, interrupts, devices and processes, on which all other subpackages build.
 
-Imports no other room. A change here can change every result: keep it small.
+Imports no other subpackage. A change here can change every result: keep it small.
 """

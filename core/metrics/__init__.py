@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         ShiftDivergence,
     )
 
-#: class -> its file in this room
+#: class -> its file in this subpackage
 _CLASSES = {
     "Accuracy": "accuracy_metrics",
     "CorruptionError": "corruption_metric",
