@@ -79,7 +79,7 @@ class DeepLabV3Plus(nn.Module):
         channels: of the decoder, which reduces the first stage's map to 3/16 as many.
         rates: dilations of the `AtrousPyramid`, for a stride of 16; (12, 24, 36) are usual for a stride of 8.
         conv_padding: "zeros", "circular", "reflect" or "replicate", for the decoder's convolutions.
-        last_rate_padding: padding of the pyramid's last rate alone. The published code of learnable polyphase sampling
+        last_rate_padding: padding of the pyramid's last rate only. The published code of learnable polyphase sampling
             pads it with zeros in circular networks too.
 
     Raises:

@@ -114,7 +114,7 @@ class BasicBlock(ResidualBlock):
         super().__init__(inner_activation, shortcut)
         if groups != 1 or width_per_group != 64 or dilation != 1:
             given = f"groups={groups}, width_per_group={width_per_group}, dilation={dilation}"
-            raise ValueError(f"a BasicBlock has groups=1, width_per_group=64 and dilation=1 only, got {given}")
+            raise ValueError(f"a BasicBlock supports groups=1, width_per_group=64 and dilation=1 only, got {given}")
         pool, conv_stride = _slot(width, stride, downsample)
         self.conv1 = conv(inputs, width, 3, stride=conv_stride, padding=1)
         self.bn1 = norm(width)

@@ -108,7 +108,7 @@ class UNet(Backbone):
         in_channels, out_channels: of the images.
         widths: channels at each level, each twice the one before.
         downsample: factory (channels, stride) of the filling that subsamples after a dense max-pool and, at stride 1,
-            smooths after a transposed convolution; None: strided max-pools and transposed convolutions alone.
+            smooths after a transposed convolution; None: only strided max-pools and transposed convolutions.
         conv_padding: "zeros" or "circular", for convolutions and dense max-pools.
         norm, activation: factories (channels) of the layers after a convolution, and after a norm.
 

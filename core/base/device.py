@@ -23,14 +23,14 @@ def pick(name: str = "auto") -> torch.device:
     if kind not in ("cpu", "cuda", "mps") or (number and (kind != "cuda" or not number.isdecimal())):
         raise UserError(f"unknown device {name!r}: choose auto, cpu, cuda, cuda:<number> or mps")
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise UserError("the device mps was asked for, but this machine has no Apple GPU: choose cpu or auto")
+        raise UserError("device mps needs an Apple GPU, and this machine has none: choose cpu or auto")
     if kind == "cuda":
         index = int(number or os.environ.get("LOCAL_RANK", "0"))
         if not count:
-            raise UserError(f"the device {name} was asked for, but torch sees no GPU here: choose cpu or auto")
+            raise UserError(f"device {name} needs a GPU, but torch sees none here: choose cpu or auto")
         if index >= count:
             raise UserError(
-                f"GPU number {index} was asked for, but torch sees {count}: choose from cuda:0 to cuda:{count - 1}"
+                f"there is no GPU number {index}, torch sees {count}: choose from cuda:0 to cuda:{count - 1}"
             )
         return torch.device("cuda", index)
     return torch.device(kind)

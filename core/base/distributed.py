@@ -149,7 +149,7 @@ class _GroupStatistics(nn.modules.batchnorm._BatchNorm):
 def share_statistics(net: nn.Module, device: torch.device) -> nn.Module:
     """Makes the batch norms of `net` take their statistics over all processes; names and parameters stay.
 
-    Subclasses of torch's batch norms keep their own forward, and so the statistics of their process alone.
+    Subclasses of torch's batch norms keep their own forward, and so the statistics of their own process only.
     """
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(net)

@@ -95,7 +95,7 @@ def locked(path: Path, *, wait: Callable[[str], object] | None = None) -> Iterat
                 raise UserError(f"{said}: wait for it to end") from None
             wait(f"{said}: waiting for it to end")
             fcntl.flock(file, fcntl.LOCK_EX)
-        # for the message alone, and impossible on a full disk
+        # only for the message, and impossible on a full disk
         with suppress(OSError):
             os.truncate(path, 0)
             os.write(file.fileno(), f"process {os.getpid()} on {os.uname().nodename}\n".encode())

@@ -130,7 +130,7 @@ def _set(node: CfgNode, key: str, text: str) -> None:
         try:
             node.merge_from_list([key, value])
         except _YACS:
-            raise UserError(_fault(node, layer) or f"{key} takes no such value (given: {shortened(text)})") from None
+            raise UserError(_fault(node, layer) or f"{key} cannot be set to {shortened(text)}") from None
         if not text.startswith("[") or _at(node, key) != text:
             return
         with suppress(UserError):  # otherwise kept as text, which the schema accepts or refuses

@@ -96,7 +96,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _known(self) -> "DataConfig":
         if self.name not in DATASETS:
-            raise ValueError(f"unknown data set {self.name!r}: one of {', '.join(DATASETS)}")
+            raise ValueError(f"unknown data set {self.name!r}: choose from {', '.join(DATASETS)}")
         channels = DATASETS[self.name].channels
         for key, values in (("MEAN", self.mean), ("STD", self.std)):
             if values is not None and len(values) != channels:
@@ -373,12 +373,12 @@ class RunConfig(Section):
             raise ValueError(f"TRAIN.PIXELS all needs label maps, but {self.data.name} has one class for each image")
         if of_maps and self.train.loss != "cross_entropy":
             raise ValueError(
-                f"TRAIN.LOSS {self.train.loss} takes no label maps, which {self.data.name} has: set cross_entropy"
+                f"TRAIN.LOSS {self.train.loss} does not support the label maps of {self.data.name}: set cross_entropy"
             )
         if self.train.focal_gamma and self.train.loss != "cross_entropy":
             raise ValueError(f"TRAIN.FOCAL_GAMMA needs TRAIN.LOSS cross_entropy, not {self.train.loss}")
         if self.train.sides and (of_maps or DATASETS[self.data.name].pairs):
-            raise ValueError(f"TRAIN.SIDES shrinks no targets, and {self.data.name} has a target for each pixel")
+            raise ValueError(f"TRAIN.SIDES cannot shrink the targets of {self.data.name}, one for each pixel")
         size = self.data.image_size or DATASETS[self.data.name].size
         if self.train.sides and max(self.train.sides) > size:
             raise ValueError(f"TRAIN.SIDES {list(self.train.sides)} must be at most the images' side, {size} pixels")

@@ -48,7 +48,7 @@ class _Xz(io.RawIOBase):
                 if not packed:
                     break
                 if not (packed := packed + self._file.read(len(_XZ))).startswith(_XZ):
-                    raise lzma.LZMAError("something else follows the packed data")
+                    raise lzma.LZMAError("other data follow the compressed stream")
                 self._unpack = lzma.LZMADecompressor(memlimit=XZ_MEMORY)
             elif self._unpack.needs_input and not (packed := self._file.read(_BLOCK)):
                 raise EOFError("it ends inside the packed data")

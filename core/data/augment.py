@@ -231,7 +231,9 @@ class ResizedCrop:
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1] <= 1 or not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"scale={self.scale}, ratio={self.ratio}: must rise and be positive, the scale at most 1")
+            raise ValueError(
+                f"scale={self.scale}, ratio={self.ratio}: must be positive and ascending, the scale at most 1"
+            )
 
     def draw(self, n: int, height: int, width: int, random: torch.Generator) -> Tensor:
         return resized_crop_boxes(n, height, width, random, self.scale, self.ratio)

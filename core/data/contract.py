@@ -101,7 +101,7 @@ def split_indices(
     that of wavelet twins: the first `val_size` images are held out. `UserError` if none would be left to train on.
     """
     if not 0 <= val_size < count:
-        raise UserError(f"{val_size} validation images asked for: choose from 0 to {count - 1}")
+        raise UserError(f"{val_size} validation images cannot be held out: choose from 0 to {count - 1}")
     if choice not in ("shuffled", "first"):
         raise UserError(f"unknown choice of validation images {choice!r}: choose 'shuffled' or 'first'")
     order = np.arange(count)

@@ -59,7 +59,9 @@ def read_idx(path: Path, most: int) -> np.ndarray:
         raise UserError(f"{path} is truncated or damaged ({error}): fetch it again") from error
     if len(content) != expected:
         there = len(content) if len(content) < expected else "more"
-        raise UserError(f"{path} is truncated or damaged: {expected} bytes announced, {there} found; fetch it again")
+        raise UserError(
+            f"{path} is truncated or damaged: its header announces {expected} bytes, it has {there}; fetch it again"
+        )
     return np.frombuffer(content, np.uint8).reshape(shape).copy()
 
 
@@ -122,7 +124,7 @@ class _ArraysOnly(pickle.Unpickler):
         try:
             return self._allowed[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR file needs") from None
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which no CIFAR file needs") from None
 
 
 def read_pickled_batch(content: bytes, name: str) -> dict[bytes, Any]:
@@ -149,7 +151,7 @@ def decode_image(
     `upright` applies the EXIF orientation, as viewers do; data sets are read without it, as in the papers. An image
     whose (width, height) is not `size` is refused before it is decoded.
 
-    `UserError` that names the file if it is none of `IMAGE_FORMATS`, has another size or cannot be decoded.
+    `UserError` that names the file if it is not in `IMAGE_FORMATS`, has another size or cannot be decoded.
     """
     from PIL import Image, ImageOps
 
@@ -211,7 +213,7 @@ def _opened(source: Path | bytes, name: str) -> Iterator["Image.Image"]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             file = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=IMAGE_FORMATS)
     except UnidentifiedImageError as error:
-        raise UserError(f"the image {name} cannot be decoded: it is none of {', '.join(IMAGE_FORMATS)}") from error
+        raise UserError(f"the image {name} cannot be decoded: it must be one of {', '.join(IMAGE_FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"the image {name} has more than the {MOST_PIXELS:,} pixels allowed") from error
     with file:

@@ -212,7 +212,7 @@ def _solved(path: Path, count: int) -> list[str]:
             match = _NAME.fullmatch(f"{name.removesuffix('.JPEG')}.JPEG")
             # a class and a box, once or several times
             if not match or not fields or len(set(fields[::5])) != 1 or fields[0] not in _known():
-                raise ValueError(f"line {line} has no class of a photograph")
+                raise ValueError(f"line {line} does not name a photograph and its class")
             if found.setdefault(int(match[1]), fields[0]) != fields[0]:
                 raise ValueError(f"{name} has two classes")
     except (ValueError, csv.Error) as error:
@@ -247,5 +247,5 @@ def _wnids(content: bytes, origin: Any) -> Mapping[int, str]:
         raise UserError(f"{META} of {origin} is damaged: it has no table of classes; fetch it again") from None
     # they become folder names
     if bad := [wnid for wnid in found.values() if wnid not in _known()]:
-        raise UserError(f"{META} of {origin} is damaged: {bad[0]!r} is no class of ImageNet; fetch it again")
+        raise UserError(f"{META} of {origin} is damaged: {bad[0]!r} is not an ImageNet class; fetch it again")
     return found

@@ -64,7 +64,7 @@ class _Labelled(Photographs):
         if len(wrong := classes[(classes >= len(self.files.classes)) & (classes != IGNORED)]):
             raise UserError(
                 f"the label map {of} holds the class {wrong.max()}: classes are 0 to {len(self.files.classes) - 1}, "
-                f"and {IGNORED} for none"
+                f"and {IGNORED} marks unlabelled pixels"
             )
         pixels = np.array(self.window(image, epoch, index))  # (size, size, 3)
         cut = np.array(self.window(Image.fromarray(classes), epoch, index, Image.Resampling.NEAREST, IGNORED))

@@ -119,7 +119,7 @@ def line_mask(width: int, acceleration: int, centre_fraction: float, *key: int |
 
     The central ``round(width * centre_fraction)`` are measured, and the others with the probability for which the
     expected number is ``width / acceleration`` (the random masks of fastMRI, arXiv 1811.08839, section 4.9). The draw
-    is a function of `key`. ValueError if the central columns alone are more than that.
+    is a function of `key`. ValueError if the central columns already exceed it.
     """
     centre = round(width * centre_fraction)
     if acceleration < 1 or not 0 < centre_fraction <= 1 or centre * acceleration > width:

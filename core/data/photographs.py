@@ -110,7 +110,7 @@ def _usual_side(paths: tuple[str, ...]) -> int:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is of some program, such as .DS_Store, .ipynb_checkpoints, __MACOSX."""
+    """Whether a file or folder is left over from a program, such as .DS_Store, .ipynb_checkpoints, __MACOSX."""
     return name.startswith((".", "__"))
 
 
@@ -130,8 +130,8 @@ def of_class_folders(folder: Path, classes: tuple[str, ...], title: str) -> Iter
     there = class_folders(folder)
     if strange := sorted(set(there) - set(classes)):
         raise UserError(
-            f"{folder} has folders of pictures that are no classes of {title}: {', '.join(strange[:5])}; "
-            "folders must have the names of its classes"
+            f"{folder} has image folders that are not classes of {title}: {', '.join(strange[:5])}; "
+            "folders must be named after its classes"
         )
     for name in there:
         for picture in pictures_in(folder / name):

@@ -121,7 +121,7 @@ def explain(
     distinguished from (B, C, h, w) by the image's shape. Outputs that are neither maps nor vectors (B, K), such as
     tokens, and those of padding layers, are left out and counted.
 
-    Raises ValueError if `net` is no module, for an `x` of another rank, an unknown boundary, and no shift.
+    Raises ValueError if `net` is not a module, for an `x` of another rank, an unknown boundary, and no shift.
 
     Examples:
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.MaxPool2d(2))

@@ -227,7 +227,7 @@ def measure(
     progress: Callable[[str, int, int], None] | None = None,
     **settings: Any,
 ) -> Measured:
-    """Measures how shifts change the output of a network of your own.
+    """Measures how shifts change the output of your own network.
 
     net          images -> logits (B, K): a module, also scripted or exported, in eval mode during the call, or a
                  function. One that returns maps (B, K, H, W) is measured by `measure_maps`, with zeros at the edge if
@@ -335,7 +335,7 @@ def _config(evaluations: str | Sequence[str], settings: dict[str, Any]) -> Evalu
     known = [key for key in EvaluateConfig.model_fields if key != "metrics"]
     for name in settings:
         if name not in known:
-            raise UserError(f"unknown setting {name!r}: one of {', '.join(known)}{nearest(name, known)}")
+            raise UserError(f"unknown setting {name!r}: choose from {', '.join(known)}{nearest(name, known)}")
     names = (evaluations,) if isinstance(evaluations, str) else evaluations
     config = validate(EvaluateConfig, {"metrics": names, **settings})
     if config.protocol != "stillpoint":

@@ -14,7 +14,7 @@ from stillpoint.core.kernels.pool import plain_only, triton_takes
 
 
 def fused(x: Tensor) -> bool:
-    """Whether the operator takes maps like this one."""
+    """Whether the fused operator supports `x`."""
     return x.ndim == 4 and triton_takes(x) and x.numel() > 0 and not plain_only()
 
 

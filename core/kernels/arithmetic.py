@@ -11,7 +11,7 @@ Arithmetic = Literal["compiled", "triton", "plain"]
 
 
 def arithmetic(device: torch.device) -> Arithmetic:
-    """ "compiled" for the C++ on a CPU, "triton" on a GPU, "plain" for PyTorch alone.
+    """ "compiled" for the C++ on a CPU, "triton" on a GPU, "plain" for PyTorch only.
 
     It depends on the process and the device, not on the network. On a CPU the float32 kernels are loaded, and compiled
     first if needed; if any kernel that the process requested is missing, the answer is "plain".

@@ -53,7 +53,7 @@ def reported(place: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Creates the folder of `path` with access for its user alone, and holds the lock of that name."""
+    """Creates the folder of `path`, accessible only to its owner, and holds a lock on the file `path`."""
     with contextlib.ExitStack() as stack:
         with reported(path.parent):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

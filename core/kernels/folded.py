@@ -48,7 +48,7 @@ def convolution(
     sizes = padding, stride, dilation, groups
     if residual is None:
         return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *sizes, name or "none", numbers, "")
-    # after a sum oneDNN supports ReLU alone
+    # after a sum oneDNN supports only ReLU
     known = activation != "relu6"
     y = torch.ops.mkldnn._convolution_pointwise.binary(
         x, residual, weight, bias, *sizes, "add", 1.0, name if known else None, [], ""

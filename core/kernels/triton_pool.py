@@ -1,7 +1,7 @@
 """The GPU kernels, in Triton: every blur, its adjoint and sampling on a chosen grid are one kernel with two tables.
 
 A table lists, for every output position of an axis, the inputs and taps that contribute. Padding, cropping, phase and
-the wrap of odd sizes are in the tables alone, and the adjoint uses the transposed tables. Each element is read from
+the wrap of odd sizes are only in the tables, and the adjoint uses the transposed tables. Each element is read from
 memory once (its neighbours' taps find it in the cache) and written once; sums are in float32, down the columns first
 and in the order of the taps, the same for every pixel.
 
@@ -269,8 +269,8 @@ def _choose(x: Tensor, size: int, stride: list[int], padding: str, criterion: st
 
 
 def _ways(largest: Tensor) -> Tensor:
-    """1 for images whose sums of squares, of which `largest` are the largest, underflow in float32, -1 where they
-    overflow, else 0."""
+    """1 where a sum of squares may underflow in float32, -1 where it may overflow, else 0; `largest`: each image's
+    largest sum."""
     return (largest < 2.0**-80).int() - (largest > 2.0**90).int()
 
 

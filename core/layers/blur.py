@@ -132,7 +132,7 @@ def blur_pool2d(
         under autocast.
 
     Raises:
-        ValueError: an unknown size or padding, a stride or pad_off that is no integer or out of range, an input of
+        ValueError: an unknown size or padding, a stride or pad_off that is not an integer or out of range, an input of
             another rank or of integers, or a map too small for its padding.
 
     Law: with circular padding, stride s dividing H and W, f(roll(x, (s*i, s*j))) is roll(f(x), (i, j)), and at

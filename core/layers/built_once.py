@@ -1,4 +1,4 @@
-"""Caching of filters that depend on options alone, for functions that are called repeatedly."""
+"""Caching of filters that depend only on options, for functions that are called repeatedly."""
 
 from collections.abc import Callable
 from functools import lru_cache

@@ -1,6 +1,6 @@
 """Checks of arguments that several layers share: each raises ValueError in one sentence.
 
-They read shapes, dtypes and devices alone, so that they never wait for a GPU.
+They read only shapes, dtypes and devices, so that they never wait for a GPU.
 """
 
 from collections.abc import Sequence

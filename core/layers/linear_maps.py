@@ -13,7 +13,7 @@ def repeated(x: Tensor, channels: int, axis: int) -> Tensor:
     channels, own = int(channels), int(x.shape[axis])  # tensors when traced
     copies, left = divmod(channels, max(own, 1))
     if left or not copies:
-        raise ValueError(f"x has {own} channels; the dictionary's {channels} are not a multiple of that")
+        raise ValueError(f"x has {own} channels, but the dictionary's {channels} must be a multiple of them")
     return torch.cat([x] * copies, axis) if copies > 1 else x
 
 

@@ -21,7 +21,7 @@ class OwnPool(Downsample):
     ) -> None:
         super().__init__()
         if stride not in (2, (2, 2)):
-            raise ValueError(f"{type(self).__name__} has stride 2 only, got {stride!r}")
+            raise ValueError(f"{type(self).__name__} supports stride 2 only, got {stride!r}")
         self.channels, self.stride = channels, (2, 2)
 
     def follower(self, channels: int) -> Downsample:

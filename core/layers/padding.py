@@ -20,7 +20,7 @@ PADDINGS = ("reflect", "replicate", "zeros", "circular")
 
 
 def check_padding(padding: str) -> str:
-    """Return `padding`, or raise ValueError when it is none of `PADDINGS`."""
+    """Return `padding`, or raise ValueError unless it is one of `PADDINGS`."""
     if padding not in PADDINGS:
         raise ValueError(f"padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
     return padding

@@ -111,7 +111,7 @@ class ConvScorer(_Scorer):
 class AttentionScorer(_Scorer):
     """Attention of phases to phases: scores softmax(phi psi^T) beta, unscaled, with one row for each phase.
 
-    phi, psi and beta are the spatial means of conv 3x3 (C to h), ReLU, conv 3x3 (h to h), each of its own weights;
+    phi, psi and beta are the spatial means of conv 3x3 (C to h), ReLU, conv 3x3 (h to h), each with its own weights;
     beta is averaged over the channels too.
 
     Args:

@@ -260,7 +260,7 @@ def _check_map(x: Tensor) -> None:
 
 
 def check_criterion(criterion: str) -> str:
-    """Return `criterion`, or raise ValueError when it is none of `CRITERIA`."""
+    """Return `criterion`, or raise ValueError unless it is one of `CRITERIA`."""
     if criterion not in CRITERIA:
         raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
     return criterion

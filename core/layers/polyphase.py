@@ -91,7 +91,7 @@ def polyphase_downsample2d(
 class PolyphaseDownsample2d(ConstantBuffers, Downsample):
     """`polyphase_downsample2d` as a Module, a filling of the Downsample slot that chooses its grid and passes it on.
 
-    `channels` is informative only: any number of channels is accepted. Its follower on a shortcut is the filter alone,
+    `channels` is informative only: any number of channels is accepted. Its follower on a shortcut is only the filter,
     a `BlurPool2d`.
 
     Examples:

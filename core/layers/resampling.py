@@ -197,6 +197,6 @@ def check_band(cutoff: float, fixed_size: int, rule: str) -> None:
 
 
 def check_rule(rule: str) -> None:
-    """Raises ValueError for a rule that is none of `RULES`."""
+    """Raises ValueError unless `rule` is one of `RULES`."""
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")

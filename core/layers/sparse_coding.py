@@ -107,7 +107,9 @@ def sparse_coding1d(
         False
     """
     if weight.ndim != 2 or x.ndim < 1:
-        raise ValueError(f"x and weight have {x.ndim} and {weight.ndim} dimensions; x has at least 1 and weight 2")
+        raise ValueError(
+            f"x and weight have {x.ndim} and {weight.ndim} dimensions; x must have at least 1 and weight 2"
+        )
     x = repeated(x, weight.shape[1], -1)  # (..., n C)
     options: dict[str, Any] = {"iterations": iterations, "penalty": penalty, "ridge": ridge, "nonnegative": nonnegative}
     options |= {"squared": squared, "scheme": scheme}

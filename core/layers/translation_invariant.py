@@ -50,7 +50,7 @@ def translation_invariant_downsample2d(
         x: (B, C, H, W), sides of at least 2.
         weight: (C, 1, k, k), of the depthwise convolution, padded with (k - 1) // 2 zeros on every side.
         scale: (C, 1, 1, 1), the factor of the quadrants' means.
-        extension: of odd sides, by one at the top and the left: "reflect", "replicate" or "zeros".
+        extension: how odd sides grow by one pixel, at the top and the left: "reflect", "replicate" or "zeros".
         return_response: also return the `Response`.
 
     Returns:
@@ -64,7 +64,7 @@ def translation_invariant_downsample2d(
     over the quadrants top left, top right, bottom left, bottom right, in this order: phases move the row first and
     quadrants the column first, as in the authors' code.
 
-    Law: at scale 0 it is 2 x 2 average pooling. It obeys no law under shifts.
+    Law: at scale 0 it is 2 x 2 average pooling. It is not shift-equivariant.
 
     Examples:
         >>> weight, scale = torch.randn(8, 1, 3, 3), torch.zeros(8, 1, 1, 1)
@@ -146,7 +146,7 @@ class TranslationInvariantDownsample2d(Downsample):
     ) -> None:
         super().__init__()
         if stride_pair(stride) != (2, 2):
-            raise ValueError(f"translation invariant polyphase sampling has stride 2 only, got {stride!r}")
+            raise ValueError(f"translation invariant polyphase sampling supports stride 2 only, got {stride!r}")
         check_sizes(channels=channels)
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"size must be a positive integer, got {size!r}")

@@ -20,7 +20,7 @@ class Packing:
     outputs  channels made from each section
     groups   of each section: contiguous in its inputs and in its outputs, as in a grouped convolution
 
-    ValueError for fields that contradict one another.
+    ValueError for contradictory fields.
     """
 
     depth: int

@@ -1,7 +1,7 @@
 """torchmetrics `Metric`s with exact states: results do not depend on batch size, order or number of processes.
 
 Every state is an integer, reduced over processes by sum or maximum. `Tally` counts, `Values` averages; the metrics of
-this room derive from these or from `Exact`.
+this subpackage derive from these or from `Exact`.
 """
 
 import hashlib
@@ -129,7 +129,7 @@ class Tally(Exact):
 
     def _mean(self) -> float:
         if not int(self.images):
-            raise ValueError("the mean of no images is not defined: call update first")
+            raise ValueError("there are no images to average: call update first")
         return int(self.successes) / int(self.trials)
 
     @property
@@ -208,7 +208,7 @@ class Values(Exact):
 
     def _check(self) -> None:
         if not int(self.counted):
-            raise ValueError("the mean and the largest of no values are not defined: call update first")
+            raise ValueError("there are no values to reduce: call update first")
 
     def _mean(self) -> float:
         self._check()

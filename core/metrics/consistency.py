@@ -28,5 +28,5 @@ def consistency(first: Tensor, second: Tensor) -> float:
     """
     same = agreement(first, second)
     if same.numel() == 0:
-        raise ValueError("the consistency of no images is not defined")
+        raise ValueError("consistency needs at least one image, got none")
     return int(same.sum()) / same.numel()

@@ -105,7 +105,7 @@ class CorruptionError(Exact):
     def _errors(self) -> dict[str, list[float]]:
         if not self.images.all():
             absent = [name for name, row in zip(self.corruptions, self.images, strict=True) if not row.all()]
-            raise ValueError(f"a severity without images in {', '.join(absent)}: update all severities first")
+            raise ValueError(f"a severity of {', '.join(absent)} has no images: update all severities first")
         rows = zip(self.corruptions, self.wrong.tolist(), self.images.tolist(), strict=True)
         return {name: [w / n for w, n in zip(wrong, images, strict=True)] for name, wrong, images in rows}
 

@@ -60,7 +60,7 @@ class MapConsistency(Exact):
     The result is the mean over repeats of the fraction over all pixels (mean average segmentation shift consistency,
     mASSC, of Rojas-Gomez et al., NeurIPS 2022); `variance` is its population variance over the repeats. With `classes`,
     `iou` is the mean IoU of both maps; with labels as well, `change` is the network's mean IoU without and with a
-    shift. Pixels labelled `ignore` are left out of `change` alone.
+    shift. Pixels labelled `ignore` are left out of `change` only.
 
     Examples:
         >>> metric = metrics.MapConsistency()
@@ -141,7 +141,7 @@ class MapConsistency(Exact):
     def _fractions(self) -> list[float]:
         found = [s / p for s, p in zip(self.same.tolist(), self.pixels.tolist(), strict=True) if p]
         if not found:
-            raise ValueError("the consistency of no pixels is not defined: call update first")
+            raise ValueError("there are no pixels to compare: call update first")
         return found
 
     def compute(self) -> Tensor:

@@ -274,7 +274,7 @@ class FractionalConsistency(Exact):
 
     def compute(self) -> Tensor:
         if not int(self.images):
-            raise ValueError("the consistency of no images is not defined: call update first")
+            raise ValueError("there are no images to compare: call update first")
         return self.number(int(self.kept[:-1].sum()) / (int(self.images) * (self.fractions - 1)))
 
     @property

@@ -133,7 +133,7 @@ def consistency_accuracy(table: "Table", path: Path) -> Path:
     """Draws the table's second axis (consistency) against its first (accuracy): untrained hollow, trained filled.
 
     Bars are standard deviations over seeds, and the Pareto front is marked. If there are more networks than markers,
-    each point bears its network's number in the legend. A second axis of percentages shows the distance from 100 % on a
+    each point has its network's number in the legend. A second axis of percentages shows the distance from 100 % on a
     logarithmic scale, where networks differ; one of decibels is linear.
     """
     many = len(table.rows) > len(MARKERS)

@@ -195,7 +195,7 @@ def _stop(process: subprocess.Popen[bytes], number: int) -> None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(PATIENCE)
             return
-    # the signal reached this process alone, as from `kill`; on SIGTERM snakemake would finish its jobs first
+    # the signal reached only this process, as from `kill`; on SIGTERM snakemake would finish its jobs first
     process.send_signal(signal.SIGINT)
     process.wait()
 

@@ -147,11 +147,11 @@ def find(root: Path, name: str, recipe: str | None = None, seed: int | None = No
         settled(root)
         names = list(dict.fromkeys(f"{run.pipeline}/{run.model}" for run in known))
         said = f"; there are weights of {', '.join(names)}" if names else ""
-        raise UserError(f"no pretrained weights are kept of {name}{nearest(name, names)}{said}")
+        raise UserError(f"no pretrained weights are kept for {name}{nearest(name, names)}{said}")
     chosen = [run for run in found if recipe in (None, run.recipe) and seed in (None, run.seed)]
     if not chosen or len({run.recipe for run in chosen}) > 1:
         there = ", ".join(f"{run.recipe} seed {run.seed}" for run in found)
-        raise UserError(f"weights of {name} are kept of {there}: choose one by its recipe and seed")
+        raise UserError(f"weights of {name} are kept for {there}: choose one by its recipe and seed")
     return chosen[0]
 
 

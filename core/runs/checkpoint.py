@@ -120,7 +120,7 @@ def _refuse_packed(path: Path) -> None:
     inside = sum(member.file_size for member in members)
     if inside > path.stat().st_size:
         raise UserError(
-            f"{path} was refused: it unpacks to {inside:,} bytes, more than the file has; torch.save compresses nothing"
+            f"{path} was refused: it unpacks to {inside:,} bytes, more than the file has; torch.save never compresses"
         )
 
 
@@ -308,7 +308,7 @@ def _read_state(path: Path) -> dict[str, Any]:
         size = os.fstat(file.fileno()).st_size
         file.seek(max(size - _TRAILER_LENGTH, 0))
         trailer = file.read()
-        # a large file that is no state is refused before it is read whole
+        # a large file that is not a state is refused before it is read whole
         if not trailer.startswith(_TRAILER):
             raise UserError(f"{path} is truncated, damaged or not a run's state")
         file.seek(0)

@@ -169,7 +169,7 @@ def _same_settings(run: Run, there: dict[str, Any], config: RunConfig, *, longer
             )
         if found == [said] and not longer:
             raise UserError(
-                f"{run.folder} holds a run of {counted(epochs, 'epoch')} without the state that more need: replace it "
+                f"{run.folder} holds a run of {counted(epochs, 'epoch')} without the state to resume from: replace it "
                 "(--anew), or train elsewhere (--results DIR)"
             )
         found = [line for line in found if line != said or not longer]

@@ -15,7 +15,7 @@ from stillpoint.core.training.state import TrainState
 
 
 class Monitor:
-    """Reports a training of `steps` steps an epoch to `progress` and the run's log, from the main process alone."""
+    """Reports a training of `steps` steps an epoch to `progress` and the run's log, from the main process only."""
 
     def __init__(self, run: Run, progress: Progress, together: Group, steps: int) -> None:
         self.run, self.progress, self.together, self.steps = run, progress, together, steps

@@ -39,7 +39,7 @@ class TrainState:
 
     @classmethod
     def restored(cls, saved: dict[str, Any], sums: Sums, together: Group) -> "TrainState":
-        """The state that `to_dict` returned; its sums go into `sums` on the main process alone."""
+        """The state that `to_dict` returned; its sums go into `sums` on the main process only."""
         if together.main:
             sums.fill(*saved["sums"])
         names = ("epoch", "step", "seconds", "history", "timing", "tests", "test_timing", "best")

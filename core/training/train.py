@@ -70,7 +70,7 @@ def train(
         together = group(where)
         stack.enter_context(settings(where, threads))
         if together.main:
-            # taken by the writing process alone, and outside `agree`, because the stack must hold it
+            # taken only by the writing process, and outside `agree`, because the stack must hold it
             fault = _attempt(lambda: stack.enter_context(locked(run.lock)))
         else:
             fault = None

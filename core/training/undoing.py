@@ -14,8 +14,8 @@ class UndoingPenalty:
         seed: the run's; shifts are functions of (seed, epoch, step, forward, layer).
         alpha: weight of the mean undoing loss; the task has weight 1 - alpha from the start.
         wake_up_at: first epoch, counted from 1, with undoing losses.
-        max_shift: largest shift, as a fraction of a side.
-        of_image: that side is the image's (the first map's), not each map's.
+        max_shift: largest shift, as a fraction of a map's side.
+        of_image: measure `max_shift` in sides of the image (the first map) instead.
         kind: of the shift, see `undoing_losses`.
         detach: whether to stop gradients into the shifted target.
         evenness: whether to add the evenness penalty, which punishes even weights.

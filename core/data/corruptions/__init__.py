@@ -103,6 +103,6 @@ def apply_seeded(
 def check(name: str, severity: int) -> None:
     """`UserError` for an unknown corruption or severity."""
     if name not in _FUNCTIONS:
-        raise UserError(f"unknown corruption {name!r}{nearest(name, list(NAMES))}: one of {', '.join(NAMES)}")
+        raise UserError(f"unknown corruption {name!r}{nearest(name, list(NAMES))}; choose from {', '.join(NAMES)}")
     if severity not in SEVERITIES:
-        raise UserError(f"unknown severity {severity!r} of {name}: one of {', '.join(map(str, SEVERITIES))}")
+        raise UserError(f"unknown severity {severity!r} of {name}: choose from {', '.join(map(str, SEVERITIES))}")

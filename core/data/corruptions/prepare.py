@@ -47,7 +47,7 @@ def prepare_cifar10_c(
 ) -> dict[str, str]:
     """Writes ``<name>.npy``, uint8 (len(severities) * N, S, S, 3), and ``labels.npy`` into `folder`; returns digests.
 
-    Severities follow one another, each with all images in order: the layout of the published CIFAR-10-C, whose readers
+    Severities ascend, each with all images in order: the layout of the published CIFAR-10-C, whose readers
     expect all five. `progress(name, images done, images in total)` is called as parts arrive. An existing array is kept
     if it was generated from the same images, seed and settings, or came from elsewhere (the published files). Files are
     written atomically, so an interrupted call can be repeated. `UserError` for unknown names or severities, and for

@@ -46,7 +46,7 @@ _TINY_ELASTIC = ((0, 0, 0.08), (0.05, 0.3, 0.06), (0.1, 0.08, 0.06), (0.1, 0.03,
 
 #: The constants of ImageNet-C, all compared with make_imagenet_c.py of the authors' repository
 #: (github.com/hendrycks/robustness at e0377d4, Apache-2.0), as is what else depends on the side: the disk of defocus,
-#: the fractal of fog, the scale of frost. Outputs are compared for CIFAR-10-C alone. The published files of ImageNet-C
+#: the fractal of fog, the scale of frost. Outputs are compared only for CIFAR-10-C. The published files of ImageNet-C
 #: were saved as JPEG of quality 85 after the corruption, which is not done here.
 SIDE_224: Table = {
     "gaussian_noise": (0.08, 0.12, 0.18, 0.26, 0.38),

@@ -56,7 +56,9 @@ class Digits(Stored):
 
     def judged(self, found: Decoded, where: str) -> Decoded:
         if {part: content_digest(*arrays) for part, arrays in found.parts.items()} != DIGESTS:
-            raise UserError("scikit-learn's digits are not the known ones: install another version of scikit-learn")
+            raise UserError(
+                "scikit-learn's digits differ from the expected ones: install another version of scikit-learn"
+            )
         return found
 
 

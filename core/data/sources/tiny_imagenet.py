@@ -62,7 +62,7 @@ class TinyImageNet(Photographs):
         strange = [name for name in there if name not in classes and pictures_in(folder / name / "images")]
         if strange:
             raise UserError(
-                f"{folder} has folders of pictures that are no classes of wnids.txt: {', '.join(sorted(strange)[:5])}"
+                f"{folder} has image folders that are not classes of wnids.txt: {', '.join(sorted(strange)[:5])}"
             )
         for name in classes:
             for picture in pictures_in(folder / name / "images"):

@@ -118,7 +118,7 @@ def _names(path: Path) -> list[str]:
         raise UserError(f"{path} was refused: it has more than {_LIST_BYTES:,} bytes")
     names = path.read_text(errors="replace").split()
     if wrong := [name for name in names if not _NAME.fullmatch(name)]:
-        raise UserError(f"{path} names {wrong[0]!r}, which is no name of an image")
+        raise UserError(f"{path} names {wrong[0]!r}, which is not a valid image name")
     if not names or len(set(names)) != len(names):
         raise UserError(f"{path} names {'an image twice' if names else 'no image'}: unpack the archive again")
     return names

@@ -29,7 +29,7 @@ def test_a_process_of_torchrun_takes_the_gpu_of_its_local_rank(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert pick("cuda") == pick("auto") == torch.device("cuda", 3)
     assert pick("cuda:1") == torch.device("cuda", 1)
-    with pytest.raises(UserError, match="GPU number 4 was asked for, but torch sees 4"):
+    with pytest.raises(UserError, match="there is no GPU number 4, torch sees 4"):
         pick("cuda:4")
 
 

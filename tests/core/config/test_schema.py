@@ -78,7 +78,7 @@ def test_every_number_is_finite(paper: str) -> None:
         (["TRAIN.WHITEN", "-1"], "greater than or equal to 0"),
         (
             ["DATA.NAME", "digits_segmentation", "TRAIN.SIDES", "[16]"],
-            "TRAIN.SIDES shrinks no targets, and digits_segmentation has a target for each pixel",
+            "TRAIN.SIDES cannot shrink the targets of digits_segmentation, one for each pixel",
         ),
     ],
 )

@@ -298,7 +298,7 @@ def test_jpeg_is_that_of_the_quality():
     ("images", "name", "severity", "said"),
     [
         (X, "gausian_noise", 1, "unknown corruption 'gausian_noise'; nearest: gaussian_noise"),
-        (X, "fog", 6, "unknown severity 6 of fog: one of 1, 2, 3, 4, 5"),
+        (X, "fog", 6, "unknown severity 6 of fog: choose from 1, 2, 3, 4, 5"),
         (X[:, :30, :30], "fog", 1, "defined for images of 32x32, 64x64, 224x224, not 30x30"),
         (X / 255.0, "fog", 1, "take uint8 images"),
         (X[..., 0], "fog", 1, "take uint8 images"),

@@ -51,7 +51,7 @@ def test_other_splits() -> None:
     assert split_indices(10, 0)[0].tolist() == list(range(10)) and len(split_indices(10, 0)[1]) == 0
     assert not np.array_equal(split_indices(50, 5, seed=1)[0], split_indices(50, 5)[0])
     for wrong in (-1, 10):
-        with pytest.raises(UserError, match=f"{wrong} validation images asked for: choose from 0 to 9"):
+        with pytest.raises(UserError, match=f"{wrong} validation images cannot be held out: choose from 0 to 9"):
             split_indices(10, wrong)
 
 
@@ -315,7 +315,7 @@ def test_cifar10_c_refuses_what_is_not_there(corrupted) -> None:
         UserError, match=r"'gaussian_nois'; nearest: gaussian_noise.*: one of gaussian_noise, shot_noise"
     ):
         load("cifar10_c", root, "gaussian_nois/1")
-    with pytest.raises(UserError, match=r"unknown severity 6 of gaussian_noise: one of 1, 2, 3, 4, 5"):
+    with pytest.raises(UserError, match=r"unknown severity 6 of gaussian_noise: choose from 1, 2, 3, 4, 5"):
         load("cifar10_c", root, "gaussian_noise/6")
     with pytest.raises(UserError, match=r"shot_noise\.npy not found"):
         load("cifar10_c", root, "shot_noise/1")

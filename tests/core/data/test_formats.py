@@ -44,7 +44,7 @@ class Malicious:
 def test_a_malicious_pickle_is_refused_and_never_runs(tmp_path: Path, protocol: int) -> None:
     trap = tmp_path / "trap"
     content = pickle.dumps({b"data": Malicious(trap)}, protocol=protocol)
-    with pytest.raises(UserError, match=r"batch was refused: it asks for posix\.mkdir"):
+    with pytest.raises(UserError, match=r"batch was refused: it refers to posix\.mkdir"):
         read_pickled_batch(content, "batch")
     assert not trap.exists()
     pickle.loads(content)
@@ -252,7 +252,7 @@ def test_a_packed_idx_file_takes_no_more_memory_than_its_data_set(tmp_path: Path
     path.write_bytes(gzip.compress(b"\0\0\x08\1" + struct.pack(">I", 5000) + bytes(128 << 20), 9))
     assert path.stat().st_size < 200_000
     with (
-        pytest.raises(UserError, match=f"{path} is truncated or damaged: 5000 bytes announced, more found"),
+        pytest.raises(UserError, match=f"{path} is truncated or damaged: its header announces 5000 bytes, it has more"),
         at_most(4),
     ):
         read_idx(path, 8000)
@@ -325,7 +325,7 @@ def test_a_postscript_file_called_a_photograph_starts_no_program(tmp_path: Path,
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
     photo = tmp_path / "photo.jpg"
     Image.new("RGB", (8, 8)).save(photo, "EPS")
-    with pytest.raises(UserError, match=r"photo\.jpg cannot be decoded: it is none of JPEG, PNG"):
+    with pytest.raises(UserError, match=r"photo\.jpg cannot be decoded: it must be one of JPEG, PNG"):
         decode_image(photo, str(photo))
     assert not trap.exists()
     with pytest.raises(OSError), Image.open(photo) as image:

@@ -203,7 +203,7 @@ def test_a_missing_kit_is_asked_for(root: Path) -> None:
 def test_a_name_that_would_leave_the_folder_is_refused(tmp_path: Path, root: Path) -> None:
     (root / imagenet.KIT).rename(root / "elsewhere")
     kit(root / imagenet.KIT, wnids=("../../escape", *WNIDS[1:]))
-    with pytest.raises(UserError, match="is no class of ImageNet"):
+    with pytest.raises(UserError, match="is not an ImageNet class"):
         prepare("imagenet", root)
 
 
@@ -303,7 +303,7 @@ def test_photographs_on_another_disk_are_linked_on_request(kaggle: Path, monkeyp
     ("change", "said"),
     [
         (lambda text: text.replace("PredictionString", "Label"), "its columns are not ImageId and PredictionString"),
-        (lambda text: text.replace("n02105855", "n99999999"), "has no class of a photograph"),
+        (lambda text: text.replace("n02105855", "n99999999"), "does not name a photograph and its class"),
         (lambda text: text + "ILSVRC2012_val_00000001,n02105855 1 2 3 4\n", "ILSVRC2012_val_00000001 has two classes"),
         (lambda text: text.replace(" 5 6 7 8", " 5").replace("n02102040 5", "n02105855 5"), "has no class"),
         (lambda text: "\n".join(text.splitlines()[:-1]), "lists 8 photographs, not exactly those from 1 to 9"),

@@ -129,7 +129,7 @@ def test_a_decoded_file_that_says_something_else_is_made_again(fashion, about: s
 
 def test_digits_are_the_known_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digits, "enlarge_digits", lambda images: np.zeros((len(images), 1, 32, 32), np.uint8))
-    with pytest.raises(UserError, match="scikit-learn's digits are not the known ones"):
+    with pytest.raises(UserError, match="scikit-learn's digits differ from the expected ones"):
         load("digits", tmp_path)
 
 

@@ -210,14 +210,14 @@ def test_a_class_that_there_is_not_is_refused(voc: Path) -> None:
         classes = np.array(picture)
     classes[5, 5] = 37
     Image.fromarray(classes).save(path)
-    with pytest.raises(UserError, match=r"holds the class 37: classes are 0 to 20, and 255 for none"):
+    with pytest.raises(UserError, match=r"holds the class 37: classes are 0 to 20, and 255 marks unlabelled pixels"):
         list(loader(settings("DATA.NAME", "voc2012", "DATA.IMAGE_SIZE", "32"), "test", voc).epoch(0))
 
 
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("val.txt", "2007_000005\n../../2007_000006\n", "names '../../2007_000006', which is no name of an image"),
+        ("val.txt", "2007_000005\n../../2007_000006\n", "names '../../2007_000006', which is not a valid image name"),
         ("val.txt", "2007_000005\n2007_000005\n", "names an image twice"),
         ("val.txt", "", "names no image"),
         ("val.txt", "2007_000005\n2008_000001\n", r"2008_000001\.jpg, which val\.txt names, not found"),

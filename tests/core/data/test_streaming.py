@@ -40,7 +40,7 @@ def test_classes_are_numbered_by_their_identifiers_whatever_folders_there_are(ph
     with pytest.raises(UserError, match=r"classes that are not in .*train: n01443537"):
         load("imagenet", photographs, "val")
     (photographs / "imagenet/train/n03445777").rename(photographs / "imagenet/train/cat")
-    with pytest.raises(UserError, match=r"folders of pictures that are no classes of ImageNet: cat"):
+    with pytest.raises(UserError, match=r"image folders that are not classes of ImageNet: cat"):
         folder_set(photographs)
 
 

@@ -68,7 +68,7 @@ def test_hidden_folders_change_nothing_and_strange_ones_are_named(tiny: Path) ->
     (home / "val" / "images" / "._val_0.JPEG").write_bytes(picture)
     assert load("tiny_imagenet", tiny).digest == before and len(load("tiny_imagenet", tiny, "test")) == 6
     (home / "train" / "n99999999" / "images" / "0.JPEG").write_bytes(picture)
-    with pytest.raises(UserError, match=r"that are no classes of wnids\.txt: n99999999"):
+    with pytest.raises(UserError, match=r"that are not classes of wnids\.txt: n99999999"):
         load("tiny_imagenet", tiny)
 
 
