@@ -215,7 +215,9 @@ def _cache() -> Finding:
     except KernelsMissing as refused:
         return Finding("cache", "wrong", f"{refused}: {refused.remedy}")
     sizes = [path.stat().st_size for path in folder.glob("*.so")]
-    return Finding("cache", "ok", f"{folder}: yours alone, {len(sizes)} kernels, {sum(sizes) / 2**20:.1f} MiB")
+    return Finding(
+        "cache", "ok", f"{folder}: accessible only to you, {len(sizes)} kernels, {sum(sizes) / 2**20:.1f} MiB"
+    )
 
 
 def _kernels() -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """Facts about a module's text: a digest of what its code decides, its imports, and the modules that its tables name.
 
-Facts depend on the text alone, and reading three hundred files takes longer than many a command. So they are cached in
+Facts depend only on the text, and reading three hundred files takes longer than many a command. So they are cached in
 the user's cache folder, keyed by the digests of the texts and of this file; without a cache they are read again.
 """
 
@@ -209,7 +209,7 @@ def _messages(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _blank_sentences(function: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-    """Blanks texts assigned to variables that are used in messages alone."""
+    """Blanks texts assigned to variables that are used only in messages."""
     nodes = list(ast.walk(function))
     assigned = [
         (node.targets[0].id, node.value)

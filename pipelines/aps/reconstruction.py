@@ -104,7 +104,7 @@ def noisy(view: View, seed: int) -> Tensor:
 
 
 def white_noise(view: View, seed: int) -> Tensor:
-    """White noise alone, a function of (seed, image)."""
+    """White noise without an image, a function of (seed, image)."""
     shape = view.images.shape[1:]
     drawn = [torch.randn(shape, generator=generator("white noise", seed, int(index))) for index in view.indices]
     return torch.stack(drawn).to(view.images)

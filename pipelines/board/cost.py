@@ -98,7 +98,7 @@ def _step(net: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], object
 
 
 def _peak(net: nn.Module, step: Callable[[], object]) -> int:
-    """Peak bytes of a step that starts without gradients, so that they count."""
+    """Peak memory of a training step in bytes, including the gradients, which the step allocates."""
     step()
     net.zero_grad()
     return peak_memory(step, "cpu")

@@ -143,7 +143,7 @@ def bars(*more: "ProgressColumn", shown: bool = True) -> "Progress":
     return Progress(*columns, *more, console=console(), transient=True, disable=not shown)
 
 
-#: seconds between two lines on the progress of long work, where the output is no terminal
+#: seconds between two lines on the progress of long work, where the output is not a terminal
 LINES = 30.0
 
 

@@ -37,7 +37,7 @@ def _options(parser: ArgumentParser) -> None:
         "--promise",
         choices=("none", "whole", "any"),
         default="none",
-        help="what must not change the logits: circular shifts by whole pixels, by any amount, or none (default: none)",
+        help="circular shifts to which the logits are promised invariant: whole pixels, any amount, or none (default)",
     )
     add.add_argument(
         "-o",

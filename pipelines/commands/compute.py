@@ -35,7 +35,7 @@ def _add_workers(parser: ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="further processes that read photographs (default: 0)",
+        help="number of worker processes that read photographs (default: 0)",
     )
 
 

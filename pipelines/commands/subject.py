@@ -48,7 +48,9 @@ def subject_options(parser: ArgumentParser) -> None:
         metavar="NAME",
         help="a torchvision network instead, with random weights unless --weights is given",
     )
-    which.add_argument("--timm", metavar="NAME", help="a timm network instead, likewise")
+    which.add_argument(
+        "--timm", metavar="NAME", help="a timm network instead, with random weights unless --weights is given"
+    )
     which.add_argument(
         "--model",
         metavar="MODULE:FUNCTION",

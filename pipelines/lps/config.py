@@ -42,7 +42,7 @@ class Model(NetworkConfig):
     decoder_channels: int = Field(256, ge=1)
     rates: tuple[PositiveInt, ...] = Field((6, 12, 18), description="dilations of the decoder's pyramid")
     last_rate_padding: Literal["circular", "zeros"] | None = Field(
-        None, description="padding at the last of RATES alone; none: CONV_PADDING; zeros: as in the authors' code"
+        None, description="padding at the last of RATES only; none: CONV_PADDING; zeros: as in the authors' code"
     )
     upsample: Literal["bilinear", "polyphase"] = Field(
         "bilinear", description="polyphase: upsample on the grids that the downsampling chose (LPU)"

@@ -199,7 +199,7 @@ def classifier(
         widths: of the stages; others: activations and norms, as `ResNet` takes them.
 
     Raises:
-        ValueError: "basic" without `fill`; `sample_after_convolution` for blocks that are no BasicBlocks.
+        ValueError: "basic" without `fill`; `sample_after_convolution` for blocks other than BasicBlocks.
     """
     if arch == "basic":
         if fill is None:

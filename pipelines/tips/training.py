@@ -28,7 +28,7 @@ def objective(task: Tensor, undoing: Tensor, evenness: Tensor, *, alpha: float, 
 
 
 def hooks(config: RunConfig) -> TrainHooks:
-    """The paper's losses; a network with another pool is trained on the task alone."""
+    """The paper's losses; a network with another pool is trained on the task only."""
     assert isinstance(config.train, Train) and isinstance(config.model, Model)
     if config.model.downsample != LAYER:
         return TrainHooks(translate=recognised)

@@ -126,7 +126,7 @@ PASSES = {"passes.csv": Page(pages.passes_csv), "passes.md": Page(pages.passes_m
 
 
 def shown(config: RunConfig) -> Shown:
-    """Columns, axes, figures and pages; test passes only if the recipe makes them."""
+    """Columns, axes, figures and pages, with those of the test passes only if the recipe tests after each epoch."""
     if config.train.test_each_epoch:
         return Shown(COLUMNS, AXES, FIGURES, {**PASSES, **LESSON})
     return Shown(COLUMNS, AXES, {**FIGURES, "learning_curves": Figure(plain_curves)}, LESSON)

@@ -1,6 +1,6 @@
 """Counts the cost of the variants: multiply-accumulates, parameters and values that the stem stores for backward.
 
-Nothing is computed: torch's fake tensors have shapes alone.
+Nothing is computed: torch's fake tensors have only shapes.
 """
 
 from collections.abc import Callable

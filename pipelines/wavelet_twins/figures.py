@@ -109,7 +109,7 @@ def accuracy_flips(table: "Table", path: Path, *, name: Callable[[str], str] = s
     """Draws flip rate under diagonal shifts against accuracy, without and with normalisation.
 
     The authors' stored classifiers are hollow, in their own panel. Bars are standard deviations over seeds; a ring
-    marks the Pareto front of `table.axes`. If there are more networks than markers, each point bears its network's
+    marks the Pareto front of `table.axes`. If there are more networks than markers, each point has its network's
     number in the legend.
     """
     across = table.axes[0]

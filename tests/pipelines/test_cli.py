@@ -170,7 +170,7 @@ def test_a_benchmark_on_a_gpu_that_is_not_there_is_refused_at_once(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for words in (["layer"], ["train"], ["network", "--only", "inference"]):
-        assert "the device cuda was asked for, but torch sees no GPU" in told(
+        assert "device cuda needs a GPU, but torch sees none" in told(
             capsys, "bench", *words, "--device", "cuda", code=2
         )
 

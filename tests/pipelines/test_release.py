@@ -127,7 +127,7 @@ def test_weights_are_kept_in_half_precision_and_the_metrics_are_theirs(
     kept.weights.unlink()
     with pytest.raises(UserError, match=r"dvc pull .*weights.safetensors.dvc fetches it"):
         pipelines.pretrained(NAME)
-    with pytest.raises(UserError, match="no pretrained weights are kept of aps/resnet20"):
+    with pytest.raises(UserError, match="no pretrained weights are kept for aps/resnet20"):
         pipelines.pretrained("aps/resnet20")
 
 

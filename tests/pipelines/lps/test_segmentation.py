@@ -163,7 +163,11 @@ def test_the_authors_protocol_draws_once_a_batch_and_calls_precision_accuracy(vo
         ("digits", ("EVALUATE.METRICS", "[segmentation]"), "unknown evaluation 'segmentation'"),
         ("voc2012", ("MODEL.DECODER", "none"), "changes nothing with MODEL.DECODER none"),
         ("voc2012", ("MODEL.RATES", "[0]"), "greater than 0"),
-        ("voc2012", ("TRAIN.LOSS", "mse"), "TRAIN.LOSS mse takes no label maps, which voc2012 has: set cross_entropy"),
+        (
+            "voc2012",
+            ("TRAIN.LOSS", "mse"),
+            "TRAIN.LOSS mse does not support the label maps of voc2012: set cross_entropy",
+        ),
         ("voc2012", ("EVALUATE.METRICS", "[accuracy]"), "unknown evaluation 'accuracy'"),
         ("voc2012", ("MODEL.DOWNSAMPLE", "blur", "MODEL.FILLING", "[]"), "needs chosen grids"),
     ],
