@@ -31,7 +31,7 @@ JSON_VALUES, CSV_CELLS = 10_000_000, 5_000_000
 
 @cache
 def _loader() -> type:
-    """PyYAML's safe loader that also refuses duplicate keys, of which one value would silently win."""
+    """PyYAML's safe loader that also refuses duplicate keys, of which PyYAML silently keeps the last."""
     import yaml
 
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: folders whose `raise` statements are checks of ours
+#: folders whose `raise` statements are our own checks
 _OURS = tuple(Path(__file__).resolve().parents[2] / part for part in ("core", "pipelines"))
 _RAISE = dis.opmap["RAISE_VARARGS"]
 
@@ -50,7 +50,7 @@ def checked() -> Iterator[None]:
     """A context for building a network from a user's settings, or giving it a user's image for the first time.
 
     A ``raise ValueError`` in a layer or backbone becomes an `Unfit`. A `ValueError` raised by Python or a library is a
-    bug of ours and passes with its traceback. Never wrap a whole training or measurement in it.
+    bug in our code and passes with its traceback. Never wrap a whole training or measurement in it.
     """
     try:
         yield

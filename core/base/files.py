@@ -90,7 +90,7 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
 
 
 def _keep(path: Path, also: Path) -> None:
-    """Gives a file a second name, or a copy where the file system has no hard links."""
+    """Hard-links a file under a second name, or copies it where the file system has no hard links."""
     try:
         os.link(path, also)
     except OSError as error:

@@ -393,7 +393,7 @@ class RunConfig(Section):
         return self.model_dump(mode="json", by_alias=True)
 
     def digest(self) -> str:
-        """SHA-256 of the settings that decide the trained weights: all but GRID, SEEDS, TITLE and EVALUATE.
+        """SHA-256 of the settings that decide the trained weights: all except GRID, SEEDS, TITLE and EVALUATE.
 
         Only values that differ from the defaults count, so that a new setting with a default changes no digest.
         """

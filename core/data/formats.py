@@ -232,7 +232,7 @@ _LUMINANCE = (
 
 
 def jpeg_quality(content: bytes) -> int | None:
-    """The quality (1..100) with which libjpeg would have written this file; None if there is none such."""
+    """The quality (1..100) with which libjpeg would have written this file; None if no quality matches."""
     from PIL import Image
 
     with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:

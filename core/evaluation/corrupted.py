@@ -18,7 +18,7 @@ class Corruptions:
     """The error on LIMIT_DEAR images under the 15 common corruptions (Hendrycks and Dietterich, ICLR 2019).
 
     ``corruption_error`` is the mean over corruptions and severities 1, 3 and 5; ``corruption_error_<name>`` that of one
-    corruption. A grey image is corrupted as a colour image with three equal channels, of which the first is kept.
+    corruption. A grey image is corrupted as a colour image with three equal channels; the first is kept.
     Photographs are corrupted as the network sees them, resized and cropped.
     """
 

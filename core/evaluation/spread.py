@@ -10,7 +10,7 @@ from stillpoint.core.metrics.accumulate import Values
 
 
 def wide(logits: Tensor) -> Tensor:
-    """Logits in float64 (float32 on MPS, which has no other): a divergence of nearly equal rows cancels digits."""
+    """Logits in float64 (float32 on MPS, which lacks it): a divergence of nearly equal rows cancels digits."""
     return logits.to(torch.float32 if logits.device.type == "mps" else torch.float64)
 
 

@@ -25,7 +25,7 @@ def strided_correlation(x: Tensor, weight: Tensor, axis: int, stride: int, befor
     """
     if torch.jit.is_scripting():
         return _forward(x, weight, axis, stride, before)
-    else:  # TorchScript compiles no other branch
+    else:  # TorchScript does not compile this branch
         return _fastest(x, weight, axis, stride, before)
 
 

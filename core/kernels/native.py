@@ -1,6 +1,6 @@
 """The CPU kernels: C++ without PyTorch's headers, compiled in seconds at first use and cached.
 
-Each source and C++ type is its own library, so that a user who only blurs floats waits for no other.
+Each source and C++ type is its own library, so that a user who only blurs floats does not wait for the others.
 
 Without a compiler, or with STILLPOINT_KERNELS=0, plain PyTorch is used instead: the same results up to rounding, but
 slower.

@@ -14,7 +14,7 @@ from stillpoint.core.kernels.pool import CPU, cpu_library, plain_only, triton_ta
 
 
 def fused(x: Tensor) -> bool:
-    """Whether the operator takes maps like this one; half precision is left to the plain code, which widens it."""
+    """Whether the operator supports `x`; half precision is left to the plain code, which widens it."""
     if x.ndim != 4 or plain_only() or x.numel() == 0:
         return False
     if x.is_cpu:

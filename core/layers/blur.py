@@ -189,7 +189,7 @@ class _BlurPool(ConstantBuffers):
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             return scripted.blurred(x, self.kernel, self.stride, self.padding, self.pad_off)
-        else:  # TorchScript compiles no other branch
+        else:  # TorchScript does not compile this branch
             return self._pool(x)
 
     def extra_repr(self) -> str:

@@ -78,7 +78,7 @@ class ChannelNorm2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             return plain(x, self.weight, self.bias, self.divisor, self.eps)
-        else:  # TorchScript compiles no other branch
+        else:  # TorchScript does not compile this branch
             return channel_norm2d(x, self.weight, self.bias, divisor=self.divisor, eps=self.eps)
 
     def extra_repr(self) -> str:

@@ -132,7 +132,7 @@ class ModulusBatchNorm2d(nn.Module):
             self.num_batches_tracked.add_(1)
         if torch.jit.is_scripting():
             return _normalised(x, self.running_energy, self.weight, self.bias, self.training, self.momentum, self.eps)
-        else:  # TorchScript compiles no other branch
+        else:  # TorchScript does not compile this branch
             return modulus_batch_norm2d(
                 x,
                 self.running_energy,
@@ -168,7 +168,7 @@ class ModulusBias2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             return x + self.bias[:, None, None]
-        else:  # TorchScript compiles no other branch
+        else:  # TorchScript does not compile this branch
             return _biased(x, self.bias)
 
 

@@ -79,7 +79,7 @@ class DenseMaxPool2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             return _plain(x, self.kernel_size, self.margin)
-        else:  # TorchScript compiles no other branch
+        else:  # TorchScript does not compile this branch
             return dense_max_pool2d(x, kernel_size=self.kernel_size, margin=self.margin)
 
     def extra_repr(self) -> str:

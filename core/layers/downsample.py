@@ -86,7 +86,7 @@ class Downsample(nn.Module):
         a fixed one. Under TorchScript `grid` is a phase (B,), and no grid is returned."""
         if torch.jit.is_scripting():
             return self.scripted_at(x, grid if isinstance(grid, Tensor) else None)
-        else:  # TorchScript compiles no other branch
+        else:  # TorchScript does not compile this branch
             return self._sampled(x, grid, return_grid)
 
     def _sampled(self, x: Tensor, grid: Grid | None, return_grid: bool):

@@ -16,7 +16,7 @@ class FusedSequential(nn.Sequential):
             for module in self:
                 input = module(input)
             return input
-        else:  # TorchScript compiles no other branch
+        else:  # TorchScript does not compile this branch
             return self._run(input)
 
     @torch.jit.ignore

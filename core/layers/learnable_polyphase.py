@@ -126,7 +126,7 @@ class LearnablePolyphaseDownsample2d(LearnableSampler, Downsample):
         """
         if torch.jit.is_scripting():
             return self.scripted_at(x, grid if isinstance(grid, Tensor) else None)
-        else:  # TorchScript compiles no other branch
+        else:  # TorchScript does not compile this branch
             return self._judged_and_sampled(x, grid, return_grid, noise)
 
     def _judged_and_sampled(self, x: Tensor, grid: Grid | None, return_grid: bool, noise: Tensor | None):

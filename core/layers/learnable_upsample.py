@@ -65,7 +65,7 @@ class LearnablePolyphaseUpsample2d(LearnableSampler):
         if torch.jit.is_scripting():
             smooth = self.filter(self._scripted(y, grid, size))
             return smooth if self.gain == 1 else smooth * self.gain
-        else:  # TorchScript compiles no other branch
+        else:  # TorchScript does not compile this branch
             return self._placed(y, grid, size, noise)
 
     def _scripted(self, y: Tensor, grid: Grid, size: tuple[int, int] | None) -> Tensor:

@@ -124,7 +124,7 @@ def reorder(y: Tensor, order: Tensor) -> Tensor:
     """``y[:, :, order]``; a permutation's derivative is the inverse permutation, not a sum into zeros."""
     if torch.jit.is_scripting():
         return y.index_select(2, order)
-    else:  # TorchScript compiles no other branch
+    else:  # TorchScript does not compile this branch
         return _reordered(y, order)
 
 

@@ -50,7 +50,7 @@ def pad(x: Tensor, pads: list[tuple[int, int]], *, padding: str) -> Tensor:
         for i, (before, after) in enumerate(pads):
             x = scripted.pad_axis(x, before, after, x.dim() - len(pads) + i, padding)
         return x
-    else:  # TorchScript compiles no other branch
+    else:  # TorchScript does not compile this branch
         return _padded(x, pads, padding)
 
 
@@ -123,7 +123,7 @@ class PaddedConv2d(nn.Conv2d):
             if self.padding_mode == "zeros":
                 return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
             return self._plain(input, weight, bias)
-        else:  # TorchScript compiles no other branch
+        else:  # TorchScript does not compile this branch
             if self.padding_mode == "zeros":
                 return conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
             found = None

@@ -72,7 +72,7 @@ def framed_phases(x: Tensor, stride: Stride, padding: str) -> Tensor:
     """`split_phases`, each phase padded by one pixel on every side: (B * s * t, C, H/s + 2, W/t + 2)."""
     if torch.jit.is_scripting():
         return _framed(x, stride, padding)
-    else:  # TorchScript compiles no other branch
+    else:  # TorchScript does not compile this branch
         if stride_pair(stride) == (2, 2) and framing.fused(x, padding):
             return framing.framed_phases(x, padding)
         return _framed(x, stride, padding)
@@ -108,7 +108,7 @@ def mean_rectified(x: Tensor) -> Tensor:
     """Mean over all pixels of max(x, 0), (N, C) in float32 or better; `x` (N, C, h, w) may be overwritten."""
     if torch.jit.is_scripting():
         return _mean(x.relu_(), [2, 3])
-    else:  # TorchScript compiles no other branch
+    else:  # TorchScript does not compile this branch
         return activity.mean_rectified(x) if activity.fused(x) else _mean(x.relu_(), [2, 3])
 
 

@@ -26,7 +26,7 @@ def stride_pair(stride: Stride) -> tuple[int, int]:
     """(rows, columns) of an integer stride or a pair; ValueError unless both are integers from 1 to 4096."""
     if torch.jit.is_scripting():  # checked when the layer was built
         return (stride, stride) if isinstance(stride, int) else stride
-    else:  # TorchScript compiles no other branch
+    else:  # TorchScript does not compile this branch
         return _checked(stride)
 
 

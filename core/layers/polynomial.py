@@ -103,7 +103,7 @@ def _computed(
     fine = apply_to_axes(x, upsampling(h, 2, False, x), upsampling(w, 2, False, x))
     if torch.jit.is_scripting():
         fine = constant + fine * (slope + curve * fine)
-    else:  # TorchScript compiles no other branch
+    else:  # TorchScript does not compile this branch
         fine = _evaluated(fine, constant, slope, curve)
     rows = filtering(2 * h, highest_bin(2 * h, 0.5), 2, x)
     return apply_to_axes(fine, rows, filtering(2 * w, highest_bin(2 * w, 0.5), 2, x)).to(x.dtype)
@@ -178,7 +178,7 @@ class PolynomialActivation2d(nn.Module):
         if torch.jit.is_scripting():
             coefficients, before, after = self.coefficients, self.in_scale, self.out_scale
             return _computed(x, coefficients, self.form, before, after, self.cutoff, self.fixed_size, self.rule)
-        else:  # TorchScript compiles no other branch
+        else:  # TorchScript does not compile this branch
             return polynomial2d(
                 x,
                 self.coefficients,

@@ -87,7 +87,7 @@ class PolyphaseUpsample2d(ConstantBuffers):
     def forward(self, y: Tensor, grid: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         if torch.jit.is_scripting():
             return self._scripted(y, grid, size)
-        else:  # TorchScript compiles no other branch
+        else:  # TorchScript does not compile this branch
             return _upsample(y, self.kernel, grid, self.stride, self.padding, self.extend_input, size)
 
     def _scripted(self, y: Tensor, phase: Tensor, size: tuple[int, int] | None) -> Tensor:

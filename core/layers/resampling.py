@@ -113,7 +113,7 @@ def apply_to_axes(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """``rows @ x @ columns.T`` for every map of (B, C, H, W), in its layout: rows (H', H), columns (W', W)."""
     if torch.jit.is_scripting():
         return torch.matmul(rows, torch.matmul(x.to(rows.dtype), columns.transpose(0, 1))).to(x.dtype)
-    else:  # TorchScript compiles no other branch
+    else:  # TorchScript does not compile this branch
         return _applied(x, rows, columns)
 
 
@@ -148,7 +148,7 @@ def _matrix(period: int, top: int, edge: float, gain: float, step: int, step_in:
     dtype = torch.promote_types(like.dtype, torch.float32)
     if torch.jit.is_scripting():
         return _made(period, top, edge, gain, step, step_in, like.device).to(dtype)
-    else:  # TorchScript compiles no other branch
+    else:  # TorchScript does not compile this branch
         return _kept(period, top, edge, gain, step, step_in, like, dtype)
 
 

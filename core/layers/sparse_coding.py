@@ -107,9 +107,7 @@ def sparse_coding1d(
         False
     """
     if weight.ndim != 2 or x.ndim < 1:
-        raise ValueError(
-            f"x and weight have {x.ndim} and {weight.ndim} dimensions; x must have at least 1 and weight 2"
-        )
+        raise ValueError(f"x and weight have {x.ndim} and {weight.ndim} dimensions; x needs at least 1, weight 2")
     x = repeated(x, weight.shape[1], -1)  # (..., n C)
     options: dict[str, Any] = {"iterations": iterations, "penalty": penalty, "ridge": ridge, "nonnegative": nonnegative}
     options |= {"squared": squared, "scheme": scheme}
@@ -173,7 +171,7 @@ class SparseCoding2d(LearntDictionary):
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             return self._scripted(x)
-        else:  # TorchScript compiles no other branch
+        else:  # TorchScript does not compile this branch
             return self._coded(x)
 
     def _scripted(self, x: Tensor) -> Tensor:
@@ -249,7 +247,7 @@ class SparseCoding1d(LearntDictionary):
         if torch.jit.is_scripting():
             codes = self.scripted_codes(x.reshape(-1, x.shape[-1]).repeat(1, self.expansion), 1, 0, float(self.penalty))
             return codes.view(x.shape[:-1] + codes.shape[1:])
-        else:  # TorchScript compiles no other branch
+        else:  # TorchScript does not compile this branch
             return self._coded(x)
 
     def _coded(self, x: Tensor) -> Tensor:

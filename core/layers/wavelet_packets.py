@@ -171,7 +171,7 @@ class WaveletPackets2d(ConstantBuffers):
         before = [self.before - self.stride * n for n in first]
         if torch.jit.is_scripting():
             return self._passed(x, self.stride * every, before, count)
-        else:  # TorchScript compiles no other branch
+        else:  # TorchScript does not compile this branch
             return self._fastest(x, self.stride * every, before, count)
 
     def _fastest(self, x: Tensor, stride: int, before: list[int], count: list[int]) -> Tensor:

@@ -75,7 +75,7 @@ class WorstShiftAccuracy(Tally):
 
 
 def needed(labels: Any) -> Any:
-    """`labels`; a ValueError that says how to pass them if there are none."""
+    """Returns `labels`; ValueError with the correct call if they are missing."""
     if labels is None:
         raise ValueError("labels are needed: update(net, images, labels=labels), or update(logits, labels)")
     return labels

@@ -100,7 +100,7 @@ def colours(models: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def _families(models: Sequence[str]) -> list[list[str]]:
-    """Groups of a network named after no other and those named after it, in the given order."""
+    """Groups the networks: each base name with the names that extend it by ``_...``, in the given order."""
     found: dict[str, list[str]] = {}
     for model in models:
         bases = [other for other in models if other != model and model.startswith(f"{other}_")]
@@ -115,7 +115,7 @@ def _paler(colour: str, share: float) -> str:
 
 
 def wrapped(title: str, width: int) -> str:
-    """A title in lines of at most `width` characters, so that the figure's edge cuts none off.
+    """A title in lines of at most `width` characters, so that it fits the figure.
 
     Dollar signs are escaped, since Matplotlib reads the text between two as a formula.
     """

@@ -70,7 +70,7 @@ def device_name(device: torch.device) -> str:
 
 @cache
 def processor_name() -> str:
-    """The processor's name, such as "AMD EPYC 9754", or its architecture if the system does not tell."""
+    """The processor's name, such as "AMD EPYC 9754", or its architecture if the system does not report it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")

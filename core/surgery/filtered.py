@@ -170,7 +170,7 @@ class _EdgeBlur(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             return scripted.edge_blurred(x, self.kernel, self.stride, self.padding, self.pad_off)
-        else:  # TorchScript compiles no other branch
+        else:  # TorchScript does not compile this branch
             return edge_blur(x, self.kernel, self.stride, self.padding, self.pad_off)
 
 

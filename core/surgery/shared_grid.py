@@ -88,7 +88,7 @@ class ChosenSample2d(_SharedSample2d):
             phase = self.filling.scripted_choice(x)
             self.held.keep(phase)
             return self.filling.scripted_at(x, phase)
-        else:  # TorchScript compiles no other branch
+        else:  # TorchScript does not compile this branch
             return self._chosen(x)
 
     def _chosen(self, x: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class FollowingSample2d(_SharedSample2d):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         if torch.jit.is_scripting():
             return self.filling.scripted_at(x, self.held())
-        else:  # TorchScript compiles no other branch
+        else:  # TorchScript does not compile this branch
             return self._following(x)
 
     def _following(self, x: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class Totals(NamedTuple):
 
 
 class Sums:
-    """Loss, correct predictions and images of an epoch so far; all but the number of images stay on the device."""
+    """Loss, correct predictions and images of an epoch so far; all except the number of images stay on the device."""
 
     def __init__(self, device: torch.device) -> None:
         # Apple's GPUs have no float64

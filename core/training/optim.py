@@ -85,7 +85,7 @@ def _grouped(train: TrainConfig, net: nn.Module, groups: Sequence[ParameterGroup
 
 
 def _fast(train: TrainConfig, net: nn.Module, groups: Sequence[ParameterGroup]) -> list[ParameterGroup]:
-    """A group of the norms' shifts that are in no other: a `bias` beside a `weight` of one axis, or without one."""
+    """A group of the norms' biases not in `groups`: a `bias` without a `weight`, or with a one-dimensional one."""
     if train.bias_rate == 1:
         return []
     found, taken = {}, {id(p) for group in groups for p in group.parameters}

@@ -20,7 +20,7 @@ DIGESTS = {
 
 
 class Digits(Stored):
-    """The digits, of which a fifth of each class is the test part."""
+    """The digits; a fifth of each class is the test part."""
 
     info = DatasetInfo(
         name="digits",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class UndersampledDigits(Dataset):
-    """Pairs made from the digits, whose digest decides theirs."""
+    """Pairs made from the digits; their digest is a function of the digits' digest."""
 
     info = pair_info(
         "digits_undersampled",
