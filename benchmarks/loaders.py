@@ -63,7 +63,7 @@ def check(images: Any, batch: Any, padding: int) -> None:
             for side in (window.shape[1],)
         )
         if nearest > 1e-5:
-            raise RuntimeError(f"our window of image {number} is at none of its offsets")
+            raise RuntimeError(f"our window of image {number} matches none of its offsets")
 
 
 def jobs(root: Path, archive: Path | None, only: str) -> dict[str, tuple[Side, Side, str]]:

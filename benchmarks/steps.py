@@ -171,7 +171,7 @@ def _ends(padding: Any) -> tuple[int, int]:
 
 
 def measure(name: str, mode: str, precision: str, compiled: bool, clock: Clock, rounds: int) -> dict[str, Any]:
-    """Times of the contenders and their ratios; `RuntimeError` if the results of ours and of plain PyTorch differ."""
+    """Times of the contenders and their ratios; `RuntimeError` if our results and plain PyTorch's differ."""
     import copy
 
     import torch

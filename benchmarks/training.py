@@ -81,7 +81,7 @@ def torchvision_batches(images: Any, device: str) -> Iterator[tuple[Any, Any]]:
 
 
 def measure(name: str, clock: Clock, rounds: int) -> dict[str, Any]:
-    """Times of every contender's steps and their ratios; `RuntimeError` if losses of ours and `network` differ."""
+    """Times of every contender's steps and their ratios; `RuntimeError` if our losses and those of `network` differ."""
     from benchmarks.pictures import pictures
     from stillpoint import pipelines
     from stillpoint.core.data.build import Loaders, augmentation
@@ -106,7 +106,7 @@ def measure(name: str, clock: Clock, rounds: int) -> dict[str, Any]:
     losses: dict[str, list[float]] = {side: [] for side in times}
 
     class Turns(Progress):
-        """Lets every other contender make a step between two of ours, outside our time."""
+        """Lets every other contender make a step between two of our steps, outside our timing."""
 
         began = 0.0
         done = 0

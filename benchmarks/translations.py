@@ -179,7 +179,7 @@ def check(ours_: Batches, sets: dict[bool, Any]) -> None:
         places = image[0].unfold(0, WINDOW, 1).unfold(1, WINDOW, 1)  # (29, 29, 56, 56)
         distance = (places - window[0]).abs().amax((2, 3)).min()
         if not torch.isclose(distance, torch.tensor(0.0), atol=1e-5):
-            raise SystemExit("a window of ours is at none of its image's offsets")
+            raise SystemExit("one of our windows matches none of its image's offsets")
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """Facts about a module's text: a digest of what its code decides, its imports, and the modules that its tables name.
 
-Facts depend only on the text, and reading three hundred files takes longer than many a command. So they are cached in
+Facts depend only on the text, and reading three hundred files takes longer than many commands. So they are cached in
 the user's cache folder, keyed by the digests of the texts and of this file; without a cache they are read again.
 """
 

@@ -27,8 +27,8 @@ def half_grid(max_shift: int) -> list[Shift]:
 
 
 def fraction_grid(max_factor: int) -> list[Shift]:
-    """Shifts by (a/u, b/u) pixels up and left, a and b from 1 to u-1, for every factor u from 2 to `max_factor` that
-    divides no larger one: with a `max_factor` of 4, u is 3 and 4."""
+    """Shifts by (a/u, b/u) pixels up and left, a and b from 1 to u-1, for every factor u from 2 to `max_factor` without
+    a multiple among the larger ones: with a `max_factor` of 4, u is 3 and 4."""
     factors = [u for u in range(2, max_factor + 1) if not any(v % u == 0 for v in range(u + 1, max_factor + 1))]
     return [(-a / u, -b / u) for u in factors for a in range(1, u) for b in range(1, u)]
 

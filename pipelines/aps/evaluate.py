@@ -144,7 +144,7 @@ AUTHORS_IMAGENET = _forms(weighted=True)
 
 
 def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:
-    """The evaluations of a run by name: core's, under the authors' protocol with theirs in place of some.
+    """The evaluations of a run by name: core's, some of them replaced by the authors' under their protocol.
 
     A U-Net, which returns images, has those of `pipelines.aps.reconstruction`.
     """

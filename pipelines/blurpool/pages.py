@@ -1,4 +1,4 @@
-"""The paper's tables on ImageNet, with our numbers beside theirs; cells without a run of ours stay blank."""
+"""The paper's tables on ImageNet, with our numbers beside theirs; cells for which we have no run stay blank."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

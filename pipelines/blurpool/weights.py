@@ -34,7 +34,7 @@ def from_authors(state: Mapping[str, Any], net: nn.Module) -> dict[str, torch.Te
 
 
 def recognised(state: Mapping[str, Any], net: nn.Module) -> dict[str, torch.Tensor]:
-    """A checkpoint of torchvision, of ours or of the authors under our names; `UserError` for any other.
+    """torchvision's, our or the authors' checkpoint under our names; `UserError` for any other.
 
     Checkpoints from before torch 0.4 lack the counters of the batch norms, which then start at 0.
     """

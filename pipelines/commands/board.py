@@ -1,4 +1,4 @@
-"""The command ``board``: the board's page, and entries of networks of one's own."""
+"""The command ``board``: the board's page, and entries of users' own networks."""
 
 import shlex
 from argparse import ArgumentParser, Namespace

@@ -39,7 +39,7 @@ class Cost(NamedTuple):
 
 
 def cost(config: "RunConfig", train_images: int, test_images: int) -> Cost:
-    """The cost of a run on one core; of measuring it counts only the views of core's evaluations."""
+    """The cost of a run on one core; measuring counts only the views of core's evaluations."""
     import torch
     import torch.nn.functional as F
 

@@ -34,7 +34,7 @@ class Model(NetworkConfig):
         "circular", description="ImageNet form: padding of the stem's dense max-pool"
     )
     sample_after_convolution: bool = Field(
-        False, description="ResNet-18 and the like: sample after a block's second convolution, not before it"
+        False, description="ResNets of BasicBlocks: sample after a block's second convolution, not before it"
     )
     decoder: Literal["none", "deeplabv3plus"] = Field(
         "none", description="deeplabv3plus: a class for each pixel, from the ResNet's first and last stage"

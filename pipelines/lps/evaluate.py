@@ -110,7 +110,7 @@ OF_MAPS: dict[str, Callable[[EvaluateConfig, int], Evaluation]] = {
 
 
 def evaluations(config: RunConfig) -> Mapping[str, Callable[[EvaluateConfig, int], Evaluation]]:
-    """Core's evaluations, and under the authors' protocol theirs."""
+    """Core's evaluations, and the authors' own under their protocol."""
     of_maps, authors = info(config.data.name).label_maps, config.evaluate.protocol == "authors"
     if of_maps:
         return MAP_EVALUATIONS | (OF_MAPS if authors else {})

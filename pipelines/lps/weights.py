@@ -44,7 +44,7 @@ def layer_name(name: str) -> str:
 
 
 def network_name(name: str, given: Mapping[str, Any]) -> str:
-    """Our name for a tensor of the authors' network; `given` are all of theirs."""
+    """Our name for a tensor of the authors' network; `given` has all the authors' names."""
     name = re.sub(r"^core\.", "", name)
     block = r"(layer\d\.\d+)\."
     if match := re.fullmatch(rf"{block}conv\d\.[01]\.((?:{_PARTS}).*)", name):
@@ -62,7 +62,7 @@ def network_name(name: str, given: Mapping[str, Any]) -> str:
 
 
 def segmenter_name(name: str, given: Mapping[str, Any]) -> str:
-    """Our name for a tensor of the authors' DeepLabV3+; `given` are all of theirs."""
+    """Our name for a tensor of the authors' DeepLabV3+; `given` has all the authors' names."""
     name = re.sub(r"^model\.", "", name)
     if match := re.fullmatch(r"backbone\.(.*)", name):
         return f"backbone.{network_name(match[1], given)}"
@@ -77,7 +77,7 @@ def segmenter_name(name: str, given: Mapping[str, Any]) -> str:
 
 
 def recognised(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
-    """A checkpoint of ours or of the authors under the names of `net`; `UserError` for any other."""
+    """Our or the authors' checkpoint under the names of `net`; `UserError` for any other."""
     names = net.state_dict().keys()
     return fitted(tensors_of(state_dict)[0], names, lambda g: g if g.keys() == names else _from_authors(g, net))
 
@@ -123,6 +123,6 @@ def _gained(theirs: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _projection(block: str, place: str, given: Mapping[str, Any]) -> int:
-    """0 for the convolution of a shortcut, 1 for its batch norm, which in theirs may follow a sampling layer."""
+    """0 for the convolution of a shortcut, 1 for its batch norm, which follows a sampling layer in some of the authors' networks."""
     weight = next((v for name, v in given.items() if name.endswith(f"{block}.downsample.{place}.weight")), None)
     return 0 if weight is not None and weight.ndim == 4 else 1

@@ -1,6 +1,6 @@
 """Pages beside the common table: pretrained networks, each corruption, the noises, speed and memory; ours and theirs.
 
-Cells without a run of ours or a number of theirs stay blank.
+Cells without our run or the authors' number stay blank.
 """
 
 import statistics

@@ -48,7 +48,7 @@ def from_authors(checkpoint: Mapping[str, Any], net: nn.Module) -> dict[str, Ten
 
 
 def recognised(checkpoint: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
-    """A checkpoint of ours or of the authors under our names; `UserError` for any other."""
+    """Our or the authors' checkpoint under our names; `UserError` for any other."""
     own = net.state_dict().keys()
     return fitted(
         tensors_of(checkpoint)[0], own, lambda given: given if given.keys() == own else _from_authors(given, net)

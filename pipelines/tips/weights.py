@@ -32,7 +32,7 @@ def network_name(name: str) -> str:
 
 
 def recognised(state_dict: Mapping[str, Any], net: nn.Module) -> dict[str, Tensor]:
-    """A checkpoint of ours or of the authors under the names of `net`; `UserError` for any other."""
+    """Our or the authors' checkpoint under the names of `net`; `UserError` for any other."""
     names = net.state_dict().keys()
     return fitted(tensors_of(state_dict)[0], names, lambda g: g if g.keys() == names else _from_authors(g, net))
 

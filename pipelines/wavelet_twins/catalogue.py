@@ -185,7 +185,7 @@ def _settings(arch: str, config: str) -> dict[str, object]:
 
 
 def models() -> dict[str, ModelEntry]:
-    """All networks by short name, then all architectures by name, of which those with wavelets need ``MODEL.CONFIG``.
+    """All networks by short name, then all architectures by name; those with wavelets need ``MODEL.CONFIG``.
 
     ResNets are the same for all data sets (the 7x7 stem even at 32x32); AlexNet needs images of ImageNet's size.
     """
