@@ -20,8 +20,8 @@ torch.fx.wrap("_biased")
 def complex_modulus(x: Tensor) -> Tensor:
     """Modulus of (B, C, 2, H, W), real and imaginary parts along the third axis: (B, C, H, W).
 
-    Its gradient is zero, not NaN, where the modulus is zero, and neither over- nor underflows where the modulus does
-    not. ValueError for another shape, and for integers. Law: invariant to a rotation of every complex number.
+    Its gradient is zero, not NaN, where the modulus is zero, and overflows or underflows only where the modulus
+    does. ValueError for another shape, and for integers. Law: invariant to a rotation of every complex number.
 
     Examples:
         >>> layers.complex_modulus(torch.tensor([3.0, 4.0]).view(1, 1, 2, 1, 1)).item()

@@ -229,7 +229,7 @@ class _Surgeon:
             return "its weight is parametrised" if is_parametrized(module) else ""
         if isinstance(module, MAX_POOLS):
             if module.return_indices:
-                return "its indices are returned"
+                return "its indices are used"
             if module.ceil_mode and _drops(module):
                 return "its ceil_mode drops windows that begin outside the map"
         return ""

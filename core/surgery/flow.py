@@ -244,7 +244,7 @@ class Flows:
         if "Same" in type(module).__name__:
             raise _Broken("TensorFlow's padding depends on the size of the map")
         if getattr(module, "return_indices", False):
-            raise _Broken("its indices are returned")
+            raise _Broken("its indices are used")
         kernel, dilation = each(module.kernel_size, 2), each(getattr(module, "dilation", 1), 2)
         reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
         if not strided and module.padding != "same":

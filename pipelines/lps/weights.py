@@ -123,6 +123,6 @@ def _gained(theirs: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _projection(block: str, place: str, given: Mapping[str, Any]) -> int:
-    """0 for the convolution of a shortcut, 1 for its batch norm, which follows a sampling layer in some of the authors' networks."""
+    """0 for the convolution of a shortcut, 1 for its batch norm, which may follow a sampling layer in their network."""
     weight = next((v for name, v in given.items() if name.endswith(f"{block}.downsample.{place}.weight")), None)
     return 0 if weight is not None and weight.ndim == 4 else 1
