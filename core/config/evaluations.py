@@ -14,7 +14,7 @@ class Column:
     """How a number of ``metrics.json`` is shown: its heading, its unit, and whether higher or lower is better.
 
     For percent, files hold fractions. A number with another unit, such as nats, is shown as stored. One without a unit
-    is a bound, of which the largest over seeds is shown.
+    is a bound: the largest over seeds is shown.
     """
 
     key: str

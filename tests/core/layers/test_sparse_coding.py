@@ -377,11 +377,11 @@ def test_options_out_of_range_are_named(options, said):
 
 
 def test_shapes_that_do_not_fit_are_named():
-    with pytest.raises(ValueError, match="x has 4 channels; the dictionary's 6"):
+    with pytest.raises(ValueError, match="x has 4 channels, but the dictionary's 6"):
         sparse_coding2d(images(1, 4, 8, 8), images(5, 6, 3, 3))
     with pytest.raises(ValueError, match="images of 2x8 are smaller than the kernel"):
         sparse_coding2d(images(1, 3, 2, 8), images(5, 3, 3, 3))
-    with pytest.raises(ValueError, match="x has 5 channels; the dictionary's 6"):
+    with pytest.raises(ValueError, match="x has 5 channels, but the dictionary's 6"):
         sparse_coding1d(images(2, 5), images(4, 6))
     with pytest.raises(ValueError, match="stride is 0"):
         SparseCoding2d(3, 4, stride=0)
