@@ -147,7 +147,7 @@ class Flows:
         raise _Broken(f"{type(module).__name__} is not known to be shift-equivariant")
 
     def _averages(self, node: fx.Node, module: nn.Module) -> bool:
-        """Whether the module takes the average of its map, already or after the change, which `averaged` then lists."""
+        """Whether the module sees its map's average, now or after the surgery; the latter is added to `averaged`."""
         seen = isinstance(module, Filtered) and any(isinstance(m, Averaged2d) for m in module.filter_before.modules())
         usual = node not in self._last and self.network.once(module) and not isinstance(module, nn.AdaptiveMaxPool2d)
         if self.average_head and usual and not seen:
