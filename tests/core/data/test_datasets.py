@@ -312,7 +312,7 @@ def test_cifar10_c_gives_one_corruption_and_severity(corrupted) -> None:
 def test_cifar10_c_refuses_what_is_not_there(corrupted) -> None:
     root = corrupted[0]
     with pytest.raises(
-        UserError, match=r"'gaussian_nois'; nearest: gaussian_noise.*: one of gaussian_noise, shot_noise"
+        UserError, match=r"'gaussian_nois'; nearest: gaussian_noise.*; choose from gaussian_noise, shot_noise"
     ):
         load("cifar10_c", root, "gaussian_nois/1")
     with pytest.raises(UserError, match=r"unknown severity 6 of gaussian_noise: choose from 1, 2, 3, 4, 5"):

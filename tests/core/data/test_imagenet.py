@@ -305,7 +305,7 @@ def test_photographs_on_another_disk_are_linked_on_request(kaggle: Path, monkeyp
         (lambda text: text.replace("PredictionString", "Label"), "its columns are not ImageId and PredictionString"),
         (lambda text: text.replace("n02105855", "n99999999"), "does not name a photograph and its class"),
         (lambda text: text + "ILSVRC2012_val_00000001,n02105855 1 2 3 4\n", "ILSVRC2012_val_00000001 has two classes"),
-        (lambda text: text.replace(" 5 6 7 8", " 5").replace("n02102040 5", "n02105855 5"), "has no class"),
+        (lambda text: text.replace(" 5 6 7 8", " 5").replace("n02102040 5", "n02105855 5"), "not name a photograph"),
         (lambda text: "\n".join(text.splitlines()[:-1]), "lists 8 photographs, not exactly those from 1 to 9"),
         (lambda text: text.replace("_00000009", "_00000010"), "lists 9 photographs, not exactly those from 1 to 9"),
         (lambda text: text[:30] + "\0" + text[30:], "is damaged"),
