@@ -120,6 +120,13 @@ def _describe(
                 _describe(further, f"{name} {word}", told[word], of_word)
 
 
+def _options_of(command: str) -> list[str]:
+    """The options of a command, except those that only name their successors."""
+    own = argparse.ArgumentParser()
+    COMMANDS[command].options(own)
+    return [word for action in own._actions if action.help != argparse.SUPPRESS for word in action.option_strings]
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The parsed arguments, with the trailing KEY VALUE pairs in `pairs`.
 
@@ -137,8 +144,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args, rest = top.parse_known_args(arguments)
     stray = rest if args.pairs is None else [word for word in rest[0::2] if word.startswith("-")]
     if stray:
+        near = nearest(stray[0], _options_of(args.command))
         top.exit(
-            2, f"stillpoint {args.command}: unknown argument {stray[0]!r} (see: stillpoint {args.command} --help)\n"
+            2,
+            f"stillpoint {args.command}: unknown argument {stray[0]!r}{near} (see: stillpoint {args.command} --help)\n",
         )
     places = [getattr(args, name, None) for name in STORES]
     for word in [str(one) for place in places for one in (place if isinstance(place, list) else [place])]:

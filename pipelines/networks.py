@@ -42,7 +42,7 @@ def papers() -> list[str]:
 def paper(name: str) -> Paper:
     """The paper of that name; `UserError` for an unknown one."""
     if name not in PAPERS:
-        raise UserError(f"unknown pipeline {name!r}: choose from {', '.join(PAPERS)}")
+        raise UserError(f"unknown pipeline {name!r}{nearest(name, list(PAPERS))}; choose from {', '.join(PAPERS)}")
     return import_module(f"stillpoint.pipelines.{name}").PAPER
 
 

@@ -98,7 +98,7 @@ def _print_explanation(title: str, result: "Explanation", every: bool) -> None:
         )
         if result.worst is not None:
             worst = result.worst
-            tell(f"{worst.share:.0%} of the error comes from {worst.name} ({worst.type})")
+            tell(f"the largest share of the error, {worst.share:.0%}, comes from {worst.name} ({worst.type})")
         tell(result.remedy)
     if result.left_out:
         tell(f"left out: {', '.join(f'{count} {why}' for why, count in result.left_out.items())}")

@@ -153,6 +153,7 @@ def _print_map(found: Subject, result: "ShiftMap", output: Path | None, others: 
     )
     largest = max(float(result.change.max()), ROUNDING)
     width = max(2, len(str(int(result.prediction.max()))) + 1)
+    tell("rows: shift down in pixels; columns: shift right, by the same numbers")
     for row in range(result.prediction.shape[0]):
         line = Text(f"{row - result.max_shift:+4d} ")
         for column in range(result.prediction.shape[1]):
