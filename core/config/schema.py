@@ -406,15 +406,6 @@ UNDECIDING = ("EVALUATE", "GRID", "SEEDS", "TITLE")
 AnySection = TypeVar("AnySection", bound=Section)
 
 
-#: pydantic's kinds of errors on types, in plain words
-_EXPECTED = {
-    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "must be a whole number"),
-    **dict.fromkeys(("float_parsing", "float_type"), "must be a number"),
-    **dict.fromkeys(("bool_parsing", "bool_type"), "must be True or False"),
-    "string_type": "must be text",
-}
-
-
 def validate(schema: type[AnySection], settings: dict[str, Any]) -> AnySection:
     """`settings` as a frozen configuration; `UserError` that names the first wrong key."""
     try:
@@ -422,7 +413,8 @@ def validate(schema: type[AnySection], settings: dict[str, Any]) -> AnySection:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        reason = _EXPECTED.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+        kind = {"int": "a whole number", "float": "a number", "bool": "True or False"}.get(first["type"].split("_")[0])
+        reason = f"must be {kind}" if kind else first["msg"].removeprefix("Value error, ")
         given = repr(first["input"])
         given = given if len(given) <= 100 else f"{given[:97]}..."
         # a key or value that the reason names is not repeated

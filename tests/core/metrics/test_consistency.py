@@ -20,5 +20,5 @@ def test_a_diverged_network_agrees_with_nothing():
 def test_what_cannot_be_compared_is_refused():
     with pytest.raises(ValueError, match="3 and 4 classes"):
         agreement(torch.zeros(2, 3), torch.zeros(2, 4))
-    with pytest.raises(ValueError, match="no image"):
+    with pytest.raises(ValueError, match="at least one image"):
         consistency(torch.zeros(0, 3), torch.zeros(0, 3))
