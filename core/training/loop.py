@@ -58,6 +58,7 @@ class Loop:
         else:
             self.state = self._restored(saved)
         self.state.worked_on(device_name(device), code)
+        self.warm = False
 
     def _restored(self, saved: dict[str, Any]) -> TrainState:
         if saved["data"] != self.loaders.digest:
@@ -140,6 +141,9 @@ class Loop:
             if state.step % self.look_every == 0 or state.step == self.steps:
                 speed = (state.sums.images - seen) * self.together.world_size / (time.perf_counter() - began)
                 self.monitor.losses(state, losses, speed)
+            if not self.warm:
+                # this process's first step also compiled kernels
+                began, seen, self.warm = time.perf_counter(), state.sums.images, True
             if stopped := bool(self.together.largest(stop.number)):
                 self.monitor.losses(state, losses, 0.0)
         # the last step's loss was computed before its update

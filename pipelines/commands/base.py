@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from stillpoint.core.base.errors import UserError, checked
 from stillpoint.core.base.progress import OnProgress
-from stillpoint.core.runs.layout import RESULTS, Run
+from stillpoint.core.runs.layout import RESULTS, Run, seeds_there
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -209,6 +209,8 @@ def run_config(run: Run, pairs: list[str]) -> "RunConfig":
     from stillpoint.core.config.merge import merge, read_recipe
 
     if not run.config.is_file():
-        raise UserError(f"{run.folder} does not exist or has no config.yaml: train the run first")
+        raise UserError(
+            f"{run.folder} does not exist or has no config.yaml{seeds_there(run.folder)}: train the run first"
+        )
     schema = pipelines.paper(run.pipeline).schema()
     return merge(schema, [read_recipe(run.config, schema)], pairs)
