@@ -8,6 +8,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 from torch import Tensor, nn
 
+from stillpoint.core.base.bfloat16 import advice
 from stillpoint.core.base.device import seed as seed_generators
 from stillpoint.core.base.distributed import Group
 from stillpoint.core.base.errors import UserError
@@ -92,6 +93,8 @@ class Loop:
         if state.epoch == 0 and state.step == 0:
             title = self.loaders.title or self.config.data.name
             self.monitor.tell(f"training {model_name(self.config)} on {title} begins")
+        if state.epoch < until and self.together.main:
+            self.monitor.advise(advice(self.config.train.precision, self.device))
         began = time.perf_counter()
         if not state.tests and not self._test(0, stop):
             self._interrupted(stop, began)
