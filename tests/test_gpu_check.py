@@ -225,6 +225,23 @@ def test_an_earlier_calls_runs_are_taken_once_and_never_mixed_with_new_ones(
     assert sorted(names) == ["new.csv", "train.json"]
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_training_that_is_stopped_before_it_began_has_not_failed(
+    parts: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    # each ends by SIGTERM: by itself, unless it is asked to end, for which it asks the part in turn
+    asks = "while True:\n    os.kill(os.getppid(), signal.SIGTERM)\n    time.sleep(0.1)\n" if asked else ""
+    (tmp_path / "trains.py").write_text(f"import os, signal, time\n{asks}os.kill(os.getpid(), signal.SIGTERM)\n")
+    monkeypatch.setattr(parts, "SCRIPT", tmp_path / "trains.py")
+    here = parts.Setting(tmp_path, tmp_path, True)
+    # until the part listens itself
+    before = signal.signal(signal.SIGTERM, lambda *given: None)
+    try:
+        assert parts.full(here) == ([] if asked else [" ".join(run) for run in parts.DIGITS_FULL])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_what_prepares_tells_each_failure_beside_what_is_ready(
     check: ModuleType, parts: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
