@@ -16,7 +16,6 @@ import sys
 import time
 from contextlib import suppress
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -44,8 +43,7 @@ def plan(here: Setting, parts: list[str], source: Path | None) -> int:
     if not here.toy:
         print(f"the whole at most {WHOLE:4} s: the last part gets the time that the others leave")
     size = 0
-    more = [("runs of the earlier call", sum(path.stat().st_size for path in source.glob("*")))] if source else []
-    for what, amount in chain(carried(ROOT, here.data), more):
+    for what, amount in carried(ROOT, here.data, source):
         size += amount
         print(f"carried   {amount / 2**20:6.1f} MiB  {what}")
     print(f"carried   {size / 2**20:6.1f} MiB of {CARRIED >> 20} in all{'' if size <= CARRIED else ': TOO MUCH'}")

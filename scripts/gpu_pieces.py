@@ -26,16 +26,17 @@ def archives(data: Path) -> list[Path]:
     return [file for path in found for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
 
 
-def carried(root: Path, data: Path) -> Iterator[tuple[str, int]]:
-    """(name, bytes) of everything uploaded to the GPU machine."""
+def carried(root: Path, data: Path, source: Path | None) -> Iterator[tuple[str, int]]:
+    """(name, bytes) of everything uploaded to the GPU machine; `source` is an earlier call's output."""
     wheels = sorted(Path(os.environ["WHEELS"]).glob("*.whl")) if os.environ.get("WHEELS") else []
     images = archives(data)
+    earlier = [path for path in source.glob("*") if path.is_file()] if source else []
     if (root / ".git").exists():
         listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True)
         files = [root / name for name in listed.stdout.splitlines() if not name.startswith(".dvc-store/")]
     else:
         # a copy without its repository: what was carried, except what is counted below or was made here
-        others = {path.resolve() for path in (*images, *wheels)}
+        others = {path.resolve() for path in (*images, *wheels, *earlier)}
         made = {"__pycache__", "data", ".dvc-store"}
         files = [path for path in root.rglob("*") if not made & set(path.relative_to(root).parts)]
         files = [path for path in files if path.resolve() not in others]
@@ -43,6 +44,8 @@ def carried(root: Path, data: Path) -> Iterator[tuple[str, int]]:
     yield "CIFAR-10 as it is packed", sum(path.stat().st_size for path in images)
     if wheels:
         yield "wheels", sum(path.stat().st_size for path in wheels)
+    if source:
+        yield "runs of the earlier call", sum(path.stat().st_size for path in earlier)
 
 
 def revision(root: Path) -> str:

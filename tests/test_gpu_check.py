@@ -124,15 +124,22 @@ def test_a_copy_without_its_repository_shows_its_parts_too(tmp_path: Path) -> No
     (tmp_path / "scripts").mkdir()
     for path in SCRIPT.parent.glob("gpu_*.py"):
         (tmp_path / "scripts" / path.name).write_bytes(path.read_bytes())
-    for name, size in (("data/cifar10-jpeg.tar.xz", 3), ("wheels/yacs-1.whl", 2), ("core/big.py", 70)):
+    for name, size in (
+        ("data/cifar10-jpeg.tar.xz", 3),
+        ("wheels/yacs-1.whl", 2),
+        ("core/big.py", 70),
+        ("first/runs.tar.00", 5),
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).open("wb").truncate(size << 20)
-    words = [sys.executable, "scripts/gpu_check.py", "--dry-run", "--data", "data"]
+    words = [sys.executable, "scripts/gpu_check.py", "--dry-run", "--data", "data", "--from", "first"]
     environment = {**os.environ, "WHEELS": "wheels"} | {"STILLPOINT_COMMIT": "0" * 40}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
     sizes = dict(re.findall(r"carried +([\d.]+) MiB  ([a-zA-Z]+)", done.stdout))
     # nothing is counted twice, and too much comes with a remedy
-    assert {"3.0": "CIFAR", "2.0": "wheels"}.items() <= sizes.items() and "70." in "".join(sizes), done.stderr
+    assert {"3.0": "CIFAR", "2.0": "wheels", "5.0": "runs"}.items() <= sizes.items() and "70." in "".join(sizes), (
+        done.stderr
+    )
     assert done.returncode == 1 and "TOO MUCH" in done.stdout and "git sparse-checkout set" in done.stdout
     assert f"STILLPOINT_COMMIT={'0' * 40}" in done.stdout
 
