@@ -274,9 +274,10 @@ def full(here: Setting) -> list[str]:
     well = {0}
 
     def stop(number: int, frame: FrameType | None) -> None:
-        well.add(-signal.SIGTERM)
-        for process in own:
-            process.send_signal(signal.SIGTERM)
+        if len(well) == 1:  # a second signal would end those that save their states
+            well.add(-signal.SIGTERM)
+            for process in own:
+                process.send_signal(signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, stop)
     codes = [process.wait() for process in own]

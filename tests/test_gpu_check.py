@@ -232,19 +232,38 @@ def test_an_earlier_calls_runs_are_taken_once_and_never_mixed_with_new_ones(
     assert sorted(names) == ["new.csv", "train.json"]
 
 
-@pytest.mark.parametrize("asked", [False, True])
-def test_a_training_that_is_stopped_before_it_began_has_not_failed(
-    parts: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
+TRAINS = """
+import os, signal, time
+
+def ask():
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(0.1)
+
+def stopped(*given):
+    signal.signal(signal.SIGTERM, lambda *given: os._exit(3))
+    for _ in range(3):
+        ask()
+    os._exit(0)
+
+signal.signal(signal.SIGTERM, stopped)
+while True:
+    ask()
+"""
+DIES = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+
+
+@pytest.mark.parametrize(("program", "fail"), [(TRAINS, False), (DIES, True)])
+def test_a_training_is_asked_to_end_once_and_has_not_failed_then(
+    parts: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, fail: bool
 ) -> None:
-    # each ends by SIGTERM: by itself, unless it is asked to end, for which it asks the part in turn
-    asks = "while True:\n    os.kill(os.getppid(), signal.SIGTERM)\n    time.sleep(0.1)\n" if asked else ""
-    (tmp_path / "trains.py").write_text(f"import os, signal, time\n{asks}os.kill(os.getpid(), signal.SIGTERM)\n")
+    # a kernel may tell twice that a parent has ended, and a second signal ends a training that saves its state
+    (tmp_path / "trains.py").write_text(program)
     monkeypatch.setattr(parts, "SCRIPT", tmp_path / "trains.py")
     here = parts.Setting(tmp_path, tmp_path, True)
     # until the part listens itself
     before = signal.signal(signal.SIGTERM, lambda *given: None)
     try:
-        assert parts.full(here) == ([] if asked else [" ".join(run) for run in parts.DIGITS_FULL])
+        assert parts.full(here) == ([" ".join(run) for run in parts.DIGITS_FULL] if fail else [])
     finally:
         signal.signal(signal.SIGTERM, before)
 
