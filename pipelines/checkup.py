@@ -64,6 +64,7 @@ def check_up(data: Path | None, results: Path) -> Iterator[Finding]:
         yield Finding("torch", "wrong", f"cannot be imported: {error}")
     else:
         yield _torch()
+        yield _precision()
         yield _gpu()
         yield _compiler()
         yield _cache()
@@ -163,8 +164,18 @@ def _torch() -> Finding:
         "torch",
         "ok",
         f"{torch.__version__} ({build}), {torch.get_num_threads()} threads on {os.cpu_count()} cores, "
-        f"{able}{' with AMX: bfloat16 is fast' if tiles else ''}",
+        f"{able}{' with AMX' if tiles else ''}",
     )
+
+
+def _precision() -> Finding:
+    from stillpoint.core.base.bfloat16 import CLEARLY, speeds
+
+    found = speeds()
+    told = f"a 3x3 convolution: float32 {found.float32 / 1e9:.0f} GFLOP/s, bfloat16 {found.bfloat16 / 1e9:.0f} GFLOP/s"
+    if found.ratio >= CLEARLY:
+        return Finding("precision", "note", f"{told}: train with TRAIN.PRECISION float32 on this CPU")
+    return Finding("precision", "ok", f"{told} on this CPU")
 
 
 def _gpu() -> Finding:

@@ -40,6 +40,10 @@ def gather(
     left_out = f"Left out, because {name} has no such network: {', '.join(map(repr, foreign))}." if foreign else ""
     if not runs:
         there = "nothing was evaluated" if kept is None else "no run is kept"
+        others = sorted({run.seed for run in found_runs(name, recipe, root)})
+        if seeds is not None and others:
+            seen = ", ".join(f"seed{seed}" for seed in others)
+            there += f" of seeds 0 to {seeds - 1} (there are {seen}, which --seeds {others[-1] + 1} would include)"
         then = ", or stillpoint train and stillpoint evaluate" if kept is None else ", then stillpoint release"
         raise UserError(
             f"{there} under {root / name / recipe} yet: stillpoint run {name} --recipe {recipe}{then}"

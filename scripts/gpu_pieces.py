@@ -19,20 +19,39 @@ PIECE, PIECES = 15 << 20, 4
 EACH, END = 2048, 10_240
 
 
-def carried(root: Path, data: Path) -> Iterator[tuple[str, int]]:
-    """(name, bytes) of everything uploaded to the GPU machine."""
-    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True)
-    files = [root / name for name in listed.stdout.splitlines() if not name.startswith(".dvc-store/")]
+def archives(data: Path) -> list[Path]:
+    """The files of CIFAR-10 in `data`, as they are packed or as folders; [] if there are none."""
+    named = (data / "cifar-10-python.tar.gz", data / "cifar-10-batches-py", data / "cifar10")
+    found = [path for path in (*named, *sorted(data.glob("cifar10-jpeg.tar*"))) if path.exists()]
+    return [file for path in found for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
+
+
+def carried(root: Path, data: Path, source: Path | None) -> Iterator[tuple[str, int]]:
+    """(name, bytes) of everything uploaded to the GPU machine; `source` is an earlier call's output."""
+    wheels = sorted(Path(os.environ["WHEELS"]).glob("*.whl")) if os.environ.get("WHEELS") else []
+    images = archives(data)
+    earlier = [path for path in source.glob("*") if path.is_file()] if source else []
+    if (root / ".git").exists():
+        listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True)
+        files = [root / name for name in listed.stdout.splitlines() if not name.startswith(".dvc-store/")]
+    else:
+        # a copy without its repository: what was carried, except what is counted below or was made here
+        others = {path.resolve() for path in (*images, *wheels, *earlier)}
+        made = {"__pycache__", "data", ".dvc-store"}
+        files = [path for path in root.rglob("*") if not made & set(path.relative_to(root).parts)]
+        files = [path for path in files if path.resolve() not in others]
     yield "code, without the store", sum(path.stat().st_size for path in files if path.is_file())
-    if data.is_dir():
-        archives = [path for path in data.glob("cifar10*") if path.is_file()]
-        yield "CIFAR-10 as it is packed", sum(path.stat().st_size for path in archives)
-    if wheels := os.environ.get("WHEELS"):
-        yield "wheels", sum(path.stat().st_size for path in Path(wheels).glob("*.whl"))
+    yield "CIFAR-10 as it is packed", sum(path.stat().st_size for path in images)
+    if wheels:
+        yield "wheels", sum(path.stat().st_size for path in wheels)
+    if source:
+        yield "runs of the earlier call", sum(path.stat().st_size for path in earlier)
 
 
 def revision(root: Path) -> str:
-    """The commit in the form of $STILLPOINT_COMMIT, for a copy without its repository."""
+    """The commit in the form of $STILLPOINT_COMMIT, which is for a copy without its repository; there, its value."""
+    if not (root / ".git").exists():
+        return os.environ.get("STILLPOINT_COMMIT", "")
     commands = (("rev-parse", "HEAD"), ("status", "--porcelain"))
     commit, changes = (
         subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
@@ -52,7 +71,7 @@ def pack(out: Path, runs: Mapping[Path, Path]) -> dict[str, Any]:
     """Archives runs (run -> its results folder) into pieces in `out`, finished ones first, as many as fit.
 
     Returns the digests of the pieces, and the runs that were left out."""
-    archive, left_out = io.BytesIO(), []
+    archive, left_out, packed = io.BytesIO(), [], 0
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for run in sorted(runs, key=lambda run: (not (run / "metrics.json").is_file(), str(run))):
             files = [path for path in sorted(run.rglob("*")) if path.is_file() and _travels(path)]
@@ -61,10 +80,11 @@ def pack(out: Path, runs: Mapping[Path, Path]) -> dict[str, Any]:
                 continue
             for path in files:
                 tar.add(path, path.relative_to(runs[run]).as_posix())
+            packed += len(files)
     content, names = archive.getvalue(), {}
     for old in out.glob("runs.tar.*"):
         old.unlink()
-    for number in range(0, len(content) if runs else 0, PIECE):
+    for number in range(0, len(content) if packed else 0, PIECE):
         piece = out / f"runs.tar.{number // PIECE:02d}"
         piece.write_bytes(content[number : number + PIECE])
         names[piece.name] = hashlib.sha256(piece.read_bytes()).hexdigest()

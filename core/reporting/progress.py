@@ -143,6 +143,7 @@ def follow(
     began: dict[Run, Status] | None = None
     finished, share = 0, EVALUATION
     estimate, grown, at = None, 0.0, start
+    first: tuple[float, float] | None = None
     # started inside StopRequest: otherwise a process in the background (`&`) passes on that SIGINT is ignored
     with log.open("w") as output, StopRequest() as stop:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, pass_fds=keep)
@@ -160,7 +161,10 @@ def follow(
                     before, done = (sum(s.work(share) for s in x.values()) / max(1, len(x)) for x in (began, found))
                     now = time.monotonic()
                     if done - before != grown:
-                        estimate, grown, at = remaining(done, before, now - start), done - before, now
+                        grown, at = done - before, now
+                        # counted from the first epoch's end: until then libraries were loaded and kernels compiled
+                        first = first or (grown, now)
+                        estimate = remaining(done, before + first[0], now - first[1])
                     what = f"{finished} of {len(found)} runs measured, {left(estimate, now - at)}"
                     if done >= 1:
                         what = "table and figures" if code is None else "all is done"

@@ -215,6 +215,15 @@ class RunAt(Run):
         return self.folder / "measured" / f"{self.status}.scores.json"
 
 
+def seeds_there(folder: Path) -> str:
+    """`` (there are seed0, seed2)`` for the folder of a run that is missing beside those of other seeds; else empty."""
+    if not folder.parent.is_dir() or not _SEED.fullmatch(folder.name):
+        return ""
+    found = sorted(int(match[1]) for path in folder.parent.iterdir() if (match := _SEED.fullmatch(path.name)))
+    others = [f"seed{number}" for number in found if f"seed{number}" != folder.name]
+    return f" (there are {', '.join(others)})" if others else ""
+
+
 def table(pipeline: str, recipe: str, suffix: str, root: Path = RESULTS) -> Path:
     """The table of a pipeline under one recipe: `suffix` is csv, md, tex or json."""
     return root / pipeline / recipe / f"table.{suffix}"

@@ -8,6 +8,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 from torch import Tensor, nn
 
+from stillpoint.core.base.bfloat16 import advice
 from stillpoint.core.base.device import seed as seed_generators
 from stillpoint.core.base.distributed import Group
 from stillpoint.core.base.errors import UserError
@@ -58,6 +59,7 @@ class Loop:
         else:
             self.state = self._restored(saved)
         self.state.worked_on(device_name(device), code)
+        self.warm = False
 
     def _restored(self, saved: dict[str, Any]) -> TrainState:
         if saved["data"] != self.loaders.digest:
@@ -91,6 +93,8 @@ class Loop:
         if state.epoch == 0 and state.step == 0:
             title = self.loaders.title or self.config.data.name
             self.monitor.tell(f"training {model_name(self.config)} on {title} begins")
+        if state.epoch < until and self.together.main:
+            self.monitor.advise(advice(self.config.train.precision, self.device))
         began = time.perf_counter()
         if not state.tests and not self._test(0, stop):
             self._interrupted(stop, began)
@@ -140,6 +144,9 @@ class Loop:
             if state.step % self.look_every == 0 or state.step == self.steps:
                 speed = (state.sums.images - seen) * self.together.world_size / (time.perf_counter() - began)
                 self.monitor.losses(state, losses, speed)
+            if not self.warm:
+                # this process's first step also compiled kernels
+                began, seen, self.warm = time.perf_counter(), state.sums.images, True
             if stopped := bool(self.together.largest(stop.number)):
                 self.monitor.losses(state, losses, 0.0)
         # the last step's loss was computed before its update

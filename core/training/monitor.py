@@ -25,6 +25,11 @@ class Monitor:
         if self.together.main:
             note(self.run, self.progress, sentence)
 
+    def advise(self, sentence: str) -> None:
+        """Tells a sentence, unless it is empty."""
+        if sentence:
+            self.tell(sentence)
+
     def epoch(self, row: Row) -> None:
         if self.together.main:
             self.progress.on_epoch(row)

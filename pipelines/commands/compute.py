@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.base.words import counted
-from stillpoint.core.runs.layout import Run
+from stillpoint.core.runs.layout import Run, seeds_there
 from stillpoint.pipelines.commands.base import (
     Command,
     add_device,
@@ -145,11 +145,14 @@ class _training_display:
                 out.print(sentence, soft_wrap=True)
 
             def on_step(self, epoch: int, step: int, steps: int, loss: float, images_per_second: float) -> None:
+                if not seen:
+                    # estimates count from here: the first step also compiled kernels, and a resumed run's epochs took
+                    # none of this time
+                    seen.append((time.monotonic(), (epoch - 1 + step / steps) / epochs))
                 shown = f"loss {loss:.3f}, {images_per_second:.0f} images/s"
                 bars.update(task, completed=epoch - 1 + step / steps, description=shown)
 
             def on_epoch(self, row: dict[str, float | None]) -> None:
-                # counted from the first epoch's end: epochs of a resumed run took none of this time
                 seen.append((time.monotonic(), float(row["epoch"] or 0) / epochs))
                 left = remaining(seen[-1][1], seen[0][1], seen[-1][0] - seen[0][0])
                 out.print(
@@ -201,7 +204,7 @@ def _evaluate(args: Namespace) -> int:
         return evaluate_pretrained(args)
     run = Run.of(args.folder)
     if not run.config.is_file():
-        raise UserError(f"{run.folder} does not exist or holds no run: train it first")
+        raise UserError(f"{run.folder} does not exist or holds no run{seeds_there(run.folder)}: train it first")
     if args.status == "weights" and not run.weights.is_file():
         raise UserError(
             f"{run.folder} has no weights: train the run first "

@@ -4,6 +4,7 @@ Seconds are CPU time of one core, so other load on the machine does not count.
 """
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from stillpoint.core.config import evaluations
@@ -20,7 +21,7 @@ STEPS = 2
 class Cost(NamedTuple):
     """The cost of one network with one seed on this machine.
 
-    step, steps   CPU seconds of a training step, and their number
+    step, steps   CPU seconds of a training step, averaged over the sides of its images, and their number
     view, views   CPU seconds of the forward of one view, and their number
     """
 
@@ -44,16 +45,19 @@ def cost(config: "RunConfig", train_images: int, test_images: int) -> Cost:
     import torch.nn.functional as F
 
     from stillpoint import pipelines
+    from stillpoint.core.training import schedule
 
     data, train = DATASETS[config.data.name], config.train
     side, batch = config.data.image_size or data.size, min(train.batch_size // train.accumulate, train_images)
-    images, labels = torch.randn(batch, data.channels, side, side), torch.zeros(batch, dtype=torch.int64)
-    net = pipelines.build(config)
-    if train.channels_last:
-        net, images = net.to(memory_format=torch.channels_last), images.contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(batch, dtype=torch.int64)
+    layout = torch.channels_last if train.channels_last else torch.contiguous_format
+    net = pipelines.build(config).to(memory_format=layout)
     hooks = pipelines.paper(config.pipeline).hooks(config)
 
-    def step() -> None:
+    def drawn(side: int) -> torch.Tensor:
+        return torch.randn(batch, data.channels, side, side).contiguous(memory_format=layout)
+
+    def step(images: torch.Tensor) -> None:
         net.zero_grad()
         if hooks is not None and hooks.before_forward is not None:
             hooks.before_forward(net)
@@ -63,12 +67,17 @@ def cost(config: "RunConfig", train_images: int, test_images: int) -> Cost:
             loss = loss + hooks.penalty(net)
         loss.backward()
 
-    step()
-    began = time.process_time()
-    for _ in range(STEPS):
-        step()
-    of_step = (time.process_time() - began) / STEPS
+    epochs = Counter(schedule.side(train, epoch) or side for epoch in range(train.epochs))
+    of_step = 0.0
+    for at, count in epochs.items():
+        images = drawn(at)
+        step(images)
+        began = time.process_time()
+        for _ in range(STEPS):
+            step(images)
+        of_step += (time.process_time() - began) / STEPS * count / train.epochs
     net.eval()
+    images = drawn(side)
     with torch.inference_mode():
         net(images)
         began = time.process_time()
@@ -84,8 +93,9 @@ def show(plan: "Plan") -> None:
 
     from stillpoint.core.base.device import pick, settings
     from stillpoint.core.data.build import images
-    from stillpoint.pipelines.commands.base import console, tell
+    from stillpoint.pipelines.commands.base import console, tell, tell_of_precision
 
+    tell_of_precision(plan.config, "cpu", plan.settings.threads)
     sets = [images(plan.config, part, plan.data) for part in ("train", "test")]
     counts = [len(one) for one in sets if one is not None]
     table = Table("network", "step (ms)", "training (min)", "views (million)", "measuring (min)", title_justify="left")

@@ -10,7 +10,7 @@ from typing import Any
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError, listed
 from stillpoint.core.runs import cards
-from stillpoint.core.runs.layout import Run
+from stillpoint.core.runs.layout import Run, seeds_there
 from stillpoint.pipelines import networks
 from stillpoint.pipelines.commands.base import Command, add_device, console, positive, print_json, tell
 
@@ -75,7 +75,7 @@ def _release(args: Namespace) -> int:
 def _below(folder: Path) -> list[Run]:
     """The run of a folder, or all measured runs in the folder of a recipe or paper."""
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}")
+        raise UserError(f"there is no folder {folder}{seeds_there(folder)}")
     depths = [path.parent for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/metrics.json")]
     inside = [place for place in depths if place.name.startswith("seed")]
     if inside and not (folder / "config.yaml").is_file():

@@ -23,6 +23,7 @@ from stillpoint.pipelines.commands.base import (
     print_json,
     recipe_of,
     tell,
+    tell_of_precision,
 )
 
 if TYPE_CHECKING:
@@ -200,6 +201,9 @@ def _workflow(args: Namespace) -> int:
         return 0
     for run in () if args.anew else plan.runs:
         plan.refuse(run)
+    if args.anew or not all(run.weights.is_file() for run in plan.runs):
+        # the jobs tell it to their logs
+        tell_of_precision(plan.config, args.device, plan.settings.threads)
     # snakemake inherits the lock, which is thus held until both have ended, even after SIGKILL of one
     with locked(plan.folder / ".lock", wait=tell) as held:
         for run in plan.runs:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from stillpoint import pipelines
 from stillpoint.core.base.errors import UserError, checked
 from stillpoint.core.config.catalogue import DATASETS, info
-from stillpoint.core.runs.layout import Run
+from stillpoint.core.runs.layout import Run, seeds_there
 from stillpoint.pipelines.commands import foreign
 from stillpoint.pipelines.commands.base import (
     add_device,
     add_json,
     build,
     run_config,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def subject(args: Namespace) -> Subject:
     if args.network and Path(args.network).is_dir():
         found = _from_run(args)
     elif args.network:
+        if there := seeds_there(Path(args.network)):
+            raise UserError(f"there is no run {args.network}{there}")
         found = _by_name(args)
     else:
         found = _own(args)
@@ -110,6 +113,7 @@ def _by_name(args: Namespace) -> Subject:
     dataset = info(args.dataset or default_dataset(args))
     size = args.size or dataset.size
     config = pipelines.without_recipe(name, dataset.name, [*args.pairs, "DATA.IMAGE_SIZE", str(size)])
+    _loading(args, name)
     _threads(args)
     net = build(config)
     if args.weights:
@@ -122,6 +126,7 @@ def _by_name(args: Namespace) -> Subject:
 def _from_run(args: Namespace) -> Subject:
     run = Run.of(args.network)
     config = run_config(run, args.pairs)
+    _loading(args, args.network)
     _threads(args)
     net = build(config)
     from stillpoint.core.runs.checkpoint import load_weights
@@ -137,8 +142,9 @@ def _from_run(args: Namespace) -> Subject:
 
 
 def _own(args: Namespace) -> Subject:
-    _threads(args)
     dataset = info(args.dataset or "imagenet")
+    _loading(args, given := args.torchvision or args.timm or args.model)
+    _threads(args)
     if args.torchvision:
         net = foreign.of_torchvision(args.torchvision)
     else:
@@ -147,9 +153,8 @@ def _own(args: Namespace) -> Subject:
         from stillpoint.core.runs.checkpoint import load_weights
 
         load_weights(net, args.weights)
-    title = args.torchvision or args.timm or args.model
     size = args.size or dataset.size
-    return Subject(net, title, bool(args.weights), dataset.channels, size, dataset.mean, dataset.std, foreign=True)
+    return Subject(net, given, bool(args.weights), dataset.channels, size, dataset.mean, dataset.std, foreign=True)
 
 
 @contextmanager
@@ -177,6 +182,12 @@ def fits(found: Subject) -> Iterator[None]:
     if not found.foreign:
         with checked():
             yield
+
+
+def _loading(args: Namespace, what: str) -> None:
+    """Tells that a network is being loaded, because the libraries take seconds."""
+    if not args.json:
+        tell(f"loading {what}")
 
 
 def _threads(args: Namespace) -> None:

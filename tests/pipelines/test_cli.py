@@ -12,8 +12,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from stillpoint.core.base.errors import UserError
 from stillpoint.pipelines.cli import main
-from stillpoint.pipelines.commands import COMMANDS
+from stillpoint.pipelines.commands import COMMANDS, subject
 from stillpoint.pipelines.commands.subject import default_dataset
 
 
@@ -289,3 +290,16 @@ def test_a_command_whose_packages_are_not_installed_names_the_extra() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "stillpoint: yacs is not installed: pip install 'stillpoint[pipelines]'\n"
+
+
+@pytest.mark.parametrize("words", [("--torchvision", "resnet18"), ("aps/resnet20",)])
+def test_a_network_is_named_before_its_libraries_are_loaded(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loads(*given: object) -> None:
+        assert capsys.readouterr().out == f"loading {words[-1]}\n"
+        raise UserError("loaded")
+
+    monkeypatch.setattr(subject.foreign, "of_torchvision", loads)
+    monkeypatch.setattr(subject, "build", loads)
+    assert "loaded" in told(capsys, "explain", *words, code=2)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stillpoint.core.base import bfloat16
 from stillpoint.core.kernels import cache, native
 from stillpoint.pipelines import checkup
 from stillpoint.pipelines.checkup import Finding
@@ -38,7 +39,19 @@ def examined(folder: Path, capsys: pytest.CaptureFixture[str], code: int = 0) ->
 
 def test_a_healthy_machine_has_a_line_for_each_subject(healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = examined(healthy, capsys)
-    subjects = {"stillpoint", "python", "torch", "gpu", "compiler", "cache", "kernels", "data", "disk", "weights"}
+    subjects = {
+        "stillpoint",
+        "python",
+        "torch",
+        "gpu",
+        "precision",
+        "compiler",
+        "cache",
+        "kernels",
+        "data",
+        "disk",
+        "weights",
+    }
     assert subjects <= set(found)
     assert "none of STILLPOINT_DATA" in found["variables"].told or os.environ.keys() & set(checkup.VARIABLES)
     # those of other remotes too, of which no pointer lies there
@@ -48,6 +61,16 @@ def test_a_healthy_machine_has_a_line_for_each_subject(healthy: Path, capsys: py
     assert main(["doctor", "--results", str(healthy)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) >= len(subjects) and {line.split()[0] for line in lines} <= {"ok", "note"}
+
+
+@pytest.mark.parametrize(("lower", "state"), [(4e9, "note"), (90e9, "ok")])
+def test_both_precisions_speeds_are_told(monkeypatch: pytest.MonkeyPatch, lower: float, state: str) -> None:
+    monkeypatch.setattr(bfloat16, "speeds", lambda: bfloat16.Speeds(50e9, lower))
+    found = checkup._precision()
+    assert found.state == state and "float32 50 GFLOP/s" in found.told
+    assert f"bfloat16 {lower / 1e9:.0f} GFLOP/s" in found.told and ("float32 on this CPU" in found.told) == (
+        lower < 5e9
+    )
 
 
 def test_an_old_package_is_wrong_only_where_commands_use_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,3 +107,17 @@ def test_a_title_is_shown_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["table", "aps", "--results", str(tmp_path)]) == 0
     assert title.replace("\n", " ") in " ".join(capsys.readouterr().out.split("\n")[:2])
     assert gather("aps", "digits", tmp_path, None, []).table.title.startswith(title)
+
+
+def test_missing_seeds_are_refused_with_those_that_are_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (3, 11):
+        run = measured(tmp_path, "aps", "digits", "resnet20", {"accuracy": 0.9}, seed=seed)
+    assert main(["table", "aps", "--results", str(tmp_path), "--seeds", "3"]) == 2
+    said = capsys.readouterr().err
+    assert "of seeds 0 to 2 (there are seed3, seed11, which --seeds 12 would include)" in said
+    absent = str(run.folder.with_name("seed0"))
+    for words in (["evaluate", absent], ["release", absent], ["maximise", absent, "--class", "1"], ["explain", absent]):
+        assert main(words) == 2
+        assert "(there are seed3, seed11)" in capsys.readouterr().err, words

@@ -14,7 +14,7 @@ from PIL import Image
 
 from stillpoint.core.runs.layout import Run
 from stillpoint.pipelines.cli import main, parse
-from stillpoint.pipelines.commands import COMMANDS, GROUPS
+from stillpoint.pipelines.commands import COMMANDS, GROUPS, compute
 
 ROOT = Path(__file__).resolve().parents[2]
 TITLE = "[/b] [red]short[/red] :boom: ± × $x$ é"
@@ -284,3 +284,15 @@ def test_a_reader_that_has_exited_ends_no_work(tmp_path: Path, command: str) -> 
     assert (process.returncode, said) == (0, "")
     if command == "train":
         assert Run("aps", "digits", "resnet20_aps1", 0, tmp_path).training.is_file()
+
+
+def test_an_epochs_estimate_counts_from_the_first_step(monkeypatch, capsys) -> None:
+    now = [0.0]
+    monkeypatch.setattr(compute.time, "monotonic", lambda: now[0])
+    with compute._training_display(10) as display:
+        # the first step compiles for 100 s, then a second a step; an earlier call trained four epochs
+        for number in range(1, 11):
+            now[0] += 100 if number == 1 else 1.01
+            display.on_step(5, number, 10, 1.0, 1.0)
+        display.on_epoch({"epoch": 5.0, "train_loss": 1.0, "train_accuracy": 0.5})
+    assert capsys.readouterr().out == "epoch 5/10: loss 1.0000, accuracy 50.00%, about 0:50 left\n"

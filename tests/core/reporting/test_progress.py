@@ -145,3 +145,24 @@ def test_a_workflow_that_failed_behind_its_last_measurement_is_not_done(run: Run
 def test_a_torn_history_stops_no_display(run: Run) -> None:
     run.history.write_bytes(b"epoch\n1\n\xff\xfe")
     assert status(run, 4).stage == "training"
+
+
+def test_the_start_of_a_workflow_lengthens_no_estimate(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 100 s until the first epoch has ended, then 1 s an epoch; an evaluation is half a training
+    now, text, waits = [0.0], io.StringIO(), "import sys; sys.stdin.read()"
+
+    def slept(seconds: float) -> None:
+        epochs = len(run.history.read_text().split()) if run.history.is_file() else 1
+        now[0] += 1 if run.history.is_file() else 100
+        if epochs == 5:
+            raise KeyboardInterrupt
+        run.history.write_text("".join(f"{line}\n" for line in ["epoch", *range(1, epochs + 1)]))
+
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "sleep", slept)
+    with pytest.raises(KeyboardInterrupt):
+        follow([sys.executable, "-c", waits], [run], 10, run.root, Console(file=text), interval=0)
+    said = [line for line in text.getvalue().splitlines() if "epoch" in line]
+    assert "epoch 1/10" in said[0] and "remaining time unknown" in said[0]
+    # of two epochs of ten, 8 s of training and 5 s of measuring are left
+    assert "epoch 2/10" in said[1] and "about 0:13 left" in said[1]

@@ -7,10 +7,13 @@ import torch
 import yaml
 from torch import nn
 
+from stillpoint.core.base import bfloat16
 from stillpoint.core.base.errors import UserError
 from stillpoint.core.runs.checkpoint import load_state, load_weights, read_tensors, save_weights
 from stillpoint.core.runs.records import read_history
+from stillpoint.core.training import loop
 from stillpoint.core.training.hooks import Moment, TrainHooks
+from stillpoint.core.training.learner import Learner
 from stillpoint.core.training.optim import ParameterGroup
 from tests.core.tiny import Net, Notes, build, configuration, image_set, loaders_of, plain, run_in, trained
 
@@ -285,3 +288,32 @@ def test_fine_tuning_with_a_new_head_takes_weights_of_other_classes(tmp_path):
         trained(tmp_path / name, *pairs, "TRAIN.FINETUNE_HEAD", "new")
     with pytest.raises(UserError, match=r"set TRAIN\.FINETUNE"):
         configuration("TRAIN.FINETUNE_HEAD", "new")
+
+
+@pytest.mark.parametrize("ratio", [9.0, 0.5])
+def test_a_slow_precision_is_told_once_and_kept(tmp_path, monkeypatch, ratio):
+    monkeypatch.setattr(bfloat16, "speeds", lambda: bfloat16.Speeds(ratio, 1.0))
+    progress = Notes()
+    trained(tmp_path, "TRAIN.PRECISION", "bfloat16", progress=progress)
+    advised = [sentence for sentence in progress.notes if "TRAIN.PRECISION float32" in sentence]
+    assert len(advised) == (ratio > 1) and run_in(tmp_path).log.read_text().count("9.0 times as long") == len(advised)
+    assert "PRECISION: bfloat16" in run_in(tmp_path).config.read_text()
+
+
+def test_the_speed_leaves_out_the_first_step_which_compiles(tmp_path, monkeypatch):
+    seen, clock = [], [0.0]
+    real = Learner.step
+
+    def step(*given):
+        clock[0] += 100 if not seen else 1
+        return real(*given)
+
+    class Speed(Notes):
+        def on_step(self, epoch, step, steps, loss, images_per_second):
+            seen.append(images_per_second)
+
+    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
+    trained(tmp_path, progress=Speed())
+    # batches of 16, 16, 16 and 2 images
+    assert seen[:5] == pytest.approx([0.16, 16, 16, 34 / 3, 16])
