@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from stillpoint.core.config.schema import RunConfig
     from stillpoint.pipelines.workflow import Plan
 
-#: training steps that are timed, after one for warm-up
-STEPS = 2
+#: training steps that are timed, after one for warm-up, and the most images in each: from about this number on, an image
+#: takes the same time in every batch
+STEPS, IMAGES = 2, 128
 
 
 class Cost(NamedTuple):
@@ -42,27 +43,33 @@ class Cost(NamedTuple):
 def cost(config: "RunConfig", train_images: int, test_images: int) -> Cost:
     """The cost of a run on one core; measuring counts only the views of core's evaluations."""
     import torch
-    import torch.nn.functional as F
 
     from stillpoint import pipelines
     from stillpoint.core.training import schedule
+    from stillpoint.core.training.loss import criterion
 
     data, train = DATASETS[config.data.name], config.train
     side, batch = config.data.image_size or data.size, min(train.batch_size // train.accumulate, train_images)
-    labels = torch.zeros(batch, dtype=torch.int64)
+    timed = min(batch, IMAGES)
     layout = torch.channels_last if train.channels_last else torch.contiguous_format
     net = pipelines.build(config).to(memory_format=layout)
-    hooks = pipelines.paper(config.pipeline).hooks(config)
+    hooks, loss_of = pipelines.paper(config.pipeline).hooks(config), criterion(train)
 
     def drawn(side: int) -> torch.Tensor:
-        return torch.randn(batch, data.channels, side, side).contiguous(memory_format=layout)
+        return torch.randn(timed, data.channels, side, side).contiguous(memory_format=layout)
 
     def step(images: torch.Tensor) -> None:
         net.zero_grad()
         if hooks is not None and hooks.before_forward is not None:
             hooks.before_forward(net)
         with torch.autocast("cpu", torch.bfloat16, enabled=train.precision == "bfloat16"):
-            loss = F.cross_entropy(net(images), labels)
+            output = net(images)
+        if data.pairs:
+            target = torch.zeros_like(output)
+        else:
+            shape = (timed, *output.shape[2:]) if data.label_maps else (timed,)
+            target = torch.zeros(shape, dtype=torch.int64)
+        loss = loss_of(output, target) / timed
         if hooks is not None and hooks.penalty is not None:
             loss = loss + hooks.penalty(net)
         loss.backward()
@@ -75,14 +82,14 @@ def cost(config: "RunConfig", train_images: int, test_images: int) -> Cost:
         began = time.process_time()
         for _ in range(STEPS):
             step(images)
-        of_step += (time.process_time() - began) / STEPS * count / train.epochs
+        of_step += (time.process_time() - began) / STEPS * batch / timed * count / train.epochs
     net.eval()
     images = drawn(side)
     with torch.inference_mode():
         net(images)
         began = time.process_time()
         net(images)
-        of_view = (time.process_time() - began) / batch
+        of_view = (time.process_time() - began) / timed
     steps = -(-train_images // batch) * train.epochs
     return Cost(of_step, steps, of_view, evaluations.views(config.evaluate, test_images, side))
 
@@ -93,15 +100,16 @@ def show(plan: "Plan") -> None:
 
     from stillpoint.core.base.device import pick, settings
     from stillpoint.core.data.build import images
-    from stillpoint.pipelines.commands.base import console, tell, tell_of_precision
+    from stillpoint.pipelines.commands.base import console, reported, tell, tell_of_precision
 
     tell_of_precision(plan.config, "cpu", plan.settings.threads)
     sets = [images(plan.config, part, plan.data) for part in ("train", "test")]
     counts = [len(one) for one in sets if one is not None]
     table = Table("network", "step (ms)", "training (min)", "views (million)", "measuring (min)", title_justify="left")
     total = 0.0
-    with settings(pick("cpu"), plan.settings.threads):
-        for model in plan.config.grid:
+    with settings(pick("cpu"), plan.settings.threads), reported("timing a few steps of each network") as progress:
+        for number, model in enumerate(plan.config.grid):
+            progress("networks", number, len(plan.config.grid))
             found = cost(plan.resolved(model, 0), counts[0], counts[1])
             total += plan.seeds * (found.training + found.measuring)
             table.add_row(
