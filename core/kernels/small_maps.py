@@ -97,7 +97,8 @@ def conv2d(
     if any(spare):
         weight = without(weight, spare)
         # 512 channels over one pixel, with gradients: 6 ms instead of 114 (AVX2, 64 images)
-        padding = [int(p) - n for p, n in zip(padding, spare, strict=True)]
+        assert not isinstance(padding, str)
+        padding = [p - n for p, n in zip(padding, spare, strict=True)]
     options: tuple[Any, ...] = stride, padding, dilation, groups
     if not torch.is_autocast_enabled("cpu"):
         batch = is_channels_last(x) and len(x) >= _BATCH
@@ -105,5 +106,6 @@ def conv2d(
             y = F.conv2d(x.contiguous(), weight.contiguous(), bias, *options)
             return y.contiguous(memory_format=torch.channels_last)
         if torch.is_grad_enabled() and weight.requires_grad and weight_gradient.faster(x, weight, *options):
+            assert not isinstance(padding, str)
             return weight_gradient.convolution(x, weight, bias, stride, padding)
     return F.conv2d(x, weight, bias, *options)

@@ -89,7 +89,7 @@ class _Convolution(torch.autograd.Function):
         needs = list(ctx.needs_input_grad[:3])
         ours = needs[1] and not torch.is_grad_enabled() and ordinary(grad)
         needs[1] &= not ours
-        found = [None, None, None]
+        found: list[Tensor | None] = [None, None, None]
         if any(needs):
             sizes = [len(weight)] if ctx.biased else None
             found = list(
