@@ -40,11 +40,12 @@ SIDE = 32
 
 @contextlib.contextmanager
 def plain_pytorch() -> Iterator[None]:
-    """A context without our kernels, and with norms not folded into convolutions."""
-    from stillpoint.core.kernels import folded, native
+    """A context without our kernels, norms not folded into convolutions, and with PyTorch's own convolutions."""
+    from stillpoint.core.kernels import folded, native, small_maps
 
     with (
         mock.patch.object(native, "library", lambda *which: None),
+        mock.patch.object(small_maps, "plain_only", lambda: True),
         mock.patch.object(folded, "available", lambda dtype: False),
     ):
         yield

@@ -1,4 +1,4 @@
-"""Convolutions of small maps with many channels, which oneDNN computes faster channels-first than channels-last."""
+"""Convolutions of small maps with many channels, of which oneDNN computes more than is needed, or slowly."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stillpoint.core.kernels import weight_gradient
 from stillpoint.core.kernels.layout import is_channels_last
 from stillpoint.core.kernels.operators import ordinary
 from stillpoint.core.kernels.pool import plain_only
@@ -40,6 +41,45 @@ def small(
     return max(n + 2 * p - 2 for n, p in zip(x.shape[2:], padding, strict=True)) <= _SIDE and _wide()
 
 
+def spare_taps(
+    x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int] | str, dilation: Sequence[int]
+) -> tuple[int, int]:
+    """How many rows and columns of taps, at each end, never meet a pixel of (B, C, H, W), only padding with zeros.
+
+    Over a single pixel, only the middle one of 3x3 taps meets it. 0 unless the taps have a middle and the convolution
+    keeps the size.
+    """
+    if isinstance(padding, str) or tuple(stride) != (1, 1) or tuple(dilation) != (1, 1):
+        return 0, 0
+    found = [
+        max(p + 1 - n, 0) if k == 2 * p + 1 and n else 0
+        for n, k, p in zip(x.shape[2:], weight.shape[2:], padding, strict=True)
+    ]
+    return found[0], found[1]
+
+
+def without(weight: Tensor, spare: tuple[int, int]) -> Tensor:
+    """(O, C, kh, kw) without so many rows and columns at each end."""
+    return _Middle.apply(weight, *spare) if any(spare) else weight  # type: ignore[no-untyped-call]
+
+
+class _Middle(torch.autograd.Function):
+    """A slice whose gradient has the layout of its input: autograd's takes five times as long channels last."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, rows: int, columns: int) -> Tensor:
+        down, right = weight.shape[2:]
+        ctx.save_for_backward(weight)
+        ctx.middle = ..., slice(rows, down - rows), slice(columns, right - columns)
+        return weight[ctx.middle].clone(memory_format=torch.channels_last)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        found = torch.zeros_like(ctx.saved_tensors[0])
+        found[ctx.middle] = grad
+        return found, None, None
+
+
 def conv2d(
     x: Tensor,
     weight: Tensor,
@@ -49,11 +89,23 @@ def conv2d(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """`torch.nn.functional.conv2d`, computed channels-first where that is faster."""
+    """`torch.nn.functional.conv2d` without taps that meet no pixel; computed channels-first, or with a weight gradient
+    of our own, where that is faster."""
+    if type(x) is not Tensor or torch.compiler.is_compiling() or plain_only() or x.ndim != 4:
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    spare = spare_taps(x, weight, stride, padding, dilation)
+    if any(spare):
+        weight = without(weight, spare)
+        # 512 channels over one pixel, with gradients: 6 ms instead of 114 (AVX2, 64 images)
+        assert not isinstance(padding, str)
+        padding = [p - n for p, n in zip(padding, spare, strict=True)]
     options: tuple[Any, ...] = stride, padding, dilation, groups
-    if type(x) is Tensor and not torch.compiler.is_compiling() and not plain_only() and x.ndim == 4:
-        batch = is_channels_last(x) and len(x) >= _BATCH and not torch.is_autocast_enabled("cpu")
+    if not torch.is_autocast_enabled("cpu"):
+        batch = is_channels_last(x) and len(x) >= _BATCH
         if batch and small(x, weight, *options) and ordinary(x, weight):
             y = F.conv2d(x.contiguous(), weight.contiguous(), bias, *options)
             return y.contiguous(memory_format=torch.channels_last)
+        if torch.is_grad_enabled() and weight.requires_grad and weight_gradient.faster(x, weight, *options):
+            assert not isinstance(padding, str)
+            return weight_gradient.convolution(x, weight, bias, stride, padding)
     return F.conv2d(x, weight, bias, *options)

@@ -8,7 +8,7 @@ from stillpoint.core.kernels import folded
 from stillpoint.core.kernels.layout import is_channels_last
 from stillpoint.core.kernels.operators import ordinary
 from stillpoint.core.kernels.pool import plain_only
-from stillpoint.core.kernels.small_maps import small
+from stillpoint.core.kernels.small_maps import small, spare_taps, without
 from stillpoint.core.layers.norm_act import KNOWN, fusible, norm_act, unwatched
 from stillpoint.core.layers.padding import PaddedConv2d, pad
 from stillpoint.core.layers.pointwise import PointwiseConv2d
@@ -89,12 +89,13 @@ def _one_convolution(
     # oneDNN would read a residual of another shape beyond its end; PyTorch broadcasts or refuses it
     if residual is not None and residual.shape != folded.output_shape(x, conv.weight, *options[:3]):
         return None
-    first = small(x, conv.weight, *options)
-    key = (conv, norm, x.dtype, first)
+    spare = spare_taps(x, conv.weight, *options[:3])
+    first = not any(spare) and small(x, conv.weight, *options)
+    key = (conv, norm, x.dtype, first, spare)
     if key not in kept:
         if any(t.shape != conv.weight.shape[:1] for t in (conv.bias, *_statistics(norm)) if t is not None):
             return None
-        folding = _folded(conv, norm, x.dtype, torch.contiguous_format if first else torch.channels_last)
+        folding = _folded(conv, norm, x.dtype, torch.contiguous_format if first else torch.channels_last, spare)
         # oneDNN's rectifier would turn the NaN of weights that have diverged into 0
         kept[key] = folding if all(bool(t.isfinite().all()) for t in folding) else None
     if kept[key] is None:
@@ -103,17 +104,18 @@ def _one_convolution(
     if first:
         x, residual = x.contiguous(), None if residual is None else residual.contiguous()
     weight, bias = kept[key]
+    options = conv.stride, (padding[0] - spare[0], padding[1] - spare[1]), conv.dilation, conv.groups
     y = folded.convolution(x, weight, bias, residual, options, activation)
     return y.contiguous(memory_format=torch.channels_last)
 
 
 def _folded(
-    conv: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype, layout: torch.memory_format
+    conv: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype, layout: torch.memory_format, spare: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias of norm(conv(x)) as one convolution, computed in float64 and rounded once."""
+    """Weight and bias of norm(conv(x)) as one convolution without `spare` taps; in float64, rounded once."""
     weight, bias, mean, variance = (t.double() for t in _statistics(norm) if t is not None)
     scale = weight / (variance + norm.eps).sqrt()
     if conv.bias is not None:
         mean = mean - conv.bias.double()
-    kernel = (conv.weight.double() * scale[:, None, None, None]).to(dtype)
+    kernel = (without(conv.weight, spare).double() * scale[:, None, None, None]).to(dtype)
     return kernel.contiguous(memory_format=layout), (bias - mean * scale).to(dtype)

@@ -245,13 +245,8 @@ struct Frames {
 // at a time as a register holds, transposed to channels-last, in a scratch with a margin of zeros that stays in the caches.
 template <class T, class A = typename Sum<T>::type>
 struct Translation {
-#ifdef __AVX512F__
-  static constexpr int64_t bytes = 64;
-#else
-  static constexpr int64_t bytes = 32;
-#endif
-  typedef A V __attribute__((vector_size(bytes), aligned(alignof(A)), may_alias));
-  static constexpr int64_t lanes = bytes / sizeof(A);
+  typedef A V __attribute__((vector_size(kBytes), aligned(alignof(A)), may_alias));
+  static constexpr int64_t lanes = kBytes / sizeof(A);
 
   int64_t batch, channels, height, width;  // of the large map
   bool last;

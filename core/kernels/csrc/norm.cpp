@@ -17,14 +17,6 @@ namespace {
 
 enum Activation { kNone, kReLU, kReLU6 };
 
-// Bytes of a register of this processor: compilers split wider vectors into single numbers.
-#if defined(__AVX512F__)
-constexpr int64_t kBytes = 64;
-#elif defined(__AVX__)
-constexpr int64_t kBytes = 32;
-#else
-constexpr int64_t kBytes = 16;
-#endif
 constexpr int64_t kLanes = kBytes;
 
 template <class A>

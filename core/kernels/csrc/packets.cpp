@@ -14,13 +14,7 @@
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int64_t kBytes = 64, kWidest = 2;
-#elif defined(__AVX__)
-constexpr int64_t kBytes = 32, kWidest = 1;
-#else
-constexpr int64_t kBytes = 16, kWidest = 1;
-#endif
+constexpr int64_t kWidest = kBytes == 64 ? 2 : 1;
 
 template <class A>
 struct Lanes {

@@ -47,10 +47,19 @@ inline void put(BFloat16& to, float v) {  // rounds to nearest, ties to even; a 
   to.bits = static_cast<uint16_t>((word & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
 }
 
-// As many numbers as a wide register holds, at any alignment.
+// Bytes of a register of this processor: compilers keep wider vectors in memory.
+#if defined(__AVX512F__)
+constexpr int64_t kBytes = 64;
+#elif defined(__AVX__)
+constexpr int64_t kBytes = 32;
+#else
+constexpr int64_t kBytes = 16;
+#endif
+
+// As many numbers as a register holds, at any alignment.
 template <class A>
 struct Wide {
-  typedef A type __attribute__((vector_size(64), aligned(alignof(A)), may_alias));
+  typedef A type __attribute__((vector_size(kBytes), aligned(alignof(A)), may_alias));
 };
 template <class A>
 using Vector = typename Wide<A>::type;
@@ -66,15 +75,15 @@ inline Pair& operator+=(Pair& sum, const Pair& v) { return sum.even += v.even, s
 template <class T>
 struct Many {
   using type = Vector<T>;
-  static constexpr int64_t count = 64 / sizeof(T);
+  static constexpr int64_t count = kBytes / sizeof(T);
 };
 template <>
 struct Many<BFloat16> {
   using type = Pair;
-  static constexpr int64_t count = 32;
+  static constexpr int64_t count = kBytes / 2;
 };
 
-typedef uint32_t Words __attribute__((vector_size(64), aligned(2), may_alias));
+typedef uint32_t Words __attribute__((vector_size(kBytes), aligned(2), may_alias));
 
 // Reads one number or many, of type From in memory, as V for sums. A Pair of sums is stored as two vectors.
 template <class V, class From>
@@ -85,7 +94,7 @@ inline V load(const From* from) {
     const Words both = *reinterpret_cast<const Words*>(from);
     return {reinterpret_cast<Vector<float>>(both << 16), reinterpret_cast<Vector<float>>(both & 0xffff0000u)};
   } else if constexpr (std::is_same_v<V, Pair>) {
-    return {load<Vector<float>>(from), load<Vector<float>>(from + 16)};
+    return {load<Vector<float>>(from), load<Vector<float>>(from + kBytes / 4)};
   } else {
     return *reinterpret_cast<const Vector<From>*>(from);  // not V, which has lost the attribute of any alignment
   }
@@ -108,14 +117,12 @@ inline void store(To* to, V v, bool past = false) {
   } else if constexpr (std::is_same_v<To, BFloat16>) {
     *reinterpret_cast<Words*>(to) = (rounded(v.even) >> 16) | rounded(v.odd);
   } else if constexpr (std::is_same_v<V, Pair>) {
-    store(to, v.even), store(to + 16, v.odd);
+    store(to, v.even), store(to + kBytes / 4, v.odd);
   } else {
 #if defined(__AVX512F__)
     if (past) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(v));
 #elif defined(__AVX__)
-    __m256i halves[2];
-    std::memcpy(halves, &v, sizeof v);
-    if (past) return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), halves[0]), _mm256_stream_si256(reinterpret_cast<__m256i*>(to) + 1, halves[1]);
+    if (past) return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(v));
 #endif
     *reinterpret_cast<Vector<To>*>(to) = v;
   }

@@ -1,6 +1,7 @@
 import ctypes
 import errno
 import os
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -252,3 +253,12 @@ def test_where_programs_may_not_run_no_compiler_is_asked_for(kept, monkeypatch):
 
     monkeypatch.setattr(native.ctypes, "CDLL", fails)
     refused(f"programs cannot run from {kept.parent}", "set STILLPOINT_CACHE to a folder where they can")
+
+
+def test_no_vector_is_wider_than_a_register():
+    """GCC keeps wider ones in memory: with AVX2, 64 bytes made a channels-last blur take 1.6 times as long, its
+    gradient twice."""
+    code = "".join(path.read_text() for path in native._FOLDER.iterdir())
+    widths = re.findall(r"vector_size\((.*?)\)", code)
+    assert len(widths) >= 5 and set(widths) == {"kBytes"}
+    assert code.count("int64_t kBytes = ") == 3
