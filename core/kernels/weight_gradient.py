@@ -81,7 +81,8 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *options: list[int]) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.options, ctx.biased = options, bias is not None
-        return F.conv2d(x, weight, bias, *options)
+        stride, padding = options
+        return F.conv2d(x, weight, bias, stride, padding)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from stillpoint.core.config.schema import RunConfig
     from stillpoint.pipelines.workflow import Plan
 
-#: training steps that are timed, after one for warm-up, and the most images in each: from about this number on, an image
-#: takes the same time in every batch
+#: training steps that are timed, after one for warm-up, and the most images in each; larger batches are in proportion
 STEPS, IMAGES = 2, 128
 
 

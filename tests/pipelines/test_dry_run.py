@@ -40,7 +40,7 @@ def test_a_step_is_timed_on_few_images_of_every_side(monkeypatch, batch, sides, 
 @pytest.mark.parametrize(
     ("network", "recipe", "pairs"),
     [
-        ("aps/baseline", "lodopab", ["MODEL.WIDTH", "0.0625", "DATA.IMAGE_SIZE", "32"]),
+        ("aps/UNet_3down_aps", "lodopab", ["MODEL.WIDTH", "0.0625", "DATA.IMAGE_SIZE", "32"]),
         ("lps/deeplab_resnet20_lps3", "digits_segmentation", []),
         ("sdnet/sdnet18", "digits", []),
         ("translations/TwoConvTwoFullNet", "digits", []),
