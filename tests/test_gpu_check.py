@@ -36,7 +36,9 @@ def pieces(check: ModuleType) -> ModuleType:
 
 
 def test_a_dry_run_says_what_is_done_how_long_and_that_it_fits(tmp_path: Path) -> None:
-    done = fresh.run([str(SCRIPT), "--dry-run", "--data", str(tmp_path)])
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--dry-run", "--data", str(tmp_path)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     *parts, total, whole = [int(number) for number in re.findall(r"at most +(\d+) s", done.stdout)]
     # all parts within eight minutes, with what the last one takes to save its states
