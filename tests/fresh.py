@@ -26,10 +26,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 #: packages of this repository, which a fresh process has not imported
 OURS = ("stillpoint", "core", "pipelines", "tests", "benchmarks", "conftest")
-#: imported once, by the first process that is asked for: they take longer than torch
+#: imported once, by the first process that is asked for, if not before: they take longer than torch
 HEAVY = ("torchmetrics", "yaml", "pydantic", "rich", "safetensors.torch", "sklearn.datasets")
 
 _server: socket.socket | None = None
+
+
+def load() -> None:
+    """Imports what takes longer than torch."""
+    for name in HEAVY:
+        importlib.import_module(name)
 
 
 def serve() -> None:
@@ -78,8 +84,7 @@ def _serve(asked: socket.socket) -> None:
             asked.send(json.dumps(os.waitstatus_to_exitcode(os.waitpid(what["wait"], 0)[1])).encode())
             continue
         if not loaded:
-            for name in HEAVY:
-                importlib.import_module(name)
+            load()
             loaded = True
         # by its first use, for it takes two seconds
         if what["words"][:2] == ["-m", "snakemake"]:

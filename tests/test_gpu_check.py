@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 
 from stillpoint.core.data.datasets import load
+from tests import fresh
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "gpu_check.py"
@@ -111,12 +112,11 @@ def test_it_needs_no_package_but_those_that_its_head_names(tmp_path: Path) -> No
         "training",
     }
     # what it brought home is kept like any other run
-    words = [sys.executable, str(SCRIPT), "--unpack", str(tmp_path / "out"), str(tmp_path / "home")]
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = fresh.run([str(SCRIPT), "--unpack", str(tmp_path / "out"), str(tmp_path / "home")])
     run, measured = done.stdout.splitlines()
     assert Path(run) == tmp_path / "home/aps/digits/resnet20/seed0" and Path(measured).name == "network-toy.json"
-    words = [sys.executable, "-m", "stillpoint", "release", run, "--to", str(tmp_path / "runs"), "--threads", "1"]
-    done = subprocess.run([*words, "--data", str(tmp_path / "data"), "--device", "cpu"], capture_output=True, text=True)
+    words = ["-m", "stillpoint", "release", run, "--to", str(tmp_path / "runs"), "--threads", "1"]
+    done = fresh.run([*words, "--data", str(tmp_path / "data"), "--device", "cpu"])
     assert done.returncode == 0 and "its numbers are reproduced" in done.stdout, done.stderr
 
 

@@ -11,10 +11,11 @@ from torch import Tensor
 MOST = 4096
 
 
-def check_map(x: Tensor) -> None:
-    """Raises ValueError unless `x` is a floating map (B, C, H, W)."""
-    if x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(f"a floating tensor (B, C, H, W) is needed, got {x.dtype} of shape {tuple(x.shape)}")
+def check_map(x: Tensor, *, floating: bool = True) -> None:
+    """Raises ValueError unless `x` is a map (B, C, H, W), of floating numbers unless any will do."""
+    if x.ndim != 4 or (floating and not x.is_floating_point()):
+        kind = "a floating tensor" if floating else "a tensor"
+        raise ValueError(f"{kind} (B, C, H, W) is needed, got {x.dtype} of shape {tuple(x.shape)}")
 
 
 def check_channels(x: Tensor, **vectors: Tensor) -> None:

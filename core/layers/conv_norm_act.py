@@ -37,7 +37,7 @@ def conv_norm_act(
     pass: on a CPU, for channels-last maps in float32 or under bfloat16 autocast, without derivatives. Otherwise, and
     wherever hooks, tracing or subclasses would notice, it is the convolution followed by `norm_act`.
 
-    Law: up to rounding, the modules' own output; but if folded, a rectifier turns NaN of the map `x` into 0.
+    Law: up to rounding, the modules' own output; but if folded, a rectifier turns NaN of `x` or `residual` into 0.
 
     Examples:
         >>> conv, norm = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8).eval()

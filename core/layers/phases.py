@@ -79,7 +79,7 @@ def polyphase_components(x: Tensor, *, stride: Stride = 2) -> Tensor:
         tensor([0., 2., 1., 3.])
     """
     s, t = stride_pair(stride)
-    _check_map(x)
+    check_map(x, floating=False)
     grids = _split(extend(x, (s, t)), s, t)  # (B, C, h, s, w, t)
     return grids.permute(0, 5, 3, 1, 2, 4).flatten(1, 2)  # (B, s * t, C, h, w)
 
@@ -116,7 +116,7 @@ def choose_phase(x: Tensor, *, stride: Stride = 2, criterion: str = "l2") -> Ten
     """
     check_criterion(criterion)
     s, t = stride_pair(stride)
-    _check_map(x)
+    check_map(x, floating=False)
     if not exporting() and 0 in x.shape[2:]:
         raise ValueError(f"a map without pixels has no phases, got shape {tuple(x.shape)}")
     if s * t == 1:
@@ -254,11 +254,6 @@ def _split(x: Tensor, s: int, t: int) -> Tensor:
     return x.unflatten(3, (-1, t)).unflatten(2, (-1, s))
 
 
-def _check_map(x: Tensor) -> None:
-    if x.ndim != 4:
-        raise ValueError(f"a batch of maps (B, C, H, W) has four axes, got shape {tuple(x.shape)}")
-
-
 def check_criterion(criterion: str) -> str:
     """Return `criterion`, or raise ValueError unless it is one of `CRITERIA`."""
     if criterion not in CRITERIA:
@@ -268,7 +263,9 @@ def check_criterion(criterion: str) -> str:
 
 def check_phase(x: Tensor, phase: Tensor) -> None:
     """Raise ValueError unless `x` is (B, C, H, W) and `phase` is (B,) int64 on its device."""
-    _check_map(x)
+    check_map(x, floating=False)
+    if not isinstance(phase, Tensor):
+        raise ValueError(f"phase must be a tensor (B,) int64, got {phase!r}")
     check_device(x, "phase", phase)
     if phase.dtype != torch.int64:
         raise ValueError(

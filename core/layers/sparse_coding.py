@@ -34,8 +34,9 @@ _IMAGES, _BLOCKS, _BLOCKS_WITH_BACKWARD = 4, 2, 4
 
 def _code(x: Tensor, a: LinearMap, step: Tensor | None, recompute: bool, options: dict[str, Any]) -> Tensor:
     check_options(**{k: options[k] for k in ("iterations", "penalty", "ridge", "scheme")})
-    if step is not None and step.ndim:
-        raise ValueError(f"step must have no axes, got shape {tuple(step.shape)}")
+    if step is not None and (not isinstance(step, Tensor) or step.ndim):
+        found = f"shape {tuple(step.shape)}" if isinstance(step, Tensor) else repr(step)
+        raise ValueError(f"step must be a tensor without axes, got {found}")
     if step is None:
         step = step_for(largest_eigenvalue(a)[0])
     update = ProximalStep(a, step, **{k: options.pop(k) for k in ("penalty", "ridge", "nonnegative")})

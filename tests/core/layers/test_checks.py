@@ -16,6 +16,7 @@ X = torch.linspace(-1, 1, 2 * 8 * 6 * 4).view(2, 8, 6, 4)
 WHOLE = X.to(torch.int64)
 ONE, PHASE = torch.ones(8), torch.tensor([1, 2])
 FLOATING = r"a floating tensor \(B, C, H, W\) is needed, got torch.int64 of shape \(2, 8, 6, 4\)"
+RANK = r"a tensor \(B, C, H, W\) is needed, got torch.float32 of shape \(8, 6, 4\)"
 PLACE = "must be on the map's device cpu, got meta"
 
 
@@ -88,12 +89,18 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "pad_off": (lambda: layers.blur_pool2d(X, pad_off=2.0), "pad_off must be an integer, got 2.0"),
     "pad_off of a layer": (lambda: layers.BlurPool2d(pad_off=0.5), "pad_off must be an integer, got 0.5"),
     "phase, elsewhere": (lambda: layers.take_phase(X, PHASE.to("meta")), f"phase {PLACE}"),
+    "phase, no tensor": (lambda: layers.take_phase(X, 1), r"phase must be a tensor \(B,\) int64, got 1"),
+    "phase, no tensor to choose": (lambda: layers.polyphase_downsample2d(X, phase=1), "phase must be a tensor"),
     "phase, placed": (lambda: layers.place_phase(X, PHASE - 2), r"phase must lie between 0 and 3, got \[-1, 0\]"),
     "no pixels": (
         lambda: layers.choose_phase(X[:, :, :0]),
         r"a map without pixels has no phases, got shape \(2, 8, 0, 4\)",
     ),
-    "components": (lambda: layers.polyphase_components(X[0]), r"has four axes, got shape \(8, 6, 4\)"),
+    "components": (lambda: layers.polyphase_components(X[0]), RANK),
+    "choice, rank": (lambda: layers.choose_phase(X[0]), RANK),
+    "taken, rank": (lambda: layers.take_phase(X[0], PHASE), RANK),
+    "placed, rank": (lambda: layers.place_phase(X[0], PHASE), RANK),
+    "mixed, rank": (lambda: layers.mix_phases(X[0], torch.ones(2, 4)), r"a floating tensor \(B, C, H, W\) is needed"),
     "mixed integers": (lambda: layers.mix_phases(WHOLE, torch.ones(2, 4)), FLOATING),
     "mixed elsewhere": (lambda: layers.mix_phases(X, torch.ones(2, 4, device="meta")), f"weights {PLACE}"),
     "spread elsewhere": (lambda: layers.spread_phases(X, torch.ones(2, 4, device="meta")), f"weights {PLACE}"),
@@ -189,7 +196,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: layers.sparse_coding1d(X, torch.ones(0, 4)),
         r"a dictionary has atoms .* got \(0, 4\)",
     ),
-    "step": (lambda: _codes(step=torch.ones(5)), r"step must have no axes, got shape \(5,\)"),
+    "step": (lambda: _codes(step=torch.ones(5)), r"step must be a tensor without axes, got shape \(5,\)"),
+    "step, no tensor": (lambda: _codes(step=0.5), "step must be a tensor without axes, got 0.5"),
     "half a stride": (lambda: _codes(stride=1.5), "stride is 1.5; it must be an integer"),
     "half an iteration": (lambda: _codes(iterations=1.5), "iterations is 1.5; it must be an integer"),
     # wavelets

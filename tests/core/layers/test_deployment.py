@@ -73,7 +73,8 @@ def test_a_compiled_layer_has_no_graph_break(name: str) -> None:
     torch._dynamo.reset()
     layer, given = made(name), inputs(name)
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
-    for other in (given, resized(name, given, 0), resized(name, given, 2)):
+    # the second differs in batch and size at once: one graph of fixed sizes, and one of free ones
+    for other in (given, resized(name, given, 2)):
         torch.testing.assert_close(compiled(*other), layer(*other))
 
 

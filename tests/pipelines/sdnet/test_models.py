@@ -141,7 +141,7 @@ def test_what_a_filling_cannot_be_beside_is_refused():
 @pytest.mark.parametrize("pooling", [False, True])
 @pytest.mark.parametrize("size", [15, 18])
 def test_any_resolution_passes_after_construction(size, pooling):
-    net = make(NAME="sdnet18_all", POOLING=pooling).eval()
+    net = make(NAME="sdnet18_all", POOLING=pooling, WIDTH=0.125).eval()
     with torch.no_grad():
         for side in (16, size):
             assert net(torch.zeros(1, 3, side, side)).shape == (1, 10)
