@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ from stillpoint.pipelines.commands.base import (
     add_device,
     add_json,
     build,
+    console,
     run_config,
-    tell,
 )
 
 if TYPE_CHECKING:
@@ -83,14 +83,18 @@ def subject(args: Namespace) -> Subject:
         )
     if args.size is not None and args.size < 1:
         raise UserError(f"--size must be at least 1 pixel, not {args.size}")
-    if args.network and Path(args.network).is_dir():
-        found = _from_run(args)
-    elif args.network:
-        if there := seeds_there(Path(args.network)):
-            raise UserError(f"there is no run {args.network}{there}")
-        found = _by_name(args)
-    else:
-        found = _own(args)
+    from rich.text import Text
+
+    # the libraries take seconds; only a terminal shows it
+    with nullcontext() if args.json else console().status(Text(f"loading {given[0]}")):
+        if args.network and Path(args.network).is_dir():
+            found = _from_run(args)
+        elif args.network:
+            if there := seeds_there(Path(args.network)):
+                raise UserError(f"there is no run {args.network}{there}")
+            found = _by_name(args)
+        else:
+            found = _own(args)
     from stillpoint.core.base.device import pick
 
     found.net.to(pick(args.device)).eval()
@@ -113,7 +117,6 @@ def _by_name(args: Namespace) -> Subject:
     dataset = info(args.dataset or default_dataset(args))
     size = args.size or dataset.size
     config = pipelines.without_recipe(name, dataset.name, [*args.pairs, "DATA.IMAGE_SIZE", str(size)])
-    _loading(args, name)
     _threads(args)
     net = build(config)
     if args.weights:
@@ -126,7 +129,6 @@ def _by_name(args: Namespace) -> Subject:
 def _from_run(args: Namespace) -> Subject:
     run = Run.of(args.network)
     config = run_config(run, args.pairs)
-    _loading(args, args.network)
     _threads(args)
     net = build(config)
     from stillpoint.core.runs.checkpoint import load_weights
@@ -143,7 +145,7 @@ def _from_run(args: Namespace) -> Subject:
 
 def _own(args: Namespace) -> Subject:
     dataset = info(args.dataset or "imagenet")
-    _loading(args, given := args.torchvision or args.timm or args.model)
+    given = args.torchvision or args.timm or args.model
     _threads(args)
     if args.torchvision:
         net = foreign.of_torchvision(args.torchvision)
@@ -182,12 +184,6 @@ def fits(found: Subject) -> Iterator[None]:
     if not found.foreign:
         with checked():
             yield
-
-
-def _loading(args: Namespace, what: str) -> None:
-    """Tells that a network is being loaded, because the libraries take seconds."""
-    if not args.json:
-        tell(f"loading {what}")
 
 
 def _threads(args: Namespace) -> None:

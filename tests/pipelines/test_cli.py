@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from argparse import Namespace
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -296,10 +297,17 @@ def test_a_command_whose_packages_are_not_installed_names_the_extra() -> None:
 def test_a_network_is_named_before_its_libraries_are_loaded(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shown: list[str] = []
+
+    def status(what: object) -> AbstractContextManager[None]:
+        shown.append(str(what))
+        return nullcontext()
+
     def loads(*given: object) -> None:
-        assert capsys.readouterr().out == f"loading {words[-1]}\n"
+        assert shown == [f"loading {words[-1]}"]
         raise UserError("loaded")
 
+    monkeypatch.setattr(subject, "console", lambda: Namespace(status=status))
     monkeypatch.setattr(subject.foreign, "of_torchvision", loads)
     monkeypatch.setattr(subject, "build", loads)
     assert "loaded" in told(capsys, "explain", *words, code=2)
