@@ -1,6 +1,7 @@
 """The segmenters of the paper: from a recipe to a table's numbers, on made folders of VOC's form."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,10 @@ def test_the_resnet_trains_at_a_rate_of_its_own_and_begins_from_a_classifiers_we
         begun({"layer1.0.conv1.weight": torch.zeros(1)}, net)
 
 
+def _add(to: list[torch.Tensor], module: torch.nn.Module, given: object, found: torch.Tensor) -> None:
+    to.append(found)
+
+
 def test_segmenters_of_all_kinds_are_built_and_those_on_their_grids_move_exactly():
     x = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     for name in [name for name in models() if name.startswith("deeplab_resnet20")]:
@@ -115,10 +120,10 @@ def test_segmenters_of_all_kinds_are_built_and_those_on_their_grids_move_exactly
         generator = torch.Generator().manual_seed(1)
         for part, module in net.named_modules():
             if part.endswith(".scorer"):
-                # units that are all on, as they may start, score all grids of a blurred map alike: rounding then chooses
+                # units that are all on, as they may start, score all grids of a blurred map alike
                 for parameter in module.parameters():
                     torch.nn.init.normal_(parameter, generator=generator)
-                module.register_forward_hook(lambda module, given, found: scores.append(found))
+                module.register_forward_hook(partial(_add, scores))
         with torch.no_grad():
             y, moved = net(x), net(x.roll((3, -5), (2, 3)))
         assert all(found.flatten().sort().values.diff().min() > 1e-4 * found.abs().max() for found in scores)
