@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from stillpoint.core.base.errors import UserError, listed, nearest
+from stillpoint.core.base.words import counted
 from stillpoint.core.config.catalogue import DATASETS, ROOT_VARIABLE, data_root, dataset
 from stillpoint.core.kernels import cache
 from stillpoint.core.kernels.cache import KernelsMissing
@@ -158,12 +159,13 @@ def _torch() -> Finding:
     import torch
 
     able = torch.backends.cpu.get_cpu_capability()
+    threads = counted(torch.get_num_threads(), "thread")
     tiles = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
     return Finding(
         "torch",
         "ok",
-        f"{torch.__version__} ({build}), {torch.get_num_threads()} threads on {os.cpu_count()} cores, "
+        f"{torch.__version__} ({build}), {threads} on {counted(os.cpu_count() or 1, 'core')}, "
         f"{able}{' with AMX' if tiles else ''}",
     )
 
@@ -268,7 +270,8 @@ def _data(root: Path) -> Finding:
             waiting.append(name)
     if damaged:
         return Finding("data", "wrong", "; ".join(damaged))
-    told = f"{root}: {', '.join(ready)} ready" if ready else f"{root}: nothing prepared"
+    none = "nothing prepared" if root.is_dir() else "no such folder"
+    told = f"{root}: {', '.join(ready)} ready" if ready else f"{root}: {none}"
     if waiting:
         told += f"; found, not prepared: {', '.join(waiting)} (stillpoint prepare {waiting[0]})"
     return Finding("data", "ok", f"{told}; digits need no file")

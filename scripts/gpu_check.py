@@ -89,7 +89,10 @@ def run_parts(here: Setting, parts: list[str], source: Path | None) -> int:
     machine = device(here)
     if not machine["commit"]:
         raise SystemExit("this copy has no repository: set STILLPOINT_COMMIT to its commit, so that runs can be kept")
-    here.out.mkdir(parents=True, exist_ok=True)
+    try:
+        here.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"{here.out} cannot be made ({error.strerror}): name another folder with --out") from None
     if source and here.results.exists():
         print(f"continues from {here.results}, not from {source}: remove it to start from there again", flush=True)
     elif source:

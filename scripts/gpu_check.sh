@@ -17,6 +17,10 @@ case " $* " in
   *" --dry-run "* | *" --unpack "*) ;; # runs nothing; the wheels may be for the other machine's Python
   *)
     if [ -n "${WHEELS:-}" ]; then
+      if ! compgen -G "$WHEELS/*.whl" >/dev/null; then
+        echo "there is no wheel in $WHEELS: name their folder in WHEELS" >&2
+        exit 2
+      fi
       site=$(mktemp -d)
       "$python" -m pip install -q --no-index --no-deps --no-compile --target "$site" "$WHEELS"/*.whl
       export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} GPU_CHECK_SITE=$site

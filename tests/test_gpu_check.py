@@ -53,6 +53,18 @@ def test_a_dry_run_says_what_is_done_how_long_and_that_it_fits(tmp_path: Path) -
     assert "TOO MUCH" not in done.stdout and "of 64 in all" in done.stdout
 
 
+def test_a_folder_that_cannot_serve_is_named_in_a_sentence(tmp_path: Path) -> None:
+    script = ["bash", str(SCRIPT.with_suffix(".sh")), "kernels"]
+    env = {**os.environ, "PYTHON": sys.executable}
+    wheels = subprocess.run(script, env={**env, "WHEELS": str(tmp_path)}, capture_output=True, text=True)
+    assert wheels.returncode == 2 and wheels.stderr == f"there is no wheel in {tmp_path}: name their folder in WHEELS\n"
+    (taken := tmp_path / "taken").write_text("")
+    script += ["--toy", "--data", str(tmp_path), "--out", str(taken)]
+    env["STILLPOINT_COMMIT"] = "0" * 40
+    out = subprocess.run(script, env=env, capture_output=True, text=True)
+    assert out.returncode == 1 and out.stderr.startswith(f"{taken} cannot be made (File exists)"), out.stderr
+
+
 def test_every_law_of_every_kernel_for_a_gpu_is_tried(parts: ModuleType) -> None:
     cases = (ROOT / "tests/core/kernels/triton_cases.py").read_text()
     (tried,) = re.findall(r"^CHECKS = \((.*?)^\)", cases, re.M | re.S)

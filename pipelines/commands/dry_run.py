@@ -5,8 +5,10 @@ Seconds are CPU time of one core, so other load on the machine does not count.
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from stillpoint.core.base.words import counted
 from stillpoint.core.config import evaluations
 from stillpoint.core.config.catalogue import DATASETS
 
@@ -39,8 +41,16 @@ class Cost(NamedTuple):
         return self.view * self.views
 
 
-def cost(config: "RunConfig", train_images: int, test_images: int) -> Cost:
-    """The cost of a run on one core; measuring counts only the views of core's evaluations."""
+def cost(
+    config: "RunConfig",
+    train_images: int,
+    test_images: int,
+    progress: Callable[[str, int, int], object] = lambda what, done, total: None,
+) -> Cost:
+    """The cost of a run on one core; measuring counts only the views of core's evaluations.
+
+    `progress` is told what is being timed, and how much of it is done: one network can take minutes.
+    """
     import torch
 
     from stillpoint import pipelines
@@ -75,13 +85,16 @@ def cost(config: "RunConfig", train_images: int, test_images: int) -> Cost:
 
     epochs = Counter(schedule.side(train, epoch) or side for epoch in range(train.epochs))
     of_step = 0.0
-    for at, count in epochs.items():
+    for number, (at, count) in enumerate(epochs.items()):
         images = drawn(at)
+        progress("timings of this network", 2 * number, 2 * len(epochs) + 1)
         step(images)
+        progress("timings of this network", 2 * number + 1, 2 * len(epochs) + 1)
         began = time.process_time()
         for _ in range(STEPS):
             step(images)
         of_step += (time.process_time() - began) / STEPS * batch / timed * count / train.epochs
+    progress("timings of this network", 2 * len(epochs), 2 * len(epochs) + 1)
     net.eval()
     images = drawn(side)
     with torch.inference_mode():
@@ -104,22 +117,20 @@ def show(plan: "Plan") -> None:
     tell_of_precision(plan.config, "cpu", plan.settings.threads)
     sets = [images(plan.config, part, plan.data) for part in ("train", "test")]
     counts = [len(one) for one in sets if one is not None]
-    table = Table("network", "step (ms)", "training (min)", "views (million)", "measuring (min)", title_justify="left")
+    table = Table("network", "step (ms)", "training (min)", "views", "measuring (min)", title_justify="left")
     total = 0.0
     with settings(pick("cpu"), plan.settings.threads), reported("timing a few steps of each network") as progress:
         for number, model in enumerate(plan.config.grid):
             progress("networks", number, len(plan.config.grid))
-            found = cost(plan.resolved(model, 0), counts[0], counts[1])
+            found = cost(plan.resolved(model, 0), counts[0], counts[1], progress)
             total += plan.seeds * (found.training + found.measuring)
             table.add_row(
                 model,
                 f"{1000 * found.step:.0f}",
                 f"{found.training / 60:.1f}",
-                f"{found.views / 1e6:.2f}",
+                f"{found.views:,}",
                 f"{found.measuring / 60:.1f}",
             )
     console().print(table)
-    tell(
-        f"nothing was trained: {len(plan.config.grid)} networks with {plan.seeds} seeds would take {total / 3600:.1f} "
-        "core hours on this machine"
-    )
+    networks, seeds = counted(len(plan.config.grid), "network"), counted(plan.seeds, "seed")
+    tell(f"nothing was trained: {networks} with {seeds} would take {total / 3600:.1f} core hours on this machine")

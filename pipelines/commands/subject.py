@@ -147,6 +147,10 @@ def _own(args: Namespace) -> Subject:
     dataset = info(args.dataset or "imagenet")
     given = args.torchvision or args.timm or args.model
     _threads(args)
+    import torch
+
+    # random weights are the same at every call
+    torch.manual_seed(0)
     if args.torchvision:
         net = foreign.of_torchvision(args.torchvision)
     else:

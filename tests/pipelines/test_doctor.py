@@ -58,6 +58,9 @@ def test_a_healthy_machine_has_a_line_for_each_subject(healthy: Path, capsys: py
     named = [*checkup.KEPT.glob("*/*/*/*/card.md")]
     kept = [page for page in named if "fetches the weights" in page.read_text()]
     assert kept and f"{len(kept)} pretrained networks" in found["weights"].told
+    assert found["data"].told.startswith(f"{healthy / 'data'}: no such folder")
+    (healthy / "data").mkdir()
+    assert examined(healthy, capsys)["data"].told.startswith(f"{healthy / 'data'}: nothing prepared")
     assert main(["doctor", "--results", str(healthy)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) >= len(subjects) and {line.split()[0] for line in lines} <= {"ok", "note"}

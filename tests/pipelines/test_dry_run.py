@@ -32,7 +32,9 @@ def test_a_step_is_timed_on_few_images_of_every_side(monkeypatch, batch, sides, 
     net = Counting()
     monkeypatch.setattr(pipelines, "build", lambda config: net)
     monkeypatch.setattr(dry_run, "time", SimpleNamespace(process_time=lambda: net.clock))
-    found = dry_run.cost(config, 1000, 100)
+    told = []
+    found = dry_run.cost(config, 1000, 100, lambda *told_now: told.append(told_now))
+    assert [done for _, done, _ in told] == list(range(told[0][2])) and told[0][0] == "timings of this network"
     assert max(net.batches) <= dry_run.IMAGES
     assert found.step == 3 * batch * area and found.steps == -(-1000 // batch) * 6 and found.view == 1024
 
@@ -57,5 +59,5 @@ def test_the_command_tells_at_once_and_trains_nothing(tmp_path, capsys):
     given = ["--results", str(tmp_path), "--seeds", "2", "GRID", "[strides, blur3]", "TRAIN.BATCH_SIZE", "16"]
     assert main(["run", "board", "--dry-run", *given]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("timing a few steps") and "2 networks with 2 seeds would take" in said
+    assert said.startswith("timing a few steps") and "2 networks with 2 seeds would take" in said and "0.00" not in said
     assert "strides" in said and "blur3" in said and not list(tmp_path.rglob("*.safetensors"))

@@ -145,6 +145,15 @@ def test_networks_of_timm_and_torchvision_are_had_by_name() -> None:
         of_torchvision("resnet19")
 
 
+@pytest.mark.parametrize("network", [["--timm", "test_resnet"], ["--torchvision", "squeezenet1_1"]])
+def test_an_untrained_network_of_a_library_is_the_same_at_every_call(network, capsys) -> None:
+    said = []
+    for _ in range(2):
+        assert main(["explain", *network, "--size", "64", "--json"]) == 0
+        said.append([row["error"] for row in json.loads(capsys.readouterr().out)["rows"]])
+    assert said[0] == said[1]
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
