@@ -127,3 +127,48 @@ def test_a_folded_convolution_of_one_pixel_has_one_tap(monkeypatch):
                 got = conv_norm_act(x, conv, norm, None, x)
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
     assert sorted(tuple(weight.shape[2:]) for weight, _ in kept.values()) == [(1, 1), (3, 3)]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, LAST])
+def test_the_result_has_the_layout_that_pytorch_gives_it(layout):
+    conv = PaddedConv2d(3, 4, 5, padding=2).to(memory_format=layout)
+    plain = nn.Conv2d(3, 4, 5, padding=2).to(memory_format=layout)
+    for start in (torch.contiguous_format, LAST):
+        x = torch.randn(2, 3, 2, 2).contiguous(memory_format=start)
+        found = []
+        for net in (conv, plain):
+            leaf = x.detach().requires_grad_()
+            y = net(leaf)
+            found.append((y.stride(), torch.autograd.grad(y, leaf, torch.ones(y.shape))[0].stride()))
+        assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("side", [1, 2, 4])
+def test_many_gradients_at_once(products, side):
+    conv = PaddedConv2d(3, 4, 5, padding=2).to(memory_format=LAST)
+    x = torch.randn(2, 3, side, side).contiguous(memory_format=LAST).requires_grad_()
+    y = conv(x)
+    seeds = torch.randn(3, *y.shape)
+    leaves = x, *conv.parameters()
+    found = torch.autograd.grad(y, leaves, seeds, is_grads_batched=True, retain_graph=True)
+    one_by_one = [torch.autograd.grad(y, leaves, seed, retain_graph=True) for seed in seeds]
+    for got, *want in zip(found, *one_by_one, strict=True):
+        torch.testing.assert_close(got, torch.stack(want), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("side", [1, 4])
+def test_a_weight_that_has_changed_since_the_forward_pass_is_refused(products, side, frozen):
+    conv = PaddedConv2d(3, 4, 3, padding=1).to(memory_format=LAST)
+    conv.weight.requires_grad_(not frozen)
+    x = torch.randn(2, 3, side, side).contiguous(memory_format=LAST).requires_grad_()
+    y = conv(x).sum()
+    with torch.no_grad():
+        conv.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward()
+
+
+def test_a_refusal_names_the_whole_weight():
+    with pytest.raises(RuntimeError, match=r"weight of size \[4, 3, 3, 3\]"):
+        PaddedConv2d(3, 4, 3, padding=1)(torch.randn(2, 5, 1, 1))
