@@ -105,7 +105,9 @@ def conv2d(
 ) -> Tensor:
     """`torch.nn.functional.conv2d` without taps that meet no pixel; computed channels-first, or with a weight gradient
     of our own, where that is faster."""
-    if type(x) is not Tensor or torch.compiler.is_compiling() or plain_only() or x.ndim != 4:
+    plain = torch.compiler.is_compiling() or plain_only()
+    # a mode that watches, such as one that counts operations, sees the whole convolution
+    if type(x) is not Tensor or x.ndim != 4 or plain or torch._C._len_torch_dispatch_stack():
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     spare = spare_taps(x, weight, stride, padding, dilation)
     if any(spare) and x.shape[1] == groups * weight.shape[1]:  # PyTorch's refusal names the whole weight

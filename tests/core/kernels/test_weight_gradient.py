@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from stillpoint.core.base.modes import weights_fixed
 from stillpoint.core.kernels import small_maps, weight_gradient
@@ -172,3 +173,10 @@ def test_a_weight_that_has_changed_since_the_forward_pass_is_refused(products, s
 def test_a_refusal_names_the_whole_weight():
     with pytest.raises(RuntimeError, match=r"weight of size \[4, 3, 3, 3\]"):
         PaddedConv2d(3, 4, 3, padding=1)(torch.randn(2, 5, 1, 1))
+
+
+def test_operations_are_counted_with_all_taps():
+    conv = PaddedConv2d(2, 3, 3, padding=1)
+    with FlopCounterMode(display=False) as counter:
+        conv(torch.randn(1, 2, 1, 1))
+    assert counter.get_total_flops() == 2 * 2 * 3 * 9
