@@ -143,7 +143,7 @@ def follow(
     began: dict[Run, Status] | None = None
     finished, share = 0, EVALUATION
     estimate, grown, at = None, 0.0, start
-    first: tuple[float, float] | None = None
+    first: tuple[float, float, float] | None = None
     # started inside StopRequest: otherwise a process in the background (`&`) passes on that SIGINT is ignored
     with log.open("w") as output, StopRequest() as stop:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, pass_fds=keep)
@@ -162,9 +162,12 @@ def follow(
                     now = time.monotonic()
                     if done - before != grown:
                         grown, at = done - before, now
-                        # counted from the first epoch's end: until then libraries were loaded and kernels compiled
-                        first = first or (grown, now)
-                        estimate = remaining(done, before + first[0], now - first[1])
+                        # counted from the first epoch's end, before which libraries were loaded and kernels compiled,
+                        # once a run has ended another: runs begin together, so that their first epochs end together
+                        most = max(found[run].work(share) - began[run].work(share) for run in runs)
+                        first = first or (grown, now, most)
+                        if most > first[2]:
+                            estimate = remaining(done, before + first[0], now - first[1])
                     what = f"{finished} of {len(found)} runs measured, {left(estimate, now - at)}"
                     if done >= 1:
                         what = "table and figures" if code is None else "all is done"

@@ -147,6 +147,30 @@ def test_a_torn_history_stops_no_display(run: Run) -> None:
     assert status(run, 4).stage == "training"
 
 
+def test_first_epochs_that_end_together_give_no_estimate(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a second after the one's first epoch the other's ends, which tells nothing of the speed
+    now, text, other = [0.0], io.StringIO(), Run(run.pipeline, run.recipe, run.model, run.seed + 1, run.root)
+    waits = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    steps = iter([(run, 1, 100), (other, 1, 1), (run, 2, 9)])
+
+    def slept(seconds: float) -> None:
+        if (step := next(steps, None)) is None:
+            raise KeyboardInterrupt
+        one, epochs, took = step
+        now[0] += took
+        one.history.parent.mkdir(parents=True, exist_ok=True)
+        one.history.write_text("".join(f"{line}\n" for line in ["epoch", *range(1, epochs + 1)]))
+
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "sleep", slept)
+    with pytest.raises(KeyboardInterrupt):
+        follow(waits, [run, other], 10, run.root, Console(file=text, width=200), interval=0)
+    said = [line for line in text.getvalue().splitlines() if "epoch" in line]
+    assert len(said) == 3 and all("remaining time unknown" in line for line in said[:2])
+    # a start counts as half an epoch, an evaluation as five: 2.5 in 10 s since the first, and 27 of 31 are left
+    assert "about 1:48 left" in said[2]
+
+
 def test_the_start_of_a_workflow_lengthens_no_estimate(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     # 100 s until the first epoch has ended, then 1 s an epoch; an evaluation is half a training
     now, text, waits = [0.0], io.StringIO(), "import sys; sys.stdin.read()"
